@@ -1,0 +1,217 @@
+"""The topology: sites, protection groups and what they protect, as one validated, frozen model.
+
+`load_topology` reads it from YAML; this module says what it may contain and what must hold across its parts.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StringConstraints, model_validator
+
+from holdfast.errors import UnknownName
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,61}[a-z0-9]$")]
+_T = TypeVar("_T")
+RelativePath = Annotated[str, StringConstraints(pattern=r"^(?!/)(?!.*\.\.)[^\\\0]+[^/]$")]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
+
+
+class Cloud(StrEnum):
+    AWS = "aws"
+    GCP = "gcp"
+    AZURE = "azure"
+    LOCAL = "local"
+
+
+class Compute(_Model):
+    """Where a site's training jobs run."""
+
+    kind: Literal["process"] = Field("process", description="`process`: its own process group on the worker's machine.")
+    queue: str | None = Field(None, description="Airflow queue of the workers that stand in this site.")
+    environment_file: str | None = Field(
+        None, description="KEY=VALUE lines every job at this site gets: the site's own view of the network and credentials."
+    )
+    state_folder: str = Field(
+        "${HOLDFAST_STATE:-~/.holdfast}/jobs", description="Where job handles, heartbeats and logs lie on the worker's machine."
+    )
+
+
+class Site(_Model):
+    """One cloud region with its object store, keys, compute and jurisdiction."""
+
+    cloud: Cloud
+    region: str = Field(description="The provider's region name, e.g. `eu-west-1`.")
+    jurisdiction: str = Field(description="The legal area its bytes lie in, e.g. `EU`; residency classes name these.")
+    connection: str = Field(description="Airflow connection id with the credentials and, for an emulator, the endpoint.")
+    bucket: str = Field(description="Bucket (S3, GCS), container (Azure) or absolute folder (local).")
+    prefix: str = Field("", description="Key prefix inside the bucket, without a leading slash.")
+    compute: Compute = Field(default_factory=lambda: Compute())
+
+
+class Objectives(_Model):
+    rpo_seconds: float = Field(gt=0, description="The most data, in seconds, that may be lost.")
+    rto_seconds: float = Field(gt=0, description="The longest a service may be gone, from the fault to a correct answer.")
+
+
+class Decision(StrEnum):
+    APPROVAL = "approval"
+    AUTOMATIC = "automatic"
+
+
+class Detection(_Model):
+    """When a site counts as down. Every condition must hold."""
+
+    interval_seconds: float = Field(5.0, gt=0)
+    timeout_seconds: float = Field(2.0, gt=0)
+    consecutive_failures: int = Field(3, ge=2, description="K: failures in a row, per vantage point and signal.")
+    vantage_points: int = Field(2, ge=1, description="N: vantage points that must agree.")
+    minimum_seconds: float = Field(15.0, ge=0, description="The failure must have lasted this long.")
+    recovery_successes: int = Field(5, ge=1, description="Successes in a row before a site counts as healthy again.")
+    heartbeat_stale_seconds: float = Field(15.0, gt=0, description="A heartbeat older than this is missing.")
+
+
+class Fencing(_Model):
+    fence_seconds: float = Field(30.0, gt=0, description="T_fence: a site that read no majority for this long stops writing.")
+    clock_skew_seconds: float = Field(1.0, ge=0, description="Added to T_fence before a promotion goes on.")
+
+
+class Roles(_Model):
+    """The sites of a group and their first roles. Afterwards the authority says which is active."""
+
+    active: Name
+    standby: tuple[Name, ...] = Field(min_length=1)
+    witness: tuple[Name, ...] = ()
+
+    def all(self) -> tuple[str, ...]:
+        return (self.active, *self.standby, *self.witness)
+
+
+class Group(_Model):
+    """What fails over together."""
+
+    description: str = ""
+    owner: str = Field(description="Who answers for it.")
+    tier: int = Field(ge=1, le=4, description="1 is the most critical.")
+    sites: Roles
+    objectives: Objectives
+    decision: Decision = Decision.APPROVAL
+    detection: Detection = Field(default_factory=lambda: Detection())
+    fencing: Fencing = Field(default_factory=lambda: Fencing())
+    datasets: tuple[Name, ...] = ()
+    training: tuple[Name, ...] = ()
+    services: tuple[Name, ...] = ()
+    drill_schedule: str | None = Field(None, description="Cron expression of the scheduled drill; none: only by hand.")
+
+
+class Dataset(_Model):
+    path: _T = TypeVar("_T")
+RelativePath = Field(description="Folder under `data/` in every site's bucket.")
+    residency: Name | None = Field(None, description="Residency class; none: may lie anywhere.")
+    expectations: str | None = Field(None, description="Great Expectations suite (JSON), relative to the topology file.")
+
+
+class Residency(_Model):
+    jurisdictions: tuple[str, ...] = Field(min_length=1, description="Where bytes of this class may lie.")
+
+
+class TrainingJob(_Model):
+    dataset: Name
+    model: Name = Field(description="Dataset-like name under which the finished model is published.")
+    command: tuple[str, ...] = Field(
+        min_length=1, description="What to run; `{python}` is this interpreter, relative paths are beside the topology file."
+    )
+    steps: int = Field(gt=0)
+    checkpoint_every_steps: int = Field(gt=0)
+    seed: int = Field(0, ge=0)
+    step_seconds: float = Field(0.0, ge=0, description="At least this long per step; paces a small example.")
+
+
+class Record(_Model):
+    """The traffic record of a service."""
+
+    provider: Literal["route53", "cloud-dns"]
+    site: Name = Field(description="The site whose cloud hosts the zone; a failover away from it cannot switch traffic.")
+    connection: str
+    zone: str = Field(description="Hosted zone id (Route 53) or managed zone name (Cloud DNS).")
+    name: str = Field(description="Fully qualified record name with the final dot.")
+    type: Literal["A", "CNAME", "SRV"] = "CNAME"
+    ttl_seconds: int = Field(60, ge=0)
+    values: dict[Name, str] = Field(description="Per site the record's value.")
+    resolver: str | None = Field(None, description="host:port of the resolver to verify with; none: the system's.")
+
+
+class Service(_Model):
+    """A model service: one instance per site behind one traffic record."""
+
+    model: Name
+    endpoints: dict[Name, str] = Field(description="Per site the base URL a health probe asks.")
+    record: Record
+    golden_set: str | None = Field(None, description="Questions whose answers must be equal after a failover (JSON).")
+
+
+class Topology(_Model):
+    """Everything Holdfast knows of its world."""
+
+    version: Literal[1]
+    sites: dict[Name, Site] = Field(min_length=1)
+    groups: dict[Name, Group]
+    datasets: dict[Name, Dataset] = {}
+    residency: dict[Name, Residency] = {}
+    training: dict[Name, TrainingJob] = {}
+    services: dict[Name, Service] = {}
+    _path: Path = PrivateAttr(default=Path("holdfast.yaml"))
+
+    @property
+    def path(self) -> Path:
+        """The file it was read from."""
+        return self._path
+
+    def beside(self, relative: str) -> Path:
+        """A path the topology names, relative to its own folder."""
+        return (self._path.parent / Path(relative).expanduser()).resolve()
+
+    def site(self, name: str) -> Site:
+        return self._named("sites", name, self.sites)
+
+    def group(self, name: str) -> Group:
+        return self._named("groups", name, self.groups)
+
+    def dataset(self, name: str) -> Dataset:
+        return self._named("datasets", name, self.datasets)
+
+    def job(self, name: str) -> TrainingJob:
+        return self._named("training", name, self.training)
+
+    def service(self, name: str) -> Service:
+        return self._named("services", name, self.services)
+
+    def residency_of(self, dataset: str) -> Residency | None:
+        """The residency class of a dataset, ``None`` when it may lie anywhere."""
+        name = self.dataset(dataset).residency
+        return None if name is None else self.residency[name]
+
+    def _named(self, kind: str, name: str, values: dict[str, _T]) -> _T:
+        try:
+            return values[name]
+        except KeyError:
+            raise UnknownName(
+                f"unknown name in `{kind}`",
+                where=str(self._path),
+                expected=f"one of {', '.join(sorted(values)) or '(none defined)'}",
+                found=repr(name),
+            ) from None
+
+    @model_validator(mode="after")
+    def _references_exist(self) -> Self:
+        from holdfast.engine.config.references import broken_references
+
+        broken = broken_references(self)
+        if broken:
+            raise ValueError("\n".join(broken))
+        return self

@@ -1,0 +1,71 @@
+"""What must hold across the parts of a topology: names that refer, roles that differ, rules of safety."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from holdfast.engine.config.models import Group, Topology
+
+
+def broken_references(topology: Topology) -> list[str]:
+    """Every broken reference, each as ``path: expected …; found …``."""
+    return [*_groups(topology), *_datasets(topology), *_jobs(topology), *_services(topology)]
+
+
+def _missing(path: str, name: str, known: dict[str, object] | dict[str, str]) -> str:
+    return f"{path}: expected one of {', '.join(sorted(known)) or '(none defined)'}; found {name!r}"
+
+
+def _groups(topology: Topology) -> Iterator[str]:
+    for name, group in topology.groups.items():
+        at = f"groups.{name}"
+        yield from (_missing(f"{at}.sites", s, dict(topology.sites)) for s in group.sites.all() if s not in topology.sites)
+        for kind in ("datasets", "training", "services"):
+            known = getattr(topology, kind)
+            yield from (_missing(f"{at}.{kind}", n, known) for n in getattr(group, kind) if n not in known)
+        yield from _roles(at, group)
+
+
+def _roles(at: str, group: Group) -> Iterator[str]:
+    sites = group.sites.all()
+    repeated = sorted({s for s in sites if sites.count(s) > 1})
+    if repeated:
+        yield f"{at}.sites: expected each site in one role; found {', '.join(repeated)} more than once"
+    elif group.decision == "automatic" and len(sites) < 3:
+        yield (
+            f"{at}.decision: expected at least three sites for `automatic` (two clouds without a witness cannot tell "
+            f"a dead site from a cut network); found {len(sites)}"
+        )
+    elif len(sites) % 2 == 0:
+        yield f"{at}.sites: expected an odd number of sites, the register needs a majority; found {len(sites)}"
+
+
+def _datasets(topology: Topology) -> Iterator[str]:
+    for name, dataset in topology.datasets.items():
+        if dataset.residency is not None and dataset.residency not in topology.residency:
+            yield _missing(f"datasets.{name}.residency", dataset.residency, dict(topology.residency))
+
+
+def _jobs(topology: Topology) -> Iterator[str]:
+    for name, job in topology.training.items():
+        if job.dataset not in topology.datasets:
+            yield _missing(f"training.{name}.dataset", job.dataset, dict(topology.datasets))
+
+
+def _services(topology: Topology) -> Iterator[str]:
+    for name, service in topology.services.items():
+        at = f"services.{name}"
+        if service.record.site not in topology.sites:
+            yield _missing(f"{at}.record.site", service.record.site, dict(topology.sites))
+        for field, sites in (("endpoints", service.endpoints), ("record.values", service.record.values)):
+            yield from (_missing(f"{at}.{field}", s, dict(topology.sites)) for s in sites if s not in topology.sites)
+        for group_name, group in topology.groups.items():
+            if name not in group.services:
+                continue
+            for site in (group.sites.active, *group.sites.standby):
+                if site not in service.endpoints:
+                    yield f"{at}.endpoints: expected a URL for {site} (in group {group_name}); found none"
+                if site not in service.record.values:
+                    yield f"{at}.record.values: expected a value for {site} (in group {group_name}); found none"

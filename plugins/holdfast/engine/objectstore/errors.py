@@ -1,0 +1,51 @@
+"""What can go wrong with an object store, told apart by what the caller should do."""
+
+from __future__ import annotations
+
+from holdfast.errors import HoldfastError
+
+
+class ObjectStoreError(HoldfastError):
+    """Base of the errors of this package."""
+
+
+class ObjectNotFound(ObjectStoreError):
+    """No object has this key."""
+
+
+class BucketNotFound(ObjectStoreError):
+    """The bucket or container is not there."""
+
+
+class ObjectExists(ObjectStoreError):
+    """A create-only put found an object."""
+
+
+class PreconditionFailed(ObjectStoreError):
+    """The object is not in the version the caller named."""
+
+
+class PermissionRefused(ObjectStoreError):
+    """The credentials are wrong, expired or not allowed to do this. Never retried."""
+
+
+class NotSupported(ObjectStoreError):
+    """This backend cannot do this; see its capabilities."""
+
+
+class BytesCorrupted(ObjectStoreError):
+    """The bytes that came are not the bytes that were written."""
+
+
+class StoreUnavailable(ObjectStoreError):
+    """No usable answer: refused, reset, timed out, throttled or 5xx. May be tried again.
+
+    For a write ``outcome_unknown`` says that it may have happened: the caller re-reads before it decides.
+    """
+
+    transient = True
+
+    def __init__(self, what: str, *, where: str | None = None, expected: str | None = None, found: str | None = None,
+                 fix: str | None = None, outcome_unknown: bool = False) -> None:
+        super().__init__(what, where=where, expected=expected, found=found, fix=fix)
+        self.outcome_unknown = outcome_unknown
