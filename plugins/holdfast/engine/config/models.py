@@ -110,8 +110,7 @@ class Group(_Model):
 
 
 class Dataset(_Model):
-    path: _T = TypeVar("_T")
-RelativePath = Field(description="Folder under `data/` in every site's bucket.")
+    path: RelativePath = Field(description="Folder under `data/` in every site's bucket.")
     residency: Name | None = Field(None, description="Residency class; none: may lie anywhere.")
     expectations: str | None = Field(None, description="Great Expectations suite (JSON), relative to the topology file.")
 
