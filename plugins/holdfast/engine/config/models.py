@@ -9,13 +9,22 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, StringConstraints, model_validator
 
 from holdfast.errors import UnknownName
 
+
+def _plain_relative_path(value: str) -> str:
+    parts = value.split("/")
+    if "\\" in value or "\0" in value or any(part in ("", ".", "..") for part in parts):
+        raise ValueError("expected a relative path with `/` between plain names")
+    return value
+
+
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,61}[a-z0-9]$")]
+RelativePath = Annotated[str, StringConstraints(min_length=1), AfterValidator(_plain_relative_path)]
+
 _T = TypeVar("_T")
-RelativePath = Annotated[str, StringConstraints(pattern=r"^(?!/)(?!.*\.\.)[^\\\0]+[^/]$")]
 
 
 class _Model(BaseModel):
