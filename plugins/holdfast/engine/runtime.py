@@ -1,0 +1,112 @@
+"""The composition root: from a topology and connections to stores, authority, traffic records and backends.
+
+The command line, the operators, the site agent and a training process all begin here; nothing below knows it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING
+
+from holdfast.clock import Clock, SystemClock
+from holdfast.engine.config import Connection, ConnectionSource, EnvironmentConnections, Site, Topology, load_topology
+
+if TYPE_CHECKING:
+    from holdfast.engine.authority.interface import EpochStore
+    from holdfast.engine.compute.interface import TrainingBackend
+    from holdfast.engine.objectstore.access import StoreAccess
+    from holdfast.engine.objectstore.interface import ObjectStore
+    from holdfast.engine.traffic.interface import TrafficRecord
+
+#: Turns a site into what opens its store; Airflow's goes through the providers' hooks.
+AccessSource = Callable[[str, Site], "StoreAccess | Connection"]
+
+
+class Runtime:
+    """Builds each engine object once, when it is first asked for.
+
+    Args:
+        topology: the validated topology.
+        connections: where connection ids are looked up.
+        access: how a site's store is opened; by default with its connection.
+        clock: wall and monotonic time.
+        holder: who acts, in registers and journals: ``host/process/nonce``.
+        environ: the environment training jobs and paths are resolved in.
+    """
+
+    def __init__(
+        self,
+        topology: Topology,
+        connections: ConnectionSource,
+        *,
+        access: AccessSource | None = None,
+        clock: Clock | None = None,
+        holder: str | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        self.topology = topology
+        self.connections = connections
+        self.clock = clock or SystemClock()
+        self.holder = holder or f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
+        self.environ = environ if environ is not None else os.environ
+        self._access = access or (lambda _name, site: connections.get(site.connection))
+        self._stores: dict[str, ObjectStore] = {}
+        self._authorities: dict[str, EpochStore] = {}
+        self._lock = Lock()
+
+    @classmethod
+    def from_environment(
+        cls, topology_path: Path | str | None = None, environ: Mapping[str, str] = os.environ
+    ) -> Runtime:
+        """The runtime of a process outside Airflow. Raises ConfigError when the topology is not valid."""
+        return cls(load_topology(topology_path, environ), EnvironmentConnections(environ), environ=environ)
+
+    @cached_property
+    def state_folder(self) -> Path:
+        """Where this machine keeps what must outlive a process: ``$HOLDFAST_STATE``, else ``~/.holdfast``."""
+        return Path(self.environ.get("HOLDFAST_STATE") or "~/.holdfast").expanduser()
+
+    def store(self, site: str) -> ObjectStore:
+        """The object store of a site. Raises UnknownName, ConfigError."""
+        from holdfast.engine.objectstore import open_store
+
+        settings = self.topology.site(site)
+        with self._lock:
+            if site not in self._stores:
+                self._stores[site] = open_store(site, settings, self._access(site, settings))
+            return self._stores[site]
+
+    def stores(self, sites: Iterable[str]) -> dict[str, ObjectStore]:
+        """The object stores of several sites, by name."""
+        return {site: self.store(site) for site in sites}
+
+    def authority(self, group: str) -> EpochStore:
+        """The register that says which site of this group is active."""
+        from holdfast.engine.authority.register import RankedRegister
+
+        acceptors = self.stores(self.topology.group(group).sites.all())
+        with self._lock:
+            if group not in self._authorities:
+                self._authorities[group] = RankedRegister(acceptors, holder=self.holder, clock=self.clock)
+            return self._authorities[group]
+
+    def traffic(self, service: str) -> TrafficRecord:
+        """The traffic record of a service at its provider."""
+        from holdfast.engine.traffic import open_record
+
+        settings = self.topology.service(service)
+        return open_record(settings, self.connections.get(settings.record.connection))
+
+    def backend(self, site: str) -> TrainingBackend:
+        """Where training jobs of a site run."""
+        from holdfast.engine.compute import open_backend
+
+        return open_backend(
+            site, self.topology.site(site), topology=self.topology, environ=self.environ, clock=self.clock
+        )
