@@ -70,6 +70,14 @@ class NoMajority(AuthorityError):
     exit_code = 4
 
 
+class Contended(NoMajority):
+    """Other proposers kept winning until the time was over. Safe to call again."""
+
+
+class GroupNotInitialised(Refused, AuthorityError):
+    """The group has no epoch yet: `holdfast authority init`."""
+
+
 class EpochConflict(Refused, AuthorityError):
     """The group is in another epoch than the caller believed: somebody else moved it."""
 
