@@ -1,4 +1,4 @@
-"""A tiny object store that can be down, hang, or lose answers, and the two epoch stores every behaviour test runs on."""
+"""A tiny object store that can be down, hang, or lose answers; the epoch stores every behaviour test runs on."""
 
 from __future__ import annotations
 
@@ -83,7 +83,8 @@ def register(stores: dict[str, TinyStore]) -> Callable[..., RankedRegister]:
     """Makes a register over the tiny stores, on the real clock."""
 
     def make(holder: str = "test", budget_seconds: float = 5.0, **options: object) -> RankedRegister:
-        return RankedRegister(stores, holder=holder, rng=random.Random(holder), budget_seconds=budget_seconds, **options)
+        rng = random.Random(holder)
+        return RankedRegister(stores, holder=holder, rng=rng, budget_seconds=budget_seconds, **options)
 
     return make
 

@@ -57,7 +57,7 @@ def advance(
         return Decision(current, EpochConflict(
             "the group is in another epoch", current=current, where=f"group {group}",
             expected=f"epoch {expected_epoch}", found=describe(current),
-            fix="Read the authority again and decide anew; nothing was changed",
+            fix="Read the authority again and decide anew",
         ))
 
     return change
