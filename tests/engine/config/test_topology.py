@@ -1,0 +1,133 @@
+"""The topology: what is accepted, and what each mistake is told."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from holdfast.engine.config import load_topology
+from holdfast.errors import ConfigError, UnknownName
+
+SANDBOX = Path(__file__).parents[3] / "include" / "holdfast.yaml"
+
+
+class EveryVariableIsSet(dict[str, str]):
+    def __contains__(self, name: object) -> bool:
+        return True
+
+    def __getitem__(self, name: str) -> str:
+        return "1"
+
+
+def smallest() -> dict[str, Any]:
+    site = {"cloud": "aws", "region": "r", "jurisdiction": "EU", "connection": "c", "bucket": "b"}
+    return {
+        "version": 1,
+        "sites": {name: dict(site) for name in ("site-a", "site-b", "site-c")},
+        "groups": {
+            "risk": {
+                "owner": "desk",
+                "tier": 1,
+                "sites": {"active": "site-a", "standby": ["site-b"], "witness": ["site-c"]},
+                "objectives": {"rpo_seconds": 30, "rto_seconds": 60},
+            }
+        },
+    }
+
+
+def write(folder: Path, document: object) -> Path:
+    path = folder / "holdfast.yaml"
+    path.write_text(document if isinstance(document, str) else yaml.safe_dump(document))
+    return path
+
+
+def test_the_sandbox_topology_is_valid() -> None:
+    topology = load_topology(SANDBOX, EveryVariableIsSet())
+    assert topology.group("market-risk").sites.all() == ("aws-eu-west-1", "gcp-europe-west1", "azure-westeurope")
+
+
+def test_the_smallest_topology_is_valid(tmp_path: Path) -> None:
+    topology = load_topology(write(tmp_path, smallest()), {})
+    assert topology.group("risk").decision == "approval"
+    assert topology.path == (tmp_path / "holdfast.yaml").resolve()
+
+
+def changed(**paths: object) -> dict[str, Any]:
+    document = deepcopy(smallest())
+    for path, value in paths.items():
+        *parents, last = path.split("__")
+        target: Any = document
+        for part in parents:
+            target = target[part.replace("_dash_", "-")]
+        if value is None:
+            del target[last]
+        else:
+            target[last] = value
+    return document
+
+
+@pytest.mark.parametrize(
+    ("document", "told"),
+    [
+        (changed(groups__risk__owner=None), ["groups.risk.owner", "required"]),
+        (changed(groups__risk__tier=9), ["groups.risk.tier", "less than or equal to 4", "found 9"]),
+        (changed(groups__risk__typo=1), ["groups.risk.typo", "not permitted"]),
+        (changed(groups__risk__datasets=["prices"]), ["groups.risk.datasets", "(none defined)", "'prices'"]),
+        (
+            changed(groups__risk__sites={"active": "site-a", "standby": ["nowhere"], "witness": ["site-c"]}),
+            ["groups.risk.sites", "site-a, site-b, site-c", "'nowhere'"],
+        ),
+        (
+            changed(groups__risk__sites={"active": "site-a", "standby": ["site-a"], "witness": ["site-c"]}),
+            ["groups.risk.sites", "each site in one role", "site-a"],
+        ),
+        (
+            changed(groups__risk__sites={"active": "site-a", "standby": ["site-b"]}, groups__risk__decision="automatic"),
+            ["groups.risk.decision", "at least three sites", "found 2"],
+        ),
+        (changed(groups__risk__sites={"active": "site-a", "standby": ["site-b"]}), ["odd number of sites", "found 2"]),
+        (changed(datasets={"prices": {"path": "../x"}}), ["datasets.prices.path", "relative path", "'../x'"]),
+        (changed(version=2), ["version", "found 2"]),
+        ("version: [1", ["no YAML"]),
+        ("- 1", ["not a mapping", "found list"]),
+        ("version: 1\nversion: 1\n", ["stands twice"]),
+    ],
+)
+def test_a_mistake_names_the_file_the_path_what_was_expected_and_found(
+    tmp_path: Path, document: object, told: list[str]
+) -> None:
+    path = write(tmp_path, document)
+    with pytest.raises(ConfigError) as caught:
+        load_topology(path, {})
+    message = str(caught.value)
+    for part in [str(path), *told]:
+        assert part in message
+    assert caught.value.exit_code == 2
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_topology(tmp_path / "none.yaml", {})
+
+
+def test_variables_come_from_the_environment_or_their_default(tmp_path: Path) -> None:
+    document = changed()
+    document["sites"]["site-a"]["bucket"] = "${BUCKET}-${SUFFIX:-x}"
+    assert load_topology(write(tmp_path, document), {"BUCKET": "mine"}).site("site-a").bucket == "mine-x"
+
+
+def test_an_unset_variable_names_its_place(tmp_path: Path) -> None:
+    document = changed()
+    document["sites"]["site-a"]["bucket"] = "${BUCKET}"
+    with pytest.raises(ConfigError, match=r"sites\.site-a\.bucket.*\$BUCKET"):
+        load_topology(write(tmp_path, document), {})
+
+
+def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
+    topology = load_topology(write(tmp_path, smallest()), {})
+    with pytest.raises(UnknownName, match=r"expected one of risk; found 'other'"):
+        topology.group("other")
