@@ -1,0 +1,60 @@
+"""``python -m holdfast.sandbox.gcs --host 127.0.0.1 --port PORT --data DIR``."""
+
+from __future__ import annotations
+
+import argparse
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from holdfast.sandbox.gcs.app import make_app
+from holdfast.sandbox.gcs.storage import Storage
+
+
+class _AnnouncingServer(uvicorn.Server):
+    """Says so once it listens."""
+
+    announcement = ""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            print(self.announcement, flush=True)
+
+
+def main(arguments: Sequence[str] | None = None, wrap: Callable[[ASGIApp], ASGIApp] = lambda app: app) -> int:
+    """Serve until told to stop.
+
+    Args:
+        arguments: of the command line.
+        wrap: put around the application, for observing what it is asked and what it answers.
+    """
+    parser = argparse.ArgumentParser(prog="holdfast.sandbox.gcs", description="A Google Cloud Storage server on loopback.")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--data", type=Path, required=True, help="folder everything is kept in")
+    parser.add_argument("--project", help="project of requests that name none (Google insists on one)")
+    parser.add_argument("--require-token", metavar="TOKEN", help="let in this bearer token only")
+    parser.add_argument(
+        "--no-sync",
+        action="store_true",
+        help="do not sync to disk: acknowledged writes survive the death of the process, not that of the machine",
+    )
+    options = parser.parse_args(arguments)
+    storage = Storage(options.data, sync=not options.no_sync)
+    app = wrap(make_app(storage, default_project=options.project, token=options.require_token))
+    config = uvicorn.Config(
+        app, host=options.host, port=options.port, log_level="warning", access_log=False, timeout_graceful_shutdown=5
+    )
+    server = _AnnouncingServer(config)
+    server.announcement = f"storage server on http://{options.host}:{options.port}, data in {options.data}"
+    server.run()
+    return 0 if server.started else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
