@@ -9,6 +9,10 @@ class ObjectStoreError(HoldfastError):
     """Base of the errors of this package."""
 
 
+class InvalidKey(ObjectStoreError):
+    """The key (or a metadata name) is not one that every backend keeps as it is."""
+
+
 class ObjectNotFound(ObjectStoreError):
     """No object has this key."""
 

@@ -84,6 +84,8 @@ class ObjectReader:
 
     info: ObjectInfo
     chunks: Iterator[bytes] = field(repr=False)
+    content_type: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[bytes]:
         return self.chunks
@@ -107,7 +109,10 @@ class ObjectStore(Protocol):
         """The object's info. Raises ObjectNotFound."""
 
     def get(self, key: str, *, byte_range: ByteRange | None = None, if_match: ObjectVersion | None = None) -> bytes:
-        """The whole object or a range of it in memory. Raises ObjectNotFound, PreconditionFailed (it is another version)."""
+        """The whole object or a range of it in memory. A range is cut at the object's end, as a slice is.
+
+        Raises ObjectNotFound, PreconditionFailed (it is another version).
+        """
 
     def open(
         self, key: str, *, byte_range: ByteRange | None = None, if_match: ObjectVersion | None = None,

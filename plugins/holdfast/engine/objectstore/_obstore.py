@@ -1,0 +1,411 @@
+"""`ObjectStore` over an obstore store: what S3, GCS, Azure, a local folder and memory share.
+
+Only obstore's synchronous API is used: its asynchronous one aborts the interpreter at exit (pyo3-async-runtimes #40).
+obstore's runtime does not survive a fork; see `_Clients`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import obstore
+
+from holdfast.engine.objectstore._translate import Call, is_unsatisfiable_range, translate
+from holdfast.engine.objectstore.errors import (
+    NotSupported,
+    ObjectNotFound,
+    ObjectStoreError,
+    PreconditionFailed,
+    StoreUnavailable,
+)
+from holdfast.engine.objectstore.interface import (
+    OVERWRITE,
+    ByteRange,
+    Capabilities,
+    Create,
+    IfMatch,
+    ObjectInfo,
+    ObjectReader,
+    ObjectVersion,
+    Overwrite,
+    PutMode,
+)
+from holdfast.engine.objectstore.keys import check_key, check_metadata
+from holdfast.engine.objectstore.timeouts import Timeouts
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore as Client
+
+    from obstore import GetOptions, ObjectMeta
+
+_T = TypeVar("_T")
+
+#: A streamed read fetches windows of this size, each a request of its own pinned to the first one's version.
+WINDOW_BYTES = 8 * 1024 * 1024
+#: A streamed write sends parts of this size; S3 takes 10 000 of them, so 80 GiB is the largest streamed object.
+PART_BYTES = 8 * 1024 * 1024
+PARTS_IN_FLIGHT = 4
+#: After a proof that the bucket is there, a 404 of a HEAD is the object's for so long.
+_BUCKET_SEEN_SECONDS = 30.0
+
+_forked_from: int | None = None
+_first_use = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """How a backend differs where the shared code must know."""
+
+    capabilities: Capabilities
+    #: Names a version by its generation in a conditional put (GCS); the others by the ETag.
+    version_in_condition: bool = False
+    sorted_listing: bool = True
+    #: A 404 of a HEAD does not say whether it is the object or the bucket.
+    head_hides_bucket: bool = True
+
+
+class _Clients:
+    """obstore clients of one store, one per request timeout, made on first use.
+
+    obstore's Rust runtime is started by the first request of a process and is dead in a forked child, where every call
+    would hang for ever (seen by experiment). So nothing is made before the first call, and a child whose parent has
+    already made one is told so at once.
+    """
+
+    def __init__(self, build: Callable[[float], Client]) -> None:
+        self._build = build
+        self._lock = threading.Lock()
+        self._made: dict[float, Client] = {}
+
+    def get(self, request_seconds: float, where: str) -> Client:
+        _check_not_forked(where)
+        with self._lock:
+            if request_seconds not in self._made:
+                self._made[request_seconds] = self._build(request_seconds)
+            return self._made[request_seconds]
+
+
+def _check_not_forked(where: str) -> None:
+    global _forked_from
+    pid = os.getpid()
+    if _forked_from is None:
+        with _first_use:
+            _forked_from = _forked_from or pid
+    if _forked_from != pid:
+        raise ObjectStoreError("this process was forked from one that already used an object store", where=where,
+                               expected="the first use of any store after the fork", found=f"used in process {_forked_from}",
+                               fix="Start the process with spawn, or keep its parent away from object stores")
+
+
+class ObstoreStore:
+    """One bucket and prefix behind obstore.
+
+    Args:
+        name: who this is in messages.
+        prefix: key prefix inside the bucket, without slashes at its ends; may be empty.
+        traits: how the backend differs.
+        build: makes an obstore client whose requests take at most so many seconds.
+        timeouts: limits of one request.
+        monotonic: seconds that only grow.
+    """
+
+    def __init__(self, *, name: str, prefix: str, traits: Traits, build: Callable[[float], Client], timeouts: Timeouts,
+                 monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._name = name
+        self._prefix = f"{check_key(prefix.strip('/'), name)}/" if prefix.strip("/") else ""
+        self._traits = traits
+        self._clients = _Clients(build)
+        self._timeouts = timeouts
+        self._monotonic = monotonic
+        self._bucket_seen_at: float | None = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._name}>"
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    def capabilities(self) -> Capabilities:
+        return self._traits.capabilities
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+
+    def list(self, prefix: str = "", *, start_after: str | None = None) -> Iterator[ObjectInfo]:
+        call = Call(self._name, "list", prefix or None, writes=False)
+        wanted = self._prefix + prefix
+        after = None if start_after is None else self._prefix + start_after
+        infos = self._listed(wanted, after, call)
+        return infos if self._traits.sorted_listing else iter(sorted(infos, key=lambda info: info.key))
+
+    def _listed(self, wanted: str, after: str | None, call: Call) -> Iterator[ObjectInfo]:
+        folder = wanted.rpartition("/")[0]
+        stop_early = self._traits.sorted_listing and wanted.isascii()
+        pages = iter(self._run(call, lambda: self._list_stream(folder, _lower_bound(wanted, after))))
+        while (page := self._run(call, lambda: next(pages, None))) is not None:
+            for meta in page:
+                path = meta["path"]
+                if path.startswith(wanted):
+                    if after is None or path > after:
+                        yield self._info(meta)
+                elif stop_early and path > wanted:
+                    return
+
+    def _list_stream(self, folder: str, offset: str | None) -> Iterable[Any]:
+        client = self._client()
+        try:
+            return obstore.list(client, prefix=folder or None, offset=offset, chunk_size=1000)
+        except ValueError:  # an offset obstore's path type does not take is only an optimisation lost
+            return obstore.list(client, prefix=folder or None, chunk_size=1000)
+
+    def head(self, key: str) -> ObjectInfo:
+        path = self._path(key)
+        call = Call(self._name, "head", key, writes=False)
+        try:
+            return self._info(self._run(call, lambda: obstore.head(self._client(), path)))
+        except ObjectNotFound:
+            if self._traits.head_hides_bucket and not self._bucket_seen_lately():
+                self._run(Call(self._name, "list", None, writes=False), self._one_listed)
+            raise
+
+    def _one_listed(self) -> None:
+        next(iter(obstore.list(self._client(), prefix=self._prefix.rstrip("/") or None, chunk_size=1)), None)
+
+    def get(self, key: str, *, byte_range: ByteRange | None = None, if_match: ObjectVersion | None = None) -> bytes:
+        chunks = list(self.open(key, byte_range=byte_range, if_match=if_match, chunk_bytes=4 * WINDOW_BYTES))
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def open(self, key: str, *, byte_range: ByteRange | None = None, if_match: ObjectVersion | None = None,
+             chunk_bytes: int = 4 * 1024 * 1024) -> ObjectReader:
+        window_bytes = max(chunk_bytes, WINDOW_BYTES)
+        start, end = (byte_range.start, byte_range.end) if byte_range else (0, None)
+        if start < 0 or (end is not None and end < start):
+            raise ValueError(f"not a range of bytes: {byte_range}")
+        first_end = start + window_bytes if end is None else min(end, start + window_bytes)
+        if first_end == start:
+            return self._open_nothing(key, if_match)
+        call = Call(self._name, "get", key, writes=False)
+        path = self._path(key)
+        try:
+            result, data = self._run(call, lambda: self._window(path, start, first_end, _condition(if_match)), keep_range=True)
+        except _UnsatisfiableRange:
+            return self._open_nothing(key, if_match)
+        info = self._info(result.meta)
+        last = info.size_bytes if end is None else min(end, info.size_bytes)
+        attributes = {name: value for name, value in result.attributes.items() if isinstance(value, str)}
+        return ObjectReader(
+            info=info,
+            chunks=self._chunks(call, path, data, start, last, window_bytes, info.version, chunk_bytes),
+            content_type=attributes.get("Content-Type"),
+            metadata={name: value for name, value in attributes.items() if name.islower()},
+        )
+
+    def _chunks(self, call: Call, path: str, data: bytes, start: int, end: int, window_bytes: int, version: ObjectVersion,
+                chunk_bytes: int) -> Iterator[bytes]:
+        position = start
+        while True:
+            expected = min(window_bytes, end - position)
+            if len(data) != expected:
+                raise StoreUnavailable("the answer was cut short", where=call.where, expected=f"{expected} bytes",
+                                       found=f"{len(data)} bytes")
+            for offset in range(0, len(data), chunk_bytes):
+                yield data if len(data) <= chunk_bytes else data[offset : offset + chunk_bytes]
+            position += len(data)
+            if position >= end:
+                return
+            fetch = partial(self._window, path, position, min(end, position + window_bytes), _condition(version))
+            _, data = self._run(call, fetch)
+
+    def _window(self, path: str, start: int, end: int, condition: GetOptions) -> tuple[Any, bytes]:
+        client = self._client(end - start)
+        result = obstore.get(client, path, options={**condition, "range": (start, end)})
+        return result, bytes(result.bytes())
+
+    def _open_nothing(self, key: str, if_match: ObjectVersion | None) -> ObjectReader:
+        """A read without a byte: of an empty object, or of a range beyond the end."""
+        info = self.head(key)
+        if if_match is not None and not _same(info.version, if_match):
+            raise PreconditionFailed("the object is not in the version named", where=f"{self._name}: get {key}",
+                                     expected=str(if_match.e_tag), found=str(info.version.e_tag))
+        return ObjectReader(info=info, chunks=iter(()))
+
+    # -- writing ---------------------------------------------------------------------------------------------------
+
+    def put(self, key: str, data: bytes | Iterable[bytes], *, mode: PutMode = OVERWRITE, content_type: str | None = None,
+            metadata: Mapping[str, str] | None = None) -> ObjectVersion:
+        path = self._path(key)
+        call = Call(self._name, "put", key, writes=True)
+        attributes = self._attributes(call, content_type, metadata)
+        if isinstance(data, bytes | bytearray | memoryview):
+            return self._put_whole(call, key, path, bytes(data), mode, attributes)
+        if not isinstance(mode, Overwrite):
+            raise NotSupported("a streamed put cannot be conditional", where=call.where, expected="bytes, or mode OVERWRITE",
+                               found=type(mode).__name__)
+        source = iter(data)
+        beginning = _take(source, PART_BYTES)
+        if sum(map(len, beginning)) < PART_BYTES:
+            return self._put_whole(call, key, path, b"".join(beginning), mode, attributes)
+        return self._put_streamed(call, path, itertools.chain(beginning, source), attributes)
+
+    def _put_whole(self, call: Call, key: str, path: str, data: bytes, mode: PutMode,
+                   attributes: dict[str, str]) -> ObjectVersion:
+        condition: Any = "overwrite"
+        if isinstance(mode, Create):
+            condition = "create"
+        elif isinstance(mode, IfMatch):
+            condition = self._put_condition(call, key, mode.version)
+        client = self._client(len(data))
+        result = self._run(call, lambda: obstore.put(client, path, data, mode=condition, use_multipart=False,
+                                                     attributes=attributes or None))
+        return _version(result)
+
+    def _put_streamed(self, call: Call, path: str, source: Iterator[bytes], attributes: dict[str, str]) -> ObjectVersion:
+        watched = _Watched(source)
+        client = self._client(PARTS_IN_FLIGHT * PART_BYTES)
+        try:
+            result = self._run(call, lambda: obstore.put(client, path, watched, use_multipart=True, chunk_size=PART_BYTES,
+                                                         max_concurrency=PARTS_IN_FLIGHT, attributes=attributes or None))
+        except ObjectStoreError:
+            if watched.error is not None:
+                raise watched.error from None
+            raise
+        return _version(result)
+
+    def _put_condition(self, call: Call, key: str, version: ObjectVersion) -> dict[str, str]:
+        if not self._traits.capabilities.compare_and_swap:
+            raise NotSupported("this backend has no compare-and-swap", where=call.where, expected="mode OVERWRITE or CREATE",
+                               found="IfMatch")
+        if not self._traits.version_in_condition:
+            if version.e_tag is None:
+                raise NotSupported("this backend compares by ETag", where=call.where, found="a version without an ETag")
+            return {"e_tag": version.e_tag}
+        if version.version is not None:
+            return {"version": version.version, **({"e_tag": version.e_tag} if version.e_tag else {})}
+        # A listing does not carry the generation. The put is still pinned: to the generation that has this ETag now.
+        try:
+            current = self.head(key).version
+        except ObjectNotFound:
+            current = ObjectVersion(None)
+        if current.version is None or current.e_tag != version.e_tag:
+            raise PreconditionFailed("the object is not in the version named", where=call.where,
+                                     expected=str(version.e_tag), found=str(current.e_tag))
+        return {"version": current.version}
+
+    def _attributes(self, call: Call, content_type: str | None, metadata: Mapping[str, str] | None) -> dict[str, str]:
+        if metadata:
+            check_metadata(metadata, call.where)
+            if not self._traits.capabilities.metadata:
+                raise NotSupported("this backend keeps no metadata", where=call.where, found=", ".join(metadata))
+        if not self._traits.capabilities.metadata:
+            return {}
+        return {**({"Content-Type": content_type} if content_type else {}), **(metadata or {})}
+
+    def copy(self, source: str, target: str) -> None:
+        from_path, to_path = self._path(source), self._path(target)
+        call = Call(self._name, "copy", f"{source} to {target}", writes=True)
+        self._run(call, lambda: obstore.copy(self._client(), from_path, to_path))
+
+    def delete(self, key: str) -> None:
+        path = self._path(key)
+        try:
+            self._run(Call(self._name, "delete", key, writes=True), lambda: obstore.delete(self._client(), path))
+        except ObjectNotFound:
+            return
+
+    # -- the rest --------------------------------------------------------------------------------------------------
+
+    def _path(self, key: str) -> str:
+        check_key(key, self._name)
+        return check_key(self._prefix + key, self._name)
+
+    def _client(self, size_bytes: int = 0) -> Client:
+        return self._clients.get(self._timeouts.for_bytes(size_bytes), self._name)
+
+    def _run(self, call: Call, request: Callable[[], _T], *, keep_range: bool = False) -> _T:
+        try:
+            answer = request()
+        except ObjectStoreError:
+            raise
+        except Exception as error:
+            if keep_range and is_unsatisfiable_range(error):
+                raise _UnsatisfiableRange from None
+            raise translate(error, call) from None
+        self._bucket_seen_at = self._monotonic()
+        return answer
+
+    def _bucket_seen_lately(self) -> bool:
+        return self._bucket_seen_at is not None and self._monotonic() - self._bucket_seen_at < _BUCKET_SEEN_SECONDS
+
+    def _info(self, meta: ObjectMeta) -> ObjectInfo:
+        return ObjectInfo(key=meta["path"][len(self._prefix) :], size_bytes=meta["size"], modified_at=meta["last_modified"],
+                          version=_version(meta))
+
+
+class _UnsatisfiableRange(Exception):
+    """The object has no byte in the range."""
+
+
+class _Watched:
+    """An iterator that remembers what its source raised, so that it is not taken for the store's failure."""
+
+    def __init__(self, source: Iterator[bytes]) -> None:
+        self._source = source
+        self.error: BaseException | None = None
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        try:
+            return next(self._source)
+        except StopIteration:
+            raise
+        except BaseException as error:
+            self.error = error
+            raise
+
+
+def _take(source: Iterator[bytes], size_bytes: int) -> list[bytes]:
+    """Chunks from the source until they reach so many bytes or it ends."""
+    taken: list[bytes] = []
+    total = 0
+    while total < size_bytes and (chunk := next(source, None)) is not None:
+        taken.append(bytes(chunk))
+        total += len(chunk)
+    return taken
+
+
+def _lower_bound(wanted: str, after: str | None) -> str | None:
+    """A key below every wanted one, as near as can be said: where the listing may start."""
+    if after is not None and after >= wanted:
+        return after
+    if not wanted or wanted.endswith("/"):
+        return None
+    return wanted[:-1] + chr(ord(wanted[-1]) - 1) if wanted[-1].isascii() else None
+
+
+def _condition(version: ObjectVersion | None) -> GetOptions:
+    if version is None:
+        return {}
+    return {"if_match": version.e_tag} if version.e_tag is not None else {"version": version.version}
+
+
+def _same(one: ObjectVersion, other: ObjectVersion) -> bool:
+    if one.e_tag is not None and other.e_tag is not None:
+        return one.e_tag == other.e_tag
+    return one.version == other.version
+
+
+def _version(answer: Any) -> ObjectVersion:
+    """The version in an answer; Azure's listing gives ETags without their quotes, S3 calls no version ``null``."""
+    e_tag, version = answer.get("e_tag"), answer.get("version")
+    if e_tag is not None and not e_tag.endswith('"'):
+        e_tag = f'"{e_tag}"'
+    return ObjectVersion(e_tag=e_tag, version=None if version in (None, "", "null") else str(version))

@@ -1,0 +1,41 @@
+"""Google Cloud Storage, over its XML API."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from holdfast.engine.config import Site
+from holdfast.engine.objectstore._client import client_arguments
+from holdfast.engine.objectstore._obstore import ObstoreStore, Traits
+from holdfast.engine.objectstore.access import StoreAccess
+from holdfast.engine.objectstore.interface import Capabilities
+from holdfast.engine.objectstore.timeouts import Timeouts
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore as Client
+
+TRAITS = Traits(
+    capabilities=Capabilities(
+        backend="gcs", create_only=True, compare_and_swap=True, pinned_reads=True, ranged_reads=True, streamed_puts=True,
+        create_only_streamed=False, metadata=True, server_side_copy=True, versions=True,
+        notes=("A conditional put names the generation; a version from a listing has none and costs one HEAD.",),
+    ),
+    version_in_condition=True,
+)
+
+
+def gcs_store(name: str, site: Site, access: StoreAccess, timeouts: Timeouts) -> ObstoreStore:
+    """The store of a site on Google Cloud."""
+
+    def build(request_seconds: float) -> Client:
+        from obstore.store import GCSStore
+
+        config = dict(access.options)
+        if access.endpoint:
+            config["base_url"] = access.endpoint
+        if access.anonymous:
+            config["skip_signature"] = "true"
+        return GCSStore(site.bucket, config=config, **client_arguments(access, timeouts, request_seconds))  # type: ignore[arg-type]  # obstore takes strings for its flags
+
+    return ObstoreStore(name=f"{name} (gs://{'/'.join(filter(None, (site.bucket, site.prefix)))})", prefix=site.prefix,
+                        traits=TRAITS, build=build, timeouts=timeouts)
