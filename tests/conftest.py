@@ -1,0 +1,50 @@
+"""Fixtures every test may use: the sandbox, its environment, a free port."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from holdfast.sandbox import Sandbox
+from holdfast.sandbox.ports import free_port as any_free_port
+
+TOPOLOGY = Path(__file__).resolve().parents[1] / "include" / "holdfast.yaml"
+
+
+@pytest.fixture(scope="session")
+def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    """A sandbox of this test process: three emulated clouds, without the sites' services. No test finds a fault set."""
+    # The owner: when the test process is killed, the sandbox ends with it.
+    box = Sandbox(tmp_path_factory.mktemp("sandbox"), topology=TOPOLOGY, owner_pid=os.getpid())
+    box.up(timeout=120, agents=False)
+    try:
+        yield box
+    finally:
+        box.down()
+
+
+@pytest.fixture(autouse=True)
+def _no_fault_outlives_its_test(request: pytest.FixtureRequest) -> Iterator[None]:
+    yield
+    if "sandbox" in request.fixturenames:
+        box = request.getfixturevalue("sandbox")
+        # Open connections are reset, so that what a test sent into a black hole does not arrive in the next one.
+        box.clear(drop=True)
+
+
+@pytest.fixture
+def sandbox_env(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The sandbox seen from outside, also set in ``os.environ`` for this test. ``sandbox.environment(site)`` has the rest."""
+    environ = sandbox.environment()
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    return environ
+
+
+@pytest.fixture
+def free_port() -> Callable[[], int]:
+    """A function that names a port nobody listens on."""
+    return any_free_port
