@@ -13,6 +13,7 @@ from holdfast.engine.authority.interface import (
     OperationInProgress,
     OperationKind,
 )
+from holdfast.engine.authority.lease import Lease, LeaseStatus, Role, fence_wait_seconds
 from holdfast.engine.authority.memory import MemoryEpochStore
 from holdfast.engine.authority.register import RankedRegister
 
@@ -24,10 +25,14 @@ __all__ = [
     "EpochState",
     "EpochStore",
     "GroupNotInitialised",
+    "Lease",
+    "LeaseStatus",
     "MemoryEpochStore",
     "NoMajority",
     "Operation",
     "OperationInProgress",
     "OperationKind",
     "RankedRegister",
+    "Role",
+    "fence_wait_seconds",
 ]
