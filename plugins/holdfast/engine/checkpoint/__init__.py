@@ -1,0 +1,53 @@
+"""The training side: save, elect, fork, replicate, resume."""
+
+from holdfast.engine.checkpoint.checkpointer import Checkpointer, Finished, Resumed, load_state
+from holdfast.engine.checkpoint.elect import Election, PassedOver, elect, newest
+from holdfast.engine.checkpoint.errors import (
+    CheckpointError,
+    CheckpointFailed,
+    CheckpointUnreadable,
+    EnvironmentIncomplete,
+    Fenced,
+    StepTaken,
+    StopRequested,
+)
+from holdfast.engine.checkpoint.fork import begin_run, copy_forks, fork_run
+from holdfast.engine.checkpoint.format import BlobRef, CheckpointManifest
+from holdfast.engine.checkpoint.guard import AlwaysGranted, Permission, WriteGuard
+from holdfast.engine.checkpoint.replicate import CheckpointReceipt, read_checkpoint_receipt, replicate_checkpoint
+from holdfast.engine.checkpoint.risk import WorkAtRisk, newest_anywhere, work_at_risk
+from holdfast.engine.checkpoint.state import Adapter, TrainingState
+
+__all__ = [
+    "Adapter",
+    "AlwaysGranted",
+    "BlobRef",
+    "CheckpointError",
+    "CheckpointFailed",
+    "CheckpointManifest",
+    "CheckpointReceipt",
+    "CheckpointUnreadable",
+    "Checkpointer",
+    "Election",
+    "EnvironmentIncomplete",
+    "Fenced",
+    "Finished",
+    "PassedOver",
+    "Permission",
+    "Resumed",
+    "StepTaken",
+    "StopRequested",
+    "TrainingState",
+    "WorkAtRisk",
+    "WriteGuard",
+    "begin_run",
+    "copy_forks",
+    "elect",
+    "fork_run",
+    "load_state",
+    "newest",
+    "newest_anywhere",
+    "read_checkpoint_receipt",
+    "replicate_checkpoint",
+    "work_at_risk",
+]

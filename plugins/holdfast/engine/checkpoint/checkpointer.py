@@ -1,0 +1,334 @@
+"""The training side: save in the background, replicate straight after, resume where the orchestrator elected.
+
+::
+
+    checkpointer = Checkpointer.from_environment()
+    resumed = checkpointer.resume(adapter)
+    with checkpointer:
+        for step in range(resumed.step + 1 if resumed else 1, total + 1):
+            train_one_step(step)
+            checkpointer.step(step, adapter, loss=loss)
+        last = checkpointer.finish(adapter)
+
+`step` never waits for a store: it copies the state when a checkpoint is due and returns.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+from holdfast.clock import Clock, SystemClock
+from holdfast.engine.checkpoint.commit import require_permission
+from holdfast.engine.checkpoint.elect import Election, PassedOver, elect
+from holdfast.engine.checkpoint.errors import CheckpointError, CheckpointUnreadable, Fenced, StopRequested
+from holdfast.engine.checkpoint.fingerprint import environment_fingerprint
+from holdfast.engine.checkpoint.format import CheckpointManifest, blob_key, digest_of
+from holdfast.engine.checkpoint.guard import AlwaysGranted, Permission, WriteGuard
+from holdfast.engine.checkpoint.heartbeat import Heartbeat, stamp
+from holdfast.engine.checkpoint.replicator import Replicator
+from holdfast.engine.checkpoint.state import Adapter, TrainingState
+from holdfast.engine.checkpoint.writer import Capture, CheckpointWriter, Origin
+from holdfast.engine.objectstore.interface import ObjectStore
+
+#: Airflow kills five seconds after it asks; a save that is not durable by then is left to the last periodic one.
+STOP_SAVE_SECONDS = 3.5
+
+StateSource = Adapter | TrainingState | Callable[[], TrainingState]
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """What training goes on from.
+
+    ``resume`` is "bitwise" only when this environment's fingerprint equals the checkpoint's.
+    """
+
+    step: int
+    state: TrainingState
+    manifest: CheckpointManifest
+    resume: str
+    passed_over: tuple[PassedOver, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The last checkpoint, and at which standby sites it is, read back."""
+
+    manifest: CheckpointManifest
+    replicated: dict[str, bool]
+
+
+class Checkpointer:
+    """Checkpoints one run in one epoch at one site.
+
+    Args:
+        store: the site's own bucket.
+        run, epoch, site: what this process was told; the epoch is in every key it writes.
+        every_steps: a checkpoint each so many steps.
+        total_steps: shown in the heartbeat.
+        guard: asked immediately before each manifest is committed.
+        replicas: the standby sites' buckets by site name.
+        keep_every: of the checkpoints that a slow replica leaves out, each so many-th is kept.
+        dataset_snapshot: recorded in every manifest.
+        fingerprint: of this environment; by default the machine, its instruction sets and Python.
+        heartbeat: the file to keep current; None: none.
+        clock: wall and monotonic time.
+    """
+
+    def __init__(
+        self, store: ObjectStore, run: str, *, epoch: int, site: str, every_steps: int, total_steps: int | None = None,
+        guard: WriteGuard | None = None, replicas: Mapping[str, ObjectStore] | None = None, keep_every: int = 10,
+        dataset_snapshot: str | None = None, fingerprint: Mapping[str, str] | None = None,
+        heartbeat: Path | None = None, heartbeat_seconds: float = 1.0, retry_seconds: float = 0.5,
+        clock: Clock | None = None, notes: Mapping[str, Any] | None = None,
+    ) -> None:
+        if every_steps < 1:
+            raise CheckpointError("the checkpoint interval is no number of steps", where="every_steps",
+                                  expected="1 or more", found=str(every_steps))
+        self.store = store
+        self.run = run
+        self.epoch = epoch
+        self.site = site
+        self.every_steps = every_steps
+        self.guard = guard or AlwaysGranted()
+        self.fingerprint = dict(fingerprint if fingerprint is not None else environment_fingerprint())
+        self._clock = clock or SystemClock()
+        self._dataset_snapshot = dataset_snapshot
+        self._retry_seconds = retry_seconds
+        self._heartbeat = Heartbeat(heartbeat, self._clock, interval_seconds=heartbeat_seconds, run=run, epoch=epoch,
+                                    site=site, total_steps=total_steps, step=0, state="starting", **(notes or {}))
+        self._replicators = {name: Replicator(store, target, name, run, guard=self.guard, clock=self._clock,
+                                              keep_every=keep_every, retry_seconds=retry_seconds)
+                             for name, target in (replicas or {}).items()}
+        self._parent: CheckpointManifest | None = None
+        self._writer: CheckpointWriter | None = None
+        self._stop = threading.Event()
+        self._before: dict[int, Any] = {}
+        self._last_step = 0
+        self._saved_step = 0
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] | None = None) -> Checkpointer:
+        """The checkpointer of a process that a `TrainingBackend` started.
+
+        Raises:
+            EnvironmentIncomplete: the process was not started with the contract's variables.
+            ConfigError: the topology or a connection is wrong.
+        """
+        # The composition root stands above this room; looked up by name, so the arrow still points down.
+        training = importlib.import_module("holdfast.engine.training").Training
+        checkpointer = training.from_environment(os.environ if environ is None else environ).checkpointer
+        assert isinstance(checkpointer, cls)
+        return checkpointer
+
+    # -- resume -------------------------------------------------------------------------------------------------
+
+    def resume(self, adapter: Adapter | None = None, *, fingerprint: Mapping[str, str] | None = None) -> Resumed | None:
+        """Load what this epoch goes on from, or None to start from scratch. Call it before entering the context.
+
+        The epoch's fork record says what the orchestrator elected; a job restarted within its epoch goes on from the
+        epoch's own newest checkpoint. One that does not verify is passed over.
+
+        Args:
+            adapter: gets the state, when given.
+            fingerprint: what the framework adds to this environment's fingerprint; an adapter's state has it too.
+
+        Raises:
+            EpochUnknownHere: epoch > 1 and nobody wrote what it forked from.
+            Fenced: the epoch is over already.
+        """
+        if self.guard.permission() is Permission.FENCED:
+            require_permission(self.guard, where=self.run, epoch=self.epoch)
+        extra = fingerprint if fingerprint is not None else (adapter.state().fingerprint if adapter else {})
+        election = elect(self.store, self.run, epoch=self.epoch, fingerprint={**self.fingerprint, **extra})
+        if election.manifest is None:
+            self._note_resume(election)
+            return None
+        state = load_state(self.store, election.manifest)
+        if adapter is not None:
+            adapter.load_state(state)
+        self._parent = election.manifest
+        self._last_step = self._saved_step = election.step
+        self._note_resume(election)
+        return Resumed(election.step, state, election.manifest, election.resume, election.passed_over)
+
+    def _note_resume(self, election: Election) -> None:
+        found = election.manifest
+        self._heartbeat.write(step=election.step, resumed={
+            "step": election.step, "resume": election.resume, "manifest": election.digest,
+            "from_epoch": found.epoch if found else None, "from_site": found.site if found else None,
+            "differences": list(election.differences), "passed_over": [asdict(one) for one in election.passed_over]})
+
+    # -- life ---------------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        origin = Origin(self.run, self.epoch, self.site, self._dataset_snapshot, self.fingerprint)
+        self._writer = CheckpointWriter(self.store, origin, guard=self.guard, clock=self._clock, parent=self._parent,
+                                        committed=self._committed, retry_seconds=self._retry_seconds)
+        self._writer.start()
+        for replicator in self._replicators.values():
+            replicator.start()
+            if self._parent is not None:  # what this epoch goes on from must survive this site as well
+                replicator.offer(self._parent, {})
+        self._heartbeat.start()
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._asked_to_stop) for number in (signal.SIGTERM,)}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        if self._writer is not None:
+            self._writer.close()
+        for replicator in self._replicators.values():
+            replicator.close()
+        self._heartbeat.close(state=_final_state(error), detail=None if error is None else str(error), **self._facts())
+
+    def request_stop(self) -> None:
+        """Save at the next step, then raise StopRequested there; what SIGTERM does."""
+        self._stop.set()
+
+    def _asked_to_stop(self, _number: int, _frame: FrameType | None) -> None:
+        self._stop.set()
+
+    # -- steps --------------------------------------------------------------------------------------------------
+
+    def step(self, step: int, state: StateSource, *, loss: float | None = None) -> bool:
+        """Say that a step is done; takes a checkpoint when one is due, was requested, or the job must leave.
+
+        Args:
+            step: counted from 1.
+            state: what to save; asked only when a checkpoint is taken, and copied before this returns.
+            loss: for the heartbeat.
+
+        Returns:
+            Whether a checkpoint was taken. It is durable later: see `status`.
+
+        Raises:
+            Fenced: this epoch is over; leave with its exit code.
+            StopRequested: asked to leave; the state was saved if the store took it within STOP_SAVE_SECONDS.
+            CheckpointFailed: the site's store refuses for a reason that waiting does not cure.
+        """
+        writer = self._ready()
+        self._last_step = step
+        stopping = self._stop.is_set()
+        due = step % self.every_steps == 0 or writer.wants_another
+        if taken := (due or stopping or self._heartbeat.checkpoint_requested()):
+            self._capture(step, state)
+        self._heartbeat.note(step=step, loss=loss, state="training", step_at=stamp(self._clock.now()), **self._facts())
+        if stopping:
+            durable = writer.wait(step, STOP_SAVE_SECONDS)
+            raise StopRequested("asked to leave", where=self.run, found=f"step {step} is saved" if durable else
+                                f"step {step} could not be saved in time; step {self._durable_step()} is")
+        return taken
+
+    def finish(self, state: StateSource, *, save_seconds: float = 120.0, replica_seconds: float = 20.0) -> Finished:
+        """Save the last step, wait until it is durable, and for a while until the replicas have it.
+
+        Raises:
+            Fenced: this epoch is over.
+            CheckpointError: it is not durable after ``save_seconds``.
+        """
+        writer = self._ready()
+        if self._saved_step != self._last_step:
+            self._capture(self._last_step, state)
+        self._heartbeat.write(state="finishing", **self._facts())
+        if not writer.wait(self._last_step, save_seconds):
+            self._ready()
+            if not (self._parent is not None and self._parent.step == self._last_step):
+                raise CheckpointError("the last checkpoint is not durable", where=self.run,
+                                      expected=f"step {self._last_step} within {save_seconds:g} s",
+                                      found=writer.status().error or "nothing")
+        manifest = writer.last
+        assert manifest is not None
+        deadline = self._clock.monotonic() + replica_seconds
+        replicated = {site: replicator.wait(manifest.step, max(0.0, deadline - self._clock.monotonic()))
+                      for site, replicator in self._replicators.items()}
+        self._heartbeat.write(state="finishing", model_digest=manifest.model_digest, **self._facts())
+        return Finished(manifest, replicated)
+
+    def require_permission(self, what: str) -> None:
+        """Ask the guard before something else is published for this epoch. Raises Fenced, WritesHeld."""
+        require_permission(self.guard, where=what, epoch=self.epoch)
+
+    def note(self, **facts: Any) -> None:
+        """Show more in the heartbeat."""
+        self._heartbeat.note(**facts)
+
+    def status(self) -> dict[str, Any]:
+        """The heartbeat's facts, e.g. for a log line."""
+        return {**self._heartbeat.facts, **self._facts()}
+
+    def _ready(self) -> CheckpointWriter:
+        writer = self._writer
+        if writer is None:
+            raise CheckpointError("the checkpointer is not running", where=self.run,
+                                  fix="Use it as `with checkpointer:`")
+        if writer.failure is not None:
+            raise writer.failure
+        if self.guard.permission() is Permission.FENCED:
+            require_permission(self.guard, where=self.run, epoch=self.epoch)
+        return writer
+
+    def _capture(self, step: int, source: StateSource) -> None:
+        assert self._writer is not None
+        if isinstance(source, Adapter):
+            source = source.state
+        state = source if isinstance(source, TrainingState) else source()
+        self._writer.wants_another = False
+        self._writer.submit(Capture(step, state.frozen(), self._clock.now()))
+        self._saved_step = step
+
+    def _committed(self, manifest: CheckpointManifest, blobs: Mapping[str, bytes]) -> None:
+        for replicator in self._replicators.values():
+            replicator.offer(manifest, blobs)
+        self._heartbeat.note(**self._facts())
+
+    def _durable_step(self) -> int:
+        last = self._writer.last if self._writer else self._parent
+        return last.step if last else 0
+
+    def _facts(self) -> dict[str, Any]:
+        if self._writer is None:
+            return {}
+        last, writer = self._writer.last, self._writer.status()
+        replicas = {}
+        for site, replicator in self._replicators.items():
+            seen = replicator.status()
+            replicas[site] = {"step": seen.step, "at": stamp(seen.at) if seen.at else None, "waiting": seen.waiting,
+                              "skipped": seen.skipped, "seconds": seen.seconds, "error": seen.error}
+        return {"checkpoint": None if last is None else
+                {"step": last.step, "epoch": last.epoch, "digest": last.digest, "at": stamp(last.saved_at),
+                 "model_digest": last.model_digest, "warnings": list(last.warnings)},
+                "saving": asdict(writer), "replicas": replicas, "permission": str(self.guard.permission())}
+
+
+def load_state(store: ObjectStore, manifest: CheckpointManifest) -> TrainingState:
+    """A checkpoint's state, every blob checked against its digest as it is used. Raises CheckpointUnreadable."""
+    blobs = {}
+    for name, reference in manifest.blobs.items():
+        key = blob_key(manifest.run, reference.digest)
+        data = store.get(key)
+        if digest_of(data) != reference.digest:
+            raise CheckpointUnreadable("a blob changed after it was verified", where=f"{store.name}: {key}",
+                                       expected=reference.digest, found=digest_of(data))
+        blobs[name] = data
+    return TrainingState(blobs, dict(manifest.state), manifest.model)
+
+
+def _final_state(error: BaseException | None) -> str:
+    if error is None:
+        return "finished"
+    if isinstance(error, Fenced):
+        return "fenced"
+    return "stopped" if isinstance(error, StopRequested) else "failed"

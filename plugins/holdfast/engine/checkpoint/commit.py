@@ -1,0 +1,99 @@
+"""Make a checkpoint durable: blobs first, each create-only under its digest, the manifest last."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from holdfast.engine.checkpoint.errors import Fenced, StepTaken
+from holdfast.engine.checkpoint.format import CheckpointManifest, blob_key, digest_of, parse_manifest
+from holdfast.engine.checkpoint.guard import Permission, WriteGuard
+from holdfast.engine.objectstore.errors import ObjectExists, ObjectNotFound
+from holdfast.engine.objectstore.interface import CREATE, OVERWRITE, ObjectStore
+from holdfast.errors import HoldfastError
+
+
+class WritesHeld(HoldfastError):
+    """It is not known whether this epoch still counts; the checkpoint is kept and tried again."""
+
+    transient = True
+
+
+def require_permission(guard: WriteGuard, *, where: str, epoch: int) -> None:
+    """Raises Fenced when the epoch is over, WritesHeld when that is not known."""
+    permission = guard.permission()
+    if permission is Permission.FENCED:
+        raise Fenced("this epoch is over; nothing was written", where=where, expected=f"epoch {epoch} to be the newest",
+                     found="a newer epoch", fix="The active site's job goes on from the elected checkpoint")
+    if permission is Permission.HELD:
+        raise WritesHeld("no majority of the authority answered within the fence time; nothing was written",
+                         where=where, fix="It is tried again as soon as a majority answers")
+
+
+def ensure_blob(store: ObjectStore, run: str, digest: str, data: bytes) -> None:
+    """Have these bytes under their digest, whatever lay there.
+
+    What exists is read back: a damaged blob would otherwise poison every later checkpoint with the same content.
+    Putting right bytes over wrong ones is safe, the key allows only one content.
+    """
+    key = blob_key(run, digest)
+    try:
+        store.put(key, data, mode=CREATE)
+    except ObjectExists:
+        if not blob_is_intact(store, run, digest):
+            store.put(key, data, mode=OVERWRITE)
+
+
+def blob_is_intact(store: ObjectStore, run: str, digest: str) -> bool:
+    """Whether the blob reads back with this digest."""
+    try:
+        return digest_of(iter(store.open(blob_key(run, digest)))) == digest
+    except ObjectNotFound:
+        return False
+
+
+def commit_manifest(store: ObjectStore, manifest: CheckpointManifest, *, guard: WriteGuard) -> CheckpointManifest:
+    """Commit the checkpoint; its blobs must be there.
+
+    Returns:
+        The manifest that is now at the key: this one, or one of the same content that an earlier attempt or an
+        earlier process of this epoch wrote.
+
+    Raises:
+        Fenced: the epoch is over.
+        WritesHeld: not known whether it is.
+        StepTaken: another content is committed for this step and epoch.
+        ObjectStoreError: the store did not take it.
+    """
+    require_permission(guard, where=manifest.key, epoch=manifest.epoch)
+    try:
+        store.put(manifest.key, manifest.data, mode=CREATE, content_type="application/json")
+        return manifest
+    except ObjectExists:
+        there = store.get(manifest.key)
+    if there == manifest.data:  # our own write, whose answer was lost
+        return manifest
+    try:
+        existing = parse_manifest(there, where=manifest.key)
+    except HoldfastError as error:
+        raise StepTaken("a damaged checkpoint manifest has this key", where=manifest.key, found=str(error)) from None
+    if _content(existing) == _content(manifest):
+        return existing
+    raise StepTaken("this step has another checkpoint of this epoch", where=manifest.key,
+                    expected=manifest.model_digest, found=existing.model_digest)
+
+
+def write_checkpoint(
+    store: ObjectStore, manifest: CheckpointManifest, blobs: Mapping[str, bytes], *, guard: WriteGuard,
+    intact: set[str] | None = None,
+) -> CheckpointManifest:
+    """Blobs, then manifest. ``intact`` remembers digests this process already has in the store."""
+    known = intact if intact is not None else set()
+    for name, reference in manifest.blobs.items():
+        if reference.digest not in known:
+            ensure_blob(store, manifest.run, reference.digest, blobs[name])
+            known.add(reference.digest)
+    return commit_manifest(store, manifest, guard=guard)
+
+
+def _content(manifest: CheckpointManifest) -> tuple[object, ...]:
+    return manifest.step, manifest.epoch, manifest.blobs, manifest.state, manifest.dataset_snapshot

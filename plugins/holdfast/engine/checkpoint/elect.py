@@ -1,0 +1,149 @@
+"""Which checkpoint a run goes on from: the newest of the newest epoch's lineage whose bytes are really there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from holdfast.engine.checkpoint.commit import blob_is_intact
+from holdfast.engine.checkpoint.errors import CheckpointUnreadable
+from holdfast.engine.checkpoint.fingerprint import differences
+from holdfast.engine.checkpoint.format import (
+    CheckpointManifest,
+    blob_key,
+    manifest_prefix,
+    parse_manifest,
+    parse_manifest_key,
+    run_root,
+)
+from holdfast.engine.objectstore.errors import ObjectNotFound
+from holdfast.engine.objectstore.interface import ObjectStore
+from holdfast.engine.snapshot.lineage import EpochFork, require_fork
+
+Resume = Literal["bitwise", "numerically equivalent", "from the start"]
+
+
+@dataclass(frozen=True, slots=True)
+class PassedOver:
+    """A checkpoint that was not elected, and why."""
+
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Election:
+    """What a run goes on from. ``step`` is 0 and ``manifest`` None when it starts anew.
+
+    ``resume`` is "bitwise" only when a fingerprint was given and equals the checkpoint's; ``differences`` says where
+    it does not.
+    """
+
+    run: str
+    epoch: int
+    manifest: CheckpointManifest | None
+    digest: str | None
+    step: int
+    resume: Resume
+    passed_over: tuple[PassedOver, ...] = ()
+    differences: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """A manifest and the key it lies under."""
+
+    key: str
+    manifest: CheckpointManifest
+
+
+def elect(
+    store: ObjectStore, run: str, *, epoch: int, fingerprint: Mapping[str, str] | None = None
+) -> Election:
+    """Choose the checkpoint to resume from at this site.
+
+    Selectable are the checkpoints of the newest epoch, the one its fork record names, and that one's ancestors. What
+    an older epoch wrote after the fork is no ancestor, so a stale writer's checkpoints are never elected, however
+    new they are. Of the selectable the newest step wins whose blobs all read back with their digests.
+
+    Args:
+        epoch: the newest committed epoch, from the authority. When electing for a promotion: the epoch that ends.
+        fingerprint: of the environment that will resume; None when that is not known here.
+
+    Raises:
+        EpochUnknownHere: epoch > 1 and this bucket has no fork record of it; nothing is selectable.
+        StoreUnavailable: the bucket does not answer.
+    """
+    fork = require_fork(store, run_root(run), epoch)
+    passed: list[PassedOver] = []
+    for located in lineage(store, run, epoch=epoch, fork=fork, passed=passed):
+        damage = _damage(store, located.manifest)
+        if damage is None:
+            found = located.manifest
+            unlike = differences(found.fingerprint, fingerprint) if fingerprint is not None else ()
+            exact = fingerprint is not None and not unlike
+            return Election(run, epoch, found, found.digest, found.step,
+                            "bitwise" if exact else "numerically equivalent", tuple(passed), unlike)
+        passed.append(PassedOver(located.key, damage))
+    return Election(run, epoch, None, None, 0, "from the start", tuple(passed))
+
+
+def newest(store: ObjectStore, run: str, *, epoch: int) -> CheckpointManifest | None:
+    """The newest committed checkpoint of the lineage, its blobs not read. Raises as `elect`."""
+    fork = require_fork(store, run_root(run), epoch)
+    first = next(lineage(store, run, epoch=epoch, fork=fork, passed=[]), None)
+    return first.manifest if first else None
+
+
+def lineage(
+    store: ObjectStore, run: str, *, epoch: int, fork: EpochFork | None, passed: list[PassedOver]
+) -> Iterator[Located]:
+    """The selectable checkpoints, newest first; what is unreadable or stale on the way is added to ``passed``."""
+    keys = [(where, info.key) for info in store.list(manifest_prefix(run))
+            if (where := parse_manifest_key(info.key)) is not None]
+    of_epoch = sorted((item for item in keys if item[0][1] == epoch), reverse=True)
+    older = sorted((item for item in keys if item[0][1] < epoch), reverse=True)
+    own = _readable(store, run, [key for _, key in of_epoch], passed)
+    if fork is None or fork.forked_from is None:
+        yield from own
+        return
+    # An ancestor can be newer than a checkpoint of the epoch itself only when the epoch resumed below its fork point;
+    # own checkpoints then still come first: they are what this epoch has done.
+    yield from own
+    wanted = {fork.forked_from: 0}  # digest -> how far back
+    for located in _readable(store, run, [key for _, key in older], passed):
+        distance = wanted.get(located.manifest.digest)
+        if distance is None:
+            passed.append(PassedOver(located.key, f"not in the lineage of epoch {epoch}"))
+            continue
+        for back, digest in enumerate(located.manifest.ancestors or filter(None, [located.manifest.parent]), start=1):
+            wanted.setdefault(digest, distance + back)
+        yield located
+
+
+def _readable(store: ObjectStore, run: str, keys: list[str], passed: list[PassedOver]) -> Iterator[Located]:
+    for key in keys:
+        try:
+            manifest = parse_manifest(store.get(key), where=key)
+        except (CheckpointUnreadable, ObjectNotFound) as error:
+            passed.append(PassedOver(key, error.found or error.what))
+            continue
+        if manifest.run != run:
+            passed.append(PassedOver(key, f"of another run: {manifest.run}"))
+            continue
+        yield Located(key, manifest)
+
+
+def _damage(store: ObjectStore, manifest: CheckpointManifest) -> str | None:
+    for name, reference in manifest.blobs.items():
+        key = blob_key(manifest.run, reference.digest)
+        try:
+            size = store.head(key).size_bytes
+        except ObjectNotFound:
+            return f"the blob of {name!r} is missing"
+        if size != reference.size_bytes:
+            return f"the blob of {name!r} has {size} bytes instead of {reference.size_bytes}"
+        if not blob_is_intact(store, manifest.run, reference.digest):
+            return f"the blob of {name!r} has another digest"
+    return None

@@ -1,0 +1,74 @@
+"""The environment contract between whoever starts a training process and the process (see compute's JobSpec)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from holdfast.engine.checkpoint.errors import EnvironmentIncomplete
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingEnvironment:
+    """What a training process was told.
+
+    Args:
+        run, epoch, site, group, job: which run of which job this is, in which epoch and where.
+        dataset_snapshot: the snapshot id to train on; None: the newest.
+        heartbeat: the file to keep current.
+        scratch: a local folder that replaces the site's bucket for everything written: a reference run, which
+            touches neither buckets nor the authority. Data is still read from the site.
+        steps, step_seconds: override the job's own, e.g. for a short first model or an unpaced reference.
+    """
+
+    run: str
+    epoch: int
+    site: str
+    group: str
+    job: str
+    dataset_snapshot: str | None = None
+    heartbeat: Path | None = None
+    scratch: Path | None = None
+    steps: int | None = None
+    step_seconds: float | None = None
+
+    @classmethod
+    def read(cls, environ: Mapping[str, str] = os.environ) -> TrainingEnvironment:
+        """Raises EnvironmentIncomplete, naming every variable that is missing or wrong."""
+        wrong: list[str] = []
+
+        def text(name: str) -> str:
+            value = environ.get(name, "")
+            if not value:
+                wrong.append(f"{name} is not set")
+            return value
+
+        def number(name: str, default: str | None = None) -> float | None:
+            value = environ.get(name) or default
+            if value is None:
+                return None
+            try:
+                return float(value)
+            except ValueError:
+                wrong.append(f"{name} is no number: {value!r}")
+                return None
+
+        epoch, steps = number("HOLDFAST_EPOCH", "0"), number("HOLDFAST_STEPS")
+        if not epoch or epoch < 1 or epoch != int(epoch):
+            wrong.append("HOLDFAST_EPOCH is no epoch: expected a whole number from 1")
+        step_seconds = number("HOLDFAST_STEP_SECONDS")
+        run, site, group, job = (text(f"HOLDFAST_{name}") for name in ("RUN", "SITE", "GROUP", "JOB"))
+        if wrong:
+            raise EnvironmentIncomplete("the training job's environment is not complete", where="environment",
+                                        expected="the variables of JobSpec", found="; ".join(wrong),
+                                        fix="Start the job with `holdfast`, a TrainingBackend or the train_model DAG")
+        return cls(run=run, epoch=int(epoch or 0), site=site, group=group, job=job,
+                   dataset_snapshot=environ.get("HOLDFAST_DATASET_SNAPSHOT") or None,
+                   heartbeat=_path(environ, "HOLDFAST_HEARTBEAT"), scratch=_path(environ, "HOLDFAST_SCRATCH"),
+                   steps=None if steps is None else int(steps), step_seconds=step_seconds)
+
+
+def _path(environ: Mapping[str, str], name: str) -> Path | None:
+    return Path(environ[name]) if environ.get(name) else None

@@ -1,0 +1,39 @@
+"""What can go wrong with a checkpoint."""
+
+from __future__ import annotations
+
+from holdfast.errors import HoldfastError, Refused
+
+
+class CheckpointError(HoldfastError):
+    """Base of the errors of this package."""
+
+
+class CheckpointUnreadable(CheckpointError):
+    """A manifest or blob is not what was written: damaged, truncated or missing."""
+
+
+class StepTaken(CheckpointError):
+    """This step already has a checkpoint of this epoch with other content; the next step's key is free."""
+
+
+class CheckpointFailed(CheckpointError):
+    """The site's own store refuses checkpoints for a reason that waiting does not cure."""
+
+
+class EnvironmentIncomplete(CheckpointError):
+    """The process was not started with the environment contract of a training job."""
+
+    exit_code = 2
+
+
+class Fenced(Refused, CheckpointError):
+    """This epoch is over: another site is active and nothing more may be written. Exit with FENCED_EXIT_CODE."""
+
+    exit_code = 76
+
+
+class StopRequested(CheckpointError):
+    """The job was asked to stop and its last step is saved. Exit with STOPPED_EXIT_CODE."""
+
+    exit_code = 75

@@ -1,0 +1,45 @@
+"""What a training run must carry over a loss: bytes for the big parts, JSON for the small rest. Never pickle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+from pydantic import JsonValue
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingState:
+    """The state of a run after a step.
+
+    Args:
+        blobs: named bytes, e.g. ``{"model.ubj": …}``. A mutable buffer is copied when the checkpoint is taken.
+        values: small JSON: positions, seeds, generator states. Integers beyond 2**53 - 1 as strings.
+        model: which blobs are the model (its digest is compared after a resume); by default all of them.
+        fingerprint: what of the environment the numbers depend on, beyond what Holdfast records itself.
+    """
+
+    blobs: Mapping[str, bytes]
+    values: Mapping[str, JsonValue] = field(default_factory=dict)
+    model: tuple[str, ...] = ()
+    fingerprint: Mapping[str, str] = field(default_factory=dict)
+
+    def frozen(self) -> TrainingState:
+        """The same state, sharing nothing that training can change."""
+        import copy
+
+        blobs = {name: bytes(data) for name, data in self.blobs.items()}
+        return TrainingState(blobs, copy.deepcopy(dict(self.values)), self.model or tuple(sorted(blobs)),
+                             dict(self.fingerprint))
+
+
+@runtime_checkable
+class Adapter(Protocol):
+    """How a framework's objects become a `TrainingState` and back."""
+
+    def state(self) -> TrainingState:
+        """Everything the next step depends on."""
+
+    def load_state(self, state: TrainingState) -> None:
+        """Continue from this state, exactly."""
