@@ -19,10 +19,13 @@ from holdfast.engine.objectstore.interface import (
 from holdfast.engine.objectstore.local import local_store
 from holdfast.engine.objectstore.memory import memory_store
 from holdfast.engine.objectstore.opening import open_store
+from holdfast.engine.objectstore.retry import DEFAULT_RETRY, NO_RETRY, RetryingStore, RetryPolicy
 from holdfast.engine.objectstore.timeouts import Timeouts
 
 __all__ = [
     "CREATE",
+    "DEFAULT_RETRY",
+    "NO_RETRY",
     "OVERWRITE",
     "ByteRange",
     "Capabilities",
@@ -36,6 +39,8 @@ __all__ = [
     "ObjectVersion",
     "Overwrite",
     "PutMode",
+    "RetryPolicy",
+    "RetryingStore",
     "StoreAccess",
     "Timeouts",
     "access_from_connection",

@@ -1,17 +1,19 @@
-"""What the cloud leaves share: client options, and credential providers in the form obstore calls."""
+"""What the cloud leaves share: how an obstore client is set up."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from holdfast.engine.objectstore.access import CredentialProvider, StoreAccess
+from holdfast.engine.objectstore.access import StoreAccess
+from holdfast.engine.objectstore.credentials import WatchedCredentials
 from holdfast.engine.objectstore.timeouts import Timeouts
 
 
-def client_arguments(access: StoreAccess, timeouts: Timeouts, request_seconds: float) -> dict[str, Any]:
-    """Explicit timeouts, no retries of obstore's own (the retry decorator knows what may be retried), the credentials."""
+def client_arguments(
+    access: StoreAccess, credentials: WatchedCredentials | None, timeouts: Timeouts, request_seconds: float
+) -> dict[str, Any]:
+    """Explicit timeouts, the credentials, and no retries of obstore's own: the retry decorator knows better."""
     connect = timedelta(seconds=min(timeouts.connect_seconds, request_seconds))
     arguments: dict[str, Any] = {
         "client_options": {
@@ -26,14 +28,6 @@ def client_arguments(access: StoreAccess, timeouts: Timeouts, request_seconds: f
             "backoff": {"init_backoff": timedelta(milliseconds=1), "max_backoff": timedelta(milliseconds=1), "base": 2},
         },
     }
-    if access.credentials is not None:
-        arguments["credential_provider"] = _in_obstores_form(access.credentials)
+    if credentials is not None:
+        arguments["credential_provider"] = credentials
     return arguments
-
-
-def _in_obstores_form(provider: CredentialProvider) -> Callable[[], dict[str, Any]]:
-    def provide() -> dict[str, Any]:
-        credentials = provider()
-        return {**credentials.values, "expires_at": credentials.expires_at}
-
-    return provide

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import obstore
 
 from holdfast.engine.objectstore._translate import Call, is_unsatisfiable_range, translate
+from holdfast.engine.objectstore.credentials import WatchedCredentials
 from holdfast.engine.objectstore.errors import (
+    BucketNotFound,
     NotSupported,
     ObjectNotFound,
     ObjectStoreError,
@@ -39,11 +41,11 @@ from holdfast.engine.objectstore.interface import (
 )
 from holdfast.engine.objectstore.keys import check_key, check_metadata
 from holdfast.engine.objectstore.timeouts import Timeouts
+from holdfast.errors import ConfigError, HoldfastError
 
 if TYPE_CHECKING:
-    from obstore.store import ObjectStore as Client
-
     from obstore import GetOptions, ObjectMeta
+    from obstore.store import ObjectStore as Client
 
 _T = TypeVar("_T")
 
@@ -88,8 +90,22 @@ class _Clients:
         _check_not_forked(where)
         with self._lock:
             if request_seconds not in self._made:
-                self._made[request_seconds] = self._build(request_seconds)
+                self._made[request_seconds] = self._make(request_seconds, where)
             return self._made[request_seconds]
+
+    def _make(self, request_seconds: float, where: str) -> Client:
+        try:
+            return self._build(request_seconds)
+        except BucketNotFound:
+            raise
+        except Exception as error:
+            line = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ConfigError(
+                "the store's client cannot be made",
+                where=where,
+                found=line[:300],
+                fix="Check the site in the topology and its connection",
+            ) from None
 
 
 def _check_not_forked(where: str) -> None:
@@ -99,9 +115,13 @@ def _check_not_forked(where: str) -> None:
         with _first_use:
             _forked_from = _forked_from or pid
     if _forked_from != pid:
-        raise ObjectStoreError("this process was forked from one that already used an object store", where=where,
-                               expected="the first use of any store after the fork", found=f"used in process {_forked_from}",
-                               fix="Start the process with spawn, or keep its parent away from object stores")
+        raise ObjectStoreError(
+            "this process was forked from one that already used an object store",
+            where=where,
+            expected="the first use of any store after the fork",
+            found=f"used in process {_forked_from}",
+            fix="Start the process with spawn, or keep its parent away from object stores",
+        )
 
 
 class ObstoreStore:
@@ -113,12 +133,23 @@ class ObstoreStore:
         traits: how the backend differs.
         build: makes an obstore client whose requests take at most so many seconds.
         timeouts: limits of one request.
+        credentials: the provider `build` hands to obstore, so that its failure is told as its own.
         monotonic: seconds that only grow.
     """
 
-    def __init__(self, *, name: str, prefix: str, traits: Traits, build: Callable[[float], Client], timeouts: Timeouts,
-                 monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        *,
+        name: str,
+        prefix: str,
+        traits: Traits,
+        build: Callable[[float], Client],
+        timeouts: Timeouts,
+        credentials: WatchedCredentials | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._name = name
+        self._credentials = credentials
         self._prefix = f"{check_key(prefix.strip('/'), name)}/" if prefix.strip("/") else ""
         self._traits = traits
         self._clients = _Clients(build)
@@ -182,8 +213,14 @@ class ObstoreStore:
         chunks = list(self.open(key, byte_range=byte_range, if_match=if_match, chunk_bytes=4 * WINDOW_BYTES))
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    def open(self, key: str, *, byte_range: ByteRange | None = None, if_match: ObjectVersion | None = None,
-             chunk_bytes: int = 4 * 1024 * 1024) -> ObjectReader:
+    def open(
+        self,
+        key: str,
+        *,
+        byte_range: ByteRange | None = None,
+        if_match: ObjectVersion | None = None,
+        chunk_bytes: int = 4 * 1024 * 1024,
+    ) -> ObjectReader:
         window_bytes = max(chunk_bytes, WINDOW_BYTES)
         start, end = (byte_range.start, byte_range.end) if byte_range else (0, None)
         if start < 0 or (end is not None and end < start):
@@ -194,7 +231,9 @@ class ObstoreStore:
         call = Call(self._name, "get", key, writes=False)
         path = self._path(key)
         try:
-            result, data = self._run(call, lambda: self._window(path, start, first_end, _condition(if_match)), keep_range=True)
+            result, data = self._run(
+                call, lambda: self._window(path, start, first_end, _condition(if_match)), keep_range=True
+            )
         except _UnsatisfiableRange:
             return self._open_nothing(key, if_match)
         info = self._info(result.meta)
@@ -207,14 +246,27 @@ class ObstoreStore:
             metadata={name: value for name, value in attributes.items() if name.islower()},
         )
 
-    def _chunks(self, call: Call, path: str, data: bytes, start: int, end: int, window_bytes: int, version: ObjectVersion,
-                chunk_bytes: int) -> Iterator[bytes]:
+    def _chunks(
+        self,
+        call: Call,
+        path: str,
+        data: bytes,
+        start: int,
+        end: int,
+        window_bytes: int,
+        version: ObjectVersion,
+        chunk_bytes: int,
+    ) -> Iterator[bytes]:
         position = start
         while True:
             expected = min(window_bytes, end - position)
             if len(data) != expected:
-                raise StoreUnavailable("the answer was cut short", where=call.where, expected=f"{expected} bytes",
-                                       found=f"{len(data)} bytes")
+                raise StoreUnavailable(
+                    "the answer was cut short",
+                    where=call.where,
+                    expected=f"{expected} bytes",
+                    found=f"{len(data)} bytes",
+                )
             for offset in range(0, len(data), chunk_bytes):
                 yield data if len(data) <= chunk_bytes else data[offset : offset + chunk_bytes]
             position += len(data)
@@ -232,47 +284,77 @@ class ObstoreStore:
         """A read without a byte: of an empty object, or of a range beyond the end."""
         info = self.head(key)
         if if_match is not None and not _same(info.version, if_match):
-            raise PreconditionFailed("the object is not in the version named", where=f"{self._name}: get {key}",
-                                     expected=str(if_match.e_tag), found=str(info.version.e_tag))
+            raise PreconditionFailed(
+                "the object is not in the version named",
+                where=f"{self._name}: get {key}",
+                expected=str(if_match.e_tag),
+                found=str(info.version.e_tag),
+            )
         return ObjectReader(info=info, chunks=iter(()))
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
-    def put(self, key: str, data: bytes | Iterable[bytes], *, mode: PutMode = OVERWRITE, content_type: str | None = None,
-            metadata: Mapping[str, str] | None = None) -> ObjectVersion:
+    def put(
+        self,
+        key: str,
+        data: bytes | Iterable[bytes],
+        *,
+        mode: PutMode = OVERWRITE,
+        content_type: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> ObjectVersion:
         path = self._path(key)
         call = Call(self._name, "put", key, writes=True)
         attributes = self._attributes(call, content_type, metadata)
         if isinstance(data, bytes | bytearray | memoryview):
             return self._put_whole(call, key, path, bytes(data), mode, attributes)
         if not isinstance(mode, Overwrite):
-            raise NotSupported("a streamed put cannot be conditional", where=call.where, expected="bytes, or mode OVERWRITE",
-                               found=type(mode).__name__)
+            raise NotSupported(
+                "a streamed put cannot be conditional",
+                where=call.where,
+                expected="bytes, or mode OVERWRITE",
+                found=type(mode).__name__,
+            )
         source = iter(data)
         beginning = _take(source, PART_BYTES)
         if sum(map(len, beginning)) < PART_BYTES:
             return self._put_whole(call, key, path, b"".join(beginning), mode, attributes)
         return self._put_streamed(call, path, itertools.chain(beginning, source), attributes)
 
-    def _put_whole(self, call: Call, key: str, path: str, data: bytes, mode: PutMode,
-                   attributes: dict[str, str]) -> ObjectVersion:
+    def _put_whole(
+        self, call: Call, key: str, path: str, data: bytes, mode: PutMode, attributes: dict[str, str]
+    ) -> ObjectVersion:
         condition: Any = "overwrite"
         if isinstance(mode, Create):
             condition = "create"
         elif isinstance(mode, IfMatch):
             condition = self._put_condition(call, key, mode.version)
         client = self._client(len(data))
-        result = self._run(call, lambda: obstore.put(client, path, data, mode=condition, use_multipart=False,
-                                                     attributes=attributes or None))
+        result = self._run(
+            call,
+            lambda: obstore.put(client, path, data, mode=condition, use_multipart=False, attributes=attributes or None),
+        )
         return _version(result)
 
-    def _put_streamed(self, call: Call, path: str, source: Iterator[bytes], attributes: dict[str, str]) -> ObjectVersion:
+    def _put_streamed(
+        self, call: Call, path: str, source: Iterator[bytes], attributes: dict[str, str]
+    ) -> ObjectVersion:
         watched = _Watched(source)
         client = self._client(PARTS_IN_FLIGHT * PART_BYTES)
         try:
-            result = self._run(call, lambda: obstore.put(client, path, watched, use_multipart=True, chunk_size=PART_BYTES,
-                                                         max_concurrency=PARTS_IN_FLIGHT, attributes=attributes or None))
-        except ObjectStoreError:
+            result = self._run(
+                call,
+                lambda: obstore.put(
+                    client,
+                    path,
+                    watched,
+                    use_multipart=True,
+                    chunk_size=PART_BYTES,
+                    max_concurrency=PARTS_IN_FLIGHT,
+                    attributes=attributes or None,
+                ),
+            )
+        except HoldfastError:
             if watched.error is not None:
                 raise watched.error from None
             raise
@@ -280,8 +362,12 @@ class ObstoreStore:
 
     def _put_condition(self, call: Call, key: str, version: ObjectVersion) -> dict[str, str]:
         if not self._traits.capabilities.compare_and_swap:
-            raise NotSupported("this backend has no compare-and-swap", where=call.where, expected="mode OVERWRITE or CREATE",
-                               found="IfMatch")
+            raise NotSupported(
+                "this backend has no compare-and-swap",
+                where=call.where,
+                expected="mode OVERWRITE or CREATE",
+                found="IfMatch",
+            )
         if not self._traits.version_in_condition:
             if version.e_tag is None:
                 raise NotSupported("this backend compares by ETag", where=call.where, found="a version without an ETag")
@@ -294,8 +380,12 @@ class ObstoreStore:
         except ObjectNotFound:
             current = ObjectVersion(None)
         if current.version is None or current.e_tag != version.e_tag:
-            raise PreconditionFailed("the object is not in the version named", where=call.where,
-                                     expected=str(version.e_tag), found=str(current.e_tag))
+            raise PreconditionFailed(
+                "the object is not in the version named",
+                where=call.where,
+                expected=str(version.e_tag),
+                found=str(current.e_tag),
+            )
         return {"version": current.version}
 
     def _attributes(self, call: Call, content_type: str | None, metadata: Mapping[str, str] | None) -> dict[str, str]:
@@ -331,21 +421,30 @@ class ObstoreStore:
     def _run(self, call: Call, request: Callable[[], _T], *, keep_range: bool = False) -> _T:
         try:
             answer = request()
-        except ObjectStoreError:
+        except HoldfastError:
             raise
         except Exception as error:
+            if (failed := self._credentials_error()) is not None:
+                raise failed from None
             if keep_range and is_unsatisfiable_range(error):
                 raise _UnsatisfiableRange from None
             raise translate(error, call) from None
         self._bucket_seen_at = self._monotonic()
         return answer
 
+    def _credentials_error(self) -> HoldfastError | None:
+        return self._credentials.take_error(self._name) if self._credentials is not None else None
+
     def _bucket_seen_lately(self) -> bool:
         return self._bucket_seen_at is not None and self._monotonic() - self._bucket_seen_at < _BUCKET_SEEN_SECONDS
 
     def _info(self, meta: ObjectMeta) -> ObjectInfo:
-        return ObjectInfo(key=meta["path"][len(self._prefix) :], size_bytes=meta["size"], modified_at=meta["last_modified"],
-                          version=_version(meta))
+        return ObjectInfo(
+            key=meta["path"][len(self._prefix) :],
+            size_bytes=meta["size"],
+            modified_at=meta["last_modified"],
+            version=_version(meta),
+        )
 
 
 class _UnsatisfiableRange(Exception):

@@ -28,6 +28,16 @@ _BULK = re.compile(r"Bulk delete request failed for key .*?: (?P<reason>.*) \(co
 _KIND = re.compile(r"HttpError \{\s*kind: (\w+)")
 _RANGE = re.compile(r"StartTooLarge|Range started at|InvalidRange|status code: 416")
 
+#: The request for a token, not the one to the store.
+_CREDENTIAL_SOURCE = re.compile(r"performing token request|/latest/api/token|/latest/meta-data/|security-credentials")
+_NOT_SENT = re.compile(r"LocalFileSystem|InMemory|builder error|Range started at")
+_KINDS = {
+    "Connect": "no connection could be made",
+    "Timeout": "no answer came in time",
+    "Request": "the connection broke",
+    "Interrupted": "the connection broke before the answer was complete",
+}
+
 _NO_BUCKET = {"NoSuchBucket", "ContainerNotFound", "ContainerBeingDeleted", "ContainerDisabled"}
 #: Conflicts of the moment: somebody else's write was in flight; nothing was written.
 _TRY_AGAIN = {"ConditionalRequestConflict", "OperationAborted"}
@@ -60,54 +70,135 @@ def translate(error: Exception, call: Call) -> ObjectStoreError:
         error: what obstore raised.
         call: what was asked of it.
     """
-    text = str(error)
-    status = int(found.group(1)) if (found := _STATUS.search(text)) else None
-    code = found.group(1) if (found := _CODE.search(text)) else None
-    if bulk := _BULK.search(text):
-        status = int(bulk["code"]) if bulk["code"].isdigit() else status
-        if "container does not exist" in bulk["reason"]:
-            code = "ContainerNotFound"
-    name = type(error).__name__
-    answer = f"HTTP {status} {code or ''}".strip() if status is not None else code
-    if code in _NO_BUCKET:
-        return bucket_not_found(call, answer)
-    if name == "NotSupportedError" or isinstance(error, NotImplementedError):
-        return NotSupported(f"this backend cannot {call.verb} this way", where=call.where,
-                            fix="See docs/reference/object-store-capabilities.md")
-    if code in _REFUSED or status in (401, 403) or name in ("PermissionDeniedError", "UnauthenticatedError") \
-            or isinstance(error, PermissionError):
-        return PermissionRefused("the credentials are wrong, expired or not allowed to do this", where=call.where,
-                                 found=answer, fix="Check the site's connection and the rights it has on this bucket")
-    if code in _TRY_AGAIN:
-        return StoreUnavailable("another write to this key was in flight", where=call.where, found=answer)
-    if name == "AlreadyExistsError":
-        return ObjectExists("an object of this key is there already", where=call.where, found=answer)
-    if name in ("PreconditionError", "NotModifiedError") or status == 412:
-        return PreconditionFailed("the object is not in the version named", where=call.where, found=answer)
-    if isinstance(error, FileNotFoundError) or status == 404:
-        if call.verb == "put" or call.verb == "list":
-            return bucket_not_found(call, answer)
-        return ObjectNotFound("no object has this key", where=call.where, found=answer)
-    return _unavailable_or_wrong(text, status, answer, call)
+    seen = _Seen.of(error)
+    if seen.code in _NO_BUCKET:
+        return bucket_not_found(call, seen.answer)
+    if _CREDENTIAL_SOURCE.search(seen.text):
+        return _no_credentials(seen, call)
+    return (
+        _refused(error, seen, call)
+        or _condition(seen, call)
+        or _missing(error, seen, call)
+        or _unavailable_or_wrong(seen, call)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What the text of an error says."""
+
+    text: str
+    exception: str
+    status: int | None
+    code: str | None
+    kind: str | None
+
+    @classmethod
+    def of(cls, error: Exception) -> _Seen:
+        text = str(error)
+        status = int(found.group(1)) if (found := _STATUS.search(text)) else None
+        code = found.group(1) if (found := _CODE.search(text)) else None
+        kind = found.group(1) if (found := _KIND.search(text)) else None
+        if bulk := _BULK.search(text):
+            status = int(bulk["code"]) if bulk["code"].isdigit() else status
+            if "container does not exist" in bulk["reason"]:
+                code = "ContainerNotFound"
+        return cls(text, type(error).__name__, status, code, kind)
+
+    @property
+    def answer(self) -> str | None:
+        if self.status is None:
+            return self.code or self.kind
+        return f"HTTP {self.status} {self.code or ''}".strip()
 
 
 def bucket_not_found(call: Call, answer: str | None = None) -> BucketNotFound:
-    return BucketNotFound("the bucket or container is not there", where=call.where, found=answer,
-                          fix="Create it, or correct `bucket` of this site in the topology")
+    """The error for a bucket, container or folder that is not there."""
+    return BucketNotFound(
+        "the bucket or container is not there",
+        where=call.where,
+        found=answer,
+        fix="Create it, or correct `bucket` of this site in the topology",
+    )
 
 
-def _unavailable_or_wrong(text: str, status: int | None, answer: str | None, call: Call) -> ObjectStoreError:
-    kind = found.group(1) if (found := _KIND.search(text)) else None
-    if status is not None and status < 500 and status not in (408, 429):
-        return ObjectStoreError("the store refused the request", where=call.where, found=answer,
-                                fix="Check the site's endpoint, region and bucket")
-    if status is None and kind is None and "HTTP error" not in text and "error decoding" not in text:
-        return ObjectStoreError(f"the request failed: {_first_line(text)}", where=call.where)
-    reasons = {"Connect": "no connection could be made", "Timeout": "no answer came in time"}
-    what = "the store is failing or throttling" if status is not None else reasons.get(kind or "", "the connection broke")
+def _no_credentials(seen: _Seen, call: Call) -> ObjectStoreError:
+    if seen.kind == "Timeout" or (seen.status or 0) >= 500:
+        return StoreUnavailable(
+            "the source of the environment's credentials does not answer",
+            where=call.where,
+            found=seen.answer,
+            fix="Name credentials in the site's connection, if there should be any",
+        )
+    return PermissionRefused(
+        "there are no credentials",
+        where=call.where,
+        found=seen.answer,
+        expected="a login in the site's connection, or credentials of the environment",
+    )
+
+
+def _refused(error: Exception, seen: _Seen, call: Call) -> ObjectStoreError | None:
+    if seen.exception == "NotSupportedError" or isinstance(error, NotImplementedError):
+        return NotSupported(
+            f"this backend cannot {call.verb} this way",
+            where=call.where,
+            fix="See docs/reference/object-store-capabilities.md",
+        )
+    if (
+        seen.code in _REFUSED
+        or seen.status in (401, 403)
+        or isinstance(error, PermissionError)
+        or seen.exception in ("PermissionDeniedError", "UnauthenticatedError")
+    ):
+        return PermissionRefused(
+            "the credentials are wrong, expired or not allowed to do this",
+            where=call.where,
+            found=seen.answer,
+            fix="Check the site's connection and its rights on this bucket",
+        )
+    return None
+
+
+def _condition(seen: _Seen, call: Call) -> ObjectStoreError | None:
+    if seen.code in _TRY_AGAIN:
+        return StoreUnavailable("another write to this key was in flight", where=call.where, found=seen.answer)
+    if seen.exception == "AlreadyExistsError":
+        return ObjectExists("an object of this key is there already", where=call.where, found=seen.answer)
+    if seen.exception in ("PreconditionError", "NotModifiedError") or seen.status == 412:
+        return PreconditionFailed("the object is not in the version named", where=call.where, found=seen.answer)
+    return None
+
+
+def _missing(error: Exception, seen: _Seen, call: Call) -> ObjectStoreError | None:
+    if not isinstance(error, FileNotFoundError) and seen.status != 404:
+        return None
+    if call.verb in ("put", "list"):  # neither can miss an object
+        return bucket_not_found(call, seen.answer)
+    return ObjectNotFound("no object has this key", where=call.where, found=seen.answer)
+
+
+def _unavailable_or_wrong(seen: _Seen, call: Call) -> ObjectStoreError:
+    if seen.status is not None and seen.status < 500 and seen.status not in (408, 429):
+        return ObjectStoreError(
+            "the store refused the request",
+            where=call.where,
+            found=seen.answer,
+            fix="Check the site's endpoint, region and bucket",
+        )
+    if _NOT_SENT.search(seen.text) or seen.exception != "GenericError":
+        return ObjectStoreError("the request could not be made", where=call.where, found=_first_line(seen.text))
+    if seen.status is not None:
+        what = "the store is failing or throttling"
+    else:
+        what = _KINDS.get(seen.kind or "", "the answer is not one of an object store")
     # A connection that was never made and a 429 wrote nothing; of everything else one cannot know.
-    return StoreUnavailable(what, where=call.where, found=answer or kind,
-                            outcome_unknown=call.writes and kind != "Connect" and status != 429)
+    return StoreUnavailable(
+        what,
+        where=call.where,
+        found=seen.answer or _first_line(seen.text),
+        outcome_unknown=call.writes and seen.kind != "Connect" and seen.status != 429,
+    )
 
 
 def _first_line(text: str) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from holdfast.engine.config import Site
 from holdfast.engine.objectstore._client import client_arguments
 from holdfast.engine.objectstore._obstore import ObstoreStore, Traits
 from holdfast.engine.objectstore.access import StoreAccess
+from holdfast.engine.objectstore.credentials import watched
 from holdfast.engine.objectstore.interface import Capabilities
 from holdfast.engine.objectstore.timeouts import Timeouts
 
@@ -16,24 +17,41 @@ if TYPE_CHECKING:
 
 TRAITS = Traits(
     capabilities=Capabilities(
-        backend="azure", create_only=True, compare_and_swap=True, pinned_reads=True, ranged_reads=True, streamed_puts=True,
-        create_only_streamed=False, metadata=True, server_side_copy=True, versions=False,
+        backend="azure",
+        create_only=True,
+        compare_and_swap=True,
+        pinned_reads=True,
+        ranged_reads=True,
+        streamed_puts=True,
+        create_only_streamed=False,
+        metadata=True,
+        server_side_copy=True,
+        versions=False,
     )
 )
 
 
 def azure_store(name: str, site: Site, access: StoreAccess, timeouts: Timeouts) -> ObstoreStore:
     """The store of a site on Azure."""
+    credentials = watched(access)
 
     def build(request_seconds: float) -> Client:
         from obstore.store import AzureStore
 
-        config = dict(access.options)
+        config: Any = dict(access.options)
         if access.endpoint:
             config["endpoint"] = access.endpoint
         if access.anonymous:
             config["skip_signature"] = "true"
-        return AzureStore(site.bucket, config=config, **client_arguments(access, timeouts, request_seconds))  # type: ignore[arg-type]  # obstore takes strings for its flags
+        return AzureStore(
+            site.bucket, config=config, **client_arguments(access, credentials, timeouts, request_seconds)
+        )
 
-    return ObstoreStore(name=f"{name} (az://{'/'.join(filter(None, (site.bucket, site.prefix)))})", prefix=site.prefix,
-                        traits=TRAITS, build=build, timeouts=timeouts)
+    return ObstoreStore(
+        name=f"{name} (az://{'/'.join(filter(None, (site.bucket, site.prefix)))})",
+        prefix=site.prefix,
+        traits=TRAITS,
+        build=build,
+        timeouts=timeouts,
+        credentials=credentials,
+    )

@@ -1,7 +1,7 @@
 """From a connection to `StoreAccess`, without Airflow: what the command line and a training process use.
 
-Under Airflow, `holdfast.hooks.site` builds the same `StoreAccess` through the providers' own hooks, which know every way
-of logging in; this module knows keys, anonymous access and the environment's own credentials.
+Under Airflow, `holdfast.hooks.site` builds the same `StoreAccess` through the providers' own hooks, which know every
+way of logging in; this module knows keys, anonymous access and the environment's own credentials.
 """
 
 from __future__ import annotations
@@ -32,10 +32,16 @@ def access_from_connection(site: Site, connection: Connection) -> StoreAccess:
         return StoreAccess()
     expected = _CONNECTION_TYPES[site.cloud]
     if connection.conn_type not in expected:
-        raise ConfigError("the connection is of another kind than the site's cloud", where=_where(connection),
-                          expected=f"conn_type {' or '.join(expected)}", found=connection.conn_type)
+        raise ConfigError(
+            "the connection is of another kind than the site's cloud",
+            where=_where(connection),
+            expected=f"conn_type {' or '.join(expected)}",
+            found=connection.conn_type,
+        )
     readers: dict[Cloud, Callable[[Site, Connection], StoreAccess]] = {
-        Cloud.AWS: _aws, Cloud.GCP: _gcp, Cloud.AZURE: _azure,
+        Cloud.AWS: _aws,
+        Cloud.GCP: _gcp,
+        Cloud.AZURE: _azure,
     }
     return readers[site.cloud](site, connection)
 
@@ -45,9 +51,12 @@ def _where(connection: Connection) -> str:
 
 
 def _needs_airflow(connection: Connection, what: str) -> ConfigError:
-    return ConfigError(f"{what} is done by Airflow's hook and not without it", where=_where(connection),
-                       expected="keys, a token of the environment (workload identity, instance role) or anonymous access",
-                       fix="Run this under Airflow, or leave the login out and let the environment's credentials apply")
+    return ConfigError(
+        f"{what} is done by Airflow's hook and not without it",
+        where=_where(connection),
+        expected="keys, a token of the environment (workload identity, instance role) or anonymous access",
+        fix="Run this under Airflow, or leave the login out and let the environment's credentials apply",
+    )
 
 
 def _aws(site: Site, connection: Connection) -> StoreAccess:
@@ -62,11 +71,14 @@ def _aws(site: Site, connection: Connection) -> StoreAccess:
         return StoreAccess(endpoint=endpoint, options=options)
     if not key or not secret:
         raise ConfigError("half of the key pair is missing", where=_where(connection), expected="login and password")
-    return StoreAccess(endpoint=endpoint, options=options,
-                       credentials=fixed(access_key_id=key, secret_access_key=secret, token=extra.get("aws_session_token")))
+    return StoreAccess(
+        endpoint=endpoint,
+        options=options,
+        credentials=fixed(access_key_id=key, secret_access_key=secret, token=extra.get("aws_session_token")),
+    )
 
 
-def _gcp(site: Site, connection: Connection) -> StoreAccess:
+def _gcp(_: Site, connection: Connection) -> StoreAccess:
     extra = {name.removeprefix("extra__google_cloud_platform__"): value for name, value in connection.extra.items()}
     endpoint = extra.get("endpoint_url")
     if _true(extra.get("is_anonymous")):
@@ -83,19 +95,25 @@ def _gcp(site: Site, connection: Connection) -> StoreAccess:
     return StoreAccess(endpoint=endpoint)
 
 
-def _azure(site: Site, connection: Connection) -> StoreAccess:
+def _azure(_: Site, connection: Connection) -> StoreAccess:
     extra = {name.removeprefix("extra__wasb__"): value for name, value in connection.extra.items()}
     if text := extra.get("connection_string"):
         return _azure_connection_string(connection, str(text))
     endpoint, account = _azure_account(connection)
     if not account:
-        raise ConfigError("the storage account is missing", where=_where(connection),
-                          expected="login (account name), host (its URL) or extra.connection_string")
+        raise ConfigError(
+            "the storage account is missing",
+            where=_where(connection),
+            expected="login (account name), host (its URL) or extra.connection_string",
+        )
     options = {"account_name": account}
     if tenant := extra.get("tenant_id"):
         if not connection.login or not connection.password:
-            raise ConfigError("half of the service principal is missing", where=_where(connection),
-                              expected="login (client id) and password (client secret) beside tenant_id")
+            raise ConfigError(
+                "half of the service principal is missing",
+                where=_where(connection),
+                expected="login (client id) and password (client secret) beside tenant_id",
+            )
         options |= {"tenant_id": str(tenant), "client_id": connection.login, "client_secret": connection.password}
         return StoreAccess(endpoint=endpoint, options=options)
     if key := extra.get("shared_access_key") or connection.password:
@@ -127,8 +145,11 @@ def _azure_connection_string(connection: Connection, text: str) -> StoreAccess:
     fields = {name.strip().lower(): value.strip() for name, value in parts.items()}
     account, endpoint = fields.get("accountname"), fields.get("blobendpoint", "").rstrip("/") or None
     if fields.get("usedevelopmentstorage", "").lower() == "true":
-        raise ConfigError("`UseDevelopmentStorage` names no port and no key", where=_where(connection),
-                          expected="a connection string with AccountName, AccountKey and BlobEndpoint")
+        raise ConfigError(
+            "`UseDevelopmentStorage` names no port and no key",
+            where=_where(connection),
+            expected="a connection string with AccountName, AccountKey and BlobEndpoint",
+        )
     if endpoint and not account:
         url = urlsplit(endpoint)
         account = url.path.strip("/") or (url.hostname or "").partition(".")[0]
@@ -139,10 +160,12 @@ def _azure_connection_string(connection: Connection, text: str) -> StoreAccess:
     if key := fields.get("accountkey"):
         return StoreAccess(endpoint=endpoint, options={"account_name": account}, credentials=fixed(access_key=key))
     if sas := fields.get("sharedaccesssignature"):
-        return StoreAccess(endpoint=endpoint, options={"account_name": account},
-                           credentials=fixed(sas_token=_sas(connection, sas)))
-    raise ConfigError("the connection string has no key", where=_where(connection),
-                      expected="AccountKey=… or SharedAccessSignature=…")
+        return StoreAccess(
+            endpoint=endpoint, options={"account_name": account}, credentials=fixed(sas_token=_sas(connection, sas))
+        )
+    raise ConfigError(
+        "the connection string has no key", where=_where(connection), expected="AccountKey=… or SharedAccessSignature=…"
+    )
 
 
 def _sas(connection: Connection, text: str) -> str:

@@ -49,7 +49,15 @@ class StoreUnavailable(ObjectStoreError):
 
     transient = True
 
-    def __init__(self, what: str, *, where: str | None = None, expected: str | None = None, found: str | None = None,
-                 fix: str | None = None, outcome_unknown: bool = False) -> None:
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str | None = None,
+        expected: str | None = None,
+        found: str | None = None,
+        fix: str | None = None,
+        outcome_unknown: bool = False,
+    ) -> None:
         super().__init__(what, where=where, expected=expected, found=found, fix=fix)
         self.outcome_unknown = outcome_unknown

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from holdfast.engine.config import Site
 from holdfast.engine.objectstore._client import client_arguments
 from holdfast.engine.objectstore._obstore import ObstoreStore, Traits
-from holdfast.engine.objectstore.access import StoreAccess
+from holdfast.engine.objectstore.access import StoreAccess, fixed
+from holdfast.engine.objectstore.credentials import watched
 from holdfast.engine.objectstore.interface import Capabilities
 from holdfast.engine.objectstore.timeouts import Timeouts
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore as Client
 
+_ANY = "anonymous"
+
 TRAITS = Traits(
     capabilities=Capabilities(
-        backend="gcs", create_only=True, compare_and_swap=True, pinned_reads=True, ranged_reads=True, streamed_puts=True,
-        create_only_streamed=False, metadata=True, server_side_copy=True, versions=True,
+        backend="gcs",
+        create_only=True,
+        compare_and_swap=True,
+        pinned_reads=True,
+        ranged_reads=True,
+        streamed_puts=True,
+        create_only_streamed=False,
+        metadata=True,
+        server_side_copy=True,
+        versions=True,
         notes=("A conditional put names the generation; a version from a listing has none and costs one HEAD.",),
     ),
     version_in_condition=True,
@@ -26,16 +38,26 @@ TRAITS = Traits(
 
 def gcs_store(name: str, site: Site, access: StoreAccess, timeouts: Timeouts) -> ObstoreStore:
     """The store of a site on Google Cloud."""
+    if access.anonymous and access.endpoint:
+        # obstore's `skip_signature` still asks for a token before it writes. An emulator takes any.
+        access = replace(access, anonymous=False, credentials=fixed(token=_ANY))
+    credentials = watched(access)
 
     def build(request_seconds: float) -> Client:
         from obstore.store import GCSStore
 
-        config = dict(access.options)
+        config: Any = dict(access.options)
         if access.endpoint:
             config["base_url"] = access.endpoint
         if access.anonymous:
             config["skip_signature"] = "true"
-        return GCSStore(site.bucket, config=config, **client_arguments(access, timeouts, request_seconds))  # type: ignore[arg-type]  # obstore takes strings for its flags
+        return GCSStore(site.bucket, config=config, **client_arguments(access, credentials, timeouts, request_seconds))
 
-    return ObstoreStore(name=f"{name} (gs://{'/'.join(filter(None, (site.bucket, site.prefix)))})", prefix=site.prefix,
-                        traits=TRAITS, build=build, timeouts=timeouts)
+    return ObstoreStore(
+        name=f"{name} (gs://{'/'.join(filter(None, (site.bucket, site.prefix)))})",
+        prefix=site.prefix,
+        traits=TRAITS,
+        build=build,
+        timeouts=timeouts,
+        credentials=credentials,
+    )

@@ -103,7 +103,7 @@ class ObjectStore(Protocol):
         """What this backend can do."""
 
     def list(self, prefix: str = "", *, start_after: str | None = None) -> Iterator[ObjectInfo]:
-        """All objects whose key starts with ``prefix`` (a plain string prefix, ``a/b`` matches ``a/bc``), in key order."""
+        """All objects whose key starts with ``prefix`` (a plain string: ``a/b`` matches ``a/bc``), in key order."""
 
     def head(self, key: str) -> ObjectInfo:
         """The object's info. Raises ObjectNotFound."""
@@ -115,14 +115,23 @@ class ObjectStore(Protocol):
         """
 
     def open(
-        self, key: str, *, byte_range: ByteRange | None = None, if_match: ObjectVersion | None = None,
+        self,
+        key: str,
+        *,
+        byte_range: ByteRange | None = None,
+        if_match: ObjectVersion | None = None,
         chunk_bytes: int = 4 * 1024 * 1024,
     ) -> ObjectReader:
         """A streamed read in chunks of about ``chunk_bytes``, pinned to one version from the first byte to the last."""
 
     def put(
-        self, key: str, data: bytes | Iterable[bytes], *, mode: PutMode = OVERWRITE,
-        content_type: str | None = None, metadata: Mapping[str, str] | None = None,
+        self,
+        key: str,
+        data: bytes | Iterable[bytes],
+        *,
+        mode: PutMode = OVERWRITE,
+        content_type: str | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> ObjectVersion:
         """Write an object whole or not at all.
 

@@ -1,7 +1,7 @@
 """Which keys and metadata names may be used: only those that every backend keeps byte for byte.
 
-Measured on S3, Azure and a local folder: an empty segment, a slash at either end, ``.``/``..`` and control characters are
-refused or silently changed by one of them, and Azure turns a backslash into a slash.
+Measured on S3, Azure and a local folder: an empty segment, a slash at either end, ``.``/``..`` and control characters
+are refused or silently changed by one of them, and Azure turns a backslash into a slash.
 """
 
 from __future__ import annotations
@@ -32,13 +32,21 @@ def check_key(key: str, where: str) -> str:
             found = "a lone surrogate"
     if found is None:
         return key
-    raise InvalidKey(f"the key {key[:200]!r} cannot be used", where=where, found=found,
-                     expected=f"plain names joined by `/`, at most {MAXIMUM_KEY_BYTES} bytes")
+    raise InvalidKey(
+        f"the key {key[:200]!r} cannot be used",
+        where=where,
+        found=found,
+        expected=f"plain names joined by `/`, at most {MAXIMUM_KEY_BYTES} bytes",
+    )
 
 
 def check_metadata(metadata: Mapping[str, str], where: str) -> None:
     """Raises InvalidKey for a name or value that some backend changes or refuses."""
     for name, value in metadata.items():
         if not _METADATA_NAME.match(name) or not value.isascii() or not value.isprintable() or value != value.strip():
-            raise InvalidKey(f"the metadata {name!r} cannot be used", where=where, found=repr(value)[:100],
-                             expected="a name of lower-case letters, digits and `_`, and a printable ASCII value")
+            raise InvalidKey(
+                f"the metadata {name!r} cannot be used",
+                where=where,
+                found=repr(value)[:100],
+                expected="a name of lower-case letters, digits and `_`, and a printable ASCII value",
+            )

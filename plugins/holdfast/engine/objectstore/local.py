@@ -1,7 +1,8 @@
 """A folder as a store: for one machine and for tests.
 
-It has create-only puts (a hard link that fails if the name is taken) and no compare-and-swap. One could be emulated with a lock
-file, but it would hold only among writers that take the lock, on file systems that honour it: a promise nobody can check.
+It has create-only puts (a hard link that fails if the name is taken) and no compare-and-swap. One could be emulated
+with a lock file, but it would hold only among writers that take the lock, on file systems that honour it: a promise
+nobody can check.
 """
 
 from __future__ import annotations
@@ -22,10 +23,20 @@ _T = TypeVar("_T")
 
 TRAITS = Traits(
     capabilities=Capabilities(
-        backend="local", create_only=True, compare_and_swap=False, pinned_reads=True, ranged_reads=True, streamed_puts=True,
-        create_only_streamed=False, metadata=False, server_side_copy=True, versions=False,
-        notes=("No key may be a folder of another: `a` and `a/b` exclude each other.",
-               "A version is inode, time and size; a listing is sorted in memory."),
+        backend="local",
+        create_only=True,
+        compare_and_swap=False,
+        pinned_reads=True,
+        ranged_reads=True,
+        streamed_puts=True,
+        create_only_streamed=False,
+        metadata=False,
+        server_side_copy=True,
+        versions=False,
+        notes=(
+            "No key may be a folder of another: `a` and `a/b` exclude each other.",
+            "A version is inode, time and size; a listing is sorted in memory.",
+        ),
     ),
     sorted_listing=False,
     head_hides_bucket=False,
@@ -38,7 +49,7 @@ class LocalFolderStore(ObstoreStore):
     def __init__(self, *, name: str, root: Path, prefix: str, timeouts: Timeouts) -> None:
         self._root = root
 
-        def build(request_seconds: float) -> Client:
+        def build(_: float) -> Client:
             from obstore.store import LocalStore
 
             return LocalStore(root)
@@ -51,7 +62,9 @@ class LocalFolderStore(ObstoreStore):
         return super()._run(call, request, keep_range=keep_range)
 
 
-def local_store(name: str, folder: Path | str, *, prefix: str = "", timeouts: Timeouts | None = None) -> LocalFolderStore:
+def local_store(
+    name: str, folder: Path | str, *, prefix: str = "", timeouts: Timeouts | None = None
+) -> LocalFolderStore:
     """The store in a folder, which must be there."""
     root = Path(folder)
     return LocalFolderStore(name=f"{name} (file://{root})", root=root, prefix=prefix, timeouts=timeouts or Timeouts())

@@ -13,8 +13,16 @@ if TYPE_CHECKING:
 
 TRAITS = Traits(
     capabilities=Capabilities(
-        backend="memory", create_only=True, compare_and_swap=True, pinned_reads=True, ranged_reads=True, streamed_puts=True,
-        create_only_streamed=False, metadata=True, server_side_copy=True, versions=False,
+        backend="memory",
+        create_only=True,
+        compare_and_swap=True,
+        pinned_reads=True,
+        ranged_reads=True,
+        streamed_puts=True,
+        create_only_streamed=False,
+        metadata=True,
+        server_side_copy=True,
+        versions=False,
     ),
     head_hides_bucket=False,
 )
@@ -24,7 +32,7 @@ def memory_store(name: str = "memory", *, prefix: str = "") -> ObstoreStore:
     """A new, empty store. Its bytes live as long as it does."""
     made: list[Client] = []
 
-    def build(request_seconds: float) -> Client:
+    def build(_: float) -> Client:
         # One client for every timeout: another would be another, empty store.
         if not made:
             from obstore.store import MemoryStore

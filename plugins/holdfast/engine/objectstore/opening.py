@@ -6,10 +6,18 @@ from holdfast.engine.config import Cloud, Connection, Site
 from holdfast.engine.objectstore.access import StoreAccess
 from holdfast.engine.objectstore.connect import access_from_connection
 from holdfast.engine.objectstore.interface import ObjectStore
+from holdfast.engine.objectstore.retry import DEFAULT_RETRY, RetryingStore, RetryPolicy
 from holdfast.engine.objectstore.timeouts import Timeouts
 
 
-def open_store(site_name: str, site: Site, access: StoreAccess | Connection, *, timeouts: Timeouts | None = None) -> ObjectStore:
+def open_store(
+    site_name: str,
+    site: Site,
+    access: StoreAccess | Connection,
+    *,
+    timeouts: Timeouts | None = None,
+    retry: RetryPolicy | None = DEFAULT_RETRY,
+) -> ObjectStore:
     """The store of a site. Nothing is connected before its first call.
 
     Args:
@@ -17,13 +25,15 @@ def open_store(site_name: str, site: Site, access: StoreAccess | Connection, *, 
         site: cloud, region, bucket and prefix.
         access: how it is reached, or the connection that says so.
         timeouts: limits of one request.
+        retry: how long to keep trying; ``None``: one attempt, without the decorator.
 
     Raises:
         ConfigError: the connection does not fit the site.
     """
     if isinstance(access, Connection):
         access = access_from_connection(site, access)
-    return _open(site_name, site, access, timeouts or Timeouts())
+    store = _open(site_name, site, access, timeouts or Timeouts())
+    return store if retry is None else RetryingStore(store, retry)
 
 
 def _open(site_name: str, site: Site, access: StoreAccess, timeouts: Timeouts) -> ObjectStore:

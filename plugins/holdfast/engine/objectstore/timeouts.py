@@ -20,7 +20,7 @@ class Timeouts:
     minimum_bytes_per_second: int = 1024 * 1024
 
     def for_bytes(self, size_bytes: int) -> float:
-        """Seconds a request that carries so many bytes may take, in steps of powers of two so that clients can be shared."""
+        """Seconds a request with so many bytes may take, in powers of two so that clients can be shared."""
         seconds = size_bytes / self.minimum_bytes_per_second
         if seconds <= 1:
             return self.request_seconds
