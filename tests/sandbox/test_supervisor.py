@@ -19,9 +19,14 @@ ALL = ("outside", "aws-eu-west-1", "gcp-europe-west1", "azure-westeurope")
 def s3(environ: dict[str, str], **config: object) -> object:
     connection = json.loads(environ["AIRFLOW_CONN_HOLDFAST_AWS"])
     extra = connection["extra"]
-    return boto3.client("s3", endpoint_url=extra["endpoint_url"], region_name=extra["region_name"],
-                        aws_access_key_id=connection["login"], aws_secret_access_key=connection["password"],
-                        config=Config(**{**extra["config_kwargs"], **config}))
+    return boto3.client(
+        "s3",
+        endpoint_url=extra["endpoint_url"],
+        region_name=extra["region_name"],
+        aws_access_key_id=connection["login"],
+        aws_secret_access_key=connection["password"],
+        config=Config(**{**extra["config_kwargs"], **config}),
+    )
 
 
 @pytest.mark.parametrize("vantage", ALL)
@@ -37,8 +42,11 @@ def test_every_store_holds_its_bucket_from_every_vantage_point(sandbox: Sandbox,
     assert container.download_blob(f"from/{vantage}").readall() == b"hello"
 
     google = json.loads(environ["AIRFLOW_CONN_HOLDFAST_GCP"])["extra"]
-    gcs = storage.Client(project=google["project"], credentials=AnonymousCredentials(),
-                         client_options={"api_endpoint": google["endpoint_url"]})
+    gcs = storage.Client(
+        project=google["project"],
+        credentials=AnonymousCredentials(),
+        client_options={"api_endpoint": google["endpoint_url"]},
+    )
     blob = gcs.bucket("holdfast-europe-west1").blob(f"from/{vantage}")
     blob.upload_from_string(b"hello")
     assert blob.download_as_bytes() == b"hello"

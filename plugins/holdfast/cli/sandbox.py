@@ -25,10 +25,13 @@ SiteName = Annotated[str, typer.Argument(metavar="SITE", help="A site of the top
 
 
 @app.command()
-def up(state: State = None, topology: TopologyFile = None,
-       timeout: Annotated[float, typer.Option(help="Seconds to wait for every part.")] = 60.0,
-       agents: Annotated[bool | None, typer.Option("--agents/--no-agents", help="Run each site's service too.")] = None,
-       as_json: AsJson = False) -> None:
+def up(
+    state: State = None,
+    topology: TopologyFile = None,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for every part.")] = 60.0,
+    agents: Annotated[bool | None, typer.Option("--agents/--no-agents", help="Run each site's service too.")] = None,
+    as_json: AsJson = False,
+) -> None:
     """Start what is missing, and wait until it serves."""
     with _errors(as_json):
         status = _sandbox(state, topology).up(timeout, agents=agents)
@@ -36,9 +39,11 @@ def up(state: State = None, topology: TopologyFile = None,
 
 
 @app.command()
-def down(state: State = None,
-         wipe: Annotated[bool, typer.Option("--wipe", help="Also remove data, faults and chosen ports.")] = False,
-         as_json: AsJson = False) -> None:
+def down(
+    state: State = None,
+    wipe: Annotated[bool, typer.Option("--wipe", help="Also remove data, faults and chosen ports.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """Stop every part. Durable data stays for the next `up` unless --wipe."""
     with _errors(as_json):
         sandbox = _sandbox(state)
@@ -57,15 +62,25 @@ def status(state: State = None, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def fault(site: SiteName,
-          mode: Annotated[str, typer.Argument(metavar="MODE", help=(
-              "up (clears), down, blackhole, latency, throttle, http503, corrupt, truncate, half-open, frozen, destroyed."))],
-          milliseconds: Annotated[float | None, typer.Option("--ms", help="For latency: added to each round trip.")] = None,
-          bytes_per_second: Annotated[float | None, typer.Option("--bytes-per-second", help="For throttle.")] = None,
-          direction: Annotated[str, typer.Option(help="both, ingress (ways in) or egress (ways out).")] = "both",
-          listener: Annotated[str | None, typer.Option(help="Only this one, e.g. service or 'egress:*:store'.")] = None,
-          drop: Annotated[bool, typer.Option("--drop", help="Also reset open connections.")] = False,
-          state: State = None, as_json: AsJson = False) -> None:
+def fault(
+    site: SiteName,
+    mode: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODE",
+            help=(
+                "up (clears), down, blackhole, latency, throttle, http503, corrupt, truncate, half-open, frozen, destroyed."
+            ),
+        ),
+    ],
+    milliseconds: Annotated[float | None, typer.Option("--ms", help="For latency: added to each round trip.")] = None,
+    bytes_per_second: Annotated[float | None, typer.Option("--bytes-per-second", help="For throttle.")] = None,
+    direction: Annotated[str, typer.Option(help="both, ingress (ways in) or egress (ways out).")] = "both",
+    listener: Annotated[str | None, typer.Option(help="Only this one, e.g. service or 'egress:*:store'.")] = None,
+    drop: Annotated[bool, typer.Option("--drop", help="Also reset open connections.")] = False,
+    state: State = None,
+    as_json: AsJson = False,
+) -> None:
     """Put a site under a fault, live. `up` for the whole site lifts every fault."""
     given = {"milliseconds": milliseconds, "bytes_per_second": bytes_per_second}
     parameters = {name: value for name, value in given.items() if value is not None}
@@ -81,8 +96,11 @@ def fault(site: SiteName,
 
 
 @app.command()
-def env(vantage: Annotated[str, typer.Argument(help="`outside`, or a site to stand in.")] = "outside",
-        state: State = None, as_json: AsJson = False) -> None:
+def env(
+    vantage: Annotated[str, typer.Argument(help="`outside`, or a site to stand in.")] = "outside",
+    state: State = None,
+    as_json: AsJson = False,
+) -> None:
     """Print the variables of a process at a vantage point: `set -a; eval "$(holdfast sandbox env)"`."""
     from holdfast.engine.config.environment_file import format_environment
 
@@ -126,8 +144,11 @@ def _print(status: SandboxStatus, as_json: bool) -> None:
     for site in status.sites:
         sites.add_row(site.name, site.cloud, site.mode if site.mode != "mixed" else _mixed(site.modes))
     console.print(sites)
-    console.print(f"{'Up' if status.up else 'Not all up'}: keeper {status.keeper_pid or 'gone'}, state in {status.state}",
-                  highlight=False, soft_wrap=True)
+    console.print(
+        f"{'Up' if status.up else 'Not all up'}: keeper {status.keeper_pid or 'gone'}, state in {status.state}",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _because(error: str | None) -> str:

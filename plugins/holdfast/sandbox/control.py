@@ -20,11 +20,19 @@ def set_proxy_mode(port: int, request: dict[str, Any], *, site: str) -> None:
     try:
         status, answer = _ask(port, "PUT", json.dumps(request).encode())
     except OSError as error:
-        raise PartFailed("the fault proxy does not answer", where=f"{site}, {HOST}:{port}", found=str(error),
-                         fix="Run: holdfast sandbox up") from None
+        raise PartFailed(
+            "the fault proxy does not answer",
+            where=f"{site}, {HOST}:{port}",
+            found=str(error),
+            fix="Run: holdfast sandbox up",
+        ) from None
     if status != 200:
-        raise BadFault(str(answer.get("what")), where=answer.get("where"), expected=answer.get("expected"),
-                       found=answer.get("found"))
+        raise BadFault(
+            str(answer.get("what")),
+            where=answer.get("where"),
+            expected=answer.get("expected"),
+            found=answer.get("found"),
+        )
 
 
 def proxy_modes(port: int) -> dict[str, Any]:

@@ -37,7 +37,8 @@ def build_environment(world: World, paths: Paths, ports: dict[str, int], vantage
         if site.cloud == "gcp":
             environ.setdefault("STORAGE_EMULATOR_HOST", url)
         environ[f"HOLDFAST_SERVICE_{site.variable}"] = (
-            f"http://{HOST}:{ports[_port_name(site.name, 'service', vantage)]}")
+            f"http://{HOST}:{ports[_port_name(site.name, 'service', vantage)]}"
+        )
         # The port clients are sent to by DNS is the site's way in, whoever writes the record.
         environ[f"HOLDFAST_SERVICE_PORT_{site.variable}"] = str(ports[f"{site.name}/service"])
     if world.dns_site is not None:
@@ -53,7 +54,9 @@ def write_environments(world: World, paths: Paths, ports: dict[str, int]) -> dic
     environments = {}
     for vantage in (OUTSIDE, *(site.name for site in world.sites)):
         environ = build_environment(world, paths, ports, vantage)
-        write_text(environment_file(paths, vantage), format_environment(environ, comment=f"The sandbox seen from {vantage}"))
+        write_text(
+            environment_file(paths, vantage), format_environment(environ, comment=f"The sandbox seen from {vantage}")
+        )
         environments[vantage] = environ
     return environments
 
@@ -86,21 +89,46 @@ def _connection(site: SandboxSite, url: str) -> dict[str, Any]:
 
 def _aws(site: SandboxSite, url: str) -> dict[str, Any]:
     # Without an endpoint of its own for STS, Airflow asks the real one (its test_connection does).
-    return {"conn_type": "aws", "login": "sandbox", "password": "sandbox-secret", "extra": {
-        "region_name": site.region, "endpoint_url": url,
-        "config_kwargs": {"connect_timeout": 1, "read_timeout": 5,
-                          "retries": {"mode": "standard", "total_max_attempts": 2}, "s3": {"addressing_style": "path"}},
-        "service_config": {"s3": {"endpoint_url": url}, "sts": {"endpoint_url": url}}}}
+    return {
+        "conn_type": "aws",
+        "login": "sandbox",
+        "password": "sandbox-secret",
+        "extra": {
+            "region_name": site.region,
+            "endpoint_url": url,
+            "config_kwargs": {
+                "connect_timeout": 1,
+                "read_timeout": 5,
+                "retries": {"mode": "standard", "total_max_attempts": 2},
+                "s3": {"addressing_style": "path"},
+            },
+            "service_config": {"s3": {"endpoint_url": url}, "sts": {"endpoint_url": url}},
+        },
+    }
 
 
 def _azure(url: str) -> dict[str, Any]:
     endpoint = f"{url}/{ACCOUNT}"
-    return {"conn_type": "wasb", "login": ACCOUNT, "password": KEY, "host": endpoint, "extra": {
-        "endpoint_url": endpoint, "account_url": endpoint,
-        "retry_total": 1, "initial_backoff": 1, "increment_base": 1, "connection_timeout": 1, "read_timeout": 5}}
+    return {
+        "conn_type": "wasb",
+        "login": ACCOUNT,
+        "password": KEY,
+        "host": endpoint,
+        "extra": {
+            "endpoint_url": endpoint,
+            "account_url": endpoint,
+            "retry_total": 1,
+            "initial_backoff": 1,
+            "increment_base": 1,
+            "connection_timeout": 1,
+            "read_timeout": 5,
+        },
+    }
 
 
 def _google(url: str) -> dict[str, Any]:
     # `endpoint_url` is Holdfast's own field: Airflow's Google connection has none.
-    return {"conn_type": "google_cloud_platform",
-            "extra": {"endpoint_url": url, "is_anonymous": True, "project": GCP_PROJECT}}
+    return {
+        "conn_type": "google_cloud_platform",
+        "extra": {"endpoint_url": url, "is_anonymous": True, "project": GCP_PROJECT},
+    }

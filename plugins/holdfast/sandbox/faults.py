@@ -10,8 +10,15 @@ from holdfast.sandbox.errors import BadFault
 
 #: mode → the parameter it needs, with its unit; ``None``: it needs none.
 PROXY_MODES: dict[str, str | None] = {
-    "up": None, "down": None, "blackhole": None, "latency": "milliseconds", "throttle": "bytes_per_second",
-    "http503": None, "corrupt": None, "truncate": None, "half-open": None,
+    "up": None,
+    "down": None,
+    "blackhole": None,
+    "latency": "milliseconds",
+    "throttle": "bytes_per_second",
+    "http503": None,
+    "corrupt": None,
+    "truncate": None,
+    "half-open": None,
 }
 #: What is done to the processes of a site, not to its network.
 PROCESS_MODES = ("frozen", "destroyed")
@@ -45,13 +52,21 @@ def parse_mode(name: str, parameters: dict[str, Any]) -> Mode:
         BadFault: there is no such mode, or its parameter is missing, unknown or not above 0.
     """
     if name not in PROXY_MODES:
-        raise BadFault("no such fault", where="mode", expected=f"one of {', '.join((*PROXY_MODES, *PROCESS_MODES))}",
-                       found=repr(name))
+        raise BadFault(
+            "no such fault",
+            where="mode",
+            expected=f"one of {', '.join((*PROXY_MODES, *PROCESS_MODES))}",
+            found=repr(name),
+        )
     needed = PROXY_MODES[name]
     unknown = sorted(set(parameters) - {needed})
     if unknown:
-        raise BadFault(f"the fault {name} has no such parameter", where=", ".join(unknown),
-                       expected=needed or "none", found=", ".join(unknown))
+        raise BadFault(
+            f"the fault {name} has no such parameter",
+            where=", ".join(unknown),
+            expected=needed or "none",
+            found=", ".join(unknown),
+        )
     if needed is None:
         return Mode(name)
     value = parameters.get(needed)
@@ -76,5 +91,6 @@ def matches(listener: str, *, direction: str, pattern: str | None) -> bool:
 def check_direction(direction: str) -> None:
     """Raises BadFault for a direction there is not."""
     if direction not in DIRECTIONS:
-        raise BadFault("no such direction", where="direction", expected=f"one of {', '.join(DIRECTIONS)}",
-                       found=repr(direction))
+        raise BadFault(
+            "no such direction", where="direction", expected=f"one of {', '.join(DIRECTIONS)}", found=repr(direction)
+        )

@@ -65,13 +65,13 @@ class Framer:
                 yield Piece(Kind.BODY, data)
                 return
             if self._state == "body":
-                taken, data = data[:self._left], data[self._left:]
+                taken, data = data[: self._left], data[self._left :]
                 self._left -= len(taken)
                 if not self._left:
                     self._state = "head"
                 yield Piece(Kind.BODY, taken, ends_message=not self._left)
             elif self._state == "chunk":
-                taken, data = data[:self._left], data[self._left:]
+                taken, data = data[: self._left], data[self._left :]
                 self._left -= len(taken)
                 if not self._left:
                     self._state = "chunk end"
@@ -85,8 +85,8 @@ class Framer:
                         self._state = "opaque"
                         yield Piece(Kind.OPAQUE, self._take_head())
                     return
-                data = bytes(self._head[end + 4:])
-                del self._head[end + 4:]
+                data = bytes(self._head[end + 4 :])
+                del self._head[end + 4 :]
                 yield self._message(self._take_head())
             else:
                 # A line: a chunk's size, the empty line behind a chunk, or a trailer.
@@ -95,8 +95,8 @@ class Framer:
                 end = self._head.find(b"\n", before)
                 if end < 0:
                     return
-                data = bytes(self._head[end + 1:])
-                del self._head[end + 1:]
+                data = bytes(self._head[end + 1 :])
+                del self._head[end + 1 :]
                 yield self._line(self._take_head())
 
     def _take_head(self) -> bytes:
@@ -156,7 +156,7 @@ class Framer:
 def _looks_like_http(head: bytearray, is_response: bool) -> bool:
     start = bytes(head[:16])
     if is_response:
-        return start[:5] == b"HTTP/"[:len(start)]
+        return start[:5] == b"HTTP/"[: len(start)]
     method = start.split(b" ")[0]
     return method.isalpha() and method.isupper()
 

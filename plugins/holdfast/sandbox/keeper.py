@@ -138,8 +138,9 @@ class Keeper:
             self._not_before[part.name] = now + 0.2
             return
         try:
-            process, identity = processes.spawn(part.argv, environ={**base_environment(), **part.environ},
-                                                log=self._paths.log(part.name), cwd=Path("/"))
+            process, identity = processes.spawn(
+                part.argv, environ={**base_environment(), **part.environ}, log=self._paths.log(part.name), cwd=Path("/")
+            )
         except OSError as error:
             run.state, run.error = "failed", f"{part.argv[0]}: {error}"
             self._not_before[part.name] = now + _LONGEST_WAIT_SECONDS
@@ -224,7 +225,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     identity = processes.identify(os.getpid())
-    assert identity is not None  # noqa: S101 - this process runs
+    assert identity is not None
     write_json(paths.keeper, asdict(identity))
     keeper.run()
 

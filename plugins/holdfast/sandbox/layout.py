@@ -52,8 +52,12 @@ class World:
         for site in self.sites:
             if site.name == name:
                 return site
-        raise UnknownName("the sandbox has no such site", where=str(self.topology),
-                          expected=f"one of {', '.join(s.name for s in self.sites)}", found=repr(name))
+        raise UnknownName(
+            "the sandbox has no such site",
+            where=str(self.topology),
+            expected=f"one of {', '.join(s.name for s in self.sites)}",
+            found=repr(name),
+        )
 
     def others(self, name: str) -> tuple[SandboxSite, ...]:
         return tuple(site for site in self.sites if site.name != name)
@@ -115,9 +119,12 @@ def read_world(file: Path) -> World:
     connections = [site.connection for site in sites]
     for connection in connections:
         if connections.count(connection) > 1:
-            raise ConfigError("two sites share one connection", where=f"{file}: sites",
-                              expected="a connection per site, each emulated cloud has its own address",
-                              found=repr(connection))
+            raise ConfigError(
+                "two sites share one connection",
+                where=f"{file}: sites",
+                expected="a connection per site, each emulated cloud has its own address",
+                found=repr(connection),
+            )
     dns_site, dns_connections = _dns(document, file, sites)
     return World(file, sites, dns_site, dns_connections)
 
@@ -126,8 +133,13 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         document = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError("the topology cannot be read", where=str(file), expected="a readable UTF-8 file",
-                          found=str(error), fix=f"Name it with {TOPOLOGY_VARIABLE} or --topology") from None
+        raise ConfigError(
+            "the topology cannot be read",
+            where=str(file),
+            expected="a readable UTF-8 file",
+            found=str(error),
+            fix=f"Name it with {TOPOLOGY_VARIABLE} or --topology",
+        ) from None
     except yaml.YAMLError as error:
         raise ConfigError("the topology is no YAML", where=str(file), found=" ".join(str(error).split())) from None
     if not isinstance(document, dict):
@@ -138,8 +150,9 @@ def _read(file: Path) -> dict[str, Any]:
 def _mapping(document: dict[str, Any], key: str, file: Path) -> dict[str, Any]:
     value = document.get(key) or {}
     if not isinstance(value, dict):
-        raise ConfigError("not a mapping", where=f"{file}: {key}", expected="names and their settings",
-                          found=type(value).__name__)
+        raise ConfigError(
+            "not a mapping", where=f"{file}: {key}", expected="names and their settings", found=type(value).__name__
+        )
     return value
 
 
@@ -149,11 +162,19 @@ def _site(file: Path, name: str, body: Any) -> SandboxSite:
         raise ConfigError("not a mapping", where=where, expected="a site", found=type(body).__name__)
     for field in ("cloud", "region", "bucket", "connection"):
         if not isinstance(body.get(field), str) or "${" in body[field]:
-            raise ConfigError("the sandbox needs a plain value here", where=f"{where}.{field}", expected="a text",
-                              found=repr(body.get(field)))
+            raise ConfigError(
+                "the sandbox needs a plain value here",
+                where=f"{where}.{field}",
+                expected="a text",
+                found=repr(body.get(field)),
+            )
     if body["cloud"] not in CLOUDS:
-        raise ConfigError("the sandbox cannot emulate this cloud", where=f"{where}.cloud",
-                          expected=f"one of {', '.join(CLOUDS)}", found=repr(body["cloud"]))
+        raise ConfigError(
+            "the sandbox cannot emulate this cloud",
+            where=f"{where}.cloud",
+            expected=f"one of {', '.join(CLOUDS)}",
+            found=repr(body["cloud"]),
+        )
     return SandboxSite(name, body["cloud"], body["region"], body["bucket"], body["connection"])
 
 

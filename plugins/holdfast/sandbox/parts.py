@@ -77,8 +77,9 @@ def installed(module: str) -> bool:
         return False
 
 
-def build_parts(world: World, paths: Paths, ports: dict[str, int], *, agents: bool,
-                environments: dict[str, dict[str, str]]) -> list[Part]:
+def build_parts(
+    world: World, paths: Paths, ports: dict[str, int], *, agents: bool, environments: dict[str, dict[str, str]]
+) -> list[Part]:
     """All parts of a sandbox.
 
     Args:
@@ -92,17 +93,27 @@ def build_parts(world: World, paths: Paths, ports: dict[str, int], *, agents: bo
         store = _store(site, paths, ports)
         if store is not None:
             parts.append(store)
-        parts.append(_python(f"proxy.{site.name}", "proxy", site.name, "holdfast.sandbox.proxy",
-                             (str(paths.proxy(site.name)),), ports, probe="/mode"))
+        parts.append(
+            _python(
+                f"proxy.{site.name}",
+                "proxy",
+                site.name,
+                "holdfast.sandbox.proxy",
+                (str(paths.proxy(site.name)),),
+                ports,
+                probe="/mode",
+            )
+        )
     if world.dns_site is not None:
-        parts += _dns(paths, ports)
+        parts += _dns(world, paths, ports)
     if agents:
         parts += [_agent(site, ports, environments[site.name]) for site in world.sites]
     return parts
 
 
-def _python(name: str, kind: str, site: str | None, module: str, arguments: tuple[str, ...], ports: dict[str, int],
-            **more: Any) -> Part:
+def _python(
+    name: str, kind: str, site: str | None, module: str, arguments: tuple[str, ...], ports: dict[str, int], **more: Any
+) -> Part:
     return Part(name, kind, site, (sys.executable, "-m", module, *arguments), ports[name], **more)
 
 
@@ -111,41 +122,92 @@ def _store(site: SandboxSite, paths: Paths, ports: dict[str, int]) -> Part | Non
     port, data = ports[name], paths.data / site.name
     provision = {"kind": site.cloud, "bucket": site.bucket, "region": site.region, "project": GCP_PROJECT}
     if site.cloud == "aws":
-        return _python(name, "store", site.name, "moto.server", ("-H", HOST, "-p", str(port)), ports,
-                       probe="/moto-api/", provision=provision)
+        return _python(
+            name,
+            "store",
+            site.name,
+            "moto.server",
+            ("-H", HOST, "-p", str(port)),
+            ports,
+            probe="/moto-api/",
+            provision=provision,
+        )
     if site.cloud == "azure":
-        argv = (find_node(), str(find_azurite()), "-l", str(data), "--skipApiVersionCheck", "--disableTelemetry",
-                "--blobHost", HOST, "--blobPort", str(port), "--silent")
+        argv = (
+            find_node(),
+            str(find_azurite()),
+            "-l",
+            str(data),
+            "--skipApiVersionCheck",
+            "--disableTelemetry",
+            "--blobHost",
+            HOST,
+            "--blobPort",
+            str(port),
+            "--silent",
+        )
         return Part(name, "store", site.name, argv, port, probe=f"/{ACCOUNT}", provision=provision, data=str(data))
     if not installed(GCS_MODULE):
         return None
-    return _python(name, "store", site.name, "holdfast.sandbox.gcs", ("--host", HOST, "--port", str(port), "--data", str(data)),
-                   ports, probe="/storage/v1/b?project=" + GCP_PROJECT, provision=provision, data=str(data))
+    return _python(
+        name,
+        "store",
+        site.name,
+        "holdfast.sandbox.gcs",
+        ("--host", HOST, "--port", str(port), "--data", str(data)),
+        ports,
+        probe="/storage/v1/b?project=" + GCP_PROJECT,
+        provision=provision,
+        data=str(data),
+    )
 
 
-def _dns(paths: Paths, ports: dict[str, int]) -> list[Part]:
-    zone = {"kind": "cloud-dns", "project": GCP_PROJECT, "zone": ZONE, "dns_name": ZONE_DNS_NAME}
-    if not installed("holdfast.sandbox.cloud_dns_api"):
-        return []
+def _dns(world: World, paths: Paths, ports: dict[str, int]) -> list[Part]:
+    zone = {
+        "kind": "cloud-dns",
+        "project": GCP_PROJECT,
+        "zone": ZONE,
+        "dns_name": ZONE_DNS_NAME,
+        "hosts": " ".join(site.name for site in world.sites),
+    }
     return [
-        _python("dns-api", "dns", None, "holdfast.sandbox.cloud_dns_api",
-                ("--host", HOST, "--port", str(ports["dns-api"]), "--data", str(paths.zones)), ports,
-                probe=f"/dns/v1/projects/{GCP_PROJECT}/managedZones", provision=zone),
-        _python("resolver", "dns", None, "holdfast.sandbox.resolver",
-                ("--host", HOST, "--port", str(ports["resolver"]), "--data", str(paths.zones)), ports),
+        _python(
+            "dns-api",
+            "dns",
+            None,
+            "holdfast.sandbox.cloud_dns_api",
+            ("--host", HOST, "--port", str(ports["dns-api"]), "--data", str(paths.zones)),
+            ports,
+            probe=f"/dns/v1/projects/{GCP_PROJECT}/managedZones",
+            provision=zone,
+        ),
+        _python(
+            "resolver",
+            "dns",
+            None,
+            "holdfast.sandbox.resolver",
+            ("--host", HOST, "--port", str(ports["resolver"]), "--data", str(paths.zones)),
+            ports,
+        ),
     ]
 
 
 def _agent(site: SandboxSite, ports: dict[str, int], environment: dict[str, str]) -> Part:
     name = f"service.{site.name}"
     # A service that answers 503 because it is fenced is up: any answer will do.
-    return _python(name, "service", site.name, "holdfast.engine.agent", ("--site", site.name), ports, probe="/health",
-                   environ={**environment, "HOLDFAST_AGENT_PORT": str(ports[name])})
+    return _python(
+        name,
+        "service",
+        site.name,
+        "holdfast.engine.agent",
+        ("--site", site.name),
+        ports,
+        probe="/health",
+        environ={**environment, "HOLDFAST_AGENT_PORT": str(ports[name])},
+    )
 
 
 def base_environment() -> dict[str, str]:
     """What every part inherits: this environment, without proxies that would catch loopback traffic."""
     environ = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
     return {**environ, "PYTHONUNBUFFERED": "1", "NO_PROXY": "*", "no_proxy": "*"}
-
-

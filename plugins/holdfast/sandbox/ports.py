@@ -68,8 +68,13 @@ def claim_block(needed: int, rng: random.Random | None = None) -> Block:
         if all(is_free(port) for port in range(first + 1, first + needed + 1)):
             return Block(first, size, holder)
         holder.close()
-    raise PortTaken(f"no {needed} consecutive free ports", where=HOST, expected=f"between {_LOWEST} and {_HIGHEST}",
-                    found="all blocks in use", fix="Stop other sandboxes: holdfast sandbox down")
+    raise PortTaken(
+        f"no {needed} consecutive free ports",
+        where=HOST,
+        expected=f"between {_LOWEST} and {_HIGHEST}",
+        found="all blocks in use",
+        fix="Stop other sandboxes: holdfast sandbox down",
+    )
 
 
 def assign(names: Sequence[str], block: Block) -> dict[str, int]:

@@ -68,14 +68,22 @@ def identify(pid: int) -> Identity | None:
     return None if since is None else Identity(pid, since)
 
 
-def spawn(argv: Sequence[str], *, environ: Mapping[str, str], log: Path, cwd: Path,
-          keep: Sequence[int] = ()) -> tuple[subprocess.Popen[bytes], Identity]:
+def spawn(
+    argv: Sequence[str], *, environ: Mapping[str, str], log: Path, cwd: Path, keep: Sequence[int] = ()
+) -> tuple[subprocess.Popen[bytes], Identity]:
     """Start a process in a session of its own, so that it outlives the terminal; its output goes to ``log``."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
-        process = subprocess.Popen(  # noqa: S603 - the command line is the sandbox's own
-            list(argv), env=dict(environ), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-            cwd=cwd, start_new_session=True, pass_fds=tuple(keep))
+        process = subprocess.Popen(
+            list(argv),
+            env=dict(environ),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=cwd,
+            start_new_session=True,
+            pass_fds=tuple(keep),
+        )
     # A process that is not reaped yet keeps its entry, so only one that died at once has no start time.
     return process, identify(process.pid) or Identity(process.pid, "gone")
 

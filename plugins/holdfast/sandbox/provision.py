@@ -26,7 +26,13 @@ def provision(port: int, wanted: dict[str, str], *, timeout_seconds: float = 5.0
         PartFailed: the part refused.
         OSError: the part did not answer.
     """
-    method, path, body, headers = _request(port, wanted)
+    _ask(port, *_request(wanted), timeout_seconds)
+    if wanted["kind"] == "cloud-dns":
+        for host in wanted["hosts"].split():
+            _ask(port, *_host(wanted, host), timeout_seconds)
+
+
+def _ask(port: int, method: str, path: str, body: bytes, headers: dict[str, str], timeout_seconds: float) -> None:
     connection = http.client.HTTPConnection(HOST, port, timeout=timeout_seconds)
     try:
         connection.request(method, path, body=body, headers=headers)
@@ -37,11 +43,15 @@ def provision(port: int, wanted: dict[str, str], *, timeout_seconds: float = 5.0
     finally:
         connection.close()
     if response.status not in (200, 201, 409):  # 409: it is there
-        raise PartFailed("what the part must hold could not be created", where=f"{method} http://{HOST}:{port}{path}",
-                         expected="200, 201 or 409", found=f"{response.status} {answer[:300]!r}")
+        raise PartFailed(
+            "what the part must hold could not be created",
+            where=f"{method} http://{HOST}:{port}{path}",
+            expected="200, 201 or 409",
+            found=f"{response.status} {answer[:300]!r}",
+        )
 
 
-def _request(port: int, wanted: dict[str, str]) -> tuple[str, str, bytes, dict[str, str]]:
+def _request(wanted: dict[str, str]) -> tuple[str, str, bytes, dict[str, str]]:
     kind = wanted["kind"]
     if kind == "aws":
         return "PUT", f"/{wanted['bucket']}", *_s3(wanted["region"])
@@ -55,21 +65,33 @@ def _request(port: int, wanted: dict[str, str]) -> tuple[str, str, bytes, dict[s
     return "POST", f"/dns/v1/projects/{wanted['project']}/managedZones", body, {"Content-Type": "application/json"}
 
 
+def _host(wanted: dict[str, str], host: str) -> tuple[str, str, bytes, dict[str, str]]:
+    """The address of a site's host name, which SRV records lead to."""
+    record = {"name": f"{host}.{wanted['dns_name']}", "type": "A", "ttl": 60, "rrdatas": [HOST]}
+    path = f"/dns/v1/projects/{wanted['project']}/managedZones/{wanted['zone']}/changes"
+    return "POST", path, json.dumps({"additions": [record]}).encode(), {"Content-Type": "application/json"}
+
+
 def _s3(region: str) -> tuple[bytes, dict[str, str]]:
     """moto checks no signature, but it reads the region out of one."""
-    headers = {"Authorization": f"AWS4-HMAC-SHA256 Credential=sandbox/20260101/{region}/s3/aws4_request, "
-                                "SignedHeaders=host, Signature=0"}
+    headers = {
+        "Authorization": f"AWS4-HMAC-SHA256 Credential=sandbox/20260101/{region}/s3/aws4_request, "
+        "SignedHeaders=host, Signature=0"
+    }
     if region == "us-east-1":
         return b"", headers
-    return (f"<CreateBucketConfiguration><LocationConstraint>{region}</LocationConstraint>"
-            "</CreateBucketConfiguration>").encode(), headers
+    return (
+        f"<CreateBucketConfiguration><LocationConstraint>{region}</LocationConstraint></CreateBucketConfiguration>"
+    ).encode(), headers
 
 
 def _azure_headers(container: str) -> dict[str, str]:
     """Shared Key, as https://learn.microsoft.com/rest/api/storageservices/authorize-with-shared-key has it."""
     date = formatdate(usegmt=True)
     # An emulator's path starts with the account, and the canonical resource names the account again.
-    text = (f"PUT{chr(10) * 12}x-ms-date:{date}\nx-ms-version:{_AZURE_VERSION}\n"
-            f"/{ACCOUNT}/{ACCOUNT}/{container}\nrestype:container")
+    text = (
+        f"PUT{chr(10) * 12}x-ms-date:{date}\nx-ms-version:{_AZURE_VERSION}\n"
+        f"/{ACCOUNT}/{ACCOUNT}/{container}\nrestype:container"
+    )
     signature = base64.b64encode(hmac.new(base64.b64decode(KEY), text.encode(), hashlib.sha256).digest()).decode()
     return {"x-ms-date": date, "x-ms-version": _AZURE_VERSION, "Authorization": f"SharedKey {ACCOUNT}:{signature}"}

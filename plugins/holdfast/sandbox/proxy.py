@@ -49,8 +49,12 @@ class SiteProxy:
         check_direction(direction)
         hit = [one for name, one in self._listeners.items() if matches(name, direction=direction, pattern=pattern)]
         if not hit:
-            raise BadFault("no such listener", where=f"listener of {self.site}", found=repr(pattern),
-                           expected=f"{direction}: one of {', '.join(self._listeners)}")
+            raise BadFault(
+                "no such listener",
+                where=f"listener of {self.site}",
+                found=repr(pattern),
+                expected=f"{direction}: one of {', '.join(self._listeners)}",
+            )
         for listener in hit:
             await listener.set_mode(mode)
             if request.get("drop"):
@@ -90,8 +94,6 @@ def main() -> None:
     gc.freeze()
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(serve(config))
-
-
 
 
 if __name__ == "__main__":

@@ -17,8 +17,10 @@ READ_LIMIT = 1 << 20
 _READ = 1 << 18
 _THROTTLED_READ_SECONDS = 0.05
 _RESET = struct.pack("ii", 1, 0)
-_BUSY = (b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\nRetry-After: 1\r\n"
-         b"Content-Length: 20\r\nConnection: close\r\n\r\nService Unavailable\n")
+_BUSY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\nRetry-After: 1\r\n"
+    b"Content-Length: 20\r\nConnection: close\r\n\r\nService Unavailable\n"
+)
 
 
 class Bucket:
@@ -74,13 +76,17 @@ class Connection:
         try:
             await self._passable()
             try:
-                upstream_reader, self._upstream = await asyncio.open_connection(HOST, self._port.upstream, limit=READ_LIMIT)
+                upstream_reader, self._upstream = await asyncio.open_connection(
+                    HOST, self._port.upstream, limit=READ_LIMIT
+                )
             except OSError:
                 self.abort()
                 return
             _no_delay(self._upstream)
-            self._tasks = [asyncio.create_task(self._forward(self._upstream)),
-                           asyncio.create_task(self._back(upstream_reader))]
+            self._tasks = [
+                asyncio.create_task(self._forward(self._upstream)),
+                asyncio.create_task(self._back(upstream_reader)),
+            ]
             done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
             if self._tasks[0] in done and self._tasks[0].exception() is None:
                 # The client has sent all it will: its answer may still be on the way.
@@ -164,7 +170,7 @@ class Connection:
         if mode.name == "truncate":
             self._hurt_at = at - size
             return piece.data[:at] if size > at else piece.data
-        if mode.name == "corrupt" and 0 <= at:
+        if mode.name == "corrupt" and at >= 0:
             self._hurt_at = at - size if at >= size else None
             if at < size:
                 flipped = bytearray(piece.data)

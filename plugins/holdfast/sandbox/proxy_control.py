@@ -29,8 +29,11 @@ async def serve_control(proxy: Controlled, port: int) -> asyncio.Server:
             async with asyncio.timeout(5.0):
                 status, answer = await _answer(proxy, reader)
                 body = json.dumps(answer).encode()
-                writer.write(f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-                             "Connection: close\r\n\r\n".encode() + body)
+                writer.write(
+                    f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+                    "Connection: close\r\n\r\n".encode()
+                    + body
+                )
                 await writer.drain()
         writer.close()
 

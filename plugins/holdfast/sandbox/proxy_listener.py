@@ -59,8 +59,13 @@ class Listener:
             connection.abort()
 
     def as_dict(self) -> dict[str, Any]:
-        return {**self.mode.as_dict(), "port": self.port, "upstream": self.upstream,
-                "connections": len(self._connections), "accepted": self._accepted}
+        return {
+            **self.mode.as_dict(),
+            "port": self.port,
+            "upstream": self.upstream,
+            "connections": len(self._connections),
+            "accepted": self._accepted,
+        }
 
     def _bind(self) -> socket.socket:
         bound = socket.socket()

@@ -30,9 +30,17 @@ class PartStatus:
     @classmethod
     def of(cls, part: Part, run: Run | None) -> PartStatus:
         state, healthy = _look(part, run)
-        return cls(part.name, part.kind, part.site, run.pid if run is not None and run.alive else None,
-                   f"{HOST}:{part.port}", state, healthy, run.restarts if run is not None else 0,
-                   run.error if run is not None else None)
+        return cls(
+            part.name,
+            part.kind,
+            part.site,
+            run.pid if run is not None and run.alive else None,
+            f"{HOST}:{part.port}",
+            state,
+            healthy,
+            run.restarts if run is not None else 0,
+            run.error if run is not None else None,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,8 +44,9 @@ class Sandbox:
         owner_pid: a process without which the sandbox is of no use: when it ends, everything stops.
     """
 
-    def __init__(self, state_dir: Path | str | None = None, *, topology: Path | str | None = None,
-                 owner_pid: int | None = None) -> None:
+    def __init__(
+        self, state_dir: Path | str | None = None, *, topology: Path | str | None = None, owner_pid: int | None = None
+    ) -> None:
         self.paths = Paths(default_state() if state_dir is None else Path(state_dir).expanduser().resolve())
         self._topology = topology
         self._owner = processes.identify(owner_pid) if owner_pid is not None else None
@@ -54,7 +55,9 @@ class Sandbox:
         self.up()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.down()
 
     # -- up and down -------------------------------------------------------------------------------------------------
@@ -131,10 +134,18 @@ class Sandbox:
         keeper = self._keeper()
         shown = [PartStatus.of(part, runs.get(part.name)) for part in parts]
         world = read_world(Path(saved["topology"]))
-        sites = tuple(SiteStatus(site.name, site.cloud, self._modes(site.name, saved["ports"], shown)) for site in world.sites)
+        sites = tuple(
+            SiteStatus(site.name, site.cloud, self._modes(site.name, saved["ports"], shown)) for site in world.sites
+        )
         healthy = keeper is not None and all(one.healthy or one.state == "destroyed" for one in shown)
-        return SandboxStatus(str(self.paths.state), saved["topology"], up=healthy,
-                             keeper_pid=None if keeper is None else keeper.pid, parts=tuple(shown), sites=sites)
+        return SandboxStatus(
+            str(self.paths.state),
+            saved["topology"],
+            up=healthy,
+            keeper_pid=None if keeper is None else keeper.pid,
+            parts=tuple(shown),
+            sites=sites,
+        )
 
     def environment(self, vantage: str = OUTSIDE) -> dict[str, str]:
         """Variables for a process outside the sites, or inside the one named.
@@ -148,8 +159,16 @@ class Sandbox:
 
     # -- faults ------------------------------------------------------------------------------------------------------
 
-    def fault(self, site: str, mode: str, *, direction: str = "both", listener: str | None = None,
-              drop: bool = False, **parameters: float) -> None:
+    def fault(
+        self,
+        site: str,
+        mode: str,
+        *,
+        direction: str = "both",
+        listener: str | None = None,
+        drop: bool = False,
+        **parameters: float,
+    ) -> None:
         """Put a site under a fault, live; it stays until cleared.
 
         Args:
@@ -214,9 +233,13 @@ class Sandbox:
             self.paths.root.mkdir(parents=True, exist_ok=True)
             handle = self.paths.lock.open("a")
         except OSError as error:
-            raise ConfigError("the state folder cannot be written", where=str(self.paths.state),
-                              expected="a folder of this user", found=error.strerror or str(error),
-                              fix="Name another with HOLDFAST_STATE") from None
+            raise ConfigError(
+                "the state folder cannot be written",
+                where=str(self.paths.state),
+                expected="a folder of this user",
+                found=error.strerror or str(error),
+                fix="Name another with HOLDFAST_STATE",
+            ) from None
         with handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
@@ -224,22 +247,33 @@ class Sandbox:
     def _saved(self) -> dict[str, Any] | None:
         saved = read_json(self.paths.sandbox)
         if saved is not None and (not isinstance(saved, dict) or saved.get("format") != _FORMAT):
-            raise SandboxError("the sandbox's state was written by another version", where=str(self.paths.sandbox),
-                               expected=f"format {_FORMAT}", found=repr(saved)[:60], fix="Remove the state folder")
+            raise SandboxError(
+                "the sandbox's state was written by another version",
+                where=str(self.paths.sandbox),
+                expected=f"format {_FORMAT}",
+                found=repr(saved)[:60],
+                fix="Remove the state folder",
+            )
         return saved
 
     def _require_saved(self) -> dict[str, Any]:
         saved = self._saved()
         if saved is None:
-            raise SandboxNotUp("the sandbox was never brought up here", where=str(self.paths.state),
-                               fix="Run: holdfast sandbox up")
+            raise SandboxNotUp(
+                "the sandbox was never brought up here", where=str(self.paths.state), fix="Run: holdfast sandbox up"
+            )
         return saved
 
     def _require_up(self) -> dict[str, Any]:
         saved = self._require_saved()
         if not self.is_up:
-            raise SandboxNotUp("the sandbox is down", where=str(self.paths.state), expected="a running keeper",
-                               found="none", fix="Run: holdfast sandbox up")
+            raise SandboxNotUp(
+                "the sandbox is down",
+                where=str(self.paths.state),
+                expected="a running keeper",
+                found="none",
+                fix="Run: holdfast sandbox up",
+            )
         return saved
 
     def _ports(self, world: World, saved: dict[str, int] | None) -> tuple[dict[str, int], socket.socket | None]:
@@ -263,10 +297,18 @@ class Sandbox:
 
     def _write_proxies(self, world: World, ports: dict[str, int]) -> None:
         for site in world.sites:
-            write_json(self.paths.proxy(site.name), {
-                "site": site.name, "control": ports[f"proxy.{site.name}"], "mode_file": str(self.paths.mode(site.name)),
-                "listeners": {name: {"port": ports[f"{site.name}/{name}"], "upstream": ports[upstream]}
-                              for name, upstream in listeners(world, site.name).items()}})
+            write_json(
+                self.paths.proxy(site.name),
+                {
+                    "site": site.name,
+                    "control": ports[f"proxy.{site.name}"],
+                    "mode_file": str(self.paths.mode(site.name)),
+                    "listeners": {
+                        name: {"port": ports[f"{site.name}/{name}"], "upstream": ports[upstream]}
+                        for name, upstream in listeners(world, site.name).items()
+                    },
+                },
+            )
 
     def _keep_destroyed(self, parts: list[Part]) -> list[Part]:
         from dataclasses import replace
@@ -294,8 +336,13 @@ class Sandbox:
             return
         # It inherits the claim on the ports and holds it for its life.
         keep = [] if held is None else [held.fileno()]
-        _, identity = processes.spawn([sys.executable, "-m", "holdfast.sandbox.keeper", str(self.paths.state)],
-                                      environ=base_environment(), log=self.paths.log("keeper"), cwd=Path("/"), keep=keep)
+        _, identity = processes.spawn(
+            [sys.executable, "-m", "holdfast.sandbox.keeper", str(self.paths.state)],
+            environ=base_environment(),
+            log=self.paths.log("keeper"),
+            cwd=Path("/"),
+            keep=keep,
+        )
         write_json(self.paths.keeper, asdict(identity))
 
     def _wait(self, done: Any, deadline: float, names: set[str] | None = None) -> None:
@@ -315,13 +362,21 @@ class Sandbox:
 
     def _raise_if_hopeless(self, part: Part, run: keeping.Run | None, late: bool) -> None:
         if run is not None and run.state == "port taken":
-            raise PortTaken(f"the port of {part.name} is taken", where=f"{HOST}:{part.port}", expected="a free port",
-                            found="another process listening there",
-                            fix="End that process, or `holdfast sandbox down --wipe` to choose new ports")
+            raise PortTaken(
+                f"the port of {part.name} is taken",
+                where=f"{HOST}:{part.port}",
+                expected="a free port",
+                found="another process listening there",
+                fix="End that process, or `holdfast sandbox down --wipe` to choose new ports",
+            )
         if late or (run is not None and run.early_deaths >= _HOPELESS_DEATHS):
             found = "no start" if run is None else f"{run.state}{f': {run.error}' if run.error else ''}"
-            raise PartFailed(f"{part.name} did not come up", where=str(self.paths.log(part.name)),
-                             expected=f"an answer on {HOST}:{part.port}", found=f"{found}\n{self._tail(part.name)}")
+            raise PartFailed(
+                f"{part.name} did not come up",
+                where=str(self.paths.log(part.name)),
+                expected=f"an answer on {HOST}:{part.port}",
+                found=f"{found}\n{self._tail(part.name)}",
+            )
 
     def _tail(self, part: str) -> str:
         with contextlib.suppress(OSError):
@@ -339,8 +394,12 @@ class Sandbox:
     def _freeze(self, site: str, listener: str | None) -> None:
         parts = self._site_parts(site, listener)
         if not parts:
-            raise BadFault("nothing to freeze", where=f"{listener or 'processes'} of {site}",
-                           expected="store or service, running", found="none")
+            raise BadFault(
+                "nothing to freeze",
+                where=f"{listener or 'processes'} of {site}",
+                expected="store or service, running",
+                found="none",
+            )
         for part in parts:
             if not self._signal(part, signal.SIGSTOP):
                 raise PartFailed(f"{part.name} does not run", where=site)

@@ -26,8 +26,9 @@ def format_environment(environ: Mapping[str, str], *, comment: str | None = None
     lines = [] if comment is None else [f"# {comment}"]
     for name, value in sorted(environ.items()):
         if not _NAME.fullmatch(name) or any(forbidden in value for forbidden in "\n\r\0"):
-            raise ConfigError("this cannot stand in an environment file", where=name,
-                              expected="a plain name and a value on one line")
+            raise ConfigError(
+                "this cannot stand in an environment file", where=name, expected="a plain name and a value on one line"
+            )
         lines.append(f"{name}={shlex.quote(value)}")
     return "\n".join(lines) + "\n"
 
@@ -49,9 +50,12 @@ def parse_environment(text: str, *, where: str = "environment file") -> dict[str
         except ValueError:
             words = ["", ""]
         if not equals or not _NAME.fullmatch(name) or len(words) > 1:
-            raise ConfigError("not an assignment", where=f"{where}, line {number}",
-                              expected="NAME=value, with the value in single quotes where it has special characters",
-                              found="something else")
+            raise ConfigError(
+                "not an assignment",
+                where=f"{where}, line {number}",
+                expected="NAME=value, with the value in single quotes where it has special characters",
+                found="something else",
+            )
         found[name] = words[0] if words else ""
     return found
 
@@ -66,6 +70,11 @@ def read_environment_file(path: Path | str) -> dict[str, str]:
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError("the environment file cannot be read", where=str(file), expected="KEY=VALUE lines",
-                          found=type(error).__name__, fix="Start the sandbox: holdfast sandbox up") from None
+        raise ConfigError(
+            "the environment file cannot be read",
+            where=str(file),
+            expected="KEY=VALUE lines",
+            found=type(error).__name__,
+            fix="Start the sandbox: holdfast sandbox up",
+        ) from None
     return parse_environment(text, where=str(file))
