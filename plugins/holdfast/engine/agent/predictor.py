@@ -1,0 +1,88 @@
+"""What turns the files of a published model into answers: one small protocol, a registry by the model's file name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from holdfast.errors import HoldfastError
+
+FEATURES_FILE = "features.json"
+
+
+class ModelUnusable(HoldfastError):
+    """The snapshot holds no model this version can load."""
+
+
+class BadInstances(HoldfastError):
+    """The instances of a request do not fit the model."""
+
+
+class Predictor(Protocol):
+    """A loaded model. Safe to call from many threads."""
+
+    @property
+    def features(self) -> int | None:
+        """Numbers per instance; ``None`` when the model does not say."""
+
+    def predict(self, instances: Sequence[Sequence[float]]) -> list[float]:
+        """One answer per instance; ``instances`` has shape (n, features)."""
+
+
+#: Makes a predictor of a snapshot's files, all of them in memory.
+Loader = Callable[[Mapping[str, bytes]], Predictor]
+
+
+class XGBoostPredictor:
+    """A gradient-boosted tree model from its own binary form (``model.ubj``)."""
+
+    def __init__(self, files: Mapping[str, bytes]) -> None:
+        import xgboost
+
+        self._booster = xgboost.Booster()
+        try:
+            self._booster.load_model(bytearray(files["model.ubj"]))
+        except xgboost.core.XGBoostError as error:
+            raise ModelUnusable("the model cannot be loaded", where="model.ubj", expected="an XGBoost model",
+                                found=str(error).strip().splitlines()[-1]) from None
+        self._names = feature_names(files)
+
+    @property
+    def features(self) -> int | None:
+        return len(self._names) if self._names is not None else int(self._booster.num_features())
+
+    def predict(self, instances: Sequence[Sequence[float]]) -> list[float]:
+        import numpy as np
+        import xgboost
+
+        names = self._names if self._booster.feature_names is not None else None
+        rows = xgboost.DMatrix(np.asarray(instances, dtype=np.float64), feature_names=names)
+        return [float(value) for value in self._booster.predict(rows)]
+
+
+def feature_names(files: Mapping[str, bytes]) -> list[str] | None:
+    """The names in ``features.json``, in the order of an instance; ``None`` without that file. Raises ModelUnusable."""
+    if FEATURES_FILE not in files:
+        return None
+    try:
+        document: Any = json.loads(files[FEATURES_FILE])
+    except ValueError as error:
+        document = error
+    names = document.get("features") if isinstance(document, dict) else document
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ModelUnusable("the feature names cannot be read", where=FEATURES_FILE,
+                            expected='a list of names, or {"features": [names]}', found=repr(document)[:80])
+    return names
+
+
+LOADERS: dict[str, Loader] = {"model.ubj": XGBoostPredictor}
+
+
+def load_predictor(files: Mapping[str, bytes], loaders: Mapping[str, Loader] = LOADERS) -> Predictor:
+    """The predictor for these files. Raises ModelUnusable when none of them is known."""
+    for name, loader in loaders.items():
+        if name in files:
+            return loader(files)
+    raise ModelUnusable("the snapshot holds no model that can be served", expected=f"one of {', '.join(loaders)}",
+                        found=", ".join(sorted(files)) or "no files")
