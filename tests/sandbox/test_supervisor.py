@@ -37,7 +37,7 @@ def test_every_store_holds_its_bucket_from_every_vantage_point(sandbox: Sandbox,
     assert client.get_object(Bucket="holdfast-eu-west-1", Key=f"from/{vantage}")["Body"].read() == b"hello"
 
     azure = json.loads(environ["AIRFLOW_CONN_HOLDFAST_AZURE"])
-    container = ContainerClient(azure["extra"]["account_url"], "holdfast-westeurope", credential=azure["password"])
+    container = ContainerClient(azure["host"], "holdfast-westeurope", credential=azure["password"])
     container.upload_blob(f"from/{vantage}", b"hello", overwrite=True)
     assert container.download_blob(f"from/{vantage}").readall() == b"hello"
 

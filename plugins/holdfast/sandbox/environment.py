@@ -116,7 +116,6 @@ def _azure(url: str) -> dict[str, Any]:
         "host": endpoint,
         "extra": {
             "endpoint_url": endpoint,
-            "account_url": endpoint,
             "retry_total": 1,
             "initial_backoff": 1,
             "increment_base": 1,
