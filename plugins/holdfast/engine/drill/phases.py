@@ -1,0 +1,259 @@
+"""The phases of a drill, each of which can run in a process of its own.
+
+`prepare` → `inject` → `detect` → `fail_over` → `resume_training` → `lift` → `measure` → `await_training` → `compare`
+→ `look_again` → `conclude` (in `holdfast.engine.drill.conclude`). A phase that is recorded is not done again.
+"""
+
+from __future__ import annotations
+
+import platform
+import uuid
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from typing import Any
+
+from holdfast import __version__
+from holdfast.engine.authority.interface import EpochState, Operation
+from holdfast.engine.drill.errors import FaultFailed, SteadyStateFailed
+from holdfast.engine.drill.interface import FaultInjector
+from holdfast.engine.drill.log import DrillState, open_drill
+from holdfast.engine.drill.loss import measure_loss
+from holdfast.engine.drill.reference import Reference, run_reference
+from holdfast.engine.drill.scenarios import find_scenario
+from holdfast.engine.drill.stale_writes import attempt_stale_writes
+from holdfast.engine.drill.steady_state import look
+from holdfast.engine.drill.training import await_jobs
+from holdfast.engine.recovery.errors import GateClosed
+from holdfast.engine.recovery.interface import Evidence, ProgressSink, Rooms, Senses, ignore_progress
+from holdfast.engine.recovery.plan import new_plan
+from holdfast.engine.recovery.protection import protect_group
+from holdfast.engine.recovery.runner import PlanResult, run_plan
+from holdfast.engine.recovery.senses import RealSenses
+from holdfast.engine.recovery.stop_jobs import job_status
+from holdfast.engine.recovery.subjects import current_run
+from holdfast.errors import HoldfastError
+
+#: A drill that nobody renews frees its group after this long.
+CLAIM_SECONDS = 1800.0
+_FAIL_OVER = ("decide", "commit_epoch", "fence", "promote", "switch_traffic", "verify")
+_ANSWER_FOR_SECONDS = 20.0
+
+
+def new_drill_id(now: datetime) -> str:
+    """``<UTC time>-<random>``: ids sort by time."""
+    return f"{now:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
+
+
+def prepare(
+    rooms: Rooms, group: str, scenario: str, *, drill_id: str | None = None, senses: Senses | None = None,
+    progress: ProgressSink = ignore_progress,
+) -> DrillState:
+    """Check names and rules, take the group, bring the replicas up to date, and see that the steady state holds.
+
+    Raises:
+        UnknownName: no such group or scenario; nothing was changed.
+        Refused: a rule forbids the plan, or another drill or plan has the group; nothing was changed.
+        SteadyStateFailed: the hypothesis does not hold before any fault; the group is free again.
+    """
+    chosen = find_scenario(scenario)
+    rooms.topology.group(group)
+    drill_id = drill_id or new_drill_id(rooms.clock.now())
+    plan = new_plan(rooms, group, verb=chosen.verb, reason=f"drill {drill_id}: {chosen.name}", plan_id=drill_id,
+                    operation=drill_id, operation_kind="drill")
+    state = DrillState(rooms, drill_id, plan, scenario, senses or RealSenses(), progress)
+    committed = claim(state)
+    try:
+        state.refresh()
+        if "prepare" in state.records:  # this very drill, prepared before: its plan is the one recorded
+            return open_drill(rooms, drill_id, senses=senses, progress=progress)
+        state.run("prepare", lambda: _prepare(state, committed))
+    except HoldfastError:
+        release(state)
+        raise
+    return state
+
+
+def claim(state: DrillState) -> EpochState:
+    """Take the group for this drill, or renew. Raises OperationInProgress."""
+    now = state.rooms.clock.now()
+    return state.rooms.authority(state.plan.group).claim(state.plan.group, Operation(
+        state.drill_id, "drill", state.rooms.holder, now, now + timedelta(seconds=CLAIM_SECONDS)))
+
+
+def release(state: DrillState) -> str | None:
+    """Free the group; why not, when that did not work: the claim then ends by itself."""
+    try:
+        state.rooms.authority(state.plan.group).release(state.plan.group, state.drill_id)
+    except HoldfastError as error:
+        return str(error)
+    return None
+
+
+def _prepare(state: DrillState, committed: EpochState) -> Evidence:
+    group = state.rooms.topology.group(state.plan.group)
+    if (committed.epoch, committed.active_site) != (state.plan.expected_epoch, state.plan.source):
+        raise GateClosed("the group moved on meanwhile", where=f"group {state.plan.group}",
+                         expected=f"epoch {state.plan.expected_epoch}", found=f"epoch {committed.epoch}", fix="Start again")
+    protected = protect_group(state.rooms, state.plan.group, committed)
+    before = look(state.rooms, state.senses, state.plan.group, committed, training_may_have_ended=False)
+    evidence: Evidence = {
+        "drill_id": state.drill_id,
+        "scenario": state.scenario,
+        "plan": state.plan.model_dump(mode="json"),
+        "plan_hash": state.plan.hash,
+        "objectives": group.objectives.model_dump(mode="json"),
+        "steady_state": before.as_dict(),
+        "replicated": [asdict(p) for p in protected],
+        "versions": {"holdfast": __version__, "python": platform.python_version(), "system": platform.platform()},
+    }
+    if before.holds is not True:
+        error = SteadyStateFailed(
+            "the steady state does not hold, so no fault was injected", where=f"group {state.plan.group}",
+            expected="every check to pass", found="; ".join(before.objections()), fix="Remove the cause, then drill again")
+        error.evidence = evidence
+        raise error
+    return evidence
+
+
+def inject(state: DrillState, faults: FaultInjector) -> Evidence:
+    """Put the active site under the scenario's fault. Raises FaultFailed."""
+
+    def work() -> Evidence:
+        mode = find_scenario(state.scenario).fault_mode
+        jobs = _jobs_now(state)
+        try:
+            faults.inject(state.plan.source, mode)
+        except HoldfastError as error:
+            raise FaultFailed("the fault could not be injected", where=state.plan.source, found=str(error)) from error
+        return {"site": state.plan.source, "mode": mode, "by": faults.description, "jobs": jobs}
+
+    return state.once("inject", work)
+
+
+def _jobs_now(state: DrillState) -> list[dict[str, Any]]:
+    """Where the training jobs stand, by their own heartbeats."""
+    plan = state.plan
+    found = []
+    for job in state.rooms.topology.group(plan.group).training:
+        run = current_run(state.rooms.store(plan.target), plan.group, job)
+        status = job_status(state.rooms, plan.source, run, plan.expected_epoch) if run else None
+        found.append({"job": job, "run": run, "step": status.step if status else None,
+                      "state": str(status.state) if status else None})
+    return found
+
+
+def detect(state: DrillState) -> Evidence:
+    """The plan's detection, until the rules call the site down."""
+
+    def work() -> Evidence:
+        found = _plan(state, ("detect",)).record("detect")
+        assert found is not None
+        return {"verdict": found.evidence["verdict"], "reasons": found.evidence["reasons"]}
+
+    return state.once("detect", work)
+
+
+def fail_over(state: DrillState, *, approved_by: str | None = None) -> Evidence:
+    """The plan from the decision to the first right answer: the critical path."""
+
+    def work() -> Evidence:
+        result = _plan(state, _FAIL_OVER, approved_by=approved_by)
+        found = {r.step: r.evidence for r in result.records}
+        return {
+            "epoch": found["commit_epoch"]["epoch"], "committed_at": found["commit_epoch"]["committed_at"],
+            "promoted": found["promote"], "services": found["verify"]["services"], "decision": found["decide"],
+        }
+
+    return state.once("fail_over", work)
+
+
+def resume_training(state: DrillState) -> Evidence:
+    """Submit the training jobs at the new site."""
+
+    def work() -> Evidence:
+        record = _plan(state, ("resume_training",)).record("resume_training")
+        assert record is not None
+        return record.evidence
+
+    return state.once("resume_training", work)
+
+
+def _plan(state: DrillState, steps: tuple[str, ...], approved_by: str | None = None) -> PlanResult:
+    return run_plan(state.rooms, state.plan, only=steps, approved_by=approved_by, progress=state.progress, senses=state.senses)
+
+
+def lift(state: DrillState, faults: FaultInjector) -> Evidence:
+    """Take the fault away. It may always be called, and any number of times. Raises FaultFailed."""
+
+    def work() -> Evidence:
+        try:
+            faults.clear(state.plan.source)
+        except HoldfastError as error:
+            raise FaultFailed("the fault could not be lifted", where=state.plan.source, found=str(error),
+                              fix=f"Lift it by hand: holdfast sandbox fault {state.plan.source} up") from error
+        return {"site": state.plan.source, "by": faults.description, "injected": "inject" in state.records}
+
+    return state.run("lift", work)
+
+
+def measure(state: DrillState) -> None:
+    """What was lost, then the attempts at stale writes: in this order, or the attempts would spoil the measurement."""
+    promoted = state.evidence("fail_over").get("promoted")
+    inject_record = state.records.get("inject")
+    if promoted is None or inject_record is None:
+        return
+    state.once("measure_loss", lambda: measure_loss(state, promoted, fault_at=inject_record.started_at))
+    state.once("attempt_stale_writes", lambda: attempt_stale_writes(state))
+
+
+def await_training(state: DrillState) -> Evidence:
+    """Wait until the resumed jobs end. Raises TrainingFailed."""
+    return state.once("await_training", lambda: await_jobs(state))
+
+
+def compare(state: DrillState, reference: Callable[[], Reference | None] | None = None) -> Evidence:
+    """The finished model against an uninterrupted run's, and the service's answers against that model's.
+
+    Args:
+        reference: gives the reference run's result when it was begun before; by default it is run now.
+    """
+
+    def work() -> Evidence:
+        found = reference() if reference is not None else run_reference(state)
+        digest = next((j["model_digest"] for j in state.evidence("await_training")["jobs"] if j.get("model_digest")), None)
+        other = found.model_digest if found else None
+        return {
+            "model": {"digest": digest, "reference_digest": other,
+                      "identical": None if digest is None or other is None else digest == other,
+                      "reference_seconds": found.seconds if found else None},
+            "services": [_answers(state, service, found, digest)
+                         for service in state.rooms.topology.group(state.plan.group).services],
+        }
+
+    return state.once("compare_model", work)
+
+
+def _answers(state: DrillState, service: str, reference: Reference | None, digest: str | None) -> dict[str, Any]:
+    """Ask through DNS until the service has the finished model, then compare its answers with the reference's."""
+    expected = state.senses.reference(state.rooms, service, reference.files) if reference else None
+    clock = state.rooms.clock
+    until = clock.monotonic() + _ANSWER_FOR_SECONDS
+    while True:
+        answer = state.senses.ask(state.rooms, service, timeout_seconds=2.0)
+        equal = None if expected is None or answer.predictions is None else answer.predictions == expected
+        if equal or clock.monotonic() >= until or (expected is None and answer.model == digest):
+            return {"service": service, "answers_equal": equal, "site": answer.site, "epoch": answer.epoch,
+                    "model": answer.model, "answers": list(answer.predictions or ()), "refused": answer.refused,
+                    "expected": list(expected) if expected is not None else None}
+        clock.sleep(0.2)
+
+
+def look_again(state: DrillState) -> Evidence:
+    """Protect the group from its new active site, then look whether the steady state holds there."""
+    committed = state.rooms.authority(state.plan.group).read(state.plan.group)
+    assert committed is not None
+    state.once("reprotect", lambda: {
+        "replicated": [asdict(p) for p in protect_group(state.rooms, state.plan.group, committed)]})
+    return state.once("steady_state_after", lambda: look(
+        state.rooms, state.senses, state.plan.group, committed, training_may_have_ended=True).as_dict())

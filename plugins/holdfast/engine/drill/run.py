@@ -1,0 +1,122 @@
+"""A whole drill in one process: hypothesis, fault, plan, hypothesis, rollback, journal. The rollback always runs."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from holdfast.engine.drill.conclude import conclude, refused_journal, store_evidence
+from holdfast.engine.drill.errors import DrillError, SteadyStateFailed
+from holdfast.engine.drill.evidence import load_or_create_key, write_evidence
+from holdfast.engine.drill.interface import FaultInjector
+from holdfast.engine.drill.interrupts import DrillInterrupted, Interrupts, interrupts
+from holdfast.engine.drill.journal import DrillJournal, DrillStatus
+from holdfast.engine.drill.log import DrillState
+from holdfast.engine.drill.phases import (
+    await_training,
+    compare,
+    detect,
+    fail_over,
+    inject,
+    lift,
+    look_again,
+    measure,
+    new_drill_id,
+    prepare,
+    resume_training,
+)
+from holdfast.engine.drill.reference import run_reference
+from holdfast.engine.drill.scenarios import find_scenario
+from holdfast.engine.recovery.interface import Progress, ProgressSink, Rooms, Senses, ignore_progress
+from holdfast.errors import ConfigError, HoldfastError
+
+
+def run_drill(
+    rooms: Rooms, group: str, scenario: str, faults: FaultInjector, output: Path, *,
+    progress: ProgressSink = ignore_progress, senses: Senses | None = None, drill_id: str | None = None,
+    approved_by: str | None = None,
+) -> DrillJournal:
+    """Run a drill and write its evidence into ``output`` (journal.json, report.html, evidence.dsse.json).
+
+    A drill that was refused, aborted, interrupted or failed leaves evidence too. Whatever happens after the fault
+    went in, it is lifted.
+
+    Args:
+        approved_by: who approves the plan's decision where the rules do not decide; a drill that is run on purpose
+            is approved by the one who runs it.
+
+    Raises:
+        ConfigError: a name is unknown or a connection is missing; nothing was changed and nothing is written.
+        Refused, NoMajority: a rule forbids it; nothing was changed, the evidence says so.
+    """
+    find_scenario(scenario)
+    objectives = rooms.topology.group(group).objectives.model_dump(mode="json")
+    drill_id = drill_id or new_drill_id(rooms.clock.now())
+    with interrupts() as signals:
+        try:
+            state = prepare(rooms, group, scenario, drill_id=drill_id, senses=senses, progress=progress)
+        except ConfigError:
+            raise
+        except SteadyStateFailed as error:
+            journal = refused_journal(drill_id, group, scenario, error, run_by=rooms.holder, now=rooms.clock.now(),
+                                      objectives=objectives)
+            journal = journal.model_copy(update={
+                "status": "aborted", "steady_state": {"before": error.evidence.get("steady_state"), "after": None}})
+            _write(rooms, journal, output)
+            raise
+        except HoldfastError as error:
+            _write(rooms, refused_journal(drill_id, group, scenario, error, run_by=rooms.holder, now=rooms.clock.now(),
+                                          objectives=objectives), output)
+            raise
+        return _run_prepared(state, faults, output, signals, approved_by or f"drill {drill_id}, run by {rooms.holder}")
+
+
+def _run_prepared(
+    state: DrillState, faults: FaultInjector, output: Path, signals: Interrupts, approved_by: str
+) -> DrillJournal:
+    status: DrillStatus | None = None
+    error: HoldfastError | None = None
+    try:
+        try:
+            _under_fault(state, faults, approved_by)
+        finally:
+            signals.held = True  # a second signal does not keep the fault in
+            lift(state, faults)
+            signals.held = False
+        if signals.seen is not None:
+            raise DrillInterrupted(signals.seen)
+        _after_fault(state)
+    except (KeyboardInterrupt, DrillInterrupted) as interruption:
+        status = "interrupted"
+        error = DrillError("the drill was interrupted", where=state.drill_id, found=str(interruption) or "KeyboardInterrupt")
+    except HoldfastError as failure:
+        status, error = "failed", failure
+    signals.held = True
+    journal = conclude(state, status=status, error=error)
+    _write(state.rooms, journal, output, state)
+    return journal
+
+
+def _under_fault(state: DrillState, faults: FaultInjector, approved_by: str) -> None:
+    inject(state, faults)
+    detect(state)
+    fail_over(state, approved_by=approved_by)
+    resume_training(state)
+
+
+def _after_fault(state: DrillState) -> None:
+    with ThreadPoolExecutor(1, "reference") as pool:
+        reference = pool.submit(run_reference, state)  # trains while the resumed run does
+        measure(state)
+        await_training(state)
+        compare(state, reference.result)
+    look_again(state)
+
+
+def _write(rooms: Rooms, journal: DrillJournal, output: Path, state: DrillState | None = None) -> None:
+    paths = write_evidence(journal.as_document(), output, load_or_create_key(rooms.environ))
+    if state is not None:
+        kept = store_evidence(state, {path.name: path.read_bytes() for path in paths.all()})
+        for site, outcome in kept.items():
+            state.progress(Progress("evidence", "done" if outcome == "kept" else "failed", detail=f"{site}: {outcome}"))
+

@@ -1,0 +1,94 @@
+"""Recovery points: what of the ending epoch the target holds whole and verified."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from holdfast.engine.checkpoint import Election, elect
+from holdfast.engine.objectstore.interface import ObjectStore
+from holdfast.engine.recovery.errors import NoRecoveryPoint
+from holdfast.engine.recovery.interface import Rooms
+from holdfast.engine.recovery.plan import Plan
+from holdfast.engine.recovery.subjects import current_run, served_models, snapshot_subjects
+from holdfast.engine.snapshot import CommitRecord, read_receipt, selectable, verify
+
+#: Up to this size every byte is read again before a promotion; above, the replica's receipt counts.
+READ_AGAIN_BYTES = 256 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class SnapshotPoint:
+    """The snapshot a dataset or model goes on from; ``None`` when the target holds none of it."""
+
+    subject: str
+    record: CommitRecord | None
+    verified_by: str | None
+    passed_over: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class RunPoint:
+    """The checkpoint a run goes on from."""
+
+    job: str
+    run: str
+    election: Election
+
+
+@dataclass(frozen=True)
+class RecoveryPoints:
+    """What the target would be promoted to."""
+
+    snapshots: tuple[SnapshotPoint, ...]
+    runs: tuple[RunPoint, ...]
+
+    def snapshot(self, subject: str) -> SnapshotPoint | None:
+        return next((p for p in self.snapshots if p.subject == subject), None)
+
+
+def find_points(rooms: Rooms, plan: Plan, pool: ThreadPoolExecutor) -> RecoveryPoints:
+    """Elect, at the target, the newest verified point of everything the group protects.
+
+    Raises:
+        NoRecoveryPoint: a dataset or a served model has none there.
+    """
+    topology, store = rooms.topology, rooms.store(plan.target)
+    subjects = snapshot_subjects(topology, plan.group)
+    needed = {*topology.group(plan.group).datasets, *served_models(topology, plan.group)}
+    snapshots = [pool.submit(_snapshot_point, store, plan, s) for s in subjects]
+    runs = [pool.submit(_run_point, store, plan, job) for job in topology.group(plan.group).training]
+    points = RecoveryPoints(tuple(f.result() for f in snapshots), tuple(p for f in runs if (p := f.result()) is not None))
+    for point in points.snapshots:
+        if point.record is None and point.subject in needed:
+            raise NoRecoveryPoint(
+                f"{plan.target} holds no verified snapshot of {point.subject}", where=f"group {plan.group}",
+                expected="a replica with a receipt, whole",
+                found="; ".join(f"{i}: {why}" for i, why in point.passed_over) or "no snapshot of its lineage",
+                fix="Replicate it first, or choose another target",
+            )
+    return points
+
+
+def _snapshot_point(store: ObjectStore, plan: Plan, subject: str) -> SnapshotPoint:
+    passed: list[tuple[str, str]] = []
+    for record in selectable(store, subject, epoch=plan.expected_epoch):
+        how, why_not = _verified(store, record, plan.target)
+        if how is not None:
+            return SnapshotPoint(subject, record, how, tuple(passed))
+        passed.append((record.snapshot_id, why_not))
+    return SnapshotPoint(subject, None, None, tuple(passed))
+
+
+def _verified(store: ObjectStore, record: CommitRecord, site: str) -> tuple[str | None, str]:
+    if record.site != site and read_receipt(store, record.dataset, record.snapshot_id, site) is None:
+        return None, "no receipt: it was never read back here"
+    if record.size_bytes > READ_AGAIN_BYTES:
+        return "receipt", ""
+    report = verify(store, record)
+    return ("every byte read again", "") if report.ok else (None, "damaged: an object is missing or has another digest")
+
+
+def _run_point(store: ObjectStore, plan: Plan, job: str) -> RunPoint | None:
+    run = current_run(store, plan.group, job)
+    return None if run is None else RunPoint(job, run, elect(store, run, epoch=plan.expected_epoch))

@@ -1,0 +1,162 @@
+"""Keeping the other sites ready: replicate what the active site has, and note since when each replica is complete.
+
+The note is what a plan knows of the replication lag once the source is silent: at ``as_of`` the target held all
+that the source had. It is overwritten, and only gates a decision; what is promoted is decided by receipts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from holdfast.engine.authority.interface import EpochState
+from holdfast.engine.checkpoint import elect, replicate_checkpoint
+from holdfast.engine.config import Residency
+from holdfast.engine.objectstore.errors import ObjectNotFound, ObjectStoreError
+from holdfast.engine.objectstore.interface import ObjectStore
+from holdfast.engine.recovery.interface import Rooms
+from holdfast.engine.recovery.subjects import base_run, current_run, snapshot_subjects
+from holdfast.engine.replication import replicate
+from holdfast.engine.snapshot import latest
+from holdfast.errors import HoldfastError
+
+
+class ProtectionNote(BaseModel):
+    """At ``as_of``, ``target`` held everything that ``source`` had committed of ``subject`` in ``epoch``."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    format: Literal["holdfast.protection/1"] = "holdfast.protection/1"
+    subject: str
+    source: str
+    target: str
+    epoch: int
+    snapshot_id: str | None
+    as_of: datetime
+
+
+@dataclass(frozen=True)
+class Protected:
+    """How one subject fared on its way to one site."""
+
+    subject: str
+    target: str
+    ok: bool
+    detail: str
+    copied_objects: int = 0
+    copied_bytes: int = 0
+
+
+_Work = Callable[[Rooms, str, str, str, EpochState], Protected]
+
+
+def _key(group: str, subject: str, target: str) -> str:
+    return f"health/replicas/{group}/{subject}.{target}.json"
+
+
+def protect_group(rooms: Rooms, group: str, state: EpochState) -> tuple[Protected, ...]:
+    """Replicate everything the active site holds of the group to the others, and note since when each is complete.
+
+    Datasets and models go to every site their residency allows, checkpoints to the sites that may become active.
+    A site that does not answer is reported, and does not stop the others.
+
+    Args:
+        state: the committed state; its active site is the source.
+    """
+    settings = rooms.topology.group(group)
+    targets = [s for s in settings.sites.all() if s != state.active_site]
+    resumable = {settings.sites.active, *settings.sites.standby}
+    with ThreadPoolExecutor(4, "protect") as pool:
+        begun: list[Future[Protected]] = []
+        for target in targets:
+            begun += [pool.submit(_guarded, _snapshot, rooms, group, s, target, state)
+                      for s in snapshot_subjects(rooms.topology, group)]
+            if target in resumable:
+                begun += [pool.submit(_guarded, _run, rooms, group, job, target, state) for job in settings.training]
+        return tuple(future.result() for future in begun)
+
+
+def _guarded(work: _Work, rooms: Rooms, group: str, subject: str, target: str, state: EpochState) -> Protected:
+    try:
+        return work(rooms, group, subject, target, state)
+    except HoldfastError as error:
+        return Protected(subject, target, False, str(error))
+
+
+def _snapshot(rooms: Rooms, group: str, subject: str, target: str, state: EpochState) -> Protected:
+    source_store, target_store = rooms.store(state.active_site), rooms.store(target)
+    as_of = rooms.clock.now()  # before looking: what is committed while we copy is not covered
+    record = latest(source_store, subject, epoch=state.epoch)
+    if record is None:
+        return Protected(subject, target, True, "nothing is published yet")
+    report = replicate(source_store, target_store, record=record, source_site=state.active_site, target_site=target,
+                       residency=_residency(rooms, subject), topology_sites=rooms.topology.sites, clock=rooms.clock)
+    _note(rooms, group, state, subject, target, record.snapshot_id, as_of)
+    return Protected(subject, target, True, f"snapshot {record.snapshot_id}", report.copied_objects, report.copied_bytes)
+
+
+def _residency(rooms: Rooms, subject: str) -> Residency | None:
+    """A dataset's class; a model inherits that of the data it is trained on."""
+    topology = rooms.topology
+    if subject in topology.datasets:
+        return topology.residency_of(subject)
+    job = next((j for j in topology.training.values() if j.model == subject), None)
+    return None if job is None else topology.residency_of(job.dataset)
+
+
+def _run(rooms: Rooms, group: str, job: str, target: str, state: EpochState) -> Protected:
+    source_store = rooms.store(state.active_site)
+    run = current_run(source_store, group, job)
+    as_of = rooms.clock.now()
+    election = elect(source_store, run, epoch=state.epoch) if run else None
+    if run is None or election is None or election.manifest is None:
+        return Protected(run or base_run(group, job), target, True, "no checkpoint yet")
+    replicate_checkpoint(source_store, rooms.store(target), run, election.manifest, site=target, clock=rooms.clock)
+    _note(rooms, group, state, run, target, election.digest, as_of)
+    return Protected(run, target, True, f"checkpoint of step {election.step}")
+
+
+def _note(
+    rooms: Rooms, group: str, state: EpochState, subject: str, target: str, snapshot_id: str | None, as_of: datetime
+) -> None:
+    note = ProtectionNote(subject=subject, source=state.active_site, target=target, epoch=state.epoch,
+                          snapshot_id=snapshot_id, as_of=as_of)
+    rooms.store(target).put(_key(group, subject, target), note.model_dump_json().encode(), content_type="application/json")
+
+
+def read_note(store: ObjectStore, group: str, subject: str, target: str) -> ProtectionNote | None:
+    """The note about a subject at a target; ``None`` when there is none that can be read."""
+    try:
+        return ProtectionNote.model_validate_json(store.get(_key(group, subject, target)))
+    except (ObjectNotFound, ObjectStoreError, ValidationError):
+        return None
+
+
+@dataclass(frozen=True)
+class KnownLag:
+    """How far the target may lie behind, by what it knows itself. ``seconds`` is ``None`` when that is unknown."""
+
+    seconds: float | None
+    by_subject: dict[str, float | None]
+
+
+def known_lag(rooms: Rooms, group: str, *, target: str, epoch: int, since: datetime) -> KnownLag:
+    """How old the completeness of the target's replicas was when the source fell silent.
+
+    Args:
+        epoch: notes of another epoch say nothing.
+        since: when the source was last known to work; notes made later count as 0 seconds.
+    """
+    by_subject: dict[str, float | None] = {}
+    store = rooms.store(target)
+    for dataset in rooms.topology.group(group).datasets:
+        note = read_note(store, group, dataset, target)
+        usable = note is not None and note.epoch == epoch
+        by_subject[dataset] = max(0.0, (since - note.as_of).total_seconds()) if note and usable else None
+    worst = None if any(v is None for v in by_subject.values()) else max((v or 0.0 for v in by_subject.values()), default=0.0)
+    return KnownLag(worst, by_subject)
