@@ -14,6 +14,12 @@ from holdfast.sandbox.ports import free_port as any_free_port
 TOPOLOGY = Path(__file__).resolve().parents[1] / "include" / "holdfast.yaml"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "sandbox" in getattr(item, "fixturenames", ()):
+            item.add_marker("sandbox")
+
+
 @pytest.fixture(scope="session")
 def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
     """A sandbox of this test process: three emulated clouds, without the sites' services. No test finds a fault set."""
@@ -37,7 +43,10 @@ def _no_fault_outlives_its_test(request: pytest.FixtureRequest) -> Iterator[None
 
 @pytest.fixture
 def sandbox_env(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """The sandbox seen from outside, also set in ``os.environ`` for this test. ``sandbox.environment(site)`` has the rest."""
+    """The sandbox seen from outside, also set in ``os.environ`` for this test.
+
+    ``sandbox.environment(site)`` is the same from within a site.
+    """
     environ = sandbox.environment()
     for name, value in environ.items():
         monkeypatch.setenv(name, value)

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import FrameType
 
@@ -45,6 +45,7 @@ class Run:
     early_deaths: int = 0
     ready: bool = False
     error: str | None = None
+    revision: str = ""
 
     @property
     def identity(self) -> Identity | None:
@@ -62,7 +63,8 @@ def read_runs(paths: Paths) -> dict[str, Run]:
     for file in paths.run.glob("*.json"):
         document = read_json(file)
         if isinstance(document, dict):
-            runs[document["name"]] = Run(**document)
+            known = {field.name for field in fields(Run)}
+            runs[document["name"]] = Run(**{name: value for name, value in document.items() if name in known})
     return runs
 
 
@@ -99,6 +101,8 @@ class Keeper:
             run = self._runs.setdefault(part.name, Run(part.name))
             if part.destroyed:
                 self._destroy(part, run)
+            elif run.alive and run.revision != part.revision:
+                self._stop(run)
             elif not run.alive:
                 self._start(part, run)
             elif not run.ready:
@@ -110,6 +114,15 @@ class Keeper:
         """Stop every part that is known to run."""
         processes.stop([run.identity for run in self._runs.values() if run.identity is not None])
         self._reap()
+        if self._paths.run.is_dir():  # unless the state folder is gone, which must not come back
+            for run in self._runs.values():
+                run.state, run.ready, run.pid, run.started = "stopped", False, None, None
+                self._write(run)
+
+    def _stop(self, run: Run) -> None:
+        if run.identity is not None:
+            processes.stop([run.identity])
+        run.state, run.ready, run.pid, run.started = "stopped", False, None, None
 
     def _read_parts(self) -> bool:
         try:
@@ -148,6 +161,7 @@ class Keeper:
         self._children[process.pid] = process
         self._started_at[part.name] = now
         run.pid, run.started, run.state, run.ready = identity.pid, identity.started, "starting", False
+        run.revision = part.revision
 
     def _note_death(self, part: Part, run: Run, now: float) -> None:
         early = now - self._started_at.get(part.name, 0.0) < _EARLY_SECONDS and not run.ready

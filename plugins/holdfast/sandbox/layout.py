@@ -95,12 +95,16 @@ def default_state(environ: Mapping[str, str] = os.environ) -> Path:
     return Path(environ.get(STATE_VARIABLE) or "~/.holdfast").expanduser().resolve()
 
 
-def find_topology(given: Path | str | None, environ: Mapping[str, str] = os.environ) -> Path:
-    """The topology file: as given, else ``$HOLDFAST_TOPOLOGY``, else ``include/holdfast.yaml`` here or beside the source."""
-    if given is not None:
-        return Path(given).expanduser().resolve()
-    if environ.get(TOPOLOGY_VARIABLE):
-        return Path(environ[TOPOLOGY_VARIABLE]).expanduser().resolve()
+def find_topology(
+    given: Path | str | None, *, saved: str | None = None, environ: Mapping[str, str] = os.environ
+) -> Path:
+    """The topology file: as given, else ``$HOLDFAST_TOPOLOGY``, else the saved one, else ``include/holdfast.yaml``.
+
+    The last is looked for in the current folder, then beside the source.
+    """
+    named = given or environ.get(TOPOLOGY_VARIABLE) or saved
+    if named:
+        return Path(named).expanduser().resolve()
     here = Path("include/holdfast.yaml")
     beside = Path(__file__).resolve().parents[3] / here
     return (here if here.exists() or not beside.exists() else beside).resolve()

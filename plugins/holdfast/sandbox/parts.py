@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import json
 import os
 import sys
 from dataclasses import asdict, dataclass, field
@@ -26,6 +28,7 @@ class Part:
         data: the folder or file that holds its state, wiped when it is destroyed.
         environ: variables on top of the keeper's.
         destroyed: it must not run, and its data must be gone.
+        settings: what its settings file holds; when that changes the part is started anew.
     """
 
     name: str
@@ -38,6 +41,13 @@ class Part:
     data: str | None = None
     environ: dict[str, str] = field(default_factory=dict)
     destroyed: bool = False
+    settings: str = ""
+
+    @property
+    def revision(self) -> str:
+        """Differs when a running process of this part no longer is what is asked for."""
+        text = json.dumps([self.argv, self.port, self.environ, self.settings], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -77,6 +87,19 @@ def installed(module: str) -> bool:
         return False
 
 
+def proxy_settings(world: World, paths: Paths, ports: dict[str, int], site: str) -> dict[str, Any]:
+    """What a site's proxy is told at its start."""
+    return {
+        "site": site,
+        "control": ports[f"proxy.{site}"],
+        "mode_file": str(paths.mode(site)),
+        "listeners": {
+            name: {"port": ports[f"{site}/{name}"], "upstream": ports[upstream]}
+            for name, upstream in listeners(world, site).items()
+        },
+    }
+
+
 def build_parts(
     world: World, paths: Paths, ports: dict[str, int], *, agents: bool, environments: dict[str, dict[str, str]]
 ) -> list[Part]:
@@ -102,6 +125,7 @@ def build_parts(
                 (str(paths.proxy(site.name)),),
                 ports,
                 probe="/mode",
+                settings=json.dumps(proxy_settings(world, paths, ports, site.name), sort_keys=True),
             )
         )
     if world.dns_site is not None:

@@ -14,8 +14,9 @@ from holdfast.sandbox.http_framing import Framer, Kind, Piece
 from holdfast.sandbox.ports import HOST
 
 READ_LIMIT = 1 << 20
-_READ = 1 << 18
+_READ_BYTES = 1 << 18
 _THROTTLED_READ_SECONDS = 0.05
+_DISCARD_SECONDS = 2.0
 _RESET = struct.pack("ii", 1, 0)
 _BUSY = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\nRetry-After: 1\r\n"
@@ -24,12 +25,9 @@ _BUSY = (
 
 
 class Bucket:
-    """The pace of a throttled listener, shared by its connections: when the next byte may go."""
+    """The pace of one direction of a throttled listener, shared by its connections: when the next byte may go."""
 
     def __init__(self) -> None:
-        self._free_at = 0.0
-
-    def reset(self) -> None:
         self._free_at = 0.0
 
     def delay(self, size: int, bytes_per_second: float, now: float) -> float:
@@ -44,7 +42,8 @@ class Port(Protocol):
     mode: Mode
     changed: asyncio.Event
     upstream: int
-    bucket: Bucket
+    sending: Bucket
+    answering: Bucket
 
 
 class Connection:
@@ -54,54 +53,65 @@ class Connection:
         self._port = port
         self._client_reader, self._client = reader, writer
         self._upstream: asyncio.StreamWriter | None = None
-        self._methods: deque[bytes] = deque()
-        self._requests = Framer(self._methods, is_response=False)
-        self._responses = Framer(self._methods, is_response=True)
+        methods: deque[bytes] = deque()
+        self._requests = Framer(methods, is_response=False)
+        self._responses = Framer(methods, is_response=True)
+        self._task: asyncio.Task[None] | None = None
+        self._busy = False
         #: Bytes of an answer were swallowed: the connection cannot be used again, whatever the mode is now.
-        self._doomed = False
-        self._hurt_at: int | None = None  # truncate: bytes of this body that still go through
-        self._tasks: list[asyncio.Task[None]] = []
+        self._swallowed = False
+        #: Where in the body of this answer the harm is done; ``None``: nowhere.
+        self._harm_at: int | None = None
 
     def abort(self) -> None:
-        """Reset both sides."""
-        for task in self._tasks:
-            task.cancel()
+        """Reset both sides, now."""
+        if self._task is not None:
+            self._task.cancel()
         for writer in (self._client, self._upstream):
             if writer is not None:
                 _reset(writer)
 
+    def mode_changed(self) -> None:
+        """A client whose answer was swallowed half-way must not be sent the rest of it."""
+        if self._swallowed:
+            self.abort()
+
     async def run(self) -> None:
         """Until one side ends it, or a mode does."""
-        _no_delay(self._client)
+        self._task = asyncio.current_task()
         try:
-            await self._passable()
-            try:
-                upstream_reader, self._upstream = await asyncio.open_connection(
-                    HOST, self._port.upstream, limit=READ_LIMIT
-                )
-            except OSError:
-                self.abort()
-                return
-            _no_delay(self._upstream)
-            self._tasks = [
-                asyncio.create_task(self._forward(self._upstream)),
-                asyncio.create_task(self._back(upstream_reader)),
-            ]
-            done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
-            if self._tasks[0] in done and self._tasks[0].exception() is None:
-                # The client has sent all it will: its answer may still be on the way.
-                await asyncio.wait(self._tasks)
-            if any(not task.cancelled() and task.exception() is not None for task in self._tasks if task.done()):
-                self.abort()
+            await self._pass()
         except (OSError, asyncio.CancelledError):
             self.abort()
         finally:
-            for task in self._tasks:
-                task.cancel()
             for writer in (self._client, self._upstream):
                 if writer is not None:
                     with contextlib.suppress(OSError):
                         writer.close()
+
+    async def _pass(self) -> None:
+        _no_delay(self._client)
+        await self._passable()
+        reader, self._upstream = await asyncio.open_connection(HOST, self._port.upstream, limit=READ_LIMIT)
+        _no_delay(self._upstream)
+        forward = asyncio.create_task(self._forward(self._upstream))
+        back = asyncio.create_task(self._back(reader))
+        try:
+            await asyncio.wait({forward, back}, return_when=asyncio.FIRST_COMPLETED)
+            if self._busy or (back.done() and not back.cancelled() and back.exception() is not None):
+                # After a 503 nothing of the other side is wanted; the rest of the request is still to be thrown away.
+                back.cancel()
+                if self._busy:
+                    await forward
+            elif forward.done() and forward.exception() is None:
+                await back  # the client has sent all it will: its answer may still be on the way
+            for task in (forward, back):
+                if task.done() and not task.cancelled():
+                    task.result()
+        finally:
+            forward.cancel()
+            back.cancel()
+            await asyncio.gather(forward, back, return_exceptions=True)
 
     async def _passable(self) -> Mode:
         """Wait out a black hole."""
@@ -112,96 +122,91 @@ class Connection:
     async def _forward(self, upstream: asyncio.StreamWriter) -> None:
         while True:
             await self._passable()
-            data = await self._client_reader.read(self._read_size())
+            data = await self._client_reader.read(self._read_bytes())
             mode = await self._passable()
             if not data:
-                if upstream.can_write_eof():
-                    upstream.write_eof()
+                upstream.write_eof()
                 return
             for piece in self._requests.feed(data):
                 if mode.name == "http503" and piece.kind is Kind.HEAD:
                     await self._answer_busy()
                     return
-                if mode.name == "latency" and piece.kind in (Kind.HEAD, Kind.OPAQUE):
-                    await asyncio.sleep(mode.amount / 2000)
-                await self._send(upstream, piece.data, mode)
+                await self._send(upstream, piece, piece.data, mode, self._port.sending)
 
     async def _back(self, reader: asyncio.StreamReader) -> None:
         while True:
             await self._passable()
-            data = await reader.read(self._read_size())
+            data = await reader.read(self._read_bytes())
             mode = await self._passable()
             if not data:
                 return
-            if mode.name == "half-open" or self._doomed:
-                await self._swallow(data)
+            if mode.name == "half-open":
+                self._swallowed = True
                 continue
             for piece in self._responses.feed(data):
-                if mode.name == "latency" and piece.kind in (Kind.HEAD, Kind.OPAQUE):
-                    await asyncio.sleep(mode.amount / 2000)
-                hurt = self._hurt(piece, mode)
-                if hurt is not None:
-                    await self._send(self._client, hurt, mode)
-                if hurt is None or (self._hurt_at is not None and self._hurt_at <= 0):
-                    await self._cut()
+                harmed, cut = self._harm(piece, mode)
+                await self._send(self._client, piece, harmed, mode, self._port.answering)
+                if cut:
                     return
 
-    def _read_size(self) -> int:
+    def _read_bytes(self) -> int:
+        """How much to read at once: little when throttled, so that bytes trickle and do not come in gushes."""
         mode = self._port.mode
-        return max(1, min(_READ, int(mode.amount * _THROTTLED_READ_SECONDS))) if mode.name == "throttle" else _READ
+        if mode.name != "throttle":
+            return _READ_BYTES
+        return max(1, min(_READ_BYTES, int(mode.amount * _THROTTLED_READ_SECONDS)))
 
-    async def _send(self, writer: asyncio.StreamWriter, data: bytes, mode: Mode) -> None:
-        if mode.name == "throttle":
-            await asyncio.sleep(self._port.bucket.delay(len(data), mode.amount, asyncio.get_running_loop().time()))
-        writer.write(data)
-        await writer.drain()
+    async def _send(self, writer: asyncio.StreamWriter, piece: Piece, data: bytes, mode: Mode, bucket: Bucket) -> None:
+        if mode.name == "latency" and piece.kind in (Kind.HEAD, Kind.OPAQUE):
+            # Half on the way there, half on the way back.
+            await asyncio.sleep(mode.amount / 2000)
+        elif mode.name == "throttle":
+            await asyncio.sleep(bucket.delay(len(data), mode.amount, asyncio.get_running_loop().time()))
+        if data:
+            writer.write(data)
+            await writer.drain()
 
-    def _hurt(self, piece: Piece, mode: Mode) -> bytes | None:
-        """What a piece of an answer becomes; ``None``: nothing of it, and the connection ends."""
+    def _harm(self, piece: Piece, mode: Mode) -> tuple[bytes, bool]:
+        """What a piece of an answer becomes, and whether the answer is cut off behind it.
+
+        The harm is done in the middle of the body; at its first byte where the head does not tell the length.
+        """
         if piece.kind is Kind.HEAD:
-            length = piece.content_length
-            self._hurt_at = None
-            if mode.name in ("corrupt", "truncate") and length != 0:
-                self._hurt_at = (length or 2) // 2
-            return piece.data
-        if self._hurt_at is None or piece.kind is not Kind.BODY:
-            return piece.data
-        at, size = self._hurt_at, len(piece.data)
+            has_body = not piece.ends_message and piece.content_length != 0
+            harmful = mode.name in ("corrupt", "truncate") and has_body
+            self._harm_at = (piece.content_length or 0) // 2 if harmful else None
+            return piece.data, False
+        at = self._harm_at
+        if at is None or piece.kind is not Kind.BODY:
+            return piece.data, False
+        self._harm_at = at - len(piece.data)
+        if at >= len(piece.data):
+            return piece.data, False
+        self._harm_at = None
         if mode.name == "truncate":
-            self._hurt_at = at - size
-            return piece.data[:at] if size > at else piece.data
-        if mode.name == "corrupt" and at >= 0:
-            self._hurt_at = at - size if at >= size else None
-            if at < size:
-                flipped = bytearray(piece.data)
-                flipped[at] ^= 0x01
-                return bytes(flipped)
-        return piece.data
+            return piece.data[:at], True
+        if mode.name == "corrupt":
+            harmed = bytearray(piece.data)
+            harmed[at] ^= 0x01
+            return bytes(harmed), False
+        return piece.data, False
 
     async def _answer_busy(self) -> None:
-        """503 to this request, then no more: what follows of it is thrown away so that the answer is not lost in a reset."""
-        for task in self._tasks[1:]:
-            task.cancel()
+        """503 to this request, then no more.
+
+        What follows of the request is read and thrown away for a while: closing on unread bytes would reset the
+        connection, and the answer would be lost with it.
+        """
+        self._busy = True
         if self._upstream is not None:
             _reset(self._upstream)
         self._client.write(_BUSY)
         await self._client.drain()
         self._client.write_eof()
-        with contextlib.suppress(asyncio.TimeoutError):
-            async with asyncio.timeout(2.0):
-                while await self._client_reader.read(_READ):
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_DISCARD_SECONDS):
+                while await self._client_reader.read(_READ_BYTES):
                     pass
-
-    async def _swallow(self, data: bytes) -> None:
-        """Half-open: the answer is read and never passed on; when that ends, so does the connection."""
-        self._doomed = True
-        if self._port.mode.name != "half-open":
-            raise ConnectionResetError
-
-    async def _cut(self) -> None:
-        with contextlib.suppress(OSError):
-            await self._client.drain()
-            self._client.write_eof()
 
 
 def _no_delay(writer: asyncio.StreamWriter) -> None:

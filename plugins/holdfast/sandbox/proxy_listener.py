@@ -24,7 +24,7 @@ class Listener:
         self.upstream = upstream
         self.mode = UP
         self.changed = asyncio.Event()
-        self.bucket = Bucket()
+        self.sending, self.answering = Bucket(), Bucket()
         self._holder: socket.socket | None = None
         self._server: asyncio.Server | None = None
         self._connections: set[Connection] = set()
@@ -42,9 +42,11 @@ class Listener:
         if mode == self.mode:
             return
         self.mode = mode
-        self.bucket.reset()
+        self.sending, self.answering = Bucket(), Bucket()
         self.changed.set()
         self.changed = asyncio.Event()
+        for connection in list(self._connections):
+            connection.mode_changed()
         if mode.name == "down":
             if self._server is not None:
                 self._server.close()
@@ -69,7 +71,7 @@ class Listener:
 
     def _bind(self) -> socket.socket:
         bound = socket.socket()
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Shared among this user's sockets that ask for it, and closed to everybody who merely reuses addresses.
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         bound.bind((HOST, self.port))
         return bound

@@ -24,7 +24,7 @@ from holdfast.sandbox.errors import BadFault, PartFailed, PortTaken, SandboxErro
 from holdfast.sandbox.faults import PROCESS_MODES, check_direction, parse_mode
 from holdfast.sandbox.files import read_json, write_json
 from holdfast.sandbox.layout import Paths, World, default_state, find_topology, read_world
-from holdfast.sandbox.parts import AGENT_MODULE, Part, base_environment, build_parts, installed, listeners, port_names
+from holdfast.sandbox.parts import AGENT_MODULE, Part, base_environment, build_parts, installed, port_names, proxy_settings
 from holdfast.sandbox.ports import HOST, assign, claim, claim_block, free_port
 from holdfast.sandbox.processes import Identity
 from holdfast.sandbox.status import PartStatus, SandboxStatus, SiteStatus
@@ -39,8 +39,8 @@ class Sandbox:
 
     Args:
         state_dir: everything it writes lies here; by default ``$HOLDFAST_STATE``, else ``~/.holdfast``.
-        topology: the topology whose sites it emulates; by default the one it was brought up with before, else
-            ``$HOLDFAST_TOPOLOGY``, else ``include/holdfast.yaml``.
+        topology: the topology whose sites it emulates; by default ``$HOLDFAST_TOPOLOGY``, else the one it was brought
+            up with before, else ``include/holdfast.yaml``.
         owner_pid: a process without which the sandbox is of no use: when it ends, everything stops.
     """
 
@@ -78,7 +78,7 @@ class Sandbox:
         deadline = time.monotonic() + timeout
         with self._locked():
             saved = self._saved()
-            world = read_world(find_topology(self._topology or (saved or {}).get("topology")))
+            world = read_world(find_topology(self._topology, saved=(saved or {}).get("topology")))
             ports, held = self._ports(world, (saved or {}).get("ports"))
             try:
                 run_agents = self._agents(agents, saved)
@@ -297,18 +297,7 @@ class Sandbox:
 
     def _write_proxies(self, world: World, ports: dict[str, int]) -> None:
         for site in world.sites:
-            write_json(
-                self.paths.proxy(site.name),
-                {
-                    "site": site.name,
-                    "control": ports[f"proxy.{site.name}"],
-                    "mode_file": str(self.paths.mode(site.name)),
-                    "listeners": {
-                        name: {"port": ports[f"{site.name}/{name}"], "upstream": ports[upstream]}
-                        for name, upstream in listeners(world, site.name).items()
-                    },
-                },
-            )
+            write_json(self.paths.proxy(site.name), proxy_settings(world, self.paths, ports, site.name))
 
     def _keep_destroyed(self, parts: list[Part]) -> list[Part]:
         from dataclasses import replace
