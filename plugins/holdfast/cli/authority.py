@@ -69,7 +69,7 @@ def init(group: GroupArgument, topology: TopologyOption = None, as_json: JsonOpt
 @reports_errors
 def rearm(
     group: GroupArgument,
-    reason: Annotated[str, typer.Option("--reason", help="Why; stands in the new epoch for ever.")] = "re-armed by hand",
+    reason: Annotated[str, typer.Option(help="Why; stands in the new epoch for ever.")] = "re-armed by hand",
     topology: TopologyOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -105,12 +105,13 @@ def _print_state(group: str, state: EpochState | None, problem: NoMajority | Non
     elif state is None:
         console.print(f"{group}: no epoch yet; run `holdfast authority init {group}`")
     else:
-        console.print(f"{group}: epoch {state.epoch}, active {state.active_site} (before: {state.previous_site or 'none'})")
+        before = state.previous_site or "none"
+        console.print(f"{group}: epoch {state.epoch}, active {state.active_site} (before: {before})")
         console.print(f"  committed {state.committed_at.isoformat()} by {state.holder}", markup=False)
         console.print(f"  plan {state.plan_id}: {state.reason}", markup=False)
         if state.operation is not None:
-            held = state.operation
-            console.print(f"  {held.kind} {held.plan_id} of {held.holder} until {held.expires_at.isoformat()}", markup=False)
+            held, until = state.operation, state.operation.expires_at.isoformat()
+            console.print(f"  {held.kind} {held.plan_id} of {held.holder} until {until}", markup=False)
 
 
 def _table(views: list[AcceptorView]) -> Table:

@@ -10,12 +10,13 @@ import logging
 import threading
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from holdfast.engine.agent.heartbeats import HeartbeatSender
 from holdfast.engine.agent.model import Loaded, ModelHolder, ModelSource, SnapshotModelSource
-from holdfast.engine.agent.predictor import LOADERS, Loader
+from holdfast.engine.agent.predictor import LOADERS, Loader, import_xgboost
 from holdfast.engine.authority import EpochStore, Lease, LeaseStatus, RankedRegister
 from holdfast.engine.config import Detection, Group
 from holdfast.engine.health import GroupBeat, Heartbeat, Lookout, Observation, open_lookout
@@ -144,6 +145,7 @@ class SiteAgent:
             poll = min(_LONGEST_POLL_SECONDS, self._groups[name].fencing.fence_seconds / 6)
             self._loop(f"lease-{name}", poll, event, partial(self._renew, lease))
         if self._models is not None:
+            threading.Thread(target=_warm_up, daemon=True, name="warm-up").start()
             self._loop("model", _MODEL_WAIT_SECONDS, self._nudges[-1], self._refresh_model)
         self._loop("lookout", self._detection.interval_seconds, None, self._look)
         self._loop("heartbeat", self._detection.interval_seconds, None, self._beat)
@@ -248,6 +250,12 @@ class SiteAgent:
             raise ConfigError("it is not clear which service this agent answers for", where=f"site {self.site}",
                               expected="--service, and one agent per service", found=", ".join(sorted(here)))
         return next(iter(here.items()), (None, next(iter(self._groups))))
+
+
+def _warm_up() -> None:
+    """Import what loads models now, while nobody waits for an answer."""
+    with suppress(ImportError):
+        import_xgboost()
 
 
 def _strictest(detections: list[Detection]) -> Detection:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -38,8 +40,7 @@ class XGBoostPredictor:
     """A gradient-boosted tree model from its own binary form (``model.ubj``)."""
 
     def __init__(self, files: Mapping[str, bytes]) -> None:
-        import xgboost
-
+        xgboost = import_xgboost()
         self._booster = xgboost.Booster()
         try:
             self._booster.load_model(bytearray(files["model.ubj"]))
@@ -54,11 +55,24 @@ class XGBoostPredictor:
 
     def predict(self, instances: Sequence[Sequence[float]]) -> list[float]:
         import numpy as np
-        import xgboost
 
         names = self._names if self._booster.feature_names is not None else None
-        rows = xgboost.DMatrix(np.asarray(instances, dtype=np.float64), feature_names=names)
+        rows = import_xgboost().DMatrix(np.asarray(instances, dtype=np.float64), feature_names=names)
         return [float(value) for value in self._booster.predict(rows)]
+
+
+def import_xgboost() -> Any:
+    """xgboost without scikit-learn, which it takes when it is there and scoring a booster never needs.
+
+    That is 1.4 s of processor time instead of 6 (measured), in every agent, while a site waits to be promoted.
+    """
+    if "xgboost" in sys.modules or "sklearn" in sys.modules:
+        return importlib.import_module("xgboost")
+    sys.modules["sklearn"] = None  # type: ignore[assignment]  # Python's way to say: this import fails
+    try:
+        return importlib.import_module("xgboost")
+    finally:
+        del sys.modules["sklearn"]
 
 
 def feature_names(files: Mapping[str, bytes]) -> list[str] | None:
