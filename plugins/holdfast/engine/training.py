@@ -1,0 +1,194 @@
+"""The composition root of a training process: what its environment names, opened and ready.
+
+::
+
+    training = Training.from_environment()
+    table = training.dataset()
+    with training.checkpointer as checkpointer: ...
+    training.publish_model({"model.ubj": …, "features.json": …}, finished)
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from holdfast.engine.authority.lease import Lease
+from holdfast.engine.checkpoint.checkpointer import Checkpointer, Finished
+from holdfast.engine.checkpoint.environment import TrainingEnvironment
+from holdfast.engine.checkpoint.errors import CheckpointError
+from holdfast.engine.checkpoint.fingerprint import environment_fingerprint
+from holdfast.engine.checkpoint.guard import AlwaysGranted, Permission, WriteGuard
+from holdfast.engine.config import Topology, TrainingJob
+from holdfast.engine.objectstore import ObjectStore, local_store
+from holdfast.engine.runtime import Runtime
+from holdfast.engine.snapshot import CommitRecord, find_record, latest, open_table, put_snapshot
+from holdfast.errors import ConfigError, HoldfastError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class LeaseGuard:
+    """A `WriteGuard` from the site's lease, renewed in the background four times within T_fence.
+
+    A lease that expired ends an agent's epoch for good. A training process may go on when a *fresh* read of a
+    majority still names its epoch and site: any promotion commits first and waits T_fence, so such a read proves that
+    none has happened.
+    """
+
+    def __init__(self, lease: Lease, epoch: int, *, renew_seconds: float) -> None:
+        self._lease = lease
+        self._epoch = epoch
+        self._renew_seconds = renew_seconds
+        self._closed = threading.Event()
+        self._lease.renew()
+        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
+        self._thread.start()
+
+    def permission(self) -> Permission:
+        seen = self._lease.status()
+        if seen.epoch is not None and seen.epoch > self._epoch:
+            return Permission.FENCED
+        if seen.role in ("standby", "witness") and seen.epoch == self._epoch:
+            return Permission.FENCED
+        return Permission.GRANTED if seen.role == "active" and seen.epoch == self._epoch else Permission.HELD
+
+    def close(self) -> None:
+        self._closed.set()
+
+    def _renew(self) -> None:
+        while not self._closed.wait(self._renew_seconds):
+            self._lease.renew()
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training process: its job, its checkpointer, its data.
+
+    Args:
+        store: where everything is written: the site's bucket, or the scratch folder of a reference run.
+        data_store: where the dataset is read: always the site's bucket.
+        standbys: the other sites that get its checkpoints and model.
+    """
+
+    environment: TrainingEnvironment
+    runtime: Runtime
+    job: TrainingJob
+    steps: int
+    step_seconds: float
+    store: ObjectStore
+    data_store: ObjectStore
+    checkpointer: Checkpointer
+    data_record: CommitRecord
+    standbys: tuple[str, ...] = field(default=())
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Training:
+        """Open everything the environment contract names.
+
+        Raises:
+            EnvironmentIncomplete, ConfigError, UnknownName: something is missing or wrong; nothing was started.
+            StoreUnavailable: the site's own bucket does not answer.
+        """
+        environment = TrainingEnvironment.read(environ)
+        return cls.open(environment, Runtime.from_environment(environ=environ))
+
+    @classmethod
+    def open(cls, environment: TrainingEnvironment, runtime: Runtime) -> Training:
+        topology = runtime.topology
+        job = topology.job(environment.job)
+        data_store = runtime.store(environment.site)
+        record = _data_record(data_store, job.dataset, environment)
+        steps = environment.steps or job.steps
+        reference = environment.scratch is not None
+        store = _scratch(environment.scratch) if environment.scratch is not None else data_store
+        standbys = () if reference else _standbys(topology, environment)
+        checkpointer = Checkpointer(
+            store, environment.run, epoch=environment.epoch, site=environment.site, total_steps=steps,
+            every_steps=job.checkpoint_every_steps, guard=AlwaysGranted() if reference else _guard(runtime, environment),
+            replicas=runtime.stores(standbys), dataset_snapshot=record.snapshot_id, clock=runtime.clock,
+            fingerprint=environment_fingerprint(("numpy", "pyarrow")), heartbeat=environment.heartbeat,
+            notes={"job": environment.job, "group": environment.group})
+        step_seconds = job.step_seconds if environment.step_seconds is None else environment.step_seconds
+        return cls(environment, runtime, job, steps, step_seconds, store, data_store, checkpointer, record, standbys)
+
+    def dataset(self) -> pa.Table:
+        """The dataset's snapshot as a table, every byte checked. Raises ObjectDamaged."""
+        return open_table(self.data_store, self.data_record)
+
+    def publish_model(self, files: Mapping[str, bytes | Path], finished: Finished) -> CommitRecord:
+        """Publish the finished model as a snapshot of the job's model and bring it to the standby sites.
+
+        A standby that does not answer is left to the replication DAG; the heartbeat says so.
+
+        Raises:
+            Fenced: the epoch is over; nothing was published.
+        """
+        self.checkpointer.require_permission(f"model {self.job.model}")
+        manifest = finished.manifest
+        labels = {"run": manifest.run, "step": str(manifest.step), "epoch": str(manifest.epoch),
+                  "model_digest": manifest.model_digest, "dataset_snapshot": self.data_record.snapshot_id}
+        record = put_snapshot(self.store, dataset=self.job.model, files=files, epoch=manifest.epoch,
+                              site=self.environment.site, labels=labels, clock=self.runtime.clock)
+        self.checkpointer.note(published={"model": self.job.model, "snapshot_id": record.snapshot_id,
+                                          "model_digest": manifest.model_digest,
+                                          "replicas": {site: self._replicate(record, site) for site in self.standbys}})
+        return record
+
+    def _replicate(self, record: CommitRecord, site: str) -> str:
+        from holdfast.engine.replication import replicate
+
+        topology = self.runtime.topology
+        try:
+            replicate(self.store, self.runtime.store(site), record=record, source_site=self.environment.site,
+                      target_site=site, residency=topology.residency_of(self.job.dataset),
+                      topology_sites=topology.sites, clock=self.runtime.clock)
+        except HoldfastError as error:
+            return str(error)
+        return "replicated"
+
+
+def open_local(folder: Path) -> ObjectStore:
+    """A store in a local folder, made when it is not there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return local_store("scratch", folder)
+
+
+def _scratch(folder: Path) -> ObjectStore:
+    return open_local(folder)
+
+
+def _data_record(store: ObjectStore, dataset: str, environment: TrainingEnvironment) -> CommitRecord:
+    wanted = environment.dataset_snapshot
+    record = find_record(store, dataset, wanted) if wanted else latest(store, dataset, epoch=environment.epoch)
+    if record is None:
+        raise CheckpointError("the dataset's snapshot is not at this site", where=f"{store.name}: {dataset}",
+                              expected=f"snapshot {wanted}" if wanted else "a published snapshot", found="nothing",
+                              fix="Replicate the dataset to this site first")
+    return record
+
+
+def _standbys(topology: Topology, environment: TrainingEnvironment) -> tuple[str, ...]:
+    """The sites that get checkpoints: every active or standby one but this, where the data's residency allows it.
+
+    A checkpoint is made from the data, so it may lie only where the data may.
+    """
+    group, job = topology.group(environment.group), topology.job(environment.job)
+    if environment.job not in group.training:
+        raise ConfigError("the group does not have this training job", where=f"group {environment.group}",
+                          expected=f"one of {', '.join(group.training) or '(none)'}", found=environment.job)
+    residency = topology.residency_of(job.dataset)
+    return tuple(site for site in (group.sites.active, *group.sites.standby) if site != environment.site
+                 and (residency is None or topology.site(site).jurisdiction in residency.jurisdictions))
+
+
+def _guard(runtime: Runtime, environment: TrainingEnvironment) -> WriteGuard:
+    fence_seconds = runtime.topology.group(environment.group).fencing.fence_seconds
+    lease = Lease(environment.group, environment.site, runtime.authority(environment.group),
+                  fence_seconds=fence_seconds, clock=runtime.clock)
+    return LeaseGuard(lease, environment.epoch, renew_seconds=fence_seconds / 4)
