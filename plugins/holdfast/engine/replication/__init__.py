@@ -1,0 +1,31 @@
+"""Replication: plan, copy, verify and publish a snapshot at another site."""
+
+from holdfast.engine.replication.errors import (
+    ReplicaDamaged,
+    ReplicationError,
+    ResidencyRefused,
+    SourceChanged,
+    SourceDamaged,
+    StaleSource,
+)
+from holdfast.engine.replication.lag import ReplicationLag, lag
+from holdfast.engine.replication.replicate import Progress, ReplicationReport, replicate
+from holdfast.engine.replication.residency import ReplicationPlan, check_hop, plan_replication, residency_for
+
+__all__ = [
+    "Progress",
+    "ReplicaDamaged",
+    "ReplicationError",
+    "ReplicationLag",
+    "ReplicationPlan",
+    "ReplicationReport",
+    "ResidencyRefused",
+    "SourceChanged",
+    "SourceDamaged",
+    "StaleSource",
+    "check_hop",
+    "lag",
+    "plan_replication",
+    "replicate",
+    "residency_for",
+]

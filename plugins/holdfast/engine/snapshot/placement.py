@@ -9,6 +9,7 @@ bucket: every read is checked against the manifest's digest all the same.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -16,6 +17,7 @@ import pyarrow as pa
 
 from holdfast.engine.objectstore.interface import OVERWRITE, ObjectInfo, ObjectStore, ObjectVersion
 from holdfast.engine.snapshot import keys
+from holdfast.engine.snapshot.digest import digest_of
 from holdfast.engine.snapshot.manifest import Manifest, read_table, write_table
 from holdfast.engine.snapshot.records import CommitRecord
 
@@ -95,6 +97,16 @@ def leftover(info: ObjectInfo, path: str) -> Placed:
     """Something at a path's own key that is not in the snapshot."""
     return Placed(path=path, key=None, other_version=info.version.version, other_e_tag=info.version.e_tag,
                   other_modified_at=info.modified_at)
+
+
+def replica_metadata(snapshot_id: str, path: str) -> dict[str, str]:
+    """What a replica's object at its own key carries, so that it is not taken for new data."""
+    return {"holdfast_snapshot": snapshot_id, "holdfast_path": digest_of(path.encode()).partition(":")[2][:32]}
+
+
+def is_replica(metadata: Mapping[str, str], path: str) -> bool:
+    """Whether an object came here with a snapshot, and was not moved by some tool since."""
+    return metadata.get("holdfast_path") == replica_metadata("", path)["holdfast_path"]
 
 
 def write_placement(store: ObjectStore, record: CommitRecord, site: str, rows: list[Placed]) -> None:

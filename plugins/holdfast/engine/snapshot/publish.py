@@ -8,12 +8,13 @@ from pathlib import Path
 from uuid import uuid4
 
 from holdfast.clock import Clock
-from holdfast.engine.objectstore.interface import CREATE, OVERWRITE, ObjectStore
+from holdfast.engine.objectstore.interface import OVERWRITE, ObjectStore
 from holdfast.engine.snapshot import keys
 from holdfast.engine.snapshot.digest import digest_of, hash_stream
 from holdfast.engine.snapshot.documents import canonical
 from holdfast.engine.snapshot.errors import DatasetEmpty, EpochUnknownHere, ObjectDamaged, SnapshotError, UnknownParent
 from holdfast.engine.snapshot.lineage import new_fork, read_fork, write_fork
+from holdfast.engine.snapshot.manifest import Manifest, ManifestEntry
 from holdfast.engine.snapshot.once import create_or_read
 from holdfast.engine.snapshot.placement import write_placement
 from holdfast.engine.snapshot.records import CommitRecord, commit_time, latest, parse_record, read_record, record_keys
@@ -101,14 +102,10 @@ def put_snapshot(
     if previous is not None and (previous.path, previous.labels, previous.epoch) == (folder, dict(labels), epoch):
         return previous
     for name, content in sorted(files.items()):
-        put_file(store, keys.object_key(folder, name), content, digests[name])
-    taken = take(store, dataset=dataset, path=folder, clock=clock)
-    written = {entry.path: entry.digest for entry in taken.manifest.entries()}
-    if written != digests:
-        raise ObjectDamaged("the folder does not hold the files that were written", where=f"{store.name}: data/{folder}/",
-                            expected=f"{len(digests)} files: {', '.join(sorted(digests))}",
-                            found=f"{len(written)} files: {', '.join(sorted(written))}",
-                            fix="Try again; if it stays so, something else writes into this folder")
+        _put_file(store, keys.object_key(folder, name), content, digests[name])
+    manifest = Manifest.build(_written(store, folder, digests))
+    taken = TakenSnapshot(dataset=dataset, path=folder, manifest=manifest, taken_at=clock.now(),
+                          hashed_objects=len(digests), hashed_bytes=manifest.size_bytes)
     return publish(store, taken, epoch=epoch, site=site, parent=previous.snapshot_id if previous else None, clock=clock,
                    write_id=write_id, labels=labels)
 
@@ -135,19 +132,31 @@ def commit(store: ObjectStore, record: CommitRecord) -> CommitRecord:
     return parse_record(data, key=record.key, where=f"{store.name}: {record.key}")
 
 
-def put_file(store: ObjectStore, key: str, content: bytes | Path, digest: str) -> None:
+def _put_file(store: ObjectStore, key: str, content: bytes | Path, digest: str) -> None:
     """Write an immutable file. Raises ObjectDamaged when other bytes lie there."""
-    if isinstance(content, Path) and content.stat().st_size > WHOLE_BYTES:
-        # The folder's name is the digest of what it holds, so whoever else writes here writes the same bytes.
-        streamed_create = store.capabilities().create_only_streamed is True
+    if isinstance(content, bytes) or content.stat().st_size <= WHOLE_BYTES:
+        found = digest_of(create_or_read(store, key, content if isinstance(content, bytes) else content.read_bytes()))
+    else:
         if not any(info.key == key for info in store.list(key)):
-            store.put(key, _chunks(content), mode=CREATE if streamed_create else OVERWRITE)
-        return
-    data = content.read_bytes() if isinstance(content, Path) else content
-    found = digest_of(create_or_read(store, key, data))
+            # The folder's name is the digest of what it holds: whoever else writes here writes the same bytes.
+            store.put(key, _chunks(content), mode=OVERWRITE)
+        found = hash_stream(store.open(key)).digest
     if found != digest:
         raise ObjectDamaged("other bytes lie in an immutable folder", where=f"{store.name}: {key}", expected=digest,
                             found=found, fix="Have the store checked; nothing may write there but Holdfast")
+
+
+def _written(store: ObjectStore, folder: str, digests: Mapping[str, str]) -> Iterator[ManifestEntry]:
+    """The manifest of a folder whose files were just written and checked."""
+    prefix = keys.data_folder(folder) + "/"
+    listed = {info.key.removeprefix(prefix): info for info in store.list(prefix)}
+    if missing := sorted(digests.keys() - listed.keys()):
+        raise ObjectDamaged("files that were just written are not in the folder", where=f"{store.name}: {prefix}",
+                            expected=", ".join(sorted(digests)), found=f"{', '.join(missing)} missing",
+                            fix="Try again; if it stays so, something else removes files here")
+    for name, digest in digests.items():
+        info = listed[name]
+        yield ManifestEntry(name, info.size_bytes, digest, info.version.version, info.version.e_tag, info.modified_at)
 
 
 def _own_commit(store: ObjectStore, taken: TakenSnapshot, found: list[keys.RecordKey], epoch: int,

@@ -8,7 +8,6 @@ time. What moved in between is read again.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -19,9 +18,10 @@ from holdfast.engine.snapshot import keys
 from holdfast.engine.snapshot.digest import hash_stream
 from holdfast.engine.snapshot.errors import DatasetBusy, DatasetEmpty, SnapshotError
 from holdfast.engine.snapshot.manifest import Manifest, ManifestEntry
-from holdfast.engine.snapshot.placement import Placed, leftover, placed_at, same_version
+from holdfast.engine.snapshot.placement import Placed, is_replica, leftover, placed_at, same_version
 from holdfast.engine.snapshot.read import open_snapshot
 from holdfast.engine.snapshot.records import CommitRecord
+from holdfast.engine.snapshot.threads import in_threads
 
 #: How often a folder that keeps changing is looked at again.
 ROUNDS = 5
@@ -131,12 +131,12 @@ class _Take:
             if path not in live and known.key in inside and untouched:
                 chosen[path] = known
         fresh = self._hash(unknown)
-        chosen.update(fresh)
+        chosen.update((path, row) for path, row in fresh.items() if row.key is not None)
         return chosen, len(fresh) < len(unknown)
 
     def _hash(self, unknown: Sequence[tuple[str, ObjectInfo]]) -> dict[str, Placed]:
-        with ThreadPoolExecutor(self._threads, thread_name_prefix="holdfast-take") as pool:
-            found = [row for row in pool.map(lambda item: self._hash_one(*item), unknown) if row is not None]
+        results = in_threads(lambda item: self._hash_one(*item), unknown, threads=self._threads, name="holdfast-take")
+        found = [row for row in results if row is not None]
         self._count += len(found)
         self._bytes += sum(row.size_bytes or 0 for row in found)
         rows = {row.path: row for row in found}
@@ -155,17 +155,25 @@ class _Take:
             if named and not same_version(reader.info.version, info.version):
                 return None  # a store that ignores the pin
             if hasher.size_bytes == info.size_bytes:
+                if is_replica(reader.metadata, path) and self._digest_before(path) != hasher.digest:
+                    # Came with a replication that is not in `previous`: one cut off, or one of a stale epoch.
+                    return leftover(info, path)
                 # The listing's own facts, not the read's: their times have another precision on some stores.
                 return placed_at(info, path, hasher.digest)
         raise BytesCorrupted("the object could not be read whole", where=f"{self._store.name}: {info.key}",
                              expected=f"{info.size_bytes} bytes", found=f"{hasher.size_bytes} bytes in {ATTEMPTS} reads",
                              fix="Try again; if it stays so, have the store checked")
 
+    def _digest_before(self, path: str) -> str | None:
+        known = self._known.get(path)
+        return known.digest if known is not None else None
+
     def _finish(self, chosen: dict[str, Placed], live: dict[str, ObjectInfo], taken_at: datetime,
                 allow_empty: bool) -> TakenSnapshot:
         if not chosen and not allow_empty:
+            found = f"{len(live)} objects that came with a replication, which `previous` does not have" if live else "none"
             raise DatasetEmpty("the dataset has no objects", where=f"{self._store.name}: data/{self._path}/",
-                               expected="at least one object", found="none",
+                               expected="at least one object", found=found,
                                fix="Correct the dataset's path, or allow an empty snapshot explicitly")
         manifest = Manifest.build(_entry(row) for row in chosen.values())
         leftovers = [leftover(info, path) for path, info in live.items() if path not in chosen]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from holdfast.engine.objectstore.errors import ObjectNotFound
@@ -12,6 +11,7 @@ from holdfast.engine.snapshot.digest import hash_stream
 from holdfast.engine.snapshot.manifest import ManifestEntry
 from holdfast.engine.snapshot.read import OpenSnapshot, open_snapshot
 from holdfast.engine.snapshot.records import CommitRecord
+from holdfast.engine.snapshot.threads import in_threads
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,9 @@ def verify(store: ObjectStore, record: CommitRecord, *, threads: int = 8) -> Ver
     listed = {info.key.removeprefix(folder) for info in store.list(folder)}
     named = set(opened.manifest.paths)
     extra = sorted(path for path in listed - named if not path.startswith(keys.VERSIONS + "/"))
-    with ThreadPoolExecutor(threads, thread_name_prefix="holdfast-verify") as pool:
-        results = list(pool.map(lambda entry: _check(opened, entry), opened.manifest.entries()))
+    checks = in_threads(lambda entry: _check(opened, entry), opened.manifest.entries(), threads=threads,
+                        name="holdfast-verify")
+    results = sorted(checks)
     return VerifyReport(
         snapshot_id=record.snapshot_id,
         checked_objects=sum(1 for _, state, _ in results if state != "missing"),
