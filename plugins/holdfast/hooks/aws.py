@@ -22,8 +22,8 @@ def aws_access(site: Site) -> StoreAccess:
 
     connection = airflow_connection(site.connection, conn_type="aws")
     config = None if connection.extra_dejson.get("config_kwargs") else _bounded_config()
-    hook = S3Hook(aws_conn_id=site.connection, config=config)
-    region = hook.conn_config.region_name or site.region
+    region = connection.extra_dejson.get("region_name") or site.region
+    hook = S3Hook(aws_conn_id=site.connection, region_name=region, config=config)
     return StoreAccess(
         endpoint=hook.conn_config.get_service_endpoint_url("s3"),
         options={"region": region},
@@ -45,6 +45,7 @@ class SessionCredentials:
 
     def __call__(self) -> Credentials:
         from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+        from botocore.exceptions import ConnectionError as NoConnection
 
         try:
             return self._renewed()
@@ -54,7 +55,7 @@ class SessionCredentials:
             failure = StoreUnavailable if status >= 500 or status == 429 else PermissionRefused
             code = answer.get("Error", {}).get("Code")
             raise failure("STS gave no credentials", where=self._where, found=f"HTTP {status} {code}") from None
-        except HTTPClientError as error:
+        except (HTTPClientError, NoConnection) as error:
             raise StoreUnavailable(
                 "STS cannot be reached",
                 where=self._where,

@@ -16,7 +16,7 @@ STORAGE_SCOPE = "https://storage.azure.com/.default"
 
 
 def azure_access(site: Site) -> StoreAccess:
-    """Endpoint, account and credentials of a site's connection: a key, a SAS, a token of a service principal or identity.
+    """Endpoint, account and credentials of a site's connection: a key, a SAS, a principal's or an identity's token.
 
     They are taken from the client that ``WasbHook`` makes, so a connection means here what it means there.
 

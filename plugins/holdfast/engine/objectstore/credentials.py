@@ -60,7 +60,8 @@ class WatchedCredentials:
         if expires_at is None:
             return None
         life = expires_at - self._now()
-        return expires_at - min(RENEW_BEFORE_EXPIRY, max(life, timedelta()) / 2)
+        # obstore takes no other time zone object than Python's own UTC.
+        return expires_at.astimezone(UTC) - min(RENEW_BEFORE_EXPIRY, max(life, timedelta()) / 2)
 
 
 def watched(access: StoreAccess) -> WatchedCredentials | None:
