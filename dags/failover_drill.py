@@ -1,0 +1,76 @@
+"""Lose a site on purpose, and measure what happens."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pendulum
+from airflow.sdk import DAG, AsyncCallback, DeadlineAlert, DeadlineReference, Param, TriggerRule
+
+from holdfast.hooks.topology import topology_outline
+from holdfast.notifications.deadline import MissedDeadlineNotifier
+from holdfast.operators.drill import (
+    SCENARIO_NAMES,
+    ConcludeDrillOperator,
+    DetectOutageOperator,
+    DrillFailOverOperator,
+    DrillResumeTrainingOperator,
+    InjectFaultOperator,
+    LiftFaultOperator,
+    PrepareDrillOperator,
+)
+
+topology = topology_outline()
+groups = sorted(topology.groups)
+schedules = sorted({g.drill_schedule for g in topology.groups.values() if g.drill_schedule})
+rto = timedelta(seconds=max((g.objectives.rto_seconds for g in topology.groups.values()), default=3600.0))
+# What a drill does besides recovering: its steady state before and after, the training it lets finish, its evidence.
+AROUND = timedelta(minutes=5)
+
+with DAG(
+    dag_id="failover_drill",
+    description="Steady state, fault, detection, failover, training, lifting the fault, evidence.",
+    schedule=schedules[0] if schedules else None,
+    start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
+    catchup=False,
+    max_active_runs=1,
+    dagrun_timeout=timedelta(hours=1),
+    default_args={"owner": "holdfast", "retries": 1, "retry_delay": timedelta(seconds=5)},
+    tags=["holdfast", "drill"],
+    deadline=DeadlineAlert(
+        reference=DeadlineReference.DAGRUN_QUEUED_AT,
+        interval=rto + AROUND,
+        callback=AsyncCallback(MissedDeadlineNotifier, kwargs={
+            "objective": f"a drill ends within {(rto + AROUND).total_seconds():g} s: its RTO and what is around it"}),
+        name="rto",
+    ),
+    params={
+        "group": Param(groups[0] if groups else None, type="string", enum=groups, title="Protection group",
+                       description="Whose active site is lost in this drill. Traffic really moves."),
+        "scenario": Param("site-outage", type="string", enum=list(SCENARIO_NAMES), title="Scenario",
+                          description="What happens to the active site."),
+    },
+    doc_md="""
+    ### Failover drill
+
+    An experiment: steady state → fault → the same plan as a real failover → steady state → journal. Nothing is
+    simulated but the fault itself; traffic and training really move to the standby.
+
+    **lift** is the teardown of **prepare**: it takes the fault away whatever happened before, also when a task failed
+    or the run was ended by hand. **conclude** runs after it, writes journal, report and signature, and fails the run
+    unless the drill completed with every verdict a pass. Neither can hide a failure.
+
+    The deadline alert is on the RTO plus five minutes for what a drill does besides recovering; the RTO itself is
+    measured by the drill, four ways, and judged in its journal.
+    """,
+):
+    prepare = PrepareDrillOperator(task_id="prepare", group="{{ params.group }}", scenario="{{ params.scenario }}",
+                                   retries=0)
+    inject = InjectFaultOperator(task_id="inject")
+    detect = DetectOutageOperator(task_id="detect")
+    fail_over = DrillFailOverOperator(task_id="fail_over")
+    resume = DrillResumeTrainingOperator(task_id="resume_training")
+    lift = LiftFaultOperator(task_id="lift", retries=5).as_teardown(setups=prepare, on_failure_fail_dagrun=True)
+    conclude = ConcludeDrillOperator(task_id="conclude", trigger_rule=TriggerRule.ALL_DONE)
+
+    prepare >> inject >> detect >> fail_over >> resume >> lift >> conclude

@@ -1,0 +1,22 @@
+"""The Airflow assets that chain the DAGs: one per protected dataset and one per published model.
+
+Their URIs have a scheme that begins with ``x-``: for any other, Airflow asks every installed provider for a handler
+while the DAG file is parsed, which takes seconds.
+"""
+
+from __future__ import annotations
+
+from airflow.sdk import Asset, AssetAlias
+
+#: Stands for the asset of whichever model a run trained.
+TRAINED_MODEL = AssetAlias("holdfast-trained-model", group="holdfast")
+
+
+def dataset_asset(name: str) -> Asset:
+    """Updated when a new snapshot of the dataset is verified at every site of its group."""
+    return Asset(name=f"holdfast-dataset-{name}", uri=f"x-holdfast://datasets/{name}", group="holdfast")
+
+
+def model_asset(name: str) -> Asset:
+    """Updated when a new version of the model is verified at every site of its group."""
+    return Asset(name=f"holdfast-model-{name}", uri=f"x-holdfast://models/{name}", group="holdfast")

@@ -1,0 +1,151 @@
+"""Failing a group over: the plan and who decides, the critical path in one task, then the training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.standard.operators.hitl import ApprovalOperator
+
+from holdfast.errors import ConfigError
+from holdfast.operators.base import HoldfastOperator, failing_clearly
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from holdfast.engine.recovery.plan import Plan
+    from holdfast.engine.runtime import Runtime
+
+
+class ApprovePlanOperator(HoldfastOperator, ApprovalOperator):
+    """Makes a plan, looks at the source, and asks a person unless the rules may decide alone.
+
+    The rules decide when the group's policy is ``automatic`` and nothing stands against it: the source is down by the
+    rules, and the replicas lie behind by less than the RPO. Otherwise the task waits under *Required actions*, with
+    the plan, the findings and the objections in its text. No answer within ``response_timeout`` is a rejection: the
+    plan is aborted, everything downstream is skipped and nothing has changed.
+
+    :param group: the protection group. (templated)
+    :param reason: why, for the records. (templated)
+    :param target: the site to activate; by default the first standby that is not active. (templated)
+    :param verb: ``failover`` or ``switchover``. (templated)
+    :param response_timeout: how long a person has to answer.
+    :returns: ``plan_id``, ``approved``, ``approved_by`` (``None``: the rules), ``source``, ``target``, ``hash``.
+    """
+
+    template_fields: Sequence[str] = ("group", "reason", "target", "verb", "subject", "body")
+
+    def __init__(
+        self,
+        *,
+        group: str,
+        reason: str,
+        target: str | None = None,
+        verb: str = "failover",
+        response_timeout: timedelta = timedelta(hours=1),
+        **kwargs: Any,
+    ) -> None:
+        if not isinstance(response_timeout, timedelta) or response_timeout <= timedelta(0):
+            raise ConfigError("the approval needs an end", where="ApprovePlanOperator: response_timeout",
+                              expected="a timedelta above 0", found=repr(response_timeout))
+        super().__init__(subject=f"Fail over {group}?", defaults=ApprovalOperator.REJECT,
+                         response_timeout=response_timeout, **kwargs)
+        self.group = group
+        self.reason = reason
+        self.target = target
+        self.verb = verb
+        self.check_names(group=group, target=target)
+
+    def execute(self, context: Context) -> Any:
+        """Make the plan and let the rules decide; else wait for a person."""
+        from holdfast.engine.pipeline import plan_or_ask
+
+        with failing_clearly():
+            runtime = self.hook.runtime
+            asked = plan_or_ask(runtime, self.group, plan_id=plan_id_of(context), verb=self.verb,
+                                target=self.target or None, reason=self.reason)
+        if asked.question is None:
+            self.log.info("Decided by the rules: %s", asked.plan.plan_id)
+            return _decision(asked.plan, approved=True, approved_by=None)
+        self.subject = f"{self.verb.capitalize()} {self.group} from {asked.plan.source} to {asked.plan.target}?"
+        self.body = asked.question
+        return ApprovalOperator.execute(self, context)
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
+        """Take the answer: approval goes on by name, rejection aborts the plan and skips what follows."""
+        from holdfast.engine.recovery import abort_plan, load_plan
+
+        answer = ApprovalOperator.execute_complete(self, context, event)
+        approved = answer["chosen_options"] == [self.APPROVE]
+        user = answer["responded_by_user"] or {}
+        who = user.get("name") or user.get("id")
+        with failing_clearly():
+            runtime = self.hook.runtime
+            plan = load_plan(runtime, self.group, plan_id_of(context))
+            if not approved:
+                abort_plan(runtime, plan, reason=f"rejected by {who or 'nobody in time'}")
+        return _decision(plan, approved=approved, approved_by=who)
+
+
+class FailOverOperator(HoldfastOperator):
+    """Runs a plan from its decision to a verified answer of the service, in one task.
+
+    One task, because a hop between tasks costs a second or two and each of these steps takes less. The steps are
+    idempotent: a retry, or ``holdfast failover resume``, goes on where it stopped.
+
+    :param group: the protection group. (templated)
+    :param plan_id: the plan, made by `ApprovePlanOperator`. (templated)
+    :param approved_by: who approved it, empty when the rules decided. (templated)
+    :returns: ``plan_id``, ``epoch``, ``active_site``, ``seconds`` per step.
+    """
+
+    template_fields: Sequence[str] = ("group", "plan_id", "approved_by")
+
+    def __init__(self, *, group: str, plan_id: str, approved_by: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.group = group
+        self.plan_id = plan_id
+        self.approved_by = approved_by
+        self.check_names(group=group)
+
+    def act(self, _context: Context, runtime: Runtime) -> dict[str, Any]:
+        from holdfast.engine.pipeline import run_critical_path
+
+        return run_critical_path(runtime, self.group, self.plan_id, approved_by=self.approved_by or None,
+                                 say=self.log.info)
+
+
+class ResumeTrainingOperator(HoldfastOperator):
+    """Resumes the group's training at the new active site: the plan's last step, after the service answers.
+
+    :param group: the protection group. (templated)
+    :param plan_id: the plan. (templated)
+    :returns: what each run resumed from.
+    """
+
+    template_fields: Sequence[str] = ("group", "plan_id")
+
+    def __init__(self, *, group: str, plan_id: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.group = group
+        self.plan_id = plan_id
+        self.check_names(group=group)
+
+    def act(self, _context: Context, runtime: Runtime) -> dict[str, Any]:
+        from holdfast.engine.pipeline import finish_plan
+
+        return finish_plan(runtime, self.group, self.plan_id, say=self.log.info)
+
+
+def plan_id_of(context: Context) -> str:
+    """The id of the plan of this DAG run: the same on every retry, so a retry goes on with the same plan."""
+    from holdfast.engine.pipeline import identifier
+
+    run = context["dag_run"]
+    return identifier(run.run_after, f"{run.dag_id} {run.run_id}")
+
+
+def _decision(plan: Plan, *, approved: bool, approved_by: str | None) -> dict[str, Any]:
+    return {"plan_id": plan.plan_id, "approved": approved, "approved_by": approved_by, "source": plan.source,
+            "target": plan.target, "hash": plan.hash}
