@@ -21,8 +21,8 @@ class Killed(BaseException):
 class Mortal:
     """A store whose process dies at one operation, before or after the store did it, and stays dead."""
 
-    def __init__(self, store, *, dies_at: int | None = None, after: bool = False) -> None:
-        self._store, self._dies_at, self._after = store, dies_at, after
+    def __init__(self, store, *, dies_at: int | None = None, after: bool = False, dies_putting: str = "\0") -> None:
+        self._store, self._dies_at, self._after, self._dies_putting = store, dies_at, after, dies_putting
         self._lock = threading.Lock()
         self.operations: list[tuple[str, str]] = []
 
@@ -37,6 +37,8 @@ class Mortal:
         with self._lock:
             index = len(self.operations)
             self.operations.append((verb, key))
+            if verb == "put" and self._dies_putting in key:
+                self._dies_at = index
         if self._dies_at is not None and (index > self._dies_at or (index == self._dies_at and not self._after)):
             raise Killed(f"before {verb} {key}")
         result = call()

@@ -197,9 +197,7 @@ def test_what_a_cut_off_replication_left_is_not_taken_for_new_data(world, mortal
     world.put("aws", b=b"two", c=b"three")
     record = world.publish()
     with pytest.raises(killed):
-        target = mortal(world.stores["gcp"])
-        target._dies_at = 9
-        world.bring(record, target_store=target, threads=1)
+        world.bring(record, target_store=mortal(world.stores["gcp"], dies_putting="manifest.parquet"), threads=1)
     assert [i.key for i in world.stores["gcp"].list("data/market/b")] == ["data/market/b"]
     world.fork("gcp", 2, point.snapshot_id)
     first = world.publish("gcp", epoch=2)

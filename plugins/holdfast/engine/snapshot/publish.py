@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from datetime import timedelta
 from pathlib import Path
 from uuid import uuid4
 
@@ -23,8 +22,6 @@ from holdfast.engine.snapshot.take import TakenSnapshot, take
 #: Bigger files are streamed and never in memory whole.
 WHOLE_BYTES = 8 * 1024 * 1024
 _CHUNK_BYTES = 4 * 1024 * 1024
-#: How far back a retry looks for its own earlier commit, against clocks that were set back.
-_CLOCK_SLACK = timedelta(minutes=10)
 
 
 def publish(
@@ -54,7 +51,7 @@ def publish(
     record = CommitRecord.seal(
         dataset=taken.dataset, epoch=epoch, parent=parent, write_id=write_id, manifest_digest=taken.manifest.digest,
         object_count=taken.object_count, size_bytes=taken.size_bytes, taken_at=taken.taken_at,
-        committed_at=commit_time(clock.now(), _parent_key(store, taken.dataset, found, parent)), site=site, path=taken.path,
+        committed_at=commit_time(max(clock.now(), taken.taken_at), _parent_key(store, taken.dataset, found, parent)), site=site, path=taken.path,
         labels=dict(labels or {}),
     )
     put_manifest(store, record, taken.manifest.data)
@@ -163,8 +160,8 @@ def _own_commit(store: ObjectStore, taken: TakenSnapshot, found: list[keys.Recor
                 write_id: str) -> CommitRecord | None:
     """The record an earlier call with this write id made."""
     for key in reversed(found):
-        if key.committed_at < taken.taken_at - _CLOCK_SLACK:
-            return None
+        if key.committed_at < taken.taken_at:
+            return None  # a commit never sorts before the moment it is of
         if key.epoch == epoch:
             record = read_record(store, key.key)
             if record.write_id == write_id:
