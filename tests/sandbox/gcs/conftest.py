@@ -65,9 +65,21 @@ def free_port() -> int:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    running = Server(free_port(), tmp_path_factory.mktemp("gcs")).start()
+    launcher = (str(Path(__file__).with_name("recording_server.py")),)
+    running = Server(free_port(), tmp_path_factory.mktemp("gcs"), launcher=launcher).start()
     yield running
     running.stop()
+
+
+@pytest.fixture(autouse=True)
+def traffic_is_as_google_describes_it(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After every test: each request accepted and each response sent is one the discovery document allows."""
+    yield
+    if "server" in request.fixturenames:
+        recorder = f"{request.getfixturevalue('server').url}/_recorder"
+        problems = httpx.get(recorder).json()["problems"]
+        httpx.delete(recorder)
+        assert problems == []
 
 
 @pytest.fixture

@@ -23,7 +23,8 @@ class _AnnouncingServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
-            print(self.announcement, flush=True)
+            sys.stdout.write(self.announcement + "\n")
+            sys.stdout.flush()
 
 
 def main(arguments: Sequence[str] | None = None, wrap: Callable[[ASGIApp], ASGIApp] = lambda app: app) -> int:
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None, wrap: Callable[[ASGIApp], ASGIA
         arguments: of the command line.
         wrap: put around the application, for observing what it is asked and what it answers.
     """
-    parser = argparse.ArgumentParser(prog="holdfast.sandbox.gcs", description="A Google Cloud Storage server on loopback.")
+    parser = argparse.ArgumentParser("holdfast.sandbox.gcs", description="A Google Cloud Storage server on loopback.")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--data", type=Path, required=True, help="folder everything is kept in")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hmac
+import logging
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import unquote
@@ -18,8 +20,9 @@ from holdfast.sandbox.gcs.context import Context
 from holdfast.sandbox.gcs.errors import GcsError, not_implemented, unauthorized
 from holdfast.sandbox.gcs.storage import Storage
 
-_JSON_ROOTS = (("storage", "v1"), ("download", "storage", "v1"))
-_UPLOAD_ROOTS = (("upload", "storage", "v1"), ("resumable", "upload", "storage", "v1"))
+_log = logging.getLogger(__name__)
+_JSON_ROOTS: tuple[tuple[str, ...], ...] = (("storage", "v1"), ("download", "storage", "v1"))
+_UPLOAD_ROOTS: tuple[tuple[str, ...], ...] = (("upload", "storage", "v1"), ("resumable", "upload", "storage", "v1"))
 
 
 def make_app(storage: Storage, *, default_project: str | None = None, token: str | None = None) -> Starlette:
@@ -32,11 +35,11 @@ def make_app(storage: Storage, *, default_project: str | None = None, token: str
     """
 
     @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
         yield
         storage.database.close()
 
-    async def ready(request: Request) -> Response:
+    async def ready(_: Request) -> Response:
         return PlainTextResponse("ready\n")
 
     server = _Server(storage, default_project, token)
@@ -65,17 +68,23 @@ class _Server:
         segments = request.scope["raw_path"].decode("ascii").split("?")[0].removeprefix("/").split("/")
         is_json = segments[0] in ("storage", "upload", "download", "resumable", "batch", "_holdfast")
         try:
-            self._authorise(request)
+            self._authorise(request, segments)
             return await (self._json(request, segments) if is_json else self._xml(request, segments))
         except GcsError as error:
             return _refusal(error, request, is_json=is_json)
         except ClientDisconnect:
             # Nobody reads this answer any more.
             return Response(status_code=499)
+        except (sqlite3.Error, OSError) as error:
+            _log.exception("cannot answer %s %s", request.method, request.url.path)
+            message = f"The storage server cannot reach its data: {error}"
+            refusal = GcsError(500, "backendError", message, xml_code="InternalError")
+            return _refusal(refusal, request, is_json=is_json)
 
-    def _authorise(self, request: Request) -> None:
+    def _authorise(self, request: Request, segments: list[str]) -> None:
         # A session URI is a capability: who has it may go on with the upload.
-        if self._token is None or "upload_id" in request.query_params:
+        session = segments[0] in ("upload", "resumable") and "upload_id" in request.query_params
+        if self._token is None or session:
             return
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not hmac.compare_digest(token.strip().encode(), self._token.encode()):
@@ -103,7 +112,7 @@ class _Server:
             raise not_implemented(f"{request.method} {request.url.path}")
         context = self._context(request, found[1])
         if "upload_id" in context.query:
-            return await resumable.start(context, lambda: None)
+            return await resumable.go_on(context)
         if request.method != "POST":
             raise not_implemented(f"{request.method} {request.url.path}")
         return await json_api.upload(found[0], context)

@@ -12,9 +12,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from holdfast.sandbox.gcs import fields
+from holdfast.sandbox.gcs.bucket_resource import bucket_resource
 from holdfast.sandbox.gcs.errors import invalid
+from holdfast.sandbox.gcs.object_resource import object_resource
 from holdfast.sandbox.gcs.records import BucketRecord, ObjectRecord
-from holdfast.sandbox.gcs.resources import bucket_resource, object_resource
 from holdfast.sandbox.gcs.storage import Storage
 
 _MOST_BODY_BYTES = 8 * 1024 * 1024

@@ -39,7 +39,7 @@ CREATE TABLE IF NOT EXISTS segment (
 CREATE INDEX IF NOT EXISTS segment_blob ON segment (blob);
 CREATE TABLE IF NOT EXISTS session (
     id TEXT PRIMARY KEY, bucket TEXT NOT NULL, name TEXT NOT NULL, state TEXT NOT NULL, received_bytes INTEGER NOT NULL,
-    request TEXT NOT NULL, result TEXT
+    request TEXT NOT NULL, result TEXT, created_us INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS multipart (
     id TEXT PRIMARY KEY, bucket TEXT NOT NULL, name TEXT NOT NULL, created_us INTEGER NOT NULL, fields TEXT NOT NULL

@@ -1,6 +1,7 @@
 """The ``fields`` parameter: partial responses.
 
-Grammar: https://cloud.google.com/storage/docs/json_api#partial-response, e.g. ``items(name,owner/entity),nextPageToken``.
+Grammar: https://cloud.google.com/storage/docs/json_api#partial-response, e.g.
+``items(name,owner/entity),nextPageToken``.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def parse(text: str) -> Mask:
 
 def select(mask: Mask, value: Any) -> Any:
     """What the mask leaves of a resource."""
-    if not mask or "*" in mask and not mask["*"]:
+    if not mask or ("*" in mask and not mask["*"]):
         return value
     if isinstance(value, list):
         return [select(mask, item) for item in value]

@@ -8,7 +8,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from holdfast.sandbox.gcs.errors import invalid
+from holdfast.sandbox.gcs.errors import GcsError, invalid
+
+# In order of preference: a leading "**/" also matches nothing at all.
+_TOKEN = re.compile(
+    r"(?P<folders>(?:(?<=/)|^)\*\*/)|(?P<all>\*\*)|(?P<some>\*)|(?P<one>\?)|\[(?P<set>[!^]?[^]]+)\]"
+    r"|(?P<open>\{)|(?P<close>\})|(?P<comma>,)|\\(?P<escaped>.)|(?P<letter>[^\[\\])",
+    re.DOTALL,
+)
+_FIXED = {"folders": "(?:.*/)?", "all": ".*", "some": "[^/]*", "one": "[^/]"}
 
 
 def matcher(pattern: str) -> Callable[[str], bool]:
@@ -16,49 +24,34 @@ def matcher(pattern: str) -> Callable[[str], bool]:
     try:
         compiled = re.compile(_translate(pattern), re.DOTALL)
     except re.error:
-        raise invalid(f"Invalid glob pattern: {pattern!r}", location="matchGlob") from None
+        raise _malformed(pattern) from None
     return lambda name: compiled.fullmatch(name) is not None
 
 
 def _translate(pattern: str) -> str:
     out: list[str] = []
-    depth = 0
-    index = 0
-    while index < len(pattern):
-        letter = pattern[index]
-        if pattern.startswith("**/", index) and (index == 0 or pattern[index - 1] == "/"):
-            out.append("(?:.*/)?")
-            index += 3
-            continue
-        if pattern.startswith("**", index):
-            out.append(".*")
-            index += 2
-            continue
-        if letter == "*":
-            out.append("[^/]*")
-        elif letter == "?":
-            out.append("[^/]")
-        elif letter == "[":
-            end = pattern.find("]", index + 2)
-            if end < 0:
-                raise invalid(f"Invalid glob pattern: {pattern!r}", location="matchGlob")
-            inside = pattern[index + 1 : end].replace("\\", r"\\").replace("[", r"\[")
-            out.append("[" + ("^" + inside[1:] if inside[0] in "!^" else inside) + "]")
-            index = end
-        elif letter == "{":
-            depth += 1
-            out.append("(?:")
-        elif letter == "}" and depth:
-            depth -= 1
-            out.append(")")
-        elif letter == "," and depth:
+    depth = position = 0
+    while position < len(pattern):
+        token = _TOKEN.match(pattern, position)
+        if token is None:
+            raise _malformed(pattern)
+        position = token.end()
+        kind, value = token.lastgroup or "", token[token.lastgroup or 0]
+        if kind == "open" or (kind == "close" and depth):
+            depth += 1 if kind == "open" else -1
+            out.append("(?:" if kind == "open" else ")")
+        elif kind == "comma" and depth:
             out.append("|")
-        elif letter == "\\" and index + 1 < len(pattern):
-            index += 1
-            out.append(re.escape(pattern[index]))
+        elif kind == "set":
+            negated = "^" if value[0] in "!^" else ""
+            inside = re.sub(r"([\\[^&~|])", r"\\\1", value[len(negated) :])
+            out.append(f"[{negated}{inside}]")
         else:
-            out.append(re.escape(letter))
-        index += 1
+            out.append(_FIXED.get(kind) or re.escape(value))
     if depth:
-        raise invalid(f"Invalid glob pattern: {pattern!r}", location="matchGlob")
+        raise _malformed(pattern)
     return "".join(out)
+
+
+def _malformed(pattern: str) -> GcsError:
+    return invalid(f"Invalid glob pattern: {pattern!r}", location="matchGlob")

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from starlette.responses import Response
 
 from holdfast.sandbox.gcs import glob, media, resumable
+from holdfast.sandbox.gcs.bucket_resource import locked_bucket_fields, merge_bucket_fields, new_bucket_fields
 from holdfast.sandbox.gcs.checksums import expected_checksums, verify
 from holdfast.sandbox.gcs.context import Context
 from holdfast.sandbox.gcs.errors import GcsError, invalid, not_implemented, required
 from holdfast.sandbox.gcs.listing import Query, decode_token, encode_token, list_objects
 from holdfast.sandbox.gcs.methods import COMMON, Method
 from holdfast.sandbox.gcs.names import check_bucket_name, check_object_name
+from holdfast.sandbox.gcs.object_resource import merge_object_fields, new_object_fields
 from holdfast.sandbox.gcs.preconditions import Preconditions
 from holdfast.sandbox.gcs.related import RelatedUpload, boundary_of
-from holdfast.sandbox.gcs.resources import (
-    locked_bucket_fields,
-    merge_bucket_fields,
-    merge_object_fields,
-    new_bucket_fields,
-    object_fields,
-)
+from holdfast.sandbox.gcs.resource_fields import integer, refuse_unknown
 from holdfast.sandbox.gcs.storage import Body, Source
 
+_COMPOSE_FIELDS = frozenset(("kind", "sourceObjects", "destination", "deleteSourceObjects"))
 _UNSUPPORTED_HEADERS = ("x-goog-encryption-algorithm", "x-goog-copy-source-encryption-algorithm")
 
 
@@ -143,8 +141,9 @@ async def _list_objects(context: Context) -> Response:
 
 
 async def _get_object(context: Context) -> Response:
+    preconditions = Preconditions.from_query(context.query)
     record = context.storage.find(context.path["bucket"], context.path["object"], context.number("generation"))
-    Preconditions.from_query(context.query).check(record.generation, record.metageneration, reading=True)
+    preconditions.check(record.generation, record.metageneration, reading=True)
     media.check_entity_tags(context.headers, record.etag)
     if context.query.get("alt") == "media":
         return media.serve(context.storage, record, context.headers.get("range"), record.etag, head=False)
@@ -188,6 +187,7 @@ async def _delete_object(context: Context) -> Response:
 
 async def _compose(context: Context) -> Response:
     body = await context.resource()
+    refuse_unknown(body, "compose request", _COMPOSE_FIELDS, frozenset())
     items = body.get("sourceObjects")
     if not isinstance(items, list) or not 1 <= len(items) <= 32:
         raise invalid("The number of source components provided must be between 1 and 32.")
@@ -196,23 +196,26 @@ async def _compose(context: Context) -> Response:
     for item in items:
         if not isinstance(item, dict) or not isinstance(item.get("name"), str):
             raise invalid("sourceObjects: expected a name in each.")
-        condition = (item.get("objectPreconditions") or {}).get("ifGenerationMatch")
-        preconditions = Preconditions(generation_match=int(condition) if condition is not None else None)
-        generation = int(item["generation"]) if item.get("generation") else None
-        sources.append(Source(bucket, item["name"], generation, preconditions))
-    for name, value in body.items():
-        if name in ("deleteSourceObjects", "objectContexts") and value:
-            raise not_implemented(f"The parameter {name!r} of objects.compose")
-    fields = object_fields(body.get("destination") or {}, bucket=context.storage.bucket(bucket))
+        condition = integer("ifGenerationMatch", (item.get("objectPreconditions") or {}).get("ifGenerationMatch"))
+        generation = integer("generation", item.get("generation"))
+        sources.append(Source(bucket, item["name"], generation, Preconditions(generation_match=condition)))
+    fields = new_object_fields(body.get("destination") or {}, context.storage.bucket(bucket))
     name = check_object_name(context.path["destinationObject"])
-    record = await context.storage.compose(bucket, name, sources, fields, Preconditions.from_query(context.query))
+    record = await context.storage.compose(
+        bucket,
+        name,
+        sources,
+        fields,
+        Preconditions.from_query(context.query),
+        remove_sources=body.get("deleteSourceObjects") is True,
+    )
     return context.json(context.object(record))
 
 
 async def _copied(context: Context) -> dict[str, Any]:
     body = await context.resource()
     bucket = context.storage.bucket(context.path["destinationBucket"])
-    sent = object_fields(body, bucket=bucket)
+    sent = new_object_fields(body, bucket)
     record = await context.storage.copy(
         Source(
             context.path["sourceBucket"],
@@ -279,7 +282,7 @@ async def upload(method: Method, context: Context) -> Response:
     raise invalid("uploadType: expected media, multipart or resumable.", location="uploadType")
 
 
-async def _insert_without_content(context: Context) -> Response:
+async def _insert_without_content(_: Context) -> Response:
     raise invalid("Objects are inserted below /upload/storage/v1/.", location="uploadType")
 
 
@@ -310,14 +313,14 @@ async def _insert(
     preconditions = Preconditions.from_query(context.query)
     if context.query.get("contentEncoding"):
         resource = {**resource, "contentEncoding": context.query["contentEncoding"]}
-    fields = object_fields(resource, bucket=bucket)
+    fields = new_object_fields(resource, bucket)
     name = check_object_name(name)
     storage.check_put(bucket.name, name, preconditions)
     content = await storage.blobs.receive(stream)
     try:
         verify(expected, content.checksums)
         record = await storage.put(bucket.name, name, Body.of(content), fields, preconditions)
-    except GcsError:
+    except (GcsError, sqlite3.Error):
         storage.blobs.discard(content)
         raise
     return context.json(context.object(record, bucket))

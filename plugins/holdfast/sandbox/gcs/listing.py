@@ -6,7 +6,7 @@ import base64
 import binascii
 import sqlite3
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from holdfast.sandbox.gcs.errors import invalid
 from holdfast.sandbox.gcs.records import ObjectRecord
@@ -24,11 +24,13 @@ class Query:
         delimiter: names that have it behind the prefix are folded into one prefix; empty for no folding.
         start: first name that is listed.
         end: names from here on are not listed; None for no end.
-        after: names and folded prefixes up to and including this one are not listed.
+        after: names up to and including this one are not listed.
+        after_generation: of the name `after`, the generations up to this one are not listed; 0 when `after` is a folded
+            prefix, of which nothing more is listed.
         versions: list noncurrent generations too.
         keep_trailing_delimiter: list a name that is itself a folded prefix as an object too.
         limit: most objects and prefixes on one page.
-        accept: whether to list a name.
+        accept: whether to list a name; None lists all.
     """
 
     prefix: str = ""
@@ -40,7 +42,7 @@ class Query:
     versions: bool = False
     keep_trailing_delimiter: bool = False
     limit: int = 1000
-    accept: Callable[[str], bool] = field(default=lambda name: True)
+    accept: Callable[[str], bool] | None = None
 
 
 @dataclass(frozen=True)
@@ -68,43 +70,74 @@ def decode_token(token: str) -> tuple[str, int]:
 
 def list_objects(connection: sqlite3.Connection, bucket: str, query: Query) -> Page:
     """One page. Folded names are skipped by a seek, not read one by one."""
-    objects: list[ObjectRecord] = []
-    prefixes: list[str] = []
-    cursor, cursor_generation = max(query.start, query.prefix), -1
-    if query.after is not None and query.after >= cursor:
-        folded = query.delimiter and query.after.endswith(query.delimiter) and query.after_generation == 0
-        cursor, cursor_generation = query.after, query.after_generation or 2**63 - 1
-        if folded and query.after.startswith(query.prefix) and len(query.after) > len(query.prefix):
-            cursor, cursor_generation = query.after + _LAST, -1
-    last: tuple[str, int] | None = None
-    live = "" if query.versions else " AND live = 1"
+    found = _Collector(query)
+    cursor = _start(query)
     while True:
-        batch = connection.execute(
-            f"SELECT * FROM object WHERE bucket = ? AND (name, generation) > (?, ?) AND name >= ?{live}"
-            " ORDER BY name, generation LIMIT ?",
-            (bucket, cursor, cursor_generation, cursor, min(query.limit, 1000) + 1),
-        ).fetchall()
-        for row in batch:
-            name = row["name"]
+        rows = _rows_after(connection, bucket, query, cursor)
+        if not rows:
+            return found.page(None)
+        for row in rows:
+            name: str = row["name"]
             if not name.startswith(query.prefix) or (query.end is not None and name >= query.end):
-                return Page(objects, prefixes, None)
-            cut = name.find(query.delimiter, len(query.prefix)) if query.delimiter else -1
-            shown = name if cut < 0 else name[: cut + len(query.delimiter)]
-            as_object = cut < 0 or (query.keep_trailing_delimiter and shown == name)
-            wanted = query.accept(name)
-            if wanted and len(objects) + len(prefixes) >= query.limit:
-                assert last is not None
-                return Page(objects, prefixes, encode_token(*last))
-            if cut >= 0 and wanted:
-                prefixes.append(shown)
-                last = (shown, 0)
-            if as_object and wanted:
-                objects.append(ObjectRecord.from_row(row))
-                last = (name, row["generation"])
-            if cut >= 0 and wanted:
-                cursor, cursor_generation = shown + _LAST, -1
+                return found.page(None)
+            cursor = (name, row["generation"])
+            if query.accept is not None and not query.accept(name):
+                continue
+            if found.full:
+                return found.page(found.last)
+            if folded := found.add(row):
+                cursor = (folded + _LAST, -1)
                 break
-            cursor, cursor_generation = name, row["generation"]
-        else:
-            if not batch:
-                return Page(objects, prefixes, None)
+
+
+def _start(query: Query) -> tuple[str, int]:
+    """Name and generation behind which the listing begins."""
+    first = max(query.start, query.prefix)
+    if query.after is None or query.after < first:
+        return first, -1
+    if query.after_generation:
+        return query.after, query.after_generation
+    # Listed last was a folded prefix: everything below it is behind us.
+    return query.after + _LAST, -1
+
+
+def _rows_after(
+    connection: sqlite3.Connection, bucket: str, query: Query, cursor: tuple[str, int]
+) -> list[sqlite3.Row]:
+    # "name >= ?" says nothing new to the condition before it, but lets SQLite seek.
+    return connection.execute(
+        "SELECT * FROM object WHERE bucket = ?1 AND name >= ?2 AND (name > ?2 OR generation > ?3)"
+        " AND (live = 1 OR ?4) ORDER BY name, generation LIMIT ?5",
+        (bucket, cursor[0], cursor[1], query.versions, query.limit + 1),
+    ).fetchall()
+
+
+class _Collector:
+    """What a page holds so far."""
+
+    def __init__(self, query: Query) -> None:
+        self._query = query
+        self._objects: list[ObjectRecord] = []
+        self._prefixes: list[str] = []
+        self.last: tuple[str, int] = ("", 0)
+
+    @property
+    def full(self) -> bool:
+        return len(self._objects) + len(self._prefixes) >= self._query.limit
+
+    def add(self, row: sqlite3.Row) -> str | None:
+        """Take one more; returns the prefix it was folded into, if it was."""
+        name, delimiter = row["name"], self._query.delimiter
+        cut = name.find(delimiter, len(self._query.prefix)) if delimiter else -1
+        folded = name[: cut + len(delimiter)] if cut >= 0 else None
+        if folded is None or (self._query.keep_trailing_delimiter and folded == name):
+            self._objects.append(ObjectRecord.from_row(row))
+            self.last = (name, row["generation"])
+        if folded is not None:
+            self._prefixes.append(folded)
+            self.last = (folded, 0)
+        return folded
+
+    def page(self, last: tuple[str, int] | None) -> Page:
+        """The page; `last` is what a next one begins behind."""
+        return Page(self._objects, self._prefixes, encode_token(*last) if last else None)

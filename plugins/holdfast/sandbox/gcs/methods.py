@@ -12,7 +12,10 @@ from urllib.parse import unquote
 
 # Parameters of every method. Access control lists and billing do not exist here, so the last two have no effect.
 COMMON = frozenset(
-    ("alt", "fields", "key", "oauth_token", "prettyPrint", "quotaUser", "uploadType", "userIp", "projection", "userProject")
+    (
+        *("alt", "fields", "key", "oauth_token", "prettyPrint", "quotaUser", "uploadType", "userIp"),
+        *("projection", "userProject"),
+    )
 )
 _GENERATION = frozenset(("ifGenerationMatch", "ifGenerationNotMatch"))
 _METAGENERATION = frozenset(("ifMetagenerationMatch", "ifMetagenerationNotMatch"))
@@ -124,9 +127,7 @@ METHODS = (
         _PRE | _SOURCE | {"sourceGeneration", "rewriteToken", "maxBytesRewrittenPerCall"},
         "destinationKmsKeyName destinationPredefinedAcl dropContextGroups",
     ),
-    _method(
-        "objects.move", "POST", "b/{bucket}/o/{sourceObject}/moveTo/o/{destinationObject}", _PRE | _SOURCE
-    ),
+    _method("objects.move", "POST", "b/{bucket}/o/{sourceObject}/moveTo/o/{destinationObject}", _PRE | _SOURCE),
 )
 
 

@@ -16,6 +16,7 @@ from xml.sax.saxutils import escape
 
 from starlette.responses import Response
 
+from holdfast.sandbox.gcs.blobs import Segment
 from holdfast.sandbox.gcs.checksums import (
     Checksums,
     combine_crc32c,
@@ -26,12 +27,11 @@ from holdfast.sandbox.gcs.checksums import (
 )
 from holdfast.sandbox.gcs.context import Context
 from holdfast.sandbox.gcs.database import Transaction
-from holdfast.sandbox.gcs.blobs import Segment
 from holdfast.sandbox.gcs.errors import GcsError, invalid, no_upload
 from holdfast.sandbox.gcs.names import check_object_name
 from holdfast.sandbox.gcs.records import ObjectRecord
 from holdfast.sandbox.gcs.storage import NO_PRECONDITIONS, Body
-from holdfast.sandbox.gcs.xml import document
+from holdfast.sandbox.gcs.xml import UPLOAD_NAMESPACE, document
 
 SMALLEST_PART_BYTES = 5 * 1024 * 1024
 MOST_PARTS = 10_000
@@ -47,7 +47,7 @@ async def initiate(context: Context, fields: dict[str, Any]) -> Response:
     row = (upload_id, bucket, name, now, json.dumps(fields))
     await context.storage.database.change(lambda tx: tx.execute("INSERT INTO multipart VALUES (?, ?, ?, ?, ?)", row))
     inside = f"<Bucket>{escape(bucket)}</Bucket><Key>{escape(name)}</Key><UploadId>{upload_id}</UploadId>"
-    return Response(document("InitiateMultipartUploadResult", inside), media_type=_XML)
+    return Response(document("InitiateMultipartUploadResult", UPLOAD_NAMESPACE, inside), media_type=_XML)
 
 
 async def put_part(context: Context) -> Response:
@@ -83,7 +83,7 @@ async def put_part(context: Context) -> Response:
     try:
         verify(expected, content.checksums)
         await storage.database.change(change)
-    except GcsError:
+    except (GcsError, sqlite3.Error):
         storage.blobs.discard(content)
         raise
     headers = {"ETag": _part_etag(content.checksums.md5 or ""), "x-goog-hash": content.checksums.goog_hash()}
@@ -126,7 +126,9 @@ async def complete(context: Context) -> Response:
         f"<Key>{escape(record.name)}</Key><ETag>{escape(record.xml_etag)}</ETag>"
     )
     headers = {"x-goog-generation": str(record.generation), "x-goog-hash": record.checksums.goog_hash()}
-    return Response(document("CompleteMultipartUploadResult", inside), headers=headers, media_type=_XML)
+    return Response(
+        document("CompleteMultipartUploadResult", UPLOAD_NAMESPACE, inside), headers=headers, media_type=_XML
+    )
 
 
 async def abort(context: Context) -> Response:
@@ -165,7 +167,7 @@ def _parse_completion(body: bytes) -> list[tuple[int, str]]:
         raise invalid("The request body is malformed.", xml_code="MalformedCompleteMultipartUploadRequest")
     parts = []
     try:
-        root = ElementTree.fromstring(body)
+        root = ElementTree.fromstring(body)  # noqa: S314 - entities are refused above
         for part in (element for element in root if _local(element) == "Part"):
             values = {_local(element): (element.text or "").strip() for element in part}
             parts.append((int(values["PartNumber"]), values["ETag"]))

@@ -12,6 +12,7 @@ from typing import Any
 from holdfast.sandbox.gcs.checksums import Checksums
 
 DEFAULT_STORAGE_CLASS = "STANDARD"
+_HELD = "is under active {} hold and cannot be deleted, overwritten or archived until hold is removed."
 
 
 def rfc3339(time_us: int) -> str:
@@ -110,9 +111,7 @@ class ObjectRecord:
     @property
     def etag(self) -> str:
         """The JSON API's entity tag: it names generation and metageneration."""
-        return base64.b64encode(
-            b"\x08" + _varint(self.generation) + b"\x10" + _varint(self.metageneration)
-        ).decode()
+        return base64.b64encode(b"\x08" + _varint(self.generation) + b"\x10" + _varint(self.metageneration)).decode()
 
     @property
     def xml_etag(self) -> str:
@@ -143,9 +142,9 @@ class ObjectRecord:
         """Why this generation may not be removed now, or None."""
         label = f"Object '{self.bucket}/{self.name}' "
         if self.fields.get("temporaryHold"):
-            return label + "is under active Temporary hold and cannot be deleted, overwritten or archived until hold is removed."
+            return label + _HELD.format("Temporary")
         if self.fields.get("eventBasedHold"):
-            return label + "is under active Event-Based hold and cannot be deleted, overwritten or archived until hold is removed."
+            return label + _HELD.format("Event-Based")
         until = self.protected_until_us(bucket)
         retention = self.fields.get("retention")
         if retention:

@@ -17,12 +17,12 @@ from typing import Any
 from holdfast.sandbox.gcs.blobs import BlobStore, Content, Segment
 from holdfast.sandbox.gcs.checksums import Checksums, combine_crc32c, decode_crc32c, encode_crc32c
 from holdfast.sandbox.gcs.database import Database, Transaction
-from holdfast.sandbox.gcs.errors import GcsError, conflict, forbidden, invalid, no_bucket, no_object, retained
+from holdfast.sandbox.gcs.errors import conflict, no_bucket, no_object, retained
 from holdfast.sandbox.gcs.preconditions import Preconditions
 from holdfast.sandbox.gcs.records import BucketRecord, ObjectRecord
+from holdfast.sandbox.gcs.sessions import Sessions, forget_old_sessions
 
 NO_PRECONDITIONS = Preconditions()
-FieldsChange = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,9 @@ class Storage:
         self._clock = clock
         self.blobs = BlobStore(folder / "blobs", sync=sync)
         self.database = Database(folder / "metadata.sqlite", sync=sync, on_garbage=self.blobs.remove)
+        self.sessions = Sessions(self.database, self.blobs)
         connection = self.database.reader()
-        unfinished = {row["id"] for row in connection.execute("SELECT id FROM session WHERE state = 'open'")}
-        self.swept = self.blobs.sweep(connection, keep=unfinished)
+        self.blobs.sweep(connection, keep=forget_old_sessions(connection, self.now_us()))
 
     def now_us(self) -> int:
         """Now, in microseconds since 1970."""
@@ -183,7 +183,8 @@ class Storage:
         preconditions.check(live.generation if live else None, live.metageneration if live else None)
         now = self.now_us()
         if live is not None:
-            self._retire(tx, owner, live, now)
+            _refuse_to_retire(live, owner, now)
+            tx.execute("UPDATE object SET live = 0, deleted_us = ? WHERE id = ?", (now, live.id))
         fields = dict(fields)
         if owner.fields.get("defaultEventBasedHold") and "eventBasedHold" not in fields:
             fields["eventBasedHold"] = True
@@ -210,6 +211,9 @@ class Storage:
                 "INSERT OR IGNORE INTO blob VALUES (?, ?, ?)", (segment.blob_id, segment.size_bytes, segment.data)
             )
             tx.execute("INSERT INTO segment VALUES (?, ?, ?)", (object_id, position, segment.blob_id))
+        if live is not None and not owner.versioned:
+            # Only now: the new generation may consist of the old one's content.
+            _remove(tx, live)
         record = _object(tx, bucket, name, None)
         assert record is not None
         return record
@@ -255,8 +259,8 @@ class Storage:
             now = self.now_us()
             released = record.fields.get("eventBasedHold") and not fields.get("eventBasedHold")
             tx.execute(
-                "UPDATE object SET metageneration = metageneration + 1, updated_us = ?, hold_released_us = ?, fields = ?"
-                " WHERE id = ?",
+                "UPDATE object SET metageneration = metageneration + 1, updated_us = ?, hold_released_us = ?,"
+                " fields = ? WHERE id = ?",
                 (now, now if released else record.hold_released_us, json.dumps(fields), record.id),
             )
             return ObjectRecord.from_row(tx.execute("SELECT * FROM object WHERE id = ?", (record.id,)).fetchone())
@@ -296,7 +300,14 @@ class Storage:
         return await self.database.change(change)
 
     async def compose(
-        self, bucket: str, name: str, sources: list[Source], fields: dict[str, Any], preconditions: Preconditions
+        self,
+        bucket: str,
+        name: str,
+        sources: list[Source],
+        fields: dict[str, Any],
+        preconditions: Preconditions,
+        *,
+        remove_sources: bool = False,
     ) -> ObjectRecord:
         """A new generation out of others' content in order; as in Google Cloud Storage it has no MD5."""
 
@@ -309,18 +320,21 @@ class Storage:
             components = sum(record.component_count or 1 for record in found)
             inherited = {"contentType": found[0].fields["contentType"]} if "contentType" in found[0].fields else {}
             body = Body(tuple(segments), Checksums(encode_crc32c(crc32c), None), components)
-            return self.insert(tx, bucket, name, body, {**inherited, **fields}, preconditions)
+            composed = self.insert(tx, bucket, name, body, {**inherited, **fields}, preconditions)
+            if remove_sources:
+                owner, now = _bucket(tx, bucket), self.now_us()
+                for record in {record.id: record for record in found if record.name != name}.values():
+                    self._retire(tx, owner, record, now)
+            return composed
 
         return await self.database.change(change)
 
     def _retire(self, tx: Transaction, bucket: BucketRecord, record: ObjectRecord, now_us: int) -> None:
         """Take a live object out of the way: it becomes noncurrent or is removed."""
+        _refuse_to_retire(record, bucket, now_us)
         if bucket.versioned and record.live:
-            if record.fields.get("temporaryHold") or record.fields.get("eventBasedHold"):
-                _refuse_when_protected(record, bucket, now_us)
             tx.execute("UPDATE object SET live = 0, deleted_us = ? WHERE id = ?", (now_us, record.id))
         else:
-            _refuse_when_protected(record, bucket, now_us)
             _remove(tx, record)
 
 
@@ -365,6 +379,13 @@ def _segments(connection: Any, object_id: int) -> list[Segment]:
     return [Segment(row["id"], row["size_bytes"], row["data"]) for row in rows]
 
 
+def _refuse_to_retire(record: ObjectRecord, bucket: BucketRecord, now_us: int) -> None:
+    """A hold keeps a live object live; a retention policy lets it become noncurrent, but not vanish."""
+    held = record.fields.get("temporaryHold") or record.fields.get("eventBasedHold")
+    if held or not bucket.versioned:
+        _refuse_when_protected(record, bucket, now_us)
+
+
 def _refuse_when_protected(record: ObjectRecord, bucket: BucketRecord, now_us: int) -> None:
     reason = record.protection(bucket, now_us)
     if reason is not None:
@@ -376,6 +397,3 @@ def _remove(tx: Transaction, record: ObjectRecord) -> None:
     tx.execute("DELETE FROM segment WHERE object = ?", (record.id,))
     tx.execute("DELETE FROM object WHERE id = ?", (record.id,))
     tx.drop_blobs(blobs)
-
-
-__all__ = ["Body", "FieldsChange", "GcsError", "Source", "Storage", "forbidden", "invalid"]

@@ -7,6 +7,7 @@ conditions guard reads only, and on a write are refused rather than ignored.
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from typing import Any
 from urllib.parse import unquote
 from xml.sax.saxutils import escape
@@ -19,11 +20,12 @@ from holdfast.sandbox.gcs.context import Context
 from holdfast.sandbox.gcs.errors import GcsError, invalid, not_implemented
 from holdfast.sandbox.gcs.listing import Page, Query, decode_token, list_objects
 from holdfast.sandbox.gcs.names import check_object_name
+from holdfast.sandbox.gcs.object_resource import new_object_fields
 from holdfast.sandbox.gcs.preconditions import Preconditions
 from holdfast.sandbox.gcs.records import ObjectRecord, rfc3339
-from holdfast.sandbox.gcs.resources import object_fields
+from holdfast.sandbox.gcs.resource_fields import integer
 from holdfast.sandbox.gcs.storage import Body, Source
-from holdfast.sandbox.gcs.xml import document
+from holdfast.sandbox.gcs.xml import LIST_NAMESPACE, document
 
 _TEXT_HEADERS = {
     "content-type": "contentType",
@@ -53,43 +55,66 @@ _HTTP_CONDITIONS = ("if-match", "if-none-match", "if-modified-since", "if-unmodi
 
 async def answer_object(context: Context) -> Response:
     """A request for ``/{bucket}/{object}``."""
-    verb, query = context.request.method, set(context.query)
-    if verb in ("GET", "HEAD"):
-        if query == {"uploadId"} or query == {"uploadId", "max-parts"}:
-            raise not_implemented("Listing the parts of a multipart upload")
-        _only(query, {"generation"}, verb)
-        _headers(context, _CONDITIONS, reading=True)
-        return _get(context, head=verb == "HEAD")
-    if verb == "PUT":
-        if "partNumber" in query or "uploadId" in query:
-            _only(query, {"partNumber", "uploadId"}, verb)
-            _headers(context, frozenset(("x-goog-hash",)))
-            return await multipart.put_part(context)
-        _only(query, set(), verb)
-        if "x-goog-copy-source" in context.headers:
-            _headers(context, _CONDITIONS | _COPY_HEADERS | _settable(context))
-            return await _copy(context)
-        _headers(context, _CONDITIONS | {"x-goog-hash"} | _settable(context))
-        return await _put(context)
-    if verb == "DELETE":
-        if "uploadId" in query:
-            _only(query, {"uploadId"}, verb)
-            return await multipart.abort(context)
-        _only(query, {"generation"}, verb)
-        _headers(context, _CONDITIONS)
-        generation = context.number("generation")
-        preconditions = Preconditions.from_headers(context.headers)
-        await context.storage.delete(context.path["bucket"], context.path["object"], generation, preconditions)
-        return Response(status_code=204)
-    if verb == "POST":
-        if query == {"uploads"}:
-            _headers(context, _settable(context))
-            return await multipart.initiate(context, fields_from_headers(context))
-        if query == {"uploadId"}:
-            _headers(context, frozenset())
-            return await multipart.complete(context)
-        raise not_implemented("A POST other than a multipart upload in the XML API")
-    raise not_implemented(f"The XML API's {verb} of an object")
+    handler = _VERBS.get(context.request.method)
+    if handler is None:
+        raise not_implemented(f"The XML API's {context.request.method} of an object")
+    return await handler(context)
+
+
+async def _answer_get(context: Context) -> Response:
+    _only(context, {"generation"})
+    _headers(context, _CONDITIONS, reading=True)
+    preconditions = Preconditions.from_headers(context.headers)
+    record = context.storage.find(context.path["bucket"], context.path["object"], context.number("generation"))
+    preconditions.check(record.generation, record.metageneration, reading=True)
+    media.check_entity_tags(context.headers, record.xml_etag)
+    media.check_times(context.headers, record.updated_us)
+    head = context.request.method == "HEAD"
+    return media.serve(context.storage, record, context.headers.get("range"), record.xml_etag, head=head)
+
+
+async def _answer_put(context: Context) -> Response:
+    if "partNumber" in context.query or "uploadId" in context.query:
+        _only(context, {"partNumber", "uploadId"})
+        _headers(context, frozenset(("x-goog-hash",)))
+        return await multipart.put_part(context)
+    _only(context, set())
+    if "x-goog-copy-source" in context.headers:
+        _headers(context, _CONDITIONS | _COPY_HEADERS | _settable(context))
+        return await _copy(context)
+    _headers(context, _CONDITIONS | {"x-goog-hash"} | _settable(context))
+    return await _put(context)
+
+
+async def _answer_delete(context: Context) -> Response:
+    _headers(context, _CONDITIONS)
+    if "uploadId" in context.query:
+        _only(context, {"uploadId"})
+        return await multipart.abort(context)
+    _only(context, {"generation"})
+    generation = context.number("generation")
+    preconditions = Preconditions.from_headers(context.headers)
+    await context.storage.delete(context.path["bucket"], context.path["object"], generation, preconditions)
+    return Response(status_code=204)
+
+
+async def _answer_post(context: Context) -> Response:
+    if set(context.query) == {"uploads"}:
+        _headers(context, _settable(context))
+        return await multipart.initiate(context, fields_from_headers(context))
+    if set(context.query) == {"uploadId"}:
+        _headers(context, frozenset())
+        return await multipart.complete(context)
+    raise not_implemented("A POST other than a multipart upload in the XML API")
+
+
+_VERBS = {
+    "GET": _answer_get,
+    "HEAD": _answer_get,
+    "PUT": _answer_put,
+    "DELETE": _answer_delete,
+    "POST": _answer_post,
+}
 
 
 async def answer_bucket(context: Context) -> Response:
@@ -105,7 +130,7 @@ async def answer_bucket(context: Context) -> Response:
     second = context.query.get("list-type") == "2"
     known = {"list-type", "prefix", "delimiter", "max-keys"}
     known |= {"continuation-token", "start-after"} if second else {"marker"}
-    _only(set(context.query), known, "list")
+    _only(context, known)
     return await _list(context, second=second)
 
 
@@ -121,15 +146,7 @@ def fields_from_headers(context: Context) -> dict[str, Any]:
             metadata[name.removeprefix("x-goog-meta-")] = value
     if metadata:
         resource["metadata"] = metadata
-    return object_fields(resource)
-
-
-def _get(context: Context, *, head: bool) -> Response:
-    record = context.storage.find(context.path["bucket"], context.path["object"], context.number("generation"))
-    Preconditions.from_headers(context.headers).check(record.generation, record.metageneration, reading=True)
-    media.check_entity_tags(context.headers, record.xml_etag)
-    media.check_times(context.headers, record.updated_us)
-    return media.serve(context.storage, record, context.headers.get("range"), record.xml_etag, head=head)
+    return new_object_fields(resource)
 
 
 async def _put(context: Context) -> Response:
@@ -143,7 +160,7 @@ async def _put(context: Context) -> Response:
     try:
         verify(expected, content.checksums)
         record = await storage.put(bucket, name, Body.of(content), fields, preconditions)
-    except GcsError:
+    except (GcsError, sqlite3.Error):
         storage.blobs.discard(content)
         raise
     return Response(headers=written_headers(record))
@@ -162,7 +179,7 @@ async def _copy(context: Context) -> Response:
         Source(
             unquote(bucket),
             unquote(name),
-            int(generation) if generation else None,
+            integer("x-goog-copy-source-generation", generation),
             Preconditions.from_headers(context.headers, source=True),
         ),
         context.path["bucket"],
@@ -172,6 +189,7 @@ async def _copy(context: Context) -> Response:
     )
     body = document(
         "CopyObjectResult",
+        LIST_NAMESPACE,
         f"<LastModified>{rfc3339(record.updated_us)}</LastModified><ETag>{escape(record.xml_etag)}</ETag>",
     )
     return Response(body, headers=written_headers(record), media_type="application/xml; charset=UTF-8")
@@ -187,7 +205,9 @@ async def _list(context: Context, *, second: bool) -> Response:
         after, after_generation = decode_token(token)
     elif start_after is not None:
         # A version 1 marker may be a folded prefix that was listed last; then all of it is passed over.
-        after, after_generation = start_after, 2**63 - 1 if second else 0
+        delimiter = context.query.get("delimiter")
+        folded = not second and delimiter and start_after.endswith(delimiter)
+        after, after_generation = start_after, 0 if folded else 2**63 - 1
     query = Query(
         prefix=context.query.get("prefix", ""),
         delimiter=context.query.get("delimiter", ""),
@@ -220,7 +240,7 @@ async def _list(context: Context, *, second: bool) -> Response:
         for record in page.objects
     )
     parts.extend(f"<CommonPrefixes><Prefix>{escape(prefix)}</Prefix></CommonPrefixes>" for prefix in page.prefixes)
-    body = document("ListBucketResult", "".join(parts))
+    body = document("ListBucketResult", LIST_NAMESPACE, "".join(parts))
     return Response(body, media_type="application/xml; charset=UTF-8")
 
 
@@ -243,9 +263,10 @@ def _max_keys(context: Context) -> int:
     return int(text)
 
 
-def _only(found: set[str], known: set[str], what: str) -> None:
-    if found - known:
-        raise not_implemented(f"The XML API's {what} with {', '.join(sorted(found - known))}")
+def _only(context: Context, known: set[str]) -> None:
+    unknown = sorted(set(context.query) - known)
+    if unknown:
+        raise not_implemented(f"The XML API's {context.request.method} with {', '.join(unknown)}")
 
 
 def _settable(context: Context) -> frozenset[str]:
@@ -261,7 +282,6 @@ def _headers(context: Context, known: frozenset[str], *, reading: bool = False) 
             raise not_implemented(f"The header {name}")
         if name in _HTTP_CONDITIONS and not reading:
             raise not_implemented(f"{name} on a write (use x-goog-if-generation-match)")
-
 
 
 def _decoded(value: str) -> str:
