@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from holdfast.sandbox.errors import BadFault
+
+if TYPE_CHECKING:
+    from holdfast.sandbox.supervisor import Sandbox
 
 #: mode → the parameter it needs, with its unit; ``None``: it needs none.
 PROXY_MODES: dict[str, str | None] = {
@@ -94,3 +99,34 @@ def check_direction(direction: str) -> None:
         raise BadFault(
             "no such direction", where="direction", expected=f"one of {', '.join(DIRECTIONS)}", found=repr(direction)
         )
+
+
+class SandboxFaults:
+    """A drill's `FaultInjector` for the sandbox: a site's fault proxy, so everything inside the site goes on working.
+
+    Args:
+        environ: its ``HOLDFAST_STATE`` names the sandbox.
+    """
+
+    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
+        self._environ = environ
+
+    @property
+    def description(self) -> str:
+        """What it acts on. Raises SandboxNotUp when the sandbox is down."""
+        return f"the fault proxies of the sandbox in {self._sandbox().paths.state} (emulated clouds)"
+
+    def inject(self, site: str, mode: str, **parameters: float | str) -> None:
+        """Put the site under the fault; open connections are reset, as those of a site that is cut off."""
+        amounts = {name: float(value) for name, value in parameters.items()}
+        self._sandbox().fault(site, mode, drop=True, **amounts)
+
+    def clear(self, site: str) -> None:
+        """Lift every fault of the site."""
+        self._sandbox().clear(site)
+
+    def _sandbox(self) -> Sandbox:
+        from holdfast.sandbox.layout import default_state
+        from holdfast.sandbox.supervisor import Sandbox
+
+        return Sandbox(default_state(self._environ))

@@ -21,6 +21,8 @@ class DrillNotFound(DrillError):
     """No bucket that answers knows this drill."""
 
     exit_code = 2
+    #: How many sites did not answer, so that it might lie there.
+    silent_sites = 0
 
 
 class FaultFailed(DrillError):

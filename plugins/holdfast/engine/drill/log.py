@@ -115,7 +115,7 @@ def open_drill(
     sites = list(rooms.topology.sites)
     silent = []
     with ThreadPoolExecutor(max(1, len(sites)), "drill-open") as pool:
-        asked = {site: pool.submit(lambda site=site: rooms.store(site).get(key)) for site in sites}
+        asked = {site: pool.submit(_get, rooms, site, key) for site in sites}
         found: bytes | None = None
         for site, answer in asked.items():
             try:
@@ -125,10 +125,16 @@ def open_drill(
             except ObjectStoreError as error:
                 silent.append(f"{site}: {error}")
     if found is None:
-        raise DrillNotFound("there is no such drill", where="every site that answers", expected="a drill id", found=drill_id,
-                            fix=f"Not asked: {'; '.join(silent)}" if silent else None)
+        missing = DrillNotFound("there is no such drill", where="every site that answers", expected="a drill id", found=drill_id,
+                                fix=f"Not asked: {'; '.join(silent)}" if silent else None)
+        missing.silent_sites = len(silent)
+        raise missing
     prepared = json.loads(found)["evidence"]
     state = DrillState(rooms, drill_id, Plan.model_validate(prepared["plan"]), prepared["scenario"], senses or RealSenses(),
                        progress)
     state.refresh()
     return state
+
+
+def _get(rooms: Rooms, site: str, key: str) -> bytes:
+    return rooms.store(site).get(key)

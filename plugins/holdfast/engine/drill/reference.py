@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+import tempfile
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from holdfast.engine.compute import JobHandle, JobState, JobStatus, TrainingBackend, reference_spec
+from holdfast.engine.compute import job_spec
+from holdfast.engine.compute.interface import JobHandle, JobSpec, JobState, JobStatus, TrainingBackend
 from holdfast.engine.drill.errors import ReferenceFailed
-from holdfast.engine.recovery.interface import Rooms
+from holdfast.engine.drill.log import DrillState
+from holdfast.engine.objectstore import local_store
+from holdfast.engine.recovery.expected import model_files
+from holdfast.engine.snapshot import latest
 
 _LOOK_SECONDS = 0.2
+_PATIENCE_SECONDS = 180.0
+_ENDED = {JobState.SUCCEEDED, JobState.FAILED, JobState.FENCED, JobState.STOPPED, JobState.LOST}
 
 
 @dataclass(frozen=True)
@@ -20,3 +27,59 @@ class Reference:
     model_digest: str
     files: dict[str, bytes]
     seconds: float
+
+
+def run_reference(state: DrillState) -> Reference | None:
+    """Train the drill's first resumed run once more from its first step, without pauses.
+
+    It reads the dataset from the new site and writes neither buckets nor register.
+
+    Returns:
+        the finished model; ``None`` when the drill resumed no training.
+
+    Raises:
+        ReferenceFailed: it did not end well.
+    """
+    job = next((j for j in state.evidence("resume_training").get("jobs", []) if j["run"] is not None), None)
+    if job is None:
+        return None
+    with tempfile.TemporaryDirectory(prefix="holdfast-reference-") as folder:
+        return _train(state, job, Path(folder))
+
+
+def _train(state: DrillState, job: dict[str, Any], folder: Path) -> Reference:
+    clock, plan = state.rooms.clock, state.plan
+    began = clock.monotonic()
+    backend = state.rooms.backend(plan.target)
+    handle = backend.submit(_spec(state, job, folder))
+    try:
+        status = _ended(state, backend, handle)
+    except BaseException:
+        backend.stop(handle, grace_seconds=0.5)
+        raise
+    if status.state is not JobState.SUCCEEDED:
+        raise ReferenceFailed("the reference run did not end well", where=handle.name, expected=str(JobState.SUCCEEDED),
+                              found=f"{status.state}: {status.detail}", fix="Read the job's log")
+    store = local_store("reference", folder)
+    record = latest(store, state.rooms.topology.job(job["job"]).model, epoch=1)
+    if record is None or "model_digest" not in record.labels:
+        raise ReferenceFailed("the reference run published no model", where=handle.name, expected="a model with its digest",
+                              found="none" if record is None else str(record.labels))
+    return Reference(record.labels["model_digest"], model_files(store, record), round(clock.monotonic() - began, 3))
+
+
+def _spec(state: DrillState, job: dict[str, Any], folder: Path) -> JobSpec:
+    spec = job_spec(state.rooms.topology, state.plan.group, job["job"], run=f"reference-{state.drill_id}-{job['job']}",
+                    epoch=1, site=state.plan.target, dataset_snapshot=job.get("dataset_snapshot"), environ=state.rooms.environ)
+    return replace(spec, environment={**spec.environment, "HOLDFAST_SCRATCH": str(folder), "HOLDFAST_STEP_SECONDS": "0"})
+
+
+def _ended(state: DrillState, backend: TrainingBackend, handle: JobHandle) -> JobStatus:
+    clock = state.rooms.clock
+    until = clock.monotonic() + _PATIENCE_SECONDS
+    while (status := backend.status(handle)).state not in _ENDED:
+        if clock.monotonic() >= until:
+            raise ReferenceFailed("the reference run did not end in the time allowed", where=handle.name,
+                                  expected=f"its end within {_PATIENCE_SECONDS:.0f} s", found=f"{status.state} at step {status.step}")
+        clock.sleep(_LOOK_SECONDS)
+    return status

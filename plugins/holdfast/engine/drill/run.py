@@ -7,7 +7,6 @@ from pathlib import Path
 
 from holdfast.engine.drill.conclude import conclude, refused_journal, store_evidence
 from holdfast.engine.drill.errors import DrillError, SteadyStateFailed
-from holdfast.engine.drill.evidence import load_or_create_key, write_evidence
 from holdfast.engine.drill.interface import FaultInjector
 from holdfast.engine.drill.interrupts import DrillInterrupted, Interrupts, interrupts
 from holdfast.engine.drill.journal import DrillJournal, DrillStatus
@@ -62,10 +61,10 @@ def run_drill(
                                       objectives=objectives)
             journal = journal.model_copy(update={
                 "status": "aborted", "steady_state": {"before": error.evidence.get("steady_state"), "after": None}})
-            _write(rooms, journal, output)
+            write_drill_evidence(rooms, journal, output)
             raise
         except HoldfastError as error:
-            _write(rooms, refused_journal(drill_id, group, scenario, error, run_by=rooms.holder, now=rooms.clock.now(),
+            write_drill_evidence(rooms, refused_journal(drill_id, group, scenario, error, run_by=rooms.holder, now=rooms.clock.now(),
                                           objectives=objectives), output)
             raise
         return _run_prepared(state, faults, output, signals, approved_by or f"drill {drill_id}, run by {rooms.holder}")
@@ -85,7 +84,7 @@ def _run_prepared(
             signals.held = False
         if signals.seen is not None:
             raise DrillInterrupted(signals.seen)
-        _after_fault(state)
+        after_fault(state)
     except (KeyboardInterrupt, DrillInterrupted) as interruption:
         status = "interrupted"
         error = DrillError("the drill was interrupted", where=state.drill_id, found=str(interruption) or "KeyboardInterrupt")
@@ -93,7 +92,7 @@ def _run_prepared(
         status, error = "failed", failure
     signals.held = True
     journal = conclude(state, status=status, error=error)
-    _write(state.rooms, journal, output, state)
+    write_drill_evidence(state.rooms, journal, output, state)
     return journal
 
 
@@ -104,7 +103,8 @@ def _under_fault(state: DrillState, faults: FaultInjector, approved_by: str) -> 
     resume_training(state)
 
 
-def _after_fault(state: DrillState) -> None:
+def after_fault(state: DrillState) -> None:
+    """What can be done only when the fault is out: measure, wait for the training, compare, look again."""
     with ThreadPoolExecutor(1, "reference") as pool:
         reference = pool.submit(run_reference, state)  # trains while the resumed run does
         measure(state)
@@ -113,7 +113,12 @@ def _after_fault(state: DrillState) -> None:
     look_again(state)
 
 
-def _write(rooms: Rooms, journal: DrillJournal, output: Path, state: DrillState | None = None) -> None:
+def write_drill_evidence(
+    rooms: Rooms, journal: DrillJournal, output: Path, state: DrillState | None = None
+) -> None:
+    """Write the signed evidence into a folder, and, of a drill that was begun, into the group's buckets."""
+    from holdfast.engine.drill.evidence import load_or_create_key, write_evidence
+
     paths = write_evidence(journal.as_document(), output, load_or_create_key(rooms.environ))
     if state is not None:
         kept = store_evidence(state, {path.name: path.read_bytes() for path in paths.all()})

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 from holdfast.engine.authority.interface import EpochConflict
-from holdfast.engine.checkpoint import AlwaysGranted, newest, write_checkpoint
+from holdfast.engine.checkpoint import AlwaysGranted, newest
+from holdfast.engine.checkpoint.commit import write_checkpoint
 from holdfast.engine.checkpoint.format import blob_key
 from holdfast.engine.drill.checkpoints import list_checkpoints
 from holdfast.engine.drill.log import DrillState

@@ -77,8 +77,11 @@ def run_plan(
     with ThreadPoolExecutor(8, "plan-records") as record_pool, ThreadPoolExecutor(16, "plan") as pool:
         log = StepLog([rooms.store(s) for s in plan.record_sites], records_folder(plan), record_pool)
         context = StepContext(rooms, plan, senses or RealSenses(), pool, progress, log.read_all(plan.steps), approved_by)
+        run = _Run(context, log, record_pool)
         if any(step not in context.records for step in wanted):
-            _Run(context, log, record_pool).steps(wanted)
+            run.steps(wanted)
+        elif plan.steps[-1] in context.records:
+            run.release()  # whoever finished it may have died before freeing the group
         return PlanResult(plan, tuple(context.records[s] for s in plan.steps if s in context.records))
 
 
@@ -118,14 +121,14 @@ class _Run:
             self._leave_if_uncommitted()
             raise
         if self._plan.steps[-1] in self._context.records:
-            self._release()
+            self.release()
 
     def _enter(self) -> None:
         """Take the group, see that the plan still is to be run, and write it down."""
         state = self._claim()
         committed = (state.epoch, state.plan_id) == (self._plan.epoch, self._plan.plan_id)
         if not committed and state.epoch != self._plan.expected_epoch:
-            self._release()
+            self.release()
             raise PlanSuperseded("the group moved on without this plan", where=f"group {self._plan.group}",
                                  expected=f"epoch {self._plan.expected_epoch}",
                                  found=f"epoch {state.epoch} by plan {state.plan_id}",
@@ -202,9 +205,10 @@ class _Run:
         except HoldfastError:
             return  # unknown: the claim ends by itself
         if state is not None and state.epoch == self._plan.expected_epoch:
-            self._release()
+            self.release()
 
-    def _release(self) -> None:
+    def release(self) -> None:
+        """Free the group, where it is claimed for this plan itself."""
         if self._plan.operation != self._plan.plan_id:
             return  # the drill that claimed the group releases it
         try:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from holdfast.engine.compute import find_job
+from holdfast.engine.compute.interface import JobHandle, JobSpec, JobStatus, TrainingBackend
 from holdfast.engine.recovery.context import StepContext
+from holdfast.engine.recovery.interface import Rooms
 from holdfast.engine.recovery.subjects import current_run
 from holdfast.errors import HoldfastError
 
@@ -38,3 +39,15 @@ def _stop(context: StepContext, job: str, down: bool) -> dict[str, Any]:
         return {"job": job, "run": run, "dead": backend.confirm_dead(handle), "detail": str(status.state)}
     except HoldfastError as error:
         return {"job": job, "dead": None, "detail": str(error)}
+
+
+def find_job(backend: TrainingBackend, site: str, run: str, epoch: int) -> JobHandle | None:
+    """The job of a run in an epoch at a site, when this backend knows one. Nothing is started."""
+    return backend.find(JobSpec(run, epoch, site, ()).name)
+
+
+def job_status(rooms: Rooms, site: str, run: str, epoch: int) -> JobStatus | None:
+    """Where that job stands; ``None`` when none is known."""
+    backend = rooms.backend(site)
+    handle = find_job(backend, site, run, epoch)
+    return None if handle is None else backend.status(handle)

@@ -1,0 +1,238 @@
+"""A drill measures, always rolls back, leaves a journal however it ends, and is green only when everything holds."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from world import AWS, GCP, GROUP, MODEL, RUN, World, make_world
+
+from holdfast.engine.authority import NoMajority, OperationInProgress
+from holdfast.engine.checkpoint import elect
+from holdfast.engine.compute.interface import JobState, JobStatus
+from holdfast.engine.drill import SteadyStateFailed, phases, run
+from holdfast.engine.drill.conclude import conclude
+from holdfast.engine.drill.log import open_drill
+from holdfast.engine.drill.reference import Reference
+from holdfast.engine.drill.run import run_drill
+from holdfast.engine.recovery import new_plan, run_plan
+from holdfast.engine.snapshot import latest
+from holdfast.engine.snapshot.digest import digest_of
+from holdfast.errors import UnknownName
+
+FINAL = b"model at step 300"
+
+
+class Faults:
+    """Cuts a site of the world off."""
+
+    description = "the test's switchboard"
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.calls: list[tuple[str, str]] = []
+        self.on_inject: Any = None
+
+    def inject(self, site: str, mode: str, **parameters: float | str) -> None:
+        self.calls.append(("inject", site))
+        self.world.board.cut.add(site)
+        if self.on_inject is not None:
+            self.on_inject()
+
+    def clear(self, site: str) -> None:
+        self.calls.append(("clear", site))
+        self.world.board.cut.discard(site)
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> World:
+    made = make_world()
+    made.environ["HOLDFAST_STATE"] = str(tmp_path / "state")
+    reference = Reference(digest_of(FINAL), {"model.ubj": FINAL}, 1.0)
+    for module in (run, phases):
+        monkeypatch.setattr(module, "run_reference", lambda state: reference)
+    made.backends[AWS].jobs[f"{RUN}.e1"] = JobStatus(JobState.RUNNING, step=107, total_steps=300)
+    return made
+
+
+def drill(world: World, tmp_path: Path, faults: Faults | None = None, **more: Any) -> Any:
+    return run_drill(world, GROUP, "site-outage", faults or Faults(world), tmp_path / "evidence", senses=world.senses, **more)
+
+
+def written(tmp_path: Path) -> dict[str, Any]:
+    document = json.loads((tmp_path / "evidence" / "journal.json").read_text())
+    assert isinstance(document, dict)
+    return document
+
+
+def test_a_drill_that_works_is_green_and_measures_everything(world: World, tmp_path: Path) -> None:
+    faults = Faults(world)
+    journal = drill(world, tmp_path, faults)
+    document = written(tmp_path)
+    assert journal.status == "completed", document["error"]
+    assert journal.green, document["verdict"]
+    assert not journal.deviated
+    assert faults.calls == [("inject", AWS), ("clear", AWS)]
+    assert set(journal.rto_seconds) == {"from_fault", "from_detection", "from_decision", "without_approval"}
+    assert all(v is not None for v in journal.rto_seconds.values())
+    assert journal.rto_seconds["from_fault"] > journal.rto_seconds["from_detection"] >= journal.rto_seconds["from_decision"]
+    assert journal.rpo["training_steps"] == 7  # 107 at the fault, 100 at the standby
+    assert (journal.rpo["objects"], journal.rpo["bytes"]) == (0, 0)
+    assert journal.model == {"digest": digest_of(FINAL), "reference_digest": digest_of(FINAL), "identical": True,
+                             "reference_seconds": 1.0}
+    assert journal.service["answers_equal"] is True
+    assert journal.epoch == {"before": 1, "after": 2}
+    assert world.epochs.read(GROUP).operation is None  # type: ignore[union-attr]  # initialised
+
+
+def test_stale_writes_land_and_none_is_ever_selected(world: World, tmp_path: Path) -> None:
+    journal = drill(world, tmp_path)
+    kinds = {p["kind"]: p for p in journal.stale_writes["probes"]}
+    assert journal.stale_writes["accepted"] == 0
+    assert journal.stale_writes["attempted"] >= 8
+    assert kinds["model snapshot"]["outcome"] == "written, never selected"
+    assert kinds["checkpoint"]["outcome"] == "written, never selected"
+    assert "refused" in kinds["traffic switch"]["outcome"]
+    assert "refused" in kinds["register advance"]["outcome"]
+    assert "refused" in kinds["prediction"]["outcome"]
+    for site in (AWS, GCP):
+        assert latest(world.bare(site), MODEL, epoch=2).labels["run"] == RUN  # type: ignore[union-attr]  # it was published
+        assert elect(world.bare(site), RUN, epoch=2).step == 300
+
+
+def test_a_zombie_that_is_believed_is_counted(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = world.senses.ask_site
+
+    def believed(rooms: Any, service: str, site: str, *, timeout_seconds: float) -> Any:
+        if site == AWS and world.epochs.read(GROUP).epoch == 2:  # type: ignore[union-attr]  # initialised
+            from holdfast.engine.recovery import Answer
+
+            return Answer(AWS, 1, "old", (1.0,), AWS, 0.0)
+        return original(rooms, service, site, timeout_seconds=timeout_seconds)
+
+    monkeypatch.setattr(world.senses, "ask_site", believed)
+    journal = drill(world, tmp_path)
+    assert journal.stale_writes["accepted"] == 1
+    assert journal.verdict.stale_writes_refused is False
+    assert not journal.green
+
+
+def test_a_failing_hypothesis_afterwards_deviates_and_is_not_green(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = phases.compare
+
+    def spoil(*args: Any, **kwargs: Any) -> Any:
+        done = original(*args, **kwargs)
+        world.senses.lies = (0.0, 0.0)
+        return done
+
+    monkeypatch.setattr(run, "compare", spoil)
+    journal = drill(world, tmp_path)
+    assert journal.status == "completed"
+    assert journal.deviated
+    assert journal.verdict.passed is False
+    assert not journal.green
+
+
+def test_another_model_than_the_reference_is_not_green(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = Reference(digest_of(b"other"), {"model.ubj": b"other"}, 1.0)
+    monkeypatch.setattr(run, "run_reference", lambda state: other)
+    journal = drill(world, tmp_path)
+    assert journal.model["identical"] is False
+    assert journal.service["answers_equal"] is False
+    assert not journal.green
+
+
+def test_a_steady_state_that_does_not_hold_aborts_before_any_fault(world: World, tmp_path: Path) -> None:
+    world.senses.lies = (1.0,)
+    faults = Faults(world)
+    with pytest.raises(SteadyStateFailed, match="service_answers"):
+        drill(world, tmp_path, faults)
+    document = written(tmp_path)
+    assert document["status"] == "aborted"
+    assert document["steady_state"]["before"]["holds"] is False
+    assert faults.calls == []
+    assert world.epochs.read(GROUP).operation is None  # type: ignore[union-attr]  # initialised
+
+
+def test_a_failure_under_the_fault_lifts_it_and_leaves_a_journal(world: World, tmp_path: Path) -> None:
+    faults = Faults(world)
+    faults.on_inject = lambda: setattr(world.epochs, "available", False)
+    journal = drill(world, tmp_path, faults)
+    assert journal.status == "failed"
+    assert faults.calls[-1] == ("clear", AWS)
+    assert journal.verdict.passed is not True
+    assert journal.rto_seconds["from_fault"] is None
+    assert written(tmp_path)["error"]["error"] == "NoMajority"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_interrupts_lifts_the_fault_and_writes_the_journal(world: World, tmp_path: Path, number: int) -> None:
+    faults = Faults(world)
+    faults.on_inject = lambda: os.kill(os.getpid(), number)
+    journal = drill(world, tmp_path, faults)
+    assert journal.status == "interrupted"
+    assert journal.rollback["fault_lifted"] is True
+    assert AWS not in world.board.cut
+    assert written(tmp_path)["status"] == "interrupted"
+
+
+def test_two_drills_at_once_are_refused_and_nothing_changed(world: World, tmp_path: Path) -> None:
+    first = phases.prepare(world, GROUP, "site-outage", senses=world.senses)
+    before = sorted(i.key for i in world.bare(GCP).list(""))
+    with pytest.raises(OperationInProgress):
+        drill(world, tmp_path)
+    assert written(tmp_path)["status"] == "refused"
+    assert sorted(i.key for i in world.bare(GCP).list("")) == before
+    assert phases.release(first) is None
+
+
+def test_a_drill_while_a_failover_runs_is_refused(world: World, tmp_path: Path) -> None:
+    run_plan(world, new_plan(world, GROUP, reason="real", plan_id="real"), only=("detect",), senses=world.senses)
+    faults = Faults(world)
+    with pytest.raises(OperationInProgress, match="failover"):
+        drill(world, tmp_path, faults)
+    assert faults.calls == []
+
+
+def test_a_drill_without_a_majority_is_refused(world: World, tmp_path: Path) -> None:
+    world.epochs.available = False
+    with pytest.raises(NoMajority):
+        drill(world, tmp_path)
+
+
+def test_unknown_names_change_and_write_nothing(world: World, tmp_path: Path) -> None:
+    with pytest.raises(UnknownName, match="site-outage"):
+        run_drill(world, GROUP, "meteor", Faults(world), tmp_path / "evidence", senses=world.senses)
+    with pytest.raises(UnknownName, match="market-risk"):
+        run_drill(world, "nope", "site-outage", Faults(world), tmp_path / "evidence", senses=world.senses)
+    assert not (tmp_path / "evidence").exists()
+
+
+def test_every_phase_runs_from_the_drills_id_alone(world: World) -> None:
+    faults = Faults(world)
+    drill_id = phases.prepare(world, GROUP, "site-outage", senses=world.senses).drill_id
+
+    def opened() -> Any:
+        return open_drill(world, drill_id, senses=world.senses)
+
+    phases.inject(opened(), faults)
+    phases.detect(opened())
+    phases.fail_over(opened(), approved_by="the schedule")
+    phases.resume_training(opened())
+    phases.lift(opened(), faults)
+    phases.measure(opened())
+    phases.await_training(opened())
+    phases.compare(opened())
+    phases.look_again(opened())
+    journal = conclude(opened())
+    assert journal.status == "completed"
+    assert journal.green, journal.verdict
+    # A retried task finds its phase recorded and does not do it again.
+    phases.inject(opened(), faults)
+    assert faults.calls.count(("inject", AWS)) == 1
