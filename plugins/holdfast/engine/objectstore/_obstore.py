@@ -27,6 +27,7 @@ from holdfast.engine.objectstore.errors import (
     PreconditionFailed,
     StoreUnavailable,
 )
+from holdfast.engine.objectstore.handover import Handover
 from holdfast.engine.objectstore.interface import (
     OVERWRITE,
     ByteRange,
@@ -339,25 +340,25 @@ class ObstoreStore:
     def _put_streamed(
         self, call: Call, path: str, source: Iterator[bytes], attributes: dict[str, str]
     ) -> ObjectVersion:
-        watched = _Watched(source)
         client = self._client(PARTS_IN_FLIGHT * PART_BYTES)
-        try:
-            result = self._run(
-                call,
-                lambda: obstore.put(
-                    client,
-                    path,
-                    watched,
-                    use_multipart=True,
-                    chunk_size=PART_BYTES,
-                    max_concurrency=PARTS_IN_FLIGHT,
-                    attributes=attributes or None,
-                ),
-            )
-        except HoldfastError:
-            if watched.error is not None:
-                raise watched.error from None
-            raise
+        with Handover(source) as chunks:
+            try:
+                result = self._run(
+                    call,
+                    lambda: obstore.put(
+                        client,
+                        path,
+                        chunks,
+                        use_multipart=True,
+                        chunk_size=PART_BYTES,
+                        max_concurrency=PARTS_IN_FLIGHT,
+                        attributes=attributes or None,
+                    ),
+                )
+            except HoldfastError:
+                if chunks.error is not None:
+                    raise chunks.error from None
+                raise
         return _version(result)
 
     def _put_condition(self, call: Call, key: str, version: ObjectVersion) -> dict[str, str]:
@@ -449,26 +450,6 @@ class ObstoreStore:
 
 class _UnsatisfiableRange(Exception):
     """The object has no byte in the range."""
-
-
-class _Watched:
-    """An iterator that remembers what its source raised, so that it is not taken for the store's failure."""
-
-    def __init__(self, source: Iterator[bytes]) -> None:
-        self._source = source
-        self.error: BaseException | None = None
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self
-
-    def __next__(self) -> bytes:
-        try:
-            return next(self._source)
-        except StopIteration:
-            raise
-        except BaseException as error:
-            self.error = error
-            raise
 
 
 def _take(source: Iterator[bytes], size_bytes: int) -> list[bytes]:
