@@ -12,7 +12,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from holdfast.engine.checkpoint.adapters.xgboost import MODEL_BLOB, BoosterAdapter
+from holdfast.engine.checkpoint.adapters.xgboost import MODEL_BLOB, BoosterAdapter, import_xgboost
 from holdfast.engine.training import Training
 from holdfast.errors import HoldfastError
 
@@ -31,12 +31,11 @@ PARAMETERS = {
 def matrix(table: pa.Table) -> Any:
     """The table as XGBoost takes it, columns in the dataset's order, missing values as they are."""
     import numpy as np
-    import xgboost
 
     names = features(table)
     columns = [table.column(name).to_numpy(zero_copy_only=False).astype("float32") for name in names]
     target = table.column(TARGET).to_numpy(zero_copy_only=False).astype("float32")
-    return xgboost.DMatrix(np.column_stack(columns), label=target, feature_names=names, nthread=1)
+    return import_xgboost().DMatrix(np.column_stack(columns), label=target, feature_names=names, nthread=1)
 
 
 def features(table: pa.Table) -> list[str]:

@@ -110,7 +110,8 @@ class Training:
         standbys = () if reference else _standbys(topology, environment)
         checkpointer = Checkpointer(
             store, environment.run, epoch=environment.epoch, site=environment.site, total_steps=steps,
-            every_steps=job.checkpoint_every_steps, guard=AlwaysGranted() if reference else _guard(runtime, environment),
+            every_steps=job.checkpoint_every_steps,
+            guard=AlwaysGranted() if reference else _guard(runtime, environment),
             replicas=runtime.stores(standbys), dataset_snapshot=record.snapshot_id, clock=runtime.clock,
             fingerprint=environment_fingerprint(("numpy", "pyarrow")), heartbeat=environment.heartbeat,
             notes={"job": environment.job, "group": environment.group})

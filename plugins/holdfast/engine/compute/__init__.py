@@ -1,0 +1,35 @@
+"""Where training jobs run: one small interface; processes on this machine are the default."""
+
+from holdfast.engine.compute.errors import AlreadyRuns, JobNotStarted, UnknownHandle
+from holdfast.engine.compute.interface import (
+    FENCED_EXIT_CODE,
+    STOPPED_EXIT_CODE,
+    BackendCapabilities,
+    ComputeError,
+    JobHandle,
+    JobSpec,
+    JobState,
+    JobStatus,
+    TrainingBackend,
+)
+from holdfast.engine.compute.opening import open_backend
+from holdfast.engine.compute.process import ProcessBackend
+from holdfast.engine.compute.spec import job_spec
+
+__all__ = [
+    "FENCED_EXIT_CODE",
+    "STOPPED_EXIT_CODE",
+    "AlreadyRuns",
+    "BackendCapabilities",
+    "ComputeError",
+    "JobHandle",
+    "JobNotStarted",
+    "JobSpec",
+    "JobState",
+    "JobStatus",
+    "ProcessBackend",
+    "TrainingBackend",
+    "UnknownHandle",
+    "job_spec",
+    "open_backend",
+]

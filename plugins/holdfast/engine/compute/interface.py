@@ -83,6 +83,9 @@ class TrainingBackend(Protocol):
     def submit(self, spec: JobSpec) -> JobHandle:
         """Start the job, or reattach when a job of this name runs or ended well: never two writers."""
 
+    def find(self, name: str) -> JobHandle | None:
+        """The newest attempt of the job of this name (`JobSpec.name`), ``None`` when there is none. Starts nothing."""
+
     def status(self, handle: JobHandle) -> JobStatus: ...
 
     def request_checkpoint(self, handle: JobHandle) -> None:

@@ -1,0 +1,18 @@
+"""What can go wrong with a training backend."""
+
+from __future__ import annotations
+
+from holdfast.engine.compute.interface import ComputeError
+from holdfast.errors import Refused
+
+
+class JobNotStarted(ComputeError):
+    """The job could not be started; nothing runs."""
+
+
+class AlreadyRuns(Refused, ComputeError):
+    """Something of an earlier attempt still lives and may write; a second job was not started."""
+
+
+class UnknownHandle(ComputeError):
+    """This backend has no job of this handle."""

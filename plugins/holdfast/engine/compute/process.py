@@ -1,0 +1,255 @@
+"""Training jobs as processes on this machine, each in a session of its own, found again from any other process.
+
+A job's folder is its truth::
+
+    <state folder>/<site>/<run>.e<epoch>/
+      lock                       held by everything of the job that lives
+      submitting                 held by whoever starts an attempt
+      attempt-000001/handle.json heartbeat.json result.json log.txt
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from holdfast.clock import Clock
+from holdfast.engine.compute import job
+from holdfast.engine.compute.errors import AlreadyRuns, JobNotStarted, UnknownHandle
+from holdfast.engine.compute.interface import (
+    FENCED_EXIT_CODE,
+    STOPPED_EXIT_CODE,
+    BackendCapabilities,
+    JobHandle,
+    JobSpec,
+    JobState,
+    JobStatus,
+)
+from holdfast.engine.compute.processes import is_locked, is_suspended, session_members, signal_all
+
+KIND = "process"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}")
+_START_SECONDS = 20.0
+_KILL_SECONDS = 5.0
+_POLL_SECONDS = 0.02
+#: States after which `submit` starts no other attempt: it is done, or its epoch is over.
+_FINAL = (JobState.SUCCEEDED, JobState.FENCED)
+_HEARTBEAT_ENDS = {"finished": JobState.SUCCEEDED, "fenced": JobState.FENCED, "stopped": JobState.STOPPED}
+
+
+class ProcessBackend:
+    """A `TrainingBackend` of local processes.
+
+    Args:
+        site: the site this machine stands in.
+        folder: where handles, heartbeats and logs lie; must be on a local disk (file locks).
+        environ: what every job gets beneath its own environment; the parent's own is not inherited.
+        cwd: where jobs start.
+        clock: for waiting.
+    """
+
+    def __init__(self, site: str, folder: Path, *, environ: Mapping[str, str], cwd: Path, clock: Clock) -> None:
+        self._site = site
+        self._folder = folder / site
+        self._environ = dict(environ)
+        self._cwd = cwd
+        self._clock = clock
+
+    def capabilities(self) -> BackendCapabilities:
+        return BackendCapabilities(KIND, preemption_notice_seconds=None, can_request_checkpoint=True)
+
+    def submit(self, spec: JobSpec) -> JobHandle:
+        """Start the job, or return the handle of the one of this name that runs or ended for good.
+
+        A job that failed, was stopped or was killed gets a new attempt in the same epoch.
+
+        Raises:
+            AlreadyRuns: something of an earlier attempt still lives though its handle does not say so.
+            JobNotStarted: it could not be started.
+        """
+        folder = self._job_folder(spec.name)
+        folder.mkdir(parents=True, exist_ok=True)
+        with _exclusively(folder / "submitting"):
+            latest = self.find(spec.name)
+            if latest is not None:
+                state = self.status(latest).state
+                if state in (JobState.RUNNING, JobState.PENDING) or state in _FINAL:
+                    return latest
+            return self._start(spec, folder)
+
+    def find(self, name: str) -> JobHandle | None:
+        """The newest attempt of the job of this name, ``None`` when there is none. Starts nothing."""
+        attempts = sorted(self._job_folder(name).glob("attempt-*/handle.json"))
+        return self._handle(name, attempts[-1].parent) if attempts else None
+
+    def status(self, handle: JobHandle) -> JobStatus:
+        """How the attempt of this handle stands. A killed one is LOST; a suspended one runs."""
+        attempt = self._attempt(handle)
+        ended = self._result(attempt)
+        if ended is None:
+            members = self._members(handle)
+            if members:
+                detail = "suspended by a signal; it writes again when continued" if is_suspended(members) else None
+                return self._status(attempt, JobState.RUNNING, detail)
+            ended = self._result(attempt)  # it may have ended between the two looks
+        if ended is not None:
+            return self._status(attempt, *ended)
+        beat = _read(attempt / "heartbeat.json") or {}
+        state = _HEARTBEAT_ENDS.get(str(beat.get("state")), JobState.LOST)
+        return self._status(attempt, state, "nothing of it lives and it left no result: it was killed"
+                            if state is JobState.LOST else "its keeper was killed; the heartbeat tells how it ended")
+
+    def request_checkpoint(self, handle: JobHandle) -> None:
+        (self._attempt(handle) / "heartbeat.json.request").touch()
+
+    def stop(self, handle: JobHandle, *, grace_seconds: float) -> JobStatus:
+        """SIGTERM to everything of the job; SIGKILL to what lives after the grace."""
+        members = self._members(handle)
+        signal_all(members, signal.SIGTERM)
+        signal_all(members, signal.SIGCONT)  # a suspended job only then receives it
+        if not self._wait_gone(handle, grace_seconds):
+            signal_all(self._members(handle), signal.SIGKILL)
+            self._wait_gone(handle, _KILL_SECONDS)
+        return self.status(handle)
+
+    def confirm_dead(self, handle: JobHandle) -> bool:
+        """Whether nothing of this attempt lives. Of another machine, or of a lock still held: not known, so False."""
+        attempt = self._attempt(handle)
+        facts = _read(attempt / "handle.json") or dict(handle.reference)
+        if facts.get("host") != os.uname().nodename or self._members(handle):
+            return False
+        newest = self.find(handle.name)
+        is_newest = newest is None or newest.reference["attempt"] == handle.reference["attempt"]
+        return not (is_newest and is_locked(attempt.parent / job.LOCK_FILE))
+
+    def log(self, handle: JobHandle, *, last_bytes: int = 8192) -> str:
+        """The end of the job's output."""
+        try:
+            with (self._attempt(handle) / job.LOG_FILE).open("rb") as file:
+                file.seek(0, os.SEEK_END)
+                file.seek(max(0, file.tell() - last_bytes))
+                return file.read().decode("utf-8", errors="replace")
+        except FileNotFoundError:
+            return ""
+
+    def heartbeat(self, handle: JobHandle) -> dict[str, Any] | None:
+        """The job's heartbeat as it wrote it (docs/formats/checkpoint.md), ``None`` before its first."""
+        return _read(self._attempt(handle) / "heartbeat.json")
+
+    # -----------------------------------------------------------------------------------------------------------
+
+    def _start(self, spec: JobSpec, folder: Path) -> JobHandle:
+        number = 1 + max((int(path.name.removeprefix("attempt-")) for path in folder.glob("attempt-*")), default=0)
+        attempt = folder / f"attempt-{number:06d}"
+        attempt.mkdir()
+        environ = {**self._environ, **spec.environment, "HOLDFAST_HEARTBEAT": str(attempt / "heartbeat.json")}
+        try:
+            starter = subprocess.run(
+                [sys.executable, "-I", "-S", job.__file__, str(folder), str(attempt), *spec.command],
+                env=environ, cwd=self._cwd, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE, start_new_session=True, check=False, timeout=_START_SECONDS)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise JobNotStarted("the training job could not be started", where=f"{self._site}: {spec.name}",
+                                found=str(error)) from None
+        if starter.returncode == job.LOCKED:
+            raise AlreadyRuns("something of this job still lives; no second one was started",
+                              where=f"{self._site}: {spec.name}", expected="a free lock",
+                              found=f"{folder / job.LOCK_FILE} is held",
+                              fix="Stop it (`fuser` on that file tells who holds it), then submit again")
+        if starter.returncode != job.STARTED:
+            raise JobNotStarted("the training job could not be started", where=f"{self._site}: {spec.name}",
+                                expected="exit code 0 of its keeper", found=f"{starter.returncode}: "
+                                f"{starter.stderr.decode(errors='replace').strip()[-500:]}")
+        return self._handle(spec.name, attempt)
+
+    def _job_folder(self, name: str) -> Path:
+        if not _NAME.fullmatch(name):
+            raise JobNotStarted("the job's name cannot be a folder's name", where=self._site,
+                                expected="letters, digits and . _ -", found=repr(name))
+        return self._folder / name
+
+    def _handle(self, name: str, attempt: Path) -> JobHandle:
+        facts = _read(attempt / job.HANDLE_FILE) or {}
+        reference: dict[str, str | int | float] = {
+            "folder": str(attempt), "attempt": int(attempt.name.removeprefix("attempt-")),
+            **{key: facts[key] for key in ("pid", "started", "boot", "host") if key in facts}}
+        return JobHandle(KIND, self._site, name, reference)
+
+    def _attempt(self, handle: JobHandle) -> Path:
+        folder = Path(str(handle.reference.get("folder", "")))
+        if handle.backend != KIND or not folder.is_dir():
+            raise UnknownHandle("this machine has no such job", where=f"{self._site}: {handle.name}",
+                                expected="a folder of a process job", found=str(folder),
+                                fix="Ask on the machine that started it; its name is in the handle's `host`")
+        return folder
+
+    def _members(self, handle: JobHandle) -> list[int]:
+        reference = handle.reference
+        if reference.get("host") != os.uname().nodename:
+            return []
+        return session_members(int(reference["pid"]), str(reference["started"]), str(reference["boot"]))
+
+    def _result(self, attempt: Path) -> tuple[JobState, str | None] | None:
+        result = _read(attempt / job.RESULT_FILE)
+        return None if result is None else _ended(int(result["exit_code"]), result.get("detail"))
+
+    def _status(self, attempt: Path, state: JobState, detail: str | None) -> JobStatus:
+        beat = _read(attempt / "heartbeat.json") or {}
+        at = beat.get("at")
+        return JobStatus(state, step=beat.get("step"), total_steps=beat.get("total_steps"),
+                         heartbeat_at=datetime.fromisoformat(at).astimezone(UTC) if isinstance(at, str) else None,
+                         detail=detail or _trouble(beat))
+
+    def _wait_gone(self, handle: JobHandle, seconds: float) -> bool:
+        deadline = self._clock.monotonic() + seconds
+        while self._members(handle):
+            if self._clock.monotonic() >= deadline:
+                return False
+            self._clock.sleep(_POLL_SECONDS)
+        return True
+
+
+def _ended(exit_code: int, detail: str | None) -> tuple[JobState, str | None]:
+    if exit_code == 0:
+        return JobState.SUCCEEDED, detail
+    if exit_code == FENCED_EXIT_CODE:
+        return JobState.FENCED, detail
+    if exit_code == STOPPED_EXIT_CODE:
+        return JobState.STOPPED, detail
+    if exit_code in (-signal.SIGKILL, -signal.SIGTERM):
+        return JobState.LOST, f"killed by {signal.Signals(-exit_code).name}"
+    return JobState.FAILED, detail or f"exit code {exit_code}"
+
+
+def _trouble(beat: Mapping[str, Any]) -> str | None:
+    """What the job itself says is in its way: why it ended, or why its checkpoints are not durable."""
+    saving = beat.get("saving")
+    found = beat.get("detail") or (saving.get("error") if isinstance(saving, dict) else None)
+    return str(found) if found else None
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """A small JSON file that is replaced, never rewritten; None when it is not there."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    return document if isinstance(document, dict) else None
+
+
+@contextmanager
+def _exclusively(path: Path) -> Iterator[None]:
+    """One submitter at a time; the lock goes with the process that holds it."""
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
