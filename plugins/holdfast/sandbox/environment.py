@@ -115,7 +115,6 @@ def _azure(url: str) -> dict[str, Any]:
         "password": KEY,
         "host": endpoint,
         "extra": {
-            "endpoint_url": endpoint,
             "retry_total": 1,
             "initial_backoff": 1,
             "increment_base": 1,

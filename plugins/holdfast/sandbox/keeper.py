@@ -29,8 +29,7 @@ from holdfast.sandbox.processes import Identity
 from holdfast.sandbox.provision import provision
 
 _FAST_SECONDS, _IDLE_SECONDS = 0.02, 0.1
-#: A part that dies this soon after its start is waited for longer and longer.
-_EARLY_SECONDS, _LONGEST_WAIT_SECONDS = 2.0, 5.0
+_LONGEST_WAIT_SECONDS = 5.0
 
 
 @dataclass
@@ -79,7 +78,6 @@ class Keeper:
         self._runs = read_runs(paths)
         self._written: dict[str, dict[str, object]] = {}
         self._children: dict[int, subprocess.Popen[bytes]] = {}
-        self._started_at: dict[str, float] = {}
         self._not_before: dict[str, float] = {}
         self.stopping = False
 
@@ -159,18 +157,17 @@ class Keeper:
             self._not_before[part.name] = now + _LONGEST_WAIT_SECONDS
             return
         self._children[process.pid] = process
-        self._started_at[part.name] = now
         run.pid, run.started, run.state, run.ready = identity.pid, identity.started, "starting", False
         run.revision = part.revision
 
     def _note_death(self, part: Part, run: Run, now: float) -> None:
-        early = now - self._started_at.get(part.name, 0.0) < _EARLY_SECONDS and not run.ready
-        run.early_deaths = run.early_deaths + 1 if early else 0
+        """A part that never served is waited for longer and longer; one that did is started again at once."""
+        run.early_deaths = 0 if run.ready else run.early_deaths + 1
         run.restarts += 1
-        run.error = f"ended on its own {run.early_deaths} times" if early else None
+        run.error = f"ended {run.early_deaths} times before it served" if run.early_deaths else None
         run.state, run.ready, run.pid, run.started = "dead", False, None, None
-        wait = min(0.1 * 2.0**run.early_deaths, _LONGEST_WAIT_SECONDS) if early else 0.0
-        self._not_before[part.name] = now + wait
+        wait_seconds = min(0.1 * 2.0**run.early_deaths, _LONGEST_WAIT_SECONDS) if run.early_deaths else 0.0
+        self._not_before[part.name] = now + wait_seconds
 
     def _look(self, part: Part, run: Run) -> None:
         try:

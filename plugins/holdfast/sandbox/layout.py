@@ -40,12 +40,19 @@ class SandboxSite:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """The sites a sandbox emulates, and which of them hosts the traffic records."""
+    """The sites a sandbox emulates.
+
+    Args:
+        dns_site: the one whose cloud hosts the traffic records.
+        dns_connections: the connections that lead there.
+        serving: the sites some protection group names; only these have a service to run.
+    """
 
     topology: Path
     sites: tuple[SandboxSite, ...]
     dns_site: str | None
     dns_connections: tuple[str, ...]
+    serving: frozenset[str]
 
     def site(self, name: str) -> SandboxSite:
         """The site of this name. Raises UnknownName."""
@@ -130,7 +137,7 @@ def read_world(file: Path) -> World:
                 found=repr(connection),
             )
     dns_site, dns_connections = _dns(document, file, sites)
-    return World(file, sites, dns_site, dns_connections)
+    return World(file, sites, dns_site, dns_connections, _serving(document, file))
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -195,3 +202,13 @@ def _dns(document: dict[str, Any], file: Path, sites: tuple[SandboxSite, ...]) -
     hosts += [site.name for site in sites if site.cloud == "gcp"]
     known = {site.name for site in sites}
     return next((host for host in hosts if host in known), None), tuple(dict.fromkeys(connections))
+
+
+def _serving(document: dict[str, Any], file: Path) -> frozenset[str]:
+    """The sites that groups name, in whatever role."""
+    found: set[str] = set()
+    for group in _mapping(document, "groups", file).values():
+        roles = group.get("sites") if isinstance(group, dict) else None
+        for named in roles.values() if isinstance(roles, dict) else ():
+            found.update([named] if isinstance(named, str) else named or ())
+    return frozenset(found)

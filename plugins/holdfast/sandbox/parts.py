@@ -131,7 +131,7 @@ def build_parts(
     if world.dns_site is not None:
         parts += _dns(world, paths, ports)
     if agents:
-        parts += [_agent(site, ports, environments[site.name]) for site in world.sites]
+        parts += [_agent(site, ports, environments[site.name]) for site in world.sites if site.name in world.serving]
     return parts
 
 

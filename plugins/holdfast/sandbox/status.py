@@ -98,13 +98,14 @@ def _look(part: Part, run: Run | None) -> tuple[str, bool]:
         return "destroyed", False
     if not run.alive:
         return run.state if run.state == "port taken" else "dead", False
-    if _frozen(run):
+    if is_frozen(run):
         return "frozen", False
     healthy = run.ready and answers(part, timeout_seconds=_ASK_SECONDS)
     return run.state, healthy
 
 
-def _frozen(run: Run) -> bool:
+def is_frozen(run: Run) -> bool:
+    """Whether the process stands still (SIGSTOP)."""
     try:
         return Path(f"/proc/{run.pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0] == "T"
     except OSError:

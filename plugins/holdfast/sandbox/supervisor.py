@@ -25,13 +25,14 @@ from holdfast.sandbox.faults import PROCESS_MODES, check_direction, parse_mode
 from holdfast.sandbox.files import read_json, write_json
 from holdfast.sandbox.layout import Paths, World, default_state, find_topology, read_world
 from holdfast.sandbox.parts import AGENT_MODULE, Part, base_environment, build_parts, installed, port_names, proxy_settings
-from holdfast.sandbox.ports import HOST, assign, claim, claim_block, free_port
+from holdfast.sandbox.ports import HOST, assign, claim, claim_block, free_port, is_free
 from holdfast.sandbox.processes import Identity
-from holdfast.sandbox.status import PartStatus, SandboxStatus, SiteStatus
+from holdfast.sandbox.status import PartStatus, SandboxStatus, SiteStatus, is_frozen
 
 _FORMAT = 1
 _POLL_SECONDS = 0.02
 _HOPELESS_DEATHS = 3
+_FREEZE_SECONDS = 2.0
 
 
 class Sandbox:
@@ -350,7 +351,7 @@ class Sandbox:
             time.sleep(_POLL_SECONDS)
 
     def _raise_if_hopeless(self, part: Part, run: keeping.Run | None, late: bool) -> None:
-        if run is not None and run.state == "port taken":
+        if run is not None and run.state == "port taken" and not is_free(part.port):
             raise PortTaken(
                 f"the port of {part.name} is taken",
                 where=f"{HOST}:{part.port}",
@@ -392,6 +393,13 @@ class Sandbox:
         for part in parts:
             if not self._signal(part, signal.SIGSTOP):
                 raise PartFailed(f"{part.name} does not run", where=site)
+        # A stop signal is delivered when the process next runs, which on a busy machine takes a moment.
+        deadline = time.monotonic() + _FREEZE_SECONDS
+        while time.monotonic() < deadline:
+            runs = keeping.read_runs(self.paths)
+            if all(part.name in runs and is_frozen(runs[part.name]) for part in parts):
+                return
+            time.sleep(_POLL_SECONDS)
 
     def _destroy(self, site: str, listener: str | None) -> None:
         if listener not in (None, "store"):
