@@ -256,7 +256,7 @@ class World:
             return
         elected = elect(self.bare(backend.site), RUN, epoch=spec.epoch)
         self.checkpoint(backend.site, 300, spec.epoch, parent=elected.manifest)
-        self.publish_model(backend.site, spec.epoch, b"model at step 300", run=RUN, step="300", epoch=str(spec.epoch))
+        self.publish_model(backend.site, spec.epoch, b"model at step 300", run=RUN, step="300")
         backend.jobs[handle.name] = JobStatus(JobState.SUCCEEDED, step=300, total_steps=300)
 
 

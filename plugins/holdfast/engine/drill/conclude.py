@@ -48,7 +48,7 @@ def build_journal(
     model = compared.get("model") or {"digest": None, "reference_digest": None, "identical": None}
     service = _service(compared)
     after = state.evidence("steady_state_after") or None
-    injected = "inject" in state.records
+    injected = "arm" in state.records
     every = [*state.records.values(), *plan.values(), *failures]
     verdicts = Verdicts(
         rto_met=_at_most(rto["from_fault"], settings.objectives.rto_seconds),
@@ -115,10 +115,10 @@ def _steps(state: DrillState, plan: Mapping[str, StepRecord], failures: list[Ste
 
 
 def _fault(state: DrillState) -> dict[str, Any] | None:
-    record = state.records.get("inject")
+    record = state.records.get("inject") or state.records.get("arm")
     if record is None:
         return None
-    return {**record.evidence, "injected_at": record.started_at.isoformat(),
+    return {**record.evidence, "injected_at": record.started_at.isoformat(), "known_to_be_in": "inject" in state.records,
             "lifted_at": state.records["lift"].ended_at.isoformat() if "lift" in state.records else None}
 
 

@@ -21,7 +21,7 @@ from holdfast.engine.recovery.senses import RealSenses
 from holdfast.errors import HoldfastError
 
 PHASES = (
-    "prepare", "inject", "detect", "fail_over", "resume_training", "lift", "measure_loss", "attempt_stale_writes",
+    "prepare", "arm", "inject", "detect", "fail_over", "resume_training", "lift", "measure_loss", "attempt_stale_writes",
     "await_training", "reprotect", "compare_model", "steady_state_after",
 )
 

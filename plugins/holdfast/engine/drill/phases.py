@@ -128,6 +128,9 @@ def inject(state: DrillState, faults: FaultInjector) -> Evidence:
             raise FaultFailed("the fault could not be injected", where=state.plan.source, found=str(error)) from error
         return {"site": state.plan.source, "mode": mode, "by": faults.description, "jobs": jobs}
 
+    # Recorded before it is done: whoever finds a drill that died here knows that the fault may be in.
+    state.once("arm", lambda: {"site": state.plan.source, "mode": find_scenario(state.scenario).fault_mode,
+                               "by": faults.description})
     return state.once("inject", work)
 
 
@@ -192,7 +195,7 @@ def lift(state: DrillState, faults: FaultInjector) -> Evidence:
         except HoldfastError as error:
             raise FaultFailed("the fault could not be lifted", where=state.plan.source, found=str(error),
                               fix=f"Lift it by hand: holdfast sandbox fault {state.plan.source} up") from error
-        return {"site": state.plan.source, "by": faults.description, "injected": "inject" in state.records}
+        return {"site": state.plan.source, "by": faults.description, "injected": "arm" in state.records}
 
     return state.run("lift", work)
 

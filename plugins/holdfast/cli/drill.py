@@ -1,0 +1,154 @@
+"""``holdfast drill``: lose a site on purpose, measure what happens, prove it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from holdfast.cli.output import JsonOption, TopologyOption, console, print_json, reports_errors
+from holdfast.cli.watching import show_progress
+from holdfast.engine.runtime import Runtime
+from holdfast.errors import ConfigError
+
+app = typer.Typer(help="Lose a site on purpose, and measure what happens.", no_args_is_help=True)
+
+GroupOption = Annotated[str | None, typer.Option("--group", help="The protection group; may be left out when there is one.")]
+_MARKS = {True: "[green]met[/]", False: "[red]missed[/]", None: "[yellow]unknown[/]"}
+
+
+@app.command("run")
+@reports_errors
+def run(
+    scenario: Annotated[str, typer.Argument(help="What happens, e.g. site-outage; see `holdfast drill list`.")],
+    group: GroupOption = None,
+    output: Annotated[Path | None, typer.Option("--output", help="Folder for the evidence; default ./evidence/<drill id>.")] = None,
+    approved_by: Annotated[str | None, typer.Option(help="Who approves the failover, where the rules do not decide alone.")] = None,
+    topology: TopologyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a drill against the sandbox: hypothesis, fault, failover, hypothesis, rollback, signed evidence.
+
+    Traffic and training really move to the standby, and stay there. The fault is lifted however the drill ends, also
+    on Ctrl-C.
+
+    Exit codes: 0 every claim holds, 1 failed, deviated or a claim is false or unknown, 2 bad input, 3 refused,
+    4 no majority.
+    """
+    from holdfast.engine.drill.phases import new_drill_id
+    from holdfast.engine.drill.run import run_drill
+    from holdfast.engine.drill.scenarios import find_scenario
+    from holdfast.sandbox.faults import SandboxFaults
+
+    find_scenario(scenario)
+    runtime = Runtime.from_environment(topology)
+    name = choose_group(runtime, group)
+    faults = SandboxFaults(runtime.environ)
+    _ = faults.description  # a sandbox that is down is told before anything is asked of it
+    drill_id = new_drill_id(runtime.clock.now())
+    folder = output or Path("evidence") / drill_id
+    journal = run_drill(runtime, name, scenario, faults, folder, drill_id=drill_id, approved_by=approved_by,
+                        progress=show_progress)
+    document = journal.as_document()
+    if as_json:
+        print_json({**document, "evidence": folder})
+    else:
+        _print(document, folder)
+    if not journal.green:
+        raise typer.Exit(1)
+
+
+@app.command("verify")
+@reports_errors
+def verify(
+    path: Annotated[Path, typer.Argument(help="The evidence folder, or its journal.json.")],
+    public_key: Annotated[Path | None, typer.Option("--public-key", help="Ed25519 public key (PEM) the signature must be of.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check a drill's evidence, offline: signature and every byte of journal and report.
+
+    Exit codes: 0 it is what was signed, 1 it is not, 2 there is no evidence.
+    """
+    from holdfast.engine.drill.evidence import verify_evidence
+
+    found = verify_evidence(path, public_key=public_key)
+    if as_json:
+        print_json(found)
+    else:
+        console.print(str(found), markup=False)
+    if not found.ok:
+        raise typer.Exit(1)
+
+
+@app.command("list")
+@reports_errors
+def list_scenarios(as_json: JsonOption = False) -> None:
+    """The scenarios a drill can run, and what each must prove."""
+    from holdfast.engine.drill.scenarios import SCENARIOS
+
+    if as_json:
+        print_json(list(SCENARIOS.values()))
+        return
+    for scenario in SCENARIOS.values():
+        console.print(f"[bold]{scenario.name}[/]  {scenario.title}")
+        for claim in scenario.must_prove:
+            console.print(f"  - {claim}")
+
+
+def choose_group(runtime: Runtime, group: str | None) -> str:
+    """The group that was named, or the only one there is. Raises UnknownName, ConfigError."""
+    if group is not None:
+        runtime.topology.group(group)
+        return group
+    groups = sorted(runtime.topology.groups)
+    if len(groups) != 1:
+        raise ConfigError("which group is not clear", where="--group", expected=f"one of {', '.join(groups) or '(none)'}",
+                          found="nothing", fix="Name it with --group")
+    return groups[0]
+
+
+def _print(journal: dict[str, Any], folder: Path) -> None:
+    verdict = journal["verdict"]
+    console.print(f"Drill {journal['drill_id']}: {journal['status']}{', deviated' if journal['deviated'] else ''}; "
+                  f"evidence in {folder}")
+    if journal["error"]:
+        console.print(f"Ended by {journal['error']['error']}: {journal['error']['what']}"
+                      f" ({journal['error']['found'] or ''})", markup=False)
+    table = Table("claim", "objective", "measured", "", box=None)
+    for row in summary_rows(journal):
+        table.add_row(*row[:3], _MARKS[verdict[row[3]]] if row[3] else "")
+    console.print(table)
+
+
+def summary_rows(journal: dict[str, Any]) -> list[tuple[str, str, str, str | None]]:
+    """Claim, objective, measured value and the verdict's key; for the terminal and the demo."""
+    rto, rpo, objectives = journal["rto_seconds"], journal["rpo"], journal["objectives"]
+    stale, model, service = journal["stale_writes"], journal["model"], journal["service"]
+    return [
+        ("RTO from the fault", f"≤ {objectives['rto_seconds']:g} s", _seconds(rto["from_fault"]), "rto_met"),
+        ("  from the verdict", "", _seconds(rto["from_detection"]), None),
+        ("  from the decision", "", _seconds(rto["from_decision"]), None),
+        ("  without approval", "", _seconds(rto["without_approval"]), None),
+        ("RPO", f"≤ {objectives['rpo_seconds']:g} s", _seconds(rpo["seconds"]), "rpo_met"),
+        ("  objects, bytes", "", f"{_known(rpo['objects'])}, {_known(rpo['bytes'])}", None),
+        ("  training steps", "", _known(rpo["training_steps"]), None),
+        ("Stale writes accepted", "0", f"{_known(stale['accepted'])} of {stale['attempted']}", "stale_writes_refused"),
+        ("Model as uninterrupted", "identical", _short(model["digest"]), "model_identical"),
+        ("Answers as the model's", "equal", _known(service["answers_equal"]), "answers_equal"),
+        ("Steady state again", "holds", _known(journal["verdict"]["steady_state_restored"]), "steady_state_restored"),
+        ("Fault lifted", "yes", _known(journal["verdict"]["fault_lifted"]), "fault_lifted"),
+    ]
+
+
+def _seconds(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.2f} s"
+
+
+def _known(value: Any) -> str:
+    return "unknown" if value is None else {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+
+
+def _short(digest: str | None) -> str:
+    return "unknown" if digest is None else digest[:19]
