@@ -1,4 +1,7 @@
-"""The two MIME multipart forms of the JSON API: ``multipart/related`` uploads, read as a stream."""
+"""``multipart/related`` uploads of the JSON API, read as a stream.
+
+Line breaks may be CR LF, as MIME has it, or LF alone, as `gcsfs` sends and Google takes; the first one decides.
+"""
 
 from __future__ import annotations
 
@@ -32,18 +35,20 @@ class RelatedUpload:
 
     def __init__(self, stream: AsyncIterator[bytes], boundary: bytes) -> None:
         self._stream = stream
-        self._delimiter = b"\r\n--" + boundary
-        # The first delimiter stands at the very start, without the line break before it.
-        self._buffer = bytearray(b"\r\n")
+        self._opening = b"--" + boundary
+        self._line_break = b"\r\n"
+        self._buffer = bytearray()
         self.content_type: str | None = None
 
     async def metadata(self) -> dict[str, Any]:
         """The resource in the first part; reads up to the start of the content."""
-        await self._read_until(self._delimiter)
-        await self._read_until(b"\r\n\r\n")
-        raw = await self._read_until(self._delimiter)
-        headers = await self._read_until(b"\r\n\r\n")
-        for line in headers.decode("utf-8", "replace").split("\r\n"):
+        await self._read_until(self._opening)
+        if not (await self._read_until(b"\n")).endswith(b"\r"):
+            self._line_break = b"\n"
+        await self._read_headers()
+        raw = await self._read_until(self._line_break + self._opening)
+        await self._read_until(self._line_break)
+        for line in (await self._read_headers()).decode("utf-8", "replace").splitlines():
             name, _, value = line.partition(":")
             if name.strip().lower() == "content-type":
                 self.content_type = value.strip()
@@ -59,10 +64,9 @@ class RelatedUpload:
 
     async def content(self) -> AsyncIterator[bytes]:
         """The bytes of the second part. 400 when the closing boundary is missing: the upload is cut short."""
-        closing = self._delimiter + b"--"
+        closing = self._line_break + self._opening + b"--"
         hold = len(closing) - 1
         while True:
-            # The scan starts where the last one stopped, but for a boundary cut in two.
             at = self._buffer.find(closing)
             if at >= 0:
                 yield bytes(self._buffer[:at])
@@ -75,6 +79,13 @@ class RelatedUpload:
                 raise invalid("The multipart upload ends without its closing boundary.")
         while await self._fill():
             self._buffer.clear()
+
+    async def _read_headers(self) -> bytes:
+        """A part's headers, from behind its delimiter; there may be none."""
+        lines = []
+        while line := await self._read_until(self._line_break):
+            lines.append(line)
+        return b"\n".join(lines)
 
     async def _read_until(self, marker: bytes) -> bytes:
         while True:
