@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from holdfast.engine.objectstore.interface import ObjectStore
     from holdfast.engine.traffic.interface import TrafficRecord
 
+#: Budget of one look at or change of a traffic record; a caller that has more time tries again.
+TRAFFIC_SECONDS = 4.0
 #: Turns a site into what opens its store; Airflow's goes through the providers' hooks.
 AccessSource = Callable[[str, Site], "StoreAccess | Connection"]
 
@@ -58,6 +60,7 @@ class Runtime:
         self._access = access or (lambda _name, site: connections.get(site.connection))
         self._stores: dict[str, ObjectStore] = {}
         self._authorities: dict[str, EpochStore] = {}
+        self._records: dict[str, TrafficRecord] = {}
         self._lock = Lock()
 
     @classmethod
@@ -101,7 +104,12 @@ class Runtime:
         from holdfast.engine.traffic import open_record
 
         settings = self.topology.service(service)
-        return open_record(settings, self.connections.get(settings.record.connection))
+        with self._lock:
+            if service not in self._records:
+                connection = self.connections.get(settings.record.connection)
+                self._records[service] = open_record(settings, connection, timeout_seconds=TRAFFIC_SECONDS,
+                                                     clock=self.clock)
+            return self._records[service]
 
     def backend(self, site: str) -> TrainingBackend:
         """Where training jobs of a site run."""
