@@ -26,7 +26,7 @@ TRAITS = Traits(
         create_only_streamed=False,
         metadata=True,
         server_side_copy=True,
-        versions=False,
+        versions=None,
     )
 )
 

@@ -29,7 +29,7 @@ TRAITS = Traits(
         create_only_streamed=False,
         metadata=True,
         server_side_copy=True,
-        versions=True,
+        versions=None,
         notes=("A conditional put names the generation; a version from a listing has none and costs one HEAD.",),
     ),
     version_in_condition=True,

@@ -26,7 +26,7 @@ TRAITS = Traits(
         create_only_streamed=False,
         metadata=True,
         server_side_copy=True,
-        versions=False,
+        versions=None,
         notes=("An ETag of a one-part object is its MD5: equal bytes written again have the same version.",),
     )
 )
