@@ -12,7 +12,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from holdfast.sandbox.gcs.app import make_app
-from holdfast.sandbox.gcs.storage import Storage
+from holdfast.sandbox.gcs.storage import FolderInUseError, Storage
 
 
 class _AnnouncingServer(uvicorn.Server):
@@ -46,10 +46,21 @@ def main(arguments: Sequence[str] | None = None, wrap: Callable[[ASGIApp], ASGIA
         help="do not sync to disk: acknowledged writes survive the death of the process, not that of the machine",
     )
     options = parser.parse_args(arguments)
-    storage = Storage(options.data, sync=not options.no_sync)
+    try:
+        storage = Storage(options.data, sync=not options.no_sync)
+    except FolderInUseError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
     app = wrap(make_app(storage, default_project=options.project, token=options.require_token))
     config = uvicorn.Config(
-        app, host=options.host, port=options.port, log_level="warning", access_log=False, timeout_graceful_shutdown=5
+        app,
+        host=options.host,
+        port=options.port,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=5,
+        # Longer than clients keep idle connections (90 s in Rust's reqwest), so that none is closed under a request.
+        timeout_keep_alive=120,
     )
     server = _AnnouncingServer(config)
     server.announcement = f"storage server on http://{options.host}:{options.port}, data in {options.data}"

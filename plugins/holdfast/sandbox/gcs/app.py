@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hmac
 import logging
-import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from urllib.parse import unquote
 
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
@@ -18,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from holdfast.sandbox.gcs import batch, json_api, methods, resumable, xml_api
 from holdfast.sandbox.gcs.context import Context
 from holdfast.sandbox.gcs.errors import GcsError, not_implemented, unauthorized
+from holdfast.sandbox.gcs.names import decoded
 from holdfast.sandbox.gcs.storage import Storage
 
 _log = logging.getLogger(__name__)
@@ -75,9 +74,10 @@ class _Server:
         except ClientDisconnect:
             # Nobody reads this answer any more.
             return Response(status_code=499)
-        except (sqlite3.Error, OSError) as error:
+        except Exception as error:
+            # A full disk, or a mistake in here: in the API's own form, so that clients treat it as what it is.
             _log.exception("cannot answer %s %s", request.method, request.url.path)
-            message = f"The storage server cannot reach its data: {error}"
+            message = f"The storage server failed: {type(error).__name__}: {error}"
             refusal = GcsError(500, "backendError", message, xml_code="InternalError")
             return _refusal(refusal, request, is_json=is_json)
 
@@ -118,7 +118,7 @@ class _Server:
         return await json_api.upload(found[0], context)
 
     async def _xml(self, request: Request, segments: list[str]) -> Response:
-        bucket, name = unquote(segments[0]), unquote("/".join(segments[1:]))
+        bucket, name = decoded(segments[0]), decoded("/".join(segments[1:]))
         if not bucket:
             raise not_implemented("The XML API's list of buckets")
         if not name:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from urllib.parse import unquote
+
+from holdfast.sandbox.gcs.names import decoded
 
 # Parameters of every method. Access control lists and billing do not exist here, so the last two have no effect.
 COMMON = frozenset(
@@ -57,7 +58,7 @@ class Method:
         for name, segment in zip(names, segments, strict=True):
             variable = re.fullmatch(r"\{(\w+)\}", name)
             if variable:
-                found[variable[1]] = unquote(segment)
+                found[variable[1]] = decoded(segment)
             elif name != segment:
                 return None
         return found

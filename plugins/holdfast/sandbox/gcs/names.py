@@ -6,11 +6,20 @@ https://cloud.google.com/storage/docs/buckets#naming, https://cloud.google.com/s
 from __future__ import annotations
 
 import re
+from urllib.parse import unquote
 
 from holdfast.sandbox.gcs.errors import invalid, not_implemented, required
 
 # First parts of paths of the JSON API: a bucket of that name could not be told from it by path alone.
 _RESERVED = frozenset(("storage", "upload", "download", "batch", "resumable", "_holdfast"))
+
+
+def decoded(segment: str) -> str:
+    """A part of a path without its percent signs; 400 when it is not UTF-8."""
+    try:
+        return unquote(segment, errors="strict")
+    except UnicodeDecodeError:
+        raise invalid(f"Not UTF-8: {segment!r}", xml_code="InvalidURI") from None
 
 
 def check_bucket_name(name: object) -> str:

@@ -7,6 +7,7 @@ what the one before it left.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from holdfast.errors import HoldfastError
 from holdfast.sandbox.gcs.blobs import BlobStore, Content, Segment
 from holdfast.sandbox.gcs.checksums import Checksums, combine_crc32c, decode_crc32c, encode_crc32c
 from holdfast.sandbox.gcs.database import Database, Transaction
@@ -60,6 +62,10 @@ class Source:
     preconditions: Preconditions = NO_PRECONDITIONS
 
 
+class FolderInUseError(HoldfastError):
+    """The data folder belongs to a running server."""
+
+
 class Storage:
     """The durable state of the server.
 
@@ -67,10 +73,23 @@ class Storage:
         folder: where everything lies; created when absent.
         sync: sync to disk before acknowledging (see `Database`).
         clock: seconds since 1970.
+
+    Raises:
+        FolderInUseError: another server has the folder.
     """
 
     def __init__(self, folder: Path, *, sync: bool = True, clock: Callable[[], float] = time.time) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        # Held until the process ends, however it does: a second server would sweep this one's unfinished files.
+        self._lock = (folder / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FolderInUseError(
+                "another storage server has this data folder",
+                where=str(folder),
+                fix="Stop that server, or give this one its own --data folder.",
+            ) from None
         self._clock = clock
         self.blobs = BlobStore(folder / "blobs", sync=sync)
         self.database = Database(folder / "metadata.sqlite", sync=sync, on_garbage=self.blobs.remove)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from typing import Any
-from urllib.parse import unquote
 from xml.sax.saxutils import escape
 
 from starlette.responses import Response
@@ -19,7 +18,7 @@ from holdfast.sandbox.gcs.checksums import expected_checksums, verify
 from holdfast.sandbox.gcs.context import Context
 from holdfast.sandbox.gcs.errors import GcsError, invalid, not_implemented
 from holdfast.sandbox.gcs.listing import Page, Query, decode_token, list_objects
-from holdfast.sandbox.gcs.names import check_object_name
+from holdfast.sandbox.gcs.names import check_object_name, decoded
 from holdfast.sandbox.gcs.object_resource import new_object_fields
 from holdfast.sandbox.gcs.preconditions import Preconditions
 from holdfast.sandbox.gcs.records import ObjectRecord, rfc3339
@@ -177,8 +176,8 @@ async def _copy(context: Context) -> Response:
         raise invalid("x-goog-metadata-directive: expected COPY or REPLACE.")
     record = await context.storage.copy(
         Source(
-            unquote(bucket),
-            unquote(name),
+            decoded(bucket),
+            decoded(name),
             integer("x-goog-copy-source-generation", generation),
             Preconditions.from_headers(context.headers, source=True),
         ),
