@@ -19,6 +19,7 @@ from holdfast.engine.drill.checkpoints import list_checkpoints
 from holdfast.engine.drill.log import DrillState
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.recovery.expected import model_files
+from holdfast.engine.recovery.stop_jobs import job_status
 from holdfast.engine.snapshot import latest, put_snapshot, selectable, take_and_publish
 from holdfast.engine.traffic.interface import StaleTrafficEpoch
 from holdfast.errors import HoldfastError, Refused
@@ -59,7 +60,7 @@ def judge_stale_writes(state: DrillState) -> dict[str, Any]:
         return {"attempted": 0, "accepted": None, "probes": []}
     unknown = False
     for probe in probes:
-        if probe.get("written") is None:
+        if not probe.get("written"):
             continue
         try:
             seen_at = [s for s in _readers(state) if _selected(state, s, probe)]
@@ -162,8 +163,13 @@ def _real_zombie(state: DrillState) -> list[Probe]:
             found.append({**probe, "attempted": 0, "accepted": None, "written": None, "outcome": f"unknown: {error}"})
             continue
         found.append({**probe, "attempted": len(late), "accepted": 0, "written": [m.digest for m in late],
-                      "outcome": "none was written: it fenced itself" if not late else "written"})
+                      "outcome": "written" if late else f"it wrote none: {_old_job(state, run)}"})
     return found
+
+
+def _old_job(state: DrillState, run: str) -> str:
+    status = job_status(state.rooms, state.plan.source, run, state.plan.expected_epoch)
+    return "its job is not known" if status is None else f"its job is {status.state} at step {status.step}"
 
 
 def _readers(state: DrillState) -> tuple[str, ...]:

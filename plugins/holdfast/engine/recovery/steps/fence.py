@@ -9,6 +9,7 @@ of it again: wall clocks of two machines prove nothing.
 from __future__ import annotations
 
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 from holdfast.engine.recovery.context import StepContext
@@ -16,6 +17,7 @@ from holdfast.engine.recovery.expected import expect_answers
 from holdfast.engine.recovery.interface import Evidence
 from holdfast.engine.recovery.points import find_points
 from holdfast.engine.recovery.stop_jobs import stop_old_jobs
+from holdfast.engine.traffic.interface import TrafficState
 
 _LOOK_SECONDS = 0.25
 _ASK_SECONDS = 0.2
@@ -36,6 +38,9 @@ class Fence:
         began = context.scratch.committed_at if context.scratch.committed_at is not None else clock.monotonic()
         context.ahead("points", lambda: find_points(context.rooms, context.plan, context.pool))
         context.ahead("expected", lambda: expect_answers(context))
+        for service in context.group.services:
+            # Opens the provider's client, which costs seconds; the switch itself then is one round trip or two.
+            context.ahead(f"traffic {service}", partial(_warm_up, context, service))
         jobs = context.pool.submit(stop_old_jobs, context)
         confirmed = self._wait(context, began + needed, jobs)
         return {
@@ -60,6 +65,10 @@ class Fence:
                 looking = None
             clock.sleep(min(left, _LOOK_SECONDS))
         return False
+
+
+def _warm_up(context: StepContext, service: str) -> TrafficState | None:
+    return context.rooms.traffic(service).read()
 
 
 def _old_site_is_fenced(context: StepContext) -> bool:
