@@ -15,6 +15,7 @@ from holdfast.operators.drill import (
     DetectOutageOperator,
     DrillFailOverOperator,
     DrillResumeTrainingOperator,
+    ExamineDrillOperator,
     InjectFaultOperator,
     LiftFaultOperator,
     PrepareDrillOperator,
@@ -57,8 +58,9 @@ with DAG(
     simulated but the fault itself; traffic and training really move to the standby.
 
     **lift** is the teardown of **prepare**: it takes the fault away whatever happened before, also when a task failed
-    or the run was ended by hand. **conclude** runs after it, writes journal, report and signature, and fails the run
-    unless the drill completed with every verdict a pass. Neither can hide a failure.
+    or the run was ended by hand. **examine** measures what was lost, attempts stale writes and compares the finished
+    model with an uninterrupted run's. **conclude** runs in any case, writes journal, report and signature, and fails
+    the run unless the drill completed with every verdict a pass. Neither can hide a failure.
 
     The deadline alert is on the RTO plus five minutes for what a drill does besides recovering; the RTO itself is
     measured by the drill, four ways, and judged in its journal.
@@ -71,6 +73,7 @@ with DAG(
     fail_over = DrillFailOverOperator(task_id="fail_over")
     resume = DrillResumeTrainingOperator(task_id="resume_training")
     lift = LiftFaultOperator(task_id="lift", retries=5).as_teardown(setups=prepare, on_failure_fail_dagrun=True)
+    examine = ExamineDrillOperator(task_id="examine", execution_timeout=timedelta(minutes=30))
     conclude = ConcludeDrillOperator(task_id="conclude", trigger_rule=TriggerRule.ALL_DONE)
 
-    prepare >> inject >> detect >> fail_over >> resume >> lift >> conclude
+    prepare >> inject >> detect >> fail_over >> resume >> lift >> examine >> conclude

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -93,3 +96,72 @@ def _of_its_tasks(tasks: dict[str, Any], tags: list[str]) -> Iterator[str]:
             for t in tasks.values()
         ):
             yield "a drill that fails leaves no evidence"
+
+
+@pytest.fixture(scope="session")
+def airflow_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with a migrated database, made once per test process."""
+    home = tmp_path_factory.mktemp("airflow-home")
+    subprocess.run([str(Path(sys.executable).parent / "airflow"), "db", "migrate"], check=True, capture_output=True,
+                   env={**os.environ, **airflow_environ(home)}, timeout=240)
+    return home
+
+
+@dataclass
+class DagTest:
+    """One ``dag.test()`` in a process of its own."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def result(self, *, timeout: float = 240.0) -> dict[str, Any]:
+        """The run's state, and per task its state, tries and result."""
+        self.process.wait(timeout=timeout)
+        line = next((line for line in self.text.splitlines() if line.startswith("RESULT ")), None)
+        assert line is not None, self.text[-6000:]
+        return json.loads(line.removeprefix("RESULT "))
+
+    @property
+    def text(self) -> str:
+        """Everything it logged."""
+        return self.log.read_text(encoding="utf-8", errors="replace")
+
+
+@pytest.fixture
+def start_dag(airflow_home: Path, tmp_path: Path) -> Iterator[Callable[..., DagTest]]:
+    """A function that begins ``dag.test()`` of a DAG with a configuration, in an Airflow of this test's own."""
+    home = tmp_path / "airflow"
+    shutil.copytree(airflow_home, home)
+    begun: list[DagTest] = []
+
+    def start(file: Path, dag_id: str, conf: dict[str, Any] | None = None, **environ: str) -> DagTest:
+        log = tmp_path / f"{dag_id}-{len(begun)}.log"
+        with log.open("w") as output:
+            process = subprocess.Popen(
+                [sys.executable, str(Path(__file__).parent / "run_dag.py"), str(file), dag_id, json.dumps(conf or {})],
+                env={**os.environ, **airflow_environ(home), "AIRFLOW__CORE__DAGS_FOLDER": str(file.parent),
+                     "AIRFLOW__LOGGING__LOGGING_LEVEL": "INFO", **environ},
+                stdout=output, stderr=subprocess.STDOUT, cwd=ROOT)
+        begun.append(DagTest(process, log))
+        return begun[-1]
+
+    yield start
+    for one in begun:
+        if one.process.poll() is None:
+            one.process.kill()
+            one.process.wait()
+
+
+@pytest.fixture
+def eventually() -> Callable[..., Any]:
+    """Ask until the answer is true, or fail after so many seconds."""
+
+    def ask(question: Callable[[], Any], seconds: float = 60.0) -> Any:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if answer := question():
+                return answer
+            time.sleep(0.05)
+        raise AssertionError(f"not within {seconds:g} s")
+
+    return ask

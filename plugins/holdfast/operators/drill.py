@@ -19,7 +19,7 @@ SCENARIO_NAMES = ("site-outage",)
 
 
 class DrillOperator(HoldfastOperator):
-    """Base of a drill's phases.
+    """Base of a drill's phases. A phase that is recorded is not done again, so every task may be retried.
 
     :param drill_id: the drill; by default one per DAG run, the same for all its tasks and their retries. (templated)
     """
@@ -35,15 +35,17 @@ class DrillOperator(HoldfastOperator):
         from holdfast.engine.pipeline import identifier
 
         run = context["dag_run"]
-        return self.drill_id or f"drill-{identifier(run.run_after, f'{run.dag_id} {run.run_id}')}"
+        return self.drill_id or identifier(run.run_after, f"{run.dag_id} {run.run_id}")
 
 
 class PrepareDrillOperator(DrillOperator):
     """Checks everything, takes the group for the drill and measures the steady state. No fault is set here.
 
+    A drill that is refused here leaves signed evidence of the refusal.
+
     :param group: the protection group. (templated)
     :param scenario: what happens to it. (templated)
-    :returns: ``drill_id`` and the steady state.
+    :returns: ``drill_id``, ``source``, ``target``, ``epoch``.
     """
 
     template_fields: Sequence[str] = ("drill_id", "group", "scenario")
@@ -55,81 +57,86 @@ class PrepareDrillOperator(DrillOperator):
         self.check_names(group=group)
 
     def act(self, context: Context, runtime: Runtime) -> dict[str, Any]:
-        from holdfast.engine.drill import prepare
+        from holdfast.engine.pipeline.drills import begin_drill
 
-        state = prepare(runtime, self.group, self.scenario, drill_id=self.drill(context), faults=self.hook.faults())
-        return {"drill_id": state.drill_id}
+        drill_id = self.drill(context)
+        return begin_drill(runtime, self.group, self.scenario, drill_id, self.hook.evidence_folder() / drill_id,
+                           say=self.log.info)
 
 
 class InjectFaultOperator(DrillOperator):
     """Sets the scenario's fault."""
 
-    def act(self, context: Context, runtime: Runtime) -> Any:
-        from holdfast.engine.drill import inject
+    def act(self, context: Context, runtime: Runtime) -> dict[str, Any]:
+        from holdfast.engine.pipeline.drills import inject_fault
 
-        return summary(inject(runtime, self.drill(context), faults=self.hook.faults()))
+        return inject_fault(runtime, self.drill(context), self.hook.faults(), say=self.log.info)
 
 
 class DetectOutageOperator(DrillOperator):
     """Watches the site until the rules call it down."""
 
-    def act(self, context: Context, runtime: Runtime) -> Any:
-        from holdfast.engine.drill import detect
+    def act(self, context: Context, runtime: Runtime) -> dict[str, Any]:
+        from holdfast.engine.pipeline.drills import detect_outage
 
-        return summary(detect(runtime, self.drill(context)))
+        return detect_outage(runtime, self.drill(context), say=self.log.info)
 
 
 class DrillFailOverOperator(DrillOperator):
     """Runs the plan from the decision to a verified answer, in one task: the critical path."""
 
-    def act(self, context: Context, runtime: Runtime) -> Any:
-        from holdfast.engine.drill import fail_over
+    def act(self, context: Context, runtime: Runtime) -> dict[str, Any]:
+        from holdfast.engine.pipeline.drills import fail_over_in_drill
 
-        return summary(fail_over(runtime, self.drill(context)))
+        return fail_over_in_drill(runtime, self.drill(context), say=self.log.info)
 
 
 class DrillResumeTrainingOperator(DrillOperator):
-    """Resumes the training at the new site and waits for what the scenario wants to see of it."""
+    """Resumes the training at the new site."""
 
-    def act(self, context: Context, runtime: Runtime) -> Any:
-        from holdfast.engine.drill import resume_training
+    def act(self, context: Context, runtime: Runtime) -> dict[str, Any]:
+        from holdfast.engine.pipeline.drills import resume_training_in_drill
 
-        return summary(resume_training(runtime, self.drill(context)))
+        return resume_training_in_drill(runtime, self.drill(context), say=self.log.info)
 
 
 class LiftFaultOperator(DrillOperator):
     """Takes the fault away; use it as a teardown. Lifting what is not there is no error."""
 
-    def act(self, context: Context, runtime: Runtime) -> Any:
-        from holdfast.engine.drill import lift
+    def act(self, context: Context, runtime: Runtime) -> dict[str, Any]:
+        from holdfast.engine.pipeline.drills import lift_fault
 
-        return summary(lift(runtime, self.drill(context), faults=self.hook.faults()))
+        return lift_fault(runtime, self.drill(context), self.hook.faults(), say=self.log.info)
+
+
+class ExamineDrillOperator(DrillOperator):
+    """Measures the loss, attempts stale writes, waits for the training and compares the model with a reference run."""
+
+    def act(self, context: Context, runtime: Runtime) -> dict[str, Any]:
+        from holdfast.engine.pipeline.drills import examine
+
+        return examine(runtime, self.drill(context), say=self.log.info)
 
 
 class ConcludeDrillOperator(DrillOperator):
-    """Measures the steady state again, scores the drill and writes its signed evidence; then passes or fails by it.
+    """Scores the drill and writes its signed evidence; then passes or fails by it.
 
-    It runs after the teardown, also when a phase failed: a failed drill has evidence too. So that this does not hide
-    the failure, the task fails after writing when the drill is not ``completed`` or one of its verdicts is no pass.
+    It runs whatever happened before: a failed drill has evidence too. So that this does not hide the failure, the
+    task fails after writing unless the drill is ``completed`` and every one of its verdicts is a pass.
 
-    :returns: ``drill_id``, ``status``, ``verdict``, ``rto_seconds``, ``rpo``, ``evidence`` (the folder).
+    :returns: ``drill_id``, ``evidence`` (the folder), ``status``, ``verdict``, ``rto_seconds``, ``rpo``.
     """
 
     def act(self, context: Context, runtime: Runtime) -> dict[str, Any]:
-        from holdfast.engine.drill import conclude
+        from holdfast.engine.pipeline.drills import close_drill
 
         drill_id = self.drill(context)
         folder = self.hook.evidence_folder() / drill_id
-        journal = conclude(runtime, drill_id, output=folder)
+        journal = close_drill(runtime, drill_id, folder, say=self.log.info)
+        document = journal.as_document()
         result = {"drill_id": drill_id, "evidence": str(folder),
-                  **{key: journal[key] for key in ("status", "verdict", "rto_seconds", "rpo")}}
-        self.log.info("Drill %s: %s", drill_id, result)
-        if not journal.passed:
+                  **{key: document[key] for key in ("status", "verdict", "rto_seconds", "rpo")}}
+        if not journal.green:
             context["ti"].xcom_push(key="return_value", value=result)
-            raise AirflowFailException(f"The drill {journal['status']}; verdicts: {journal['verdict']}. Evidence: {folder}")
+            raise AirflowFailException(f"The drill is no pass: {result}")
         return result
-
-
-def summary(phase: Any) -> Any:
-    """What a phase tells the UI."""
-    return phase

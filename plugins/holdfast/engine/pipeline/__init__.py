@@ -1,6 +1,6 @@
 """The routine between disasters: what a pipeline does for a group at its active site, whichever that is now."""
 
-from holdfast.engine.pipeline.active import NotInitialised, require_active
+from holdfast.engine.pipeline.active import require_active
 from holdfast.engine.pipeline.datasets import NotProtected, protect_everything, publish_dataset, validate_dataset
 from holdfast.engine.pipeline.failover import Asked, finish_plan, identifier, plan_or_ask, run_critical_path
 from holdfast.engine.pipeline.training import (
@@ -16,7 +16,6 @@ from holdfast.engine.pipeline.watching import GroupWatch
 __all__ = [
     "Asked",
     "GroupWatch",
-    "NotInitialised",
     "NotProtected",
     "StartedJob",
     "TrainingFailed",

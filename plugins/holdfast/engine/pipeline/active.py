@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from holdfast.engine.authority.interface import EpochState
+from holdfast.engine.authority.interface import EpochState, GroupNotInitialised
 from holdfast.engine.runtime import Runtime
-from holdfast.errors import ConfigError
-
-
-class NotInitialised(ConfigError):
-    """The group's register was never initialised, so no site is active."""
 
 
 def require_active(runtime: Runtime, group: str) -> EpochState:
@@ -16,13 +11,13 @@ def require_active(runtime: Runtime, group: str) -> EpochState:
 
     Raises:
         UnknownName: there is no such group.
-        NotInitialised: the register is empty.
+        GroupNotInitialised: the register is empty.
         NoMajority: nobody knows which site is active.
     """
     runtime.topology.group(group)
     state = runtime.authority(group).read(group)
     if state is None:
-        raise NotInitialised("the group has no active site yet", where=f"group {group}",
-                             expected="an initialised register", found="none",
-                             fix=f"Run `holdfast authority init {group}`")
+        raise GroupNotInitialised("the group has no active site yet", where=f"group {group}",
+                                  expected="an initialised register", found="none",
+                                  fix=f"Run `holdfast authority init {group}`")
     return state

@@ -21,7 +21,7 @@ def publish_dataset(runtime: Runtime, group: str, dataset: str) -> CommitRecord:
     A dataset that did not change gets no new snapshot: the newest one is returned.
 
     Raises:
-        UnknownName, NotInitialised, NoMajority: see `require_active`.
+        UnknownName, GroupNotInitialised, NoMajority: see `require_active`.
         SnapshotError: it could not be taken or published.
     """
     path = runtime.topology.dataset(dataset).path

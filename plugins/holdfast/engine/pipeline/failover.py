@@ -62,7 +62,7 @@ def run_critical_path(
     """
     plan = load_plan(runtime, group, plan_id)
     steps = [step for step in plan.steps if step not in _AFTER]
-    result = run_plan(runtime, plan, only=steps, approved_by=approved_by, progress=lambda seen: _tell(say, seen))
+    result = run_plan(runtime, plan, only=steps, approved_by=approved_by, progress=lambda seen: tell(say, seen))
     return {"plan_id": plan_id, "epoch": plan.epoch, "active_site": plan.target,
             "seconds": {record.step: record.seconds for record in result.records}}
 
@@ -70,7 +70,7 @@ def run_critical_path(
 def finish_plan(runtime: Runtime, group: str, plan_id: str, *, say: Say) -> dict[str, Any]:
     """Run what is left of a plan after the service answers: the training."""
     plan = load_plan(runtime, group, plan_id)
-    result = run_plan(runtime, plan, only=_AFTER, progress=lambda seen: _tell(say, seen))
+    result = run_plan(runtime, plan, only=_AFTER, progress=lambda seen: tell(say, seen))
     record = result.record(_AFTER[0])
     return {"plan_id": plan_id, "seconds": record.seconds if record else None,
             "evidence": record.evidence if record else {}}
@@ -92,6 +92,7 @@ def _question(runtime: Runtime, plan: Plan, needed: NeedsHuman) -> str:
     return "\n".join(lines)
 
 
-def _tell(say: Say, seen: Progress) -> None:
+def tell(say: Say, seen: Progress) -> None:
+    """One line of progress for a log."""
     seconds = "" if seen.seconds is None else f" in {seen.seconds:.2f} s"
     say(f"{seen.step} {seen.phase}{seconds}{': ' + seen.detail if seen.detail else ''}")

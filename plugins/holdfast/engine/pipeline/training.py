@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from holdfast.engine.checkpoint import begin_run
+from holdfast.engine.checkpoint import begin_run, elect
 from holdfast.engine.compute import JobHandle, JobState, JobStatus, job_spec
+from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.pipeline.active import require_active
 from holdfast.engine.recovery.subjects import base_run
 from holdfast.engine.runtime import Runtime
@@ -41,23 +42,32 @@ def start_training(runtime: Runtime, group: str, job: str, *, run: str) -> Start
     A run that a failover took to another site is found under its new epoch, where the plan resumed it.
 
     Raises:
-        UnknownName, NotInitialised, NoMajority: see `require_active`.
+        UnknownName, GroupNotInitialised, NoMajority: see `require_active`.
         ConfigError: the job's dataset has no snapshot yet.
         EpochUnknownHere: the group failed over and its plan has not said yet what the run resumes from; ask again.
     """
     settings = runtime.topology.job(job)
     state = require_active(runtime, group)
     store = runtime.store(state.active_site)
-    data = latest(store, settings.dataset, epoch=state.epoch)
-    if data is None:
-        raise ConfigError("there is nothing to train on", where=f"dataset {settings.dataset} at {state.active_site}",
-                          expected="a published snapshot", found="none", fix="Run the DAG replicate_datasets first")
     begin_run(store, run, epoch=state.epoch, site=state.active_site, plan_id=state.plan_id or "none",
               holder=runtime.holder, clock=runtime.clock)
+    data = _trained_on(store, run, settings.dataset, state.epoch)
     spec = job_spec(runtime.topology, group, job, run=run, epoch=state.epoch, site=state.active_site,
-                    dataset_snapshot=data.snapshot_id, environ=runtime.environ)
+                    dataset_snapshot=data, environ=runtime.environ)
     handle = runtime.backend(state.active_site).submit(spec)
-    return StartedJob(run, state.epoch, state.active_site, data.snapshot_id, handle)
+    return StartedJob(run, state.epoch, state.active_site, data, handle)
+
+
+def _trained_on(store: ObjectStore, run: str, dataset: str, epoch: int) -> str:
+    """The snapshot a run goes on with: what its newest checkpoint was trained on, for a new run the newest there is."""
+    election = elect(store, run, epoch=epoch)
+    if election.manifest is not None and election.manifest.dataset_snapshot is not None:
+        return election.manifest.dataset_snapshot
+    newest = latest(store, dataset, epoch=epoch)
+    if newest is None:
+        raise ConfigError("there is nothing to train on", where=f"{store.name}: dataset {dataset}",
+                          expected="a published snapshot", found="none", fix="Run the DAG replicate_datasets first")
+    return newest.snapshot_id
 
 
 def training_outcome(runtime: Runtime, group: str, job: str, *, run: str, status: JobStatus) -> dict[str, str | int]:

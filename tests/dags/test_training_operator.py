@@ -1,0 +1,179 @@
+"""The training operator against real stores, a real register and real processes: one job, whatever befalls the task."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from holdfast.engine.checkpoint import fork_run
+from holdfast.engine.pipeline import publish_dataset, start_training
+from holdfast.engine.replication import replicate
+from holdfast.engine.runtime import Runtime
+from holdfast.engine.snapshot import keys, latest
+from holdfast.engine.snapshot.lineage import new_fork, write_fork
+from holdfast.sandbox import Sandbox
+from holdfast.triggers.training import TrainingJobTrigger
+
+TRAINER = Path(__file__).parent / "fake_trainer.py"
+DAG_FILE = '''
+from datetime import timedelta
+from airflow.sdk import DAG
+from holdfast.operators.training import TrainOperator
+
+with DAG("train_once", schedule=None, catchup=False, default_args={"retries": 2, "retry_delay": timedelta(seconds=1)}):
+    TrainOperator(task_id="train", group="GROUP", job="job-x", run="GROUP-job-x.one", poll_seconds=0.1)
+'''
+
+
+@dataclass
+class TrainingWorld:
+    """A group of its own in the sandbox, whose training job does what the test says."""
+
+    folder: Path
+    group: str
+    runtime: Runtime
+    environ: dict[str, str]
+
+    @property
+    def dag(self) -> Path:
+        return self.folder / "dags" / "train_once.py"
+
+    def jobs(self) -> list[str]:
+        """A line per started process: run, epoch, pid."""
+        file = self.folder / "started"
+        return file.read_text().splitlines() if file.exists() else []
+
+    def finish(self, code: int = 0) -> None:
+        """Let the job, now or when it starts, end with this exit code."""
+        (self.folder / "finish.new").write_text(str(code))
+        (self.folder / "finish.new").replace(self.folder / "finish")
+
+    def status(self, epoch: int = 1, site: str = "aws-eu-west-1") -> Any:
+        backend = self.runtime.backend(site)
+        handle = backend.find(f"{self.group}-job-x.one.e{epoch}")
+        return None if handle is None else backend.status(handle).state
+
+
+@pytest.fixture
+def world(sandbox: Sandbox, tmp_path: Path) -> Iterator[TrainingWorld]:
+    group = f"g-{uuid.uuid4().hex[:8]}"
+    topology = yaml.safe_load(Path(sandbox.environment()["HOLDFAST_TOPOLOGY"]).read_text())
+    topology["datasets"] = {f"{group}-data": {"path": f"{group}-data"}}
+    topology["services"] = {}
+    topology["training"] = {"job-x": {
+        "dataset": f"{group}-data", "model": f"{group}-model", "steps": 2, "checkpoint_every_steps": 1,
+        "command": ["{python}", str(TRAINER), str(tmp_path), f"{group}-model"]}}
+    topology["groups"] = {group: {**topology["groups"]["market-risk"], "datasets": [f"{group}-data"],
+                                  "training": ["job-x"], "services": []}}
+    (tmp_path / "topology.yaml").write_text(yaml.safe_dump(topology))
+    (tmp_path / "dags").mkdir()
+    (tmp_path / "dags" / "train_once.py").write_text(DAG_FILE.replace("GROUP", group))
+    environ = {**sandbox.environment(), "HOLDFAST_TOPOLOGY": str(tmp_path / "topology.yaml")}
+    runtime = Runtime.from_environment(tmp_path / "topology.yaml", {**os.environ, **environ})
+    runtime.authority(group).advance(
+        group, expected_epoch=0, active_site="aws-eu-west-1", plan_id="init", reason="test")
+    runtime.store("aws-eu-west-1").put(f"data/{group}-data/part.parquet", b"rows")
+    publish_dataset(runtime, group, f"{group}-data")
+    made = TrainingWorld(tmp_path, group, runtime, environ)
+    yield made
+    made.finish(1)
+
+
+def test_it_defers_waits_and_reports_the_published_model(world: TrainingWorld, start_dag: Callable[..., Any]):
+    world.finish()
+    result = start_dag(world.dag, "train_once", **world.environ).result()
+    assert result["state"] == "success"
+    found = result["tasks"]["train"]["result"]
+    assert found == {
+        "run": f"{world.group}-job-x.one", "epoch": 1, "site": "aws-eu-west-1", "model": f"{world.group}-model",
+        "snapshot_id": found["snapshot_id"], "step": 2, "model_digest": "blake3:00"}
+    assert len(world.jobs()) == 1
+
+
+def test_a_killed_task_leaves_the_job_and_the_next_one_finds_it(world: TrainingWorld, start_dag, eventually):
+    first = start_dag(world.dag, "train_once", **world.environ)
+    eventually(lambda: "trigger" in first.text and world.jobs(), 120)
+    first.process.send_signal(signal.SIGKILL)
+    first.process.wait()
+    assert world.status() == "running"
+    world.finish()
+    result = start_dag(world.dag, "train_once", **world.environ).result()
+    assert result["state"] == "success"
+    assert len(world.jobs()) == 1
+
+
+def test_a_killed_job_is_started_again_by_the_retry(world: TrainingWorld, start_dag, eventually):
+    running = start_dag(world.dag, "train_once", **world.environ)
+    pid = int(eventually(world.jobs, 120)[0].split()[-1])
+    eventually(lambda: world.status() == "running")
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: len(world.jobs()) == 2, 120)
+    world.finish()
+    result = running.result()
+    assert (result["state"], result["tasks"]["train"]["tries"]) == ("success", 2)
+    assert "reattached at" in running.text
+
+
+def test_a_job_that_fails_by_itself_is_not_retried(world: TrainingWorld, start_dag):
+    world.finish(3)
+    running = start_dag(world.dag, "train_once", **world.environ)
+    result = running.result()
+    assert (result["state"], result["tasks"]["train"]["tries"]) == ("failed", 1)
+    assert "the training job failed" in running.text
+    assert len(world.jobs()) == 1
+
+
+def test_after_a_failover_the_retry_finds_the_run_at_the_other_site(world: TrainingWorld, start_dag, eventually):
+    running = start_dag(world.dag, "train_once", **world.environ)
+    eventually(lambda: world.jobs() and world.status() == "running", 120)
+    fail_over_by_hand(world)
+    os.kill(int(world.jobs()[0].split()[-1]), signal.SIGKILL)
+    eventually(lambda: len(world.jobs()) == 2, 120)
+    assert world.jobs()[1].split()[1] == "e2"
+    world.finish()
+    found = running.result()["tasks"]["train"]
+    assert (found["state"], found["tries"]) == ("success", 2)
+    assert (found["result"]["epoch"], found["result"]["site"]) == (2, "gcp-europe-west1")
+
+
+def fail_over_by_hand(world: TrainingWorld) -> None:
+    """What a plan does to a group with one dataset and one run without a checkpoint."""
+    runtime, group, target, dataset = world.runtime, world.group, "gcp-europe-west1", f"{world.group}-data"
+    old, new = runtime.store("aws-eu-west-1"), runtime.store(target)
+    record = latest(old, dataset, epoch=1)
+    replicate(old, new, record=record, source_site="aws-eu-west-1", target_site=target, residency=None,
+              topology_sites=runtime.topology.sites, clock=runtime.clock)
+    runtime.authority(group).advance(group, expected_epoch=1, active_site=target, plan_id="p", reason="test")
+    facts = {"epoch": 2, "parent_epoch": 1, "site": target, "plan_id": "p", "holder": "test", "reason": "test"}
+    write_fork(new, keys.root(dataset), new_fork(
+        dataset, forked_from=record.snapshot_id, created_at=runtime.clock.now(), **facts))
+    fork_run(new, f"{group}-job-x.one", election=None, clock=runtime.clock, **facts)
+
+
+def test_only_a_users_kill_stops_the_job(world: TrainingWorld, monkeypatch, eventually):
+    for name, value in world.environ.items():
+        monkeypatch.setenv(name, value)
+    started = start_training(world.runtime, world.group, "job-x", run=f"{world.group}-job-x.one")
+    eventually(lambda: world.status() == "running" and world.jobs())
+    trigger = TrainingJobTrigger(site=started.site, handle=asdict(started.handle), grace_seconds=0.2)
+    asyncio.run(trigger.cleanup())
+    assert world.status() == "running"
+    asyncio.run(trigger.on_kill())
+    assert world.status() != "running"
+
+
+def test_a_trigger_is_made_again_from_what_it_serialises():
+    handle = {"backend": "process", "site": "s", "name": "n.e1", "reference": {"pid": 1}}
+    path, arguments = TrainingJobTrigger(site="s", handle=handle, poll_seconds=0.5).serialize()
+    assert path == "holdfast.triggers.training.TrainingJobTrigger"
+    assert TrainingJobTrigger(**json.loads(json.dumps(arguments))).serialize() == (path, arguments)
