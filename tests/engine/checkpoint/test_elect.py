@@ -1,0 +1,249 @@
+"""Election: the newest of the newest epoch's lineage that is really there, and nothing of a stale writer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.checkpoint.worlds import OrderedFaults, write
+from holdfast.clock import FakeClock
+from holdfast.engine.checkpoint import (
+    CheckpointUnreadable,
+    Election,
+    begin_run,
+    elect,
+    fork_run,
+    newest_anywhere,
+    replicate_checkpoint,
+    work_at_risk,
+)
+from holdfast.engine.checkpoint.format import CheckpointManifest, blob_key, manifest_key, parse_manifest
+from holdfast.engine.objectstore import ObjectStore, memory_store
+from holdfast.engine.snapshot.errors import EpochUnknownHere, ForkConflict
+
+
+def fork(store: ObjectStore, epoch: int, *, plan_id: str = "plan", parent_epoch: int | None = None) -> None:
+    election = elect(store, "run", epoch=epoch - 1) if parent_epoch is None else elect(store, "run", epoch=parent_epoch)
+    fork_run(store, "run", epoch=epoch, parent_epoch=epoch - 1, election=election, site="site-b", plan_id=plan_id,
+             holder="test", reason="test", clock=FakeClock())
+
+
+def chain(store: ObjectStore, *steps: int, epoch: int = 1, parent: CheckpointManifest | None = None,
+          tag: str = "") -> CheckpointManifest:
+    for step in steps:
+        parent = write(store, step, epoch=epoch, parent=parent, model=f"{tag}{step}".encode())
+    assert parent is not None
+    return parent
+
+
+def test_a_run_without_checkpoints_starts_from_the_start() -> None:
+    election = elect(memory_store(), "run", epoch=1)
+    assert (election.manifest, election.step, election.resume) == (None, 0, "from the start")
+
+
+def test_the_newest_step_is_elected() -> None:
+    store = memory_store()
+    last = chain(store, 10, 20, 100)
+    assert elect(store, "run", epoch=1).digest == last.digest
+
+
+def test_a_stale_epochs_later_checkpoint_is_never_elected() -> None:
+    store = memory_store()
+    at_fork = chain(store, 10, 20)
+    fork(store, 2)
+    zombie = chain(store, 30, 40, 50, parent=at_fork)
+    election = elect(store, "run", epoch=2)
+    assert election.digest == at_fork.digest
+    assert (zombie.key, "not in the lineage of epoch 2") in {(one.key, one.reason) for one in election.passed_over}
+
+
+def test_an_epoch_this_bucket_does_not_know_elects_nothing() -> None:
+    store = memory_store()
+    chain(store, 10, 20)
+    with pytest.raises(EpochUnknownHere):
+        elect(store, "run", epoch=2)
+
+
+def test_corrupt_missing_and_truncated_blobs_are_passed_over_with_the_reason() -> None:
+    store = memory_store()
+    good = chain(store, 10)
+    corrupt, missing, short = (write(store, step, parent=good, model=f"{step}".encode() * 9) for step in (20, 30, 40))
+    store.put(blob_key("run", corrupt.model_digest), b"?" * 18)
+    store.delete(blob_key("run", missing.model_digest))
+    store.put(blob_key("run", short.model_digest), b"?")
+    election = elect(store, "run", epoch=1)
+    assert election.digest == good.digest
+    assert [one.key for one in election.passed_over] == [m.key for m in (short, missing, corrupt)]
+    for one, reason in zip(election.passed_over, ("bytes instead of", "is missing", "another digest"), strict=True):
+        assert reason in one.reason
+
+
+def test_a_damaged_manifest_is_passed_over_and_its_ancestors_are_still_found() -> None:
+    store = memory_store()
+    chain(store, 10, 20, 30)
+    fork(store, 2)
+    store.put(manifest_key("run", 20, 1), b"damage")
+    last = elect(store, "run", epoch=1).manifest
+    assert last is not None
+    store.delete(blob_key("run", last.model_digest))
+    assert elect(store, "run", epoch=2).step == 10
+
+
+def test_a_replica_that_skipped_checkpoints_still_has_its_lineage() -> None:
+    source, target = memory_store("a"), memory_store("b")
+    parent, kept = None, []
+    for step in range(10, 110, 10):
+        parent = write(source, step, parent=parent)
+        kept.append(parent)
+    for manifest in (kept[1], kept[5], kept[9]):
+        replicate_checkpoint(source, target, "run", manifest, site="site-b")
+    fork(target, 2)
+    target.delete(blob_key("run", kept[9].model_digest))
+    election = elect(target, "run", epoch=2)
+    assert election.step == kept[5].step
+
+
+def test_equal_fingerprints_alone_make_a_resume_bitwise() -> None:
+    store = memory_store()
+    write(store, 10, fingerprint={"machine": "x", "torch": "1"})
+    assert elect(store, "run", epoch=1).resume == "numerically equivalent"
+    assert elect(store, "run", epoch=1, fingerprint={"machine": "x", "torch": "1"}).resume == "bitwise"
+    other = elect(store, "run", epoch=1, fingerprint={"machine": "x", "torch": "2"})
+    assert (other.resume, other.differences) == ("numerically equivalent", ("torch: 1 -> 2",))
+
+
+def test_two_plans_cannot_fork_one_epoch_and_one_plan_can_twice() -> None:
+    store = memory_store()
+    chain(store, 10)
+    fork(store, 2)
+    fork(store, 2)
+    with pytest.raises(ForkConflict):
+        fork(store, 2, plan_id="another")
+
+
+def test_a_new_run_in_a_later_epoch_begins_from_the_start_and_an_old_one_does_not() -> None:
+    store, clock = memory_store(), FakeClock()
+    begin = begin_run(store, "run", epoch=4, site="site-a", plan_id="none", holder="test", clock=clock)
+    assert begin is not None
+    assert begin.forked_from is None
+    assert elect(store, "run", epoch=4).resume == "from the start"
+    write(store, 10, epoch=4)
+    with pytest.raises(EpochUnknownHere):
+        begin_run(store, "run", epoch=5, site="site-a", plan_id="none", holder="test", clock=clock)
+
+
+def test_work_at_risk_is_what_the_other_site_does_not_have() -> None:
+    source, target = memory_store("a"), memory_store("b")
+    first = chain(source, 10)
+    replicate_checkpoint(source, target, "run", first)
+    chain(source, 20, 30, parent=first)
+    risk = work_at_risk(source, target, "run", 1)
+    assert (risk.steps, risk.source_step, risk.target_step, risk.seconds) == (20, 30, 10, 0.0)
+    found = newest_anywhere({"a": source, "b": target}, "run", epoch=1)
+    assert found is not None
+    assert (found[0], found[1].step) == ("a", 30)
+
+
+def test_replication_writes_the_manifest_last_and_a_receipt_before_it() -> None:
+    source, target = memory_store("a"), OrderedFaults(memory_store("b"))
+    manifest = chain(source, 10)
+    replicate_checkpoint(source, target, "run", manifest, site="site-b")
+    assert [key.split("/")[0] for key in target.puts] == ["runs", "receipts", "runs"]
+    assert target.puts[-1] == manifest.key
+
+
+def test_a_blob_damaged_at_the_source_is_not_replicated() -> None:
+    source, target = memory_store("a"), memory_store("b")
+    manifest = chain(source, 10)
+    source.put(blob_key("run", manifest.model_digest), b"damage")
+    with pytest.raises(CheckpointUnreadable):
+        replicate_checkpoint(source, target, "run", manifest)
+    assert elect(target, "run", epoch=1).manifest is None
+
+
+#: What may happen to a run with three sites, in any order.
+_EVENTS = st.lists(st.one_of(
+    st.tuples(st.just("train"), st.integers(0, 4), st.integers(1, 3)),  # the writer of this epoch, stale or not
+    st.tuples(st.just("replicate"), st.integers(0, 2), st.integers(0, 2)),
+    st.tuples(st.just("fail over"), st.integers(0, 2), st.just(0)),
+    st.tuples(st.just("damage"), st.integers(0, 2), st.integers(0, 50)),
+), max_size=25)
+
+
+def check_history(events: list[tuple[str, int, int]], choose: Callable[..., Election]) -> None:
+    """Play the events; after each, what `choose` takes at any site is in the newest epoch's true lineage."""
+    stores = [memory_store(f"site-{number}") for number in range(3)]
+    epoch, active = 1, {1: 0}  # epoch -> site
+    heads: dict[int, CheckpointManifest | None] = {1: None}  # what each epoch's writer last wrote, stale writers too
+    true_parent: dict[str, str | None] = {}
+    lineage: set[str] = set()  # of the newest epoch, by the test's own bookkeeping
+    written: dict[str, CheckpointManifest] = {}
+    for event, first, second in events:
+        if event == "train":
+            writer = max(1, epoch - first)
+            head = heads[writer]
+            for _ in range(second):
+                step = (head.step if head else 0) + 10
+                manifest = write(stores[active[writer]], step, epoch=writer, parent=head,
+                                 model=f"{writer}:{step}:{len(written)}".encode())
+                true_parent[manifest.digest] = head.digest if head else None
+                written[manifest.digest] = head = manifest
+                if writer == epoch:
+                    lineage.add(manifest.digest)
+            heads[writer] = head
+        elif event == "replicate":
+            present = {info.key for info in stores[first].list("runs/run/checkpoints/")}
+            for manifest in [m for m in written.values() if m.key in present][-2:]:
+                if first != second:
+                    with suppress(CheckpointUnreadable):
+                        replicate_checkpoint(stores[first], stores[second], "run", manifest)
+        elif event == "damage":
+            blobs = [info.key for info in stores[first].list("runs/run/blobs/")]
+            if blobs:
+                stores[first].delete(blobs[second % len(blobs)])
+        else:
+            target = stores[first]
+            try:
+                election = elect(target, "run", epoch=epoch)
+            except EpochUnknownHere:
+                continue
+            epoch += 1
+            fork_run(target, "run", epoch=epoch, parent_epoch=epoch - 1, election=election, site=f"site-{first}",
+                     plan_id=f"plan-{epoch}", holder="test", reason="test", clock=FakeClock())
+            active[epoch], heads[epoch] = first, election.manifest
+            ancestor, lineage = election.digest, set()
+            while ancestor is not None:
+                lineage.add(ancestor)
+                ancestor = true_parent[ancestor]
+        for store in stores:
+            try:
+                election = choose(store, "run", epoch=epoch)
+            except EpochUnknownHere:
+                continue
+            assert election.digest is None or election.digest in lineage
+
+
+@settings(max_examples=150, deadline=None)
+@given(_EVENTS)
+def test_whatever_happens_an_elected_checkpoint_is_an_ancestor_of_the_newest_epoch(
+    events: list[tuple[str, int, int]]
+) -> None:
+    check_history(events, elect)
+
+
+def test_the_property_catches_an_election_by_step_alone() -> None:
+    def newest_step(store: ObjectStore, run: str, *, epoch: int) -> Election:
+        election = elect(store, run, epoch=epoch)  # the same refusals
+        keys = [info.key for info in store.list(f"runs/{run}/checkpoints/")]
+        newest = parse_manifest(store.get(keys[-1]), where=keys[-1]) if keys else None
+        return replace(election, manifest=newest, digest=newest.digest if newest else None)
+
+    zombie = [("train", 0, 2), ("replicate", 0, 1), ("fail over", 1, 0), ("train", 1, 2), ("replicate", 0, 1)]
+    check_history(zombie, elect)
+    with pytest.raises(AssertionError):
+        check_history(zombie, newest_step)
