@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import io
 import os
@@ -95,6 +96,23 @@ def test_the_client_notices_corruption_by_the_hash_header(home: storage.Bucket, 
     monkeypatch.setattr(google_crc32c.Checksum, "digest", lambda _: b"\0\0\0\0")
     with pytest.raises(DataCorruption):
         home.blob("k").download_as_bytes(checksum="crc32c")
+
+
+def test_gzip_is_taken_off_for_a_client_that_does_not_take_it(server: Any, home: storage.Bucket) -> None:
+    plain = b"holdfast " * 300_000
+    packed = gzip.compress(plain)
+    blob = home.blob("k")
+    blob.content_encoding = "gzip"
+    blob.upload_from_string(packed, content_type="text/plain")
+    assert blob.download_as_bytes(raw_download=True) == packed
+    assert blob.download_as_bytes() == plain
+    target = f"{server.url}/{home.name}/k"
+    answer = httpx.get(target, headers={"accept-encoding": "identity"})
+    assert (answer.content, answer.headers.get("content-encoding")) == (plain, None)
+    blob.cache_control = "no-transform"
+    blob.patch()
+    with httpx.stream("GET", target, headers={"accept-encoding": "identity"}) as kept:
+        assert b"".join(kept.iter_raw()) == packed
 
 
 # Resumable uploads

@@ -36,7 +36,7 @@ def make_app(storage: Storage, *, default_project: str | None = None, token: str
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         yield
-        storage.database.close()
+        storage.close()
 
     async def ready(_: Request) -> Response:
         return PlainTextResponse("ready\n")

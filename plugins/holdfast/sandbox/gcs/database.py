@@ -68,6 +68,7 @@ class Database:
         self._sync = sync
         self._on_garbage = on_garbage
         self._local = threading.local()
+        self._readers: list[sqlite3.Connection] = []
         self._queue: queue.SimpleQueue[_Change | None] = queue.SimpleQueue()
         self._writer = self._connect()
         self._writer.executescript(_SCHEMA)
@@ -88,6 +89,7 @@ class Database:
         connection = getattr(self._local, "connection", None)
         if connection is None:
             connection = self._local.connection = self._connect()
+            self._readers.append(connection)
         assert isinstance(connection, sqlite3.Connection)
         return connection
 
@@ -106,6 +108,8 @@ class Database:
         self._queue.put(None)
         self._thread.join(timeout=30)
         self._writer.close()
+        for connection in self._readers:
+            connection.close()
 
     def _run(self) -> None:
         open_for_business = True

@@ -146,7 +146,7 @@ async def _get_object(context: Context) -> Response:
     preconditions.check(record.generation, record.metageneration, reading=True)
     media.check_entity_tags(context.headers, record.etag)
     if context.query.get("alt") == "media":
-        return media.serve(context.storage, record, context.headers.get("range"), record.etag, head=False)
+        return media.serve(context.storage, record, context.request, record.etag)
     return context.json(context.object(record), headers={"ETag": record.etag})
 
 

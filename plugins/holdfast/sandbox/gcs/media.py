@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from email.utils import format_datetime, parsedate_to_datetime
 
+from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from holdfast.sandbox.gcs.blobs import CHUNK_BYTES, Segment
 from holdfast.sandbox.gcs.errors import no_object, not_modified, precondition_failed, unsatisfiable_range
 from holdfast.sandbox.gcs.records import ObjectRecord
 from holdfast.sandbox.gcs.storage import Storage
@@ -98,10 +101,17 @@ def http_date(time_us: int) -> str:
     return format_datetime(datetime.fromtimestamp(time_us // 1_000_000, UTC), usegmt=True)
 
 
-def serve(storage: Storage, record: ObjectRecord, range_header: str | None, etag: str, *, head: bool) -> Response:
+def serve(storage: Storage, record: ObjectRecord, request: Request, etag: str) -> Response:
     """The content of an object, or the part of it that was asked for."""
     headers = object_headers(record, etag)
-    wanted = parse_range(range_header, record.size_bytes)
+    head = request.method == "HEAD"
+    if not head and _to_be_decompressed(record, request.headers):
+        del headers["Content-Encoding"]
+        headers["Warning"] = "214 UploadServer gunzipped"
+        plain = {name: _header_value(value) for name, value in headers.items()}
+        pin, content = _pinned(storage, record, storage.segments(record), 0, record.size_bytes)
+        return _PinnedResponse(pin, _decompressed(content), 200, plain)
+    wanted = parse_range(request.headers.get("range"), record.size_bytes)
     start, end = wanted or (0, record.size_bytes)
     headers["Content-Length"] = str(end - start)
     if wanted is not None:
@@ -116,12 +126,36 @@ def serve(storage: Storage, record: ObjectRecord, range_header: str | None, etag
         if not segments and not storage.still_there(record):
             raise no_object(record.bucket, record.name)
         return Response(data, status_code=status, headers=encoded)
+    pin, content = _pinned(storage, record, segments, start, end)
+    return _PinnedResponse(pin, content, status, encoded)
+
+
+def _pinned(
+    storage: Storage, record: ObjectRecord, segments: list[Segment], start: int, end: int
+) -> tuple[ExitStack, AsyncIterator[bytes]]:
+    """The content, and what keeps its files while it is read; 404 when it has just gone."""
     with ExitStack() as unless_served:
         unless_served.enter_context(storage.blobs.reading(segments))
         if not storage.still_there(record):
             raise no_object(record.bucket, record.name)
-        pin = unless_served.pop_all()
-    return _PinnedResponse(pin, storage.blobs.read(segments, start, end), status, encoded)
+        return unless_served.pop_all(), storage.blobs.read(segments, start, end)
+
+
+def _to_be_decompressed(record: ObjectRecord, headers: Mapping[str, str]) -> bool:
+    """Google decompresses for a client that does not take gzip: https://cloud.google.com/storage/docs/transcoding."""
+    stored = record.fields.get("contentEncoding") == "gzip"
+    kept = "no-transform" in record.fields.get("cacheControl", "")
+    return stored and not kept and "gzip" not in headers.get("accept-encoding", "")
+
+
+async def _decompressed(content: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The whole content without its gzip; ranges do not apply to it. An error when it is no gzip."""
+    inflate = zlib.decompressobj(wbits=31)
+    async for data in content:
+        while data:
+            yield inflate.decompress(data, CHUNK_BYTES)
+            data = inflate.unconsumed_tail
+    yield inflate.flush()
 
 
 class _PinnedResponse(StreamingResponse):

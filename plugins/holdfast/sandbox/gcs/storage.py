@@ -97,6 +97,11 @@ class Storage:
         connection = self.database.reader()
         self.blobs.sweep(connection, keep=forget_old_sessions(connection, self.now_us()))
 
+    def close(self) -> None:
+        """Finish what is queued and let go of the folder."""
+        self.database.close()
+        self._lock.close()
+
     def now_us(self) -> int:
         """Now, in microseconds since 1970."""
         return int(self._clock() * 1_000_000)

@@ -68,8 +68,7 @@ async def _answer_get(context: Context) -> Response:
     preconditions.check(record.generation, record.metageneration, reading=True)
     media.check_entity_tags(context.headers, record.xml_etag)
     media.check_times(context.headers, record.updated_us)
-    head = context.request.method == "HEAD"
-    return media.serve(context.storage, record, context.headers.get("range"), record.xml_etag, head=head)
+    return media.serve(context.storage, record, context.request, record.xml_etag)
 
 
 async def _answer_put(context: Context) -> Response:
