@@ -7,9 +7,9 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from proxied import Proxy, Upstream
 
 from holdfast.sandbox.ports import free_port
+from proxied import Proxy, Upstream
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +22,9 @@ def running_proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     control = free_port()
     listeners = {name: {"port": port, "upstream": upstream.server_port} for name, port in ports.items()}
     config = folder / "proxy.json"
-    config.write_text(json.dumps({"site": "here", "control": control, "mode_file": str(folder / "mode.json"),
-                                  "listeners": listeners}))
+    config.write_text(
+        json.dumps({"site": "here", "control": control, "mode_file": str(folder / "mode.json"), "listeners": listeners})
+    )
     proxy = Proxy(upstream, ports, control, config)
     proxy.start()
     try:

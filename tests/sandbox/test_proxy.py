@@ -173,7 +173,11 @@ def test_a_fault_hits_only_its_direction_or_listener(proxy: Proxy) -> None:
         proxy.get(listener="service")
     proxy.set("http503", listener="egress:*:store")
     assert {name: one["mode"] for name, one in proxy.modes().items()} == {
-        "store": "up", "service": "down", "egress:other:store": "http503", "egress:dns": "up"}
+        "store": "up",
+        "service": "down",
+        "egress:other:store": "http503",
+        "egress:dns": "up",
+    }
 
 
 def test_modes_outlive_a_killed_proxy(proxy: Proxy) -> None:
@@ -188,16 +192,19 @@ def test_modes_outlive_a_killed_proxy(proxy: Proxy) -> None:
         proxy.get(listener="service")
 
 
-@pytest.mark.parametrize(("request_body", "said"), [
-    ({"mode": "sideways"}, "no such fault"),
-    ({"mode": "latency"}, "needs milliseconds"),
-    ({"mode": "latency", "milliseconds": -1}, "needs milliseconds"),
-    ({"mode": "latency", "milliseconds": "many"}, "needs milliseconds"),
-    ({"mode": "down", "milliseconds": 1}, "no such parameter"),
-    ({"mode": "down", "direction": "up"}, "no such direction"),
-    ({"mode": "down", "listener": "door"}, "no such listener"),
-    ([], "not a JSON object"),
-])
+@pytest.mark.parametrize(
+    ("request_body", "said"),
+    [
+        ({"mode": "sideways"}, "no such fault"),
+        ({"mode": "latency"}, "needs milliseconds"),
+        ({"mode": "latency", "milliseconds": -1}, "needs milliseconds"),
+        ({"mode": "latency", "milliseconds": "many"}, "needs milliseconds"),
+        ({"mode": "down", "milliseconds": 1}, "no such parameter"),
+        ({"mode": "down", "direction": "up"}, "no such direction"),
+        ({"mode": "down", "listener": "door"}, "no such listener"),
+        ([], "not a JSON object"),
+    ],
+)
 def test_a_bad_mode_is_refused_and_changes_nothing(proxy: Proxy, request_body: object, said: str) -> None:
     status, answer = proxy.ask("PUT", request_body)
     assert status == 400

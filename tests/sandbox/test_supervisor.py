@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from proxied import wait_until
 
 from holdfast.errors import ConfigError, UnknownName
 from holdfast.sandbox import Sandbox
@@ -21,6 +20,7 @@ from holdfast.sandbox.errors import BadFault, MissingTool, PartFailed, PortTaken
 from holdfast.sandbox.keeper import read_runs
 from holdfast.sandbox.processes import Identity, identify
 from holdfast.sandbox.supervisor import SandboxError
+from proxied import wait_until
 
 HOST = "127.0.0.1"
 ONE_SITE = """
@@ -53,8 +53,10 @@ def mortal(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
 
 def ask(url: str, path: str, method: str = "GET", body: bytes | None = None, timeout: float = 5.0) -> tuple[int, bytes]:
     # moto reads who asks out of a signature it does not check; the others do not care.
-    signed = {"Authorization": "AWS4-HMAC-SHA256 Credential=sandbox/20260101/eu-west-1/s3/aws4_request, "
-                               "SignedHeaders=host, Signature=0"}
+    signed = {
+        "Authorization": "AWS4-HMAC-SHA256 Credential=sandbox/20260101/eu-west-1/s3/aws4_request, "
+        "SignedHeaders=host, Signature=0"
+    }
     connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=timeout)
     try:
         connection.request(method, path, body=body, headers=signed)
@@ -111,8 +113,11 @@ def test_everything_it_writes_lies_under_its_state_folder(small: Sandbox) -> Non
         link.resolve()
         for one in processes_of(small)
         for link in Path(f"/proc/{one.pid}/fd").iterdir()
-        if link.exists() and link.resolve().is_file() and os.stat(link).st_nlink
-        and os.readlink(link).startswith("/") and _is_writable(one.pid, link.name)
+        if link.exists()
+        and link.resolve().is_file()
+        and os.stat(link).st_nlink
+        and os.readlink(link).startswith("/")
+        and _is_writable(one.pid, link.name)
     }
     assert opened
     assert all(path.is_relative_to(small.paths.state) for path in opened)
@@ -147,9 +152,11 @@ def test_two_sandboxes_run_side_by_side(small: Sandbox, mortal: Sandbox) -> None
 def test_when_its_owner_dies_everything_stops(tmp_path: Path) -> None:
     topology = tmp_path / "topology.yaml"
     topology.write_text(ONE_SITE)
-    script = ("import os, sys; from holdfast.sandbox import Sandbox\n"
-              f"Sandbox({str(tmp_path / 'state')!r}, topology={str(topology)!r}, owner_pid=os.getpid()).up(60, agents=False)\n"
-              "print('up', flush=True); os.kill(os.getpid(), 9)")
+    script = (
+        "import os, sys; from holdfast.sandbox import Sandbox\n"
+        f"Sandbox({str(tmp_path / 'state')!r}, topology={str(topology)!r}, owner_pid=os.getpid()).up(60, agents=False)\n"
+        "print('up', flush=True); os.kill(os.getpid(), 9)"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=90)
     assert done.stdout == "up\n", done.stderr
     box = Sandbox(tmp_path / "state")
@@ -160,8 +167,16 @@ def test_when_its_owner_dies_everything_stops(tmp_path: Path) -> None:
 
 # -- kill -9 ---------------------------------------------------------------------------------------------------------
 
-PARTS = ("store.aws-eu-west-1", "store.gcp-europe-west1", "store.azure-westeurope", "proxy.aws-eu-west-1",
-         "proxy.gcp-europe-west1", "proxy.azure-westeurope", "dns-api", "resolver")
+PARTS = (
+    "store.aws-eu-west-1",
+    "store.gcp-europe-west1",
+    "store.azure-westeurope",
+    "proxy.aws-eu-west-1",
+    "proxy.gcp-europe-west1",
+    "proxy.azure-westeurope",
+    "dns-api",
+    "resolver",
+)
 
 
 @pytest.mark.parametrize("name", PARTS)
@@ -295,9 +310,15 @@ def test_a_site_or_mode_that_is_not_there_changes_nothing(sandbox: Sandbox) -> N
         sandbox.clear("atlantis")
     with pytest.raises(UnknownName):
         sandbox.environment("atlantis")
-    for arguments in ({"mode": "sideways"}, {"mode": "latency"}, {"mode": "down", "direction": "up"},
-                      {"mode": "down", "listener": "door"}, {"mode": "frozen", "listener": "door"},
-                      {"mode": "destroyed", "direction": "egress"}, {"mode": "destroyed", "listener": "service"}):
+    for arguments in (
+        {"mode": "sideways"},
+        {"mode": "latency"},
+        {"mode": "down", "direction": "up"},
+        {"mode": "down", "listener": "door"},
+        {"mode": "frozen", "listener": "door"},
+        {"mode": "destroyed", "direction": "egress"},
+        {"mode": "destroyed", "listener": "service"},
+    ):
         with pytest.raises(BadFault):
             sandbox.fault("aws-eu-west-1", **arguments)
     assert {site.mode for site in sandbox.status().sites} == {"up"}
@@ -326,9 +347,7 @@ def test_a_port_somebody_took_is_named(small: Sandbox) -> None:
     assert small.status().up
 
 
-def test_a_missing_azurite_is_named_with_the_fix(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_azurite_is_named_with_the_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOLDFAST_AZURITE", str(tmp_path / "nowhere"))
     box = Sandbox(tmp_path / "state", topology=Path(__file__).resolve().parents[2] / "include" / "holdfast.yaml")
     with pytest.raises(MissingTool, match="npm ci"):
@@ -344,15 +363,20 @@ def test_a_part_that_cannot_start_is_reported_with_its_log(small: Sandbox) -> No
         small.up(60, agents=False)
 
 
-@pytest.mark.parametrize(("text", "said"), [
-    ("sites: [", "no YAML"),
-    ("- a", "not a mapping"),
-    ("sites: {}", "no sites"),
-    ("sites: {a: {cloud: mars, region: r, bucket: b, connection: c}}", "cannot emulate"),
-    ("sites: {a: {cloud: aws, region: r, bucket: '${B}', connection: c}}", "plain value"),
-    ("sites: {a: {cloud: aws, region: r, bucket: b, connection: c}, b: {cloud: gcp, region: r, bucket: b, connection: c}}",
-     "share one connection"),
-])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("sites: [", "no YAML"),
+        ("- a", "not a mapping"),
+        ("sites: {}", "no sites"),
+        ("sites: {a: {cloud: mars, region: r, bucket: b, connection: c}}", "cannot emulate"),
+        ("sites: {a: {cloud: aws, region: r, bucket: '${B}', connection: c}}", "plain value"),
+        (
+            "sites: {a: {cloud: aws, region: r, bucket: b, connection: c}, b: {cloud: gcp, region: r, bucket: b, connection: c}}",
+            "share one connection",
+        ),
+    ],
+)
 def test_a_topology_it_cannot_emulate_is_refused(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "t.yaml").write_text(text)
     with pytest.raises(ConfigError, match=said):

@@ -73,11 +73,11 @@ class Discovery:
         return list(self._check(self._schemas[schema], body, where))
 
     def _method(self, service_path: str, method: dict[str, Any]) -> Method:
+        # The flat path spells out what `{+name}` in the other one leaves open.
+        path = service_path + method.get("flatPath", method["path"])
         pattern = "".join(
-            f"(?P<{part[1:-1].lstrip('+')}>{'.+' if part[1] == '+' else '[^/]+'})"
-            if part.startswith("{")
-            else re.escape(part)
-            for part in re.split(r"(\{[^}]+\})", service_path + method["path"])
+            f"(?P<{part[1:-1]}>[^/:]+)" if part.startswith("{") else re.escape(part)
+            for part in re.split(r"(\{[^}]+\})", path)
         )
         return Method(
             method["id"],
@@ -148,8 +148,7 @@ def _all_methods(resource: dict[str, Any]) -> list[dict[str, Any]]:
     found = list(resource.get("methods", {}).values())
     for inner in resource.get("resources", {}).values():
         found += _all_methods(inner)
-    # Plain paths before `{+name}`, which would swallow them.
-    return sorted(found, key=lambda method: "{+" in method["path"])
+    return found
 
 
 def _find(name: str) -> Path:

@@ -119,7 +119,7 @@ class SandboxFaults:
     def inject(self, site: str, mode: str, **parameters: float | str) -> None:
         """Put the site under the fault; open connections are reset, as those of a site that is cut off."""
         amounts = {name: float(value) for name, value in parameters.items()}
-        self._sandbox().fault(site, mode, drop=True, **amounts)
+        self._sandbox().fault(site, mode, direction="both", listener=None, drop=True, **amounts)
 
     def clear(self, site: str) -> None:
         """Lift every fault of the site."""

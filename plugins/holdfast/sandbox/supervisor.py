@@ -24,7 +24,15 @@ from holdfast.sandbox.errors import BadFault, PartFailed, PortTaken, SandboxErro
 from holdfast.sandbox.faults import PROCESS_MODES, check_direction, parse_mode
 from holdfast.sandbox.files import read_json, write_json
 from holdfast.sandbox.layout import Paths, World, default_state, find_topology, read_world
-from holdfast.sandbox.parts import AGENT_MODULE, Part, base_environment, build_parts, installed, port_names, proxy_settings
+from holdfast.sandbox.parts import (
+    AGENT_MODULE,
+    Part,
+    base_environment,
+    build_parts,
+    installed,
+    port_names,
+    proxy_settings,
+)
 from holdfast.sandbox.ports import HOST, assign, claim, claim_block, free_port, is_free
 from holdfast.sandbox.processes import Identity
 from holdfast.sandbox.status import PartStatus, SandboxStatus, SiteStatus, is_frozen

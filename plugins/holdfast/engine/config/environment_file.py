@@ -40,8 +40,9 @@ def parse_environment(text: str, *, where: str = "environment file") -> dict[str
         ConfigError: a line is no assignment; the message names the line, never its value, which may be a secret.
     """
     found: dict[str, str] = {}
-    for number, raw in enumerate(text.splitlines(), start=1):
-        line = raw.strip()
+    # Not splitlines: it also breaks at form feeds and the like, which may stand in a value.
+    for number, raw in enumerate(text.split("\n"), start=1):
+        line = raw.strip(" \t\r")
         if not line or line.startswith("#"):
             continue
         name, equals, value = line.removeprefix("export ").partition("=")
