@@ -189,3 +189,11 @@ class _running:
             self._process.kill()
             self._process.wait(10)
         self._log.close()
+
+
+@pytest.fixture
+def contract() -> Any:
+    """The helpers of this file."""
+    from types import SimpleNamespace
+
+    return SimpleNamespace(fresh=fresh, site_of=site_of, connection=connection)

@@ -198,6 +198,12 @@ def test_a_stream_comes_back_whole_and_in_chunks(store: ObjectStore) -> None:
     )
 
 
+def test_a_read_may_feed_a_put(store: ObjectStore) -> None:
+    store.put("large", LARGE)
+    store.put("copy", iter(store.open("large", chunk_bytes=MEBIBYTE)))
+    assert store.get("copy") == LARGE
+
+
 def test_a_small_stream_and_an_empty_one_are_objects(store: ObjectStore) -> None:
     store.put("small", iter([b"a", b"", b"bc"]))
     store.put("empty", iter([]))

@@ -430,6 +430,10 @@ class ObstoreStore:
             if keep_range and is_unsatisfiable_range(error):
                 raise _UnsatisfiableRange from None
             raise translate(error, call) from None
+        except BaseException as error:
+            if type(error).__name__ == "PanicException":  # obstore's own failure; not even an Exception
+                raise ObjectStoreError("obstore failed inside", where=call.where, found=str(error)[:200]) from None
+            raise
         self._bucket_seen_at = self._monotonic()
         return answer
 

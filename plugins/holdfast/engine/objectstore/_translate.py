@@ -31,6 +31,7 @@ _RANGE = re.compile(r"StartTooLarge|Range started at|InvalidRange|status code: 4
 #: The request for a token, not the one to the store.
 _CREDENTIAL_SOURCE = re.compile(r"performing token request|/latest/api/token|/latest/meta-data/|security-credentials")
 _NOT_SENT = re.compile(r"LocalFileSystem|InMemory|builder error|Range started at")
+_REDIRECT = re.compile(r"redirect", re.IGNORECASE)
 _KINDS = {
     "Connect": "no connection could be made",
     "Timeout": "no answer came in time",
@@ -185,6 +186,13 @@ def _unavailable_or_wrong(seen: _Seen, call: Call) -> ObjectStoreError:
             where=call.where,
             found=seen.answer,
             fix="Check the site's endpoint, region and bucket",
+        )
+    if _REDIRECT.search(seen.text):
+        return ObjectStoreError(
+            "the store points elsewhere",
+            where=call.where,
+            found="a redirect",
+            fix="Check the site's region and endpoint",
         )
     if _NOT_SENT.search(seen.text) or seen.exception != "GenericError":
         return ObjectStoreError("the request could not be made", where=call.where, found=_first_line(seen.text))

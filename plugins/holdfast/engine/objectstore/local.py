@@ -7,9 +7,8 @@ nobody can check.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from holdfast.engine.objectstore._obstore import ObstoreStore, Traits
 from holdfast.engine.objectstore._translate import Call, bucket_not_found
@@ -18,8 +17,6 @@ from holdfast.engine.objectstore.timeouts import Timeouts
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore as Client
-
-_T = TypeVar("_T")
 
 TRAITS = Traits(
     capabilities=Capabilities(
@@ -56,10 +53,10 @@ class LocalFolderStore(ObstoreStore):
 
         super().__init__(name=name, prefix=prefix, traits=TRAITS, build=build, timeouts=timeouts)
 
-    def _run(self, call: Call, request: Callable[[], _T], *, keep_range: bool = False) -> _T:
+    def _client(self, size_bytes: int = 0) -> Client:
         if not self._root.is_dir():
-            raise bucket_not_found(call, str(self._root))
-        return super()._run(call, request, keep_range=keep_range)
+            raise bucket_not_found(Call(self.name, "open", None, writes=False), str(self._root))
+        return super()._client(size_bytes)
 
 
 def local_store(
