@@ -1,0 +1,257 @@
+"""Process jobs: found again from anywhere, never two writers, dead only when known to be."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from holdfast.clock import SystemClock
+from holdfast.engine.compute import JobHandle, JobNotStarted, JobSpec, JobState, ProcessBackend, UnknownHandle
+from holdfast.engine.compute.errors import AlreadyRuns
+
+#: A job that writes its pid and waits, and leaves with the code it finds in `leave`.
+WAITING = """
+import os, pathlib, sys, time
+folder = pathlib.Path(sys.argv[1])
+(folder / f"ran-{os.getpid()}").touch()
+while not (folder / "leave").exists():
+    time.sleep(0.01)
+sys.exit(int((folder / "leave").read_text()))
+"""
+
+
+def wait_for(condition: Callable[[], Any], *, seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.01)
+
+
+class World:
+    """A backend in a folder of its own, and the jobs it started, ended afterwards."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.jobs = folder / "work"
+        self.jobs.mkdir()
+        self.backend = self.open()
+
+    def open(self) -> ProcessBackend:
+        return ProcessBackend("site-a", self.folder / "state", environ={"PATH": os.environ["PATH"]}, cwd=self.folder,
+                              clock=SystemClock())
+
+    def spec(self, code: str = WAITING, *, run: str = "run", epoch: int = 1) -> JobSpec:
+        return JobSpec(run, epoch, "site-a", (sys.executable, "-I", "-S", "-c", code, str(self.jobs)), {"GIVEN": "yes"})
+
+    def ran(self) -> list[int]:
+        return [int(path.name.removeprefix("ran-")) for path in self.jobs.glob("ran-*")]
+
+    def leave(self, code: int) -> None:
+        temporary = self.jobs / "leaving"
+        temporary.write_text(str(code))
+        temporary.rename(self.jobs / "leave")
+
+    def state(self, handle: JobHandle) -> JobState:
+        return self.backend.status(handle).state
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    it = World(tmp_path)
+    yield it
+    for path in (tmp_path / "state").glob("site-a/*/attempt-*/handle.json"):
+        handle = it.backend._handle(path.parent.parent.name, path.parent)
+        it.backend.stop(handle, grace_seconds=0.0)
+
+
+@pytest.mark.parametrize(("code", "state"), [
+    (0, JobState.SUCCEEDED), (76, JobState.FENCED), (75, JobState.STOPPED), (1, JobState.FAILED)])
+def test_how_a_job_ended_is_known_from_its_exit_code(world: World, code: int, state: JobState) -> None:
+    handle = world.backend.submit(world.spec())
+    assert world.state(handle) is JobState.RUNNING
+    world.leave(code)
+    wait_for(lambda: world.state(handle) is state)
+    wait_for(lambda: world.backend.confirm_dead(handle))
+
+
+def test_a_second_submit_finds_the_running_job(world: World) -> None:
+    first = world.backend.submit(world.spec())
+    assert world.open().submit(world.spec()) == first
+    wait_for(lambda: len(world.ran()) == 1)
+
+
+def test_many_submits_at_once_start_one_job(world: World) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        handles = set(pool.map(lambda _: str(world.open().submit(world.spec())), range(8)))
+    assert len(handles) == 1
+    wait_for(world.ran)
+    assert len(world.ran()) == 1
+
+
+@pytest.mark.parametrize(("code", "starts_again"), [(0, False), (76, False), (75, True), (1, True)])
+def test_what_ended_for_good_is_not_started_again(world: World, code: int, starts_again: bool) -> None:
+    first = world.backend.submit(world.spec())
+    world.leave(code)
+    wait_for(lambda: world.state(first) is not JobState.RUNNING)
+    wait_for(lambda: world.backend.confirm_dead(first))
+    assert (world.backend.submit(world.spec()) != first) is starts_again
+
+
+def test_the_job_survives_the_kill_of_the_group_that_submitted_it(world: World) -> None:
+    script = f"""
+import os, pathlib, signal, sys
+from holdfast.clock import SystemClock
+from holdfast.engine.compute import JobSpec, ProcessBackend
+backend = ProcessBackend("site-a", pathlib.Path({str(world.folder / "state")!r}), environ={{}}, cwd=pathlib.Path("/"),
+                         clock=SystemClock())
+backend.submit(JobSpec("run", 1, "site-a", {world.spec().command!r}))
+os.killpg(0, signal.SIGKILL)
+"""
+    parent = subprocess.run([sys.executable, "-c", script], start_new_session=True, check=False, timeout=60,
+                            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    assert parent.returncode == -signal.SIGKILL
+    handle = world.backend.find("run.e1")
+    assert handle is not None
+    assert world.state(handle) is JobState.RUNNING
+    world.leave(0)
+    wait_for(lambda: world.state(handle) is JobState.SUCCEEDED)
+
+
+def test_a_handle_that_went_through_json_finds_the_job_from_another_process(world: World) -> None:
+    handle = world.backend.submit(world.spec())
+    text = json.dumps({"backend": handle.backend, "site": handle.site, "name": handle.name,
+                       "reference": dict(handle.reference)})
+    again = JobHandle(**json.loads(text))
+    assert world.open().status(again).state is JobState.RUNNING
+
+
+def test_a_killed_job_is_lost_and_starts_again(world: World) -> None:
+    first = world.backend.submit(world.spec())
+    os.killpg(int(first.reference["pid"]), signal.SIGKILL)
+    wait_for(lambda: world.state(first) is JobState.LOST)
+    wait_for(lambda: world.backend.confirm_dead(first))
+    second = world.backend.submit(world.spec())
+    assert second.reference["attempt"] == 2
+    assert world.state(second) is JobState.RUNNING
+    assert world.state(first) is JobState.LOST
+
+
+def test_a_job_whose_trainer_alone_is_killed_is_lost_with_the_signal(world: World) -> None:
+    handle = world.backend.submit(world.spec())
+    wait_for(world.ran)
+    os.kill(world.ran()[0], signal.SIGKILL)
+    wait_for(lambda: world.state(handle) is JobState.LOST)
+    assert world.backend.status(handle).detail == "killed by SIGKILL"
+
+
+def test_a_trainer_that_outlives_its_keeper_still_counts_as_running(world: World) -> None:
+    handle = world.backend.submit(world.spec())
+    wait_for(world.ran)
+    os.kill(int(handle.reference["pid"]), signal.SIGKILL)
+    wait_for(lambda: not Path(f"/proc/{handle.reference['pid']}/fd/0").exists())
+    assert world.state(handle) is JobState.RUNNING
+    assert not world.backend.confirm_dead(handle)
+    assert world.backend.submit(world.spec()) == handle
+    assert len(world.ran()) == 1
+
+
+def test_the_lock_keeps_a_second_writer_out_though_no_handle_tells_of_the_first(world: World) -> None:
+    handle = world.backend.submit(world.spec())
+    attempt = Path(str(handle.reference["folder"]))
+    (attempt / "handle.json").rename(attempt / "hidden")
+    with pytest.raises(AlreadyRuns):
+        world.backend.submit(world.spec())
+    (attempt / "hidden").rename(attempt / "handle.json")
+
+
+def test_a_suspended_job_is_not_dead(world: World) -> None:
+    handle = world.backend.submit(world.spec())
+    wait_for(world.ran)
+    os.killpg(int(handle.reference["pid"]), signal.SIGSTOP)
+    wait_for(lambda: "suspended" in str(world.backend.status(handle).detail))
+    assert world.state(handle) is JobState.RUNNING
+    assert not world.backend.confirm_dead(handle)
+    assert world.backend.stop(handle, grace_seconds=5.0).state is JobState.LOST
+    assert world.backend.confirm_dead(handle)
+
+
+def test_stop_gives_the_job_its_grace_and_then_kills_it(world: World) -> None:
+    polite = world.backend.submit(world.spec(
+        "import signal, sys, time, pathlib\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))\n"
+        "pathlib.Path(sys.argv[1], 'ran-1').touch()\ntime.sleep(600)"))
+    wait_for(world.ran)
+    assert world.backend.stop(polite, grace_seconds=20.0).state is JobState.STOPPED
+    deaf = world.backend.submit(world.spec(
+        "import signal, sys, time, pathlib\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "pathlib.Path(sys.argv[1], 'ran-2').touch()\ntime.sleep(600)", epoch=2))
+    wait_for(lambda: len(world.ran()) == 2)
+    assert world.backend.stop(deaf, grace_seconds=0.2).state is JobState.LOST
+    assert world.backend.confirm_dead(deaf)
+
+
+def test_a_pid_that_belongs_to_somebody_else_by_now_is_not_the_job(world: World) -> None:
+    handle = world.backend.submit(world.spec())
+    world.backend.stop(handle, grace_seconds=0.0)
+    mine = replace(handle, reference={**handle.reference, "pid": os.getpid(), "started": "1"})
+    assert world.backend.status(mine).state is JobState.LOST
+    world.backend.stop(mine, grace_seconds=0.0)  # and this test goes on
+
+
+def test_another_machines_job_is_never_confirmed_dead(world: World) -> None:
+    handle = world.backend.submit(world.spec())
+    world.backend.stop(handle, grace_seconds=0.0)
+    facts = Path(str(handle.reference["folder"]), "handle.json")
+    facts.write_text(json.dumps({**json.loads(facts.read_text()), "host": "another"}))
+    assert not world.backend.confirm_dead(handle)
+
+
+def test_the_parents_environment_is_not_inherited(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__CORE__FERNET_KEY", "secret")
+    handle = world.backend.submit(world.spec("import os\nprint(sorted(os.environ))"))
+    wait_for(lambda: world.state(handle) is JobState.SUCCEEDED)
+    log = world.backend.log(handle)
+    assert "GIVEN" in log
+    assert "HOLDFAST_HEARTBEAT" in log
+    assert "FERNET" not in log
+
+
+def test_a_command_that_does_not_exist_fails_with_the_reason(world: World) -> None:
+    handle = world.backend.submit(replace(world.spec(), command=("/no/such/program",)))
+    wait_for(lambda: world.state(handle) is JobState.FAILED)
+    assert "/no/such/program" in str(world.backend.status(handle).detail)
+
+
+def test_the_heartbeat_shows_in_the_status(world: World) -> None:
+    code = ("import json, os, pathlib, sys, time\npathlib.Path(os.environ['HOLDFAST_HEARTBEAT']).write_text(json.dumps("
+            "{'step': 7, 'total_steps': 300, 'at': '2026-01-02T03:04:05.000000Z'}))\ntime.sleep(600)")
+    handle = world.backend.submit(world.spec(code))
+    wait_for(lambda: world.backend.status(handle).step == 7)
+    status = world.backend.status(handle)
+    assert (status.total_steps, status.heartbeat_at and status.heartbeat_at.isoformat()) == (
+        300, "2026-01-02T03:04:05+00:00")
+
+
+def test_a_request_for_a_checkpoint_lies_beside_the_heartbeat(world: World) -> None:
+    handle = world.backend.submit(world.spec())
+    world.backend.request_checkpoint(handle)
+    assert Path(str(handle.reference["folder"]), "heartbeat.json.request").exists()
+
+
+def test_a_handle_of_nothing_and_a_name_that_is_a_path_are_refused(world: World) -> None:
+    with pytest.raises(UnknownHandle):
+        world.backend.status(JobHandle("process", "site-a", "run.e1", {"folder": "/no/such/folder"}))
+    with pytest.raises(JobNotStarted):
+        world.backend.submit(world.spec(run="../elsewhere"))
+    assert world.backend.find("run.e9") is None
