@@ -65,6 +65,11 @@ class ProcessBackend:
         self._cwd = cwd
         self._clock = clock
 
+    @property
+    def environ(self) -> dict[str, str]:
+        """What every job gets beneath its own environment."""
+        return dict(self._environ)
+
     def capabilities(self) -> BackendCapabilities:
         return BackendCapabilities(KIND, preemption_notice_seconds=None, can_request_checkpoint=True)
 
