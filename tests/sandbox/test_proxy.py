@@ -46,7 +46,6 @@ def test_a_port_that_is_down_is_still_nobody_elses(proxy: Proxy) -> None:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         with pytest.raises(OSError, match="in use"):
             other.bind((HOST, proxy.ports["store"]))
-            other.listen()
 
 
 def test_blackhole_accepts_and_never_answers_and_delivers_late(proxy: Proxy) -> None:

@@ -113,11 +113,7 @@ def test_everything_it_writes_lies_under_its_state_folder(small: Sandbox) -> Non
         link.resolve()
         for one in processes_of(small)
         for link in Path(f"/proc/{one.pid}/fd").iterdir()
-        if link.exists()
-        and link.resolve().is_file()
-        and os.stat(link).st_nlink
-        and os.readlink(link).startswith("/")
-        and _is_writable(one.pid, link.name)
+        if link.resolve().is_file() and _is_writable(one.pid, link.name)
     }
     assert opened
     assert all(path.is_relative_to(small.paths.state) for path in opened)
@@ -154,7 +150,8 @@ def test_when_its_owner_dies_everything_stops(tmp_path: Path) -> None:
     topology.write_text(ONE_SITE)
     script = (
         "import os, sys; from holdfast.sandbox import Sandbox\n"
-        f"Sandbox({str(tmp_path / 'state')!r}, topology={str(topology)!r}, owner_pid=os.getpid()).up(60, agents=False)\n"
+        f"box = Sandbox({str(tmp_path / 'state')!r}, topology={str(topology)!r}, owner_pid=os.getpid())\n"
+        "box.up(60, agents=False)\n"
         "print('up', flush=True); os.kill(os.getpid(), 9)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=90)
@@ -372,7 +369,7 @@ def test_a_part_that_cannot_start_is_reported_with_its_log(small: Sandbox) -> No
         ("sites: {a: {cloud: mars, region: r, bucket: b, connection: c}}", "cannot emulate"),
         ("sites: {a: {cloud: aws, region: r, bucket: '${B}', connection: c}}", "plain value"),
         (
-            "sites: {a: {cloud: aws, region: r, bucket: b, connection: c}, b: {cloud: gcp, region: r, bucket: b, connection: c}}",
+            "sites:\n a: {cloud: aws, region: r, bucket: b, connection: c}\n b: {cloud: gcp, region: r, bucket: b, connection: c}",
             "share one connection",
         ),
     ],

@@ -69,7 +69,8 @@ def fault(
         typer.Argument(
             metavar="MODE",
             help=(
-                "up (clears), down, blackhole, latency, throttle, http503, corrupt, truncate, half-open, frozen, destroyed."
+                "up (clears), down, blackhole, latency, throttle, http503, corrupt, truncate, half-open, "
+                "frozen, destroyed."
             ),
         ),
     ],

@@ -48,7 +48,7 @@ class Discovery:
         self._methods = [self._method(document["servicePath"], one) for one in _all_methods(document)]
 
     def route(self, http_method: str, path: str) -> tuple[Method, dict[str, str]] | None:
-        """The method a request is for, with its path parameters; ``path`` still percent-encoded, without leading slash."""
+        """The method a request is for, with its path parameters; ``path`` percent-encoded, without leading slash."""
         for method in self._methods:
             found = method.pattern.fullmatch(path) if method.http_method == http_method else None
             if found is not None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-from holdfast.sandbox.errors import BadFault
+from holdfast.sandbox.errors import BadFault, SandboxNotUp
 
 if TYPE_CHECKING:
     from holdfast.sandbox.supervisor import Sandbox
@@ -84,7 +84,7 @@ def matches(listener: str, *, direction: str, pattern: str | None) -> bool:
     """Whether a fault of this direction and listener pattern hits the listener.
 
     Args:
-        listener: ``store``, ``service``, ``dns``, or ``egress:<site>:store``, ``egress:<site>:service``, ``egress:dns``.
+        listener: ``store``, ``service``, ``dns``, ``egress:<site>:store``, ``egress:<site>:service``, ``egress:dns``.
         pattern: a listener's name, with ``*`` for any text; ``None``: every listener of the direction.
     """
     is_egress = listener.startswith("egress:")
@@ -114,7 +114,16 @@ class SandboxFaults:
     @property
     def description(self) -> str:
         """What it acts on. Raises SandboxNotUp when the sandbox is down."""
-        return f"the fault proxies of the sandbox in {self._sandbox().paths.state} (emulated clouds)"
+        sandbox = self._sandbox()
+        if not sandbox.is_up:
+            raise SandboxNotUp(
+                "the sandbox is down",
+                where=str(sandbox.paths.state),
+                expected="a running keeper",
+                found="none",
+                fix="Run: holdfast sandbox up",
+            )
+        return f"the fault proxies of the sandbox in {sandbox.paths.state} (emulated clouds)"
 
     def inject(self, site: str, mode: str, **parameters: float | str) -> None:
         """Put the site under the fault; open connections are reset, as those of a site that is cut off."""

@@ -20,6 +20,10 @@ class Kind(Enum):
     OPAQUE = auto()  # not HTTP, or no longer
 
 
+#: States in which whatever comes belongs to the same thing until the connection ends.
+_OPEN_ENDED = {"opaque": Kind.OPAQUE, "close": Kind.BODY}
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     """Some bytes of a message.
@@ -51,53 +55,46 @@ class Framer:
         self._left = 0  # bytes of body or chunk to come
         self._state = "head"
 
-    @property
-    def between_messages(self) -> bool:
-        return self._state == "head" and not self._head
-
     def feed(self, data: bytes) -> Iterator[Piece]:
         """The pieces these bytes complete."""
         while data:
-            if self._state == "opaque":
-                yield Piece(Kind.OPAQUE, data)
+            if self._state in _OPEN_ENDED:
+                yield Piece(_OPEN_ENDED[self._state], data)
                 return
-            if self._state == "close":
-                yield Piece(Kind.BODY, data)
-                return
-            if self._state == "body":
-                taken, data = data[: self._left], data[self._left :]
-                self._left -= len(taken)
-                if not self._left:
-                    self._state = "head"
-                yield Piece(Kind.BODY, taken, ends_message=not self._left)
-            elif self._state == "chunk":
-                taken, data = data[: self._left], data[self._left :]
-                self._left -= len(taken)
-                if not self._left:
-                    self._state = "chunk end"
-                yield Piece(Kind.BODY, taken)
-            elif self._state == "head":
-                before = len(self._head)
-                self._head += data
-                end = self._head.find(b"\r\n\r\n", max(0, before - 3))
-                if end < 0:
-                    if len(self._head) > _LONGEST_HEAD or not _looks_like_http(self._head, self._is_response):
-                        self._state = "opaque"
-                        yield Piece(Kind.OPAQUE, self._take_head())
-                    return
-                data = bytes(self._head[end + 4 :])
-                del self._head[end + 4 :]
-                yield self._message(self._take_head())
-            else:
-                # A line: a chunk's size, the empty line behind a chunk, or a trailer.
-                before = len(self._head)
-                self._head += data
-                end = self._head.find(b"\n", before)
-                if end < 0:
-                    return
-                data = bytes(self._head[end + 1 :])
-                del self._head[end + 1 :]
-                yield self._line(self._take_head())
+            if self._state in ("body", "chunk"):
+                piece, data = self._content(data)
+                yield piece
+                continue
+            taken, data = self._head_or_line(data)
+            if taken is not None:
+                yield taken
+
+    def _content(self, data: bytes) -> tuple[Piece, bytes]:
+        taken, rest = data[: self._left], data[self._left :]
+        self._left -= len(taken)
+        ends_message = not self._left and self._state == "body"
+        if not self._left:
+            self._state = "head" if self._state == "body" else "chunk end"
+        return Piece(Kind.BODY, taken, ends_message=ends_message), rest
+
+    def _head_or_line(self, data: bytes) -> tuple[Piece | None, bytes]:
+        """A head up to its empty line, or one line that frames a chunk; ``None`` while it is not complete."""
+        mark = b"\r\n\r\n" if self._state == "head" else b"\n"
+        start = max(0, len(self._head) - len(mark) + 1)
+        self._head += data
+        end = self._head.find(mark, start)
+        if end >= 0:
+            end += len(mark)
+            rest = bytes(self._head[end:])
+            del self._head[end:]
+            taken = self._take_head()
+            return self._message(taken) if self._state == "head" else self._line(taken), rest
+        if len(self._head) > _LONGEST_HEAD or (
+            self._state == "head" and not _looks_like_http(self._head, self._is_response)
+        ):
+            self._state = "opaque"
+            return Piece(Kind.OPAQUE, self._take_head()), b""
+        return None, b""
 
     def _take_head(self) -> bytes:
         head = bytes(self._head)

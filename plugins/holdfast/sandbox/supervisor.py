@@ -134,7 +134,7 @@ class Sandbox:
         return self._keeper() is not None and self.paths.parts.exists()
 
     def status(self) -> SandboxStatus:
-        """Every part and site as it is now. Asks each part, so it takes as long as the slowest answers (1 s at most)."""
+        """Every part and site as it is now. Asks each part, and waits up to 1 s for each that does not answer."""
         saved = self._saved()
         parts = self._read_parts()
         if saved is None or not parts:

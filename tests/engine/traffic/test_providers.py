@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 import uuid
@@ -74,10 +75,8 @@ class TestCloudDns:
         served = service()
 
         def switch(epoch: int) -> None:
-            try:
+            with contextlib.suppress(StaleTrafficEpoch):
                 open_record(served, connection, timeout_seconds=20).switch(("aa", "bb")[epoch % 2], epoch=epoch)
-            except StaleTrafficEpoch:
-                pass
 
         threads = [threading.Thread(target=switch, args=(epoch,)) for epoch in (3, 1, 4, 2)]
         for thread in threads:

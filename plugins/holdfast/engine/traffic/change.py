@@ -1,9 +1,9 @@
 """What every provider of traffic records shares: the companion that carries the epoch, and the switch as a protocol.
 
 A record cannot carry an epoch itself, so beside it stands a TXT record with ``epoch=… site=…``. Both change in one
-batch that deletes exactly what was read and adds what is wanted. The provider refuses the batch when either is no longer
-what was read, so a batch is a compare-and-swap over both. Epochs only grow, so a state never comes back, and a batch
-that arrives late (its answer lost, its sender long gone) finds something else and is refused.
+batch that deletes exactly what was read and adds what is wanted. The provider refuses the batch when either is no
+longer what was read, so a batch is a compare-and-swap over both. Epochs only grow, so a state never comes back, and a
+batch that arrives late (its answer lost, its sender long gone) finds something else and is refused.
 """
 
 from __future__ import annotations

@@ -31,8 +31,9 @@ class Route53Zone:
 
     Args:
         zone: the hosted zone's id.
-        connection: Airflow's AWS connection: login and password (or the environment's credentials), ``extra.region_name``,
-            ``extra.endpoint_url`` or ``extra.service_config.route53.endpoint_url`` for an emulator.
+        connection: Airflow's AWS connection: login and password (or the environment's credentials),
+            ``extra.region_name``, and for an emulator ``extra.endpoint_url`` or
+            ``extra.service_config.route53.endpoint_url``.
         timeout_seconds: of one request.
         client: a Route 53 client to use instead of one made from the connection.
     """
