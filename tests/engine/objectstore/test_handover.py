@@ -13,7 +13,11 @@ from holdfast.engine.runtime import Runtime
 
 @pytest.mark.parametrize(
     ("source_site", "target_site"),
-    [("aws-eu-west-1", "gcp-europe-west1"), ("gcp-europe-west1", "azure-westeurope"), ("azure-westeurope", "aws-eu-west-1")],
+    [
+        ("aws-eu-west-1", "gcp-europe-west1"),
+        ("gcp-europe-west1", "azure-westeurope"),
+        ("azure-westeurope", "aws-eu-west-1"),
+    ],
 )
 def test_a_large_object_streams_from_one_cloud_into_another(
     sandbox_env: dict[str, str], source_site: str, target_site: str
