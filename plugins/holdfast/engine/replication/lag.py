@@ -9,7 +9,7 @@ from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.snapshot.errors import EpochUnknownHere
 from holdfast.engine.snapshot.manifest import diff
 from holdfast.engine.snapshot.read import load_manifest
-from holdfast.engine.snapshot.records import CommitRecord, latest, selectable
+from holdfast.engine.snapshot.records import CommitRecord, iter_selectable, latest, record_keys
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ def lag(source_store: ObjectStore, target_store: ObjectStore, dataset: str, *, e
     """
     there = _latest_known(target_store, dataset, epoch)
     at = there.taken_at if there is not None else None
-    have = {record.snapshot_id for record in _selectable_known(target_store, dataset, epoch)}
+    have = {key.snapshot_id for key in record_keys(target_store, dataset)}
     missing = []
-    for record in selectable(source_store, dataset, epoch=epoch):
+    for record in iter_selectable(source_store, dataset, epoch=epoch):
         if record.snapshot_id in have:
             break
         missing.append(record)
@@ -59,10 +59,3 @@ def _latest_known(store: ObjectStore, dataset: str, epoch: int) -> CommitRecord 
         return latest(store, dataset, epoch=epoch)
     except EpochUnknownHere:
         return None
-
-
-def _selectable_known(store: ObjectStore, dataset: str, epoch: int) -> list[CommitRecord]:
-    try:
-        return selectable(store, dataset, epoch=epoch)
-    except EpochUnknownHere:
-        return []

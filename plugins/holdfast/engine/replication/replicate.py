@@ -25,7 +25,7 @@ from holdfast.engine.snapshot.placement import Placed, leftover, locate, placed_
 from holdfast.engine.snapshot.publish import commit, put_manifest
 from holdfast.engine.snapshot.read import load_manifest
 from holdfast.engine.snapshot.receipts import Receipt, read_receipt, write_receipt
-from holdfast.engine.snapshot.records import CommitRecord, is_committed, read_record, record_keys, selectable
+from holdfast.engine.snapshot.records import CommitRecord, is_committed, iter_selectable, read_record, record_keys
 from holdfast.engine.snapshot.threads import in_threads
 
 
@@ -119,17 +119,21 @@ class _Replication:
         newest = forks[-1].epoch if forks else 1
         if self._record.epoch >= newest:
             return
-        try:
-            known = {item.snapshot_id for item in selectable(self._source, self._record.dataset, epoch=newest)}
-        except LineageError:
-            known = set()
-        if self._record.snapshot_id in known or forks[-1].forked_from == self._record.snapshot_id:
+        if forks[-1].forked_from == self._record.snapshot_id or self._source_descends(newest):
             return
         raise StaleSource(
             "the target is in a newer epoch, and this snapshot is not in its ancestry", where=f"{self._target.name}: {self._root}",
             expected=f"a snapshot of epoch {newest} or one it descends from",
             found=f"snapshot {self._record.snapshot_id} of epoch {self._record.epoch} from {self._source_site}",
             fix="Replicate from the active site; `holdfast authority show` names it")
+
+    def _source_descends(self, newest: int) -> bool:
+        """Whether the source knows the newest epoch and has this snapshot in its ancestry."""
+        try:
+            line = iter_selectable(self._source, self._record.dataset, epoch=newest)
+            return any(item.snapshot_id == self._record.snapshot_id for item in line)
+        except LineageError:
+            return False
 
     def _copy_forks(self) -> None:
         there = {fork.epoch: fork for fork in read_forks(self._target, self._root)}

@@ -1,6 +1,7 @@
 """Snapshots: immutable points in time of datasets and models. Take, publish, diff, verify, read; lineage of epochs."""
 
 from holdfast.engine.snapshot.digest import digest_of
+from holdfast.engine.snapshot.epochs import begin_epoch
 from holdfast.engine.snapshot.errors import (
     CommitRecordDamaged,
     DatasetBusy,
@@ -21,7 +22,7 @@ from holdfast.engine.snapshot.manifest import Diff, Manifest, ManifestEntry, dif
 from holdfast.engine.snapshot.publish import publish, put_snapshot, take_and_publish
 from holdfast.engine.snapshot.read import OpenSnapshot, load_manifest, open_snapshot, open_table, read_object
 from holdfast.engine.snapshot.receipts import Receipt, read_receipt, write_receipt
-from holdfast.engine.snapshot.records import CommitRecord, find_record, latest, records, selectable
+from holdfast.engine.snapshot.records import CommitRecord, find_record, iter_selectable, latest, records, selectable
 from holdfast.engine.snapshot.take import TakenSnapshot, take
 from holdfast.engine.snapshot.verify import VerifyReport, verify
 
@@ -47,9 +48,11 @@ __all__ = [
     "TakenSnapshot",
     "UnknownParent",
     "VerifyReport",
+    "begin_epoch",
     "diff",
     "digest_of",
     "find_record",
+    "iter_selectable",
     "latest",
     "load_manifest",
     "new_fork",

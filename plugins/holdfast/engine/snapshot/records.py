@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Literal, Self
 
@@ -117,26 +118,32 @@ def latest(store: ObjectStore, dataset: str, *, epoch: int) -> CommitRecord | No
 def selectable(store: ObjectStore, dataset: str, *, epoch: int) -> list[CommitRecord]:
     """Every snapshot that may be selected here, newest first; the ancestry as far as this bucket has it.
 
-    Raises: as `latest`.
+    Reads every one of them; `iter_selectable` reads as it goes. Raises: as `latest`.
     """
+    return list(iter_selectable(store, dataset, epoch=epoch))
+
+
+def iter_selectable(store: ObjectStore, dataset: str, *, epoch: int) -> Iterator[CommitRecord]:
+    """As `selectable`, each record read only when it is asked for."""
     found = record_keys(store, dataset)
     if not found:
-        return []
+        return
     fork = require_fork(store, keys.root(dataset), epoch)
-    by_id = {key.snapshot_id: key for key in found}
-    own = [read_record(store, key.key) for key in reversed(found) if key.epoch == epoch]
+    own = [key for key in found if key.epoch == epoch]
+    for key in reversed(own):
+        yield read_record(store, key.key)
     start = fork.forked_from if fork is not None else None
-    if start is not None and start not in by_id and not own:
+    if start is None:
+        return
+    by_id = {key.snapshot_id: key for key in found}
+    if start not in by_id and not own:
         _fork_point(store, dataset, found, epoch, start)
 
     def load(snapshot_id: str) -> CommitRecord | None:
         key = by_id.get(snapshot_id)
         return None if key is None else read_record(store, key.key)
 
-    chosen = {record.snapshot_id: record for record in own}
-    for record in ancestry(start, load, lambda item: item.parent):
-        chosen.setdefault(record.snapshot_id, record)
-    return sorted(chosen.values(), key=lambda record: (record.committed_at, record.epoch), reverse=True)
+    yield from ancestry(start, load, lambda record: record.parent)
 
 
 def find_record(store: ObjectStore, dataset: str, snapshot_id: str) -> CommitRecord | None:
