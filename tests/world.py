@@ -31,14 +31,21 @@ from holdfast.engine.traffic.interface import StaleTrafficEpoch, TrafficState
 
 AWS, GCP, AZURE = "aws-eu-west-1", "gcp-europe-west1", "azure-westeurope"
 GROUP, JOB, SERVICE, DATASET, MODEL, RUN = (
-    "market-risk", "volatility", "volatility-api", "market-data", "volatility-model", "market-risk-volatility")
+    "market-risk",
+    "volatility",
+    "volatility-api",
+    "market-data",
+    "volatility-model",
+    "market-risk-volatility",
+)
 TOPOLOGY = Path(__file__).resolve().parents[1] / "include" / "holdfast.yaml"
 
 
 def topology_environ() -> dict[str, str]:
     names = [s.upper().replace("-", "_") for s in (AWS, GCP, AZURE)]
     return {
-        "HOLDFAST_STATE": "/nonexistent", "HOLDFAST_RESOLVER": "127.0.0.1:1",
+        "HOLDFAST_STATE": "/nonexistent",
+        "HOLDFAST_RESOLVER": "127.0.0.1:1",
         **{f"HOLDFAST_SERVICE_{n}": "http://127.0.0.1:1" for n in names},
         **{f"HOLDFAST_SERVICE_PORT_{n}": "1" for n in names},
     }
@@ -232,27 +239,51 @@ class World:
 
     # -- what happens in it ------------------------------------------------------------------------------------------
 
-    def checkpoint(self, site: str, step: int, epoch: int, *, parent: CheckpointManifest | None = None) -> CheckpointManifest:
+    def checkpoint(
+        self, site: str, step: int, epoch: int, *, parent: CheckpointManifest | None = None
+    ) -> CheckpointManifest:
         data = f"model at step {step}".encode()
         blobs = {"model": BlobRef(digest=digest_of(data), size_bytes=len(data))}
         manifest = CheckpointManifest(
-            run=RUN, step=step, epoch=epoch, site=site, parent=parent.digest if parent else None,
-            model_digest=model_digest(blobs, ("model",)), model=("model",), blobs=blobs, saved_at=self.clock.now(),
-            write_id=uuid.uuid4().hex, dataset_snapshot=None)
+            run=RUN,
+            step=step,
+            epoch=epoch,
+            site=site,
+            parent=parent.digest if parent else None,
+            model_digest=model_digest(blobs, ("model",)),
+            model=("model",),
+            blobs=blobs,
+            saved_at=self.clock.now(),
+            write_id=uuid.uuid4().hex,
+            dataset_snapshot=None,
+        )
         write_checkpoint(self.bare(site), manifest, {"model": data}, guard=AlwaysGranted())
         return manifest
 
     def publish_model(self, site: str, epoch: int, content: bytes, **labels: str) -> str:
         digest = digest_of(content)
-        put_snapshot(self.bare(site), dataset=MODEL, files={"model.ubj": content}, epoch=epoch, site=site,
-                     labels={"model_digest": digest, **labels}, clock=self.clock)
+        put_snapshot(
+            self.bare(site),
+            dataset=MODEL,
+            files={"model.ubj": content},
+            epoch=epoch,
+            site=site,
+            labels={"model_digest": digest, **labels},
+            clock=self.clock,
+        )
         return digest
 
     def on_status(self, backend: FakeBackend, handle: JobHandle) -> None:
         """A resumed job ends when it is looked at: it trains on to the last step and publishes."""
         status = backend.jobs.get(handle.name)
         spec = backend.specs.get(handle.name)
-        if not self.training_ends or spec is None or status is None or status.state is not JobState.RUNNING or spec.epoch == 1:
+        if (
+            not self.training_ends
+            or spec is None
+            or status is None
+            or status.state is not JobState.RUNNING
+            or spec.epoch == 1
+        ):
             return
         elected = elect(self.bare(backend.site), RUN, epoch=spec.epoch)
         self.checkpoint(backend.site, 300, spec.epoch, parent=elected.manifest)

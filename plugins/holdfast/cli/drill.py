@@ -10,12 +10,18 @@ from rich.table import Table
 
 from holdfast.cli.output import JsonOption, TopologyOption, console, print_json, reports_errors
 from holdfast.cli.watching import show_progress
+from holdfast.engine.drill.journal import DrillJournal
 from holdfast.engine.runtime import Runtime
 from holdfast.errors import ConfigError
 
 app = typer.Typer(help="Lose a site on purpose, and measure what happens.", no_args_is_help=True)
 
-GroupOption = Annotated[str | None, typer.Option("--group", help="The protection group; may be left out when there is one.")]
+GroupOption = Annotated[
+    str | None, typer.Option("--group", help="The protection group; may be left out when there is one.")
+]
+OutputOption = Annotated[
+    Path | None, typer.Option("--output", help="Folder for the evidence; default ./evidence/<drill id>.")
+]
 _MARKS = {True: "[green]met[/]", False: "[red]missed[/]", None: "[yellow]unknown[/]"}
 
 
@@ -24,8 +30,10 @@ _MARKS = {True: "[green]met[/]", False: "[red]missed[/]", None: "[yellow]unknown
 def run(
     scenario: Annotated[str, typer.Argument(help="What happens, e.g. site-outage; see `holdfast drill list`.")],
     group: GroupOption = None,
-    output: Annotated[Path | None, typer.Option("--output", help="Folder for the evidence; default ./evidence/<drill id>.")] = None,
-    approved_by: Annotated[str | None, typer.Option(help="Who approves the failover, where the rules do not decide alone.")] = None,
+    output: OutputOption = None,
+    approved_by: Annotated[
+        str | None, typer.Option(help="Who approves the failover, where the rules do not decide alone.")
+    ] = None,
     topology: TopologyOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -49,22 +57,46 @@ def run(
     _ = faults.description  # a sandbox that is down is told before anything is asked of it
     drill_id = new_drill_id(runtime.clock.now())
     folder = output or Path("evidence") / drill_id
-    journal = run_drill(runtime, name, scenario, faults, folder, drill_id=drill_id, approved_by=approved_by,
-                        progress=show_progress)
-    document = journal.as_document()
-    if as_json:
-        print_json({**document, "evidence": folder})
-    else:
-        _print(document, folder)
-    if not journal.green:
-        raise typer.Exit(1)
+    journal = run_drill(
+        runtime, name, scenario, faults, folder, drill_id=drill_id, approved_by=approved_by, progress=show_progress
+    )
+    _show(journal, folder, as_json)
+
+
+@app.command("close")
+@reports_errors
+def close(
+    drill_id: Annotated[str, typer.Argument(metavar="DRILL", help="The id of a drill whose process died.")],
+    output: OutputOption = None,
+    topology: TopologyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """End a drill whose own process died: lift its fault, write its evidence as interrupted, free the group.
+
+    Exit codes: 1 it is closed (an interrupted drill is no pass), 2 there is no such drill.
+    """
+    from holdfast.engine.drill.conclude import conclude
+    from holdfast.engine.drill.log import open_drill
+    from holdfast.engine.drill.phases import lift
+    from holdfast.engine.drill.run import write_drill_evidence
+    from holdfast.sandbox.faults import SandboxFaults
+
+    runtime = Runtime.from_environment(topology)
+    state = open_drill(runtime, drill_id, progress=show_progress)
+    lift(state, SandboxFaults(runtime.environ))
+    journal = conclude(state, status="interrupted")
+    folder = output or Path("evidence") / drill_id
+    write_drill_evidence(runtime, journal, folder, state)
+    _show(journal, folder, as_json)
 
 
 @app.command("verify")
 @reports_errors
 def verify(
     path: Annotated[Path, typer.Argument(help="The evidence folder, or its journal.json.")],
-    public_key: Annotated[Path | None, typer.Option("--public-key", help="Ed25519 public key (PEM) the signature must be of.")] = None,
+    public_key: Annotated[
+        Path | None, typer.Option("--public-key", help="Ed25519 public key (PEM) the signature must be of.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check a drill's evidence, offline: signature and every byte of journal and report.
@@ -104,18 +136,37 @@ def choose_group(runtime: Runtime, group: str | None) -> str:
         return group
     groups = sorted(runtime.topology.groups)
     if len(groups) != 1:
-        raise ConfigError("which group is not clear", where="--group", expected=f"one of {', '.join(groups) or '(none)'}",
-                          found="nothing", fix="Name it with --group")
+        raise ConfigError(
+            "which group is not clear",
+            where="--group",
+            expected=f"one of {', '.join(groups) or '(none)'}",
+            found="nothing",
+            fix="Name it with --group",
+        )
     return groups[0]
+
+
+def _show(journal: DrillJournal, folder: Path, as_json: bool) -> None:
+    document = journal.as_document()
+    if as_json:
+        print_json({**document, "evidence": folder})
+    else:
+        _print(document, folder)
+    if not journal.green:
+        raise typer.Exit(1)
 
 
 def _print(journal: dict[str, Any], folder: Path) -> None:
     verdict = journal["verdict"]
-    console.print(f"Drill {journal['drill_id']}: {journal['status']}{', deviated' if journal['deviated'] else ''}; "
-                  f"evidence in {folder}")
+    console.print(
+        f"Drill {journal['drill_id']}: {journal['status']}{', deviated' if journal['deviated'] else ''}; "
+        f"evidence in {folder}"
+    )
     if journal["error"]:
-        console.print(f"Ended by {journal['error']['error']}: {journal['error']['what']}"
-                      f" ({journal['error']['found'] or ''})", markup=False)
+        console.print(
+            f"Ended by {journal['error']['error']}: {journal['error']['what']} ({journal['error']['found'] or ''})",
+            markup=False,
+        )
     table = Table("claim", "objective", "measured", "", box=None)
     for row in summary_rows(journal):
         table.add_row(*row[:3], _MARKS[verdict[row[3]]] if row[3] else "")
@@ -147,7 +198,13 @@ def _seconds(value: float | None) -> str:
 
 
 def _known(value: Any) -> str:
-    return "unknown" if value is None else {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+    return (
+        "unknown"
+        if value is None
+        else {True: "yes", False: "no"}.get(value, str(value))
+        if isinstance(value, bool)
+        else str(value)
+    )
 
 
 def _short(digest: str | None) -> str:

@@ -20,14 +20,20 @@ PlanArgument = Annotated[str, typer.Argument(metavar="PLAN", help="The id of a p
 YesOption = Annotated[bool, typer.Option("--yes", help="Approve what the rules do not decide; your name is recorded.")]
 ReasonOption = Annotated[str, typer.Option(help="Why; stands in the new epoch for ever.")]
 TargetOption = Annotated[str | None, typer.Option(help="The site to activate; default: the first standby.")]
-VerbOption = Annotated[str, typer.Option(help="failover (the source is presumed dead) or switchover (both live, nothing is lost).")]
+VerbOption = Annotated[
+    str, typer.Option(help="failover (the source is presumed dead) or switchover (both live, nothing is lost).")
+]
 
 
 @app.command("plan")
 @reports_errors
 def plan(
-    group: GroupOption = None, target: TargetOption = None, verb: VerbOption = "failover", reason: ReasonOption = "by hand",
-    topology: TopologyOption = None, as_json: JsonOption = False,
+    group: GroupOption = None,
+    target: TargetOption = None,
+    verb: VerbOption = "failover",
+    reason: ReasonOption = "by hand",
+    topology: TopologyOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Show the plan that would be run. Nothing is changed and nothing is kept."""
     from holdfast.engine.recovery.plan import new_plan
@@ -37,15 +43,22 @@ def plan(
     if as_json:
         print_json({**made.model_dump(mode="json"), "hash": made.hash, "epoch": made.epoch})
         return
-    console.print(f"{made.verb} of {made.group}: {made.source} → {made.target}, epoch {made.expected_epoch} → {made.epoch}")
+    console.print(
+        f"{made.verb} of {made.group}: {made.source} → {made.target}, epoch {made.expected_epoch} → {made.epoch}"
+    )
     console.print(f"steps: {' → '.join(made.steps)}")
 
 
 @app.command("run")
 @reports_errors
 def run(
-    group: GroupOption = None, target: TargetOption = None, verb: VerbOption = "failover", reason: ReasonOption = "by hand",
-    yes: YesOption = False, topology: TopologyOption = None, as_json: JsonOption = False,
+    group: GroupOption = None,
+    target: TargetOption = None,
+    verb: VerbOption = "failover",
+    reason: ReasonOption = "by hand",
+    yes: YesOption = False,
+    topology: TopologyOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Make a plan and run it to its end.
 
@@ -55,14 +68,21 @@ def run(
     from holdfast.engine.recovery.plan import new_plan
 
     runtime = Runtime.from_environment(topology)
-    _run(runtime, new_plan(runtime, choose_group(runtime, group), verb=cast("Verb", verb), target=target, reason=reason),
-         yes=yes, as_json=as_json)
+    _run(
+        runtime,
+        new_plan(runtime, choose_group(runtime, group), verb=cast("Verb", verb), target=target, reason=reason),
+        yes=yes,
+        as_json=as_json,
+    )
 
 
 @app.command("resume")
 @reports_errors
 def resume(
-    plan_id: PlanArgument, group: GroupOption = None, yes: YesOption = False, topology: TopologyOption = None,
+    plan_id: PlanArgument,
+    group: GroupOption = None,
+    yes: YesOption = False,
+    topology: TopologyOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Go on with a plan wherever its runner died: a plan whose epoch is committed only rolls forward."""
@@ -75,7 +95,10 @@ def resume(
 @app.command("abort")
 @reports_errors
 def abort(
-    plan_id: PlanArgument, group: GroupOption = None, reason: ReasonOption = "by hand", topology: TopologyOption = None,
+    plan_id: PlanArgument,
+    group: GroupOption = None,
+    reason: ReasonOption = "by hand",
+    topology: TopologyOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Give a plan up, which is possible until its epoch is committed."""
@@ -95,7 +118,9 @@ def _run(runtime: Runtime, made: Plan, *, yes: bool, as_json: bool) -> None:
     from holdfast.engine.recovery.runner import run_plan
 
     if not as_json:
-        console.print(f"Plan {made.plan_id}: {made.verb} of {made.group}, {made.source} → {made.target}, epoch {made.epoch}")
+        console.print(
+            f"Plan {made.plan_id}: {made.verb} of {made.group}, {made.source} → {made.target}, epoch {made.epoch}"
+        )
     result = run_plan(runtime, made, approved_by=getpass.getuser() if yes else None, progress=show_progress)
     if as_json:
         print_json({"plan": made, "hash": made.hash, "complete": result.complete, "steps": list(result.records)})

@@ -12,5 +12,8 @@ def show_progress(seen: Progress) -> None:
     """Print one event to stderr; stdout is the result's."""
     seconds = "" if seen.seconds is None else f"{seen.seconds:8.3f} s"
     detail = "" if seen.detail is None else f"  {seen.detail}"
-    errors.print(f"{_MARKS.get(seen.phase, ' ')} {seen.step:<22}{seconds:>11}{detail}", markup=False,
-                 style="red" if seen.phase == "failed" else "dim" if seen.phase != "done" else None)
+    errors.print(
+        f"{_MARKS.get(seen.phase, ' ')} {seen.step:<22}{seconds:>11}{detail}",
+        markup=False,
+        style="red" if seen.phase == "failed" else "dim" if seen.phase != "done" else None,
+    )

@@ -32,7 +32,7 @@ _TRAIN_SECONDS = 120.0
 _ANSWER_SECONDS = 60.0
 _LOOK_SECONDS = 0.2
 
-Say = Callable[[str], None]
+Say = Callable[[str], object]
 
 
 class SceneNotSet(SandboxError):
@@ -80,8 +80,13 @@ def begin_authority(runtime: Runtime, group: str) -> EpochState:
     if state is not None:
         return state
     try:
-        return authority.advance(group, expected_epoch=0, active_site=runtime.topology.group(group).sites.active,
-                                 plan_id=f"init-{uuid.uuid4().hex[:12]}", reason="the group's first epoch")
+        return authority.advance(
+            group,
+            expected_epoch=0,
+            active_site=runtime.topology.group(group).sites.active,
+            plan_id=f"init-{uuid.uuid4().hex[:12]}",
+            reason="the group's first epoch",
+        )
     except EpochConflict as conflict:
         if conflict.current is None:
             raise
@@ -94,7 +99,9 @@ def seed_data(runtime: Runtime, group: str) -> int:
     source = runtime.topology.beside("training/prepare_data.py")
     spec = importlib.util.spec_from_file_location("holdfast_example_data", source)
     if spec is None or spec.loader is None or not source.is_file():
-        raise SceneNotSet("the example's data is not there", where=str(source), expected="prepare_data.py", found="nothing")
+        raise SceneNotSet(
+            "the example's data is not there", where=str(source), expected="prepare_data.py", found="nothing"
+        )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     store = runtime.store(state.active_site)
@@ -105,32 +112,46 @@ def seed_data(runtime: Runtime, group: str) -> int:
 def train_first_models(runtime: Runtime, group: str) -> dict[str, str]:
     """A short run of each job, so that the service has something to answer with."""
     state = require_active(runtime, group)
-    short = Runtime(runtime.topology, runtime.connections, clock=runtime.clock, holder=runtime.holder,
-                    environ={**runtime.environ, "HOLDFAST_STEPS": str(_FIRST_STEPS), "HOLDFAST_STEP_SECONDS": "0"})
+    short = Runtime(
+        runtime.topology,
+        runtime.connections,
+        clock=runtime.clock,
+        holder=runtime.holder,
+        environ={**runtime.environ, "HOLDFAST_STEPS": str(_FIRST_STEPS), "HOLDFAST_STEP_SECONDS": "0"},
+    )
     digests = {}
     for job in runtime.topology.group(group).training:
         model = runtime.topology.job(job).model
         record = latest(runtime.store(state.active_site), model, epoch=state.epoch)
         if record is None:
-            _until_ended(runtime, group, job, start_training(short, group, job, run=base_run(group, job)).run, state)
+            _until_ended(runtime, job, start_training(short, group, job, run=base_run(group, job)).run, state)
             record = latest(runtime.store(state.active_site), model, epoch=state.epoch)
         if record is None:
-            raise SceneNotSet("the first model was not published", where=job, expected=f"a snapshot of {model}", found="none")
+            raise SceneNotSet(
+                "the first model was not published", where=job, expected=f"a snapshot of {model}", found="none"
+            )
         digests[job] = record.labels.get("model_digest", record.snapshot_id)
     return digests
 
 
-def _until_ended(runtime: Runtime, group: str, job: str, run: str, state: EpochState) -> None:
+def _until_ended(runtime: Runtime, job: str, run: str, state: EpochState) -> None:
     until = runtime.clock.monotonic() + _TRAIN_SECONDS
     while runtime.clock.monotonic() < until:
         status = job_status(runtime, state.active_site, run, state.epoch)
         if status is not None and status.state is JobState.SUCCEEDED:
             return
         if status is not None and status.state not in (JobState.RUNNING, JobState.PENDING):
-            raise SceneNotSet("the first training failed", where=f"run {run}", expected="succeeded",
-                              found=f"{status.state}: {status.detail}", fix="Read the job's log in the state folder")
+            raise SceneNotSet(
+                "the first training failed",
+                where=f"run {run}",
+                expected="succeeded",
+                found=f"{status.state}: {status.detail}",
+                fix="Read the job's log in the state folder",
+            )
         runtime.clock.sleep(_LOOK_SECONDS)
-    raise SceneNotSet("the first training did not end", where=f"run {run} of {job}", expected=f"its end in {_TRAIN_SECONDS:.0f} s")
+    raise SceneNotSet(
+        "the first training did not end", where=f"run {run} of {job}", expected=f"its end in {_TRAIN_SECONDS:.0f} s"
+    )
 
 
 def create_records(runtime: Runtime, group: str) -> None:
@@ -145,7 +166,9 @@ def protect(runtime: Runtime, group: str) -> tuple[Protected, ...]:
     done = protect_group(runtime, group, require_active(runtime, group))
     left = [f"{one.subject} → {one.target}: {one.detail}" for one in done if not one.ok]
     if left:
-        raise SceneNotSet("not everything could be replicated", where=group, expected="a replica everywhere", found="; ".join(left))
+        raise SceneNotSet(
+            "not everything could be replicated", where=group, expected="a replica everywhere", found="; ".join(left)
+        )
     return done
 
 
@@ -155,7 +178,9 @@ def await_service(runtime: Runtime, group: str) -> None:
     for service in runtime.topology.group(group).services:
         while (answer := senses.ask(runtime, service, timeout_seconds=2.0)).predictions is None:
             if runtime.clock.monotonic() > until:
-                raise SceneNotSet("the service does not answer", where=service, expected="predictions", found=answer.refused)
+                raise SceneNotSet(
+                    "the service does not answer", where=service, expected="predictions", found=answer.refused
+                )
             runtime.clock.sleep(_LOOK_SECONDS)
 
 
@@ -164,8 +189,10 @@ def train(runtime: Runtime, group: str) -> dict[str, str]:
     state = require_active(runtime, group)
     runs = {}
     for job in runtime.topology.group(group).training:
-        run = _running(runtime, group, job, state) or start_training(
-            runtime, group, job, run=run_name(group, job, runtime.clock.now())).run
+        run = (
+            _running(runtime, group, job, state)
+            or start_training(runtime, group, job, run=run_name(group, job, runtime.clock.now())).run
+        )
         _until_checkpointed(runtime, group, run)
         runs[job] = run
     return runs
@@ -184,7 +211,9 @@ def _until_checkpointed(runtime: Runtime, group: str, run: str) -> None:
     until = runtime.clock.monotonic() + _TRAIN_SECONDS
     while not all(any(True for _ in runtime.store(s).list(f"runs/{run}/checkpoints/")) for s in standbys):
         if runtime.clock.monotonic() > until:
-            raise SceneNotSet("no checkpoint came to the standby", where=run, expected="one at each standby", found="none")
+            raise SceneNotSet(
+                "no checkpoint came to the standby", where=run, expected="one at each standby", found="none"
+            )
         runtime.clock.sleep(_LOOK_SECONDS)
 
 
@@ -198,9 +227,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         environ = {**os.environ, **Sandbox(default_state()).environment()}
-        set_scene(Runtime.from_environment(environ=environ), options.group, say=print)
+        set_scene(
+            Runtime.from_environment(environ=environ), options.group, say=lambda line: sys.stdout.write(f"{line}\n")
+        )
     except HoldfastError as error:
-        print(f"holdfast: {error}", file=sys.stderr)
+        sys.stderr.write(f"holdfast: {error}\n")
         return error.exit_code
     return 0
 

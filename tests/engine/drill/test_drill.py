@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from world import AWS, GCP, GROUP, MODEL, RUN, World, make_world
 
 from holdfast.engine.authority import NoMajority, OperationInProgress
 from holdfast.engine.checkpoint import elect
@@ -23,6 +22,7 @@ from holdfast.engine.recovery import new_plan, run_plan
 from holdfast.engine.snapshot import latest
 from holdfast.engine.snapshot.digest import digest_of
 from holdfast.errors import UnknownName
+from world import AWS, GCP, GROUP, MODEL, RUN, World, make_world
 
 FINAL = b"model at step 300"
 
@@ -54,13 +54,15 @@ def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> World:
     made.environ["HOLDFAST_STATE"] = str(tmp_path / "state")
     reference = Reference(digest_of(FINAL), {"model.ubj": FINAL}, 1.0)
     for module in (run, phases):
-        monkeypatch.setattr(module, "run_reference", lambda state: reference)
+        monkeypatch.setattr(module, "run_reference", lambda state, given_up=None: reference)
     made.backends[AWS].jobs[f"{RUN}.e1"] = JobStatus(JobState.RUNNING, step=107, total_steps=300)
     return made
 
 
 def drill(world: World, tmp_path: Path, faults: Faults | None = None, **more: Any) -> Any:
-    return run_drill(world, GROUP, "site-outage", faults or Faults(world), tmp_path / "evidence", senses=world.senses, **more)
+    return run_drill(
+        world, GROUP, "site-outage", faults or Faults(world), tmp_path / "evidence", senses=world.senses, **more
+    )
 
 
 def written(tmp_path: Path) -> dict[str, Any]:
@@ -79,11 +81,19 @@ def test_a_drill_that_works_is_green_and_measures_everything(world: World, tmp_p
     assert faults.calls == [("inject", AWS), ("clear", AWS)]
     assert set(journal.rto_seconds) == {"from_fault", "from_detection", "from_decision", "without_approval"}
     assert all(v is not None for v in journal.rto_seconds.values())
-    assert journal.rto_seconds["from_fault"] > journal.rto_seconds["from_detection"] >= journal.rto_seconds["from_decision"]
+    assert (
+        journal.rto_seconds["from_fault"]
+        > journal.rto_seconds["from_detection"]
+        >= journal.rto_seconds["from_decision"]
+    )
     assert journal.rpo["training_steps"] == 7  # 107 at the fault, 100 at the standby
     assert (journal.rpo["objects"], journal.rpo["bytes"]) == (0, 0)
-    assert journal.model == {"digest": digest_of(FINAL), "reference_digest": digest_of(FINAL), "identical": True,
-                             "reference_seconds": 1.0}
+    assert journal.model == {
+        "digest": digest_of(FINAL),
+        "reference_digest": digest_of(FINAL),
+        "identical": True,
+        "reference_seconds": 1.0,
+    }
     assert journal.service["answers_equal"] is True
     assert journal.epoch == {"before": 1, "after": 2}
     assert world.epochs.read(GROUP).operation is None  # type: ignore[union-attr]  # initialised
@@ -139,9 +149,11 @@ def test_a_failing_hypothesis_afterwards_deviates_and_is_not_green(
     assert not journal.green
 
 
-def test_another_model_than_the_reference_is_not_green(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_model_than_the_reference_is_not_green(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     other = Reference(digest_of(b"other"), {"model.ubj": b"other"}, 1.0)
-    monkeypatch.setattr(run, "run_reference", lambda state: other)
+    monkeypatch.setattr(run, "run_reference", lambda state, given_up=None: other)
     journal = drill(world, tmp_path)
     assert journal.model["identical"] is False
     assert journal.service["answers_equal"] is False

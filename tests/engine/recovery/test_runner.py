@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from world import AWS, DATASET, GCP, GROUP, MODEL, RUN, Killed, World, make_world
 
 from holdfast.engine.authority import OperationInProgress
 from holdfast.engine.checkpoint import elect
@@ -25,6 +25,7 @@ from holdfast.engine.recovery import (
 from holdfast.engine.recovery.plan import STEPS
 from holdfast.engine.snapshot import latest
 from holdfast.errors import ConfigError, UnknownName
+from world import AWS, DATASET, GCP, GROUP, MODEL, RUN, Killed, World, make_world
 
 
 @pytest.fixture
@@ -104,10 +105,8 @@ def test_a_runner_killed_at_any_store_operation_is_finished_by_another() -> None
         world.board.cut.add(AWS)
         plan = plan_of(world)
         world.board.operations, world.board.kill_at = 0, kill_at
-        try:
+        with contextlib.suppress(Killed):
             run_plan(world, plan, senses=world.senses)
-        except Killed:
-            pass
         world.board.kill_at = None
         world.holder = "another"
         assert run_plan(world, plan, senses=world.senses).complete, f"killed at operation {kill_at}"

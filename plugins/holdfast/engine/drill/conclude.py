@@ -16,7 +16,9 @@ from holdfast.engine.recovery.runner import read_records
 from holdfast.errors import HoldfastError
 
 
-def conclude(state: DrillState, *, status: DrillStatus | None = None, error: HoldfastError | None = None) -> DrillJournal:
+def conclude(
+    state: DrillState, *, status: DrillStatus | None = None, error: HoldfastError | None = None
+) -> DrillJournal:
     """Build the journal from the drill's and the plan's records, and release the group.
 
     Args:
@@ -34,7 +36,11 @@ def conclude(state: DrillState, *, status: DrillStatus | None = None, error: Hol
 
 
 def build_journal(
-    state: DrillState, plan: Mapping[str, StepRecord], failures: list[StepRecord], *, status: DrillStatus,
+    state: DrillState,
+    plan: Mapping[str, StepRecord],
+    failures: list[StepRecord],
+    *,
+    status: DrillStatus,
     error: HoldfastError | None,
 ) -> DrillJournal:
     """The journal of a drill that was at least prepared, or failed at that."""
@@ -43,7 +49,9 @@ def build_journal(
     settings = state.rooms.topology.group(state.plan.group)
     rto = recovery_times(state.records.get("inject"), plan)
     loss = state.evidence("measure_loss")
-    rpo = {key: loss.get(key) for key in ("seconds", "objects", "bytes", "training_steps", "by_subject", "by_run", "how")}
+    rpo = {
+        key: loss.get(key) for key in ("seconds", "objects", "bytes", "training_steps", "by_subject", "by_run", "how")
+    }
     stale = judge_stale_writes(state)
     model = compared.get("model") or {"digest": None, "reference_digest": None, "identical": None}
     service = _service(compared)
@@ -54,45 +62,96 @@ def build_journal(
         rto_met=_at_most(rto["from_fault"], settings.objectives.rto_seconds),
         rpo_met=_at_most(rpo["seconds"], settings.objectives.rpo_seconds),
         stale_writes_refused=None if stale["accepted"] is None else stale["accepted"] == 0,
-        model_identical=model["identical"], answers_equal=service["answers_equal"],
+        model_identical=model["identical"],
+        answers_equal=service["answers_equal"],
         steady_state_restored=after["holds"] if after else None,
         fault_lifted="lift" in state.records if injected else None,
     )
     last = error.as_dict() if error is not None else failures[-1].error if failures and status != "completed" else None
     return DrillJournal(
-        drill_id=state.drill_id, scenario=state.scenario, group=state.plan.group,
-        plan={**state.plan.model_dump(mode="json"), "hash": state.plan.hash,
-              "complete": set(state.plan.steps) <= set(plan), "stands_at": _stands_at(state, plan)},
-        status=status, deviated=injected and (after is None or after["holds"] is not True),
-        objectives=settings.objectives.model_dump(mode="json"), rto_seconds=rto, rpo=rpo, stale_writes=stale, model=model,
+        drill_id=state.drill_id,
+        scenario=state.scenario,
+        group=state.plan.group,
+        plan={
+            **state.plan.model_dump(mode="json"),
+            "hash": state.plan.hash,
+            "complete": set(state.plan.steps) <= set(plan),
+            "stands_at": _stands_at(state, plan),
+        },
+        status=status,
+        deviated=injected and (after is None or after["holds"] is not True),
+        objectives=settings.objectives.model_dump(mode="json"),
+        rto_seconds=rto,
+        rpo=rpo,
+        stale_writes=stale,
+        model=model,
         service=service,
-        epoch={"before": state.plan.expected_epoch, "after": plan["commit_epoch"].evidence["epoch"] if "commit_epoch" in plan
-               else state.plan.expected_epoch if not injected else None},
+        epoch={
+            "before": state.plan.expected_epoch,
+            "after": plan["commit_epoch"].evidence["epoch"]
+            if "commit_epoch" in plan
+            else state.plan.expected_epoch
+            if not injected
+            else None,
+        },
         steady_state={"before": prepared.get("steady_state"), "after": after},
-        steps=_steps(state, plan, failures), fault=_fault(state), decision=state.evidence("fail_over").get("decision"),
-        training=state.evidence("await_training").get("jobs"), verdict=verdicts,
-        rollback={"fault_lifted": "lift" in state.records if injected else None,
-                  "lifted_at": state.records["lift"].ended_at.isoformat() if "lift" in state.records else None,
-                  "reprotected": state.evidence("reprotect").get("replicated")},
-        clock_source=clock_source(every), versions=prepared.get("versions", {}), error=last,
+        steps=_steps(state, plan, failures),
+        fault=_fault(state),
+        decision=state.evidence("fail_over").get("decision"),
+        training=state.evidence("await_training").get("jobs"),
+        verdict=verdicts,
+        rollback={
+            "fault_lifted": "lift" in state.records if injected else None,
+            "lifted_at": state.records["lift"].ended_at.isoformat() if "lift" in state.records else None,
+            "reprotected": state.evidence("reprotect").get("replicated"),
+        },
+        clock_source=clock_source(every),
+        versions=prepared.get("versions", {}),
+        error=last,
         started_at=min((r.started_at for r in every), default=state.plan.created_at),
-        ended_at=max((r.ended_at for r in every), default=state.rooms.clock.now()), run_by=state.rooms.holder,
+        ended_at=max((r.ended_at for r in every), default=state.rooms.clock.now()),
+        run_by=state.rooms.holder,
     )
 
 
 def refused_journal(
-    drill_id: str, group: str, scenario: str, error: HoldfastError, *, run_by: str, now: Any, objectives: dict[str, float],
+    drill_id: str,
+    group: str,
+    scenario: str,
+    error: HoldfastError,
+    *,
+    run_by: str,
+    now: Any,
+    objectives: dict[str, float],
 ) -> DrillJournal:
     """The journal of a drill that was refused before it began: nothing was measured and nothing changed."""
     return DrillJournal(
-        drill_id=drill_id, scenario=scenario, group=group, plan=None, status="refused", deviated=False,
-        objectives=objectives, rto_seconds=recovery_times(None, {}),
+        drill_id=drill_id,
+        scenario=scenario,
+        group=group,
+        plan=None,
+        status="refused",
+        deviated=False,
+        objectives=objectives,
+        rto_seconds=recovery_times(None, {}),
         rpo=dict.fromkeys(("seconds", "objects", "bytes", "training_steps")),
         stale_writes={"attempted": 0, "accepted": None, "probes": []},
-        model={"digest": None, "reference_digest": None, "identical": None}, service={"answers_equal": None, "services": []},
-        epoch={"before": None, "after": None}, steady_state={"before": None, "after": None}, steps=[], fault=None,
-        decision=None, training=None, verdict=Verdicts(), rollback={"fault_lifted": None}, clock_source=clock_source([]),
-        versions={}, error=error.as_dict(), started_at=now, ended_at=now, run_by=run_by,
+        model={"digest": None, "reference_digest": None, "identical": None},
+        service={"answers_equal": None, "services": []},
+        epoch={"before": None, "after": None},
+        steady_state={"before": None, "after": None},
+        steps=[],
+        fault=None,
+        decision=None,
+        training=None,
+        verdict=Verdicts(),
+        rollback={"fault_lifted": None},
+        clock_source=clock_source([]),
+        versions={},
+        error=error.as_dict(),
+        started_at=now,
+        ended_at=now,
+        run_by=run_by,
     )
 
 
@@ -107,9 +166,17 @@ def _steps(state: DrillState, plan: Mapping[str, StepRecord], failures: list[Ste
     """Everything that was done, in the order it ended. Plan steps carry ``of: plan``, drill phases ``of: drill``."""
     found = [("drill", r) for r in (*state.records.values(), *failures)] + [("plan", r) for r in plan.values()]
     return [
-        {"name": r.step, "of": of, "status": r.status, "started_at": r.started_at.isoformat(),
-         "ended_at": r.ended_at.isoformat(), "seconds": round(r.seconds, 6), "evidence": r.evidence, "error": r.error,
-         "runner": r.runner}
+        {
+            "name": r.step,
+            "of": of,
+            "status": r.status,
+            "started_at": r.started_at.isoformat(),
+            "ended_at": r.ended_at.isoformat(),
+            "seconds": round(r.seconds, 6),
+            "evidence": r.evidence,
+            "error": r.error,
+            "runner": r.runner,
+        }
         for of, r in sorted(found, key=lambda item: (item[1].ended_at, item[0] == "drill"))
     ]
 
@@ -118,8 +185,12 @@ def _fault(state: DrillState) -> dict[str, Any] | None:
     record = state.records.get("inject") or state.records.get("arm")
     if record is None:
         return None
-    return {**record.evidence, "injected_at": record.started_at.isoformat(), "known_to_be_in": "inject" in state.records,
-            "lifted_at": state.records["lift"].ended_at.isoformat() if "lift" in state.records else None}
+    return {
+        **record.evidence,
+        "injected_at": record.started_at.isoformat(),
+        "known_to_be_in": "inject" in state.records,
+        "lifted_at": state.records["lift"].ended_at.isoformat() if "lift" in state.records else None,
+    }
 
 
 def _stands_at(state: DrillState, plan: Mapping[str, StepRecord]) -> str | None:

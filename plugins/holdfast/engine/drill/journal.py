@@ -30,8 +30,15 @@ class Verdicts(BaseModel):
     @property
     def passed(self) -> bool | None:
         """False when a claim is false, ``None`` when one is unknown, True only when all hold."""
-        claims = (self.rto_met, self.rpo_met, self.stale_writes_refused, self.model_identical, self.answers_equal,
-                  self.steady_state_restored, self.fault_lifted)
+        claims = (
+            self.rto_met,
+            self.rpo_met,
+            self.stale_writes_refused,
+            self.model_identical,
+            self.answers_equal,
+            self.steady_state_restored,
+            self.fault_lifted,
+        )
         if False in claims:
             return False
         return None if None in claims else True

@@ -13,16 +13,26 @@ from dataclasses import dataclass, field
 
 from holdfast.engine.drill.errors import DrillNotFound
 from holdfast.engine.objectstore.errors import ObjectNotFound, ObjectStoreError
-from holdfast.engine.recovery.interface import Evidence, ProgressSink, Rooms, ignore_progress
-from holdfast.engine.recovery.interface import Progress, Senses
+from holdfast.engine.recovery.interface import Evidence, Progress, ProgressSink, Rooms, Senses, ignore_progress
 from holdfast.engine.recovery.journal import StepLog, StepRecord, host_boot
 from holdfast.engine.recovery.plan import Plan
 from holdfast.engine.recovery.senses import RealSenses
 from holdfast.errors import HoldfastError
 
 PHASES = (
-    "prepare", "arm", "inject", "detect", "fail_over", "resume_training", "lift", "measure_loss", "attempt_stale_writes",
-    "await_training", "reprotect", "compare_model", "steady_state_after",
+    "prepare",
+    "arm",
+    "inject",
+    "detect",
+    "fail_over",
+    "resume_training",
+    "lift",
+    "measure_loss",
+    "attempt_stale_writes",
+    "await_training",
+    "reprotect",
+    "compare_model",
+    "steady_state_after",
 )
 
 
@@ -66,9 +76,18 @@ class DrillState:
             failure, evidence = error, getattr(error, "evidence", {})
         ended = clock.monotonic()
         record = StepRecord(
-            plan_id=self.drill_id, epoch=self.plan.epoch, step=phase, status="failed" if failure else "done",
-            started_at=started_at, ended_at=clock.now(), seconds=max(0.0, ended - started), monotonic_end=ended,
-            boot=host_boot(), runner=self.rooms.holder, write_id=uuid.uuid4().hex, evidence=evidence,
+            plan_id=self.drill_id,
+            epoch=self.plan.epoch,
+            step=phase,
+            status="failed" if failure else "done",
+            started_at=started_at,
+            ended_at=clock.now(),
+            seconds=max(0.0, ended - started),
+            monotonic_end=ended,
+            boot=host_boot(),
+            runner=self.rooms.holder,
+            write_id=uuid.uuid4().hex,
+            evidence=evidence,
             error=failure.as_dict() if failure else None,
         )
         with ThreadPoolExecutor(4, "drill-records") as pool:
@@ -125,13 +144,19 @@ def open_drill(
             except ObjectStoreError as error:
                 silent.append(f"{site}: {error}")
     if found is None:
-        missing = DrillNotFound("there is no such drill", where="every site that answers", expected="a drill id", found=drill_id,
-                                fix=f"Not asked: {'; '.join(silent)}" if silent else None)
+        missing = DrillNotFound(
+            "there is no such drill",
+            where="every site that answers",
+            expected="a drill id",
+            found=drill_id,
+            fix=f"Not asked: {'; '.join(silent)}" if silent else None,
+        )
         missing.silent_sites = len(silent)
         raise missing
     prepared = json.loads(found)["evidence"]
-    state = DrillState(rooms, drill_id, Plan.model_validate(prepared["plan"]), prepared["scenario"], senses or RealSenses(),
-                       progress)
+    state = DrillState(
+        rooms, drill_id, Plan.model_validate(prepared["plan"]), prepared["scenario"], senses or RealSenses(), progress
+    )
     state.refresh()
     return state
 

@@ -23,8 +23,11 @@ def measure_loss(state: DrillState, promoted: dict[str, Any], *, fault_at: datet
         promoted: the evidence of the plan's step ``promote``.
         fault_at: when the fault went in; what the old site wrote later was never promised to anyone.
     """
-    subjects = [_guarded(_snapshot_loss, state, entry, fault_at) for entry in promoted["snapshots"]
-                if entry["subject"] in snapshot_subjects(state.rooms.topology, state.plan.group)]
+    subjects = [
+        _guarded(_snapshot_loss, state, entry, fault_at)
+        for entry in promoted["snapshots"]
+        if entry["subject"] in snapshot_subjects(state.rooms.topology, state.plan.group)
+    ]
     runs = [_guarded(_run_loss, state, entry, fault_at) for entry in promoted["runs"]]
     return {
         "seconds": _worst([*subjects, *runs], "seconds"),
@@ -42,13 +45,23 @@ def _guarded(measure: Any, state: DrillState, entry: dict[str, Any], fault_at: d
     try:
         return {"name": name, **measure(state, entry, fault_at)}
     except HoldfastError as error:
-        return {"name": name, "seconds": None, "objects": None, "bytes": None, "training_steps": None, "unknown": str(error)}
+        return {
+            "name": name,
+            "seconds": None,
+            "objects": None,
+            "bytes": None,
+            "training_steps": None,
+            "unknown": str(error),
+        }
 
 
 def _snapshot_loss(state: DrillState, entry: dict[str, Any], fault_at: datetime) -> dict[str, Any]:
     source = state.rooms.store(state.plan.source)
-    there = [r for r in records(source, entry["subject"])
-             if r.epoch == state.plan.expected_epoch and r.site == state.plan.source and r.committed_at <= fault_at]
+    there = [
+        r
+        for r in records(source, entry["subject"])
+        if r.epoch == state.plan.expected_epoch and r.site == state.plan.source and r.committed_at <= fault_at
+    ]
     promoted = entry["forked_from"]
     newest = there[-1] if there else None
     if newest is None or newest.snapshot_id == promoted:
@@ -57,16 +70,21 @@ def _snapshot_loss(state: DrillState, entry: dict[str, Any], fault_at: datetime)
     if kept is not None and kept.committed_at >= newest.committed_at:
         return {"seconds": 0.0, "objects": 0, "bytes": 0, "newest_at_source": newest.snapshot_id}
     lost_objects, lost_bytes = _lost(source, newest, kept)
-    since = next((r.committed_at for r in there if kept is None or r.committed_at > kept.committed_at), newest.committed_at)
-    return {"seconds": max(0.0, (fault_at - since).total_seconds()), "objects": lost_objects, "bytes": lost_bytes,
-            "newest_at_source": newest.snapshot_id}
+    since = next(
+        (r.committed_at for r in there if kept is None or r.committed_at > kept.committed_at), newest.committed_at
+    )
+    return {
+        "seconds": max(0.0, (fault_at - since).total_seconds()),
+        "objects": lost_objects,
+        "bytes": lost_bytes,
+        "newest_at_source": newest.snapshot_id,
+    }
 
 
 def _lost(source: Any, newest: CommitRecord, kept: CommitRecord | None) -> tuple[int, int]:
     ours = load_manifest(source, newest)
     change = diff(ours, load_manifest(source, kept) if kept else None)
-    lost = [*change.added, *change.changed]
-    return len(lost), sum(entry.size_bytes for entry in lost)
+    return change.copy_objects, change.copy_bytes
 
 
 def _run_loss(state: DrillState, entry: dict[str, Any], fault_at: datetime) -> dict[str, Any]:
@@ -74,14 +92,20 @@ def _run_loss(state: DrillState, entry: dict[str, Any], fault_at: datetime) -> d
     saved = [m for m in list_checkpoints(source, entry["run"]) if m.epoch == state.plan.expected_epoch]
     before = [m for m in saved if m.saved_at <= fault_at]
     durable = max((m.step for m in before), default=0)
-    reached = next((j.get("step") for j in state.evidence("inject").get("jobs", []) if j.get("run") == entry["run"]), None)
+    reached = next(
+        (j.get("step") for j in state.evidence("inject").get("jobs", []) if j.get("run") == entry["run"]), None
+    )
     at_fault = max(durable, reached or 0)
     steps = max(0, at_fault - entry["step"])
     saved_at = datetime.fromisoformat(entry["saved_at"]) if entry["saved_at"] else None
     seconds = 0.0 if steps == 0 else None if saved_at is None else max(0.0, (fault_at - saved_at).total_seconds())
     return {
-        "seconds": seconds, "training_steps": steps, "resumed_from_step": entry["step"], "step_at_fault": reached,
-        "durable_step_at_fault": durable, "wasted_after_fault_steps": max(0, max((m.step for m in saved), default=0) - at_fault),
+        "seconds": seconds,
+        "training_steps": steps,
+        "resumed_from_step": entry["step"],
+        "step_at_fault": reached,
+        "durable_step_at_fault": durable,
+        "wasted_after_fault_steps": max(0, max((m.step for m in saved), default=0) - at_fault),
     }
 
 

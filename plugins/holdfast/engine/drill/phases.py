@@ -9,6 +9,7 @@ from __future__ import annotations
 import platform
 import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
@@ -28,14 +29,12 @@ from holdfast.engine.recovery.errors import GateClosed
 from holdfast.engine.recovery.interface import Evidence, ProgressSink, Rooms, Senses, ignore_progress
 from holdfast.engine.recovery.plan import new_plan
 from holdfast.engine.recovery.protection import protect_group
-from holdfast.engine.recovery.runner import PlanResult, run_plan
+from holdfast.engine.recovery.runner import CLAIM_SECONDS, PlanResult, run_plan
 from holdfast.engine.recovery.senses import RealSenses
 from holdfast.engine.recovery.stop_jobs import job_status
 from holdfast.engine.recovery.subjects import current_run
 from holdfast.errors import HoldfastError
 
-#: A drill that nobody renews frees its group after this long.
-CLAIM_SECONDS = 1800.0
 _FAIL_OVER = ("decide", "commit_epoch", "fence", "promote", "switch_traffic", "verify")
 _ANSWER_FOR_SECONDS = 20.0
 
@@ -46,7 +45,12 @@ def new_drill_id(now: datetime) -> str:
 
 
 def prepare(
-    rooms: Rooms, group: str, scenario: str, *, drill_id: str | None = None, senses: Senses | None = None,
+    rooms: Rooms,
+    group: str,
+    scenario: str,
+    *,
+    drill_id: str | None = None,
+    senses: Senses | None = None,
     progress: ProgressSink = ignore_progress,
 ) -> DrillState:
     """Check names and rules, take the group, bring the replicas up to date, and see that the steady state holds.
@@ -59,8 +63,16 @@ def prepare(
     chosen = find_scenario(scenario)
     rooms.topology.group(group)
     drill_id = drill_id or new_drill_id(rooms.clock.now())
-    plan = new_plan(rooms, group, verb=chosen.verb, reason=f"drill {drill_id}: {chosen.name}", plan_id=drill_id,
-                    operation=drill_id, operation_kind="drill")
+    plan = new_plan(
+        rooms,
+        group,
+        verb=chosen.verb,
+        reason=f"drill {drill_id}: {chosen.name}",
+        plan_id=drill_id,
+        operation=drill_id,
+        operation_kind="drill",
+    )
+    _require_sites(rooms, group)
     state = DrillState(rooms, drill_id, plan, scenario, senses or RealSenses(), progress)
     committed = claim(state)
     try:
@@ -68,17 +80,30 @@ def prepare(
         if "prepare" in state.records:  # this very drill, prepared before: its plan is the one recorded
             return open_drill(rooms, drill_id, senses=senses, progress=progress)
         state.run("prepare", lambda: _prepare(state, committed))
-    except HoldfastError:
+    except BaseException:  # also when it is interrupted: nobody else would free the group
         release(state)
         raise
     return state
 
 
+def _require_sites(rooms: Rooms, group: str) -> None:
+    """Every site's bucket is there and lets us in, before anything is written. Raises what its store raises."""
+    with ThreadPoolExecutor(4, "drill-sites") as pool:
+        for asked in [pool.submit(_look_into, rooms, site) for site in rooms.topology.group(group).sites.all()]:
+            asked.result()
+
+
+def _look_into(rooms: Rooms, site: str) -> None:
+    next(iter(rooms.store(site).list("health/")), None)
+
+
 def claim(state: DrillState) -> EpochState:
     """Take the group for this drill, or renew. Raises OperationInProgress."""
     now = state.rooms.clock.now()
-    return state.rooms.authority(state.plan.group).claim(state.plan.group, Operation(
-        state.drill_id, "drill", state.rooms.holder, now, now + timedelta(seconds=CLAIM_SECONDS)))
+    return state.rooms.authority(state.plan.group).claim(
+        state.plan.group,
+        Operation(state.drill_id, "drill", state.rooms.holder, now, now + timedelta(seconds=CLAIM_SECONDS["drill"])),
+    )
 
 
 def release(state: DrillState) -> str | None:
@@ -93,8 +118,13 @@ def release(state: DrillState) -> str | None:
 def _prepare(state: DrillState, committed: EpochState) -> Evidence:
     group = state.rooms.topology.group(state.plan.group)
     if (committed.epoch, committed.active_site) != (state.plan.expected_epoch, state.plan.source):
-        raise GateClosed("the group moved on meanwhile", where=f"group {state.plan.group}",
-                         expected=f"epoch {state.plan.expected_epoch}", found=f"epoch {committed.epoch}", fix="Start again")
+        raise GateClosed(
+            "the group moved on meanwhile",
+            where=f"group {state.plan.group}",
+            expected=f"epoch {state.plan.expected_epoch}",
+            found=f"epoch {committed.epoch}",
+            fix="Start again",
+        )
     protected = protect_group(state.rooms, state.plan.group, committed)
     before = look(state.rooms, state.senses, state.plan.group, committed, training_may_have_ended=False)
     evidence: Evidence = {
@@ -109,8 +139,12 @@ def _prepare(state: DrillState, committed: EpochState) -> Evidence:
     }
     if before.holds is not True:
         error = SteadyStateFailed(
-            "the steady state does not hold, so no fault was injected", where=f"group {state.plan.group}",
-            expected="every check to pass", found="; ".join(before.objections()), fix="Remove the cause, then drill again")
+            "the steady state does not hold, so no fault was injected",
+            where=f"group {state.plan.group}",
+            expected="every check to pass",
+            found="; ".join(before.objections()),
+            fix="Remove the cause, then drill again",
+        )
         error.evidence = evidence
         raise error
     return evidence
@@ -129,8 +163,10 @@ def inject(state: DrillState, faults: FaultInjector) -> Evidence:
         return {"site": state.plan.source, "mode": mode, "by": faults.description, "jobs": jobs}
 
     # Recorded before it is done: whoever finds a drill that died here knows that the fault may be in.
-    state.once("arm", lambda: {"site": state.plan.source, "mode": find_scenario(state.scenario).fault_mode,
-                               "by": faults.description})
+    state.once(
+        "arm",
+        lambda: {"site": state.plan.source, "mode": find_scenario(state.scenario).fault_mode, "by": faults.description},
+    )
     return state.once("inject", work)
 
 
@@ -141,8 +177,14 @@ def _jobs_now(state: DrillState) -> list[dict[str, Any]]:
     for job in state.rooms.topology.group(plan.group).training:
         run = current_run(state.rooms.store(plan.target), plan.group, job)
         status = job_status(state.rooms, plan.source, run, plan.expected_epoch) if run else None
-        found.append({"job": job, "run": run, "step": status.step if status else None,
-                      "state": str(status.state) if status else None})
+        found.append(
+            {
+                "job": job,
+                "run": run,
+                "step": status.step if status else None,
+                "state": str(status.state) if status else None,
+            }
+        )
     return found
 
 
@@ -164,8 +206,11 @@ def fail_over(state: DrillState, *, approved_by: str | None = None) -> Evidence:
         result = _plan(state, _FAIL_OVER, approved_by=approved_by)
         found = {r.step: r.evidence for r in result.records}
         return {
-            "epoch": found["commit_epoch"]["epoch"], "committed_at": found["commit_epoch"]["committed_at"],
-            "promoted": found["promote"], "services": found["verify"]["services"], "decision": found["decide"],
+            "epoch": found["commit_epoch"]["epoch"],
+            "committed_at": found["commit_epoch"]["committed_at"],
+            "promoted": found["promote"],
+            "services": found["verify"]["services"],
+            "decision": found["decide"],
         }
 
     return state.once("fail_over", work)
@@ -183,7 +228,9 @@ def resume_training(state: DrillState) -> Evidence:
 
 
 def _plan(state: DrillState, steps: tuple[str, ...], approved_by: str | None = None) -> PlanResult:
-    return run_plan(state.rooms, state.plan, only=steps, approved_by=approved_by, progress=state.progress, senses=state.senses)
+    return run_plan(
+        state.rooms, state.plan, only=steps, approved_by=approved_by, progress=state.progress, senses=state.senses
+    )
 
 
 def lift(state: DrillState, faults: FaultInjector) -> Evidence:
@@ -193,8 +240,12 @@ def lift(state: DrillState, faults: FaultInjector) -> Evidence:
         try:
             faults.clear(state.plan.source)
         except HoldfastError as error:
-            raise FaultFailed("the fault could not be lifted", where=state.plan.source, found=str(error),
-                              fix=f"Lift it by hand: holdfast sandbox fault {state.plan.source} up") from error
+            raise FaultFailed(
+                "the fault could not be lifted",
+                where=state.plan.source,
+                found=str(error),
+                fix=f"Lift it by hand: holdfast sandbox fault {state.plan.source} up",
+            ) from error
         return {"site": state.plan.source, "by": faults.description, "injected": "arm" in state.records}
 
     return state.run("lift", work)
@@ -211,7 +262,8 @@ def measure(state: DrillState) -> None:
 
 
 def await_training(state: DrillState) -> Evidence:
-    """Wait until the resumed jobs end. Raises TrainingFailed."""
+    """Wait until the resumed jobs end; the drill's claim on the group is renewed first. Raises TrainingFailed."""
+    claim(state)
     return state.once("await_training", lambda: await_jobs(state))
 
 
@@ -224,14 +276,21 @@ def compare(state: DrillState, reference: Callable[[], Reference | None] | None 
 
     def work() -> Evidence:
         found = reference() if reference is not None else run_reference(state)
-        digest = next((j["model_digest"] for j in state.evidence("await_training")["jobs"] if j.get("model_digest")), None)
+        digest = next(
+            (j["model_digest"] for j in state.evidence("await_training")["jobs"] if j.get("model_digest")), None
+        )
         other = found.model_digest if found else None
         return {
-            "model": {"digest": digest, "reference_digest": other,
-                      "identical": None if digest is None or other is None else digest == other,
-                      "reference_seconds": found.seconds if found else None},
-            "services": [_answers(state, service, found, digest)
-                         for service in state.rooms.topology.group(state.plan.group).services],
+            "model": {
+                "digest": digest,
+                "reference_digest": other,
+                "identical": None if digest is None or other is None else digest == other,
+                "reference_seconds": found.seconds if found else None,
+            },
+            "services": [
+                _answers(state, service, found, digest)
+                for service in state.rooms.topology.group(state.plan.group).services
+            ],
         }
 
     return state.once("compare_model", work)
@@ -246,9 +305,16 @@ def _answers(state: DrillState, service: str, reference: Reference | None, diges
         answer = state.senses.ask(state.rooms, service, timeout_seconds=2.0)
         equal = None if expected is None or answer.predictions is None else answer.predictions == expected
         if equal or clock.monotonic() >= until or (expected is None and answer.model == digest):
-            return {"service": service, "answers_equal": equal, "site": answer.site, "epoch": answer.epoch,
-                    "model": answer.model, "answers": list(answer.predictions or ()), "refused": answer.refused,
-                    "expected": list(expected) if expected is not None else None}
+            return {
+                "service": service,
+                "answers_equal": equal,
+                "site": answer.site,
+                "epoch": answer.epoch,
+                "model": answer.model,
+                "answers": list(answer.predictions or ()),
+                "refused": answer.refused,
+                "expected": list(expected) if expected is not None else None,
+            }
         clock.sleep(0.2)
 
 
@@ -256,7 +322,11 @@ def look_again(state: DrillState) -> Evidence:
     """Protect the group from its new active site, then look whether the steady state holds there."""
     committed = state.rooms.authority(state.plan.group).read(state.plan.group)
     assert committed is not None
-    state.once("reprotect", lambda: {
-        "replicated": [asdict(p) for p in protect_group(state.rooms, state.plan.group, committed)]})
-    return state.once("steady_state_after", lambda: look(
-        state.rooms, state.senses, state.plan.group, committed, training_may_have_ended=True).as_dict())
+    state.once(
+        "reprotect",
+        lambda: {"replicated": [asdict(p) for p in protect_group(state.rooms, state.plan.group, committed)]},
+    )
+    return state.once(
+        "steady_state_after",
+        lambda: look(state.rooms, state.senses, state.plan.group, committed, training_may_have_ended=True).as_dict(),
+    )

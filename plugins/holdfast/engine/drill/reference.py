@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from holdfast.engine.compute import job_spec
@@ -29,10 +30,13 @@ class Reference:
     seconds: float
 
 
-def run_reference(state: DrillState) -> Reference | None:
+def run_reference(state: DrillState, given_up: Event | None = None) -> Reference | None:
     """Train the drill's first resumed run once more from its first step, without pauses.
 
     It reads the dataset from the new site and writes neither buckets nor register.
+
+    Args:
+        given_up: set when nobody wants it any more; it is then stopped.
 
     Returns:
         the finished model; ``None`` when the drill resumed no training.
@@ -44,42 +48,65 @@ def run_reference(state: DrillState) -> Reference | None:
     if job is None:
         return None
     with tempfile.TemporaryDirectory(prefix="holdfast-reference-") as folder:
-        return _train(state, job, Path(folder))
+        return _train(state, job, Path(folder), given_up or Event())
 
 
-def _train(state: DrillState, job: dict[str, Any], folder: Path) -> Reference:
+def _train(state: DrillState, job: dict[str, Any], folder: Path, given_up: Event) -> Reference:
     clock, plan = state.rooms.clock, state.plan
     began = clock.monotonic()
     backend = state.rooms.backend(plan.target)
     handle = backend.submit(_spec(state, job, folder))
     try:
-        status = _ended(state, backend, handle)
+        status = _ended(state, backend, handle, given_up)
     except BaseException:
         backend.stop(handle, grace_seconds=0.5)
         raise
     if status.state is not JobState.SUCCEEDED:
-        raise ReferenceFailed("the reference run did not end well", where=handle.name, expected=str(JobState.SUCCEEDED),
-                              found=f"{status.state}: {status.detail}", fix="Read the job's log")
+        raise ReferenceFailed(
+            "the reference run did not end well",
+            where=handle.name,
+            expected=str(JobState.SUCCEEDED),
+            found=f"{status.state}: {status.detail}",
+            fix="Read the job's log",
+        )
     store = local_store("reference", folder)
     record = latest(store, state.rooms.topology.job(job["job"]).model, epoch=1)
     if record is None or "model_digest" not in record.labels:
-        raise ReferenceFailed("the reference run published no model", where=handle.name, expected="a model with its digest",
-                              found="none" if record is None else str(record.labels))
+        raise ReferenceFailed(
+            "the reference run published no model",
+            where=handle.name,
+            expected="a model with its digest",
+            found="none" if record is None else str(record.labels),
+        )
     return Reference(record.labels["model_digest"], model_files(store, record), round(clock.monotonic() - began, 3))
 
 
 def _spec(state: DrillState, job: dict[str, Any], folder: Path) -> JobSpec:
-    spec = job_spec(state.rooms.topology, state.plan.group, job["job"], run=f"reference-{state.drill_id}-{job['job']}",
-                    epoch=1, site=state.plan.target, dataset_snapshot=job.get("dataset_snapshot"), environ=state.rooms.environ)
-    return replace(spec, environment={**spec.environment, "HOLDFAST_SCRATCH": str(folder), "HOLDFAST_STEP_SECONDS": "0"})
+    spec = job_spec(
+        state.rooms.topology,
+        state.plan.group,
+        job["job"],
+        run=f"reference-{state.drill_id}-{job['job']}",
+        epoch=1,
+        site=state.plan.target,
+        dataset_snapshot=job.get("dataset_snapshot"),
+        environ=state.rooms.environ,
+    )
+    return replace(
+        spec, environment={**spec.environment, "HOLDFAST_SCRATCH": str(folder), "HOLDFAST_STEP_SECONDS": "0"}
+    )
 
 
-def _ended(state: DrillState, backend: TrainingBackend, handle: JobHandle) -> JobStatus:
+def _ended(state: DrillState, backend: TrainingBackend, handle: JobHandle, given_up: Event) -> JobStatus:
     clock = state.rooms.clock
     until = clock.monotonic() + _PATIENCE_SECONDS
     while (status := backend.status(handle)).state not in _ENDED:
-        if clock.monotonic() >= until:
-            raise ReferenceFailed("the reference run did not end in the time allowed", where=handle.name,
-                                  expected=f"its end within {_PATIENCE_SECONDS:.0f} s", found=f"{status.state} at step {status.step}")
+        if given_up.is_set() or clock.monotonic() >= until:
+            raise ReferenceFailed(
+                "the reference run did not end in the time allowed",
+                where=handle.name,
+                expected=f"its end within {_PATIENCE_SECONDS:.0f} s",
+                found=f"{status.state} at step {status.step}",
+            )
         clock.sleep(_LOOK_SECONDS)
     return status

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
+from holdfast.engine.authority.interface import NoMajority
 from holdfast.engine.drill.conclude import conclude, refused_journal, store_evidence
 from holdfast.engine.drill.errors import DrillError, SteadyStateFailed
 from holdfast.engine.drill.interface import FaultInjector
@@ -27,12 +29,19 @@ from holdfast.engine.drill.phases import (
 from holdfast.engine.drill.reference import run_reference
 from holdfast.engine.drill.scenarios import find_scenario
 from holdfast.engine.recovery.interface import Progress, ProgressSink, Rooms, Senses, ignore_progress
-from holdfast.errors import ConfigError, HoldfastError
+from holdfast.errors import ConfigError, HoldfastError, Refused
 
 
 def run_drill(
-    rooms: Rooms, group: str, scenario: str, faults: FaultInjector, output: Path, *,
-    progress: ProgressSink = ignore_progress, senses: Senses | None = None, drill_id: str | None = None,
+    rooms: Rooms,
+    group: str,
+    scenario: str,
+    faults: FaultInjector,
+    output: Path,
+    *,
+    progress: ProgressSink = ignore_progress,
+    senses: Senses | None = None,
+    drill_id: str | None = None,
     approved_by: str | None = None,
 ) -> DrillJournal:
     """Run a drill and write its evidence into ``output`` (journal.json, report.html, evidence.dsse.json).
@@ -49,25 +58,40 @@ def run_drill(
         Refused, NoMajority: a rule forbids it; nothing was changed, the evidence says so.
     """
     find_scenario(scenario)
-    objectives = rooms.topology.group(group).objectives.model_dump(mode="json")
+    rooms.topology.group(group)
     drill_id = drill_id or new_drill_id(rooms.clock.now())
     with interrupts() as signals:
         try:
             state = prepare(rooms, group, scenario, drill_id=drill_id, senses=senses, progress=progress)
         except ConfigError:
             raise
-        except SteadyStateFailed as error:
-            journal = refused_journal(drill_id, group, scenario, error, run_by=rooms.holder, now=rooms.clock.now(),
-                                      objectives=objectives)
-            journal = journal.model_copy(update={
-                "status": "aborted", "steady_state": {"before": error.evidence.get("steady_state"), "after": None}})
+        except (KeyboardInterrupt, DrillInterrupted) as interruption:
+            signals.held = True
+            journal = never_begun(rooms, drill_id, group, scenario, _interrupted(drill_id, interruption), "interrupted")
             write_drill_evidence(rooms, journal, output)
-            raise
+            return journal
         except HoldfastError as error:
-            write_drill_evidence(rooms, refused_journal(drill_id, group, scenario, error, run_by=rooms.holder, now=rooms.clock.now(),
-                                          objectives=objectives), output)
+            write_drill_evidence(rooms, never_begun(rooms, drill_id, group, scenario, error), output)
             raise
         return _run_prepared(state, faults, output, signals, approved_by or f"drill {drill_id}, run by {rooms.holder}")
+
+
+def never_begun(
+    rooms: Rooms, drill_id: str, group: str, scenario: str, error: HoldfastError, status: DrillStatus | None = None
+) -> DrillJournal:
+    """The journal of a drill that ended before any fault: refused by a rule, aborted for its steady state."""
+    objectives = rooms.topology.group(group).objectives.model_dump(mode="json")
+    journal = refused_journal(
+        drill_id, group, scenario, error, run_by=rooms.holder, now=rooms.clock.now(), objectives=objectives
+    )
+    by_rule = isinstance(error, Refused | NoMajority) and not isinstance(error, SteadyStateFailed)
+    found = error.evidence.get("steady_state") if isinstance(error, SteadyStateFailed) else None
+    return journal.model_copy(
+        update={
+            "status": status or ("refused" if by_rule else "aborted"),
+            "steady_state": {"before": found, "after": None},
+        }
+    )
 
 
 def _run_prepared(
@@ -86,14 +110,21 @@ def _run_prepared(
             raise DrillInterrupted(signals.seen)
         after_fault(state)
     except (KeyboardInterrupt, DrillInterrupted) as interruption:
-        status = "interrupted"
-        error = DrillError("the drill was interrupted", where=state.drill_id, found=str(interruption) or "KeyboardInterrupt")
+        status, error = "interrupted", _interrupted(state.drill_id, interruption)
     except HoldfastError as failure:
         status, error = "failed", failure
-    signals.held = True
-    journal = conclude(state, status=status, error=error)
-    write_drill_evidence(state.rooms, journal, output, state)
+    except Exception as bug:
+        status, error = "failed", DrillError("the drill met an error of its own", found=f"{type(bug).__name__}: {bug}")
+        raise
+    finally:
+        signals.held = True
+        journal = conclude(state, status=status, error=error)
+        write_drill_evidence(state.rooms, journal, output, state)
     return journal
+
+
+def _interrupted(drill_id: str, interruption: BaseException) -> DrillError:
+    return DrillError("the drill was interrupted", where=drill_id, found=str(interruption) or "KeyboardInterrupt")
 
 
 def _under_fault(state: DrillState, faults: FaultInjector, approved_by: str) -> None:
@@ -105,17 +136,19 @@ def _under_fault(state: DrillState, faults: FaultInjector, approved_by: str) -> 
 
 def after_fault(state: DrillState) -> None:
     """What can be done only when the fault is out: measure, wait for the training, compare, look again."""
+    given_up = Event()
     with ThreadPoolExecutor(1, "reference") as pool:
-        reference = pool.submit(run_reference, state)  # trains while the resumed run does
-        measure(state)
-        await_training(state)
-        compare(state, reference.result)
+        reference = pool.submit(run_reference, state, given_up)  # trains while the resumed run does
+        try:
+            measure(state)
+            await_training(state)
+            compare(state, reference.result)
+        finally:
+            given_up.set()
     look_again(state)
 
 
-def write_drill_evidence(
-    rooms: Rooms, journal: DrillJournal, output: Path, state: DrillState | None = None
-) -> None:
+def write_drill_evidence(rooms: Rooms, journal: DrillJournal, output: Path, state: DrillState | None = None) -> None:
     """Write the signed evidence into a folder, and, of a drill that was begun, into the group's buckets."""
     from holdfast.engine.drill.evidence import load_or_create_key, write_evidence
 
@@ -124,4 +157,3 @@ def write_drill_evidence(
         kept = store_evidence(state, {path.name: path.read_bytes() for path in paths.all()})
         for site, outcome in kept.items():
             state.progress(Progress("evidence", "done" if outcome == "kept" else "failed", detail=f"{site}: {outcome}"))
-

@@ -25,7 +25,8 @@ SCENARIOS: dict[str, Scenario] = {
         Scenario(
             "site-outage",
             "The active site is cut off from the world while everything inside it goes on working",
-            fault_mode="down", verb="failover",
+            fault_mode="down",
+            verb="failover",
             must_prove=(
                 "the service answers correctly from the standby within the RTO",
                 "no more than the RPO is lost",
@@ -40,5 +41,7 @@ SCENARIOS: dict[str, Scenario] = {
 def find_scenario(name: str) -> Scenario:
     """The scenario of this name. Raises UnknownName, which lists them all."""
     if name not in SCENARIOS:
-        raise UnknownName("unknown scenario", where="drill", expected=f"one of {', '.join(sorted(SCENARIOS))}", found=repr(name))
+        raise UnknownName(
+            "unknown scenario", where="drill", expected=f"one of {', '.join(sorted(SCENARIOS))}", found=repr(name)
+        )
     return SCENARIOS[name]

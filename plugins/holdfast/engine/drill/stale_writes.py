@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from holdfast.engine.authority.interface import EpochConflict
@@ -33,18 +34,16 @@ def attempt_stale_writes(state: DrillState) -> dict[str, Any]:
     """Try everything a writer of the old epoch could, at the old site and at the new one."""
     plan, topology = state.plan, state.rooms.topology
     group = topology.group(plan.group)
+    models = dict.fromkeys(topology.service(service).model for service in group.services)
     probes: list[Probe] = []
     for site in (plan.source, plan.target):
-        for model in dict.fromkeys(topology.service(s).model for s in group.services):
-            probes.append(_attempt("model snapshot", site, model, lambda s=site, m=model: _model(state, s, m)))
-        for dataset in group.datasets:
-            probes.append(_attempt("dataset snapshot", site, dataset, lambda s=site, d=dataset: _dataset(state, s, d)))
-        for run in _runs(state):
-            probes.append(_attempt("checkpoint", site, run, lambda s=site, r=run: _checkpoint(state, s, r)))
+        probes += [_attempt("model snapshot", site, m, partial(_model, state, site, m)) for m in models]
+        probes += [_attempt("dataset snapshot", site, d, partial(_dataset, state, site, d)) for d in group.datasets]
+        probes += [_attempt("checkpoint", site, r, partial(_checkpoint, state, site, r)) for r in _runs(state)]
     for service in group.services:
-        probes.append(_attempt("traffic switch", plan.source, service, lambda s=service: _switch(state, s)))
-        probes.append(_attempt("prediction", plan.source, service, lambda s=service: _predict(state, s)))
-    probes.append(_attempt("register advance", plan.source, plan.group, lambda: _advance(state)))
+        probes.append(_attempt("traffic switch", plan.source, service, partial(_switch, state, service)))
+        probes.append(_attempt("prediction", plan.source, service, partial(_predict, state, service)))
+    probes.append(_attempt("register advance", plan.source, plan.group, partial(_advance, state)))
     probes += _real_zombie(state)
     return {"probes": probes}
 
@@ -91,16 +90,26 @@ def _model(state: DrillState, site: str, model: str) -> Probe:
     store = state.rooms.store(site)
     at_target = latest(state.rooms.store(state.plan.target), model, epoch=state.plan.epoch)
     files = model_files(state.rooms.store(state.plan.target), at_target) if at_target else {"probe": b"stale"}
-    record = put_snapshot(store, dataset=model, files={**files, "stale.txt": state.drill_id.encode()},
-                          epoch=state.plan.expected_epoch, site=state.plan.source,
-                          labels={"probe": "stale-write", "drill": state.drill_id}, clock=state.rooms.clock)
+    record = put_snapshot(
+        store,
+        dataset=model,
+        files={**files, "stale.txt": state.drill_id.encode()},
+        epoch=state.plan.expected_epoch,
+        site=state.plan.source,
+        labels={"probe": "stale-write", "drill": state.drill_id},
+        clock=state.rooms.clock,
+    )
     return {"written": [record.snapshot_id], "outcome": "written"}
 
 
 def _dataset(state: DrillState, site: str, dataset: str) -> Probe:
     record = take_and_publish(
-        state.rooms.store(site), dataset=dataset, path=state.rooms.topology.dataset(dataset).path,
-        epoch=state.plan.expected_epoch, site=state.plan.source, clock=state.rooms.clock,
+        state.rooms.store(site),
+        dataset=dataset,
+        path=state.rooms.topology.dataset(dataset).path,
+        epoch=state.plan.expected_epoch,
+        site=state.plan.source,
+        clock=state.rooms.clock,
         labels={"probe": "stale-write", "drill": state.drill_id},
     )
     return {"written": [record.snapshot_id], "outcome": "written"}
@@ -117,9 +126,14 @@ def _checkpoint(state: DrillState, site: str, run: str) -> Probe:
         return {"attempted": 0, "outcome": "no checkpoint of the old epoch is here to go on from"}
     last = max(known, key=lambda m: m.step)
     step = max(m.step for m in list_checkpoints(store, run)) + 1_000
-    stale = last.model_copy(update={
-        "step": step, "parent": last.digest, "saved_at": state.rooms.clock.now(), "write_id": uuid.uuid4().hex,
-    })
+    stale = last.model_copy(
+        update={
+            "step": step,
+            "parent": last.digest,
+            "saved_at": state.rooms.clock.now(),
+            "write_id": uuid.uuid4().hex,
+        }
+    )
     blobs = {name: store.get(blob_key(run, ref.digest)) for name, ref in last.blobs.items()}
     written = write_checkpoint(store, stale, blobs, guard=AlwaysGranted())
     return {"written": [written.digest], "outcome": "written"}
@@ -144,7 +158,10 @@ def _predict(state: DrillState, service: str) -> Probe:
 def _advance(state: DrillState) -> Probe:
     plan = state.plan
     state.rooms.authority(plan.group).advance(
-        plan.group, expected_epoch=plan.expected_epoch, active_site=plan.source, plan_id=f"{state.drill_id}-stale",
+        plan.group,
+        expected_epoch=plan.expected_epoch,
+        active_site=plan.source,
+        plan_id=f"{state.drill_id}-stale",
         reason="stale-write probe of a drill",
     )
     return {"accepted": 1, "outcome": "the register moved"}
@@ -157,13 +174,23 @@ def _real_zombie(state: DrillState) -> list[Probe]:
     for run in _runs(state):
         probe: Probe = {"kind": "the old trainer's own checkpoints", "site": state.plan.source, "subject": run}
         try:
-            late = [m for m in list_checkpoints(state.rooms.store(state.plan.source), run)
-                    if m.epoch == state.plan.expected_epoch and m.saved_at.isoformat() > str(committed_at)]
+            late = [
+                m
+                for m in list_checkpoints(state.rooms.store(state.plan.source), run)
+                if m.epoch == state.plan.expected_epoch and m.saved_at.isoformat() > str(committed_at)
+            ]
         except HoldfastError as error:
             found.append({**probe, "attempted": 0, "accepted": None, "written": None, "outcome": f"unknown: {error}"})
             continue
-        found.append({**probe, "attempted": len(late), "accepted": 0, "written": [m.digest for m in late],
-                      "outcome": "written" if late else f"it wrote none: {_old_job(state, run)}"})
+        found.append(
+            {
+                **probe,
+                "attempted": len(late),
+                "accepted": 0,
+                "written": [m.digest for m in late],
+                "outcome": "written" if late else f"it wrote none: {_old_job(state, run)}",
+            }
+        )
     return found
 
 
@@ -189,5 +216,3 @@ def _selected(state: DrillState, site: str, probe: Probe) -> bool:
         return elected is not None and elected.digest in written
     except EpochUnknownHere:
         return False  # a site that does not know the epoch selects nothing
-
-

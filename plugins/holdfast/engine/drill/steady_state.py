@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from holdfast.engine.authority.interface import EpochState
@@ -68,15 +69,23 @@ def look(rooms: Rooms, senses: Senses, group: str, state: EpochState, *, trainin
     """
     settings = rooms.topology.group(group)
     standbys = [s for s in (settings.sites.active, *settings.sites.standby) if s != state.active_site]
+    away = [(subject, site) for subject in snapshot_subjects(rooms.topology, group) for site in standbys]
     checks: list[tuple[str, str, Callable[[], Check]]] = [
-        ("authority_majority", group, lambda: _majority(rooms, group)),
-        *(("service_answers", s, lambda s=s: _service(rooms, senses, s, state)) for s in settings.services),
-        *(("replica_verified", f"{subject} at {site}", lambda subject=subject, site=site: _replica(
-            rooms, group, subject, site, state)) for subject in snapshot_subjects(rooms.topology, group) for site in standbys),
-        *(("checkpoint_replicated", f"{job} at {site}", lambda job=job, site=site: _checkpoint(
-            rooms, group, job, site, state)) for job in settings.training for site in standbys),
-        *(("training_alive", job, lambda job=job: _training(rooms, group, job, state, training_may_have_ended))
-          for job in settings.training),
+        ("authority_majority", group, partial(_majority, rooms, group)),
+        *(("service_answers", s, partial(_service, rooms, senses, s, state)) for s in settings.services),
+        *(
+            ("replica_verified", f"{what} at {site}", partial(_replica, rooms, group, what, site, state))
+            for what, site in away
+        ),
+        *(
+            ("checkpoint_replicated", f"{job} at {site}", partial(_checkpoint, rooms, group, job, site, state))
+            for job in settings.training
+            for site in standbys
+        ),
+        *(
+            ("training_alive", job, partial(_training, rooms, group, job, state, training_may_have_ended))
+            for job in settings.training
+        ),
     ]
     with ThreadPoolExecutor(8, "steady-state") as pool:
         looking = [(name, subject, pool.submit(check)) for name, subject, check in checks]
@@ -94,8 +103,13 @@ def _majority(rooms: Rooms, group: str) -> Check:
     views = rooms.authority(group).inspect(group)
     answer = sum(view.reachable for view in views)
     needed = len(rooms.topology.group(group).sites.all()) // 2 + 1 if len(views) > 1 else 1
-    return Check("authority_majority", group, answer >= needed, f"{answer} of {len(views)} acceptors answer, {needed} needed",
-                 float(answer))
+    return Check(
+        "authority_majority",
+        group,
+        answer >= needed,
+        f"{answer} of {len(views)} acceptors answer, {needed} needed",
+        float(answer),
+    )
 
 
 def _service(rooms: Rooms, senses: Senses, service: str, state: EpochState) -> Check:
@@ -117,10 +131,17 @@ def _service(rooms: Rooms, senses: Senses, service: str, state: EpochState) -> C
             elif expected is not None and answer.predictions != expected:
                 wrong = "other answers than its newest model gives"
             elif expected is None:
-                return Check("service_answers", service, None, "it answers; the right answers could not be computed here")
+                return Check(
+                    "service_answers", service, None, "it answers; the right answers could not be computed here"
+                )
             else:
-                return Check("service_answers", service, True, f"{len(expected)} golden answers equal, from {answer.site}",
-                             answer.seconds)
+                return Check(
+                    "service_answers",
+                    service,
+                    True,
+                    f"{len(expected)} golden answers equal, from {answer.site}",
+                    answer.seconds,
+                )
         if clock.monotonic() >= until:
             return Check("service_answers", service, False, wrong or "no answer")
         clock.sleep(_LOOK_SECONDS)
@@ -139,9 +160,9 @@ def _replica(rooms: Rooms, group: str, subject: str, site: str, state: EpochStat
         return Check(name, where, False, "no replica")
     if there.site != site and read_receipt(target, subject, there.snapshot_id, site) is None:
         return Check(name, where, False, "its newest replica was never read back", behind.seconds)
-    if behind.seconds is None:
-        return Check(name, where, None, "how far it lies behind is unknown")
-    return Check(name, where, behind.seconds <= rpo, f"{behind.seconds:.1f} s behind, objective {rpo:g} s", behind.seconds)
+    return Check(
+        name, where, behind.seconds <= rpo, f"{behind.seconds:.1f} s behind, objective {rpo:g} s", behind.seconds
+    )
 
 
 def _checkpoint(rooms: Rooms, group: str, job: str, site: str, state: EpochState) -> Check:
@@ -165,7 +186,14 @@ def _training(rooms: Rooms, group: str, job: str, state: EpochState, may_have_en
         return Check("training_alive", job, False, "no run is known at the active site")
     status = job_status(rooms, state.active_site, run, state.epoch)
     if status is None:
-        return Check("training_alive", job, False, f"no job of {run} in epoch {state.epoch} is known at {state.active_site}")
+        return Check(
+            "training_alive", job, False, f"no job of {run} in epoch {state.epoch} is known at {state.active_site}"
+        )
     good = {JobState.RUNNING, JobState.SUCCEEDED} if may_have_ended else {JobState.RUNNING}
-    return Check("training_alive", job, status.state in good, f"{run}: {status.state} at step {status.step}",
-                 None if status.step is None else float(status.step))
+    return Check(
+        "training_alive",
+        job,
+        status.state in good,
+        f"{run}: {status.state} at step {status.step}",
+        None if status.step is None else float(status.step),
+    )

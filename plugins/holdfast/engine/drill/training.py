@@ -29,14 +29,23 @@ def _await(state: DrillState, job: dict[str, Any]) -> dict[str, Any]:
         patience = max(_LEAST_SECONDS, 3 * settings.steps * settings.step_seconds)
         status = _ended(state, job["run"], JobHandle(**job["handle"]), patience)
         if status.state is not JobState.SUCCEEDED:
-            raise TrainingFailed("the resumed training did not end well", where=f"run {job['run']} at {state.plan.target}",
-                                 expected=str(JobState.SUCCEEDED), found=f"{status.state} at step {status.step}: {status.detail}",
-                                 fix="Read the job's log")
+            raise TrainingFailed(
+                "the resumed training did not end well",
+                where=f"run {job['run']} at {state.plan.target}",
+                expected=str(JobState.SUCCEEDED),
+                found=f"{status.state} at step {status.step}: {status.detail}",
+                fix="Read the job's log",
+            )
     record = latest(state.rooms.store(state.plan.target), settings.model, epoch=state.plan.epoch)
     if record is None or record.labels.get("run") != job["run"]:
         return {**_facts(job), "model_digest": None, "detail": "the run published no model in the new epoch's lineage"}
-    return {**_facts(job), "model_digest": record.labels.get("model_digest"), "snapshot_id": record.snapshot_id,
-            "steps": int(record.labels.get("step", 0)), "detail": "ended well"}
+    return {
+        **_facts(job),
+        "model_digest": record.labels.get("model_digest"),
+        "snapshot_id": record.snapshot_id,
+        "steps": int(record.labels.get("step", 0)),
+        "detail": "ended well",
+    }
 
 
 def _facts(job: dict[str, Any]) -> dict[str, Any]:
@@ -51,6 +60,10 @@ def _ended(state: DrillState, run: str, handle: JobHandle, patience_seconds: flo
         if status.state in _ENDED:
             return status
         if clock.monotonic() >= until:
-            raise TrainingFailed("the resumed training did not end in the time allowed", where=f"run {run}",
-                                 expected=f"its end within {patience_seconds:.0f} s", found=f"{status.state} at step {status.step}")
+            raise TrainingFailed(
+                "the resumed training did not end in the time allowed",
+                where=f"run {run}",
+                expected=f"its end within {patience_seconds:.0f} s",
+                found=f"{status.state} at step {status.step}",
+            )
         clock.sleep(_LOOK_SECONDS)

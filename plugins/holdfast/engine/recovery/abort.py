@@ -29,9 +29,16 @@ def abort_plan(rooms: Rooms, plan: Plan, *, by: str, reason: str) -> None:
     authority = rooms.authority(plan.group)
     state = authority.read(plan.group)
     if state is not None and (state.epoch, state.plan_id) == (plan.epoch, plan.plan_id):
-        raise PastNoReturn("the plan's epoch is committed", where=f"plan {plan.plan_id}", expected=f"epoch {plan.expected_epoch}",
-                           found=f"epoch {state.epoch}", fix="Roll it forward: `holdfast failover resume`")
-    mark = json.dumps({"plan_id": plan.plan_id, "at": rooms.clock.now().isoformat(), "by": by, "reason": reason}).encode()
+        raise PastNoReturn(
+            "the plan's epoch is committed",
+            where=f"plan {plan.plan_id}",
+            expected=f"epoch {plan.expected_epoch}",
+            found=f"epoch {state.epoch}",
+            fix="Roll it forward: `holdfast failover resume`",
+        )
+    mark = json.dumps(
+        {"plan_id": plan.plan_id, "at": rooms.clock.now().isoformat(), "by": by, "reason": reason}
+    ).encode()
     failures = []
     for site in plan.record_sites:
         try:
@@ -42,7 +49,7 @@ def abort_plan(rooms: Rooms, plan: Plan, *, by: str, reason: str) -> None:
             failures.append(str(error))
     if len(failures) == len(plan.record_sites):
         raise RecordsUnavailable("no bucket took the abort mark", where=_key(plan), found="; ".join(failures))
-    authority.release(plan.group, plan.plan_id)
+    authority.release(plan.group, plan.operation)
 
 
 def check_not_aborted(rooms: Rooms, plan: Plan) -> None:
@@ -52,5 +59,10 @@ def check_not_aborted(rooms: Rooms, plan: Plan) -> None:
             rooms.store(site).head(_key(plan))
         except (ObjectNotFound, ObjectStoreError):
             continue
-        raise GateClosed("the plan was given up", where=f"{site}: {_key(plan)}", expected="no abort mark", found="one",
-                         fix="Make a new plan")
+        raise GateClosed(
+            "the plan was given up",
+            where=f"{site}: {_key(plan)}",
+            expected="no abort mark",
+            found="one",
+            fix="Make a new plan",
+        )

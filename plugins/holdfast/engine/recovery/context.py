@@ -50,8 +50,13 @@ class StepContext:
     def evidence(self, step: str) -> Evidence:
         """What an earlier step found. Raises GateClosed when it is not recorded."""
         if step not in self.records:
-            raise GateClosed(f"the step {step} is not done", where=f"plan {self.plan.plan_id}", expected="its record",
-                             found="none", fix=f"Run {step} first")
+            raise GateClosed(
+                f"the step {step} is not done",
+                where=f"plan {self.plan.plan_id}",
+                expected="its record",
+                found="none",
+                fix=f"Run {step} first",
+            )
         return self.records[step].evidence
 
     def ahead(self, name: str, work: Callable[[], T]) -> None:
@@ -66,7 +71,7 @@ class StepContext:
             try:
                 result: T = begun.result()
                 return result
-            except Exception as error:  # noqa: BLE001 - whatever it was, it is tried again here and raised then
+            except Exception as error:
                 self.say("ahead", "failed", detail=f"{name}: {error}")
         return work()
 

@@ -22,15 +22,21 @@ class Expected:
 
 def expect_answers(context: StepContext) -> dict[str, Expected]:
     """By service, what its golden set must be answered with at the target."""
-    points: RecoveryPoints = context.scratch.futures["points"].result() if "points" in context.scratch.futures else (
-        find_points(context.rooms, context.plan, context.pool))
+    points: RecoveryPoints = (
+        context.scratch.futures["points"].result()
+        if "points" in context.scratch.futures
+        else (find_points(context.rooms, context.plan, context.pool))
+    )
     expected = {}
     for name in context.group.services:
         model = context.rooms.topology.service(name).model
         point = points.snapshot(model)
         record = point.record if point else None
-        answers = None if record is None else context.senses.reference(
-            context.rooms, name, model_files(context.target, record))
+        answers = (
+            None
+            if record is None
+            else context.senses.reference(context.rooms, name, model_files(context.target, record))
+        )
         expected[name] = Expected(name, model, record.snapshot_id if record else None, answers)
     return expected
 

@@ -98,8 +98,12 @@ class StepLog:
             if data is not None:
                 return StepRecord.model_validate_json(data)
         if len(silent) == len(self._stores):
-            raise RecordsUnavailable("no bucket answered for the plan's records", where=self.key(step),
-                                     found="; ".join(silent), fix="Bring one of them back, then resume the plan")
+            raise RecordsUnavailable(
+                "no bucket answered for the plan's records",
+                where=self.key(step),
+                found="; ".join(silent),
+                fix="Bring one of them back, then resume the plan",
+            )
         return None
 
     def write(self, record: StepRecord) -> StepRecord:
@@ -124,8 +128,12 @@ class StepLog:
                 continue
             counting = counting or StepRecord.model_validate_json(there)
         if counting is None:
-            raise RecordsUnavailable("no bucket took the step's record", where=key, found="; ".join(silent),
-                                     fix="Bring one of them back, then resume the plan: the step is idempotent")
+            raise RecordsUnavailable(
+                "no bucket took the step's record",
+                where=key,
+                found="; ".join(silent),
+                fix="Bring one of them back, then resume the plan: the step is idempotent",
+            )
         return counting
 
 

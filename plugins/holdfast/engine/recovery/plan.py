@@ -24,7 +24,15 @@ Verb = Literal["failover", "switchover"]
 STEPS: dict[Verb, tuple[str, ...]] = {
     "failover": ("detect", "decide", "commit_epoch", "fence", "promote", "switch_traffic", "verify", "resume_training"),
     "switchover": (
-        "detect", "decide", "quiesce", "commit_epoch", "fence", "promote", "switch_traffic", "verify", "resume_training",
+        "detect",
+        "decide",
+        "quiesce",
+        "commit_epoch",
+        "fence",
+        "promote",
+        "switch_traffic",
+        "verify",
+        "resume_training",
     ),
 }
 
@@ -101,17 +109,31 @@ def new_plan(
     wanted = None if target is None else _known_target(rooms, group, settings, target)
     state = rooms.authority(group).read(group)
     if state is None:
-        raise GateClosed("the group has no epoch yet", where=group, expected="an initialised register", found="none",
-                         fix="Run `holdfast authority init`")
+        raise GateClosed(
+            "the group has no epoch yet",
+            where=group,
+            expected="an initialised register",
+            found="none",
+            fix="Run `holdfast authority init`",
+        )
     chosen = wanted or _default_target(settings, state)
     if chosen == state.active_site:
         raise ConfigError("the target is the active site already", where=group, expected="another site", found=chosen)
     plan_id = plan_id or f"{rooms.clock.now():%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
     plan = Plan(
-        plan_id=plan_id, verb=verb, group=group, source=state.active_site, target=chosen,
+        plan_id=plan_id,
+        verb=verb,
+        group=group,
+        source=state.active_site,
+        target=chosen,
         witnesses=tuple(s for s in settings.sites.all() if s not in (state.active_site, chosen)),
-        expected_epoch=state.epoch, reason=reason, created_at=rooms.clock.now(), created_by=rooms.holder,
-        steps=STEPS[verb], operation=operation or plan_id, operation_kind=operation_kind or verb,
+        expected_epoch=state.epoch,
+        reason=reason,
+        created_at=rooms.clock.now(),
+        created_by=rooms.holder,
+        steps=STEPS[verb],
+        operation=operation or plan_id,
+        operation_kind=operation_kind or verb,
     )
     check_feasible(rooms, plan)
     return plan
@@ -126,7 +148,9 @@ def check_feasible(rooms: Rooms, plan: Plan) -> None:
         if record.site == plan.source:
             raise GateClosed(
                 f"the traffic of {name} cannot be switched away from {plan.source}: its zone is hosted there",
-                where=f"services.{name}.record.site", expected=f"a site other than {plan.source}", found=record.site,
+                where=f"services.{name}.record.site",
+                expected=f"a site other than {plan.source}",
+                found=record.site,
                 fix="Host the zone at another cloud, or make a switchover while the site is alive",
             )
 
@@ -135,8 +159,12 @@ def _known_target(rooms: Rooms, group: str, settings: Group, target: str) -> str
     rooms.topology.site(target)
     candidates = (settings.sites.active, *settings.sites.standby)
     if target not in candidates:
-        raise ConfigError("this site cannot become active", where=f"groups.{group}.sites",
-                          expected=f"one of {', '.join(candidates)}", found=target)
+        raise ConfigError(
+            "this site cannot become active",
+            where=f"groups.{group}.sites",
+            expected=f"one of {', '.join(candidates)}",
+            found=target,
+        )
     return target
 
 
@@ -161,8 +189,12 @@ def save_plan(rooms: Rooms, plan: Plan) -> None:
         except (ObjectStoreError, ConfigError) as error:
             failures.append(error)
     if len(failures) == len(plan.record_sites):
-        raise RecordsUnavailable("no bucket took the plan", where=key, found="; ".join(str(e) for e in failures),
-                                 fix="Bring the target's or the witness's object store back")
+        raise RecordsUnavailable(
+            "no bucket took the plan",
+            where=key,
+            found="; ".join(str(e) for e in failures),
+            fix="Bring the target's or the witness's object store back",
+        )
 
 
 def _create_once(store: ObjectStore, key: str, data: bytes) -> None:
@@ -170,7 +202,9 @@ def _create_once(store: ObjectStore, key: str, data: bytes) -> None:
         store.put(key, data, mode=CREATE, content_type="application/json")
     except ObjectExists:
         if store.get(key) != data:
-            raise PlanAltered("another plan has this id", where=f"{store.name}: {key}", fix="Choose another plan id") from None
+            raise PlanAltered(
+                "another plan has this id", where=f"{store.name}: {key}", fix="Choose another plan id"
+            ) from None
 
 
 def load_plan(rooms: Rooms, group: str, plan_id: str) -> Plan:
@@ -197,5 +231,10 @@ def load_plan(rooms: Rooms, group: str, plan_id: str) -> Plan:
         if (plan.plan_id, plan.group) != (plan_id, group):
             raise PlanAltered("this is another plan", where=f"{site}: {key}", expected=plan_id, found=plan.plan_id)
         return plan
-    raise PlanNotFound("there is no such plan", where=f"group {group}", expected="a plan id", found=plan_id,
-                       fix=f"Not asked: {'; '.join(silent)}" if silent else None)
+    raise PlanNotFound(
+        "there is no such plan",
+        where=f"group {group}",
+        expected="a plan id",
+        found=plan_id,
+        fix=f"Not asked: {'; '.join(silent)}" if silent else None,
+    )

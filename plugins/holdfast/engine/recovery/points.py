@@ -58,11 +58,14 @@ def find_points(rooms: Rooms, plan: Plan, pool: ThreadPoolExecutor) -> RecoveryP
     needed = {*topology.group(plan.group).datasets, *served_models(topology, plan.group)}
     snapshots = [pool.submit(_snapshot_point, store, plan, s) for s in subjects]
     runs = [pool.submit(_run_point, store, plan, job) for job in topology.group(plan.group).training]
-    points = RecoveryPoints(tuple(f.result() for f in snapshots), tuple(p for f in runs if (p := f.result()) is not None))
+    points = RecoveryPoints(
+        tuple(f.result() for f in snapshots), tuple(p for f in runs if (p := f.result()) is not None)
+    )
     for point in points.snapshots:
         if point.record is None and point.subject in needed:
             raise NoRecoveryPoint(
-                f"{plan.target} holds no verified snapshot of {point.subject}", where=f"group {plan.group}",
+                f"{plan.target} holds no verified snapshot of {point.subject}",
+                where=f"group {plan.group}",
                 expected="a replica with a receipt, whole",
                 found="; ".join(f"{i}: {why}" for i, why in point.passed_over) or "no snapshot of its lineage",
                 fix="Replicate it first, or choose another target",

@@ -74,8 +74,10 @@ def protect_group(rooms: Rooms, group: str, state: EpochState) -> tuple[Protecte
     with ThreadPoolExecutor(4, "protect") as pool:
         begun: list[Future[Protected]] = []
         for target in targets:
-            begun += [pool.submit(_guarded, _snapshot, rooms, group, s, target, state)
-                      for s in snapshot_subjects(rooms.topology, group)]
+            begun += [
+                pool.submit(_guarded, _snapshot, rooms, group, s, target, state)
+                for s in snapshot_subjects(rooms.topology, group)
+            ]
             if target in resumable:
                 begun += [pool.submit(_guarded, _run, rooms, group, job, target, state) for job in settings.training]
         return tuple(future.result() for future in begun)
@@ -94,10 +96,20 @@ def _snapshot(rooms: Rooms, group: str, subject: str, target: str, state: EpochS
     record = latest(source_store, subject, epoch=state.epoch)
     if record is None:
         return Protected(subject, target, True, "nothing is published yet")
-    report = replicate(source_store, target_store, record=record, source_site=state.active_site, target_site=target,
-                       residency=_residency(rooms, subject), topology_sites=rooms.topology.sites, clock=rooms.clock)
+    report = replicate(
+        source_store,
+        target_store,
+        record=record,
+        source_site=state.active_site,
+        target_site=target,
+        residency=_residency(rooms, subject),
+        topology_sites=rooms.topology.sites,
+        clock=rooms.clock,
+    )
     _note(rooms, group, state, subject, target, record.snapshot_id, as_of)
-    return Protected(subject, target, True, f"snapshot {record.snapshot_id}", report.copied_objects, report.copied_bytes)
+    return Protected(
+        subject, target, True, f"snapshot {record.snapshot_id}", report.copied_objects, report.copied_bytes
+    )
 
 
 def _residency(rooms: Rooms, subject: str) -> Residency | None:
@@ -124,9 +136,17 @@ def _run(rooms: Rooms, group: str, job: str, target: str, state: EpochState) -> 
 def _note(
     rooms: Rooms, group: str, state: EpochState, subject: str, target: str, snapshot_id: str | None, as_of: datetime
 ) -> None:
-    note = ProtectionNote(subject=subject, source=state.active_site, target=target, epoch=state.epoch,
-                          snapshot_id=snapshot_id, as_of=as_of)
-    rooms.store(target).put(_key(group, subject, target), note.model_dump_json().encode(), content_type="application/json")
+    note = ProtectionNote(
+        subject=subject,
+        source=state.active_site,
+        target=target,
+        epoch=state.epoch,
+        snapshot_id=snapshot_id,
+        as_of=as_of,
+    )
+    rooms.store(target).put(
+        _key(group, subject, target), note.model_dump_json().encode(), content_type="application/json"
+    )
 
 
 def read_note(store: ObjectStore, group: str, subject: str, target: str) -> ProtectionNote | None:
@@ -158,5 +178,9 @@ def known_lag(rooms: Rooms, group: str, *, target: str, epoch: int, since: datet
         note = read_note(store, group, dataset, target)
         usable = note is not None and note.epoch == epoch
         by_subject[dataset] = max(0.0, (since - note.as_of).total_seconds()) if note and usable else None
-    worst = None if any(v is None for v in by_subject.values()) else max((v or 0.0 for v in by_subject.values()), default=0.0)
+    worst = (
+        None
+        if any(v is None for v in by_subject.values())
+        else max((v or 0.0 for v in by_subject.values()), default=0.0)
+    )
     return KnownLag(worst, by_subject)

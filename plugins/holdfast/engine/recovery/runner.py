@@ -25,7 +25,7 @@ from holdfast.engine.recovery.steps import STEP_BY_NAME
 from holdfast.errors import HoldfastError, UnknownName
 
 #: A claim nobody renews ends after this long; epochs, not claims, keep the group safe.
-CLAIM_SECONDS = 600.0
+CLAIM_SECONDS = {"failover": 600.0, "switchover": 600.0, "failback": 600.0, "drill": 1800.0}
 #: Their records are in the buckets before the next step begins; later ones are written while it runs.
 _RECORDED_FIRST = frozenset({"detect", "decide", "quiesce"})
 
@@ -54,6 +54,7 @@ def run_plan(
     approved_by: str | None = None,
     progress: ProgressSink = ignore_progress,
     senses: Senses | None = None,
+    keep_claim: bool = False,
 ) -> PlanResult:
     """Run a plan's steps, or some of them, from wherever it stands.
 
@@ -62,6 +63,7 @@ def run_plan(
         approved_by: who approved it; recorded by the step ``decide``.
         progress: told when a step begins and ends.
         senses: how to look at services and sites; by default the real ones.
+        keep_claim: leave the group taken at the end; a drill frees it itself.
 
     Raises:
         OperationInProgress: another plan or drill has the group; nothing was changed.
@@ -71,13 +73,19 @@ def run_plan(
     """
     unknown = set(only or ()) - set(plan.steps)
     if unknown:
-        raise UnknownName("unknown step", where=f"plan {plan.plan_id}", expected=f"some of {', '.join(plan.steps)}",
-                          found=", ".join(sorted(unknown)))
+        raise UnknownName(
+            "unknown step",
+            where=f"plan {plan.plan_id}",
+            expected=f"some of {', '.join(plan.steps)}",
+            found=", ".join(sorted(unknown)),
+        )
     wanted = [s for s in plan.steps if only is None or s in only]
     with ThreadPoolExecutor(8, "plan-records") as record_pool, ThreadPoolExecutor(16, "plan") as pool:
         log = StepLog([rooms.store(s) for s in plan.record_sites], records_folder(plan), record_pool)
-        context = StepContext(rooms, plan, senses or RealSenses(), pool, progress, log.read_all(plan.steps), approved_by)
-        run = _Run(context, log, record_pool)
+        context = StepContext(
+            rooms, plan, senses or RealSenses(), pool, progress, log.read_all(plan.steps), approved_by
+        )
+        run = _Run(context, log, record_pool, keep_claim)
         if any(step not in context.records for step in wanted):
             run.steps(wanted)
         elif plan.steps[-1] in context.records:
@@ -100,7 +108,8 @@ def read_records(rooms: Rooms, plan: Plan) -> dict[str, StepRecord]:
 class _Run:
     """One process's run of some steps of one plan."""
 
-    def __init__(self, context: StepContext, log: StepLog, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, context: StepContext, log: StepLog, pool: ThreadPoolExecutor, keep_claim: bool) -> None:
+        self._keep_claim = keep_claim
         self._context = context
         self._plan = context.plan
         self._clock = context.rooms.clock
@@ -129,18 +138,26 @@ class _Run:
         committed = (state.epoch, state.plan_id) == (self._plan.epoch, self._plan.plan_id)
         if not committed and state.epoch != self._plan.expected_epoch:
             self.release()
-            raise PlanSuperseded("the group moved on without this plan", where=f"group {self._plan.group}",
-                                 expected=f"epoch {self._plan.expected_epoch}",
-                                 found=f"epoch {state.epoch} by plan {state.plan_id}",
-                                 fix="Make a new plan from the group's present state")
+            raise PlanSuperseded(
+                "the group moved on without this plan",
+                where=f"group {self._plan.group}",
+                expected=f"epoch {self._plan.expected_epoch}",
+                found=f"epoch {state.epoch} by plan {state.plan_id}",
+                fix="Make a new plan from the group's present state",
+            )
         if not committed:
             check_not_aborted(self._context.rooms, self._plan)
         save_plan(self._context.rooms, self._plan)
 
     def _claim(self) -> EpochState:
         now = self._clock.now()
-        operation = Operation(self._plan.operation, self._plan.operation_kind, self._context.rooms.holder, now,
-                              now + timedelta(seconds=CLAIM_SECONDS))
+        operation = Operation(
+            self._plan.operation,
+            self._plan.operation_kind,
+            self._context.rooms.holder,
+            now,
+            now + timedelta(seconds=CLAIM_SECONDS[self._plan.operation_kind]),
+        )
         try:
             return self._authority.claim(self._plan.group, operation)
         except OperationInProgress:
@@ -153,8 +170,13 @@ class _Run:
         step, context = STEP_BY_NAME[name], self._context
         missing = [s for s in self._plan.steps[: self._plan.steps.index(name)] if s not in context.records]
         if missing:
-            raise GateClosed(f"{name} cannot run yet", where=f"plan {self._plan.plan_id}", expected="the steps before it done",
-                             found=f"not done: {', '.join(missing)}", fix="Run them first")
+            raise GateClosed(
+                f"{name} cannot run yet",
+                where=f"plan {self._plan.plan_id}",
+                expected="the steps before it done",
+                found=f"not done: {', '.join(missing)}",
+                fix="Run them first",
+            )
         context.say(name, "begun")
         started_at, started = self._clock.now(), self._clock.monotonic()
         try:
@@ -177,9 +199,18 @@ class _Run:
     ) -> StepRecord:
         ended = self._clock.monotonic()
         return StepRecord(
-            plan_id=self._plan.plan_id, epoch=self._plan.epoch, step=name, status="failed" if error else "done",
-            started_at=started_at, ended_at=self._clock.now(), seconds=max(0.0, ended - started), monotonic_end=ended,
-            boot=self._boot, runner=self._context.rooms.holder, write_id=uuid.uuid4().hex, evidence=evidence,
+            plan_id=self._plan.plan_id,
+            epoch=self._plan.epoch,
+            step=name,
+            status="failed" if error else "done",
+            started_at=started_at,
+            ended_at=self._clock.now(),
+            seconds=max(0.0, ended - started),
+            monotonic_end=ended,
+            boot=self._boot,
+            runner=self._context.rooms.holder,
+            write_id=uuid.uuid4().hex,
+            evidence=evidence,
             error=error.as_dict() if error else None,
         )
 
@@ -208,10 +239,10 @@ class _Run:
             self.release()
 
     def release(self) -> None:
-        """Free the group, where it is claimed for this plan itself."""
-        if self._plan.operation != self._plan.plan_id:
-            return  # the drill that claimed the group releases it
+        """Free the group, unless the caller keeps it."""
+        if self._keep_claim:
+            return
         try:
-            self._authority.release(self._plan.group, self._plan.plan_id)
+            self._authority.release(self._plan.group, self._plan.operation)
         except HoldfastError as error:
             self._context.say("release", "failed", detail=f"the claim ends by itself: {error}")

@@ -37,8 +37,7 @@ class RealSenses:
         began = rooms.clock.monotonic()
         settings = rooms.topology.service(service)
         try:
-            addresses = resolve_service(settings.record, resolver=settings.record.resolver,
-                                        timeout=timeout_seconds)
+            addresses = resolve_service(settings.record, resolver=settings.record.resolver, timeout=timeout_seconds)
         except HoldfastError as error:
             return _silent(rooms, began, None, str(error))
         if not addresses:
@@ -83,15 +82,23 @@ def golden_instances(rooms: Rooms, service: str) -> list[Any]:
     """
     name = rooms.topology.service(service).golden_set
     if name is None:
-        raise ConfigError("the service has no golden set to ask", where=f"services.{service}.golden_set",
-                          expected="a JSON file beside the topology", found="nothing")
+        raise ConfigError(
+            "the service has no golden set to ask",
+            where=f"services.{service}.golden_set",
+            expected="a JSON file beside the topology",
+            found="nothing",
+        )
     path = rooms.topology.beside(name)
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         instances = document["instances"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError("the golden set cannot be read", where=str(path), expected='{"instances": [[…], …]}',
-                          found=f"{type(error).__name__}: {error}") from None
+        raise ConfigError(
+            "the golden set cannot be read",
+            where=str(path),
+            expected='{"instances": [[…], …]}',
+            found=f"{type(error).__name__}: {error}",
+        ) from None
     return list(instances)
 
 
@@ -111,9 +118,13 @@ def _answer(answer: Any, url: str, seconds: float, status: int) -> Answer:
     predictions = answer.get("predictions")
     refused = answer.get("refused") or (None if status == httpx.codes.OK else f"HTTP {status}")
     return Answer(
-        site=answer.get("site"), epoch=answer.get("epoch"), model=answer.get("model"),
+        site=answer.get("site"),
+        epoch=answer.get("epoch"),
+        model=answer.get("model"),
         predictions=None if predictions is None or refused else tuple(float(p) for p in predictions),
-        address=url, seconds=seconds, refused=refused,
+        address=url,
+        seconds=seconds,
+        refused=refused,
     )
 
 

@@ -26,7 +26,11 @@ def stop_old_jobs(context: StepContext) -> list[dict[str, Any]]:
 def _stop(context: StepContext, job: str, down: bool) -> dict[str, Any]:
     plan = context.plan
     if down:
-        return {"job": job, "dead": None, "detail": f"{plan.source} is down: its jobs cannot be reached, their epoch is over"}
+        return {
+            "job": job,
+            "dead": None,
+            "detail": f"{plan.source} is down: its jobs cannot be reached, their epoch is over",
+        }
     try:
         run = current_run(context.target, plan.group, job)
         if run is None:

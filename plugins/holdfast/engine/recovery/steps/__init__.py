@@ -12,6 +12,14 @@ from holdfast.engine.recovery.steps.switch_traffic import SwitchTraffic
 from holdfast.engine.recovery.steps.verify import Verify
 
 _ALL: tuple[Step, ...] = (
-    Detect(), Decide(), Quiesce(), CommitEpoch(), Fence(), Promote(), SwitchTraffic(), Verify(), ResumeTraining(),
+    Detect(),
+    Decide(),
+    Quiesce(),
+    CommitEpoch(),
+    Fence(),
+    Promote(),
+    SwitchTraffic(),
+    Verify(),
+    ResumeTraining(),
 )
 STEP_BY_NAME: dict[str, Step] = {step.name: step for step in _ALL}

@@ -37,12 +37,20 @@ class CommitEpoch:
         for attempt in range(1, _TRIES + 1):
             try:
                 return context.rooms.authority(plan.group).advance(
-                    plan.group, expected_epoch=plan.expected_epoch, active_site=plan.target, plan_id=plan.plan_id,
+                    plan.group,
+                    expected_epoch=plan.expected_epoch,
+                    active_site=plan.target,
+                    plan_id=plan.plan_id,
                     reason=plan.reason,
                 )
             except EpochConflict as error:
-                raise PlanSuperseded("another plan moved the group first", where=error.where, expected=error.expected,
-                                     found=error.found, fix="Make a new plan from the group's present state") from error
+                raise PlanSuperseded(
+                    "another plan moved the group first",
+                    where=error.where,
+                    expected=error.expected,
+                    found=error.found,
+                    fix="Make a new plan from the group's present state",
+                ) from error
             except NoMajority as error:
                 if attempt == _TRIES:
                     raise

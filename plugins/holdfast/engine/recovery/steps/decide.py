@@ -24,8 +24,10 @@ class Decide:
         objections = why_not_automatic(context, found)
         if objections and not context.approved_by:
             raise NeedsHuman(
-                "a person has to decide: " + "; ".join(objections), where=f"group {context.plan.group}",
-                expected="approval by name", found="none",
+                "a person has to decide: " + "; ".join(objections),
+                where=f"group {context.plan.group}",
+                expected="approval by name",
+                found="none",
                 fix=f"holdfast failover resume {context.plan.plan_id} --group {context.plan.group} --yes",
             )
         return {

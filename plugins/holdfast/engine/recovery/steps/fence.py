@@ -46,7 +46,9 @@ class Fence:
         return {
             "fence_seconds": rules.fence_seconds,
             "clock_skew_seconds": rules.clock_skew_seconds,
-            "waited_from": "the commit, seen by this process" if seen_commit else "here, the commit was another process's",
+            "waited_from": "the commit, seen by this process"
+            if seen_commit
+            else "here, the commit was another process's",
             "waited_seconds": round(clock.monotonic() - began, 6),
             "confirmed_by_old_site": confirmed,
             "old_jobs": jobs.result(),

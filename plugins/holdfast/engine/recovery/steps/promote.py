@@ -10,7 +10,7 @@ from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.recovery.context import StepContext
 from holdfast.engine.recovery.interface import Evidence
 from holdfast.engine.recovery.points import RunPoint, SnapshotPoint, find_points
-from holdfast.engine.snapshot import EpochFork, new_fork, write_fork
+from holdfast.engine.snapshot import EpochFork, begin_epoch, new_fork, write_fork
 from holdfast.errors import HoldfastError
 
 _REFRESH_SECONDS = 3.0
@@ -51,18 +51,37 @@ class Promote:
 
 def _fork_snapshot(context: StepContext, store: ObjectStore, point: SnapshotPoint) -> EpochFork:
     plan = context.plan
-    return write_fork(store, f"snapshots/{point.subject}", new_fork(
-        point.subject, epoch=plan.epoch, parent_epoch=plan.expected_epoch,
-        forked_from=point.record.snapshot_id if point.record else None, site=plan.target, plan_id=plan.plan_id,
-        holder=context.rooms.holder, reason=plan.reason, created_at=context.rooms.clock.now(),
-    ))
+    return begin_epoch(
+        store,
+        point.record,
+        new_fork(
+            point.subject,
+            epoch=plan.epoch,
+            parent_epoch=plan.expected_epoch,
+            forked_from=point.record.snapshot_id if point.record else None,
+            site=plan.target,
+            plan_id=plan.plan_id,
+            holder=context.rooms.holder,
+            reason=plan.reason,
+            created_at=context.rooms.clock.now(),
+        ),
+    )
 
 
 def _fork_run(context: StepContext, store: ObjectStore, point: RunPoint) -> EpochFork:
     plan = context.plan
-    return fork_run(store, point.run, epoch=plan.epoch, parent_epoch=plan.expected_epoch, election=point.election,
-                    site=plan.target, plan_id=plan.plan_id, holder=context.rooms.holder, reason=plan.reason,
-                    clock=context.rooms.clock)
+    return fork_run(
+        store,
+        point.run,
+        epoch=plan.epoch,
+        parent_epoch=plan.expected_epoch,
+        election=point.election,
+        site=plan.target,
+        plan_id=plan.plan_id,
+        holder=context.rooms.holder,
+        reason=plan.reason,
+        clock=context.rooms.clock,
+    )
 
 
 def _copy_forks(context: StepContext, site: str, forks: list[EpochFork], runs: tuple[RunPoint, ...]) -> None:

@@ -29,18 +29,36 @@ class ResumeTraining:
         plan, topology = context.plan, context.rooms.topology
         settings = topology.job(job)
         if promoted is None:
-            return {"job": job, "run": None, "handle": None, "detail": f"no run of {base_run(plan.group, job)} to resume"}
+            return {
+                "job": job,
+                "run": None,
+                "handle": None,
+                "detail": f"no run of {base_run(plan.group, job)} to resume",
+            }
         run = promoted["run"]
         election = elect(context.target, run, epoch=plan.epoch)
         if election.step >= settings.steps and self._is_published(context, job, run):
             return {"job": job, "run": run, "step": election.step, "handle": None, "detail": "it had ended before"}
-        spec = job_spec(topology, plan.group, job, run=run, epoch=plan.epoch, site=plan.target,
-                        dataset_snapshot=self._dataset_snapshot(context, settings.dataset, promoted),
-                        environ=context.rooms.environ)
+        spec = job_spec(
+            topology,
+            plan.group,
+            job,
+            run=run,
+            epoch=plan.epoch,
+            site=plan.target,
+            dataset_snapshot=self._dataset_snapshot(context, settings.dataset, promoted),
+            environ=context.rooms.environ,
+        )
         handle = context.rooms.backend(plan.target).submit(spec)
-        return {"job": job, "run": run, "step": election.step, "epoch": plan.epoch, "detail": "submitted",
-                "dataset_snapshot": spec.environment.get("HOLDFAST_DATASET_SNAPSHOT"),
-                "handle": {**asdict(handle), "reference": dict(handle.reference)}}
+        return {
+            "job": job,
+            "run": run,
+            "step": election.step,
+            "epoch": plan.epoch,
+            "detail": "submitted",
+            "dataset_snapshot": spec.environment.get("HOLDFAST_DATASET_SNAPSHOT"),
+            "handle": {**asdict(handle), "reference": dict(handle.reference)},
+        }
 
     def _is_published(self, context: StepContext, job: str, run: str) -> bool:
         record = latest(context.target, context.rooms.topology.job(job).model, epoch=context.plan.epoch)

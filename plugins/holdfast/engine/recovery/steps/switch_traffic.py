@@ -32,14 +32,25 @@ def _switch(context: StepContext, service: str) -> dict[str, Any]:
         try:
             state = record.switch(context.plan.target, epoch=context.plan.epoch)
         except StaleTrafficEpoch as error:
-            raise PlanSuperseded("the traffic record is of a newer epoch", where=error.where, expected=error.expected,
-                                 found=error.found, fix="Another plan moved this service on; leave it to that one") from error
+            raise PlanSuperseded(
+                "the traffic record is of a newer epoch",
+                where=error.where,
+                expected=error.expected,
+                found=error.found,
+                fix="Another plan moved this service on; leave it to that one",
+            ) from error
         except TrafficUnavailable as error:
             if attempt == _TRIES:
                 raise
             context.say("switch_traffic", "waiting", detail=str(error))
             context.rooms.clock.sleep(_PAUSE_SECONDS * attempt)
         else:
-            return {"service": service, "site": state.site, "epoch": state.epoch, "values": list(state.values),
-                    "ttl_seconds": state.ttl_seconds, "attempts": attempt}
+            return {
+                "service": service,
+                "site": state.site,
+                "epoch": state.epoch,
+                "values": list(state.values),
+                "ttl_seconds": state.ttl_seconds,
+                "attempts": attempt,
+            }
     raise AssertionError("unreachable")

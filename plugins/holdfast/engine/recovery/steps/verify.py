@@ -47,21 +47,32 @@ def _until_right(context: StepContext, service: str) -> dict[str, Any]:
         if wrong is None:
             assert expected is not None
             return {
-                "service": service, "site": answer.site, "epoch": answer.epoch, "model": answer.model,
-                "address": answer.address, "asked": asked, "answered_at": answered_at.isoformat(),
-                "seconds": round(clock.monotonic() - began, 6), "predictions": list(answer.predictions or ()),
+                "service": service,
+                "site": answer.site,
+                "epoch": answer.epoch,
+                "model": answer.model,
+                "address": answer.address,
+                "asked": asked,
+                "answered_at": answered_at.isoformat(),
+                "seconds": round(clock.monotonic() - began, 6),
+                "predictions": list(answer.predictions or ()),
                 "model_snapshot": expected.snapshot_id,
                 "answers_equal": None if expected.predictions is None else answer.predictions == expected.predictions,
-                "checked_against": "the recovery point's model, computed here" if expected.predictions is not None
+                "checked_against": "the recovery point's model, computed here"
+                if expected.predictions is not None
                 else "site and epoch alone: the golden set's answers could not be computed here",
             }
         if wrong != reason:
             reason = wrong
             context.say("verify", "waiting", detail=f"{service}: {wrong}")
         clock.sleep(_LOOK_SECONDS)
-    raise WrongAnswer(f"{service} gave no correct answer", where=f"{context.plan.target}, epoch {context.plan.epoch}",
-                      expected="the recovery point's answers through DNS", found=reason,
-                      fix=f"Look at its agent; then `holdfast failover resume {context.plan.plan_id}`")
+    raise WrongAnswer(
+        f"{service} gave no correct answer",
+        where=f"{context.plan.target}, epoch {context.plan.epoch}",
+        expected="the recovery point's answers through DNS",
+        found=reason,
+        fix=f"Look at its agent; then `holdfast failover resume {context.plan.plan_id}`",
+    )
 
 
 def _from_new_site(context: StepContext, answer: Answer) -> bool:
