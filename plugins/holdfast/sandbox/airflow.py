@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import subprocess
 import sys
 import time
@@ -108,7 +109,16 @@ class AirflowStack:
         if code != 0:
             raise PartFailed("Airflow's database could not be migrated", where=str(log), expected="exit code 0",
                              found=f"exit code {code}", fix=f"Read {log}, or remove {self.state} and start again")
+        shutil.copyfile(self.state / "airflow.db", self.state / "airflow.db.migrated")
         write_text(done, version)
+
+    def forget_runs(self) -> None:
+        """Begin with an empty history: the database as it was after its migration. Only while Airflow is down."""
+        fresh, database = self.state / "airflow.db.migrated", self.state / "airflow.db"
+        if fresh.exists() and not self._running():
+            shutil.copyfile(fresh, database)
+            for left in ("airflow.db-wal", "airflow.db-shm"):
+                (self.state / left).unlink(missing_ok=True)
 
     def start(self) -> None:
         """Start the processes that are not running, after `prepare`; returns before they answer."""
@@ -143,8 +153,9 @@ class AirflowStack:
             if not found:
                 return
             time.sleep(0.25)
-        raise PartFailed("Airflow did not become healthy", where=str(self.state), expected=f"within {timeout_seconds:g} s",
-                         found=found, fix=f"Read the logs under {self.state / 'logs'}")
+        raise PartFailed("Airflow did not become healthy", where=str(self.state),
+                         expected=f"within {timeout_seconds:g} s", found=found,
+                         fix=f"Read the logs under {self.state / 'logs'}")
 
     def down(self) -> None:
         """Stop what this state folder started. Stopping what does not run is no error."""
@@ -182,7 +193,7 @@ class AirflowStack:
         self.request("PATCH", f"/api/v2/dags/{dag_id}", params={"update_mask": "is_paused"}, json={"is_paused": paused})
 
     def trigger(self, dag_id: str, conf: Mapping[str, object] | None = None, *, note: str | None = None) -> DagRun:
-        """Start a run with a configuration, as the UI's form does; an unparsed DAG is waited for, a paused one unpaused.
+        """Start a run with a configuration, as the UI's form does; waits until the DAG is parsed, and unpauses it.
 
         Raises:
             AirflowRefused: the API refused it, e.g. a parameter outside its enum.
@@ -368,7 +379,8 @@ def _configuration(stack: AirflowStack, settings: Mapping[str, Any]) -> dict[str
             "execution_api_server_url": f"{address}/execution/",
         },
         "database": {"sql_alchemy_conn": f"sqlite:///{stack.state / 'airflow.db'}"},
-        "api": {"host": ports.HOST, "port": settings["port"], "base_url": address, "secret_key": settings["secret_key"]},
+        "api": {"host": ports.HOST, "port": settings["port"], "base_url": address,
+                "secret_key": settings["secret_key"]},
         # Without a fixed secret every process makes its own and refuses the others' tokens.
         "api_auth": {"jwt_secret": settings["jwt_secret"]},
         "logging": {"base_log_folder": stack.state / "logs",
