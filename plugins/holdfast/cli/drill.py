@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ from rich.table import Table
 from holdfast.cli.output import JsonOption, TopologyOption, console, print_json, reports_errors
 from holdfast.cli.watching import show_progress
 from holdfast.engine.drill.journal import DrillJournal
+from holdfast.engine.drill.summary import summary_rows
 from holdfast.engine.runtime import Runtime
 from holdfast.errors import ConfigError
 
@@ -93,25 +95,33 @@ def close(
 @app.command("verify")
 @reports_errors
 def verify(
-    path: Annotated[Path, typer.Argument(help="The evidence folder, or its journal.json.")],
+    path: Annotated[Path, typer.Argument(help="The evidence folder, or any file in it.")],
     public_key: Annotated[
-        Path | None, typer.Option("--public-key", help="Ed25519 public key (PEM) the signature must be of.")
+        str | None,
+        typer.Option(
+            "--public-key", help="The key that must have signed: a PEM file, or 32 raw bytes in hex or base64."
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check a drill's evidence, offline: signature and every byte of journal and report.
+    """Check a drill's evidence, offline: the signature, and every byte of journal and report.
 
-    Exit codes: 0 it is what was signed, 1 it is not, 2 there is no evidence.
+    Without --public-key it is checked against the key the evidence itself names: that shows that nothing was changed
+    since, not who made it.
+
+    Exit codes: 0 it is what was signed, 1 it is not, 2 the key cannot be read.
     """
-    from holdfast.engine.drill.evidence import verify_evidence
+    from holdfast.engine.drill.evidence import load_public_key, verify_evidence
 
-    found = verify_evidence(path, public_key=public_key)
+    found = verify_evidence(path, public_key=load_public_key(public_key) if public_key is not None else None)
     if as_json:
-        print_json(found)
+        print_json({"ok": True, **asdict(found)})
     else:
-        console.print(str(found), markup=False)
-    if not found.ok:
-        raise typer.Exit(1)
+        console.print(
+            f"{found.folder}: drill {found.drill_id}, {found.status}; {', '.join(found.files)} are what was "
+            f"{found.signer}",
+            markup=False,
+        )
 
 
 @app.command("list")
@@ -171,41 +181,3 @@ def _print(journal: dict[str, Any], folder: Path) -> None:
     for row in summary_rows(journal):
         table.add_row(*row[:3], _MARKS[verdict[row[3]]] if row[3] else "")
     console.print(table)
-
-
-def summary_rows(journal: dict[str, Any]) -> list[tuple[str, str, str, str | None]]:
-    """Claim, objective, measured value and the verdict's key; for the terminal and the demo."""
-    rto, rpo, objectives = journal["rto_seconds"], journal["rpo"], journal["objectives"]
-    stale, model, service = journal["stale_writes"], journal["model"], journal["service"]
-    return [
-        ("RTO from the fault", f"≤ {objectives['rto_seconds']:g} s", _seconds(rto["from_fault"]), "rto_met"),
-        ("  from the verdict", "", _seconds(rto["from_detection"]), None),
-        ("  from the decision", "", _seconds(rto["from_decision"]), None),
-        ("  without approval", "", _seconds(rto["without_approval"]), None),
-        ("RPO", f"≤ {objectives['rpo_seconds']:g} s", _seconds(rpo["seconds"]), "rpo_met"),
-        ("  objects, bytes", "", f"{_known(rpo['objects'])}, {_known(rpo['bytes'])}", None),
-        ("  training steps", "", _known(rpo["training_steps"]), None),
-        ("Stale writes accepted", "0", f"{_known(stale['accepted'])} of {stale['attempted']}", "stale_writes_refused"),
-        ("Model as uninterrupted", "identical", _short(model["digest"]), "model_identical"),
-        ("Answers as the model's", "equal", _known(service["answers_equal"]), "answers_equal"),
-        ("Steady state again", "holds", _known(journal["verdict"]["steady_state_restored"]), "steady_state_restored"),
-        ("Fault lifted", "yes", _known(journal["verdict"]["fault_lifted"]), "fault_lifted"),
-    ]
-
-
-def _seconds(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.2f} s"
-
-
-def _known(value: Any) -> str:
-    return (
-        "unknown"
-        if value is None
-        else {True: "yes", False: "no"}.get(value, str(value))
-        if isinstance(value, bool)
-        else str(value)
-    )
-
-
-def _short(digest: str | None) -> str:
-    return "unknown" if digest is None else digest[:19]

@@ -9,6 +9,7 @@ from threading import Event
 from holdfast.engine.authority.interface import NoMajority
 from holdfast.engine.drill.conclude import conclude, refused_journal, store_evidence
 from holdfast.engine.drill.errors import DrillError, SteadyStateFailed
+from holdfast.engine.drill.evidence import load_or_create_key, write_evidence
 from holdfast.engine.drill.interface import FaultInjector
 from holdfast.engine.drill.interrupts import DrillInterrupted, Interrupts, interrupts
 from holdfast.engine.drill.journal import DrillJournal, DrillStatus
@@ -59,6 +60,7 @@ def run_drill(
     """
     find_scenario(scenario)
     rooms.topology.group(group)
+    load_or_create_key(rooms.environ)  # a key that cannot sign is told now, not after the fault
     drill_id = drill_id or new_drill_id(rooms.clock.now())
     with interrupts() as signals:
         try:
@@ -150,8 +152,6 @@ def after_fault(state: DrillState) -> None:
 
 def write_drill_evidence(rooms: Rooms, journal: DrillJournal, output: Path, state: DrillState | None = None) -> None:
     """Write the signed evidence into a folder, and, of a drill that was begun, into the group's buckets."""
-    from holdfast.engine.drill.evidence import load_or_create_key, write_evidence
-
     paths = write_evidence(journal.as_document(), output, load_or_create_key(rooms.environ))
     if state is not None:
         kept = store_evidence(state, {path.name: path.read_bytes() for path in paths.all()})
