@@ -223,6 +223,21 @@ def test_a_killed_keeper_is_replaced_by_up_and_the_parts_do_not_notice(mortal: S
     wait_until(lambda: mortal.status().part("resolver").restarts > part.restarts)
 
 
+def test_a_part_that_was_not_written_down_is_taken_over_and_stopped(small: Sandbox) -> None:
+    """As when the keeper is killed between starting a part and writing down its pid."""
+    before = small.up(60, agents=False)
+    for name, forgotten in (("store.gcp-here", True), ("resolver", False)):
+        keeper = Identity(**json.loads(small.paths.keeper.read_text()))
+        keeper.signal(signal.SIGKILL)
+        wait_until(lambda alive=keeper: not alive.alive)
+        (small.paths.run / f"{name}.json").unlink()
+        if forgotten:
+            assert small.up(60, agents=False).part(name).pid == before.part(name).pid
+    small.down()
+    for part in before.parts:
+        assert identify(part.pid) is None
+
+
 def test_a_process_that_took_over_a_pid_is_never_killed() -> None:
     with subprocess.Popen(["sleep", "60"]) as bystander:
         mine = identify(bystander.pid)
@@ -369,7 +384,7 @@ def test_a_part_that_cannot_start_is_reported_with_its_log(small: Sandbox) -> No
         ("sites: {a: {cloud: mars, region: r, bucket: b, connection: c}}", "cannot emulate"),
         ("sites: {a: {cloud: aws, region: r, bucket: '${B}', connection: c}}", "plain value"),
         (
-            "sites:\n a: {cloud: aws, region: r, bucket: b, connection: c}\n b: {cloud: gcp, region: r, bucket: b, connection: c}",
+            "sites: {a: &s {cloud: aws, region: r, bucket: b, connection: c}, b: *s}",
             "share one connection",
         ),
     ],

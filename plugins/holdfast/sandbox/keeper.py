@@ -23,7 +23,7 @@ from holdfast.errors import HoldfastError
 from holdfast.sandbox import processes
 from holdfast.sandbox.files import read_json, write_json
 from holdfast.sandbox.layout import Paths
-from holdfast.sandbox.parts import Part, base_environment
+from holdfast.sandbox.parts import PART_VARIABLE, Part, base_environment, mark
 from holdfast.sandbox.ports import HOST, is_free
 from holdfast.sandbox.processes import Identity
 from holdfast.sandbox.provision import provision
@@ -144,13 +144,13 @@ class Keeper:
         if now < self._not_before.get(part.name, 0.0):
             return
         if not is_free(part.port):
-            run.state, run.ready = "port taken", False
-            run.error = f"{HOST}:{part.port} is held by another process"
-            self._not_before[part.name] = now + 0.2
+            self._take_over(part, run, now)
             return
+        marked = {PART_VARIABLE: mark(self._paths, part.name)}
+        environ = {**base_environment(), **part.environ, **marked}
         try:
             process, identity = processes.spawn(
-                part.argv, environ={**base_environment(), **part.environ}, log=self._paths.log(part.name), cwd=Path("/")
+                part.argv, environ=environ, log=self._paths.log(part.name), cwd=Path("/")
             )
         except OSError as error:
             run.state, run.error = "failed", f"{part.argv[0]}: {error}"
@@ -159,6 +159,17 @@ class Keeper:
         self._children[process.pid] = process
         run.pid, run.started, run.state, run.ready = identity.pid, identity.started, "starting", False
         run.revision = part.revision
+
+    def _take_over(self, part: Part, run: Run, now: float) -> None:
+        """The port is held: by this very part, when a keeper died before it wrote down what it had started?"""
+        orphan = processes.find(part.argv, variable=PART_VARIABLE, value=mark(self._paths, part.name))
+        if orphan is not None:
+            run.pid, run.started, run.state, run.ready = orphan.pid, orphan.started, "starting", False
+            run.revision = part.revision
+            return
+        run.state, run.ready = "port taken", False
+        run.error = f"{HOST}:{part.port} is held by another process"
+        self._not_before[part.name] = now + 0.2
 
     def _note_death(self, part: Part, run: Run, now: float) -> None:
         """A part that never served is waited for longer and longer; one that did is started again at once."""

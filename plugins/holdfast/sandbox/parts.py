@@ -14,6 +14,8 @@ from holdfast.sandbox.azurite import ACCOUNT, find_azurite, find_node
 from holdfast.sandbox.layout import GCP_PROJECT, ZONE, ZONE_DNS_NAME, Paths, SandboxSite, World
 from holdfast.sandbox.ports import HOST
 
+#: Names the part a process is, and the sandbox it belongs to.
+PART_VARIABLE = "HOLDFAST_SANDBOX_PART"
 GCS_MODULE, AGENT_MODULE = "holdfast.sandbox.gcs.__main__", "holdfast.engine.agent.__main__"
 
 
@@ -229,6 +231,11 @@ def _agent(site: SandboxSite, ports: dict[str, int], environment: dict[str, str]
         probe="/health",
         environ={**environment, "HOLDFAST_AGENT_PORT": str(ports[name])},
     )
+
+
+def mark(paths: Paths, part: str) -> str:
+    """What a part's process carries in `PART_VARIABLE`, so that it is found when its pid was not written down."""
+    return f"{paths.root}:{part}"
 
 
 def base_environment() -> dict[str, str]:

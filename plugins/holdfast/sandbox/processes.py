@@ -68,6 +68,21 @@ def identify(pid: int) -> Identity | None:
     return None if since is None else Identity(pid, since)
 
 
+def find(argv: Sequence[str], *, variable: str, value: str) -> Identity | None:
+    """A running process of this user with exactly this command line and this environment variable; Linux only."""
+    for folder in Path("/proc").glob("[0-9]*") if _LINUX else ():
+        try:
+            # A script's `#!` or an interpreter's own resolution may change the first word, never the others.
+            words = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
+            if words[1:] == list(argv)[1:] and f"{variable}={value}".encode() in (
+                (folder / "environ").read_bytes().split(b"\0")
+            ):
+                return identify(int(folder.name))
+        except OSError:
+            continue
+    return None
+
+
 def spawn(
     argv: Sequence[str], *, environ: Mapping[str, str], log: Path, cwd: Path, keep: Sequence[int] = ()
 ) -> tuple[subprocess.Popen[bytes], Identity]:

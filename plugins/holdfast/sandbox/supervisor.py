@@ -26,10 +26,12 @@ from holdfast.sandbox.files import read_json, write_json
 from holdfast.sandbox.layout import Paths, World, default_state, find_topology, read_world
 from holdfast.sandbox.parts import (
     AGENT_MODULE,
+    PART_VARIABLE,
     Part,
     base_environment,
     build_parts,
     installed,
+    mark,
     port_names,
     proxy_settings,
 )
@@ -116,8 +118,7 @@ class Sandbox:
             if keeper is not None:
                 # The keeper first, or it starts again what is stopped.
                 processes.stop([keeper])
-            runs = keeping.read_runs(self.paths)
-            processes.stop([run.identity for run in runs.values() if run.identity is not None])
+            processes.stop(self._running())
             shutil.rmtree(self.paths.run, ignore_errors=True)
             self.paths.keeper.unlink(missing_ok=True)
             self.paths.parts.unlink(missing_ok=True)
@@ -323,6 +324,14 @@ class Sandbox:
         document = {"owner": owner, "parts": [part.as_dict() for part in parts]}
         if read_json(self.paths.parts) != document:
             write_json(self.paths.parts, document)
+
+    def _running(self) -> list[Identity]:
+        """Every process of the sandbox, also one a keeper started and died before it wrote down."""
+        runs = keeping.read_runs(self.paths)
+        unknown = [part for part in self._read_parts() if part.name not in runs or not runs[part.name].alive]
+        found = [run.identity for run in runs.values()]
+        found += [processes.find(p.argv, variable=PART_VARIABLE, value=mark(self.paths, p.name)) for p in unknown]
+        return [identity for identity in found if identity is not None]
 
     def _keeper(self) -> Identity | None:
         document = read_json(self.paths.keeper)
