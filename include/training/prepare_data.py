@@ -44,7 +44,7 @@ def frame() -> pd.DataFrame:
         "return_1d": change, "return_5d": change.rolling(5).sum(), "loss_5d": change.clip(upper=0).rolling(5).sum(),
         "volume_change": np.log(spx["Volume"]).diff(), "nasdaq_range_1d": ndq_range,
         "nasdaq_range_5d": ndq_range.rolling(5).mean(), "nasdaq_return_1d": ndq_change, "vix": fear,
-        "vix_change_1d": fear.diff(), "vix_change_5d": fear.diff(5), "weekday": spx.index.weekday.astype("float64"),
+        "vix_change_1d": fear.diff(), "vix_change_5d": fear.diff(5), "weekday": spx.index.day_of_week.astype("float64"),
         TARGET: spx_range.shift(-1),
     }, index=spx.index)
     # Six decimals: more than prices carry, fewer than two machines' logarithms could differ in.

@@ -26,7 +26,7 @@ def round_seed(seed: int, round_number: int) -> int:
 
 
 def import_xgboost() -> Any:
-    """xgboost without scikit-learn, which it imports when it is there and boosting never needs: seconds less to start."""
+    """xgboost without scikit-learn, which it imports when it finds it and never needs for boosting: seconds sooner."""
     if "xgboost" in sys.modules or "sklearn" in sys.modules:
         return importlib.import_module("xgboost")
     sys.modules["sklearn"] = None  # type: ignore[assignment]  # Python's way to say: this import fails
@@ -62,8 +62,8 @@ class BoosterAdapter:
     def state(self) -> TrainingState:
         blobs = {} if self._raw is None else {MODEL_BLOB: self._raw}
         rounds = 0 if self.booster is None else self.booster.num_boosted_rounds()
-        return TrainingState(blobs, {"seed": str(self._seed), "rounds": rounds}, (MODEL_BLOB,),
-                             {"xgboost": import_xgboost().__version__, "nthread": str(self._parameters.get("nthread", "all"))})
+        fingerprint = {"xgboost": import_xgboost().__version__, "nthread": str(self._parameters.get("nthread", "all"))}
+        return TrainingState(blobs, {"seed": str(self._seed), "rounds": rounds}, (MODEL_BLOB,), fingerprint)
 
     def load_state(self, state: TrainingState) -> None:
         self._raw = state.blobs[MODEL_BLOB]

@@ -1,0 +1,160 @@
+"""PyTorch: module, optimizer, scheduler and every random generator, as safetensors and JSON. No pickle.
+
+All of them are needed: leaving out any one changes the result of a resume. What decides the order of the samples is
+the trainer's own: derive it from (seed, epoch, index) and keep the position in ``extra``. A loader that draws from
+the global generator when it is iterated must be iterated *before* `load_state`.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from holdfast.engine.checkpoint.errors import CheckpointError
+from holdfast.engine.checkpoint.state import TrainingState
+
+MODEL_BLOB, OPTIMIZER_BLOB, GENERATORS_BLOB, REST_BLOB = (
+    "model.safetensors", "optimizer.safetensors", "generators.safetensors", "rest.json")
+
+
+class TorchAdapter:
+    """Everything the next step of a training loop depends on.
+
+    Args:
+        module: a ``torch.nn.Module``.
+        optimizer: a ``torch.optim.Optimizer`` over its parameters.
+        scheduler: anything with ``state_dict`` and ``load_state_dict`` whose state is JSON.
+        generators: further ``torch.Generator`` objects, e.g. a sampler's.
+        extra: gives the trainer's own JSON state, e.g. the data position; `load_state` hands it to ``load_extra``.
+    """
+
+    def __init__(
+        self, module: Any, optimizer: Any, *, scheduler: Any = None, generators: Mapping[str, Any] | None = None,
+        extra: Callable[[], Any] | None = None, load_extra: Callable[[Any], None] | None = None,
+    ) -> None:
+        self._module = module
+        self._optimizer = optimizer
+        self._scheduler = scheduler
+        self._generators = dict(generators or {})
+        self._extra = extra
+        self._load_extra = load_extra
+
+    def state(self) -> TrainingState:
+        """A copy of everything; training may go on at once."""
+        from safetensors.torch import save
+
+        optimizer_tensors, optimizer_rest = _split(self._optimizer.state_dict())
+        rest = {
+            "optimizer": optimizer_rest, "python": random.getstate(), "numpy": _numpy_state(),
+            "scheduler": self._scheduler.state_dict() if self._scheduler is not None else None,
+            "extra": self._extra() if self._extra is not None else None}
+        blobs = {MODEL_BLOB: save(_copies(self._module.state_dict())), OPTIMIZER_BLOB: save(optimizer_tensors),
+                 GENERATORS_BLOB: save(self._generator_states()), REST_BLOB: _to_json(rest)}
+        return TrainingState(blobs, {}, (MODEL_BLOB,), fingerprint())
+
+    def load_state(self, state: TrainingState) -> None:
+        """Continue exactly there. The generators are set last: building the rest may draw from them."""
+        from safetensors.torch import load
+
+        blobs = state.blobs
+        rest = json.loads(blobs[REST_BLOB])
+        self._module.load_state_dict(load(blobs[MODEL_BLOB]), strict=True)
+        self._optimizer.load_state_dict(
+            _join(load(blobs[OPTIMIZER_BLOB]), rest["optimizer"], self._optimizer.state_dict()["param_groups"]))
+        if self._scheduler is not None:
+            self._scheduler.load_state_dict(rest["scheduler"])
+        if self._load_extra is not None:
+            self._load_extra(rest["extra"])
+        self._set_generators(load(blobs[GENERATORS_BLOB]))
+        version, internal, gauss = rest["python"]
+        random.setstate((version, tuple(internal), gauss))
+        _set_numpy_state(rest["numpy"])
+
+    def _generator_states(self) -> dict[str, Any]:
+        import torch
+
+        states = {"cpu": torch.get_rng_state()}
+        if torch.cuda.is_available() and torch.cuda.is_initialized():
+            states |= {f"cuda.{index}": one for index, one in enumerate(torch.cuda.get_rng_state_all())}
+        return states | {f"own.{name}": generator.get_state() for name, generator in self._generators.items()}
+
+    def _set_generators(self, states: Mapping[str, Any]) -> None:
+        import torch
+
+        for name, generator in self._generators.items():
+            generator.set_state(states[f"own.{name}"])
+        cuda = [states[f"cuda.{index}"] for index in range(sum(name.startswith("cuda.") for name in states))]
+        if cuda and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(cuda)
+        torch.set_rng_state(states["cpu"])
+
+
+def fingerprint() -> dict[str, str]:
+    """What of PyTorch the numbers depend on."""
+    import torch
+
+    return {
+        "torch": torch.__version__, "torch_threads": str(torch.get_num_threads()),
+        "torch_cpu": torch.backends.cpu.get_cpu_capability(), "torch_cuda": str(torch.version.cuda),
+        "torch_device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "torch_deterministic": str(torch.are_deterministic_algorithms_enabled()),
+        "torch_matmul": torch.get_float32_matmul_precision()}
+
+
+def _copies(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """On the CPU, contiguous, sharing memory with nothing: tied weights are written twice and load into both."""
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+
+
+def _split(state: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """An optimizer's state as tensors named ``<parameter>.<name>`` and the JSON rest."""
+    import torch
+
+    tensors: dict[str, Any] = {}
+    rest: dict[str, dict[str, Any]] = {}
+    for parameter, values in state["state"].items():
+        for name, value in values.items():
+            if isinstance(value, torch.Tensor):
+                tensors[f"{parameter}.{name}"] = value
+            else:
+                rest.setdefault(str(parameter), {})[name] = value
+    return _copies(tensors), {"state": rest, "param_groups": state["param_groups"]}
+
+
+def _join(tensors: Mapping[str, Any], rest: Mapping[str, Any], like: list[dict[str, Any]]) -> dict[str, Any]:
+    state: dict[int, dict[str, Any]] = {int(key): dict(values) for key, values in rest["state"].items()}
+    for key, tensor in tensors.items():
+        parameter, _, name = key.partition(".")
+        state.setdefault(int(parameter), {})[name] = tensor
+    groups = [{name: tuple(value) if isinstance(now.get(name), tuple) else value for name, value in group.items()}
+              for group, now in zip(rest["param_groups"], like, strict=True)]
+    return {"state": state, "param_groups": groups}
+
+
+def _numpy_state() -> list[Any] | None:
+    try:
+        import numpy as np
+    except ImportError:
+        return None
+    name, keys, position, has_gauss, cached = np.random.get_state()
+    return [name, [int(key) for key in keys], int(position), int(has_gauss), float(cached)]
+
+
+def _set_numpy_state(state: list[Any] | None) -> None:
+    if state is not None:
+        import numpy as np
+
+        name, keys, position, has_gauss, cached = state
+        np.random.set_state((name, np.asarray(keys, dtype=np.uint32), position, has_gauss, cached))
+
+
+def _to_json(rest: Mapping[str, Any]) -> bytes:
+    # Python's own JSON: it tells 1.0 from 1 and gives each float back as it was.
+    try:
+        return json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()
+    except TypeError as error:
+        raise CheckpointError("a part of the training state is neither tensor nor JSON", where="TorchAdapter",
+                              expected="numbers, text, lists and tensors", found=str(error),
+                              fix="Keep functions out of the scheduler's and `extra`'s state") from None
