@@ -27,13 +27,17 @@ class Detect:
         """It may always be run."""
 
     def run(self, context: StepContext) -> Evidence:
-        context.ahead("points", lambda: find_points(context.rooms, context.plan, context.pool))
+        must_hold_points = context.plan.verb == "failover"  # a switchover brings everything over first
+        if must_hold_points:
+            context.ahead("points", lambda: find_points(context.rooms, context.plan, context.pool))
         verdict = context.senses.verdict(
             context.rooms, context.plan.group, context.plan.source, deadline_seconds=self._deadline(context)
         )
         context.say(self.name, "waiting", detail=f"{verdict.site} is {verdict.verdict}")
         # Fails here, where nothing has moved yet, when the target has nothing to go on from.
-        points = context.wanted("points", lambda: find_points(context.rooms, context.plan, context.pool))
+        points = RecoveryPoints((), ())
+        if must_hold_points:
+            points = context.wanted("points", lambda: find_points(context.rooms, context.plan, context.pool))
         lag = known_lag(
             context.rooms,
             context.plan.group,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from holdfast.engine.recovery.context import StepContext
 from holdfast.engine.recovery.errors import GateClosed
 from holdfast.engine.recovery.interface import Evidence
+from holdfast.engine.recovery.points import find_points
 from holdfast.engine.recovery.protection import protect_group
 from holdfast.engine.recovery.stop_jobs import stop_old_jobs
 
@@ -49,5 +50,6 @@ class Quiesce:
                 found="; ".join(f"{p.subject}: {p.detail}" for p in behind),
                 fix="Remove the cause, then resume",
             )
-        context.scratch.futures.pop("points", None)
+        context.ahead("points", lambda: find_points(context.rooms, context.plan, context.pool))
+        context.scratch.futures["points"].result()  # what it would be promoted to is there before anything moves
         return {"stopped": stopped, "replicated": [{"subject": p.subject, "detail": p.detail} for p in protected]}
