@@ -78,8 +78,15 @@ class Proxy:
     config: Path
     process: subprocess.Popen[bytes] = field(init=False)
 
+    @property
+    def log(self) -> Path:
+        return self.config.with_suffix(".log")
+
     def start(self) -> None:
-        self.process = subprocess.Popen([sys.executable, "-m", "holdfast.sandbox.proxy", str(self.config)])
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "holdfast.sandbox.proxy", str(self.config)], stderr=log
+            )
         wait_until(lambda: self.modes() is not None)
 
     def set(self, mode: str, **parameters: Any) -> None:

@@ -32,8 +32,10 @@ def running_proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     finally:
         proxy.process.kill()
         proxy.process.wait()
+        complaints = proxy.log.read_text()
         upstream.shutdown()
         upstream.server_close()
+    assert complaints == ""
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 from holdfast.sandbox.azurite import ACCOUNT, find_azurite, find_node
@@ -45,7 +46,7 @@ class Part:
     destroyed: bool = False
     settings: str = ""
 
-    @property
+    @cached_property
     def revision(self) -> str:
         """Differs when a running process of this part no longer is what is asked for."""
         text = json.dumps([self.argv, self.port, self.environ, self.settings], sort_keys=True)

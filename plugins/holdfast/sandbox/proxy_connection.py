@@ -67,9 +67,7 @@ class Connection:
         """Reset both sides, now."""
         if self._task is not None:
             self._task.cancel()
-        for writer in (self._client, self._upstream):
-            if writer is not None:
-                _reset(writer)
+        self._reset()
 
     def mode_changed(self) -> None:
         """A client whose answer was swallowed half-way must not be sent the rest of it."""
@@ -82,12 +80,17 @@ class Connection:
         try:
             await self._pass()
         except (OSError, asyncio.CancelledError):
-            self.abort()
+            self._reset()
         finally:
             for writer in (self._client, self._upstream):
                 if writer is not None:
                     with contextlib.suppress(OSError):
                         writer.close()
+
+    def _reset(self) -> None:
+        for writer in (self._client, self._upstream):
+            if writer is not None:
+                _reset(writer)
 
     async def _pass(self) -> None:
         _no_delay(self._client)
