@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import httpx
@@ -46,13 +47,13 @@ def _questions(
 ) -> Iterator[tuple[Part, str, Callable[[], tuple[bool | None, str]]]]:
     topology = runtime.topology
     for site in topology.sites:
-        yield "object store", site, lambda site=site: _store(runtime, site)
+        yield "object store", site, partial(_store, runtime, site)
     for group in topology.groups:
-        yield "authority", group, lambda group=group: _authority(runtime, group)
+        yield "authority", group, partial(_authority, runtime, group)
     for name, service in topology.services.items():
-        yield "traffic record", name, lambda name=name: _record(runtime, name)
+        yield "traffic record", name, partial(_record, runtime, name)
         for site, url in service.endpoints.items():
-            yield "service", f"{name} at {site}", lambda url=url: _service(url, timeout_seconds)
+            yield "service", f"{name} at {site}", partial(_service, url, timeout_seconds)
 
 
 def _ask(runtime: Runtime, part: Part, name: str, question: Callable[[], tuple[bool | None, str]]) -> Finding:
