@@ -107,7 +107,7 @@ overflow-wrap:anywhere}pre{background:var(--soft);padding:10px;border-radius:6px
 padding:6px 10px;border-bottom:1px solid var(--line)}th{color:var(--dim);font-weight:600;font-size:12.5px;white-space:nowrap}
 .facts{display:grid;grid-template-columns:max-content 1fr;gap:3px 16px;margin:8px 0}.facts dt{color:var(--dim)}.facts dd{margin:0}
 summary{cursor:pointer;color:var(--dim);font-size:13px}svg{width:100%;height:auto;display:block;margin:8px 0}
-svg text{fill:var(--fg);font:12px system-ui,sans-serif}svg .dim{fill:var(--dim)}footer{margin-top:40px;color:var(--dim);font-size:13px}
+td{overflow-wrap:anywhere}svg text{fill:var(--fg);font:12px system-ui,sans-serif;paint-order:stroke;stroke:var(--bg);stroke-width:4px;stroke-linejoin:round}svg .dim{fill:var(--dim)}footer{margin-top:40px;color:var(--dim);font-size:13px}
 ul{margin:6px 0;padding-left:20px}li{margin:3px 0}
 @media print{body{max-width:none;padding:0;font-size:12px}section{break-inside:auto}tr,svg,.banner{break-inside:avoid}
 h2{break-after:avoid}details::details-content{content-visibility:visible;block-size:auto}*{-webkit-print-color-adjust:exact;print-color-adjust:exact}

@@ -14,6 +14,7 @@ from holdfast.engine.drill.html import UNKNOWN, badge, code, facts, folded, numb
 from holdfast.engine.drill.timeline import moment, timeline
 
 Journal = Mapping[str, Any]
+_NAMES = ("job", "name", "run", "service", "subject")
 
 _RTO = (
     ("from_fault", "from the fault"),
@@ -299,8 +300,10 @@ def _any_table(title: str, rows: object) -> str:
     found = _rows(rows)
     if not found:
         return ""
-    columns = list(dict.fromkeys(key for row in found for key in row))
-    body = table([c.replace("_", " ") for c in columns], [[_cell(c, row.get(c)) if c in row else "" for c in columns] for row in found])
+    # The journal's keys are in alphabetical order; what the row is about belongs in front.
+    columns = sorted(dict.fromkeys(key for row in found for key in row), key=lambda c: (c not in _NAMES, c))
+    cells = [[_cell(c, row.get(c)) if c in row else "" for c in columns] for row in found]
+    body = table([c.replace("_", " ") for c in columns], cells)
     return f"<h3>{text(title)}</h3>{body}"
 
 
