@@ -34,6 +34,8 @@ COMPONENTS: Mapping[str, tuple[str, ...]] = {
     "dag-processor": ("dag-processor",),
     "triggerer": ("triggerer", "--skip-serve-logs"),
 }
+#: Airflow's command with the modules of Holdfast's tasks imported.
+PRELOAD = "holdfast.hooks.preload"
 _FINISHED = frozenset({"success", "failed"})
 
 
@@ -126,8 +128,10 @@ class AirflowStack:
         environ = self._environ(self._settings() if running else self._begin())
         for name, command in COMPONENTS.items():
             if name not in running:
+                # Tasks are forks of the scheduler: what it has imported they need not.
+                airflow = [sys.executable, "-m", PRELOAD] if name == "scheduler" else [self._executable()]
                 _, running[name] = processes.spawn(
-                    [self._executable(), *command], environ=environ, log=self.state / "logs" / f"{name}.log",
+                    [*airflow, *command], environ=environ, log=self.state / "logs" / f"{name}.log",
                     cwd=self.state)
         write_json(self.state / "processes.json",
                    {name: [one.pid, one.started] for name, one in running.items()})
@@ -150,7 +154,7 @@ class AirflowStack:
         while time.monotonic() < deadline:
             self._expect_alive()
             found = self._unhealthy(started_at)
-            if not found:
+            if not found and self._tasks_can_report():
                 return
             time.sleep(0.25)
         raise PartFailed("Airflow did not become healthy", where=str(self.state),
@@ -317,6 +321,13 @@ class AirflowStack:
                 bad.append(f"{name}: {part.get('status')}")
         return ", ".join(bad)
 
+    def _tasks_can_report(self) -> bool:
+        """Ask the API that tasks report to; it is built at its first request, which else the first task waits for."""
+        try:
+            return httpx.get(f"{self.address}/execution/health", timeout=60.0).status_code == httpx.codes.OK
+        except httpx.HTTPError:
+            return False
+
     def _expect_alive(self) -> None:
         running = self._running()
         ended = [name for name in COMPONENTS if name not in running]
@@ -387,6 +398,8 @@ def _configuration(stack: AirflowStack, settings: Mapping[str, Any]) -> dict[str
                     "dag_processor_child_process_log_directory": stack.state / "logs" / "dag_processor"},
         # How long the scheduler rests when nothing is due: the floor of a hop from task to task.
         "scheduler": {"scheduler_idle_sleep_time": 0.1, "scheduler_heartbeat_sec": 1, "job_heartbeat_sec": 2},
+        # On a busy machine an answer may take longer than the 5 s a task waits by default.
+        "workers": {"execution_api_timeout": 60},
         "triggerer": {"job_heartbeat_sec": 1},
         "dag_processor": {"parsing_processes": 1, "min_file_process_interval": 60, "refresh_interval": 30},
         "metrics": {"statsd_on": False, "otel_on": False},

@@ -123,7 +123,7 @@ class Demo:
         self.tell.chapter("Three clouds and an Airflow")
         with ThreadPoolExecutor(1, "airflow") as pool:
             preparing = pool.submit(self.airflow.prepare)
-            self.sandbox.up(timeout=90, agents=True)
+            self.sandbox.up(timeout=180, agents=True)
             for name, site in self.runtime.topology.sites.items():
                 self.tell.say(f"{name}: an emulated {site.cloud} with the bucket {site.bucket}")
             preparing.result()
@@ -140,7 +140,7 @@ class Demo:
         create_records(self.runtime, group)
         await_service(self.runtime, group)
         self.tell.say("the model's service answers through DNS")
-        self.airflow.wait_healthy()
+        self.airflow.wait_healthy(timeout_seconds=300)
         self.tell.say(f"Airflow is up at {self.airflow.address}")
 
     def _protect_and_train(self, group: str) -> DagRun:
@@ -148,7 +148,7 @@ class Demo:
         self.airflow.wait_for_dag("train_model")
         self.airflow.pause("train_model", False)
         replication = self.airflow.trigger("replicate_datasets")
-        self._follow(replication, timeout_seconds=120)
+        self._follow(replication, timeout_seconds=300)
         # From here on the drill keeps the replicas fresh; a run every minute would only take its two cores.
         self.airflow.pause("replicate_datasets")
         for row in self.airflow.result(replication, f"{group}.protect") or []:
@@ -162,7 +162,7 @@ class Demo:
         self.tell.chapter(f"A drill over REST: {SCENARIO}")
         self.airflow.wait_for_dag("failover_drill")
         drill = self.airflow.trigger("failover_drill", {"group": group, "scenario": SCENARIO})
-        self._follow(drill, timeout_seconds=240, about=_about_the_drill)
+        self._follow(drill, timeout_seconds=600, about=_about_the_drill)
         result = self.airflow.result(drill, "conclude")
         if result is None:
             log = self.airflow.log(drill, "prepare") or self.airflow.log(drill, "conclude")
@@ -171,7 +171,7 @@ class Demo:
         return Path(result["evidence"]) / "journal.json"
 
     def _training_ends(self, training: DagRun) -> None:
-        state = self.airflow.wait(training, timeout_seconds=90)
+        state = self.airflow.wait(training, timeout_seconds=240)
         found = self.airflow.result(training, "train") or {}
         self.tell.say(f"train_model ended with {state}: its task found the run again at {found.get('site')} in epoch "
                       f"{found.get('epoch')}")
@@ -204,7 +204,7 @@ class Demo:
                 self.tell.say(f"{run.dag_id}.{task.task_id} [{colour}]{task.state}[/]{took}"
                               f"{': ' + detail if detail else ''}")
 
-    def _run_by_asset(self, dag_id: str, *, timeout_seconds: float = 60.0) -> DagRun:
+    def _run_by_asset(self, dag_id: str, *, timeout_seconds: float = 180.0) -> DagRun:
         deadline = time.monotonic() + timeout_seconds
         while time.monotonic() < deadline:
             runs = self.airflow.request("GET", f"/api/v2/dags/{dag_id}/dagRuns")["dag_runs"]
@@ -215,7 +215,7 @@ class Demo:
         raise PartFailed("the asset started no run", where=dag_id, expected=f"a run within {timeout_seconds:g} s",
                          found="none", fix=f"Read {self.airflow.state / 'logs' / 'scheduler.log'}")
 
-    def _until_steps(self, group: str, steps: int, *, timeout_seconds: float = 60.0) -> None:
+    def _until_steps(self, group: str, steps: int, *, timeout_seconds: float = 180.0) -> None:
         state = require_active(self.runtime, group)
         job = self.runtime.topology.group(group).training[0]
         deadline = time.monotonic() + timeout_seconds
