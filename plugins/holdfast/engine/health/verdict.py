@@ -124,19 +124,19 @@ class Detector:
         elif not heard:
             verdict, reasons = Verdict.UNKNOWN, ["no vantage point has looked lately"]
         else:
-            verdict, reasons = self._weigh(site, heard, now)
+            verdict, reasons = self._weigh(site, heard)
         if verdict != site.verdict or site.since is None:
             site.verdict, site.since = verdict, self._clock.now()
         observations = tuple(track.last for track in site.tracks.values() if track.last is not None)
         return SiteVerdict(name, verdict, site.since, tuple(reasons), observations)
 
-    def _weigh(self, site: _Site, heard: dict[tuple[str, Signal], _Track], now: float) -> tuple[Verdict, list[str]]:
+    def _weigh(self, site: _Site, heard: dict[tuple[str, Signal], _Track]) -> tuple[Verdict, list[str]]:
         rules = self.detection
         confirmed: dict[Signal, list[str]] = {}
         reasons = []
         for (vantage, signal), track in sorted(heard.items()):
             if track.failures >= rules.consecutive_failures:
-                lasted = now - track.failing_since
+                lasted = track.heard_at - track.failing_since  # as far as it was seen, not as far as now
                 reasons.append(f"{signal} from {vantage}: {track.failures} failures in a row for {lasted:.1f} s"
                                f" ({track.last.detail if track.last else ''})")
                 if lasted >= rules.minimum_seconds:
