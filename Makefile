@@ -8,7 +8,9 @@ export UV_LINK_MODE ?= copy
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-torch lint bench bench-failover docs lock clean
+# One area at a time: two benchmarks at once would measure each other.
+.NOTPARALLEL: bench
+.PHONY: help setup demo test test-slow test-torch lint bench bench-failover bench-sync docs lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -54,10 +56,13 @@ lint: setup ## Check style, types and layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-bench: bench-failover ## Measure everything; results in build/bench/*.json
+bench: bench-failover bench-sync ## Measure everything; results in build/bench/*.json
 
 bench-failover: setup ## Measure the failover on the sandbox
 	$(BIN)/python tests/benchmarks/failover.py --output build/bench/failover.json
+
+bench-sync: setup ## Measure replication beside Airflow's own operator
+	$(BIN)/python tests/benchmarks/sync.py --output build/bench/sync.json
 
 docs: setup ## Rebuild the generated parts of docs/ and check its links
 	$(BIN)/python scripts/docs.py
