@@ -28,7 +28,7 @@ SiteName = Annotated[str, typer.Argument(metavar="SITE", help="A site of the top
 def up(
     state: State = None,
     topology: TopologyFile = None,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for every part.")] = 60.0,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for every part.")] = 120.0,
     agents: Annotated[bool | None, typer.Option("--agents/--no-agents", help="Run each site's service too.")] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -153,7 +153,7 @@ def _store(site: SandboxSite, paths: Paths, ports: dict[str, int]) -> Part | Non
             name,
             "store",
             site.name,
-            "moto.server",
+            "holdfast.sandbox.moto_server",
             ("-H", HOST, "-p", str(port)),
             ports,
             probe="/moto-api/",

@@ -73,7 +73,7 @@ class Sandbox:
 
     # -- up and down -------------------------------------------------------------------------------------------------
 
-    def up(self, timeout: float = 60.0, *, agents: bool | None = None) -> SandboxStatus:
+    def up(self, timeout: float = 120.0, *, agents: bool | None = None) -> SandboxStatus:
         """Start what is missing and wait until every part serves. Faults that are set stay set.
 
         Args:

@@ -15,14 +15,14 @@ def open_record(
 
     Args:
         connection: the one ``service.record.connection`` names.
-        timeout_seconds: budget of one `read` or `switch`; a single request gets half of it, so that an answer that was
-            lost leaves time to look what happened.
+        timeout_seconds: budget of one `read` or `switch`. A single request gets a third of it, so that an answer that was
+            lost leaves time to look what happened. No attempt starts after it; one under way may take that long again.
 
     Raises:
         ConfigError: the connection lacks what the provider needs.
     """
     record = service.record
-    request_seconds = timeout_seconds / 2
+    request_seconds = timeout_seconds / 3
     zone: Zone
     if record.provider == "cloud-dns":
         from holdfast.engine.traffic.cloud_dns import CloudDnsZone

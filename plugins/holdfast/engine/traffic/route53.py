@@ -62,7 +62,7 @@ class Route53Zone:
             MaxItems="1",
         )
         for one in answer["ResourceRecordSets"]:
-            if one["Name"].replace("\\137", "_").lower() != name.lower() or one["Type"] != kind:
+            if one["Name"].lower() != name.lower() or one["Type"] != kind:
                 continue
             if "ResourceRecords" not in one or "SetIdentifier" in one:
                 raise ConfigError(
