@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,6 +24,7 @@ from holdfast.sandbox.scene import set_scene, train
 pytestmark = [pytest.mark.sandbox, pytest.mark.timeout(900)]
 
 GROUP = "market-risk"
+PROGRAM = "from holdfast.cli.main import main; main()"
 TOPOLOGY = Path(__file__).resolve().parents[2] / "include" / "holdfast.yaml"
 
 
@@ -36,7 +39,7 @@ class Command:
         for name in [k for k, v in changed.items() if v is None]:
             environ.pop(name, None)
         return subprocess.run(
-            [sys.executable, "-m", "holdfast.cli.main", *words],
+            [sys.executable, "-c", PROGRAM, *words],
             env=environ,
             cwd=self.folder,
             capture_output=True,
@@ -140,33 +143,89 @@ def test_a_drill_while_another_operation_runs_is_refused(
         authority.release(GROUP, "other")
 
 
-def test_a_drill_switchover_back_and_a_drill_again(holdfast: Command, stage: tuple[Sandbox, Runtime]) -> None:
-    """aws is lost, gcp takes over; back by a switchover that loses nothing; then the same again."""
-    _, runtime = stage
+def passed(holdfast: Command, runtime: Runtime) -> dict[str, Any]:
+    """Run a drill that must be green, and prove its evidence."""
     train(runtime, GROUP)  # the run of the scene may have ended while other tests ran
-    for turn in range(2):
-        done = holdfast("drill", "run", "site-outage", "--json", "--output", f"evidence-{turn}", timeout=400)
-        assert done.returncode == 0, done.stderr + done.stdout
-        journal = json.loads(done.stdout)
-        assert journal["status"] == "completed"
-        assert journal["deviated"] is False
-        assert journal["verdict"]["passed"] is True
-        assert journal["stale_writes"]["accepted"] == 0
-        assert journal["stale_writes"]["attempted"] >= 9
-        assert journal["model"]["identical"] is True
-        assert journal["service"]["answers_equal"] is True
-        assert journal["epoch"]["after"] == journal["epoch"]["before"] + 1
-        assert all(value is not None for value in journal["rto_seconds"].values())
-        assert journal["rpo"]["training_steps"] is not None
-        folder = holdfast.folder / f"evidence-{turn}"
-        assert (folder / "report.html").is_file()
-        assert holdfast("drill", "verify", str(folder)).returncode == 0
-        text = (folder / "journal.json").read_bytes()
-        (folder / "journal.json").write_bytes(text.replace(b'"completed"', b'"Completed"', 1))
-        assert holdfast("drill", "verify", str(folder)).returncode == 1
-        if turn == 0:
-            refused(holdfast("drill", "run", "site-outage"), 3, "zone is hosted there")
-            back = holdfast("failover", "run", "--verb", "switchover", "--yes", "--json")
-            assert back.returncode == 0, back.stderr
-            assert json.loads(back.stdout)["complete"] is True
-            train(runtime, GROUP)
+    done = holdfast("drill", "run", "site-outage", "--json", "--output", "evidence", timeout=400)
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert holdfast("drill", "verify", "evidence").returncode == 0
+    journal: dict[str, Any] = json.loads(done.stdout)
+    assert {k: v for k, v in json.loads((holdfast.folder / "evidence" / "journal.json").read_text()).items()} == {
+        k: v for k, v in journal.items() if k != "evidence"
+    }
+    return journal
+
+
+def test_a_drill_proves_every_claim(holdfast: Command, stage: tuple[Sandbox, Runtime]) -> None:
+    journal = passed(holdfast, stage[1])
+    assert journal["status"] == "completed"
+    assert journal["deviated"] is False
+    assert journal["verdict"]["passed"] is True
+    assert journal["stale_writes"]["accepted"] == 0
+    assert journal["stale_writes"]["attempted"] >= 9
+    assert journal["model"]["identical"] is True
+    assert journal["service"]["answers_equal"] is True
+    assert journal["epoch"]["after"] == journal["epoch"]["before"] + 1
+    assert all(value is not None for value in journal["rto_seconds"].values())
+    assert journal["rpo"]["training_steps"] is not None
+    file = holdfast.folder / "evidence" / "journal.json"
+    file.write_bytes(file.read_bytes().replace(b'"completed"', b'"Completed"', 1))
+    assert holdfast("drill", "verify", "evidence").returncode == 1
+
+
+@pytest.mark.slow
+def test_back_by_a_switchover_and_a_drill_again(holdfast: Command, stage: tuple[Sandbox, Runtime]) -> None:
+    runtime = stage[1]
+    state = runtime.authority(GROUP).read(GROUP)
+    assert state is not None
+    if state.active_site == "aws-eu-west-1":
+        passed(holdfast, runtime)
+    refused(holdfast("drill", "run", "site-outage"), 3, "zone is hosted there")
+    back = holdfast("failover", "run", "--verb", "switchover", "--yes", "--json")
+    assert back.returncode == 0, back.stderr
+    assert json.loads(back.stdout)["complete"] is True
+    assert passed(holdfast, runtime)["plan"]["source"] == "aws-eu-west-1"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_drill_that_is_ended_early_leaves_no_fault(
+    holdfast: Command, stage: tuple[Sandbox, Runtime], number: signal.Signals
+) -> None:
+    box, runtime = stage
+    state = runtime.authority(GROUP).read(GROUP)
+    assert state is not None
+    if state.active_site != "aws-eu-west-1":
+        assert holdfast("failover", "run", "--verb", "switchover", "--yes").returncode == 0
+    train(runtime, GROUP)
+    before = epoch_of(runtime)
+    log = holdfast.folder / "stderr"
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, "drill", "run", "site-outage", "--output", "evidence"],
+            env={**os.environ, **holdfast.environ},
+            cwd=holdfast.folder,
+            stderr=errors,
+            stdout=subprocess.DEVNULL,
+        )
+        until = time.monotonic() + 120
+        while "✓ inject" not in log.read_text():
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < until, log.read_text()
+            time.sleep(0.05)
+        process.send_signal(number)
+        process.wait(timeout=120)
+    if number is signal.SIGKILL:
+        state = runtime.authority(GROUP).read(GROUP)
+        assert state is not None
+        assert state.operation is not None
+        closed = holdfast("drill", "close", state.operation.plan_id, "--output", "evidence")
+        assert closed.returncode == 1, closed.stderr
+    journal = json.loads((holdfast.folder / "evidence" / "journal.json").read_text())
+    assert journal["status"] == "interrupted"
+    assert journal["rollback"]["fault_lifted"] is True
+    assert journal["verdict"]["passed"] is not True
+    assert box.status().site("aws-eu-west-1").mode == "up"
+    state = runtime.authority(GROUP).read(GROUP)
+    assert state is not None
+    assert (state.epoch, state.operation) == (before, None)

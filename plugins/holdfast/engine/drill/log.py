@@ -12,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from holdfast.engine.drill.errors import DrillNotFound
-from holdfast.engine.objectstore.errors import ObjectNotFound, ObjectStoreError
+from holdfast.engine.objectstore.errors import ObjectStoreError
+from holdfast.engine.recovery.anywhere import find_anywhere
 from holdfast.engine.recovery.interface import Evidence, Progress, ProgressSink, Rooms, Senses, ignore_progress
 from holdfast.engine.recovery.journal import StepLog, StepRecord, host_boot
 from holdfast.engine.recovery.plan import Plan
@@ -131,35 +132,20 @@ def open_drill(
         DrillNotFound: no site that answers has it.
     """
     key = f"{drill_folder(drill_id)}/phases/prepare.json"
-    sites = list(rooms.topology.sites)
-    silent = []
-    with ThreadPoolExecutor(max(1, len(sites)), "drill-open") as pool:
-        asked = {site: pool.submit(_get, rooms, site, key) for site in sites}
-        found: bytes | None = None
-        for site, answer in asked.items():
-            try:
-                found = found or answer.result()
-            except ObjectNotFound:
-                continue
-            except ObjectStoreError as error:
-                silent.append(f"{site}: {error}")
-    if found is None:
+    found = find_anywhere(rooms, list(rooms.topology.sites), key)
+    if found.data is None:
         missing = DrillNotFound(
             "there is no such drill",
             where="every site that answers",
             expected="a drill id",
             found=drill_id,
-            fix=f"Not asked: {'; '.join(silent)}" if silent else None,
+            fix=f"Not asked: {'; '.join(found.silent)}" if found.silent else None,
         )
-        missing.silent_sites = len(silent)
+        missing.silent_sites = len(found.silent)
         raise missing
-    prepared = json.loads(found)["evidence"]
+    prepared = json.loads(found.data)["evidence"]
     state = DrillState(
         rooms, drill_id, Plan.model_validate(prepared["plan"]), prepared["scenario"], senses or RealSenses(), progress
     )
     state.refresh()
     return state
-
-
-def _get(rooms: Rooms, site: str, key: str) -> bytes:
-    return rooms.store(site).get(key)

@@ -180,11 +180,18 @@ def _checkpoint(rooms: Rooms, group: str, job: str, site: str, state: EpochState
     return Check(name, where, risk.seconds <= rpo, f"{risk.steps} steps, {risk.seconds:.1f} s behind", risk.seconds)
 
 
+def _published(rooms: Rooms, job: str, run: str, state: EpochState) -> bool:
+    record = latest(rooms.store(state.active_site), rooms.topology.job(job).model, epoch=state.epoch)
+    return record is not None and record.labels.get("run") == run
+
+
 def _training(rooms: Rooms, group: str, job: str, state: EpochState, may_have_ended: bool) -> Check:
     run = current_run(rooms.store(state.active_site), group, job)
     if run is None:
         return Check("training_alive", job, False, "no run is known at the active site")
     status = job_status(rooms, state.active_site, run, state.epoch)
+    if status is None and may_have_ended and _published(rooms, job, run, state):
+        return Check("training_alive", job, True, f"{run} had ended before, its model is published")
     if status is None:
         return Check(
             "training_alive", job, False, f"no job of {run} in epoch {state.epoch} is known at {state.active_site}"

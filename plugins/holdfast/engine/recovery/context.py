@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from threading import Event
 from typing import Any, Protocol, TypeVar
 
 from holdfast.engine.config import Group
@@ -38,6 +39,8 @@ class StepContext:
     records: dict[str, StepRecord]
     approved_by: str | None = None
     scratch: Scratch = field(default_factory=Scratch)
+    #: Set when this run ends: nothing begun on its threads may keep it waiting, least of all a fault to be lifted.
+    given_up: Event = field(default_factory=Event)
 
     @property
     def group(self) -> Group:

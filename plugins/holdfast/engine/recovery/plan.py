@@ -12,8 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from holdfast.engine.authority.interface import EpochState, OperationKind
 from holdfast.engine.config import Group
-from holdfast.engine.objectstore.errors import ObjectExists, ObjectNotFound, ObjectStoreError
+from holdfast.engine.objectstore.errors import ObjectExists, ObjectStoreError
 from holdfast.engine.objectstore.interface import CREATE, ObjectStore
+from holdfast.engine.recovery.anywhere import find_anywhere
 from holdfast.engine.recovery.errors import GateClosed, PlanAltered, PlanNotFound, RecordsUnavailable
 from holdfast.engine.recovery.interface import Rooms
 from holdfast.errors import ConfigError, UnknownName
@@ -215,26 +216,19 @@ def load_plan(rooms: Rooms, group: str, plan_id: str) -> Plan:
         PlanAltered: what is there is no plan of this id.
     """
     key = f"{plan_folder(group, plan_id)}/plan.json"
-    silent = []
-    for site in rooms.topology.group(group).sites.all():
-        try:
-            data = rooms.store(site).get(key)
-        except ObjectNotFound:
-            continue
-        except ObjectStoreError as error:
-            silent.append(f"{site}: {error}")
-            continue
-        try:
-            plan = Plan.model_validate_json(data)
-        except ValidationError as error:
-            raise PlanAltered("this is no plan", where=f"{site}: {key}", found=str(error)) from None
-        if (plan.plan_id, plan.group) != (plan_id, group):
-            raise PlanAltered("this is another plan", where=f"{site}: {key}", expected=plan_id, found=plan.plan_id)
-        return plan
-    raise PlanNotFound(
-        "there is no such plan",
-        where=f"group {group}",
-        expected="a plan id",
-        found=plan_id,
-        fix=f"Not asked: {'; '.join(silent)}" if silent else None,
-    )
+    found = find_anywhere(rooms, rooms.topology.group(group).sites.all(), key)
+    if found.data is None:
+        raise PlanNotFound(
+            "there is no such plan",
+            where=f"group {group}",
+            expected="a plan id",
+            found=plan_id,
+            fix=f"Not asked: {'; '.join(found.silent)}" if found.silent else None,
+        )
+    try:
+        plan = Plan.model_validate_json(found.data)
+    except ValidationError as error:
+        raise PlanAltered("this is no plan", where=f"{found.site}: {key}", found=str(error)) from None
+    if (plan.plan_id, plan.group) != (plan_id, group):
+        raise PlanAltered("this is another plan", where=f"{found.site}: {key}", expected=plan_id, found=plan.plan_id)
+    return plan

@@ -86,10 +86,13 @@ def run_plan(
             rooms, plan, senses or RealSenses(), pool, progress, log.read_all(plan.steps), approved_by
         )
         run = _Run(context, log, record_pool, keep_claim)
-        if any(step not in context.records for step in wanted):
-            run.steps(wanted)
-        elif plan.steps[-1] in context.records:
-            run.release()  # whoever finished it may have died before freeing the group
+        try:
+            if any(step not in context.records for step in wanted):
+                run.steps(wanted)
+            elif plan.steps[-1] in context.records:
+                run.release()  # whoever finished it may have died before freeing the group
+        finally:
+            context.given_up.set()
         return PlanResult(plan, tuple(context.records[s] for s in plan.steps if s in context.records))
 
 

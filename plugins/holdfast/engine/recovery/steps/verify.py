@@ -37,7 +37,7 @@ def _until_right(context: StepContext, service: str) -> dict[str, Any]:
     until = began + max(_LEAST_SECONDS, context.group.objectives.rto_seconds)
     asked, reason = 0, "it was never asked"
     expected: Expected | None = None
-    while clock.monotonic() < until:
+    while clock.monotonic() < until and not context.given_up.is_set():
         answer = context.senses.ask(context.rooms, service, timeout_seconds=_ASK_SECONDS)
         asked += 1
         answered_at = clock.now()
