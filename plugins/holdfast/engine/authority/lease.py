@@ -84,7 +84,7 @@ class Lease:
             return self.status()
         with self._lock:
             self._fence_if_expired(self._clock.monotonic())
-            if (self._read_at is None or began > self._read_at) and _epoch(state) >= _epoch(self._state):
+            if (self._read_at is None or began >= self._read_at) and _epoch(state) >= _epoch(self._state):
                 self._state, self._read_at = state, began
         return self.status()
 
