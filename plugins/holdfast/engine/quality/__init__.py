@@ -1,0 +1,11 @@
+"""Is a dataset what training expects? Great Expectations suites over a snapshot's table."""
+
+from holdfast.engine.quality.expectations import (
+    ExpectationReport,
+    ExpectationsNotMet,
+    Unmet,
+    evaluate,
+    validate,
+)
+
+__all__ = ["ExpectationReport", "ExpectationsNotMet", "Unmet", "evaluate", "validate"]
