@@ -3,40 +3,20 @@ story in one process."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from holdfast.engine.drill.conclude import conclude, refused_journal, store_evidence
-from holdfast.engine.drill.errors import DrillError, SteadyStateFailed
-from holdfast.engine.drill.evidence import load_or_create_key, write_evidence
+from holdfast.engine.drill.conclude import conclude
+from holdfast.engine.drill.evidence import load_or_create_key
 from holdfast.engine.drill.interface import FaultInjector
 from holdfast.engine.drill.journal import DrillJournal
 from holdfast.engine.drill.log import DrillState, open_drill
-from holdfast.engine.drill.phases import (
-    await_training,
-    compare,
-    detect,
-    fail_over,
-    inject,
-    lift,
-    look_again,
-    measure,
-    prepare,
-    resume_training,
-)
-from holdfast.engine.drill.reference import run_reference
+from holdfast.engine.drill.phases import detect, fail_over, inject, lift, prepare, resume_training
+from holdfast.engine.drill.run import after_fault, never_begun, write_drill_evidence
 from holdfast.engine.pipeline.failover import Say, tell
 from holdfast.engine.recovery.interface import Evidence
 from holdfast.engine.runtime import Runtime
 from holdfast.errors import ConfigError, HoldfastError
-
-Phase = Callable[[DrillState], Evidence]
-
-
-class DrillNotPassed(DrillError):
-    """The drill ended, and its evidence says that it is no pass."""
 
 
 def begin_drill(
@@ -48,18 +28,13 @@ def begin_drill(
         ConfigError: a name is unknown or a connection is missing; nothing was changed and nothing is written.
         Refused, NoMajority: nothing was changed.
     """
+    load_or_create_key(runtime.environ)  # a key that cannot sign is told now, not after the fault
     try:
         state = prepare(runtime, group, scenario, drill_id=drill_id, progress=lambda seen: tell(say, seen))
     except ConfigError:
         raise
     except HoldfastError as error:
-        journal = refused_journal(
-            drill_id, group, scenario, error, run_by=runtime.holder, now=runtime.clock.now(),
-            objectives=runtime.topology.group(group).objectives.model_dump(mode="json"))
-        if isinstance(error, SteadyStateFailed):
-            journal = journal.model_copy(update={
-                "status": "aborted", "steady_state": {"before": error.evidence.get("steady_state"), "after": None}})
-        _write(runtime, journal, output)
+        write_drill_evidence(runtime, never_begun(runtime, drill_id, group, scenario, error), output)
         raise
     plan = state.plan
     return {"drill_id": drill_id, "source": plan.source, "target": plan.target, "epoch": plan.expected_epoch}
@@ -96,12 +71,7 @@ def examine(runtime: Runtime, drill_id: str, *, say: Say) -> dict[str, Any]:
     The uninterrupted reference run trains while the resumed one does.
     """
     state = _open(runtime, drill_id, say)
-    with ThreadPoolExecutor(1, "reference") as pool:
-        reference = pool.submit(run_reference, state)
-        measure(state)
-        await_training(state)
-        compare(state, reference.result)
-    look_again(state)
+    after_fault(state)
     return {"model": state.evidence("compare_model").get("model"),
             "steady_state": state.evidence("steady_state_after").get("holds")}
 
@@ -114,18 +84,8 @@ def close_drill(runtime: Runtime, drill_id: str, output: Path, *, say: Say) -> D
     """
     state = _open(runtime, drill_id, say)
     journal = conclude(state)
-    _write(runtime, journal, output, state, say)
+    write_drill_evidence(runtime, journal, output, state)
     return journal
-
-
-def _write(
-    runtime: Runtime, journal: DrillJournal, output: Path, state: DrillState | None = None, say: Say | None = None
-) -> None:
-    paths = write_evidence(journal.as_document(), output, load_or_create_key(runtime.environ))
-    if state is None or say is None:
-        return
-    for site, outcome in store_evidence(state, {path.name: path.read_bytes() for path in paths.all()}).items():
-        say(f"evidence at {site}: {outcome}")
 
 
 def _open(runtime: Runtime, drill_id: str, say: Say) -> DrillState:
