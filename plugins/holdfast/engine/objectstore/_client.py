@@ -7,24 +7,26 @@ from typing import Any
 
 from holdfast.engine.objectstore.access import StoreAccess
 from holdfast.engine.objectstore.credentials import WatchedCredentials
-from holdfast.engine.objectstore.timeouts import Timeouts
+from holdfast.engine.objectstore.timeouts import RequestLimits
 
 
 def client_arguments(
-    access: StoreAccess, credentials: WatchedCredentials | None, timeouts: Timeouts, request_seconds: float
+    access: StoreAccess, credentials: WatchedCredentials | None, limits: RequestLimits
 ) -> dict[str, Any]:
     """Explicit timeouts, the credentials, and no retries of obstore's own: the retry decorator knows better."""
-    connect = timedelta(seconds=min(timeouts.connect_seconds, request_seconds))
+    options: dict[str, Any] = {
+        "connect_timeout": timedelta(seconds=limits.connect_seconds),
+        "timeout": timedelta(seconds=limits.total_seconds),
+        "allow_http": bool(access.endpoint and access.endpoint.startswith("http://")),
+        "user_agent": "holdfast",
+    }
+    if limits.silence_seconds is not None:
+        options["read_timeout"] = timedelta(seconds=limits.silence_seconds)
     arguments: dict[str, Any] = {
-        "client_options": {
-            "connect_timeout": connect,
-            "timeout": timedelta(seconds=request_seconds),
-            "allow_http": bool(access.endpoint and access.endpoint.startswith("http://")),
-            "user_agent": "holdfast",
-        },
+        "client_options": options,
         "retry_config": {
             "max_retries": 0,
-            "retry_timeout": timedelta(seconds=request_seconds),
+            "retry_timeout": timedelta(seconds=limits.total_seconds),
             "backoff": {"init_backoff": timedelta(milliseconds=1), "max_backoff": timedelta(milliseconds=1), "base": 2},
         },
     }

@@ -41,7 +41,7 @@ from holdfast.engine.objectstore.interface import (
     PutMode,
 )
 from holdfast.engine.objectstore.keys import check_key, check_metadata
-from holdfast.engine.objectstore.timeouts import Timeouts
+from holdfast.engine.objectstore.timeouts import RequestLimits, Timeouts
 from holdfast.errors import ConfigError, HoldfastError
 
 if TYPE_CHECKING:
@@ -75,28 +75,28 @@ class Traits:
 
 
 class _Clients:
-    """obstore clients of one store, one per request timeout, made on first use.
+    """obstore clients of one store, one per set of limits, made on first use.
 
     obstore's Rust runtime is started by the first request of a process and is dead in a forked child, where every call
     would hang for ever (seen by experiment). So nothing is made before the first call, and a child whose parent has
     already made one is told so at once.
     """
 
-    def __init__(self, build: Callable[[float], Client]) -> None:
+    def __init__(self, build: Callable[[RequestLimits], Client]) -> None:
         self._build = build
         self._lock = threading.Lock()
-        self._made: dict[float, Client] = {}
+        self._made: dict[RequestLimits, Client] = {}
 
-    def get(self, request_seconds: float, where: str) -> Client:
+    def get(self, limits: RequestLimits, where: str) -> Client:
         _check_not_forked(where)
         with self._lock:
-            if request_seconds not in self._made:
-                self._made[request_seconds] = self._make(request_seconds, where)
-            return self._made[request_seconds]
+            if limits not in self._made:
+                self._made[limits] = self._make(limits, where)
+            return self._made[limits]
 
-    def _make(self, request_seconds: float, where: str) -> Client:
+    def _make(self, limits: RequestLimits, where: str) -> Client:
         try:
-            return self._build(request_seconds)
+            return self._build(limits)
         except BucketNotFound:
             raise
         except Exception as error:
@@ -132,7 +132,7 @@ class ObstoreStore:
         name: who this is in messages.
         prefix: key prefix inside the bucket, without slashes at its ends; may be empty.
         traits: how the backend differs.
-        build: makes an obstore client whose requests take at most so many seconds.
+        build: makes an obstore client with these limits.
         timeouts: limits of one request.
         credentials: the provider `build` hands to obstore, so that its failure is told as its own.
         monotonic: seconds that only grow.
@@ -144,7 +144,7 @@ class ObstoreStore:
         name: str,
         prefix: str,
         traits: Traits,
-        build: Callable[[float], Client],
+        build: Callable[[RequestLimits], Client],
         timeouts: Timeouts,
         credentials: WatchedCredentials | None = None,
         monotonic: Callable[[], float] = time.monotonic,
@@ -277,7 +277,7 @@ class ObstoreStore:
             _, data = self._run(call, fetch)
 
     def _window(self, path: str, start: int, end: int, condition: GetOptions) -> tuple[Any, bytes]:
-        client = self._client(end - start)
+        client = self._client(self._timeouts.reading(end - start))
         result = obstore.get(client, path, options={**condition, "range": (start, end)})
         return result, bytes(result.bytes())
 
@@ -330,7 +330,7 @@ class ObstoreStore:
             condition = "create"
         elif isinstance(mode, IfMatch):
             condition = self._put_condition(call, key, mode.version)
-        client = self._client(len(data))
+        client = self._client(self._timeouts.writing(len(data)))
         result = self._run(
             call,
             lambda: obstore.put(client, path, data, mode=condition, use_multipart=False, attributes=attributes or None),
@@ -340,7 +340,7 @@ class ObstoreStore:
     def _put_streamed(
         self, call: Call, path: str, source: Iterator[bytes], attributes: dict[str, str]
     ) -> ObjectVersion:
-        client = self._client(PARTS_IN_FLIGHT * PART_BYTES)
+        client = self._client(self._timeouts.writing(PARTS_IN_FLIGHT * PART_BYTES))
         with Handover(source) as chunks:
             try:
                 result = self._run(
@@ -416,8 +416,8 @@ class ObstoreStore:
         check_key(key, self._name)
         return check_key(self._prefix + key, self._name)
 
-    def _client(self, size_bytes: int = 0) -> Client:
-        return self._clients.get(self._timeouts.for_bytes(size_bytes), self._name)
+    def _client(self, limits: RequestLimits | None = None) -> Client:
+        return self._clients.get(limits or self._timeouts.writing(0), self._name)
 
     def _run(self, call: Call, request: Callable[[], _T], *, keep_range: bool = False) -> _T:
         try:

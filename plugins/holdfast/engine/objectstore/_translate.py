@@ -42,7 +42,18 @@ _KINDS = {
 _NO_BUCKET = {"NoSuchBucket", "ContainerNotFound", "ContainerBeingDeleted", "ContainerDisabled"}
 #: Conflicts of the moment: somebody else's write was in flight; nothing was written.
 _TRY_AGAIN = {"ConditionalRequestConflict", "OperationAborted"}
-_REFUSED = {"BlobImmutableDueToPolicy", "LeaseIdMissing", "LeaseIdMismatchWithBlobOperation"}
+#: Refusals that come with another status than 401 or 403 (S3 says 400 to an expired session).
+_REFUSED = {
+    "AuthorizationHeaderMalformed",
+    "BlobImmutableDueToPolicy",
+    "ExpiredToken",
+    "InvalidToken",
+    "LeaseIdMismatchWithBlobOperation",
+    "LeaseIdMissing",
+    "TokenRefreshRequired",
+}
+#: The server gave up on this connection or upload, whatever the status says.
+_GONE = {"NoSuchUpload", "RequestTimeout"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,13 +185,15 @@ def _condition(seen: _Seen, call: Call) -> ObjectStoreError | None:
 def _missing(error: Exception, seen: _Seen, call: Call) -> ObjectStoreError | None:
     if not isinstance(error, FileNotFoundError) and seen.status != 404:
         return None
+    if seen.code in _GONE:
+        return None
     if call.verb in ("put", "list"):  # neither can miss an object
         return bucket_not_found(call, seen.answer)
     return ObjectNotFound("no object has this key", where=call.where, found=seen.answer)
 
 
 def _unavailable_or_wrong(seen: _Seen, call: Call) -> ObjectStoreError:
-    if seen.status is not None and seen.status < 500 and seen.status not in (408, 429):
+    if seen.status is not None and seen.status < 500 and seen.status not in (408, 429) and seen.code not in _GONE:
         return ObjectStoreError(
             "the store refused the request",
             where=call.where,
@@ -194,7 +207,7 @@ def _unavailable_or_wrong(seen: _Seen, call: Call) -> ObjectStoreError:
             found="a redirect",
             fix="Check the site's region and endpoint",
         )
-    if _NOT_SENT.search(seen.text) or seen.exception != "GenericError":
+    if _NOT_SENT.search(seen.text) or (seen.exception != "GenericError" and seen.code not in _GONE):
         return ObjectStoreError("the request could not be made", where=call.where, found=_first_line(seen.text))
     if seen.status is not None:
         what = "the store is failing or throttling"

@@ -10,7 +10,7 @@ from holdfast.engine.objectstore._obstore import ObstoreStore, Traits
 from holdfast.engine.objectstore.access import StoreAccess
 from holdfast.engine.objectstore.credentials import watched
 from holdfast.engine.objectstore.interface import Capabilities
-from holdfast.engine.objectstore.timeouts import Timeouts
+from holdfast.engine.objectstore.timeouts import RequestLimits, Timeouts
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore as Client
@@ -35,7 +35,7 @@ def azure_store(name: str, site: Site, access: StoreAccess, timeouts: Timeouts) 
     """The store of a site on Azure."""
     credentials = watched(access)
 
-    def build(request_seconds: float) -> Client:
+    def build(limits: RequestLimits) -> Client:
         from obstore.store import AzureStore
 
         config: Any = dict(access.options)
@@ -43,9 +43,7 @@ def azure_store(name: str, site: Site, access: StoreAccess, timeouts: Timeouts) 
             config["endpoint"] = access.endpoint
         if access.anonymous:
             config["skip_signature"] = "true"
-        return AzureStore(
-            site.bucket, config=config, **client_arguments(access, credentials, timeouts, request_seconds)
-        )
+        return AzureStore(site.bucket, config=config, **client_arguments(access, credentials, limits))
 
     return ObstoreStore(
         name=f"{name} (az://{'/'.join(filter(None, (site.bucket, site.prefix)))})",

@@ -11,7 +11,7 @@ from holdfast.engine.objectstore._obstore import ObstoreStore, Traits
 from holdfast.engine.objectstore.access import StoreAccess, fixed
 from holdfast.engine.objectstore.credentials import watched
 from holdfast.engine.objectstore.interface import Capabilities
-from holdfast.engine.objectstore.timeouts import Timeouts
+from holdfast.engine.objectstore.timeouts import RequestLimits, Timeouts
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore as Client
@@ -43,7 +43,7 @@ def gcs_store(name: str, site: Site, access: StoreAccess, timeouts: Timeouts) ->
         access = replace(access, anonymous=False, credentials=fixed(token=_ANY))
     credentials = watched(access)
 
-    def build(request_seconds: float) -> Client:
+    def build(limits: RequestLimits) -> Client:
         from obstore.store import GCSStore
 
         config: Any = dict(access.options)
@@ -51,7 +51,7 @@ def gcs_store(name: str, site: Site, access: StoreAccess, timeouts: Timeouts) ->
             config["base_url"] = access.endpoint
         if access.anonymous:
             config["skip_signature"] = "true"
-        return GCSStore(site.bucket, config=config, **client_arguments(access, credentials, timeouts, request_seconds))
+        return GCSStore(site.bucket, config=config, **client_arguments(access, credentials, limits))
 
     return ObstoreStore(
         name=f"{name} (gs://{'/'.join(filter(None, (site.bucket, site.prefix)))})",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from holdfast.engine.objectstore._obstore import ObstoreStore, Traits
 from holdfast.engine.objectstore._translate import Call, bucket_not_found
 from holdfast.engine.objectstore.interface import Capabilities
-from holdfast.engine.objectstore.timeouts import Timeouts
+from holdfast.engine.objectstore.timeouts import RequestLimits, Timeouts
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore as Client
@@ -46,17 +46,17 @@ class LocalFolderStore(ObstoreStore):
     def __init__(self, *, name: str, root: Path, prefix: str, timeouts: Timeouts) -> None:
         self._root = root
 
-        def build(_: float) -> Client:
+        def build(_: RequestLimits) -> Client:
             from obstore.store import LocalStore
 
             return LocalStore(root)
 
         super().__init__(name=name, prefix=prefix, traits=TRAITS, build=build, timeouts=timeouts)
 
-    def _client(self, size_bytes: int = 0) -> Client:
+    def _client(self, limits: RequestLimits | None = None) -> Client:
         if not self._root.is_dir():
             raise bucket_not_found(Call(self.name, "open", None, writes=False), str(self._root))
-        return super()._client(size_bytes)
+        return super()._client(limits)
 
 
 def local_store(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from holdfast.engine.objectstore._obstore import ObstoreStore, Traits
 from holdfast.engine.objectstore.interface import Capabilities
-from holdfast.engine.objectstore.timeouts import Timeouts
+from holdfast.engine.objectstore.timeouts import RequestLimits, Timeouts
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore as Client
@@ -32,7 +32,7 @@ def memory_store(name: str = "memory", *, prefix: str = "") -> ObstoreStore:
     """A new, empty store. Its bytes live as long as it does."""
     made: list[Client] = []
 
-    def build(_: float) -> Client:
+    def build(_: RequestLimits) -> Client:
         # One client for every timeout: another would be another, empty store.
         if not made:
             from obstore.store import MemoryStore

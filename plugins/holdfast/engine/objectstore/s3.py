@@ -10,7 +10,7 @@ from holdfast.engine.objectstore._obstore import ObstoreStore, Traits
 from holdfast.engine.objectstore.access import StoreAccess
 from holdfast.engine.objectstore.credentials import watched
 from holdfast.engine.objectstore.interface import Capabilities
-from holdfast.engine.objectstore.timeouts import Timeouts
+from holdfast.engine.objectstore.timeouts import RequestLimits, Timeouts
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore as Client
@@ -36,7 +36,7 @@ def s3_store(name: str, site: Site, access: StoreAccess, timeouts: Timeouts) -> 
     """The store of a site on AWS."""
     credentials = watched(access)
 
-    def build(request_seconds: float) -> Client:
+    def build(limits: RequestLimits) -> Client:
         from obstore.store import S3Store
 
         config: Any = {"region": site.region, **access.options, "disable_bulk_delete": "true"}
@@ -44,7 +44,7 @@ def s3_store(name: str, site: Site, access: StoreAccess, timeouts: Timeouts) -> 
             config["endpoint"] = access.endpoint
         if access.anonymous:
             config["skip_signature"] = "true"
-        return S3Store(site.bucket, config=config, **client_arguments(access, credentials, timeouts, request_seconds))
+        return S3Store(site.bucket, config=config, **client_arguments(access, credentials, limits))
 
     return ObstoreStore(
         name=f"{name} (s3://{'/'.join(filter(None, (site.bucket, site.prefix)))})",
