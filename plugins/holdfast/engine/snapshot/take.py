@@ -8,7 +8,7 @@ time. What moved in between is read again.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from holdfast.clock import Clock
@@ -131,7 +131,14 @@ class _Take:
             if path not in live and known.key in inside and untouched:
                 chosen[path] = known
         fresh = self._hash(unknown)
-        chosen.update((path, row) for path, row in fresh.items() if row.key is not None)
+        for path, row in fresh.items():
+            known = self._known.get(path)
+            if row.key is not None:
+                chosen[path] = row
+            elif known is not None and known.key in inside:
+                # At its own key lies some replica's object; the dataset's bytes still are under .versions/.
+                chosen[path] = replace(known, other_version=row.other_version, other_e_tag=row.other_e_tag,
+                                       other_modified_at=row.other_modified_at)
         return chosen, len(fresh) < len(unknown)
 
     def _hash(self, unknown: Sequence[tuple[str, ObjectInfo]]) -> dict[str, Placed]:
