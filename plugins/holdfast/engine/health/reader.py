@@ -50,11 +50,12 @@ class HeartbeatReader:
     def read(self, bucket: str) -> None:
         """Take this bucket's turn. Raises what its store raises, except for an object that is not there."""
         with self._lock:
-            due = [self._due(bucket)]
+            turn = self._turns[bucket]
+            self._turns[bucket] = turn + 1
+            due = [self._due(bucket, turn)]
             healthy = [b for b in self._buckets if b not in self._failing]
             if healthy and bucket == healthy[0]:
-                due += [self._due(b) for b in self._failing]
-            self._turns[bucket] += 1
+                due += [self._due(b, turn) for b in self._failing]
         try:
             for site in dict.fromkeys(due):
                 self._read_one(bucket, site)
@@ -65,8 +66,8 @@ class HeartbeatReader:
         with self._lock:
             self._failing.discard(bucket)
 
-    def _due(self, bucket: str) -> str:
-        return self.sites[(self._buckets.index(bucket) + self._turns[bucket]) % len(self.sites)]
+    def _due(self, bucket: str, turn: int) -> str:
+        return self.sites[(self._buckets.index(bucket) + turn) % len(self.sites)]
 
     def _read_one(self, bucket: str, site: str) -> None:
         beat: Heartbeat | None = None
