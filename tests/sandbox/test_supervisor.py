@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,21 @@ def test_up_twice_starts_nothing_twice(small: Sandbox) -> None:
     assert [part.pid for part in first.parts] == [part.pid for part in second.parts]
     assert first.keeper_pid == second.keeper_pid
     assert {part.kind for part in first.parts} == {"store", "proxy", "dns"}
+
+
+def test_two_ups_at_once_start_one_sandbox(small: Sandbox) -> None:
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda _: small.up(120, agents=False), range(3)))
+    assert len({tuple(part.pid for part in status.parts) for status in found}) == 1
+    assert len({status.keeper_pid for status in found}) == 1
+    assert all(part.restarts == 0 for part in found[0].parts)
+
+
+def test_a_fault_finds_a_proxy_that_was_just_killed(small: Sandbox) -> None:
+    status = small.up(60, agents=False)
+    os.kill(status.part("proxy.gcp-here").pid, signal.SIGKILL)
+    small.fault("gcp-here", "down")
+    assert small.status().site("gcp-here").mode == "down"
 
 
 def test_down_leaves_no_process_and_the_next_up_the_same_ports_and_data(small: Sandbox) -> None:

@@ -4,28 +4,39 @@ from __future__ import annotations
 
 import http.client
 import json
+import time
 from typing import Any
 
 from holdfast.sandbox.errors import BadFault, PartFailed
 from holdfast.sandbox.ports import HOST
 
+_AGAIN_SECONDS = 0.1
 
-def set_proxy_mode(port: int, request: dict[str, Any], *, site: str) -> None:
+
+def set_proxy_mode(port: int, request: dict[str, Any], *, site: str, patience_seconds: float = 5.0) -> None:
     """Switch a proxy's mode.
+
+    Args:
+        patience_seconds: how long to ask again a proxy that does not answer; one that died is started again in less.
 
     Raises:
         BadFault: it refused the request.
         PartFailed: it did not answer.
     """
-    try:
-        status, answer = _ask(port, "PUT", json.dumps(request).encode())
-    except OSError as error:
-        raise PartFailed(
-            "the fault proxy does not answer",
-            where=f"{site}, {HOST}:{port}",
-            found=str(error),
-            fix="Run: holdfast sandbox up",
-        ) from None
+    deadline = time.monotonic() + patience_seconds
+    while True:
+        try:
+            status, answer = _ask(port, "PUT", json.dumps(request).encode())
+            break
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise PartFailed(
+                    "the fault proxy does not answer",
+                    where=f"{site}, {HOST}:{port}",
+                    found=str(error),
+                    fix="Run: holdfast sandbox up",
+                ) from None
+            time.sleep(_AGAIN_SECONDS)
     if status != 200:
         raise BadFault(
             str(answer.get("what")),

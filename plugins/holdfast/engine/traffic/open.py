@@ -15,8 +15,8 @@ def open_record(
 
     Args:
         connection: the one ``service.record.connection`` names.
-        timeout_seconds: budget of one `read` or `switch`. A single request gets a third of it, so that an answer that was
-            lost leaves time to look what happened. No attempt starts after it; one under way may take that long again.
+        timeout_seconds: budget of one `read` or `switch`. A single request gets a third of it, so that an answer that
+            was lost leaves time to look what happened. After it no attempt starts; one under way may end later.
 
     Raises:
         ConfigError: the connection lacks what the provider needs.
