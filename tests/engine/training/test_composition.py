@@ -1,0 +1,193 @@
+"""What a training process is made of: its guard, its standbys, its data, its published model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from holdfast.clock import FakeClock
+from holdfast.engine.authority.interface import EpochState, NoMajority
+from holdfast.engine.authority.lease import Lease
+from holdfast.engine.checkpoint import (
+    CheckpointError,
+    EnvironmentIncomplete,
+    Fenced,
+    Permission,
+    TrainingState,
+    elect,
+)
+from holdfast.engine.checkpoint.environment import TrainingEnvironment
+from holdfast.engine.config import EnvironmentConnections, Topology
+from holdfast.engine.objectstore import ObjectStore, memory_store
+from holdfast.engine.runtime import Runtime
+from holdfast.engine.snapshot import latest, take_and_publish, verify
+from holdfast.engine.training import LeaseGuard, Training
+from holdfast.errors import ConfigError
+
+ENVIRONMENT = TrainingEnvironment(run="run", epoch=1, site="site-a", group="risk", job="forecast")
+
+
+def topology(**dataset: Any) -> Topology:
+    sites = {name: {"cloud": "local", "region": "r", "jurisdiction": jurisdiction, "connection": "c", "bucket": "/tmp"}
+             for name, jurisdiction in (("site-a", "EU"), ("site-b", "EU"), ("site-c", "US"), ("site-d", "EU"),
+                                        ("site-e", "US"))}
+    return Topology.model_validate({
+        "version": 1, "sites": sites, "datasets": {"market": {"path": "market", **dataset}},
+        "residency": {"eu-only": {"jurisdictions": ["EU"]}},
+        "training": {name: {"dataset": "market", "model": "model", "command": ["true"], "steps": 20,
+                            "checkpoint_every_steps": 10} for name in ("forecast", "another")},
+        "groups": {"risk": {
+            "owner": "test", "tier": 1, "objectives": {"rpo_seconds": 30, "rto_seconds": 60}, "training": ["forecast"],
+            "sites": {"active": "site-a", "standby": ["site-b", "site-c"], "witness": ["site-d", "site-e"]}}}})
+
+
+class Register:
+    """An epoch store whose answer the test sets."""
+
+    def __init__(self, epoch: int = 1, active: str = "site-a") -> None:
+        self.set(epoch, active)
+        self.reachable = True
+
+    def set(self, epoch: int, active: str) -> None:
+        at = datetime(2026, 1, 1, tzinfo=UTC)
+        self.state = EpochState("risk", epoch, active, None, "plan", "test", "test", at, "write")
+
+    def read(self, _group: str) -> EpochState:
+        if not self.reachable:
+            raise NoMajority("one of three answered")
+        return self.state
+
+
+class World(Runtime):
+    """A runtime over memory stores and a register of the test's."""
+
+    def __init__(self, **dataset: Any) -> None:
+        super().__init__(topology(**dataset), EnvironmentConnections({}), clock=FakeClock(), environ={})
+        self.memory: dict[str, ObjectStore] = {name: memory_store(name) for name in self.topology.sites}
+        self.register = Register()
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.table({"x": [1.0, 2.0]}), sink)
+        self.memory["site-a"].put("data/market/part.parquet", sink.getvalue().to_pybytes())
+        self.data = take_and_publish(self.memory["site-a"], dataset="market", path="market", epoch=1, site="site-a",
+                                     clock=self.clock)
+
+    def store(self, site: str) -> ObjectStore:
+        return self.memory[site]
+
+    def authority(self, _group: str) -> Any:
+        return self.register
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def guard(world: World, *, epoch: int = 1) -> tuple[LeaseGuard, Lease]:
+    lease = Lease("risk", "site-a", world.register, fence_seconds=30, clock=world.clock)  # type: ignore[arg-type]  # read only
+    return LeaseGuard(lease, epoch, renew_seconds=3600), lease
+
+
+def test_writing_is_granted_while_a_fresh_majority_names_this_site_and_epoch(world: World) -> None:
+    it, lease = guard(world)
+    assert it.permission() is Permission.GRANTED
+    world.register.reachable = False
+    world.clock.sleep(29)
+    lease.renew()
+    assert it.permission() is Permission.GRANTED
+    world.clock.sleep(2)
+    assert it.permission() is Permission.HELD
+
+
+def test_a_newer_epoch_fences_for_good(world: World) -> None:
+    it, lease = guard(world)
+    world.register.set(2, "site-b")
+    lease.renew()
+    assert it.permission() is Permission.FENCED
+    world.clock.sleep(1000)
+    assert it.permission() is Permission.FENCED
+
+
+def test_a_majority_that_comes_back_and_names_the_same_epoch_lets_training_go_on(world: World) -> None:
+    it, lease = guard(world)
+    world.clock.sleep(1000)
+    assert it.permission() is Permission.HELD
+    lease.renew()
+    assert it.permission() is Permission.GRANTED
+
+
+def test_an_epoch_the_register_has_not_reached_is_not_written_for(world: World) -> None:
+    assert guard(world, epoch=2)[0].permission() is Permission.HELD
+
+
+def test_checkpoints_go_to_every_active_or_standby_site_but_this(world: World) -> None:
+    assert Training.open(ENVIRONMENT, world).standbys == ("site-b", "site-c")
+
+
+def test_checkpoints_go_only_where_the_data_may_lie() -> None:
+    assert Training.open(ENVIRONMENT, World(residency="eu-only")).standbys == ("site-b",)
+
+
+def train(training: Training) -> None:
+    with training.checkpointer as checkpointer:
+        for step in range(1, 21):
+            checkpointer.step(step, TrainingState({"model.bin": f"model {step}".encode()}))
+        finished = checkpointer.finish(TrainingState({"model.bin": b"model 20"}))
+        training.publish_model({"model.bin": b"model 20"}, finished)
+
+
+def test_the_finished_model_is_published_and_verified_at_the_standbys(world: World) -> None:
+    training = Training.open(ENVIRONMENT, world)
+    assert training.dataset().column("x").to_pylist() == [1.0, 2.0]
+    train(training)
+    for site in ("site-a", "site-b", "site-c"):
+        record = latest(world.store(site), "model", epoch=1)
+        assert record is not None
+        assert record.labels["model_digest"] == elect(world.store(site), "run", epoch=1).manifest.model_digest  # type: ignore[union-attr]
+        assert verify(world.store(site), record).ok
+        assert (record.labels["run"], record.labels["step"]) == ("run", "20")
+    assert training.checkpointer.status()["published"]["replicas"] == {"site-b": "replicated", "site-c": "replicated"}
+
+
+def test_a_fenced_process_publishes_no_model(world: World) -> None:
+    training = Training.open(ENVIRONMENT, world)
+    with training.checkpointer as checkpointer:
+        checkpointer.step(20, TrainingState({"model.bin": b"model 20"}))
+        finished = checkpointer.finish(TrainingState({"model.bin": b"model 20"}))
+        world.register.set(2, "site-b")
+        training.checkpointer.guard._lease.renew()  # type: ignore[attr-defined]  # what its thread does in a moment
+        with pytest.raises(Fenced):
+            training.publish_model({"model.bin": b"model 20"}, finished)
+    assert latest(world.store("site-a"), "model", epoch=1) is None
+
+
+def test_a_reference_run_writes_into_its_scratch_folder_alone(world: World, tmp_path: Path) -> None:
+    keys = {site: [info.key for info in store.list()] for site, store in world.memory.items()}
+    world.register.reachable = False
+    train(Training.open(replace(ENVIRONMENT, scratch=tmp_path / "scratch"), world))
+    assert {site: [info.key for info in store.list()] for site, store in world.memory.items()} == keys
+    assert list((tmp_path / "scratch").rglob("*.json"))
+
+
+def test_a_dataset_snapshot_that_is_not_here_is_named(world: World) -> None:
+    with pytest.raises(CheckpointError, match="not at this site"):
+        Training.open(replace(ENVIRONMENT, dataset_snapshot="0" * 32), world)
+
+
+def test_a_job_of_another_group_is_refused(world: World) -> None:
+    with pytest.raises(ConfigError, match="does not have this training job"):
+        Training.open(replace(ENVIRONMENT, job="another"), world)
+
+
+def test_an_incomplete_environment_names_everything_that_is_wrong() -> None:
+    with pytest.raises(EnvironmentIncomplete) as refused:
+        TrainingEnvironment.read({"HOLDFAST_RUN": "run", "HOLDFAST_EPOCH": "first", "HOLDFAST_STEPS": "many"})
+    for name in ("HOLDFAST_EPOCH", "HOLDFAST_STEPS", "HOLDFAST_SITE", "HOLDFAST_GROUP", "HOLDFAST_JOB"):
+        assert name in str(refused.value)
+    assert refused.value.exit_code == 2
