@@ -65,8 +65,7 @@ class BlobStore:
         self._lock = threading.Lock()
         self._readers: Counter[str] = Counter()
         self._doomed: set[str] = set()
-        for prefix in range(256):
-            (folder / f"{prefix:02x}").mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
 
     def new_id(self) -> str:
         """A name no other content has."""
@@ -75,6 +74,16 @@ class BlobStore:
     def path(self, blob_id: str) -> Path:
         """Where the content file of that name lies."""
         return self._folder / blob_id[:2] / blob_id
+
+    def create(self, blob_id: str) -> Path:
+        """An empty content file, unless it is there already."""
+        path = self.path(blob_id)
+        if not path.parent.is_dir():
+            path.parent.mkdir(exist_ok=True)
+            if self._sync:
+                sync_folder(self._folder)
+        path.touch()
+        return path
 
     def sweep(self, connection: sqlite3.Connection, keep: set[str]) -> int:
         """Remove the files a crash left that no record names; returns how many.
@@ -103,7 +112,7 @@ class BlobStore:
                 buffer += data
                 if len(buffer) >= CHUNK_BYTES or (file is None and len(buffer) > INLINE_BYTES):
                     if file is None:
-                        file = self.path(blob_id).open("xb", buffering=0)
+                        file = self.create(blob_id).open("wb", buffering=0)
                         if len(buffer) < CHUNK_BYTES:
                             continue
                     await asyncio.to_thread(_append, file, bytes(buffer), hasher)

@@ -93,7 +93,7 @@ class SessionFile:
         with self._lock:
             self.check()
             before, self._before = self._before, None
-            self._path.touch()
+            self._blobs.create(self._path.name)
             with self._path.open("r+b", buffering=0) as file:
                 file.truncate(received_bytes)
             self._size_bytes = received_bytes
