@@ -150,6 +150,13 @@ class SiteAgent:
         self._loop("lookout", self._detection.interval_seconds, None, self._look)
         self._loop("heartbeat", self._detection.interval_seconds, None, self._beat)
 
+    def renew(self) -> None:
+        """One turn of the leases and the model: what their loops do all the time."""
+        for lease in self._leases.values():
+            self._renew(lease)
+        if self._models is not None:
+            self._refresh_model()
+
     def stop(self) -> None:
         """Stop every loop; what hangs in a store is left behind."""
         self._stop.set()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from holdfast.errors import HoldfastError
 
 FEATURES_FILE = "features.json"
+_IMPORTING = threading.Lock()
 
 
 class ModelUnusable(HoldfastError):
@@ -40,13 +42,17 @@ class XGBoostPredictor:
     """A gradient-boosted tree model from its own binary form (``model.ubj``)."""
 
     def __init__(self, files: Mapping[str, bytes]) -> None:
+        if not (files["model.ubj"].startswith(b"{") and files["model.ubj"].endswith(b"}")):
+            # xgboost would abort the process on some bytes that are no model; UBJSON objects begin and end like this.
+            raise ModelUnusable("the model cannot be loaded", where="model.ubj", expected="an XGBoost model (UBJSON)",
+                                found=f"{len(files['model.ubj'])} other bytes")
         xgboost = import_xgboost()
         self._booster = xgboost.Booster()
         try:
             self._booster.load_model(bytearray(files["model.ubj"]))
         except xgboost.core.XGBoostError as error:
             raise ModelUnusable("the model cannot be loaded", where="model.ubj", expected="an XGBoost model",
-                                found=str(error).strip().splitlines()[-1]) from None
+                                found=str(error).strip().splitlines()[0]) from None
         self._names = feature_names(files)
 
     @property
@@ -66,13 +72,14 @@ def import_xgboost() -> Any:
 
     That is 1.4 s of processor time instead of 6 (measured), in every agent, while a site waits to be promoted.
     """
-    if "xgboost" in sys.modules or "sklearn" in sys.modules:
-        return importlib.import_module("xgboost")
-    sys.modules["sklearn"] = None  # type: ignore[assignment]  # Python's way to say: this import fails
-    try:
-        return importlib.import_module("xgboost")
-    finally:
-        del sys.modules["sklearn"]
+    with _IMPORTING:
+        if "xgboost" in sys.modules or "sklearn" in sys.modules:
+            return importlib.import_module("xgboost")
+        sys.modules["sklearn"] = None  # type: ignore[assignment]  # Python's way to say: this import fails
+        try:
+            return importlib.import_module("xgboost")
+        finally:
+            del sys.modules["sklearn"]
 
 
 def feature_names(files: Mapping[str, bytes]) -> list[str] | None:
