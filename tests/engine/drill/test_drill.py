@@ -13,7 +13,7 @@ import pytest
 from holdfast.engine.authority import NoMajority, OperationInProgress
 from holdfast.engine.checkpoint import elect
 from holdfast.engine.compute.interface import JobState, JobStatus
-from holdfast.engine.drill import SteadyStateFailed, phases, run
+from holdfast.engine.drill import SteadyStateFailed, comparison, phases, run
 from holdfast.engine.drill.conclude import conclude
 from holdfast.engine.drill.log import open_drill
 from holdfast.engine.drill.reference import Reference
@@ -53,7 +53,7 @@ def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> World:
     made = make_world()
     made.environ["HOLDFAST_STATE"] = str(tmp_path / "state")
     reference = Reference(digest_of(FINAL), {"model.ubj": FINAL}, 1.0)
-    for module in (run, phases):
+    for module in (run, comparison):
         monkeypatch.setattr(module, "run_reference", lambda state, given_up=None: reference)
     made.backends[AWS].jobs[f"{RUN}.e1"] = JobStatus(JobState.RUNNING, step=107, total_steps=300)
     return made
@@ -134,7 +134,7 @@ def test_a_zombie_that_is_believed_is_counted(world: World, tmp_path: Path, monk
 def test_a_failing_hypothesis_afterwards_deviates_and_is_not_green(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = phases.compare
+    original = comparison.compare
 
     def spoil(*args: Any, **kwargs: Any) -> Any:
         done = original(*args, **kwargs)
@@ -240,7 +240,7 @@ def test_every_phase_runs_from_the_drills_id_alone(world: World) -> None:
     phases.lift(opened(), faults)
     phases.measure(opened())
     phases.await_training(opened())
-    phases.compare(opened())
+    comparison.compare(opened())
     phases.look_again(opened())
     journal = conclude(opened())
     assert journal.status == "completed"

@@ -1,5 +1,6 @@
 """Drills: a plan run under a chosen fault with a steady-state hypothesis, measured, rolled back and reported."""
 
+from holdfast.engine.drill.comparison import compare
 from holdfast.engine.drill.conclude import conclude
 from holdfast.engine.drill.errors import (
     DrillError,
@@ -14,7 +15,6 @@ from holdfast.engine.drill.journal import DrillJournal, DrillStatus, Verdicts
 from holdfast.engine.drill.log import PHASES, DrillState, open_drill
 from holdfast.engine.drill.phases import (
     await_training,
-    compare,
     detect,
     fail_over,
     inject,

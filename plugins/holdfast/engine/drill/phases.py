@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import platform
 import uuid
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -20,10 +18,9 @@ from holdfast.engine.drill.errors import FaultFailed, SteadyStateFailed
 from holdfast.engine.drill.interface import FaultInjector
 from holdfast.engine.drill.log import DrillState, open_drill
 from holdfast.engine.drill.loss import measure_loss
-from holdfast.engine.drill.reference import Reference, run_reference
 from holdfast.engine.drill.scenarios import find_scenario
+from holdfast.engine.drill.settle import Settled, settle
 from holdfast.engine.drill.stale_writes import attempt_stale_writes
-from holdfast.engine.drill.steady_state import look
 from holdfast.engine.drill.training import await_jobs
 from holdfast.engine.recovery.errors import GateClosed
 from holdfast.engine.recovery.interface import Evidence, ProgressSink, Rooms, Senses, ignore_progress
@@ -36,7 +33,9 @@ from holdfast.engine.recovery.subjects import current_run
 from holdfast.errors import HoldfastError
 
 _FAIL_OVER = ("decide", "commit_epoch", "fence", "promote", "switch_traffic", "verify")
-_ANSWER_FOR_SECONDS = 20.0
+#: How long the steady state may take to show itself: before the fault, and after everything.
+_WARM_UP_SECONDS = 15.0
+_SETTLE_SECONDS = 60.0
 
 
 def new_drill_id(now: datetime) -> str:
@@ -125,16 +124,16 @@ def _prepare(state: DrillState, committed: EpochState) -> Evidence:
             found=f"epoch {committed.epoch}",
             fix="Start again",
         )
-    protected = protect_group(state.rooms, state.plan.group, committed)
-    before = look(state.rooms, state.senses, state.plan.group, committed, training_may_have_ended=False)
+    settled = settle(state, committed, patience_seconds=_WARM_UP_SECONDS, training_may_have_ended=False)
+    before = settled.steady_state
     evidence: Evidence = {
         "drill_id": state.drill_id,
         "scenario": state.scenario,
         "plan": state.plan.model_dump(mode="json"),
         "plan_hash": state.plan.hash,
         "objectives": group.objectives.model_dump(mode="json"),
-        "steady_state": before.as_dict(),
-        "replicated": [asdict(p) for p in protected],
+        "steady_state": settled.as_dict(),
+        "replicated": settled.replicated(),
         "versions": {"holdfast": __version__, "python": platform.python_version(), "system": platform.platform()},
     }
     if before.holds is not True:
@@ -147,6 +146,8 @@ def _prepare(state: DrillState, committed: EpochState) -> Evidence:
         )
         error.evidence = evidence
         raise error
+    # Looking took its time; what was committed meanwhile is brought over, so that the fault finds fresh replicas.
+    protect_group(state.rooms, state.plan.group, committed)
     return evidence
 
 
@@ -267,66 +268,16 @@ def await_training(state: DrillState) -> Evidence:
     return state.once("await_training", lambda: await_jobs(state))
 
 
-def compare(state: DrillState, reference: Callable[[], Reference | None] | None = None) -> Evidence:
-    """The finished model against an uninterrupted run's, and the service's answers against that model's.
-
-    Args:
-        reference: gives the reference run's result when it was begun before; by default it is run now.
-    """
-
-    def work() -> Evidence:
-        found = reference() if reference is not None else run_reference(state)
-        digest = next(
-            (j["model_digest"] for j in state.evidence("await_training")["jobs"] if j.get("model_digest")), None
-        )
-        other = found.model_digest if found else None
-        return {
-            "model": {
-                "digest": digest,
-                "reference_digest": other,
-                "identical": None if digest is None or other is None else digest == other,
-                "reference_seconds": found.seconds if found else None,
-            },
-            "services": [
-                _answers(state, service, found, digest)
-                for service in state.rooms.topology.group(state.plan.group).services
-            ],
-        }
-
-    return state.once("compare_model", work)
-
-
-def _answers(state: DrillState, service: str, reference: Reference | None, digest: str | None) -> dict[str, Any]:
-    """Ask through DNS until the service has the finished model, then compare its answers with the reference's."""
-    expected = state.senses.reference(state.rooms, service, reference.files) if reference else None
-    clock = state.rooms.clock
-    until = clock.monotonic() + _ANSWER_FOR_SECONDS
-    while True:
-        answer = state.senses.ask(state.rooms, service, timeout_seconds=2.0)
-        equal = None if expected is None or answer.predictions is None else answer.predictions == expected
-        if equal or clock.monotonic() >= until or (expected is None and answer.model == digest):
-            return {
-                "service": service,
-                "answers_equal": equal,
-                "site": answer.site,
-                "epoch": answer.epoch,
-                "model": answer.model,
-                "answers": list(answer.predictions or ()),
-                "refused": answer.refused,
-                "expected": list(expected) if expected is not None else None,
-            }
-        clock.sleep(0.2)
-
-
 def look_again(state: DrillState) -> Evidence:
     """Protect the group from its new active site, then look whether the steady state holds there."""
     committed = state.rooms.authority(state.plan.group).read(state.plan.group)
     assert committed is not None
-    state.once(
-        "reprotect",
-        lambda: {"replicated": [asdict(p) for p in protect_group(state.rooms, state.plan.group, committed)]},
-    )
-    return state.once(
-        "steady_state_after",
-        lambda: look(state.rooms, state.senses, state.plan.group, committed, training_may_have_ended=True).as_dict(),
-    )
+    settled: list[Settled] = []
+
+    def once() -> Settled:
+        if not settled:
+            settled.append(settle(state, committed, patience_seconds=_SETTLE_SECONDS, training_may_have_ended=True))
+        return settled[0]
+
+    state.once("reprotect", lambda: {"replicated": once().replicated()})
+    return state.once("steady_state_after", lambda: once().as_dict())

@@ -7,6 +7,7 @@ from pathlib import Path
 from threading import Event
 
 from holdfast.engine.authority.interface import NoMajority
+from holdfast.engine.drill.comparison import compare
 from holdfast.engine.drill.conclude import conclude, refused_journal, store_evidence
 from holdfast.engine.drill.errors import DrillError, SteadyStateFailed
 from holdfast.engine.drill.evidence import load_or_create_key, write_evidence
@@ -16,7 +17,6 @@ from holdfast.engine.drill.journal import DrillJournal, DrillStatus
 from holdfast.engine.drill.log import DrillState
 from holdfast.engine.drill.phases import (
     await_training,
-    compare,
     detect,
     fail_over,
     inject,
