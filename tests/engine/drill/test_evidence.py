@@ -9,7 +9,6 @@ import json
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
-from sample_journal import refused_journal, sample_journal
 
 from holdfast.engine.drill import dsse
 from holdfast.engine.drill.evidence import (
@@ -21,6 +20,7 @@ from holdfast.engine.drill.evidence import (
     write_evidence,
 )
 from holdfast.errors import ConfigError
+from sample_journal import refused_journal, sample_journal
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 
@@ -47,7 +47,7 @@ def test_any_changed_byte_is_noticed(evidence, name):
     step = 1 if name == "envelope" else max(1, len(good) // 120)
     for index in {*range(0, len(good), step), len(good) - 1}:
         for change in (1, 0x20):
-            file.write_bytes(good[:index] + bytes([good[index] ^ change]) + good[index + 1:])
+            file.write_bytes(good[:index] + bytes([good[index] ^ change]) + good[index + 1 :])
             with pytest.raises(EvidenceInvalid):
                 verify_evidence(file)
     for bad in (good + b"\n", good + b" ", good[:-1], b"", good[1:]):
@@ -82,9 +82,13 @@ def test_a_statement_that_names_another_signer_or_other_files_is_refused(evidenc
     envelope = dsse.parse(evidence.envelope.read_bytes(), where="")
     statement = json.loads(envelope.payload)
     other = base64.b64encode(Ed25519PrivateKey.generate().public_key().public_bytes_raw()).decode()
-    for change in ({"signer": {"algorithm": "Ed25519", "public_key": other}}, {"files": statement["files"][:1]},
-                   {"files": [{**statement["files"][0], "name": "../../etc/passwd"}, statement["files"][1]]},
-                   {"format": "holdfast.evidence/2"}, {"drill_id": "another"}):
+    for change in (
+        {"signer": {"algorithm": "Ed25519", "public_key": other}},
+        {"files": statement["files"][:1]},
+        {"files": [{**statement["files"][0], "name": "../../etc/passwd"}, statement["files"][1]]},
+        {"format": "holdfast.evidence/2"},
+        {"drill_id": "another"},
+    ):
         payload = json.dumps({**statement, **change}).encode()
         evidence.envelope.write_bytes(dsse.sign(payload, PAYLOAD_TYPE, KEY))
         for trusted in (None, KEY.public_key()):
@@ -113,8 +117,10 @@ def test_a_refused_drill_is_signed_too(tmp_path):
 
 def test_the_encoding_is_that_of_the_specification():
     # The example of the DSSE protocol description.
-    assert dsse.pre_authentication_encoding("http://example.com/HelloWorld", b"hello world") == \
-        b"DSSEv1 29 http://example.com/HelloWorld 11 hello world"
+    assert (
+        dsse.pre_authentication_encoding("http://example.com/HelloWorld", b"hello world")
+        == b"DSSEv1 29 http://example.com/HelloWorld 11 hello world"
+    )
 
 
 def test_another_implementation_verifies_the_signature(evidence):

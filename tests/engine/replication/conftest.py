@@ -86,22 +86,44 @@ class World(SimpleNamespace):
 
     def publish(self, site="aws", epoch=1):
         self.clock.advance(1)
-        return take_and_publish(self.stores[site], dataset="market", path="market", epoch=epoch, site=site,
-                                clock=self.clock)
+        return take_and_publish(
+            self.stores[site], dataset="market", path="market", epoch=epoch, site=site, clock=self.clock
+        )
 
     def bring(self, record, source="aws", target="gcp", *, source_store=None, target_store=None, threads=4, **kwargs):
         self.clock.advance(1)
-        return replicate(source_store or self.stores[source], target_store or self.stores[target], record=record,
-                         source_site=source, target_site=target, residency=kwargs.pop("residency", None),
-                         topology_sites=SITES, clock=self.clock, threads=threads, **kwargs)
+        return replicate(
+            source_store or self.stores[source],
+            target_store or self.stores[target],
+            record=record,
+            source_site=source,
+            target_site=target,
+            residency=kwargs.pop("residency", None),
+            topology_sites=SITES,
+            clock=self.clock,
+            threads=threads,
+            **kwargs,
+        )
 
     def latest(self, site, epoch=1):
         return latest(self.stores[site], "market", epoch=epoch)
 
     def fork(self, site, epoch, forked_from, plan="p"):
-        return write_fork(self.stores[site], root("market"), new_fork(
-            "market", epoch=epoch, parent_epoch=epoch - 1, forked_from=forked_from, site=site, plan_id=plan,
-            holder="test", reason="test", created_at=self.clock.now()))
+        return write_fork(
+            self.stores[site],
+            root("market"),
+            new_fork(
+                "market",
+                epoch=epoch,
+                parent_epoch=epoch - 1,
+                forked_from=forked_from,
+                site=site,
+                plan_id=plan,
+                holder="test",
+                reason="test",
+                created_at=self.clock.now(),
+            ),
+        )
 
 
 @pytest.fixture

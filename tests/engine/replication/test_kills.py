@@ -85,7 +85,13 @@ def test_a_kill_during_publish_leaves_the_old_or_the_new_snapshot(world, mortal,
         world.put("aws", a=str(index).encode())
         world.clock.advance(1)
         taken = take(store, dataset="market", path="market", clock=world.clock, previous=previous)
-        arguments = dict(epoch=1, site="aws", parent=previous.snapshot_id, clock=world.clock, write_id=f"w{index}")
+        arguments = {
+            "epoch": 1,
+            "site": "aws",
+            "parent": previous.snapshot_id,
+            "clock": world.clock,
+            "write_id": f"w{index}",
+        }
         try:
             record = publish(mortal(store, dies_at=index, after=after), taken, **arguments)
             break

@@ -1,4 +1,4 @@
-"""Random histories against a model: a site shows a published snapshot exactly, whatever was changed, killed or moved."""
+"""Random histories against a model: a site shows a published snapshot exactly, whatever was changed or killed."""
 
 from __future__ import annotations
 
@@ -89,8 +89,15 @@ class Histories(RuleBasedStateMachine):
     def publish(self):
         self.clock.advance(1)
         try:
-            record = take_and_publish(self.stores[self.active], dataset="market", path="market", epoch=self.epoch,
-                                      site=self.active, clock=self.clock, threads=2)
+            record = take_and_publish(
+                self.stores[self.active],
+                dataset="market",
+                path="market",
+                epoch=self.epoch,
+                site=self.active,
+                clock=self.clock,
+                threads=2,
+            )
         except DatasetEmpty:
             assert not self.live
             return
@@ -109,8 +116,17 @@ class Histories(RuleBasedStateMachine):
             there = Dying(there, dies, after)
         self.clock.advance(1)
         try:
-            replicate(source, there, record=record, source_site=self.active, target_site=to, residency=None,
-                      topology_sites=CONFIG, clock=self.clock, threads=2)
+            replicate(
+                source,
+                there,
+                record=record,
+                source_site=self.active,
+                target_site=to,
+                residency=None,
+                topology_sites=CONFIG,
+                clock=self.clock,
+                threads=2,
+            )
         except SourceChanged:
             assert self.live != self.published[record.snapshot_id]
         except StoreUnavailable:
@@ -130,9 +146,21 @@ class Histories(RuleBasedStateMachine):
         self.zombies[self.active] = self.epoch
         self.zombies.pop(to, None)
         self.active, self.epoch = to, self.epoch + 1
-        begin_epoch(self.stores[to], point, new_fork(
-            "market", epoch=self.epoch, parent_epoch=self.epoch - 1, forked_from=point.snapshot_id, site=to,
-            plan_id=f"p{self.epoch}", holder="test", reason="test", created_at=self.clock.now()))
+        begin_epoch(
+            self.stores[to],
+            point,
+            new_fork(
+                "market",
+                epoch=self.epoch,
+                parent_epoch=self.epoch - 1,
+                forked_from=point.snapshot_id,
+                site=to,
+                plan_id=f"p{self.epoch}",
+                holder="test",
+                reason="test",
+                created_at=self.clock.now(),
+            ),
+        )
         self.live = dict(self.published[point.snapshot_id])
 
     @precondition(lambda self: self.zombies)
@@ -143,10 +171,21 @@ class Histories(RuleBasedStateMachine):
         store.put(f"data/market/{name}", data)
         self.clock.advance(1)
         try:
-            record = take_and_publish(store, dataset="market", path="market", epoch=epoch, site=zombie, clock=self.clock)
+            record = take_and_publish(
+                store, dataset="market", path="market", epoch=epoch, site=zombie, clock=self.clock
+            )
             if to != zombie:
-                replicate(store, self.stores[to], record=record, source_site=zombie, target_site=to, residency=None,
-                          topology_sites=CONFIG, clock=self.clock, threads=2)
+                replicate(
+                    store,
+                    self.stores[to],
+                    record=record,
+                    source_site=zombie,
+                    target_site=to,
+                    residency=None,
+                    topology_sites=CONFIG,
+                    clock=self.clock,
+                    threads=2,
+                )
         except (StaleSource, DatasetEmpty, SourceChanged, EpochUnknownHere):
             pass
 
@@ -167,5 +206,9 @@ class Histories(RuleBasedStateMachine):
 
 
 TestHistories = Histories.TestCase
-TestHistories.settings = settings(max_examples=50, stateful_step_count=30, deadline=None,
-                                  suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+TestHistories.settings = settings(
+    max_examples=50,
+    stateful_step_count=30,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)

@@ -36,12 +36,17 @@ def test_a_replica_holds_the_same_bytes_and_a_receipt(world):
     report = world.bring(record, progress=seen.append)
     gcp = world.stores["gcp"]
     assert world.latest("gcp") == record
-    assert contents(gcp, record) == contents(world.stores["aws"], record) == {"a": b"one", "b": b"two" * 1000, "empty": b""}
+    assert (
+        contents(gcp, record)
+        == contents(world.stores["aws"], record)
+        == {"a": b"one", "b": b"two" * 1000, "empty": b""}
+    )
     assert gcp.get("data/market/a") == b"one"  # readable by any tool
     assert load_manifest(gcp, record).data == load_manifest(world.stores["aws"], record).data
     assert (report.copied_objects, report.verified_objects, report.skipped_objects) == (3, 3, 0)
     receipt = read_receipt(gcp, "market", record.snapshot_id, "gcp")
-    assert receipt.key == report.receipt_key and receipt.read_back_objects == 3
+    assert receipt.key == report.receipt_key
+    assert receipt.read_back_objects == 3
     assert seen[-1].done_objects == seen[-1].total_objects == 3
 
 
@@ -65,7 +70,9 @@ def test_only_what_differs_is_copied_or_read(world, mortal):
     report = world.bring(record, target_store=target)
     assert (report.copied_objects, report.skipped_objects) == (2, 27)
     assert {key for verb, key in target.operations if verb == "open"} == {
-        "data/market/new", next(k.key for k in world.stores["gcp"].list("data/market/.versions/"))}
+        "data/market/new",
+        next(k.key for k in world.stores["gcp"].list("data/market/.versions/")),
+    }
     assert contents(world.stores["gcp"], record) == contents(world.stores["aws"], record)
 
 
@@ -74,7 +81,8 @@ def test_replicating_again_does_nothing(world):
     record = world.publish()
     first = world.bring(record)
     again = world.bring(record)
-    assert again.already_there and again.copied_objects == again.verified_objects == 0
+    assert again.already_there
+    assert again.copied_objects == again.verified_objects == 0
     assert again.receipt_key == first.receipt_key
 
 
@@ -88,7 +96,8 @@ def test_nothing_published_is_ever_overwritten(world):
     gcp = world.stores["gcp"]
     assert read_object(gcp, old, "a") == b"one"
     assert read_object(gcp, new, "a") == b"two"
-    assert verify(gcp, old).ok and verify(gcp, new).ok
+    assert verify(gcp, old).ok
+    assert verify(gcp, new).ok
 
 
 def test_an_object_overwritten_at_the_source_is_never_mixed_in(world):
@@ -147,8 +156,9 @@ def test_residency_is_decided_before_a_byte_moves(world, mortal):
     record = world.publish()
     source, target = mortal(world.stores["aws"]), mortal(world.stores["azure"])
     with pytest.raises(ResidencyRefused, match="US") as refused:
-        world.bring(record, target="azure", source_store=source, target_store=target,
-                    residency=Residency(jurisdictions=("EU",)))
+        world.bring(
+            record, target="azure", source_store=source, target_store=target, residency=Residency(jurisdictions=("EU",))
+        )
     assert refused.value.exit_code == 3
     assert source.operations == target.operations == []
     world.bring(record, target="gcp", residency=Residency(jurisdictions=("EU",)))
@@ -270,17 +280,38 @@ def test_a_model_published_at_both_sites_with_the_same_bytes_is_one_folder(world
     from holdfast.engine.snapshot import put_snapshot
 
     def put(site, epoch):
-        return put_snapshot(world.stores[site], dataset="m", files={"f": b"1"}, epoch=epoch, site=site,
-                            labels={"e": str(epoch)}, clock=world.clock)
+        return put_snapshot(
+            world.stores[site],
+            dataset="m",
+            files={"f": b"1"},
+            epoch=epoch,
+            site=site,
+            labels={"e": str(epoch)},
+            clock=world.clock,
+        )
 
     one = put("aws", 1)
     world.bring(one)
     from holdfast.engine.snapshot import new_fork, write_fork
 
-    write_fork(world.stores["gcp"], root("m"), new_fork("m", epoch=2, parent_epoch=1, forked_from=one.snapshot_id,
-               site="gcp", plan_id="p", holder="t", reason="t", created_at=world.clock.now()))
+    write_fork(
+        world.stores["gcp"],
+        root("m"),
+        new_fork(
+            "m",
+            epoch=2,
+            parent_epoch=1,
+            forked_from=one.snapshot_id,
+            site="gcp",
+            plan_id="p",
+            holder="t",
+            reason="t",
+            created_at=world.clock.now(),
+        ),
+    )
     two = put("gcp", 2)
-    assert two.path == one.path and two.parent == one.snapshot_id
+    assert two.path == one.path
+    assert two.parent == one.snapshot_id
     assert read_object(world.stores["gcp"], two, "f") == b"1"
     world.bring(two, source="gcp", target="aws")
     assert read_object(world.stores["aws"], two, "f") == b"1"

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from holdfast.engine.snapshot import Manifest, ManifestEntry, diff, digest_of
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-FOLDERS = st.dictionaries(st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=6),
-                          st.binary(max_size=3), max_size=12)
+FOLDERS = st.dictionaries(
+    st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=6), st.binary(max_size=3), max_size=12
+)
 
 
 def manifest(files: dict[str, bytes]) -> Manifest:
@@ -24,7 +25,9 @@ def test_a_diff_is_what_sets_say(source, target):
     found = diff(manifest(source), manifest(target))
     assert set(found.added["path"].to_pylist()) == source.keys() - target.keys()
     assert set(found.removed["path"].to_pylist()) == target.keys() - source.keys()
-    assert set(found.changed["path"].to_pylist()) == {p for p in source.keys() & target.keys() if source[p] != target[p]}
+    assert set(found.changed["path"].to_pylist()) == {
+        p for p in source.keys() & target.keys() if source[p] != target[p]
+    }
     assert found.copy_bytes == sum(len(source[p]) for p in source if source[p] != target.get(p))
     assert found.is_empty == (source == target)
     assert found.unchanged.num_rows + found.copy_objects == len(source)

@@ -28,7 +28,9 @@ def record() -> CommitRecord:
 def entries() -> list[ManifestEntry]:
     return [
         ManifestEntry("2024/a.parquet", 3, digest_of(b"one"), None, '"e1"', datetime(2026, 3, 1, 12, 0, 1, tzinfo=UTC)),
-        ManifestEntry("2024/b é.parquet", 0, digest_of(b""), "1699", '"e2"', datetime(2026, 3, 1, 12, 0, 2, 123456, tzinfo=UTC)),
+        ManifestEntry(
+            "2024/b é.parquet", 0, digest_of(b""), "1699", '"e2"', datetime(2026, 3, 1, 12, 0, 2, 123456, tzinfo=UTC)
+        ),
         ManifestEntry("c.json", 12, digest_of(b"twelve bytes"), "v7", None, datetime(2026, 3, 1, 12, 0, 3, tzinfo=UTC)),
     ]
 

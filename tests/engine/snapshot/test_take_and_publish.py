@@ -57,9 +57,21 @@ def snap(store, clock, epoch=1, **kwargs):
 
 
 def fork(store, epoch, forked_from, clock, plan="p1"):
-    return write_fork(store, root("market"), new_fork(
-        "market", epoch=epoch, parent_epoch=epoch - 1, forked_from=forked_from, site="gcp", plan_id=plan, holder="me",
-        reason="test", created_at=clock.now()))
+    return write_fork(
+        store,
+        root("market"),
+        new_fork(
+            "market",
+            epoch=epoch,
+            parent_epoch=epoch - 1,
+            forked_from=forked_from,
+            site="gcp",
+            plan_id=plan,
+            holder="me",
+            reason="test",
+            created_at=clock.now(),
+        ),
+    )
 
 
 def test_a_published_snapshot_is_read_back_whole(store, clock):
@@ -92,7 +104,8 @@ def test_unchanged_objects_are_not_read_again(store, clock):
     first = snap(store, clock)
     fill(store, b=b"TWO", c=b"three")
     taken = take(store, dataset="market", path="market", clock=clock, previous=first)
-    assert taken.hashed_objects == 2 and taken.object_count == 3
+    assert taken.hashed_objects == 2
+    assert taken.object_count == 3
     second = publish(store, taken, epoch=1, site="aws", parent=first.snapshot_id, clock=clock)
     assert second.parent == first.snapshot_id
     assert verify(store, second).ok
@@ -128,8 +141,14 @@ def test_a_stale_epoch_never_wins(store, clock):
     first = snap(store, clock)
     fork(store, 2, first.snapshot_id, clock)
     clock.advance(100)
-    stale = publish(store, take(store, dataset="market", path="market", clock=clock), epoch=1, site="aws",
-                    parent=first.snapshot_id, clock=clock)
+    stale = publish(
+        store,
+        take(store, dataset="market", path="market", clock=clock),
+        epoch=1,
+        site="aws",
+        parent=first.snapshot_id,
+        clock=clock,
+    )
     assert latest(store, "market", epoch=2) == first
     assert stale.snapshot_id not in {r.snapshot_id for r in selectable(store, "market", epoch=2)}
     second = snap(store, clock, epoch=2)
@@ -205,21 +224,29 @@ def test_a_changed_or_missing_manifest_is_noticed(store, clock):
 def test_a_model_is_published_once_however_often_it_is_put(store, clock, tmp_path):
     (tmp_path / "big").write_bytes(b"x" * (9 * 1024 * 1024))
     files = {"model.ubj": b"tree", "features.json": b"[]", "big.bin": tmp_path / "big"}
-    kwargs = dict(dataset="vol-model", files=files, epoch=1, site="aws", labels={"run": "r", "step": "3"}, clock=clock)
+    kwargs = {
+        "dataset": "vol-model",
+        "files": files,
+        "epoch": 1,
+        "site": "aws",
+        "labels": {"run": "r", "step": "3"},
+        "clock": clock,
+    }
     one = put_snapshot(store, **kwargs)
     clock.advance(9)
     assert put_snapshot(store, **kwargs) == one
     assert one.path.startswith("models/vol-model/")
     assert read_object(store, one, "model.ubj") == b"tree"
     two = put_snapshot(store, **{**kwargs, "files": {**files, "model.ubj": b"tree2"}})
-    assert two.parent == one.snapshot_id and two.path != one.path
+    assert two.parent == one.snapshot_id
+    assert two.path != one.path
     assert read_object(store, one, "model.ubj") == b"tree"
     with pytest.raises(DatasetEmpty):
         put_snapshot(store, **{**kwargs, "files": {}})
 
 
 def test_other_bytes_in_an_immutable_folder_are_refused(store, clock):
-    kwargs = dict(dataset="m", files={"f": b"1"}, epoch=1, site="aws", labels={}, clock=clock)
+    kwargs = {"dataset": "m", "files": {"f": b"1"}, "epoch": 1, "site": "aws", "labels": {}, "clock": clock}
     path = put_snapshot(memory_store(), **kwargs).path
     store.put(f"data/{path}/f", b"2")
     with pytest.raises(ObjectDamaged):

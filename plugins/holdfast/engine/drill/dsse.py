@@ -55,36 +55,59 @@ def parse(data: bytes, *, where: str) -> Envelope:
     try:
         document = json.loads(data)
         (signature,) = document["signatures"]
-        envelope = Envelope(base64.b64decode(document["payload"], validate=True), document["payloadType"],
-                            signature["keyid"], base64.b64decode(signature["sig"], validate=True))
+        envelope = Envelope(
+            base64.b64decode(document["payload"], validate=True),
+            document["payloadType"],
+            signature["keyid"],
+            base64.b64decode(signature["sig"], validate=True),
+        )
         spelled = _spell(envelope)
     except (ValueError, KeyError, TypeError, AttributeError, binascii.Error, UnicodeError):
-        raise EnvelopeInvalid("this is no DSSE envelope", where=where, expected="payload, payloadType and one signature",
-                              found=f"{len(data)} other bytes") from None
+        raise EnvelopeInvalid(
+            "this is no DSSE envelope",
+            where=where,
+            expected="payload, payloadType and one signature",
+            found=f"{len(data)} other bytes",
+        ) from None
     if spelled != data:
-        raise EnvelopeInvalid("the envelope is not spelled as it was written", where=where,
-                              expected="RFC 8785 JSON with nothing else in it", found="other bytes of the same meaning")
+        raise EnvelopeInvalid(
+            "the envelope is not spelled as it was written",
+            where=where,
+            expected="RFC 8785 JSON with nothing else in it",
+            found="other bytes of the same meaning",
+        )
     return envelope
 
 
 def check(envelope: Envelope, payload_type: str, key: Ed25519PublicKey, *, where: str) -> None:
     """Check an envelope's type and signature against a key. Raises EnvelopeInvalid."""
     if envelope.payload_type != payload_type:
-        raise EnvelopeInvalid("the envelope is about something else", where=where, expected=payload_type,
-                              found=envelope.payload_type)
+        raise EnvelopeInvalid(
+            "the envelope is about something else", where=where, expected=payload_type, found=envelope.payload_type
+        )
     if envelope.key_id != key_id_of(key):
-        raise EnvelopeInvalid("the envelope was signed with another key", where=where, expected=f"key {key_id_of(key)}",
-                              found=f"key {envelope.key_id}")
+        raise EnvelopeInvalid(
+            "the envelope was signed with another key",
+            where=where,
+            expected=f"key {key_id_of(key)}",
+            found=f"key {envelope.key_id}",
+        )
     try:
         key.verify(envelope.signature, pre_authentication_encoding(envelope.payload_type, envelope.payload))
     except InvalidSignature:
-        raise EnvelopeInvalid("the signature is wrong: the statement or its signature was changed", where=where,
-                              expected=f"a signature by key {envelope.key_id}", found="something else") from None
+        raise EnvelopeInvalid(
+            "the signature is wrong: the statement or its signature was changed",
+            where=where,
+            expected=f"a signature by key {envelope.key_id}",
+            found="something else",
+        ) from None
 
 
 def _spell(envelope: Envelope) -> bytes:
-    return canonical({
-        "payload": base64.b64encode(envelope.payload).decode(),
-        "payloadType": envelope.payload_type,
-        "signatures": [{"keyid": envelope.key_id, "sig": base64.b64encode(envelope.signature).decode()}],
-    })
+    return canonical(
+        {
+            "payload": base64.b64encode(envelope.payload).decode(),
+            "payloadType": envelope.payload_type,
+            "signatures": [{"keyid": envelope.key_id, "sig": base64.b64encode(envelope.signature).decode()}],
+        }
+    )

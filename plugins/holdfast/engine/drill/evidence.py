@@ -24,8 +24,15 @@ from holdfast.engine.drill.report import render_report
 from holdfast.engine.snapshot.documents import canonical
 from holdfast.errors import HoldfastError
 
-__all__ = ["EvidenceInvalid", "EvidencePaths", "Verification", "load_or_create_key", "load_public_key", "verify_evidence",
-           "write_evidence"]
+__all__ = [
+    "EvidenceInvalid",
+    "EvidencePaths",
+    "Verification",
+    "load_or_create_key",
+    "load_public_key",
+    "verify_evidence",
+    "write_evidence",
+]
 
 PAYLOAD_TYPE = "application/vnd.holdfast.evidence+json"
 FORMAT = "holdfast.evidence/1"
@@ -88,9 +95,14 @@ def write_evidence(journal: Mapping[str, Any], folder: Path, key: Ed25519Private
     statement = {
         "format": FORMAT,
         "drill_id": journal["drill_id"],
-        "files": [{"name": name, "sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data)}
-                  for name, data in ((JOURNAL, document), (REPORT, report))],
-        "signer": {"algorithm": "Ed25519", "public_key": base64.b64encode(key.public_key().public_bytes_raw()).decode()},
+        "files": [
+            {"name": name, "sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data)}
+            for name, data in ((JOURNAL, document), (REPORT, report))
+        ],
+        "signer": {
+            "algorithm": "Ed25519",
+            "public_key": base64.b64encode(key.public_key().public_bytes_raw()).decode(),
+        },
     }
     _replace(paths.envelope, dsse.sign(canonical(statement), PAYLOAD_TYPE, key))
     return paths
@@ -110,8 +122,13 @@ def verify_evidence(folder_or_journal: Path | str, *, public_key: Ed25519PublicK
     given = Path(folder_or_journal)
     folder = given if given.is_dir() else given.parent
     if not given.exists():
-        raise EvidenceInvalid("there is no evidence here", where=str(given), expected="the folder a drill wrote, or its journal.json",
-                              found="nothing", fix="Name the folder given as the drill's output")
+        raise EvidenceInvalid(
+            "there is no evidence here",
+            where=str(given),
+            expected="the folder a drill wrote, or its journal.json",
+            found="nothing",
+            fix="Name the folder given as the drill's output",
+        )
     paths = EvidencePaths.of(folder)
     where = str(paths.envelope)
     try:
@@ -121,16 +138,27 @@ def verify_evidence(folder_or_journal: Path | str, *, public_key: Ed25519PublicK
     except dsse.EnvelopeInvalid as error:
         raise _invalid(error.what, where, error.expected, error.found) from None
     if public_key is not None and key.public_bytes_raw() != public_key.public_bytes_raw():
-        raise _invalid("the statement names another signer than the one that signed", where,
-                       dsse.key_id_of(public_key), dsse.key_id_of(key))
+        raise _invalid(
+            "the statement names another signer than the one that signed",
+            where,
+            dsse.key_id_of(public_key),
+            dsse.key_id_of(key),
+        )
     for entry in statement["files"]:
         _check_file(folder / entry["name"], entry["sha256"], entry["size_bytes"])
     journal = json.loads(_read(paths.journal))
     if journal.get("drill_id") != statement["drill_id"]:
-        raise _invalid("the statement is about another drill", where, statement["drill_id"], str(journal.get("drill_id")))
-    return Verification(folder=folder, drill_id=statement["drill_id"], status=str(journal.get("status")),
-                        key_id=envelope.key_id, pinned=public_key is not None,
-                        files=tuple(entry["name"] for entry in statement["files"]))
+        raise _invalid(
+            "the statement is about another drill", where, statement["drill_id"], str(journal.get("drill_id"))
+        )
+    return Verification(
+        folder=folder,
+        drill_id=statement["drill_id"],
+        status=str(journal.get("status")),
+        key_id=envelope.key_id,
+        pinned=public_key is not None,
+        files=tuple(entry["name"] for entry in statement["files"]),
+    )
 
 
 def _statement(payload: bytes, where: str) -> tuple[dict[str, Any], Ed25519PublicKey]:
@@ -138,13 +166,17 @@ def _statement(payload: bytes, where: str) -> tuple[dict[str, Any], Ed25519Publi
         statement = json.loads(payload)
         key = Ed25519PublicKey.from_public_bytes(base64.b64decode(statement["signer"]["public_key"], validate=True))
         names = [entry["name"] for entry in statement["files"]]
-        complete = statement["format"] == FORMAT and isinstance(statement["drill_id"], str) and \
-            all(isinstance(e["sha256"], str) and isinstance(e["size_bytes"], int) for e in statement["files"])
+        complete = (
+            statement["format"] == FORMAT
+            and isinstance(statement["drill_id"], str)
+            and all(isinstance(e["sha256"], str) and isinstance(e["size_bytes"], int) for e in statement["files"])
+        )
     except (ValueError, KeyError, TypeError, binascii.Error):
         complete, names = False, []
     if not complete or names != [JOURNAL, REPORT]:
-        raise _invalid("the statement is not one of this format", where, f"{FORMAT} over {JOURNAL} and {REPORT}",
-                       "something else")
+        raise _invalid(
+            "the statement is not one of this format", where, f"{FORMAT} over {JOURNAL} and {REPORT}", "something else"
+        )
     return statement, key
 
 
@@ -152,21 +184,31 @@ def _check_file(file: Path, sha256: str, size_bytes: int) -> None:
     data = _read(file)
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
-        raise _invalid("the file is not the one that was signed", str(file), f"sha256 {sha256}, {size_bytes} bytes",
-                       f"sha256 {found}, {len(data)} bytes")
+        raise _invalid(
+            "the file is not the one that was signed",
+            str(file),
+            f"sha256 {sha256}, {size_bytes} bytes",
+            f"sha256 {found}, {len(data)} bytes",
+        )
 
 
 def _read(file: Path) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:
-        raise _invalid("a file of the evidence cannot be read", str(file), "the file the drill wrote",
-                       str(error.strerror)) from None
+        raise _invalid(
+            "a file of the evidence cannot be read", str(file), "the file the drill wrote", str(error.strerror)
+        ) from None
 
 
 def _invalid(what: str, where: str, expected: str | None, found: str | None) -> EvidenceInvalid:
-    return EvidenceInvalid(what, where=where, expected=expected, found=found,
-                           fix="Fetch the evidence again from a site's bucket (evidence/<drill>/) and verify that copy")
+    return EvidenceInvalid(
+        what,
+        where=where,
+        expected=expected,
+        found=found,
+        fix="Fetch the evidence again from a site's bucket (evidence/<drill>/) and verify that copy",
+    )
 
 
 def _replace(file: Path, data: bytes) -> None:

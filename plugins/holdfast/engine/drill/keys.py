@@ -44,8 +44,13 @@ def load_or_create_key(environ: Mapping[str, str]) -> Ed25519PrivateKey:
         if not file.exists():
             _create(file)
     except OSError as error:
-        raise ConfigError("the signing key cannot be made", where=str(file), expected="a folder to write to",
-                          found=str(error.strerror), fix=f"Name a key with {KEY_VARIABLE}") from None
+        raise ConfigError(
+            "the signing key cannot be made",
+            where=str(file),
+            expected="a folder to write to",
+            found=str(error.strerror),
+            fix=f"Name a key with {KEY_VARIABLE}",
+        ) from None
     return _read(file)
 
 
@@ -58,17 +63,27 @@ def load_public_key(given: str | Path) -> Ed25519PublicKey:
     text = str(given).strip()
     try:
         if len(text) in (43, 44, 64) and not Path(text).exists():
-            raw = bytes.fromhex(text) if len(text) == 64 else base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+            raw = (
+                bytes.fromhex(text)
+                if len(text) == 64
+                else base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+            )
             return Ed25519PublicKey.from_public_bytes(raw)
         data = text.encode() if text.startswith("-----BEGIN") else Path(text).expanduser().read_bytes()
         if b"PRIVATE KEY" in data:
             return _private(data, text).public_key()
         key = load_pem_public_key(data)
     except (OSError, ValueError, binascii.Error, UnsupportedAlgorithm) as error:
-        raise ConfigError("the public key cannot be read", where=text[:100],
-                          expected="a PEM file of an Ed25519 key, or its 32 bytes in hex or base64", found=str(error)) from None
+        raise ConfigError(
+            "the public key cannot be read",
+            where=text[:100],
+            expected="a PEM file of an Ed25519 key, or its 32 bytes in hex or base64",
+            found=str(error),
+        ) from None
     if not isinstance(key, Ed25519PublicKey):
-        raise ConfigError("the public key is of another kind", where=text[:100], expected="Ed25519", found=type(key).__name__)
+        raise ConfigError(
+            "the public key is of another kind", where=text[:100], expected="Ed25519", found=type(key).__name__
+        )
     return key
 
 
@@ -76,8 +91,13 @@ def _read(file: Path) -> Ed25519PrivateKey:
     try:
         return _private(file.read_bytes(), str(file))
     except OSError as error:
-        raise ConfigError("the signing key cannot be read", where=str(file), expected="a PEM file",
-                          found=str(error.strerror), fix=_FIX) from None
+        raise ConfigError(
+            "the signing key cannot be read",
+            where=str(file),
+            expected="a PEM file",
+            found=str(error.strerror),
+            fix=_FIX,
+        ) from None
 
 
 def _private(data: bytes, where: str) -> Ed25519PrivateKey:
@@ -85,11 +105,17 @@ def _private(data: bytes, where: str) -> Ed25519PrivateKey:
         key = load_pem_private_key(data, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         # Never the text: it is a secret.
-        raise ConfigError("the signing key cannot be read", where=where, expected="an Ed25519 key in PEM, not encrypted",
-                          found="something else", fix=_FIX) from None
+        raise ConfigError(
+            "the signing key cannot be read",
+            where=where,
+            expected="an Ed25519 key in PEM, not encrypted",
+            found="something else",
+            fix=_FIX,
+        ) from None
     if not isinstance(key, Ed25519PrivateKey):
-        raise ConfigError("the signing key is of another kind", where=where, expected="Ed25519", found=type(key).__name__,
-                          fix=_FIX)
+        raise ConfigError(
+            "the signing key is of another kind", where=where, expected="Ed25519", found=type(key).__name__, fix=_FIX
+        )
     return key
 
 

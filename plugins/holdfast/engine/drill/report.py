@@ -6,14 +6,24 @@ shown as unknown and never as a pass.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
-
 from holdfast.engine.drill import html
-from holdfast.engine.drill.html import UNKNOWN, badge, code, facts, folded, number, plain, seconds, section, size, table, text
+from holdfast.engine.drill.claims import Journal, claims, outcome, part, rows_of, timestamp
+from holdfast.engine.drill.html import (
+    UNKNOWN,
+    badge,
+    code,
+    facts,
+    folded,
+    number,
+    plain,
+    seconds,
+    section,
+    size,
+    table,
+    text,
+)
 from holdfast.engine.drill.timeline import moment, timeline
 
-Journal = Mapping[str, Any]
 _NAMES = ("job", "name", "run", "service", "subject")
 
 _RTO = (
@@ -32,45 +42,29 @@ def render_report(journal: Journal, *, key_id: str | None = None) -> str:
         key_id: of the key that will sign it.
     """
     title = f"Drill {journal.get('scenario')} of {journal.get('group')}"
-    body = "".join([
-        f"<header><h1>{text(title)}</h1>{_banner(journal)}{_head(journal)}</header>",
-        _objectives(journal),
-        _timeline(journal),
-        _steps(journal),
-        _loss(journal),
-        _stale_writes(journal),
-        _model_and_service(journal),
-        _lineage(journal),
-        _steady_state(journal),
-        _fault(journal),
-        _not_proven(journal),
-        _made_with(journal),
-        _footer(journal, key_id),
-    ])
+    body = "".join(
+        [
+            f"<header><h1>{text(title)}</h1>{_banner(journal)}{_head(journal)}</header>",
+            _objectives(journal),
+            _timeline(journal),
+            _steps(journal),
+            _loss(journal),
+            _stale_writes(journal),
+            _model_and_service(journal),
+            _lineage(journal),
+            _steady_state(journal),
+            _fault(journal),
+            _not_proven(journal),
+            _made_with(journal),
+            _footer(key_id),
+        ]
+    )
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
         f"<title>{text(title)}</title><style>{html.STYLE}</style></head><body>{body}</body></html>\n"
     )
-
-
-def outcome(journal: Journal) -> tuple[bool | None, str, str]:
-    """The drill as a whole: its colour, a headline and a sentence. Green only when it is complete and all holds."""
-    status, passed = journal.get("status"), _part(journal, "verdict").get("passed")
-    claims = list(_claims(journal))
-    failed = [name for name, _, _, verdict in claims if verdict is False]
-    unknown = [name for name, _, _, verdict in claims if verdict is None]
-    if status == "refused":
-        return None, "Refused", "The drill was refused before it began. Nothing was changed and nothing was measured."
-    if failed or journal.get("deviated") or status == "failed" or passed is False:
-        reason = f"Does not hold: {', '.join(failed)}." if failed else "See the error and the steps below."
-        return False, "Failed", reason
-    if status != "completed":
-        return None, str(status).capitalize(), "The drill did not run to its end; what was measured until then is below."
-    if unknown or passed is not True or journal.get("deviated") is not False:
-        return None, "Not proven", f"Unknown, and so not passed: {', '.join(unknown) or 'the verdict'}."
-    return True, "Passed", "Every objective and every claim below holds, each measured in this run."
 
 
 def _banner(journal: Journal) -> str:
@@ -80,12 +74,12 @@ def _banner(journal: Journal) -> str:
 
 
 def _head(journal: Journal) -> str:
-    plan, decision, epoch = _part(journal, "plan"), _part(journal, "decision"), _part(journal, "epoch")
+    plan, decision, epoch = part(journal, "plan"), part(journal, "decision"), part(journal, "epoch")
     start, end = moment(journal.get("started_at")), moment(journal.get("ended_at"))
     pairs = [
         ("Drill", code(journal.get("drill_id"))),
         ("Status", text(journal.get("status")) + (" · deviated" if journal.get("deviated") else "")),
-        ("Began", _time(journal.get("started_at"))),
+        ("Began", timestamp(journal.get("started_at"))),
         ("Took", seconds((end - start).total_seconds() if start and end else None)),
         ("Run by", plain(journal.get("run_by"))),
     ]
@@ -96,10 +90,12 @@ def _head(journal: Journal) -> str:
             ("Decided", _decision(decision)),
         ]
     pairs.append(("Epoch", f"{number(epoch.get('before'))} → {number(epoch.get('after'))}"))
-    error = _part(journal, "error")
+    error = part(journal, "error")
     problem = ""
     if error:
-        problem = '<div class="banner fail"><b>Error</b>' + facts((k, plain(v)) for k, v in error.items() if v) + "</div>"
+        problem = (
+            '<div class="banner fail"><b>Error</b>' + facts((k, plain(v)) for k, v in error.items() if v) + "</div>"
+        )
     return facts(pairs) + problem
 
 
@@ -111,107 +107,107 @@ def _decision(decision: Journal) -> str:
     return f"approved by {plain(decision.get('approved_by'))}"
 
 
-def _claims(journal: Journal) -> Iterator[tuple[str, str, str, bool | None]]:
-    """Each claim: name, objective, what was measured, verdict. A claim whose measure is unknown is unknown."""
-    verdict, objectives = _part(journal, "verdict"), _part(journal, "objectives")
-    rto, rpo = _part(journal, "rto_seconds").get("from_fault"), _part(journal, "rpo").get("seconds")
-    stale, model = _part(journal, "stale_writes"), _part(journal, "model")
-    service, after = _part(journal, "service"), _part(_part(journal, "steady_state"), "after")
-    fault, rollback = _part(journal, "fault"), _part(journal, "rollback")
-    yield ("RTO", f"≤ {seconds(objectives.get('rto_seconds'))}", seconds(rto),
-           _judged(verdict.get("rto_met"), rto, _at_most(rto, objectives.get("rto_seconds"))))
-    yield ("RPO", f"≤ {seconds(objectives.get('rpo_seconds'))}", seconds(rpo),
-           _judged(verdict.get("rpo_met"), rpo, _at_most(rpo, objectives.get("rpo_seconds"))))
-    accepted = stale.get("accepted")
-    yield ("Stale writes accepted", "0", f"{number(accepted)} of {number(stale.get('attempted'))} attempted",
-           _judged(verdict.get("stale_writes_refused"), accepted, _at_most(accepted, 0)))
-    digest, reference = model.get("digest"), model.get("reference_digest")
-    yield ("Same model as the uninterrupted run", "bit for bit", f"{code(digest)}<br>{code(reference)} (reference)",
-           _judged(verdict.get("model_identical"), None if None in (digest, reference) else model.get("identical"),
-                   None if None in (digest, reference) else digest == reference))
-    yield ("The service answers the same", "every golden answer", plain(service.get("answers_equal")),
-           _judged(verdict.get("answers_equal"), service.get("answers_equal"), service.get("answers_equal")))
-    yield ("Steady state afterwards", "every check", _checks_summary(after),
-           _judged(verdict.get("steady_state_restored"), after.get("holds"), after.get("holds")))
-    lifted = fault.get("lifted_at") or rollback.get("fault_lifted") or None
-    yield ("The fault was lifted", "always", _time(fault.get("lifted_at")) if fault.get("lifted_at") else plain(lifted),
-           _judged(verdict.get("fault_lifted"), lifted, None))
-
-
-def _judged(verdict: object, measured: object, judged_here: object) -> bool | None:
-    """The journal's verdict; unknown when nothing was measured, failed when the measure contradicts it."""
-    if not isinstance(verdict, bool):
-        return None
-    if verdict and measured is None:
-        return None
-    return False if judged_here is False else verdict
-
-
-def _at_most(measured: object, objective: object) -> bool | None:
-    if isinstance(measured, int | float) and isinstance(objective, int | float):
-        return measured <= objective
-    return None
-
-
 def _objectives(journal: Journal) -> str:
-    rows = [[f"<b>{text(name)}</b>", objective, measured, badge(verdict)]
-            for name, objective, measured, verdict in _claims(journal)]
-    rto = _part(journal, "rto_seconds")
-    ways = table(("Recovery time, until the first right answer", "measured"),
-                 [[text(words), seconds(rto.get(key))] for key, words in _RTO])
-    return section("Objectives and measures", table(("claim", "objective", "measured", "verdict"), rows) + ways)
+    judged = [[f"<b>{text(c.name)}</b>", c.objective, c.measured, badge(c.verdict)] for c in claims(journal)]
+    rto = part(journal, "rto_seconds")
+    ways = table(
+        ("Recovery time, until the first right answer", "measured"),
+        [[text(words), seconds(rto.get(key))] for key, words in _RTO],
+    )
+    return section("Objectives and measures", table(("claim", "objective", "measured", "verdict"), judged) + ways)
 
 
 def _timeline(journal: Journal) -> str:
     picture = timeline(journal)
-    return section("Timeline", picture or "<p>Nothing was begun that could be drawn.</p>",
-                   lead="The plan's steps by their own clocks. A step may do part of its work while an earlier one waits.")
+    return section(
+        "Timeline",
+        picture or "<p>Nothing was begun that could be drawn.</p>",
+        lead="The plan's steps by their own clocks. A step may do part of its work while an earlier one waits.",
+    )
 
 
 def _steps(journal: Journal) -> str:
     rows = []
-    zero = moment(_part(journal, "fault").get("injected_at")) or moment(journal.get("started_at"))
-    for step in _rows(journal.get("steps")):
+    zero = moment(part(journal, "fault").get("injected_at")) or moment(journal.get("started_at"))
+    for step in rows_of(journal.get("steps")):
         start = moment(step.get("started_at"))
         offset = (start - zero).total_seconds() if start and zero else None
         good = {"done": True, "skipped": True, "failed": False}.get(str(step.get("status")))
         kind = {True: "pass", False: "fail", None: "unknown"}[good]
         detail = folded("evidence", step.get("evidence")) + folded("error", step.get("error"))
-        rows.append([f"<b>{text(step.get('name'))}</b>", text(step.get("of", "")),
-                     f'<span class="badge {kind}">{text(step.get("status"))}</span>',
-                     "" if offset is None else f"{offset:+,.2f} s", seconds(step.get("seconds")), detail])
+        rows.append(
+            [
+                f"<b>{text(step.get('name'))}</b>",
+                text(step.get("of", "")),
+                f'<span class="badge {kind}">{text(step.get("status"))}</span>',
+                "" if offset is None else f"{offset:+,.2f} s",
+                seconds(step.get("seconds")),
+                detail,
+            ]
+        )
     if not rows:
         return section("Steps", "<p>No step was begun.</p>")
-    since = "the fault" if _part(journal, "fault").get("injected_at") else "the start"
+    since = "the fault" if part(journal, "fault").get("injected_at") else "the start"
     return section("Steps", table(("step", "of", "status", f"began, from {since}", "took", ""), rows))
 
 
 def _loss(journal: Journal) -> str:
-    rpo = _part(journal, "rpo")
-    body = facts([("Time", seconds(rpo.get("seconds"))), ("Objects", number(rpo.get("objects"))),
-                  ("Bytes", size(rpo.get("bytes"))), ("Training steps", number(rpo.get("training_steps")))])
+    rpo = part(journal, "rpo")
+    body = facts(
+        [
+            ("Time", seconds(rpo.get("seconds"))),
+            ("Objects", number(rpo.get("objects"))),
+            ("Bytes", size(rpo.get("bytes"))),
+            ("Training steps", number(rpo.get("training_steps"))),
+        ]
+    )
     for key, title in (("by_subject", "Data and models"), ("by_run", "Training runs")):
         body += _any_table(title, rpo.get(key))
     return section("What was lost", body, lead=str(rpo.get("how") or ""))
 
 
 def _stale_writes(journal: Journal) -> str:
-    stale = _part(journal, "stale_writes")
-    rows = [[plain(p.get("kind")), plain(p.get("site")), plain(p.get("subject")), number(p.get("attempted")),
-             number(p.get("accepted")), plain(p.get("outcome"))] for p in _rows(stale.get("probes"))]
-    body = table(("attempt", "site", "of", "attempted", "accepted", "outcome"), rows) if rows else "<p>No attempt was made.</p>"
-    return section("Stale writes", body, lead="Attempts to write in the ended epoch. Accepted is what any reader of the "
-                   "newest lineage would select, or anybody acted on; a write that lands and is never selected is not.")
+    stale = part(journal, "stale_writes")
+    rows = [
+        [
+            plain(p.get("kind")),
+            plain(p.get("site")),
+            plain(p.get("subject")),
+            number(p.get("attempted")),
+            number(p.get("accepted")),
+            plain(p.get("outcome")),
+        ]
+        for p in rows_of(stale.get("probes"))
+    ]
+    body = (
+        table(("attempt", "site", "of", "attempted", "accepted", "outcome"), rows)
+        if rows
+        else "<p>No attempt was made.</p>"
+    )
+    return section(
+        "Stale writes",
+        body,
+        lead="Attempts to write in the ended epoch. Accepted is what any reader of the "
+        "newest lineage would select, or anybody acted on; a write that lands and is never selected is not.",
+    )
 
 
 def _model_and_service(journal: Journal) -> str:
-    model = _part(journal, "model")
-    body = facts([("Model", code(model.get("digest"))), ("Reference", code(model.get("reference_digest"))),
-                  ("Identical", plain(model.get("identical")))])
+    model = part(journal, "model")
+    body = facts(
+        [
+            ("Model", code(model.get("digest"))),
+            ("Reference", code(model.get("reference_digest"))),
+            ("Identical", plain(model.get("identical"))),
+        ]
+    )
     body += _any_table("Training runs", journal.get("training"))
-    for answer in _rows(_part(journal, "service").get("services")):
-        shown = [(name.replace("_", " ").capitalize(), plain(value)) for name, value in answer.items()
-                 if name not in ("answers", "expected")]
+    for answer in rows_of(part(journal, "service").get("services")):
+        shown = [
+            (name.replace("_", " ").capitalize(), plain(value))
+            for name, value in answer.items()
+            if name not in ("answers", "expected")
+        ]
         body += f"<h3>Service {plain(answer.get('service'))}</h3>" + facts(shown)
         body += _answers(answer.get("answers"), answer.get("expected"))
     return section("Model and service", body)
@@ -220,33 +216,55 @@ def _model_and_service(journal: Journal) -> str:
 def _answers(answers: object, expected: object) -> str:
     if not isinstance(answers, list) or not isinstance(expected, list) or len(answers) != len(expected):
         return folded("answers", {"answers": answers, "expected": expected}) if answers or expected else ""
-    rows = [[number(i + 1), code(a), code(e), badge(a == e)]
-            for i, (a, e) in enumerate(zip(answers, expected, strict=True))]
-    return f"<details><summary>{len(rows)} golden answers</summary>{table(('', 'answer', 'expected', 'equal'), rows)}</details>"
+    rows = [
+        [number(i + 1), code(a), code(e), badge(a == e)] for i, (a, e) in enumerate(zip(answers, expected, strict=True))
+    ]
+    body = table(("", "answer", "expected", "equal"), rows)
+    return f"<details><summary>{len(rows)} golden answers</summary>{body}</details>"
 
 
 def _lineage(journal: Journal) -> str:
-    epoch = _part(journal, "epoch")
-    promoted = next((_part(s, "evidence") for s in _rows(journal.get("steps"))
-                     if s.get("name") == "promote" and s.get("status") == "done"), {})
+    epoch = part(journal, "epoch")
+    promoted = next(
+        (
+            part(s, "evidence")
+            for s in rows_of(journal.get("steps"))
+            if s.get("name") == "promote" and s.get("status") == "done"
+        ),
+        {},
+    )
     body = facts([("Before", number(epoch.get("before"))), ("After", number(epoch.get("after")))])
-    rows = [[plain(e.get("subject")), code(e.get("forked_from")), number(e.get("objects")), size(e.get("bytes")),
-             plain(e.get("verified_by"))] for e in _rows(promoted.get("snapshots"))]
+    rows = [
+        [
+            plain(e.get("subject")),
+            code(e.get("forked_from")),
+            number(e.get("objects")),
+            size(e.get("bytes")),
+            plain(e.get("verified_by")),
+        ]
+        for e in rows_of(promoted.get("snapshots"))
+    ]
     if rows:
         body += table(("data and models", "forked from snapshot", "objects", "bytes", "verified by"), rows)
-    rows = [[plain(e.get("run")), code(e.get("forked_from")), number(e.get("step")), plain(e.get("resume"))]
-            for e in _rows(promoted.get("runs"))]
+    rows = [
+        [plain(e.get("run")), code(e.get("forked_from")), number(e.get("step")), plain(e.get("resume"))]
+        for e in rows_of(promoted.get("runs"))
+    ]
     if rows:
         body += table(("training run", "forked from checkpoint", "step", "resumed"), rows)
-    return section("Lineage", body, lead="What the new epoch began from. Nothing that is not in its ancestry is ever selected.")
+    return section(
+        "Lineage", body, lead="What the new epoch began from. Nothing that is not in its ancestry is ever selected."
+    )
 
 
 def _steady_state(journal: Journal) -> str:
     body = ""
     for when in ("before", "after"):
-        state = _part(_part(journal, "steady_state"), when)
-        rows = [[plain(c.get("name")), plain(c.get("subject")), plain(c.get("detail")), badge(c.get("ok"))]
-                for c in _rows(state.get("checks"))]
+        state = part(part(journal, "steady_state"), when)
+        rows = [
+            [plain(c.get("name")), plain(c.get("subject")), plain(c.get("detail")), badge(c.get("ok"))]
+            for c in rows_of(state.get("checks"))
+        ]
         where = f" at {plain(state.get('site'))}, epoch {plain(state.get('epoch'))}" if state else ""
         body += f"<h3>{when.capitalize()}{where} {badge(state.get('holds'))}</h3>"
         body += table(("check", "of", "found", "verdict"), rows) if rows else "<p>Not looked at.</p>"
@@ -254,7 +272,7 @@ def _steady_state(journal: Journal) -> str:
 
 
 def _fault(journal: Journal) -> str:
-    fault, rollback = _part(journal, "fault"), _part(journal, "rollback")
+    fault, rollback = part(journal, "fault"), part(journal, "rollback")
     if not fault:
         return section("Fault and rollback", "<p>No fault was injected.</p>")
     pairs = [(k.replace("_", " ").capitalize(), plain(v)) for k, v in fault.items() if not isinstance(v, list | dict)]
@@ -264,40 +282,51 @@ def _fault(journal: Journal) -> str:
 
 
 def _not_proven(journal: Journal) -> str:
-    items = [f"{text(name)}: unknown. It was not measured, so it is not passed."
-             for name, _, _, verdict in _claims(journal) if verdict is None]
-    by = _part(journal, "fault").get("by")
+    items = [
+        f"{text(claim.name)}: unknown. It was not measured, so it is not passed."
+        for claim in claims(journal)
+        if claim.verdict is None
+    ]
+    by = part(journal, "fault").get("by")
     if by:
-        items.append(f"The fault was made by {text(by)}. The run shows how the system behaves under that fault, "
-                     "not how a cloud behaves in an outage of its own.")
+        items.append(
+            f"The fault was made by {text(by)}. The run shows how the system behaves under that fault, "
+            "not how a cloud behaves in an outage of its own."
+        )
     items += [
         "“The same model” compares the resumed run with an uninterrupted run of this drill, in this environment.",
         "“The service answers the same” covers the golden questions asked, through the one resolver that was asked.",
-        f"Times: {plain(_part(journal, 'clock_source').get('durations'))}; "
-        f"{plain(_part(journal, 'clock_source').get('timestamps'))}.",
-        "The signature shows that these files were not changed since they were signed. Who signed them is only known to "
-        "a reader who has the public key from elsewhere.",
+        (
+            f"Times: {plain(part(journal, 'clock_source').get('durations'))}; "
+            f"{plain(part(journal, 'clock_source').get('timestamps'))}."
+        ),
+        (
+            "The signature shows that these files are unchanged since they were signed. Who signed them is only known "
+            "to a reader who has the public key from elsewhere."
+        ),
         "No claim is made of compliance with any regulation.",
     ]
     return section("What this does not prove", "<ul>" + "".join(f"<li>{item}</li>" for item in items) + "</ul>")
 
 
 def _made_with(journal: Journal) -> str:
-    versions = _part(journal, "versions")
+    versions = part(journal, "versions")
     rows = [[text(name), code(version)] for name, version in sorted(versions.items())]
-    clocks = facts((k.capitalize(), plain(v)) for k, v in _part(journal, "clock_source").items())
+    clocks = facts((k.capitalize(), plain(v)) for k, v in part(journal, "clock_source").items())
     return section("Versions and clocks", (table(("part", "version"), rows) if rows else f"<p>{UNKNOWN}</p>") + clocks)
 
 
-def _footer(journal: Journal, key_id: str | None) -> str:
+def _footer(key_id: str | None) -> str:
     signed = f" It is signed with key <code>{text(key_id)}</code>." if key_id else ""
-    return ("<footer>Made from journal.json, which has every number on this page."
-            f"{signed} Check both with <code>holdfast drill verify PATH</code>; it needs no network.</footer>")
+    return (
+        "<footer>Made from journal.json, which has every number on this page."
+        f"{signed} Check both with <code>holdfast drill verify PATH</code>; it needs no network.</footer>"
+    )
 
 
 def _any_table(title: str, rows: object) -> str:
     """A list of objects as a table with the columns they have."""
-    found = _rows(rows)
+    found = rows_of(rows)
     if not found:
         return ""
     # The journal's keys are in alphabetical order; what the row is about belongs in front.
@@ -309,22 +338,3 @@ def _any_table(title: str, rows: object) -> str:
 
 def _cell(column: str, value: object) -> str:
     return size(value) if column == "bytes" else seconds(value) if column == "seconds" else plain(value)
-
-
-def _checks_summary(state: Journal) -> str:
-    checks = _rows(state.get("checks"))
-    return f"{sum(c.get('ok') is True for c in checks)} of {len(checks)} hold" if checks else UNKNOWN
-
-
-def _time(value: object) -> str:
-    found = moment(value)
-    return UNKNOWN if found is None else text(found.strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] + " UTC")
-
-
-def _part(journal: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    value = journal.get(key)
-    return value if isinstance(value, Mapping) else {}
-
-
-def _rows(value: object) -> list[Mapping[str, Any]]:
-    return [row for row in value if isinstance(row, Mapping)] if isinstance(value, list | tuple) else []

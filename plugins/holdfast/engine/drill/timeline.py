@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -11,8 +11,13 @@ from typing import Any
 from holdfast.engine.drill.html import text
 
 _ROWS = {
-    "detect": "detection", "decide": "decision", "commit_epoch": "epoch committed", "fence": "fence",
-    "promote": "promote", "switch_traffic": "traffic switched", "verify": "first right answer",
+    "detect": "detection",
+    "decide": "decision",
+    "commit_epoch": "epoch committed",
+    "fence": "fence",
+    "promote": "promote",
+    "switch_traffic": "traffic switched",
+    "verify": "first right answer",
     "resume_training": "training resumed",
 }
 _LEFT, _RIGHT, _WIDTH, _ROW, _TOP = 150.0, 120.0, 1000.0, 24.0, 34.0
@@ -48,8 +53,12 @@ def timeline(journal: Mapping[str, Any]) -> str:
         return ""
     objective = (journal.get("objectives") or {}).get("rto_seconds")
     answered = next((bar.end for bar in bars if bar.label == _ROWS["verify"]), None)
-    return _draw(bars, answered, objective if isinstance(objective, int | float) else None,
-                 "seconds since the fault" if fault.get("injected_at") else "seconds since the first step")
+    return _draw(
+        bars,
+        answered,
+        objective if isinstance(objective, int | float) else None,
+        "seconds since the fault" if fault.get("injected_at") else "seconds since the first step",
+    )
 
 
 def _bars(plan: Sequence[Mapping[str, Any]], fault: Mapping[str, Any], zero: datetime) -> list[_Bar]:
@@ -66,7 +75,9 @@ def _bars(plan: Sequence[Mapping[str, Any]], fault: Mapping[str, Any], zero: dat
     lifted = at(fault.get("lifted_at"))
     if fault.get("injected_at"):
         last = max((bar.end for bar in bars), default=1.0)
-        bars.insert(0, _Bar("fault", 0.0, lifted if lifted is not None else last, "fault" if lifted is not None else "open"))
+        bars.insert(
+            0, _Bar("fault", 0.0, lifted if lifted is not None else last, "fault" if lifted is not None else "open")
+        )
     if lifted is not None:
         bars.append(_Bar("fault lifted", lifted, lifted, "lift"))
     return bars
@@ -86,40 +97,49 @@ def _draw(bars: list[_Bar], answered: float | None, objective: float | None, axi
     bottom = height - 34
     parts = [f'<svg viewBox="0 0 {_WIDTH:g} {height:g}" role="img" aria-label="Timeline of the drill">']
     for tick in _ticks(low, high):
-        parts.append(f'<line x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{_TOP - 6:g}" y2="{bottom:g}" stroke="var(--line)"/>'
-                     f'<text class="dim" x="{x(tick):.1f}" y="{bottom + 15:g}" text-anchor="middle">{tick:g}</text>')
-    parts.append(f'<text class="dim" x="{(_LEFT + _WIDTH - _RIGHT) / 2:g}" y="{bottom + 31:g}" text-anchor="middle">{text(axis)}</text>')
+        parts.append(_vertical(x(tick), _TOP - 6, bottom, 'stroke="var(--line)"'))
+        parts.append(_label(x(tick), bottom + 15, f"{tick:g}", "middle", dim=True))
+    parts.append(_label((_LEFT + _WIDTH - _RIGHT) / 2, bottom + 31, axis, "middle", dim=True))
     if answered is not None:
-        parts.append(_line(x(answered), bottom, "var(--pass)", f"first right answer {answered:.2f} s", 12))
+        parts += _mark(x(answered), bottom, "var(--pass)", f"first right answer {answered:.2f} s", 12)
     if objective is not None and low <= objective <= high:
-        parts.append(_line(x(objective), bottom, "var(--fail)", f"RTO objective {objective:g} s", 26))
+        parts += _mark(x(objective), bottom, "var(--fail)", f"RTO objective {objective:g} s", 26)
     for index, bar in enumerate(bars):
-        parts.append(_row(bar, x, _TOP + _ROW * index))
+        parts += _row(bar, x, _TOP + _ROW * index)
     return "".join([*parts, "</svg>"])
 
 
-def _row(bar: _Bar, x: Any, y: float) -> str:
+def _row(bar: _Bar, x: Callable[[float], float], y: float) -> list[str]:
     middle = y + _ROW / 2 + 4
-    label = f'<text x="{_LEFT - 10:g}" y="{middle:.1f}" text-anchor="end">{text(bar.label)}</text>'
     start, end = x(bar.start), x(bar.end)
     note = f"{bar.start:.2f} s" if bar.kind == "lift" else f"{bar.start:.2f} → {bar.end:.2f} s"
     if bar.kind == "open":
         note = f"{bar.start:.2f} s, never lifted"
-    note_x, anchor = (end + 8, "start") if end + 118 < _WIDTH + 4 else (start - 8, "end")
+    note_x, anchor = (end + 8, "start") if end + 114 < _WIDTH else (start - 8, "end")
     if bar.kind == "lift":
         shape = f'<path d="M{start - 6:.1f} {y + 12:.1f} l6 -6 l6 6 l-6 6 z" fill="var(--fault)"/>'
     else:
-        colour = {"fault": "var(--fault)", "open": "var(--fault)", "failed": "var(--fail)"}.get(bar.kind, "var(--bar)")
-        dash = ' fill-opacity=".35"' if bar.kind in ("fault", "open") else ""
-        shape = f'<rect x="{start:.1f}" y="{y + 5:.1f}" width="{max(end - start, 2.5):.1f}" height="14" rx="3" fill="{colour}"{dash}/>'
-    return f'{label}{shape}<text class="dim" x="{note_x:.1f}" y="{middle:.1f}" text-anchor="{anchor}">{text(note)}</text>'
+        colour = {"fault": "--fault", "open": "--fault", "failed": "--fail"}.get(bar.kind, "--bar")
+        opacity = 0.35 if bar.kind in ("fault", "open") else 1
+        box = f'x="{start:.1f}" y="{y + 5:.1f}" width="{max(end - start, 2.5):.1f}" height="14" rx="3"'
+        shape = f'<rect {box} fill="var({colour})" fill-opacity="{opacity:g}"/>'
+    return [_label(_LEFT - 10, middle, bar.label, "end"), shape, _label(note_x, middle, note, anchor, dim=True)]
 
 
-def _line(x: float, bottom: float, colour: str, label: str, y: float) -> str:
-    anchor = "end" if x > _WIDTH - 220 else "start"
-    shift = -5 if anchor == "end" else 5
-    return (f'<line x1="{x:.1f}" x2="{x:.1f}" y1="4" y2="{bottom:g}" stroke="{colour}" stroke-width="1.5" stroke-dasharray="4 3"/>'
-            f'<text x="{x + shift:.1f}" y="{y:g}" text-anchor="{anchor}">{text(label)}</text>')
+def _mark(x: float, bottom: float, colour: str, label: str, y: float) -> list[str]:
+    """A dashed line through all rows, named at its top."""
+    anchor, shift = ("end", -5) if x > _WIDTH - 220 else ("start", 5)
+    line = _vertical(x, 4, bottom, f'stroke="{colour}" stroke-width="1.5" stroke-dasharray="4 3"')
+    return [line, _label(x + shift, y, label, anchor)]
+
+
+def _vertical(x: float, top: float, bottom: float, style: str) -> str:
+    return f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{top:g}" y2="{bottom:g}" {style}/>'
+
+
+def _label(x: float, y: float, words: str, anchor: str, *, dim: bool = False) -> str:
+    kind = ' class="dim"' if dim else ""
+    return f'<text{kind} x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{text(words)}</text>'
 
 
 def _ticks(low: float, high: float) -> list[float]:

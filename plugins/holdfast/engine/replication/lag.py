@@ -24,7 +24,9 @@ class ReplicationLag:
     recovery_point_at: datetime | None
 
 
-def lag(source_store: ObjectStore, target_store: ObjectStore, dataset: str, *, epoch: int, now: datetime) -> ReplicationLag:
+def lag(
+    source_store: ObjectStore, target_store: ObjectStore, dataset: str, *, epoch: int, now: datetime
+) -> ReplicationLag:
     """Compare two sites' selectable snapshots of a dataset.
 
     Args:
@@ -50,8 +52,13 @@ def lag(source_store: ObjectStore, target_store: ObjectStore, dataset: str, *, e
         return ReplicationLag(0.0, 0, 0, 0, at)
     target = load_manifest(target_store, there) if there is not None else None
     changes = diff(load_manifest(source_store, missing[0]), target)
-    return ReplicationLag(seconds=max(0.0, (now - missing[-1].taken_at).total_seconds()), objects=changes.copy_objects,
-                          bytes=changes.copy_bytes, missing_snapshots=len(missing), recovery_point_at=at)
+    return ReplicationLag(
+        seconds=max(0.0, (now - missing[-1].taken_at).total_seconds()),
+        objects=changes.copy_objects,
+        bytes=changes.copy_bytes,
+        missing_snapshots=len(missing),
+        recovery_point_at=at,
+    )
 
 
 def _latest_known(store: ObjectStore, dataset: str, epoch: int) -> CommitRecord | None:

@@ -63,8 +63,17 @@ class Landed:
 class ObjectCopier:
     """Brings single objects of one snapshot to one target. Safe to use from many threads."""
 
-    def __init__(self, source: ObjectStore, target: ObjectStore, record: CommitRecord, *, placed: dict[str, Placed],
-                 base: dict[str, Placed], listed: dict[str, ObjectInfo], clock: Clock) -> None:
+    def __init__(
+        self,
+        source: ObjectStore,
+        target: ObjectStore,
+        record: CommitRecord,
+        *,
+        placed: dict[str, Placed],
+        base: dict[str, Placed],
+        listed: dict[str, ObjectInfo],
+        clock: Clock,
+    ) -> None:
         """
         Args:
             placed: where the objects lie at the source.
@@ -133,9 +142,13 @@ class ObjectCopier:
             self._clock.sleep(_BACKOFF_SECONDS * 2**attempt)
         if not _is_spare(key):
             return False  # what we wrote at the object's own key is bad and stays a leftover
-        raise ReplicaDamaged("bytes written here read back as other bytes", where=f"{self._target.name}: {key}",
-                             expected=entry.digest, found=f"something else, {ATTEMPTS} times",
-                             fix="Have this store and the way to it checked; nothing was committed")
+        raise ReplicaDamaged(
+            "bytes written here read back as other bytes",
+            where=f"{self._target.name}: {key}",
+            expected=entry.digest,
+            found=f"something else, {ATTEMPTS} times",
+            fix="Have this store and the way to it checked; nothing was committed",
+        )
 
     def _copy(self, entry: ManifestEntry, key: str) -> bool:
         """One transfer. ``False`` when a create-only key was taken already."""
@@ -182,9 +195,13 @@ class ObjectCopier:
             return
         if pin is None or not same_version(reader.info.version, pin):
             raise self._changed(entry, key, hasher.digest)
-        raise SourceDamaged("the source's bytes are not the snapshot's, though their version is the same",
-                            where=f"{self._source.name}: {key}", expected=entry.digest, found=hasher.digest,
-                            fix="Verify the snapshot at its source; if it is damaged there, take a new one")
+        raise SourceDamaged(
+            "the source's bytes are not the snapshot's, though their version is the same",
+            where=f"{self._source.name}: {key}",
+            expected=entry.digest,
+            found=hasher.digest,
+            fix="Verify the snapshot at its source; if it is damaged there, take a new one",
+        )
 
     def _open(self, entry: ManifestEntry, key: str, pin: ObjectVersion | None) -> ObjectReader:
         try:
@@ -197,9 +214,12 @@ class ObjectCopier:
 
     def _changed(self, entry: ManifestEntry, key: str, found: str) -> SourceChanged:
         return SourceChanged(
-            "the object was overwritten or removed after the snapshot was taken", where=f"{self._source.name}: {key}",
-            expected=f"{entry.digest} of snapshot {self._record.snapshot_id}", found=found,
-            fix="Take a new snapshot and replicate that; nothing was committed at the target")
+            "the object was overwritten or removed after the snapshot was taken",
+            where=f"{self._source.name}: {key}",
+            expected=f"{entry.digest} of snapshot {self._record.snapshot_id}",
+            found=found,
+            fix="Take a new snapshot and replicate that; nothing was committed at the target",
+        )
 
 
 def _is_spare(key: str) -> bool:

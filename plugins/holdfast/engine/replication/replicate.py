@@ -56,9 +56,17 @@ class ReplicationReport:
 
 
 def replicate(
-    source_store: ObjectStore, target_store: ObjectStore, *, record: CommitRecord, source_site: str, target_site: str,
-    residency: Residency | None, topology_sites: Mapping[str, Site], clock: Clock,
-    progress: Callable[[Progress], None] | None = None, threads: int = 8,
+    source_store: ObjectStore,
+    target_store: ObjectStore,
+    *,
+    record: CommitRecord,
+    source_site: str,
+    target_site: str,
+    residency: Residency | None,
+    topology_sites: Mapping[str, Site],
+    clock: Clock,
+    progress: Callable[[Progress], None] | None = None,
+    threads: int = 8,
 ) -> ReplicationReport:
     """Have a snapshot at another site, every byte read back there, then committed there.
 
@@ -84,8 +92,16 @@ def replicate(
 
 
 class _Replication:
-    def __init__(self, source: ObjectStore, target: ObjectStore, record: CommitRecord, source_site: str, target_site: str,
-                 clock: Clock, threads: int) -> None:
+    def __init__(
+        self,
+        source: ObjectStore,
+        target: ObjectStore,
+        record: CommitRecord,
+        source_site: str,
+        target_site: str,
+        clock: Clock,
+        threads: int,
+    ) -> None:
         self._source, self._target, self._record = source, target, record
         self._source_site, self._target_site = source_site, target_site
         self._clock, self._threads = clock, threads
@@ -122,10 +138,12 @@ class _Replication:
         if forks[-1].forked_from == self._record.snapshot_id or self._source_descends(newest):
             return
         raise StaleSource(
-            "the target is in a newer epoch, and this snapshot is not in its ancestry", where=f"{self._target.name}: {self._root}",
+            "the target is in a newer epoch, and this snapshot is not in its ancestry",
+            where=f"{self._target.name}: {self._root}",
             expected=f"a snapshot of epoch {newest} or one it descends from",
             found=f"snapshot {self._record.snapshot_id} of epoch {self._record.epoch} from {self._source_site}",
-            fix="Replicate from the active site; `holdfast authority show` names it")
+            fix="Replicate from the active site; `holdfast authority show` names it",
+        )
 
     def _source_descends(self, newest: int) -> bool:
         """Whether the source knows the newest epoch and has this snapshot in its ancestry."""
@@ -141,25 +159,42 @@ class _Replication:
             other = there.get(fork.epoch)
             if other is None:
                 key = fork_key(self._root, fork.epoch)
-                other = EpochFork.model_validate_json(create_or_read(self._target, key, fork.to_json(), content_type="application/json"))
-            if (other.plan_id, other.forked_from, other.parent_epoch) != (fork.plan_id, fork.forked_from, fork.parent_epoch):
+                other = EpochFork.model_validate_json(
+                    create_or_read(self._target, key, fork.to_json(), content_type="application/json")
+                )
+            if (other.plan_id, other.forked_from, other.parent_epoch) != (
+                fork.plan_id,
+                fork.forked_from,
+                fork.parent_epoch,
+            ):
                 raise ForkConflict(
-                    "source and target tell differently where an epoch began", where=f"{self._root}, epoch {fork.epoch}",
+                    "source and target tell differently where an epoch began",
+                    where=f"{self._root}, epoch {fork.epoch}",
                     expected=f"plan {fork.plan_id}, forked from {fork.forked_from} (at {self._source_site})",
                     found=f"plan {other.plan_id}, forked from {other.forked_from} (at {self._target_site})",
-                    fix="Find out which plan committed this epoch with `holdfast authority show`; the other fork record is wrong")
+                    fix="`holdfast authority show` names the plan that committed it; the other fork record is wrong",
+                )
 
     def _already_there(self, started: float) -> ReplicationReport:
         receipt = read_receipt(self._target, self._record.dataset, self._record.snapshot_id, self._target_site)
         return ReplicationReport(
-            snapshot_id=self._record.snapshot_id, copied_objects=0, copied_bytes=0, skipped_objects=self._record.object_count,
-            verified_objects=0, seconds=self._clock.monotonic() - started, receipt_key=receipt.key if receipt else None,
-            already_there=True)
+            snapshot_id=self._record.snapshot_id,
+            copied_objects=0,
+            copied_bytes=0,
+            skipped_objects=self._record.object_count,
+            verified_objects=0,
+            seconds=self._clock.monotonic() - started,
+            receipt_key=receipt.key if receipt else None,
+            already_there=True,
+        )
 
-    def _bring(self, manifest: Manifest, listed: dict[str, ObjectInfo], progress: Callable[[Progress], None]) -> list[Landed]:
+    def _bring(
+        self, manifest: Manifest, listed: dict[str, ObjectInfo], progress: Callable[[Progress], None]
+    ) -> list[Landed]:
         placed = locate(self._source, self._record, manifest)
-        copier = ObjectCopier(self._source, self._target, self._record, placed=placed, base=self._base(), listed=listed,
-                              clock=self._clock)
+        copier = ObjectCopier(
+            self._source, self._target, self._record, placed=placed, base=self._base(), listed=listed, clock=self._clock
+        )
         landed: list[Landed] = []
         done_bytes = 0
         for one in in_threads(copier.bring, manifest.entries(), threads=self._threads, name="holdfast-replicate"):
@@ -201,17 +236,32 @@ class _Replication:
 
     def _receipt(self, manifest: Manifest, landed: list[Landed]) -> str:
         read_back = [one for one in landed if one.how != "carried"]
-        return write_receipt(self._target, Receipt(
-            subject=self._record.dataset, item=self._record.snapshot_id, manifest_digest=manifest.digest,
-            site=self._target_site, source_site=self._source_site, object_count=manifest.object_count,
-            size_bytes=manifest.size_bytes, read_back_objects=len(read_back),
-            read_back_bytes=sum(one.entry.size_bytes for one in read_back), carried_objects=len(landed) - len(read_back),
-            verified_at=self._clock.now()))
+        return write_receipt(
+            self._target,
+            Receipt(
+                subject=self._record.dataset,
+                item=self._record.snapshot_id,
+                manifest_digest=manifest.digest,
+                site=self._target_site,
+                source_site=self._source_site,
+                object_count=manifest.object_count,
+                size_bytes=manifest.size_bytes,
+                read_back_objects=len(read_back),
+                read_back_bytes=sum(one.entry.size_bytes for one in read_back),
+                carried_objects=len(landed) - len(read_back),
+                verified_at=self._clock.now(),
+            ),
+        )
 
     def _report(self, landed: list[Landed], started: float, receipt_key: str) -> ReplicationReport:
         copied = [one for one in landed if one.how == "copied"]
         carried = sum(1 for one in landed if one.how == "carried")
         return ReplicationReport(
-            snapshot_id=self._record.snapshot_id, copied_objects=len(copied),
-            copied_bytes=sum(one.entry.size_bytes for one in copied), skipped_objects=carried,
-            verified_objects=len(landed) - carried, seconds=self._clock.monotonic() - started, receipt_key=receipt_key)
+            snapshot_id=self._record.snapshot_id,
+            copied_objects=len(copied),
+            copied_bytes=sum(one.entry.size_bytes for one in copied),
+            skipped_objects=carried,
+            verified_objects=len(landed) - carried,
+            seconds=self._clock.monotonic() - started,
+            receipt_key=receipt_key,
+        )

@@ -53,8 +53,12 @@ def residency_for(topology: Topology, dataset: str) -> Residency | None:
         if any(service.model == dataset for service in topology.services.values()):
             return None
         known = {*topology.datasets, *(job.model for job in topology.training.values())}
-        raise UnknownName("neither a dataset nor a model of the topology", where=str(topology.path),
-                          expected=f"one of {', '.join(sorted(known)) or '(none defined)'}", found=repr(dataset))
+        raise UnknownName(
+            "neither a dataset nor a model of the topology",
+            where=str(topology.path),
+            expected=f"one of {', '.join(sorted(known)) or '(none defined)'}",
+            found=repr(dataset),
+        )
     bound = [found for found in classes if found is not None]
     if not bound:
         return None
@@ -71,7 +75,9 @@ def check_hop(dataset: str, residency: Residency | None, target: str, sites: Map
     jurisdiction = site.jurisdiction if site is not None else None
     if jurisdiction not in residency.jurisdictions:
         raise ResidencyRefused(
-            "the data may not lie in this site's jurisdiction; nothing was copied", where=f"{dataset} → {target}",
+            "the data may not lie in this site's jurisdiction; nothing was copied",
+            where=f"{dataset} → {target}",
             expected=f"one of {', '.join(residency.jurisdictions) or '(no jurisdiction at all)'}",
             found=jurisdiction or "a site the topology does not have",
-            fix="Choose another target, or have the dataset's residency class changed by who answers for it")
+            fix="Choose another target, or have the dataset's residency class changed by who answers for it",
+        )

@@ -43,9 +43,14 @@ def _note_leftovers(store: ObjectStore, record: CommitRecord, site: str) -> None
         place = opened.placed[path]
         own = folder + path
         other = listed.get(own) if place.key != own else None
-        rows.append(replace(
-            place, other_version=other.version.version if other else None, other_e_tag=other.version.e_tag if other else None,
-            other_modified_at=other.modified_at if other else None))
+        rows.append(
+            replace(
+                place,
+                other_version=other.version.version if other else None,
+                other_e_tag=other.version.e_tag if other else None,
+                other_modified_at=other.modified_at if other else None,
+            )
+        )
     members = set(opened.manifest.paths)
     for key, info in listed.items():
         path = key.removeprefix(folder)

@@ -28,8 +28,12 @@ class RecordKey:
 def check_name(dataset: str) -> str:
     """The dataset's name if it can stand in a key. Raises ConfigError."""
     if not _NAME.match(dataset) or ".." in dataset:
-        raise ConfigError("a dataset's name cannot stand in a key", where="dataset",
-                          expected="lower-case letters, digits, `-`, `_` and `.`", found=repr(dataset))
+        raise ConfigError(
+            "a dataset's name cannot stand in a key",
+            where="dataset",
+            expected="lower-case letters, digits, `-`, `_` and `.`",
+            found=repr(dataset),
+        )
     return dataset
 
 

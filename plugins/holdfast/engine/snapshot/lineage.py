@@ -32,7 +32,9 @@ class EpochFork(Document):
     subject: str = Field(description="The dataset, model or run.")
     epoch: int = Field(ge=1)
     parent_epoch: int | None = Field(description="The epoch it forked from; none: it began with nothing.")
-    forked_from: str | None = Field(description="Snapshot id or checkpoint manifest digest; none: it began with nothing.")
+    forked_from: str | None = Field(
+        description="Snapshot id or checkpoint manifest digest; none: it began with nothing."
+    )
     site: str
     plan_id: str | None
     holder: str
@@ -46,12 +48,31 @@ def fork_key(root: str, epoch: int) -> str:
 
 
 def new_fork(
-    subject: str, *, epoch: int, parent_epoch: int | None, forked_from: str | None, site: str, plan_id: str | None,
-    holder: str, reason: str, created_at: datetime, write_id: str | None = None,
+    subject: str,
+    *,
+    epoch: int,
+    parent_epoch: int | None,
+    forked_from: str | None,
+    site: str,
+    plan_id: str | None,
+    holder: str,
+    reason: str,
+    created_at: datetime,
+    write_id: str | None = None,
 ) -> EpochFork:
     """An `EpochFork` with a fresh write id unless one is given."""
-    return EpochFork(subject=subject, epoch=epoch, parent_epoch=parent_epoch, forked_from=forked_from, site=site,
-                     plan_id=plan_id, holder=holder, reason=reason, created_at=created_at, write_id=write_id or uuid4().hex)
+    return EpochFork(
+        subject=subject,
+        epoch=epoch,
+        parent_epoch=parent_epoch,
+        forked_from=forked_from,
+        site=site,
+        plan_id=plan_id,
+        holder=holder,
+        reason=reason,
+        created_at=created_at,
+        write_id=write_id or uuid4().hex,
+    )
 
 
 def write_fork(store: ObjectStore, root: str, fork: EpochFork) -> EpochFork:
@@ -72,9 +93,11 @@ def write_fork(store: ObjectStore, root: str, fork: EpochFork) -> EpochFork:
     if there.write_id == fork.write_id or (there.plan_id is not None and there.plan_id == fork.plan_id):
         return there
     raise ForkConflict(
-        "another plan already wrote where this epoch forked from", where=f"{store.name}: {key}",
-        expected=f"plan {fork.plan_id}", found=f"plan {there.plan_id} by {there.holder}, forked from {there.forked_from}",
-        fix="Look at the group's committed epoch with `holdfast authority show`; only the plan that committed it goes on",
+        "another plan already wrote where this epoch forked from",
+        where=f"{store.name}: {key}",
+        expected=f"plan {fork.plan_id}",
+        found=f"plan {there.plan_id} by {there.holder}, forked from {there.forked_from}",
+        fix="`holdfast authority show` names the plan that committed this epoch; only that one goes on",
     )
 
 
@@ -103,13 +126,17 @@ def require_fork(store: ObjectStore, root: str, epoch: int) -> EpochFork | None:
     if fork is None:
         raise EpochUnknownHere(
             "this bucket does not know where the epoch forked from, so nothing in it may be selected",
-            where=f"{store.name}: {root}", expected=f"the fork record {fork_key(root, epoch)}", found="nothing",
-            fix="Run the plan's promote step for this site, or replicate from the active site, which copies fork records first",
+            where=f"{store.name}: {root}",
+            expected=f"the fork record {fork_key(root, epoch)}",
+            found="nothing",
+            fix="Run the plan's promote step for this site, or replicate from the active site: forks go first",
         )
     return fork
 
 
-def ancestry(item_id: str | None, load: Callable[[str], _Item | None], parent: Callable[[_Item], str | None]) -> Iterator[_Item]:
+def ancestry(
+    item_id: str | None, load: Callable[[str], _Item | None], parent: Callable[[_Item], str | None]
+) -> Iterator[_Item]:
     """An item and its ancestors by parent links, newest first, as far as they are here."""
     seen: set[str] = set()
     while item_id is not None and item_id not in seen:
@@ -125,11 +152,19 @@ def _parse(store: ObjectStore, key: str, data: bytes) -> EpochFork:
     try:
         fork = EpochFork.model_validate_json(data)
     except ValidationError as error:
-        raise CommitRecordDamaged("the fork record cannot be read", where=f"{store.name}: {key}",
-                                  expected="a holdfast.fork/1 document", found=f"{error.error_count()} errors in it",
-                                  fix="Copy the same key from another site of the group; its bytes are equal everywhere") from None
+        raise CommitRecordDamaged(
+            "the fork record cannot be read",
+            where=f"{store.name}: {key}",
+            expected="a holdfast.fork/1 document",
+            found=f"{error.error_count()} errors in it",
+            fix="Copy the same key from another site of the group; its bytes are equal everywhere",
+        ) from None
     if not key.endswith(f"/{fork.epoch:06d}.json"):
-        raise CommitRecordDamaged("the fork record names another epoch than its key", where=f"{store.name}: {key}",
-                                  expected=key.rsplit("/", 1)[1], found=f"epoch {fork.epoch}",
-                                  fix="Copy the same key from another site of the group")
+        raise CommitRecordDamaged(
+            "the fork record names another epoch than its key",
+            where=f"{store.name}: {key}",
+            expected=key.rsplit("/", 1)[1],
+            found=f"epoch {fork.epoch}",
+            fix="Copy the same key from another site of the group",
+        )
     return fork

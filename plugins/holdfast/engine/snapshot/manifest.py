@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -52,7 +53,7 @@ class Manifest:
     def build(cls, entries: Iterable[ManifestEntry]) -> Manifest:
         """A manifest of these entries. Raises ValueError for a repeated path."""
         ordered = sorted(entries, key=lambda entry: entry.path)
-        for left, right in zip(ordered, ordered[1:], strict=False):
+        for left, right in itertools.pairwise(ordered):
             if left.path == right.path:
                 raise ValueError(f"the path {left.path!r} stands twice")
         columns = {name: [getattr(entry, name) for entry in ordered] for name in SCHEMA.names}
@@ -73,8 +74,13 @@ class Manifest:
         """
         found = digest_of(data)
         if found != digest:
-            raise ManifestDamaged("the manifest is not the one that was committed", where=where, expected=digest,
-                                  found=found, fix="Copy it from another site; its bytes are equal everywhere")
+            raise ManifestDamaged(
+                "the manifest is not the one that was committed",
+                where=where,
+                expected=digest,
+                found=found,
+                fix="Copy it from another site; its bytes are equal everywhere",
+            )
         return cls(read_table(data, SCHEMA, where), data)
 
     @cached_property
@@ -100,8 +106,12 @@ class Manifest:
         """One object's entry. Raises NotInSnapshot."""
         index = pc.index(self.table["path"], value=path).as_py()
         if index < 0:
-            raise NotInSnapshot("the snapshot has no such object", where=path,
-                                expected=f"one of its {self.object_count} paths", found=repr(path))
+            raise NotInSnapshot(
+                "the snapshot has no such object",
+                where=path,
+                expected=f"one of its {self.object_count} paths",
+                found=repr(path),
+            )
         return ManifestEntry(**self.table.slice(index, 1).to_pylist()[0])
 
 
@@ -164,11 +174,19 @@ def read_table(data: bytes, schema: pa.Schema, where: str) -> pa.Table:
     try:
         table = pq.read_table(pa.BufferReader(data))
     except (pa.ArrowException, OSError) as error:
-        raise ManifestDamaged("the table cannot be read", where=where, expected=f"Parquet of format {expected}",
-                              found=str(error).splitlines()[0]) from None
+        raise ManifestDamaged(
+            "the table cannot be read",
+            where=where,
+            expected=f"Parquet of format {expected}",
+            found=str(error).splitlines()[0],
+        ) from None
     found = (table.schema.metadata or {}).get(b"format", b"").decode()
     if found != expected or table.schema.names != schema.names:
-        raise ManifestDamaged("the table is of another format", where=where, expected=f"{expected} with {schema.names}",
-                              found=f"{found or 'no format'} with {table.schema.names}",
-                              fix="Use a version of Holdfast that knows this format")
+        raise ManifestDamaged(
+            "the table is of another format",
+            where=where,
+            expected=f"{expected} with {schema.names}",
+            found=f"{found or 'no format'} with {table.schema.names}",
+            fix="Use a version of Holdfast that knows this format",
+        )
     return table.cast(schema)

@@ -72,7 +72,7 @@ class Placed:
 
 
 def same_version(left: ObjectVersion, right: ObjectVersion) -> bool:
-    """Whether both name one state of an object. A listing may lack what a read has, so ETags decide where both have one."""
+    """Whether both name one state of an object. A listing may lack the version: ETags decide where both have one."""
     if left.e_tag is not None and right.e_tag is not None:
         return left.e_tag == right.e_tag
     return left.version is not None and left.version == right.version
@@ -85,8 +85,13 @@ def _same(info: ObjectInfo, version: str | None, e_tag: str | None, modified_at:
 def placed_at(info: ObjectInfo, path: str, digest: str, other: ObjectInfo | None = None) -> Placed:
     """An object as it lies at a key, with what lies at its own key instead."""
     return Placed(
-        path=path, key=info.key, digest=digest, size_bytes=info.size_bytes, version=info.version.version,
-        e_tag=info.version.e_tag, modified_at=info.modified_at,
+        path=path,
+        key=info.key,
+        digest=digest,
+        size_bytes=info.size_bytes,
+        version=info.version.version,
+        e_tag=info.version.e_tag,
+        modified_at=info.modified_at,
         other_version=other.version.version if other else None,
         other_e_tag=other.version.e_tag if other else None,
         other_modified_at=other.modified_at if other else None,
@@ -95,8 +100,13 @@ def placed_at(info: ObjectInfo, path: str, digest: str, other: ObjectInfo | None
 
 def leftover(info: ObjectInfo, path: str) -> Placed:
     """Something at a path's own key that is not in the snapshot."""
-    return Placed(path=path, key=None, other_version=info.version.version, other_e_tag=info.version.e_tag,
-                  other_modified_at=info.modified_at)
+    return Placed(
+        path=path,
+        key=None,
+        other_version=info.version.version,
+        other_e_tag=info.version.e_tag,
+        other_modified_at=info.modified_at,
+    )
 
 
 def replica_metadata(snapshot_id: str, path: str) -> dict[str, str]:
@@ -123,8 +133,14 @@ def locate(store: ObjectStore, record: CommitRecord, manifest: Manifest) -> dict
         table = read_table(store.get(info.key), SCHEMA, f"{store.name}: {info.key}")
         return {row["path"]: Placed(**row) for row in table.to_pylist()}
     return {
-        entry.path: Placed(path=entry.path, key=keys.object_key(record.path, entry.path), digest=entry.digest,
-                           size_bytes=entry.size_bytes, version=entry.version, e_tag=entry.e_tag,
-                           modified_at=entry.modified_at)
+        entry.path: Placed(
+            path=entry.path,
+            key=keys.object_key(record.path, entry.path),
+            digest=entry.digest,
+            size_bytes=entry.size_bytes,
+            version=entry.version,
+            e_tag=entry.e_tag,
+            modified_at=entry.modified_at,
+        )
         for entry in manifest.entries()
     }

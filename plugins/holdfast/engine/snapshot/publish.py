@@ -25,8 +25,15 @@ _CHUNK_BYTES = 4 * 1024 * 1024
 
 
 def publish(
-    store: ObjectStore, taken: TakenSnapshot, *, epoch: int, site: str, parent: str | None, clock: Clock,
-    write_id: str | None = None, labels: Mapping[str, str] | None = None,
+    store: ObjectStore,
+    taken: TakenSnapshot,
+    *,
+    epoch: int,
+    site: str,
+    parent: str | None,
+    clock: Clock,
+    write_id: str | None = None,
+    labels: Mapping[str, str] | None = None,
 ) -> CommitRecord:
     """Make a taken snapshot exist.
 
@@ -49,9 +56,17 @@ def publish(
         return earlier
     _require_epoch(store, taken, found, epoch, site, write_id, clock)
     record = CommitRecord.seal(
-        dataset=taken.dataset, epoch=epoch, parent=parent, write_id=write_id, manifest_digest=taken.manifest.digest,
-        object_count=taken.object_count, size_bytes=taken.size_bytes, taken_at=taken.taken_at,
-        committed_at=commit_time(max(clock.now(), taken.taken_at), _parent_key(store, taken.dataset, found, parent)), site=site, path=taken.path,
+        dataset=taken.dataset,
+        epoch=epoch,
+        parent=parent,
+        write_id=write_id,
+        manifest_digest=taken.manifest.digest,
+        object_count=taken.object_count,
+        size_bytes=taken.size_bytes,
+        taken_at=taken.taken_at,
+        committed_at=commit_time(max(clock.now(), taken.taken_at), _parent_key(store, taken.dataset, found, parent)),
+        site=site,
+        path=taken.path,
         labels=dict(labels or {}),
     )
     put_manifest(store, record, taken.manifest.data)
@@ -61,8 +76,16 @@ def publish(
 
 
 def take_and_publish(
-    store: ObjectStore, *, dataset: str, path: str, epoch: int, site: str, clock: Clock, threads: int = 8,
-    labels: Mapping[str, str] | None = None, write_id: str | None = None,
+    store: ObjectStore,
+    *,
+    dataset: str,
+    path: str,
+    epoch: int,
+    site: str,
+    clock: Clock,
+    threads: int = 8,
+    labels: Mapping[str, str] | None = None,
+    write_id: str | None = None,
 ) -> CommitRecord:
     """Take a dataset's next snapshot and publish it on top of the latest selectable one.
 
@@ -70,13 +93,29 @@ def take_and_publish(
     """
     previous = latest(store, dataset, epoch=epoch)
     taken = take(store, dataset=dataset, path=path, clock=clock, previous=previous, threads=threads)
-    return publish(store, taken, epoch=epoch, site=site, parent=previous.snapshot_id if previous else None, clock=clock,
-                   write_id=write_id, labels=labels)
+    return publish(
+        store,
+        taken,
+        epoch=epoch,
+        site=site,
+        parent=previous.snapshot_id if previous else None,
+        clock=clock,
+        write_id=write_id,
+        labels=labels,
+    )
 
 
 def put_snapshot(
-    store: ObjectStore, *, dataset: str, files: Mapping[str, bytes | Path], epoch: int, site: str,
-    labels: Mapping[str, str], clock: Clock, path: str | None = None, write_id: str | None = None,
+    store: ObjectStore,
+    *,
+    dataset: str,
+    files: Mapping[str, bytes | Path],
+    epoch: int,
+    site: str,
+    labels: Mapping[str, str],
+    clock: Clock,
+    path: str | None = None,
+    write_id: str | None = None,
 ) -> CommitRecord:
     """Write files into a new immutable folder and publish them: for models and other finished things.
 
@@ -92,7 +131,9 @@ def put_snapshot(
         ObjectDamaged: other bytes lie in the immutable folder.
     """
     if not files:
-        raise DatasetEmpty("a snapshot of no files", where=f"{store.name}: {dataset}", expected="at least one file", found="none")
+        raise DatasetEmpty(
+            "a snapshot of no files", where=f"{store.name}: {dataset}", expected="at least one file", found="none"
+        )
     digests = {name: _digest_file(content) for name, content in files.items()}
     folder = path or f"models/{keys.check_name(dataset)}/{digest_of(canonical(digests)).partition(':')[2][:32]}"
     previous = latest(store, dataset, epoch=epoch)
@@ -101,10 +142,24 @@ def put_snapshot(
     for name, content in sorted(files.items()):
         _put_file(store, keys.object_key(folder, name), content, digests[name])
     manifest = Manifest.build(_written(store, folder, digests))
-    taken = TakenSnapshot(dataset=dataset, path=folder, manifest=manifest, taken_at=clock.now(),
-                          hashed_objects=len(digests), hashed_bytes=manifest.size_bytes)
-    return publish(store, taken, epoch=epoch, site=site, parent=previous.snapshot_id if previous else None, clock=clock,
-                   write_id=write_id, labels=labels)
+    taken = TakenSnapshot(
+        dataset=dataset,
+        path=folder,
+        manifest=manifest,
+        taken_at=clock.now(),
+        hashed_objects=len(digests),
+        hashed_bytes=manifest.size_bytes,
+    )
+    return publish(
+        store,
+        taken,
+        epoch=epoch,
+        site=site,
+        parent=previous.snapshot_id if previous else None,
+        clock=clock,
+        write_id=write_id,
+        labels=labels,
+    )
 
 
 def put_manifest(store: ObjectStore, record: CommitRecord, data: bytes) -> None:
@@ -112,9 +167,13 @@ def put_manifest(store: ObjectStore, record: CommitRecord, data: bytes) -> None:
     key = keys.manifest_key(record.dataset, record.snapshot_id)
     there = create_or_read(store, key, data, content_type="application/vnd.apache.parquet")
     if digest_of(there) != record.manifest_digest:
-        raise SnapshotError("other bytes lie where this snapshot's manifest belongs", where=f"{store.name}: {key}",
-                            expected=record.manifest_digest, found=digest_of(there),
-                            fix="Remove that object by hand if no commit record names it, then run again")
+        raise SnapshotError(
+            "other bytes lie where this snapshot's manifest belongs",
+            where=f"{store.name}: {key}",
+            expected=record.manifest_digest,
+            found=digest_of(there),
+            fix="Remove that object by hand if no commit record names it, then run again",
+        )
 
 
 def commit(store: ObjectStore, record: CommitRecord) -> CommitRecord:
@@ -139,8 +198,13 @@ def _put_file(store: ObjectStore, key: str, content: bytes | Path, digest: str) 
             store.put(key, _chunks(content), mode=OVERWRITE)
         found = hash_stream(store.open(key)).digest
     if found != digest:
-        raise ObjectDamaged("other bytes lie in an immutable folder", where=f"{store.name}: {key}", expected=digest,
-                            found=found, fix="Have the store checked; nothing may write there but Holdfast")
+        raise ObjectDamaged(
+            "other bytes lie in an immutable folder",
+            where=f"{store.name}: {key}",
+            expected=digest,
+            found=found,
+            fix="Have the store checked; nothing may write there but Holdfast",
+        )
 
 
 def _written(store: ObjectStore, folder: str, digests: Mapping[str, str]) -> Iterator[ManifestEntry]:
@@ -148,16 +212,21 @@ def _written(store: ObjectStore, folder: str, digests: Mapping[str, str]) -> Ite
     prefix = keys.data_folder(folder) + "/"
     listed = {info.key.removeprefix(prefix): info for info in store.list(prefix)}
     if missing := sorted(digests.keys() - listed.keys()):
-        raise ObjectDamaged("files that were just written are not in the folder", where=f"{store.name}: {prefix}",
-                            expected=", ".join(sorted(digests)), found=f"{', '.join(missing)} missing",
-                            fix="Try again; if it stays so, something else removes files here")
+        raise ObjectDamaged(
+            "files that were just written are not in the folder",
+            where=f"{store.name}: {prefix}",
+            expected=", ".join(sorted(digests)),
+            found=f"{', '.join(missing)} missing",
+            fix="Try again; if it stays so, something else removes files here",
+        )
     for name, digest in digests.items():
         info = listed[name]
         yield ManifestEntry(name, info.size_bytes, digest, info.version.version, info.version.e_tag, info.modified_at)
 
 
-def _own_commit(store: ObjectStore, taken: TakenSnapshot, found: list[keys.RecordKey], epoch: int,
-                write_id: str) -> CommitRecord | None:
+def _own_commit(
+    store: ObjectStore, taken: TakenSnapshot, found: list[keys.RecordKey], epoch: int, write_id: str
+) -> CommitRecord | None:
     """The record an earlier call with this write id made."""
     for key in reversed(found):
         if key.committed_at < taken.taken_at:
@@ -169,31 +238,60 @@ def _own_commit(store: ObjectStore, taken: TakenSnapshot, found: list[keys.Recor
     return None
 
 
-def _require_epoch(store: ObjectStore, taken: TakenSnapshot, found: list[keys.RecordKey], epoch: int, site: str,
-                   write_id: str, clock: Clock) -> None:
+def _require_epoch(
+    store: ObjectStore,
+    taken: TakenSnapshot,
+    found: list[keys.RecordKey],
+    epoch: int,
+    site: str,
+    write_id: str,
+    clock: Clock,
+) -> None:
     root = keys.root(taken.dataset)
     if epoch <= 1 or read_fork(store, root, epoch) is not None:
         return
     if found:
         raise EpochUnknownHere(
             "the dataset has snapshots here, but this bucket does not know where the epoch forked from",
-            where=f"{store.name}: {root}", expected=f"a fork record of epoch {epoch}", found=f"{len(found)} snapshots",
-            fix="Run the plan's promote step for this site first")
+            where=f"{store.name}: {root}",
+            expected=f"a fork record of epoch {epoch}",
+            found=f"{len(found)} snapshots",
+            fix="Run the plan's promote step for this site first",
+        )
     # A dataset that begins in a later epoch begins with nothing.
-    write_fork(store, root, new_fork(taken.dataset, epoch=epoch, parent_epoch=None, forked_from=None, site=site, plan_id=None,
-                                     holder=site, reason="the dataset's first snapshot", created_at=clock.now(),
-                                     write_id=write_id))
+    write_fork(
+        store,
+        root,
+        new_fork(
+            taken.dataset,
+            epoch=epoch,
+            parent_epoch=None,
+            forked_from=None,
+            site=site,
+            plan_id=None,
+            holder=site,
+            reason="the dataset's first snapshot",
+            created_at=clock.now(),
+            write_id=write_id,
+        ),
+    )
 
 
-def _parent_key(store: ObjectStore, dataset: str, found: list[keys.RecordKey], parent: str | None) -> keys.RecordKey | None:
+def _parent_key(
+    store: ObjectStore, dataset: str, found: list[keys.RecordKey], parent: str | None
+) -> keys.RecordKey | None:
     if parent is None:
         return None
     for key in found:
         if key.snapshot_id == parent:
             return key
-    raise UnknownParent("the parent is not committed here", where=f"{store.name}: {keys.root(dataset)}",
-                        expected=f"a commit record of {parent}", found=f"{len(found)} others",
-                        fix="Take the snapshot again on top of what `latest` gives")
+    raise UnknownParent(
+        "the parent is not committed here",
+        where=f"{store.name}: {keys.root(dataset)}",
+        expected=f"a commit record of {parent}",
+        found=f"{len(found)} others",
+        fix="Take the snapshot again on top of what `latest` gives",
+    )
 
 
 def _digest_file(content: bytes | Path) -> str:

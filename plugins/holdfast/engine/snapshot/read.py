@@ -49,14 +49,20 @@ class OpenSnapshot:
             now = self.store.head(key)
             if now.version != place.object_version:
                 raise self._overwritten(entry, key, found)
-        raise ObjectDamaged("the object's bytes are not the snapshot's", where=f"{self.store.name}: {key}",
-                            expected=entry.digest, found=found,
-                            fix="Read it at another site that has this snapshot, and have this store checked")
+        raise ObjectDamaged(
+            "the object's bytes are not the snapshot's",
+            where=f"{self.store.name}: {key}",
+            expected=entry.digest,
+            found=found,
+            fix="Read it at another site that has this snapshot, and have this store checked",
+        )
 
     def _overwritten(self, entry: ManifestEntry, key: str, found: str) -> ObjectOverwritten:
         return ObjectOverwritten(
-            "the object was overwritten or removed after the snapshot was taken", where=f"{self.store.name}: {key}",
-            expected=entry.digest, found=found,
+            "the object was overwritten or removed after the snapshot was taken",
+            where=f"{self.store.name}: {key}",
+            expected=entry.digest,
+            found=found,
             fix="Use a newer snapshot, or read this one at a site that has a replica of it",
         )
 
@@ -68,8 +74,13 @@ def load_manifest(store: ObjectStore, record: CommitRecord) -> Manifest:
     try:
         data = store.get(key)
     except ObjectNotFound:
-        raise ManifestDamaged("a committed snapshot has no manifest", where=where, expected=record.manifest_digest,
-                              found="nothing", fix="Copy it from another site; its bytes are equal everywhere") from None
+        raise ManifestDamaged(
+            "a committed snapshot has no manifest",
+            where=where,
+            expected=record.manifest_digest,
+            found="nothing",
+            fix="Copy it from another site; its bytes are equal everywhere",
+        ) from None
     return Manifest.from_bytes(data, digest=record.manifest_digest, where=where)
 
 
@@ -103,9 +114,18 @@ def open_table(store: ObjectStore, record: CommitRecord) -> pa.Table:
         try:
             parts.append(pq.read_table(pa.BufferReader(data)))
         except (pa.ArrowException, OSError) as error:
-            raise ObjectDamaged("the object is no Parquet", where=f"{store.name}: {path}", expected="Parquet",
-                                found=str(error).splitlines()[0], fix="Correct the dataset at its origin") from None
+            raise ObjectDamaged(
+                "the object is no Parquet",
+                where=f"{store.name}: {path}",
+                expected="Parquet",
+                found=str(error).splitlines()[0],
+                fix="Correct the dataset at its origin",
+            ) from None
     if not parts:
-        raise NotInSnapshot("the snapshot has no Parquet object", where=f"{store.name}: {record.dataset} {record.snapshot_id}",
-                            expected="paths that end in .parquet", found=f"{opened.manifest.object_count} others")
+        raise NotInSnapshot(
+            "the snapshot has no Parquet object",
+            where=f"{store.name}: {record.dataset} {record.snapshot_id}",
+            expected="paths that end in .parquet",
+            found=f"{opened.manifest.object_count} others",
+        )
     return pa.concat_tables(parts, promote_options="default")

@@ -53,6 +53,10 @@ def read_receipt(store: ObjectStore, subject: str, item: str, site: str) -> Rece
     try:
         return Receipt.model_validate_json(data)
     except ValidationError as error:
-        raise CommitRecordDamaged("the receipt cannot be read", where=f"{store.name}: {key}",
-                                  expected="a holdfast.receipt/1 document", found=f"{error.error_count()} errors in it",
-                                  fix="Replicate the snapshot again") from None
+        raise CommitRecordDamaged(
+            "the receipt cannot be read",
+            where=f"{store.name}: {key}",
+            expected="a holdfast.receipt/1 document",
+            found=f"{error.error_count()} errors in it",
+            fix="Replicate the snapshot again",
+        ) from None

@@ -33,7 +33,7 @@ class CommitRecord(Document):
     committed_at: UtcTime = Field(description="At least a microsecond after the parent's.")
     site: str = Field(description="Where it was taken.")
     path: str = Field(description="Folder under `data/`.")
-    labels: dict[str, str] = {}
+    labels: dict[str, str] = Field(default_factory=dict)
 
     @classmethod
     def seal(cls, **fields: object) -> Self:
@@ -77,13 +77,21 @@ def parse_record(data: bytes, *, key: str, where: str) -> CommitRecord:
     try:
         record = CommitRecord.model_validate_json(data)
     except ValidationError as error:
-        raise CommitRecordDamaged("the commit record cannot be read", where=where,
-                                  expected="a holdfast.snapshot/1 document",
-                                  found=f"{error.error_count()} errors in {len(data)} bytes", fix=fix) from None
+        raise CommitRecordDamaged(
+            "the commit record cannot be read",
+            where=where,
+            expected="a holdfast.snapshot/1 document",
+            found=f"{error.error_count()} errors in {len(data)} bytes",
+            fix=fix,
+        ) from None
     if record.content_id() != record.snapshot_id or record.key != key:
-        raise CommitRecordDamaged("the commit record was changed after it was written", where=where,
-                                  expected=f"content that gives the id {record.snapshot_id}",
-                                  found=f"content that gives {record.content_id()}", fix=fix)
+        raise CommitRecordDamaged(
+            "the commit record was changed after it was written",
+            where=where,
+            expected=f"content that gives the id {record.snapshot_id}",
+            found=f"content that gives {record.content_id()}",
+            fix=fix,
+        )
     return record
 
 
@@ -167,12 +175,16 @@ def commit_time(now: datetime, parent: keys.RecordKey | None) -> datetime:
     return now if parent is None else max(now, parent.committed_at + timedelta(microseconds=1))
 
 
-def _fork_point(store: ObjectStore, dataset: str, found: list[keys.RecordKey], epoch: int, wanted: str) -> keys.RecordKey:
+def _fork_point(
+    store: ObjectStore, dataset: str, found: list[keys.RecordKey], epoch: int, wanted: str
+) -> keys.RecordKey:
     for key in found:
         if key.snapshot_id == wanted:
             return key
     raise EpochUnknownHere(
         "the snapshot this epoch forked from is not here, so no ancestry can be followed",
-        where=f"{store.name}: {keys.root(dataset)}", expected=f"the commit record of {wanted} (fork of epoch {epoch})",
-        found=f"{len(found)} other snapshots", fix="Replicate the dataset's newest snapshot to this site",
+        where=f"{store.name}: {keys.root(dataset)}",
+        expected=f"the commit record of {wanted} (fork of epoch {epoch})",
+        found=f"{len(found)} other snapshots",
+        fix="Replicate the dataset's newest snapshot to this site",
     )

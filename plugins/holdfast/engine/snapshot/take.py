@@ -52,7 +52,13 @@ class TakenSnapshot:
 
 
 def take(
-    store: ObjectStore, *, dataset: str, path: str, clock: Clock, previous: CommitRecord | None = None, threads: int = 8,
+    store: ObjectStore,
+    *,
+    dataset: str,
+    path: str,
+    clock: Clock,
+    previous: CommitRecord | None = None,
+    threads: int = 8,
     allow_empty: bool = False,
 ) -> TakenSnapshot:
     """Take a snapshot of everything under ``data/<path>/``.
@@ -74,8 +80,9 @@ def take(
 
 
 class _Take:
-    def __init__(self, store: ObjectStore, dataset: str, path: str, clock: Clock, previous: CommitRecord | None,
-                 threads: int) -> None:
+    def __init__(
+        self, store: ObjectStore, dataset: str, path: str, clock: Clock, previous: CommitRecord | None, threads: int
+    ) -> None:
         keys.check_name(dataset)
         self._store, self._dataset, self._path, self._clock, self._threads = store, dataset, path, clock, threads
         self._known: dict[str, Placed] = {}
@@ -95,9 +102,13 @@ class _Take:
             if not moved and _states(live_after) == _states(live):
                 return self._finish(chosen, live_after, taken_at, allow_empty)
             live, inside = live_after, inside_after
-        raise DatasetBusy("the dataset kept changing while it was read", where=f"{self._store.name}: data/{self._path}/",
-                          expected="one moment at which every object read still stood", found=f"changes in {ROUNDS} looks",
-                          fix="Take it when its writers are quiet, or write new objects instead of overwriting")
+        raise DatasetBusy(
+            "the dataset kept changing while it was read",
+            where=f"{self._store.name}: data/{self._path}/",
+            expected="one moment at which every object read still stood",
+            found=f"changes in {ROUNDS} looks",
+            fix="Take it when its writers are quiet, or write new objects instead of overwriting",
+        )
 
     def _list(self) -> tuple[dict[str, ObjectInfo], dict[str, ObjectInfo]]:
         """The objects at their own keys by path, and those under ``.versions/`` by key."""
@@ -137,8 +148,12 @@ class _Take:
                 chosen[path] = row
             elif known is not None and known.key in inside:
                 # At its own key lies some replica's object; the dataset's bytes still are under .versions/.
-                chosen[path] = replace(known, other_version=row.other_version, other_e_tag=row.other_e_tag,
-                                       other_modified_at=row.other_modified_at)
+                chosen[path] = replace(
+                    known,
+                    other_version=row.other_version,
+                    other_e_tag=row.other_e_tag,
+                    other_modified_at=row.other_modified_at,
+                )
         return chosen, len(fresh) < len(unknown)
 
     def _hash(self, unknown: Sequence[tuple[str, ObjectInfo]]) -> dict[str, Placed]:
@@ -167,27 +182,45 @@ class _Take:
                     return leftover(info, path)
                 # The listing's own facts, not the read's: their times have another precision on some stores.
                 return placed_at(info, path, hasher.digest)
-        raise BytesCorrupted("the object could not be read whole", where=f"{self._store.name}: {info.key}",
-                             expected=f"{info.size_bytes} bytes", found=f"{hasher.size_bytes} bytes in {ATTEMPTS} reads",
-                             fix="Try again; if it stays so, have the store checked")
+        raise BytesCorrupted(
+            "the object could not be read whole",
+            where=f"{self._store.name}: {info.key}",
+            expected=f"{info.size_bytes} bytes",
+            found=f"{hasher.size_bytes} bytes in {ATTEMPTS} reads",
+            fix="Try again; if it stays so, have the store checked",
+        )
 
     def _digest_before(self, path: str) -> str | None:
         known = self._known.get(path)
         return known.digest if known is not None else None
 
-    def _finish(self, chosen: dict[str, Placed], live: dict[str, ObjectInfo], taken_at: datetime,
-                allow_empty: bool) -> TakenSnapshot:
+    def _finish(
+        self, chosen: dict[str, Placed], live: dict[str, ObjectInfo], taken_at: datetime, allow_empty: bool
+    ) -> TakenSnapshot:
         if not chosen and not allow_empty:
-            found = f"{len(live)} objects that came with a replication, which `previous` does not have" if live else "none"
-            raise DatasetEmpty("the dataset has no objects", where=f"{self._store.name}: data/{self._path}/",
-                               expected="at least one object", found=found,
-                               fix="Correct the dataset's path, or allow an empty snapshot explicitly")
+            found = (
+                f"{len(live)} objects that came with a replication, which `previous` does not have" if live else "none"
+            )
+            raise DatasetEmpty(
+                "the dataset has no objects",
+                where=f"{self._store.name}: data/{self._path}/",
+                expected="at least one object",
+                found=found,
+                fix="Correct the dataset's path, or allow an empty snapshot explicitly",
+            )
         manifest = Manifest.build(_entry(row) for row in chosen.values())
         leftovers = [leftover(info, path) for path, info in live.items() if path not in chosen]
         displaced = any(row.key != keys.object_key(self._path, row.path) for row in chosen.values())
         placement = (*chosen.values(), *leftovers) if displaced or leftovers else ()
-        return TakenSnapshot(dataset=self._dataset, path=self._path, manifest=manifest, taken_at=taken_at,
-                             hashed_objects=self._count, hashed_bytes=self._bytes, placement=placement)
+        return TakenSnapshot(
+            dataset=self._dataset,
+            path=self._path,
+            manifest=manifest,
+            taken_at=taken_at,
+            hashed_objects=self._count,
+            hashed_bytes=self._bytes,
+            placement=placement,
+        )
 
 
 def _states(live: dict[str, ObjectInfo]) -> dict[str, tuple[object, ...]]:

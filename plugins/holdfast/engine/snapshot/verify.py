@@ -42,8 +42,9 @@ def verify(store: ObjectStore, record: CommitRecord, *, threads: int = 8) -> Ver
     listed = {info.key.removeprefix(folder) for info in store.list(folder)}
     named = set(opened.manifest.paths)
     extra = sorted(path for path in listed - named if not path.startswith(keys.VERSIONS + "/"))
-    checks = in_threads(lambda entry: _check(opened, entry), opened.manifest.entries(), threads=threads,
-                        name="holdfast-verify")
+    checks = in_threads(
+        lambda entry: _check(opened, entry), opened.manifest.entries(), threads=threads, name="holdfast-verify"
+    )
     results = sorted(checks)
     return VerifyReport(
         snapshot_id=record.snapshot_id,
