@@ -17,7 +17,7 @@ from holdfast.sandbox.ports import HOST
 
 #: Names the part a process is, and the sandbox it belongs to.
 PART_VARIABLE = "HOLDFAST_SANDBOX_PART"
-GCS_MODULE, AGENT_MODULE = "holdfast.sandbox.gcs.__main__", "holdfast.engine.agent.__main__"
+AGENT_MODULE = "holdfast.engine.agent.__main__"
 
 
 @dataclass(frozen=True)
@@ -116,9 +116,7 @@ def build_parts(
     """
     parts = []
     for site in world.sites:
-        store = _store(site, paths, ports)
-        if store is not None:
-            parts.append(store)
+        parts.append(_store(site, paths, ports))
         parts.append(
             _python(
                 f"proxy.{site.name}",
@@ -144,7 +142,7 @@ def _python(
     return Part(name, kind, site, (sys.executable, "-m", module, *arguments), ports[name], **more)
 
 
-def _store(site: SandboxSite, paths: Paths, ports: dict[str, int]) -> Part | None:
+def _store(site: SandboxSite, paths: Paths, ports: dict[str, int]) -> Part:
     name = f"store.{site.name}"
     port, data = ports[name], paths.data / site.name
     provision = {"kind": site.cloud, "bucket": site.bucket, "region": site.region, "project": GCP_PROJECT}
@@ -174,8 +172,6 @@ def _store(site: SandboxSite, paths: Paths, ports: dict[str, int]) -> Part | Non
             "--silent",
         )
         return Part(name, "store", site.name, argv, port, probe=f"/{ACCOUNT}", provision=provision, data=str(data))
-    if not installed(GCS_MODULE):
-        return None
     return _python(
         name,
         "store",
