@@ -107,7 +107,7 @@ class StepLog:
         return None
 
     def write(self, record: StepRecord) -> StepRecord:
-        """Create the record in every bucket that answers; at least one must. A failed step becomes an attempt.
+        """Create the record in every bucket; at least one must take it. A failed step becomes an attempt.
 
         Returns the record that counts: when another runner finished the step first, its record.
 
@@ -119,22 +119,19 @@ class StepLog:
             key = f"{self._folder}/attempts/{record.step}.{record.write_id}.json"
         data = record.model_dump_json().encode()
         writes = [self._pool.submit(_create, store, key, data) for store in self._stores]
-        silent, counting = [], None
+        silent = []
         for write in writes:
             try:
-                there = write.result()
+                # The first that took it counts. The others go on by themselves: one that hangs holds nobody up.
+                return StepRecord.model_validate_json(write.result())
             except ObjectStoreError as error:
                 silent.append(str(error))
-                continue
-            counting = counting or StepRecord.model_validate_json(there)
-        if counting is None:
-            raise RecordsUnavailable(
-                "no bucket took the step's record",
-                where=key,
-                found="; ".join(silent),
-                fix="Bring one of them back, then resume the plan: the step is idempotent",
-            )
-        return counting
+        raise RecordsUnavailable(
+            "no bucket took the step's record",
+            where=key,
+            found="; ".join(silent),
+            fix="Bring one of them back, then resume the plan: the step is idempotent",
+        )
 
 
 def _get(store: ObjectStore, key: str) -> bytes | None:
