@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from world import AZURE, GCP, CutStore, Switchboard
 
 from holdfast.engine.objectstore import memory_store
 from holdfast.engine.recovery import RecordsUnavailable, StepLog, StepRecord
+from world import AZURE, GCP, CutStore, Switchboard
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
