@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
 
 import pytest
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 COMMON = """
 import os, sys
@@ -39,7 +42,6 @@ def run(script: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
 
 
-@pytest.mark.skipif(not hasattr(sys, "getswitchinterval") or sys.platform == "win32", reason="needs fork")
 def test_a_store_made_before_the_fork_works_in_the_child_and_in_the_parent() -> None:
     assert run("print(in_child()); print(use().decode())").split() == ["worked", "worked"]
 

@@ -1,14 +1,12 @@
 """`ObjectStore` over an obstore store: what S3, GCS, Azure, a local folder and memory share.
 
 Only obstore's synchronous API is used: its asynchronous one aborts the interpreter at exit (pyo3-async-runtimes #40).
-obstore's runtime does not survive a fork; see `_Clients`.
+obstore's runtime does not survive a fork; see `Clients`.
 """
 
 from __future__ import annotations
 
 import itertools
-import os
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,10 +15,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import obstore
 
+from holdfast.engine.objectstore._clients import Clients
 from holdfast.engine.objectstore._translate import Call, is_unsatisfiable_range, translate
+from holdfast.engine.objectstore._values import lower_bound, read_condition, same, take, version_of
 from holdfast.engine.objectstore.credentials import WatchedCredentials
 from holdfast.engine.objectstore.errors import (
-    BucketNotFound,
     NotSupported,
     ObjectNotFound,
     ObjectStoreError,
@@ -42,7 +41,7 @@ from holdfast.engine.objectstore.interface import (
 )
 from holdfast.engine.objectstore.keys import check_key, check_metadata
 from holdfast.engine.objectstore.timeouts import RequestLimits, Timeouts
-from holdfast.errors import ConfigError, HoldfastError
+from holdfast.errors import HoldfastError
 
 if TYPE_CHECKING:
     from obstore import GetOptions, ObjectMeta
@@ -58,9 +57,6 @@ PARTS_IN_FLIGHT = 4
 #: After a proof that the bucket is there, a 404 of a HEAD is the object's for so long.
 _BUCKET_SEEN_SECONDS = 30.0
 
-_forked_from: int | None = None
-_first_use = threading.Lock()
-
 
 @dataclass(frozen=True, slots=True)
 class Traits:
@@ -72,57 +68,6 @@ class Traits:
     sorted_listing: bool = True
     #: A 404 of a HEAD does not say whether it is the object or the bucket.
     head_hides_bucket: bool = True
-
-
-class _Clients:
-    """obstore clients of one store, one per set of limits, made on first use.
-
-    obstore's Rust runtime is started by the first request of a process and is dead in a forked child, where every call
-    would hang for ever (seen by experiment). So nothing is made before the first call, and a child whose parent has
-    already made one is told so at once.
-    """
-
-    def __init__(self, build: Callable[[RequestLimits], Client]) -> None:
-        self._build = build
-        self._lock = threading.Lock()
-        self._made: dict[RequestLimits, Client] = {}
-
-    def get(self, limits: RequestLimits, where: str) -> Client:
-        _check_not_forked(where)
-        with self._lock:
-            if limits not in self._made:
-                self._made[limits] = self._make(limits, where)
-            return self._made[limits]
-
-    def _make(self, limits: RequestLimits, where: str) -> Client:
-        try:
-            return self._build(limits)
-        except BucketNotFound:
-            raise
-        except Exception as error:
-            line = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ConfigError(
-                "the store's client cannot be made",
-                where=where,
-                found=line[:300],
-                fix="Check the site in the topology and its connection",
-            ) from None
-
-
-def _check_not_forked(where: str) -> None:
-    global _forked_from
-    pid = os.getpid()
-    if _forked_from is None:
-        with _first_use:
-            _forked_from = _forked_from or pid
-    if _forked_from != pid:
-        raise ObjectStoreError(
-            "this process was forked from one that already used an object store",
-            where=where,
-            expected="the first use of any store after the fork",
-            found=f"used in process {_forked_from}",
-            fix="Start the process with spawn, or keep its parent away from object stores",
-        )
 
 
 class ObstoreStore:
@@ -153,7 +98,7 @@ class ObstoreStore:
         self._credentials = credentials
         self._prefix = f"{check_key(prefix.strip('/'), name)}/" if prefix.strip("/") else ""
         self._traits = traits
-        self._clients = _Clients(build)
+        self._clients = Clients(build)
         self._timeouts = timeouts
         self._monotonic = monotonic
         self._bucket_seen_at: float | None = None
@@ -180,7 +125,7 @@ class ObstoreStore:
     def _listed(self, wanted: str, after: str | None, call: Call) -> Iterator[ObjectInfo]:
         folder = wanted.rpartition("/")[0]
         stop_early = self._traits.sorted_listing and wanted.isascii()
-        pages = iter(self._run(call, lambda: self._list_stream(folder, _lower_bound(wanted, after))))
+        pages = iter(self._run(call, lambda: self._list_stream(folder, lower_bound(wanted, after))))
         while (page := self._run(call, lambda: next(pages, None))) is not None:
             for meta in page:
                 path = meta["path"]
@@ -233,7 +178,7 @@ class ObstoreStore:
         path = self._path(key)
         try:
             result, data = self._run(
-                call, lambda: self._window(path, start, first_end, _condition(if_match)), keep_range=True
+                call, lambda: self._window(path, start, first_end, read_condition(if_match)), keep_range=True
             )
         except _UnsatisfiableRange:
             return self._open_nothing(key, if_match)
@@ -273,7 +218,7 @@ class ObstoreStore:
             position += len(data)
             if position >= end:
                 return
-            fetch = partial(self._window, path, position, min(end, position + window_bytes), _condition(version))
+            fetch = partial(self._window, path, position, min(end, position + window_bytes), read_condition(version))
             _, data = self._run(call, fetch)
 
     def _window(self, path: str, start: int, end: int, condition: GetOptions) -> tuple[Any, bytes]:
@@ -284,7 +229,7 @@ class ObstoreStore:
     def _open_nothing(self, key: str, if_match: ObjectVersion | None) -> ObjectReader:
         """A read without a byte: of an empty object, or of a range beyond the end."""
         info = self.head(key)
-        if if_match is not None and not _same(info.version, if_match):
+        if if_match is not None and not same(info.version, if_match):
             raise PreconditionFailed(
                 "the object is not in the version named",
                 where=f"{self._name}: get {key}",
@@ -317,7 +262,7 @@ class ObstoreStore:
                 found=type(mode).__name__,
             )
         source = iter(data)
-        beginning = _take(source, PART_BYTES)
+        beginning = take(source, PART_BYTES)
         if sum(map(len, beginning)) < PART_BYTES:
             return self._put_whole(call, key, path, b"".join(beginning), mode, attributes)
         return self._put_streamed(call, path, itertools.chain(beginning, source), attributes)
@@ -335,7 +280,7 @@ class ObstoreStore:
             call,
             lambda: obstore.put(client, path, data, mode=condition, use_multipart=False, attributes=attributes or None),
         )
-        return _version(result)
+        return version_of(result)
 
     def _put_streamed(
         self, call: Call, path: str, source: Iterator[bytes], attributes: dict[str, str]
@@ -359,7 +304,7 @@ class ObstoreStore:
                 if chunks.error is not None:
                     raise chunks.error from None
                 raise
-        return _version(result)
+        return version_of(result)
 
     def _put_condition(self, call: Call, key: str, version: ObjectVersion) -> dict[str, str]:
         if not self._traits.capabilities.compare_and_swap:
@@ -448,48 +393,9 @@ class ObstoreStore:
             key=meta["path"][len(self._prefix) :],
             size_bytes=meta["size"],
             modified_at=meta["last_modified"],
-            version=_version(meta),
+            version=version_of(meta),
         )
 
 
 class _UnsatisfiableRange(Exception):
     """The object has no byte in the range."""
-
-
-def _take(source: Iterator[bytes], size_bytes: int) -> list[bytes]:
-    """Chunks from the source until they reach so many bytes or it ends."""
-    taken: list[bytes] = []
-    total = 0
-    while total < size_bytes and (chunk := next(source, None)) is not None:
-        taken.append(bytes(chunk))
-        total += len(chunk)
-    return taken
-
-
-def _lower_bound(wanted: str, after: str | None) -> str | None:
-    """A key below every wanted one, as near as can be said: where the listing may start."""
-    if after is not None and after >= wanted:
-        return after
-    if not wanted or wanted.endswith("/"):
-        return None
-    return wanted[:-1] + chr(ord(wanted[-1]) - 1) if wanted[-1].isascii() else None
-
-
-def _condition(version: ObjectVersion | None) -> GetOptions:
-    if version is None:
-        return {}
-    return {"if_match": version.e_tag} if version.e_tag is not None else {"version": version.version}
-
-
-def _same(one: ObjectVersion, other: ObjectVersion) -> bool:
-    if one.e_tag is not None and other.e_tag is not None:
-        return one.e_tag == other.e_tag
-    return one.version == other.version
-
-
-def _version(answer: Any) -> ObjectVersion:
-    """The version in an answer; Azure's listing gives ETags without their quotes, S3 calls no version ``null``."""
-    e_tag, version = answer.get("e_tag"), answer.get("version")
-    if e_tag is not None and not e_tag.endswith('"'):
-        e_tag = f'"{e_tag}"'
-    return ObjectVersion(e_tag=e_tag, version=None if version in (None, "", "null") else str(version))
