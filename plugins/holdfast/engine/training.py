@@ -136,9 +136,11 @@ class Training:
                   "model_digest": manifest.model_digest, "dataset_snapshot": self.data_record.snapshot_id}
         record = put_snapshot(self.store, dataset=self.job.model, files=files, epoch=manifest.epoch,
                               site=self.environment.site, labels=labels, clock=self.runtime.clock)
+        # A site that did not take the last checkpoint would only hold up the end of the job.
+        replicas = {site: self._replicate(record, site) if finished.replicated.get(site)
+                    else "left to replication: it did not take the last checkpoint in time" for site in self.standbys}
         self.checkpointer.note(published={"model": self.job.model, "snapshot_id": record.snapshot_id,
-                                          "model_digest": manifest.model_digest,
-                                          "replicas": {site: self._replicate(record, site) for site in self.standbys}})
+                                          "model_digest": manifest.model_digest, "replicas": replicas})
         return record
 
     def _replicate(self, record: CommitRecord, site: str) -> str:

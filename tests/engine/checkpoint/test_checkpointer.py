@@ -95,6 +95,17 @@ def test_a_resumed_run_gets_exactly_the_state_and_chains_to_it() -> None:
         assert again.finish(state_at(20)).manifest.parent == first.digest
 
 
+def test_a_finished_run_restarted_before_it_published_ends_at_once() -> None:
+    store = memory_store()
+    with checkpointer(store) as it:
+        train(it, 1, 10)
+        first = it.finish(state_at(10)).manifest
+    again = checkpointer(store)
+    assert again.resume() is not None
+    with again:
+        assert again.finish(state_at(10), save_seconds=0.0).manifest == first
+
+
 def test_another_environment_is_called_numerically_equivalent() -> None:
     store = memory_store()
     with checkpointer(store, fingerprint={"isa": "avx512"}) as it:

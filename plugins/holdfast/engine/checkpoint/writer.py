@@ -125,7 +125,7 @@ class CheckpointWriter:
             self._thread.join(seconds)
 
     def _has(self, step: int) -> bool:
-        return self.last is not None and self.last.step >= step and self._count > 0
+        return self.last is not None and self.last.step >= step
 
     def _run(self) -> None:
         while (capture := self._take()) is not None:
@@ -186,6 +186,8 @@ class CheckpointWriter:
     def _done(self, manifest: CheckpointManifest, blobs: Mapping[str, bytes], seconds: float) -> None:
         with self._condition:
             self.last = manifest
+            # Later checkpoints share blobs with this one, if with any.
+            self._intact = {reference.digest for reference in manifest.blobs.values()}
             self._count += 1
             self._save_seconds, self._error = seconds, None
             self._condition.notify_all()

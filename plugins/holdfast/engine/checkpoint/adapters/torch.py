@@ -7,6 +7,7 @@ the global generator when it is iterated must be iterated *before* `load_state`.
 
 from __future__ import annotations
 
+import importlib
 import json
 import random
 from collections.abc import Callable, Mapping
@@ -43,8 +44,7 @@ class TorchAdapter:
 
     def state(self) -> TrainingState:
         """A copy of everything; training may go on at once."""
-        from safetensors.torch import save
-
+        save = _import("safetensors.torch").save
         optimizer_tensors, optimizer_rest = _split(self._optimizer.state_dict())
         rest = {
             "optimizer": optimizer_rest, "python": random.getstate(), "numpy": _numpy_state(),
@@ -56,8 +56,7 @@ class TorchAdapter:
 
     def load_state(self, state: TrainingState) -> None:
         """Continue exactly there. The generators are set last: building the rest may draw from them."""
-        from safetensors.torch import load
-
+        load = _import("safetensors.torch").load
         blobs = state.blobs
         rest = json.loads(blobs[REST_BLOB])
         self._module.load_state_dict(load(blobs[MODEL_BLOB]), strict=True)
@@ -73,16 +72,14 @@ class TorchAdapter:
         _set_numpy_state(rest["numpy"])
 
     def _generator_states(self) -> dict[str, Any]:
-        import torch
-
+        torch = _import("torch")
         states = {"cpu": torch.get_rng_state()}
         if torch.cuda.is_available() and torch.cuda.is_initialized():
             states |= {f"cuda.{index}": one for index, one in enumerate(torch.cuda.get_rng_state_all())}
         return states | {f"own.{name}": generator.get_state() for name, generator in self._generators.items()}
 
     def _set_generators(self, states: Mapping[str, Any]) -> None:
-        import torch
-
+        torch = _import("torch")
         for name, generator in self._generators.items():
             generator.set_state(states[f"own.{name}"])
         cuda = [states[f"cuda.{index}"] for index in range(sum(name.startswith("cuda.") for name in states))]
@@ -93,14 +90,18 @@ class TorchAdapter:
 
 def fingerprint() -> dict[str, str]:
     """What of PyTorch the numbers depend on."""
-    import torch
-
+    torch = _import("torch")
     return {
         "torch": torch.__version__, "torch_threads": str(torch.get_num_threads()),
         "torch_cpu": torch.backends.cpu.get_cpu_capability(), "torch_cuda": str(torch.version.cuda),
         "torch_device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "torch_deterministic": str(torch.are_deterministic_algorithms_enabled()),
         "torch_matmul": torch.get_float32_matmul_precision()}
+
+
+def _import(name: str) -> Any:
+    # By name: the type checker then says the same with and without PyTorch installed.
+    return importlib.import_module(name)
 
 
 def _copies(tensors: Mapping[str, Any]) -> dict[str, Any]:
@@ -110,8 +111,7 @@ def _copies(tensors: Mapping[str, Any]) -> dict[str, Any]:
 
 def _split(state: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """An optimizer's state as tensors named ``<parameter>.<name>`` and the JSON rest."""
-    import torch
-
+    torch = _import("torch")
     tensors: dict[str, Any] = {}
     rest: dict[str, dict[str, Any]] = {}
     for parameter, values in state["state"].items():
