@@ -41,7 +41,7 @@ class SiteAgent:
         runtime: topology, connections and clock, with the addresses and credentials of this site.
         site: the site this runs at.
         service: the service to answer for; by default the only one with an endpoint here.
-        stores: per site its store; by default opened with the tight timeouts of the groups' detection.
+        stores: per site its store; by default opened with timeouts well below T_fence.
         epochs: makes the epoch store of a group; by default the ranked register over ``stores``.
         model_source: where the model comes from; by default this site's bucket.
         loaders: how models are loaded, by file name.
@@ -226,7 +226,9 @@ class SiteAgent:
         return self._leases[self._service_group].status()
 
     def _open_stores(self, sites: tuple[str, ...]) -> dict[str, ObjectStore]:
-        seconds = self._detection.timeout_seconds
+        # Looks have a tighter limit of their own; a slow answer still renews a lease and carries a heartbeat.
+        fences = [group.fencing.fence_seconds for group in self._groups.values()]
+        seconds = max(self._detection.timeout_seconds, min([*fences, self._detection.heartbeat_stale_seconds]) / 2)
         timeouts = Timeouts(connect_seconds=seconds, request_seconds=seconds)
         topology, connections = self._runtime.topology, self._runtime.connections
         settings = {name: topology.site(name) for name in sites}
