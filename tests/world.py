@@ -130,7 +130,7 @@ class FakeBackend:
         self.submitted = 0
 
     def submit(self, spec: JobSpec) -> JobHandle:
-        if spec.name not in self.jobs:
+        if spec.name not in self.jobs or self.jobs[spec.name].state is JobState.LOST:
             self.submitted += 1
             self.specs[spec.name] = spec
             self.jobs[spec.name] = JobStatus(JobState.RUNNING, step=0, total_steps=300)

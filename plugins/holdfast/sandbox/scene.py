@@ -28,6 +28,8 @@ from holdfast.errors import HoldfastError
 from holdfast.sandbox.errors import SandboxError
 
 _FIRST_STEPS = 40
+#: A slow emulator can fail a job at its start; an orchestrator would start it again too.
+_ATTEMPTS = 3
 _TRAIN_SECONDS = 120.0
 _ANSWER_SECONDS = 60.0
 _LOOK_SECONDS = 0.2
@@ -124,7 +126,10 @@ def train_first_models(runtime: Runtime, group: str) -> dict[str, str]:
         model = runtime.topology.job(job).model
         record = latest(runtime.store(state.active_site), model, epoch=state.epoch)
         if record is None:
-            _until_ended(runtime, job, start_training(short, group, job, run=base_run(group, job)).run, state)
+            for attempt in range(1, _ATTEMPTS + 1):
+                run = start_training(short, group, job, run=base_run(group, job)).run
+                if _ended_well(runtime, job, run, state, last=attempt == _ATTEMPTS):
+                    break
             record = latest(runtime.store(state.active_site), model, epoch=state.epoch)
         if record is None:
             raise SceneNotSet(
@@ -134,13 +139,15 @@ def train_first_models(runtime: Runtime, group: str) -> dict[str, str]:
     return digests
 
 
-def _until_ended(runtime: Runtime, job: str, run: str, state: EpochState) -> None:
+def _ended_well(runtime: Runtime, job: str, run: str, state: EpochState, *, last: bool) -> bool:
     until = runtime.clock.monotonic() + _TRAIN_SECONDS
     while runtime.clock.monotonic() < until:
         status = job_status(runtime, state.active_site, run, state.epoch)
         if status is not None and status.state is JobState.SUCCEEDED:
-            return
+            return True
         if status is not None and status.state not in (JobState.RUNNING, JobState.PENDING):
+            if not last:
+                return False
             raise SceneNotSet(
                 "the first training failed",
                 where=f"run {run}",
@@ -150,7 +157,10 @@ def _until_ended(runtime: Runtime, job: str, run: str, state: EpochState) -> Non
             )
         runtime.clock.sleep(_LOOK_SECONDS)
     raise SceneNotSet(
-        "the first training did not end", where=f"run {run} of {job}", expected=f"its end in {_TRAIN_SECONDS:.0f} s"
+        "the first training did not end",
+        where=f"run {run} of {job}",
+        expected=f"its end in {_TRAIN_SECONDS:.0f} s",
+        found="a job that still runs",
     )
 
 

@@ -194,6 +194,23 @@ def test_a_signal_interrupts_lifts_the_fault_and_writes_the_journal(world: World
     assert written(tmp_path)["status"] == "interrupted"
 
 
+def test_a_resumed_job_that_dies_is_started_again(world: World, tmp_path: Path) -> None:
+    original, died = world.on_status, []
+
+    def dies_once(backend: Any, handle: Any) -> None:
+        if not died and backend.site == GCP:
+            died.append(handle.name)
+            backend.jobs[handle.name] = JobStatus(JobState.LOST, detail="killed")
+            return
+        original(backend, handle)
+
+    world.on_status = dies_once  # type: ignore[method-assign]  # the world is the test's own
+    journal = drill(world, tmp_path)
+    assert journal.training is not None
+    assert journal.training[0]["restarts"] == 1
+    assert journal.green
+
+
 def test_two_drills_at_once_are_refused_and_nothing_changed(world: World, tmp_path: Path) -> None:
     first = phases.prepare(world, GROUP, "site-outage", senses=world.senses)
     before = sorted(i.key for i in world.bare(GCP).list(""))

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from holdfast.engine.compute.interface import JobHandle, JobState, JobStatus
+from holdfast.engine.compute import job_spec
+from holdfast.engine.compute.interface import JobHandle, JobSpec, JobState, JobStatus
 from holdfast.engine.drill.errors import TrainingFailed
 from holdfast.engine.drill.log import DrillState
+from holdfast.engine.recovery.interface import Progress
 from holdfast.engine.snapshot import latest
 
 _LOOK_SECONDS = 0.25
 _LEAST_SECONDS = 120.0
+_MOST_RESTARTS = 2
+_RESTARTABLE = {JobState.FAILED, JobState.LOST, JobState.STOPPED}
 _ENDED = {JobState.SUCCEEDED, JobState.FAILED, JobState.FENCED, JobState.STOPPED, JobState.LOST}
 
 
@@ -25,17 +29,9 @@ def await_jobs(state: DrillState) -> dict[str, Any]:
 
 def _await(state: DrillState, job: dict[str, Any]) -> dict[str, Any]:
     settings = state.rooms.topology.job(job["job"])
+    restarts = 0
     if job["handle"] is not None:
-        patience = max(_LEAST_SECONDS, 3 * settings.steps * settings.step_seconds)
-        status = _ended(state, job["run"], JobHandle(**job["handle"]), patience)
-        if status.state is not JobState.SUCCEEDED:
-            raise TrainingFailed(
-                "the resumed training did not end well",
-                where=f"run {job['run']} at {state.plan.target}",
-                expected=str(JobState.SUCCEEDED),
-                found=f"{status.state} at step {status.step}: {status.detail}",
-                fix="Read the job's log",
-            )
+        restarts = _until_succeeded(state, job, max(_LEAST_SECONDS, 3 * settings.steps * settings.step_seconds))
     record = latest(state.rooms.store(state.plan.target), settings.model, epoch=state.plan.epoch)
     if record is None or record.labels.get("run") != job["run"]:
         return {**_facts(job), "model_digest": None, "detail": "the run published no model in the new epoch's lineage"}
@@ -44,12 +40,48 @@ def _await(state: DrillState, job: dict[str, Any]) -> dict[str, Any]:
         "model_digest": record.labels.get("model_digest"),
         "snapshot_id": record.snapshot_id,
         "steps": int(record.labels.get("step", 0)),
+        "restarts": restarts,
         "detail": "ended well",
     }
 
 
 def _facts(job: dict[str, Any]) -> dict[str, Any]:
     return {"job": job["job"], "run": job["run"], "resumed_from_step": job.get("step")}
+
+
+def _until_succeeded(state: DrillState, job: dict[str, Any], patience_seconds: float) -> int:
+    """Wait for the job, and start it again in its epoch when it failed or was killed, as an orchestrator would.
+
+    Returns:
+        how often it was started again.
+    """
+    handle, restarts = JobHandle(**job["handle"]), 0
+    while (status := _ended(state, job["run"], handle, patience_seconds)).state is not JobState.SUCCEEDED:
+        if status.state not in _RESTARTABLE or restarts == _MOST_RESTARTS:
+            raise TrainingFailed(
+                "the resumed training did not end well",
+                where=f"run {job['run']} at {state.plan.target}",
+                expected=str(JobState.SUCCEEDED),
+                found=f"{status.state} at step {status.step} after {restarts} restarts: {status.detail}",
+                fix="Read the job's log",
+            )
+        restarts += 1
+        state.progress(Progress("await_training", "waiting", detail=f"{job['run']} {status.state}: started again"))
+        handle = state.rooms.backend(state.plan.target).submit(_spec(state, job))
+    return restarts
+
+
+def _spec(state: DrillState, job: dict[str, Any]) -> JobSpec:
+    return job_spec(
+        state.rooms.topology,
+        state.plan.group,
+        job["job"],
+        run=job["run"],
+        epoch=state.plan.epoch,
+        site=state.plan.target,
+        dataset_snapshot=job.get("dataset_snapshot") or None,
+        environ=state.rooms.environ,
+    )
 
 
 def _ended(state: DrillState, run: str, handle: JobHandle, patience_seconds: float) -> JobStatus:
