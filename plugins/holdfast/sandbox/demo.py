@@ -97,6 +97,7 @@ class Demo:
         """Stop what an earlier run left, and begin with empty clouds."""
         self.stop()
         self.sandbox.down(wipe=True)
+        self._runtime = None  # the next sandbox has other ports
         for left in ("evidence", "jobs"):
             shutil.rmtree(self.sandbox.paths.state / left, ignore_errors=True)
         self.airflow.forget_runs()
@@ -147,13 +148,16 @@ class Demo:
         self.tell.chapter("Data is replicated, a model trains")
         self.airflow.wait_for_dag("train_model")
         self.airflow.pause("train_model", False)
-        replication = self.airflow.trigger("replicate_datasets")
+        self.airflow.wait_for_dag("replicate_datasets")
+        self.airflow.pause("replicate_datasets", False)
+        # Its schedule starts the first run at once.
+        replication = self._first_run("replicate_datasets", "scheduled")
         self._follow(replication, timeout_seconds=300)
         # From here on the drill keeps the replicas fresh; a run every minute would only take its two cores.
         self.airflow.pause("replicate_datasets")
         for row in self.airflow.result(replication, f"{group}.protect") or []:
             self.tell.say(f"{row['subject']} → {row['target']}: {row['detail']}")
-        training = self._run_by_asset("train_model")
+        training = self._first_run("train_model", "asset_triggered")
         self.tell.say("the dataset's update started train_model")
         self._until_steps(group, _STEPS_BEFORE)
         return training
@@ -206,15 +210,14 @@ class Demo:
                 self.tell.say(f"{run.dag_id}.{task.task_id} [{colour}]{task.state}[/]{took}"
                               f"{': ' + detail if detail else ''}")
 
-    def _run_by_asset(self, dag_id: str, *, timeout_seconds: float = 180.0) -> DagRun:
+    def _first_run(self, dag_id: str, run_type: str, *, timeout_seconds: float = 180.0) -> DagRun:
         deadline = time.monotonic() + timeout_seconds
         while time.monotonic() < deadline:
-            runs = self.airflow.request("GET", f"/api/v2/dags/{dag_id}/dagRuns")["dag_runs"]
-            for run in runs:
-                if run["run_type"] == "asset_triggered":
+            for run in self.airflow.request("GET", f"/api/v2/dags/{dag_id}/dagRuns")["dag_runs"]:
+                if run["run_type"] == run_type:
                     return DagRun(dag_id, run["dag_run_id"])
             time.sleep(0.25)
-        raise PartFailed("the asset started no run", where=dag_id, expected=f"a run within {timeout_seconds:g} s",
+        raise PartFailed(f"no {run_type} run began", where=dag_id, expected=f"one within {timeout_seconds:g} s",
                          found="none", fix=f"Read {self.airflow.state / 'logs' / 'scheduler.log'}")
 
     def _until_steps(self, group: str, steps: int, *, timeout_seconds: float = 180.0) -> None:
