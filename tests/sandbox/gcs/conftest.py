@@ -14,6 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from sandbox.gcs.web import HTTP
+
 
 @dataclass
 class Server:
@@ -36,7 +38,7 @@ class Server:
         while time.monotonic() < deadline:
             assert self.process.poll() is None, f"the server ended with {self.process.returncode}"
             try:
-                if httpx.get(f"{self.url}/_holdfast/ready", timeout=1).status_code == 200:
+                if HTTP.get(f"{self.url}/_holdfast/ready", timeout=1).status_code == 200:
                     return self
             except httpx.TransportError:
                 time.sleep(0.02)
@@ -77,8 +79,8 @@ def traffic_is_as_google_describes_it(request: pytest.FixtureRequest) -> Iterato
     yield
     if "server" in request.fixturenames:
         recorder = f"{request.getfixturevalue('server').url}/_recorder"
-        problems = httpx.get(recorder).json()["problems"]
-        httpx.delete(recorder)
+        problems = HTTP.get(recorder).json()["problems"]
+        HTTP.delete(recorder)
         assert problems == []
 
 
@@ -94,5 +96,5 @@ def own_server(tmp_path: Path) -> Iterator[Server]:
 def bucket(server: Server) -> str:
     """A fresh bucket on the session's server."""
     name = f"b-{os.urandom(6).hex()}"
-    httpx.post(f"{server.url}/storage/v1/b", params={"project": "p"}, json={"name": name}).raise_for_status()
+    HTTP.post(f"{server.url}/storage/v1/b", params={"project": "p"}, json={"name": name}).raise_for_status()
     return name

@@ -19,6 +19,7 @@ import httpx
 import pytest
 
 from sandbox.gcs.conftest import free_port
+from sandbox.gcs.web import HTTP
 
 # It keeps objects as files, so no name may be a folder of another.
 NAMES = ("a/1.txt", "a/2 b.bin", "a/b/c", "ab", "b", "é/ü")
@@ -36,7 +37,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         deadline = time.monotonic() + 30
         while True:
             try:
-                httpx.get(f"{url}/storage/v1/b", headers={"connection": "close"}, timeout=5)
+                HTTP.get(f"{url}/storage/v1/b", headers={"connection": "close"}, timeout=5)
                 break
             except httpx.TransportError:
                 assert time.monotonic() < deadline
@@ -57,7 +58,7 @@ class Both:
     def call(self, verb: str, path: str, **options: Any) -> list[httpx.Response]:
         headers = {"connection": "close", **options.pop("headers", {})}
         path = path.replace("{b}", self.bucket)
-        return [httpx.request(verb, url + path, headers=headers, timeout=30, **options) for url in self.urls]
+        return [HTTP.request(verb, url + path, headers=headers, timeout=30, **options) for url in self.urls]
 
     def same(self, verb: str, path: str, *, fields: tuple[str, ...] = (), **options: Any) -> httpx.Response:
         ours, theirs = self.call(verb, path, **options)
@@ -70,7 +71,7 @@ class Both:
 
 @pytest.fixture
 def both(server: Any, bucket: str, other: str) -> Both:
-    created = httpx.post(
+    created = HTTP.post(
         f"{other}/storage/v1/b", params={"project": "p"}, json={"name": bucket}, headers={"connection": "close"}
     )
     assert created.status_code == 200
@@ -149,7 +150,7 @@ def test_a_resumable_upload_with_status_queries(both: Both) -> None:
     seen = []
     for session in (answer.headers["location"] for answer in start):
         answers = [
-            httpx.put(session, content=content, headers={"connection": "close", "content-range": content_range})
+            HTTP.put(session, content=content, headers={"connection": "close", "content-range": content_range})
             for content, content_range in (
                 (data[:half], f"bytes 0-{half - 1}/600000"),
                 (b"", "bytes */600000"),

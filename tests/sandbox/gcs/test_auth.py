@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import obstore
 import pytest
 from google.auth.exceptions import RefreshError
@@ -16,6 +15,7 @@ from obstore.exceptions import UnauthenticatedError
 from obstore.store import GCSStore
 
 from sandbox.gcs.conftest import Server, free_port
+from sandbox.gcs.web import HTTP
 
 
 @pytest.fixture(scope="module")
@@ -29,27 +29,27 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def home(guarded: Server) -> str:
     headers = {"authorization": "Bearer good"}
     target = f"{guarded.url}/storage/v1/b"
-    httpx.post(target, params={"project": "p"}, json={"name": "home"}, headers=headers).raise_for_status()
+    HTTP.post(target, params={"project": "p"}, json={"name": "home"}, headers=headers).raise_for_status()
     return "home"
 
 
 @pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer bad"}, {"authorization": "Basic good"}])
 def test_wrong_credentials_are_refused_in_each_apis_form(guarded: Server, home: str, headers: dict[str, str]) -> None:
-    by_json = httpx.get(f"{guarded.url}/storage/v1/b/{home}", headers=headers)
+    by_json = HTTP.get(f"{guarded.url}/storage/v1/b/{home}", headers=headers)
     assert (by_json.status_code, by_json.json()["error"]["errors"][0]["reason"]) == (401, "authError")
-    by_xml = httpx.put(f"{guarded.url}/{home}/k", headers=headers, content=b"1")
+    by_xml = HTTP.put(f"{guarded.url}/{home}/k", headers=headers, content=b"1")
     assert (by_xml.status_code, "AuthenticationRequired" in by_xml.text) == (401, True)
-    sneaky = httpx.get(f"{guarded.url}/storage/v1/b/{home}", params={"upload_id": "1"}, headers=headers)
+    sneaky = HTTP.get(f"{guarded.url}/storage/v1/b/{home}", params={"upload_id": "1"}, headers=headers)
     assert sneaky.status_code == 401
 
 
 def test_a_session_uri_is_a_credential_of_its_own(guarded: Server, home: str) -> None:
-    start = httpx.post(
+    start = HTTP.post(
         f"{guarded.url}/upload/storage/v1/b/{home}/o",
         params={"uploadType": "resumable", "name": "r"},
         headers={"authorization": "Bearer good"},
     )
-    assert httpx.put(start.headers["location"], content=b"1").status_code == 200
+    assert HTTP.put(start.headers["location"], content=b"1").status_code == 200
 
 
 def test_obstore_with_each_recipe(guarded: Server, home: str) -> None:
@@ -72,7 +72,7 @@ def test_obstore_with_each_recipe(guarded: Server, home: str) -> None:
 def test_obstore_by_service_account_key_needs_no_token_service(own_server: Server) -> None:
     import json
 
-    httpx.post(f"{own_server.url}/storage/v1/b", params={"project": "p"}, json={"name": "home"}).raise_for_status()
+    HTTP.post(f"{own_server.url}/storage/v1/b", params={"project": "p"}, json={"name": "home"}).raise_for_status()
     key = {"gcs_base_url": own_server.url, "disable_oauth": True, "client_email": "", "private_key": ""}
     config = {"service_account_key": json.dumps({**key, "private_key_id": ""})}
     store = GCSStore("home", config=config, client_options={"allow_http": True})
