@@ -20,7 +20,7 @@ class TrainingState:
         fingerprint: what of the environment the numbers depend on, beyond what Holdfast records itself.
     """
 
-    blobs: Mapping[str, bytes]
+    blobs: Mapping[str, bytes] = field(repr=False)
     values: Mapping[str, JsonValue] = field(default_factory=dict)
     model: tuple[str, ...] = ()
     fingerprint: Mapping[str, str] = field(default_factory=dict)
