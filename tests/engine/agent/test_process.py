@@ -32,13 +32,13 @@ pytestmark = pytest.mark.sandbox
 
 
 class AgentProcess:
-    def __init__(self, world: World, site: str, port: int) -> None:
+    def __init__(self, world: World, site: str, port: int, *options: str) -> None:
         self.url = f"http://127.0.0.1:{port}"
         environ = {**os.environ, **world.sandbox.environment(site), "HOLDFAST_TOPOLOGY": str(world.topology)}
         # The agents of this test listen where the test says, not where the sandbox's own would.
         environ |= world.services
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "holdfast.engine.agent", "--site", site, "--port", str(port)], env=environ
+            [sys.executable, "-m", "holdfast.engine.agent", "--site", site, "--port", str(port), *options], env=environ
         )
 
     def get(self, path: str) -> httpx.Response:
@@ -47,7 +47,7 @@ class AgentProcess:
     def predict(self) -> httpx.Response:
         return httpx.post(f"{self.url}/predict", json={"instances": INSTANCES}, timeout=5, trust_env=False)
 
-    def until(self, what: Callable[[AgentProcess], bool], seconds: float = 60.0) -> float:
+    def until(self, what: Callable[[AgentProcess], bool], seconds: float = 120.0) -> float:
         began = time.monotonic()
         while True:
             with suppress(httpx.HTTPError):
@@ -83,8 +83,8 @@ class World:
         self.authority = self.runtime.authority(GROUP)
         self.agents: list[AgentProcess] = []
 
-    def agent(self, site: str) -> AgentProcess:
-        self.agents.append(AgentProcess(self, site, self.ports[site]))
+    def agent(self, site: str, *options: str) -> AgentProcess:
+        self.agents.append(AgentProcess(self, site, self.ports[site], *options))
         return self.agents[-1]
 
     def move(self, expected: int, site: str) -> None:
@@ -177,7 +177,7 @@ def test_heartbeats_of_every_agent_reach_every_bucket_and_the_dead_one_is_missed
 
     world.publish(AWS)
     for site in (AWS, GCP, AZURE):
-        world.agent(site)
+        world.agent(site, "--resume")
     for agent in world.agents:
         agent.until(lambda a: a.get("/health").status_code == 200)
     stores = world.runtime.stores((AWS, GCP, AZURE))

@@ -107,6 +107,18 @@ def test_a_newer_epoch_that_names_the_site_ends_the_fence(epochs: SlowEpochs, cl
     assert mine.renew().may_write
 
 
+def test_a_lease_that_is_not_final_comes_back_if_nobody_was_promoted(epochs: SlowEpochs, clock: FakeClock) -> None:
+    mine = Lease("risk", "aws", epochs, fence_seconds=T_FENCE, clock=clock, final=False)
+    mine.renew()
+    clock.advance(T_FENCE)
+    status = mine.status()
+    assert (status.fenced, status.may_write) == (True, False)
+    assert mine.renew().may_write
+    clock.advance(T_FENCE)
+    move(epochs, 1, "gcp")
+    assert not mine.renew().may_write
+
+
 def test_no_majority_lets_the_lease_run_out(epochs: SlowEpochs, clock: FakeClock) -> None:
     mine = lease(epochs, clock)
     mine.renew()

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -88,6 +89,15 @@ def test_a_heartbeat_survives_its_bytes() -> None:
     seen = Observation("b", "a", Signal.SERVICE, None, now, 0.25, "ünklar")
     beat = Heartbeat("a", "agent", 7, now, {"risk": GroupBeat("active", None, False, True)}, (seen,))
     assert decode(encode(beat), where="here") == beat
+
+
+def test_the_bytes_of_a_heartbeat_are_those_of_the_golden_file() -> None:
+    now = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    seen = Observation("b", "a", Signal.SERVICE, None, now, 0.25, "ünklar")
+    beat = Heartbeat("a", f"{1:032x}", 7, now, {"risk": GroupBeat("active", 3, True, False)}, (seen,))
+    golden = (Path(__file__).resolve().parents[2] / "golden" / "health" / "heartbeat.json").read_bytes()
+    assert encode(beat) == golden
+    assert decode(golden, where="golden") == beat
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"format":"holdfast.heartbeat/2"}', b"\xff"])

@@ -45,6 +45,7 @@ class SiteAgent:
         epochs: makes the epoch store of a group; by default the ranked register over ``stores``.
         model_source: where the model comes from; by default this site's bucket.
         loaders: how models are loaded, by file name.
+        resume: a lost lease comes back in the same epoch if nobody was promoted meanwhile; see `Lease`.
 
     Raises:
         UnknownName: no such site or service.
@@ -61,6 +62,7 @@ class SiteAgent:
         epochs: Callable[[str], EpochStore] | None = None,
         model_source: ModelSource | None = None,
         loaders: Mapping[str, Loader] = LOADERS,
+        resume: bool = False,
     ) -> None:
         topology, clock = runtime.topology, runtime.clock
         topology.site(site)
@@ -74,6 +76,7 @@ class SiteAgent:
         self._detection = _strictest([group.detection for group in self._groups.values()])
         peers = tuple(dict.fromkeys(name for g in self._groups.values() for name in g.sites.all()))
         self._stores = dict(stores) if stores is not None else self._open_stores(peers)
+        self._resume = resume
         make = epochs or self._register
         self._leases = {name: self._lease(name, group, make(name)) for name, group in self._groups.items()}
         self.service, self._service_group = self._choose_service(service)
@@ -140,12 +143,21 @@ class SiteAgent:
     # -- the loops ---------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start every loop; returns at once."""
+        """Start every loop; returns at once.
+
+        What loads models is imported before the first lease is taken: an import can starve the other threads for longer
+        than a short T_fence.
+        """
+        threading.Thread(target=self._start_loops, daemon=True, name="start").start()
+
+    def _start_loops(self) -> None:
+        if self._models is not None:
+            with suppress(ImportError):
+                import_xgboost()
         for event, (name, lease) in zip(self._nudges, self._leases.items(), strict=False):
             poll = min(_LONGEST_POLL_SECONDS, self._groups[name].fencing.fence_seconds / 6)
             self._loop(f"lease-{name}", poll, event, partial(self._renew, lease))
         if self._models is not None:
-            threading.Thread(target=_warm_up, daemon=True, name="warm-up").start()
             self._loop("model", _MODEL_WAIT_SECONDS, self._nudges[-1], self._refresh_model)
         self._loop("lookout", self._detection.interval_seconds, None, self._look)
         self._loop("heartbeat", self._detection.interval_seconds, None, self._beat)
@@ -243,7 +255,8 @@ class SiteAgent:
 
     def _lease(self, name: str, group: Group, epochs: EpochStore) -> Lease:
         return Lease(name, self.site, epochs, fence_seconds=group.fencing.fence_seconds, clock=self._clock,
-                     standby_role="witness" if self.site in group.sites.witness else "standby")
+                     standby_role="witness" if self.site in group.sites.witness else "standby",
+                     final=not self._resume)
 
     def _choose_service(self, wanted: str | None) -> tuple[str | None, str]:
         topology = self._runtime.topology
@@ -259,12 +272,6 @@ class SiteAgent:
             raise ConfigError("it is not clear which service this agent answers for", where=f"site {self.site}",
                               expected="--service, and one agent per service", found=", ".join(sorted(here)))
         return next(iter(here.items()), (None, next(iter(self._groups))))
-
-
-def _warm_up() -> None:
-    """Import what loads models now, while nobody waits for an answer."""
-    with suppress(ImportError):
-        import_xgboost()
 
 
 def _strictest(detections: list[Detection]) -> Detection:

@@ -15,6 +15,9 @@ import rfc8785
 from holdfast.engine.authority.interface import AuthorityError, EpochState, Operation
 
 FORMAT = "holdfast.acceptor/1"
+_ACCEPTOR_FIELDS = frozenset({"format", "group", "promised", "accepted", "value", "write_id"})
+_STATE_FIELDS = frozenset(EpochState.__dataclass_fields__)
+_OPERATION_FIELDS = frozenset(Operation.__dataclass_fields__)
 
 
 class AcceptorUnreadable(AuthorityError):
@@ -79,6 +82,7 @@ def decode(group: str, body: bytes) -> AcceptorState:
             raise AcceptorUnreadable("this is no acceptor of the group", where=key_of(group),
                                      expected=f"{FORMAT} of group {group}", found=str(found),
                                      fix="Somebody else wrote here: find out who before anything is promoted")
+        _only(document, _ACCEPTOR_FIELDS)
         value = document["value"]
         return AcceptorState(promised=_ballot_from_json(document["promised"]),
                              accepted=_ballot_from_json(document["accepted"]),
@@ -112,7 +116,11 @@ def state_to_json(state: EpochState) -> dict[str, Any]:
 
 
 def state_from_json(document: dict[str, Any]) -> EpochState:
+    """The state in this document. Raises ValueError, KeyError or TypeError when it is none."""
     operation = document["operation"]
+    _only(document, _STATE_FIELDS)
+    if operation is not None:
+        _only(operation, _OPERATION_FIELDS)
     return EpochState(
         group=document["group"],
         epoch=int(document["epoch"]),
@@ -131,6 +139,11 @@ def state_from_json(document: dict[str, Any]) -> EpochState:
             expires_at=_time_from_json(operation["expires_at"]),
         ),
     )
+
+
+def _only(document: dict[str, Any], fields: frozenset[str]) -> None:
+    if document.keys() != fields:
+        raise ValueError(f"fields {sorted(document.keys() ^ fields)} are unknown or missing")
 
 
 def time_to_json(moment: datetime) -> str:

@@ -31,7 +31,7 @@ class LeaseStatus:
         role: what the newest read says the site is; ``unknown`` before the first read and once the read is too old.
         epoch: of the newest read; ``None`` before the first one or when the group was never initialised.
         may_write: the lease is held.
-        fenced: the lease of this epoch was lost, for good.
+        fenced: the lease of this epoch was lost; for good, if the lease is final.
         age_seconds: since the newest read began.
         detail: why not, for people.
     """
@@ -55,17 +55,22 @@ class Lease:
     Args:
         fence_seconds: T_fence.
         standby_role: the site's role while it is not active.
+        final: a lease that was lost does not come back in the same epoch: what was told to stop must not go on. False:
+            it comes back with the next read of a majority that still names the site. That is no less exclusive (a
+            promotion waits for *any* lease of the old epoch to end), and lets a service ride out a cut or a stall that
+            nobody answered with a promotion.
     """
 
     def __init__(
         self, group: str, site: str, epochs: EpochStore, *, fence_seconds: float, clock: Clock,
-        standby_role: Literal["standby", "witness"] = "standby",
+        standby_role: Literal["standby", "witness"] = "standby", final: bool = True,
     ) -> None:
         self.group = group
         self.site = site
         self._epochs = epochs
         self._fence_seconds = fence_seconds
         self._clock = clock
+        self._final = final
         self._standby_role: Literal["standby", "witness"] = standby_role
         self._lock = threading.Lock()
         self._state: EpochState | None = None
@@ -102,7 +107,7 @@ class Lease:
     def _fence_if_expired(self, now: float) -> None:
         """Losing the lease is final for this epoch: what stopped once must not wake up half-way through."""
         held = self._state is not None and self._state.active_site == self.site
-        if held and self._expired(now):
+        if held and self._final and self._expired(now):
             self._fenced_epoch = max(self._fenced_epoch, _epoch(self._state))
 
     def _expired(self, now: float) -> bool:
@@ -110,7 +115,8 @@ class Lease:
 
     def _status(self, now: float) -> LeaseStatus:
         state = self._state
-        fenced = state is not None and state.active_site == self.site and self._fenced_epoch >= state.epoch
+        named = state is not None and state.active_site == self.site
+        fenced = named and (self._expired(now) or self._fenced_epoch >= _epoch(state))
         role: Role = "unknown"
         if self._expired(now):
             detail = f"no majority read for {self._fence_seconds:g} s: {self._trouble}"

@@ -238,7 +238,7 @@ def propose(
                 return decision
         elif change is keep and patience > 0:
             patience -= 1
-            yield Pause(0, True, {"": "a change is under way"})
+            yield Pause(0, True, {})
             continue
 
         attempt += 1

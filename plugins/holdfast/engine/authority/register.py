@@ -103,6 +103,7 @@ class RankedRegister:
         deadline = self._clock.monotonic() + self._budget_seconds
         steps = propose(group, tuple(self._acceptors), change, f"{self._holder}/{self._new_id()}")
         answers: Mapping[str, Answer] = {}
+        troubles: dict[str, str] = {}
         round_seconds = 0.0
         try:
             wanted = next(steps)
@@ -112,7 +113,9 @@ class RankedRegister:
                     answers = self._gather(wanted, deadline)
                     round_seconds = self._clock.monotonic() - started
                 else:
-                    self._pause(group, wanted, deadline, round_seconds)
+                    # The last look before the time is over says little; what it said before says why.
+                    troubles |= {site: text for site, text in wanted.details.items() if text}
+                    self._pause(group, wanted, deadline, round_seconds, troubles)
                 wanted = steps.send(answers)
         except StopIteration as stop:
             decision: changes.Decision = stop.value
@@ -139,7 +142,7 @@ class RankedRegister:
             answers[site] = answer
         if phase.decided(answers) and not wait_for_all:
             return answers
-        late = Answer("failed", detail=f"no answer within {self._budget_seconds:g} s")
+        late = Answer("failed")
         return {site: answers.get(site, late) for site in phase.steps}
 
     def _ask(self, site: str, steps: AcceptorSteps, deadline: float,
@@ -149,13 +152,15 @@ class RankedRegister:
             wanted = next(steps)
             while True:
                 if self._clock.monotonic() >= deadline:
-                    results.put((site, Answer("failed", detail="the time was over")))
+                    results.put((site, Answer("failed")))
                     return
                 wanted = steps.send(perform(store, wanted))
         except StopIteration as stop:
             results.put((site, stop.value))
 
-    def _pause(self, group: str, pause: Pause, deadline: float, round_seconds: float) -> None:
+    def _pause(
+        self, group: str, pause: Pause, deadline: float, round_seconds: float, troubles: Mapping[str, str]
+    ) -> None:
         """Wait a random while, longer after every attempt; raise when the budget is over."""
         longest = min(_LONGEST_PAUSE_SECONDS, max(0.01, round_seconds) * 2.0 ** min(pause.attempt, 10))
         seconds = self._rng.uniform(0.0, longest)
@@ -166,7 +171,9 @@ class RankedRegister:
             "where": f"group {group}",
             "expected": f"answers of {len(self._acceptors) // 2 + 1} of {len(self._acceptors)} acceptors "
                         f"within {self._budget_seconds:g} s",
-            "found": "; ".join(f"{site}: {text}" if site else text for site, text in sorted(pause.details.items())),
+            "found": "; ".join(
+                f"{site}: {troubles.get(site, 'no answer')}" for site in sorted(pause.details.keys() or troubles)
+            ),
         }
         if pause.contended:
             raise Contended("other writers kept winning", **facts, fix="Call again with the same arguments")
@@ -196,7 +203,7 @@ def _there(state: EpochState | None) -> EpochState:
 
 def _view(site: str, answer: Answer | None) -> AcceptorView:
     if answer is None or answer.seen is None:
-        detail = "no answer" if answer is None else answer.detail
+        detail = "no answer" if answer is None or not answer.detail else answer.detail
         return AcceptorView(site, reachable=False, promised=None, accepted=None, state=None, detail=detail)
     state = answer.seen.state
     return AcceptorView(site, reachable=True, promised=_text(state.promised), accepted=_text(state.accepted),

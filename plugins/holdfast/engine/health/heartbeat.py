@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
+
+import rfc8785
 
 from holdfast.engine.health.interface import Observation, Signal
 from holdfast.errors import HoldfastError
 
 FORMAT = "holdfast.heartbeat/1"
+_TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
 
 
 class HeartbeatUnreadable(HoldfastError):
@@ -58,22 +61,23 @@ def key_of(site: str) -> str:
 
 
 def encode(beat: Heartbeat) -> bytes:
-    return json.dumps({
+    """The bytes of a heartbeat: canonical JSON (RFC 8785)."""
+    return rfc8785.dumps({
         "format": FORMAT,
         "site": beat.site,
         "agent": beat.agent,
         "sequence": beat.sequence,
-        "sent_at": beat.sent_at.isoformat(),
+        "sent_at": _time_to_json(beat.sent_at),
         "groups": {
             name: {"role": g.role, "epoch": g.epoch, "may_write": g.may_write, "fenced": g.fenced}
             for name, g in beat.groups.items()
         },
         "observations": [
-            {"site": o.site, "signal": o.signal.value, "ok": o.ok, "observed_at": o.observed_at.isoformat(),
+            {"site": o.site, "signal": o.signal.value, "ok": o.ok, "observed_at": _time_to_json(o.observed_at),
              "latency_seconds": o.latency_seconds, "detail": o.detail}
             for o in beat.observations
         ],
-    }, ensure_ascii=False, separators=(",", ":")).encode()
+    })
 
 
 def decode(body: bytes, *, where: str) -> Heartbeat:
@@ -85,12 +89,12 @@ def decode(body: bytes, *, where: str) -> Heartbeat:
                                       found=str(document["format"]))
         return Heartbeat(
             site=document["site"], agent=document["agent"], sequence=int(document["sequence"]),
-            sent_at=datetime.fromisoformat(document["sent_at"]),
+            sent_at=_time_from_json(document["sent_at"]),
             groups={name: GroupBeat(g["role"], g["epoch"], g["may_write"], g["fenced"])
                     for name, g in document["groups"].items()},
             observations=tuple(
                 Observation(site=o["site"], vantage=document["site"], signal=Signal(o["signal"]), ok=o["ok"],
-                            observed_at=datetime.fromisoformat(o["observed_at"]),
+                            observed_at=_time_from_json(o["observed_at"]),
                             latency_seconds=o["latency_seconds"], detail=o["detail"])
                 for o in document["observations"]
             ),
@@ -98,3 +102,11 @@ def decode(body: bytes, *, where: str) -> Heartbeat:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise HeartbeatUnreadable("the heartbeat cannot be read", where=where, expected=FORMAT,
                                   found=f"{type(error).__name__}: {error}") from None
+
+
+def _time_to_json(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime(_TIME)
+
+
+def _time_from_json(text: str) -> datetime:
+    return datetime.strptime(text, _TIME).replace(tzinfo=UTC)
