@@ -74,6 +74,8 @@ def plain(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:,.3f}".rstrip("0").rstrip(".")
+    if isinstance(value, str) and value.startswith(("blake3:", "sha256:")):
+        return code(value)
     if isinstance(value, int | str):
         return text(value)
     return f"<code>{text(json.dumps(value, ensure_ascii=False, sort_keys=True))}</code>"
@@ -111,7 +113,7 @@ display:block}.pass{color:var(--pass);background:var(--pass-bg)}.fail{color:var(
 th,td{text-align:left;vertical-align:top;padding:6px 10px;border-bottom:1px solid var(--line)}th{color:var(--dim);
 font-weight:600;font-size:12.5px;white-space:nowrap}.facts{display:grid;grid-template-columns:max-content 1fr;
 gap:3px 16px;margin:8px 0}.facts dt{color:var(--dim)}.facts dd{margin:0}summary{cursor:pointer;color:var(--dim);
-font-size:13px}svg{width:100%;height:auto;display:block;margin:8px 0}td{overflow-wrap:anywhere}
+font-size:13px}svg{width:100%;height:auto;display:block;margin:8px 0}td{overflow-wrap:break-word}
 svg text{fill:var(--fg);font:12px system-ui,sans-serif;paint-order:stroke;stroke:var(--bg);stroke-width:4px;
 stroke-linejoin:round}svg .dim{fill:var(--dim)}footer{margin-top:40px;color:var(--dim);font-size:13px}
 ul{margin:6px 0;padding-left:20px}li{margin:3px 0}@media print{body{max-width:none;padding:0;font-size:12px}

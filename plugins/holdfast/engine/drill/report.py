@@ -206,7 +206,7 @@ def _model_and_service(journal: Journal) -> str:
         shown = [
             (name.replace("_", " ").capitalize(), plain(value))
             for name, value in answer.items()
-            if name not in ("answers", "expected")
+            if name not in ("answers", "expected", "service") and (name, value) != ("refused", None)
         ]
         body += f"<h3>Service {plain(answer.get('service'))}</h3>" + facts(shown)
         body += _answers(answer.get("answers"), answer.get("expected"))
