@@ -7,6 +7,8 @@ import gzip
 import hashlib
 import io
 import os
+import socket
+import time
 from typing import Any
 
 import google_crc32c
@@ -215,18 +217,20 @@ def test_a_connection_that_breaks_keeps_what_arrived(server: Any, bucket: str) -
 
 
 def test_a_request_that_hangs_loses_the_upload_to_the_next_one(server: Any, bucket: str) -> None:
-    import socket
-
     data = os.urandom(MIB)
     session = start_resumable(server, bucket, "k")
     target = httpx.URL(session)
     with socket.create_connection(("127.0.0.1", server.port)) as hanging:
         head = f"PUT {target.raw_path.decode()} HTTP/1.1\r\nHost: x\r\nContent-Length: {MIB}\r\n"
         hanging.sendall(head.encode() + f"Content-Range: bytes 0-{MIB - 1}/{MIB}\r\n\r\n".encode() + data[:1000])
+        deadline = time.monotonic() + 10
+        while not list((server.data / "blobs").glob(f"*/{target.params['upload_id']}")):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
         assert status(session).status_code == 308
         assert HTTP.put(session, content=data).status_code == 200
         hanging.sendall(b"z" * (MIB - 1000))
-        assert b" 409 " in hanging.recv(65536).split(b"\r\n")[0]
+        assert b" 503 " in hanging.recv(65536).split(b"\r\n")[0]
     assert HTTP.get(f"{server.url}/{bucket}/k").content == data
 
 

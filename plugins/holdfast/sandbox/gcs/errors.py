@@ -114,6 +114,11 @@ def conflict(message: str, *, xml_code: str = "BucketAlreadyOwnedByYou") -> GcsE
     return GcsError(409, "conflict", message, xml_code=xml_code)
 
 
+def unavailable(message: str) -> GcsError:
+    """503: not now; clients ask again."""
+    return GcsError(503, "backendError", message, xml_code="ServiceUnavailable")
+
+
 def precondition_failed(location: str, *, header: bool = False) -> GcsError:
     """412: a precondition did not hold."""
     return GcsError(

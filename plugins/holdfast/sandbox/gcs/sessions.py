@@ -18,7 +18,7 @@ from typing import Any
 from holdfast.sandbox.gcs.blobs import CHUNK_BYTES, BlobStore, Content, write_all
 from holdfast.sandbox.gcs.checksums import Checksums, Hasher
 from holdfast.sandbox.gcs.database import Database, Transaction
-from holdfast.sandbox.gcs.errors import GcsError, conflict, no_upload
+from holdfast.sandbox.gcs.errors import GcsError, no_upload, unavailable
 
 # Google forgets a session after a week.
 LIFETIME_US = 7 * 24 * 3600 * 1_000_000
@@ -84,9 +84,9 @@ class SessionFile:
         self._stale = True
 
     def check(self) -> None:
-        """409 when another request took over."""
+        """503 when another request took over: whoever still wants to go on asks for the status again."""
         if self._stale:
-            raise conflict("Another request goes on with this upload.", xml_code="Conflict")
+            raise unavailable("Another request goes on with this upload; ask for its status.")
 
     def open(self, received_bytes: int) -> None:
         """Cut the file back to what is recorded."""
@@ -198,7 +198,7 @@ class Sessions:
         """Mark a session as done, in the transaction that makes its object; refused to a request that lost it."""
         file.check()
         if Session.find(tx, session.id).state != "open":
-            raise conflict("The upload was finished or cancelled by another request.", xml_code="Conflict")
+            raise unavailable("The upload was finished or cancelled by another request; ask for its status.")
         tx.execute(
             "UPDATE session SET state = 'done', received_bytes = ?, result = ? WHERE id = ?",
             (content.size_bytes, resource, session.id),
