@@ -100,6 +100,22 @@ def test_the_drill_that_rest_starts_fails_over_and_leaves_evidence_that_verifies
         verify_evidence(folder)
 
 
+def test_a_failover_of_a_healthy_site_waits_for_a_person_who_approves_over_rest(stage: Stage):
+    before = require_active(stage.runtime, GROUP)
+    run = stage.airflow.trigger("fail_over", {"group": GROUP, "verb": "switchover", "reason": "back again"})
+    question = stage.airflow.wait_for_question(run, "approve", timeout_seconds=300)
+    assert before.active_site in question["subject"]
+    assert "a switchover is a person's choice" in question["body"]
+    assert require_active(stage.runtime, GROUP).epoch == before.epoch
+    stage.airflow.answer(run, "approve", "Approve")
+    state = stage.airflow.wait(run, timeout_seconds=600)
+    assert state == "success", stage.airflow.log(run, "fail_over")[-3000:]
+    decision = stage.airflow.result(run, "approve")
+    assert (decision["approved"], decision["approved_by"]) == (True, USER)
+    after = require_active(stage.runtime, GROUP)
+    assert (after.epoch, after.active_site, after.operation) == (before.epoch + 1, decision["target"], None)
+
+
 def measured_in_this_run(journal: dict[str, Any]) -> None:
     """Every key the issue names is there, measured, and consistent with the others."""
     rto = journal["rto_seconds"]

@@ -267,6 +267,29 @@ class AirflowStack:
             pass
         return self.state_of(run)
 
+    def wait_for_question(self, run: DagRun, task_id: str, *, timeout_seconds: float = 60.0) -> dict[str, Any]:
+        """Wait until a task asks a person; the question's subject, body and options.
+
+        Raises:
+            PartFailed: it did not ask in time.
+        """
+        path = f"/api/v2/dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances/{task_id}/-1/hitlDetails"
+        deadline = time.monotonic() + timeout_seconds
+        while time.monotonic() < deadline:
+            waiting = any(t.task_id == task_id and t.state == "awaiting_input" for t in self.tasks(run))
+            answer = self._request("GET", path, accept=(404,)) if waiting else None
+            if answer is not None and answer.status_code == httpx.codes.OK:
+                question: dict[str, Any] = answer.json()
+                return question
+            time.sleep(0.25)
+        raise PartFailed("the task does not ask", where=f"{run.dag_id}.{task_id}",
+                         expected=f"a question within {timeout_seconds:g} s", found=f"run {self.state_of(run)}")
+
+    def answer(self, run: DagRun, task_id: str, option: str) -> None:
+        """Answer a question, as the user under *Required actions*."""
+        self.request("PATCH", f"/api/v2/dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances/{task_id}/-1/hitlDetails",
+                     json={"chosen_options": [option], "params_input": {}})
+
     def request(self, method: str, path: str, *, params: Mapping[str, str | int] | None = None,
                 json: object = None) -> Any:
         """One call of the API with the user's token; the decoded answer. Raises AirflowRefused, SandboxNotUp."""
