@@ -76,16 +76,19 @@ class ApprovePlanOperator(HoldfastOperator, ApprovalOperator):
         """Take the answer: approval goes on by name, rejection aborts the plan and skips what follows."""
         from holdfast.engine.recovery import abort_plan, load_plan
 
-        answer = ApprovalOperator.execute_complete(self, context, event)
-        approved = answer["chosen_options"] == [self.APPROVE]
-        user = answer["responded_by_user"] or {}
+        approved = event.get("chosen_options") == [self.APPROVE]
+        user = event.get("responded_by_user") or {}
         who = user.get("name") or user.get("id")
         with failing_clearly():
             runtime = self.hook.runtime
             plan = load_plan(runtime, self.group, plan_id_of(context))
             if not approved:
                 abort_plan(runtime, plan, reason=f"rejected by {who or 'nobody in time'}")
-        return _decision(plan, approved=approved, approved_by=who)
+        decision = _decision(plan, approved=approved, approved_by=who)
+        # Airflow skips what follows a rejection by raising, so nothing comes after it.
+        context["ti"].xcom_push(key="return_value", value=decision)
+        ApprovalOperator.execute_complete(self, context, event)
+        return decision
 
 
 class FailOverOperator(HoldfastOperator):
