@@ -101,9 +101,8 @@ def test_the_commands_initialise_once_and_show_what_is_committed(topology: Path)
     assert run("init", "market-risk")[1]["result"] == "initialised"
     code, again = run("init", "market-risk")
     assert (code, again["result"]) == (0, "was initialised before; nothing was changed")
-    assert run("rearm", "market-risk", "--reason", "after a blip")[1]["state"]["epoch"] == 2
     code, shown = run("show", "market-risk")
-    assert (shown["state"]["epoch"], shown["state"]["active_site"]) == (2, SITES[0])
+    assert (shown["state"]["epoch"], shown["state"]["active_site"]) == (1, SITES[0])
     assert sum(acceptor["reachable"] for acceptor in shown["acceptors"]) == 3
     code, error = run("show", "no-such-group")
     assert (code, error["error"]) == (2, "UnknownName")
