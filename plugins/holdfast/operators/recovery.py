@@ -83,7 +83,7 @@ class ApprovePlanOperator(HoldfastOperator, ApprovalOperator):
             runtime = self.hook.runtime
             plan = load_plan(runtime, self.group, plan_id_of(context))
             if not approved:
-                abort_plan(runtime, plan, reason=f"rejected by {who or 'nobody in time'}")
+                abort_plan(runtime, plan, by=who or "nobody", reason="rejected" if who else "nobody answered in time")
         decision = _decision(plan, approved=approved, approved_by=who)
         # Airflow skips what follows a rejection by raising, so nothing comes after it.
         context["ti"].xcom_push(key="return_value", value=decision)
