@@ -10,7 +10,7 @@ from rich.table import Table
 
 from holdfast.cli.output import JsonOption, TopologyOption, console, print_json, reports_errors
 from holdfast.engine.authority.acceptor import state_to_json
-from holdfast.engine.authority.interface import AcceptorView, EpochConflict, EpochState, GroupNotInitialised, NoMajority
+from holdfast.engine.authority.interface import AcceptorView, EpochConflict, EpochState, NoMajority
 from holdfast.engine.runtime import Runtime
 
 app = typer.Typer(help="Which site is active, per group, in which epoch.", no_args_is_help=True)
@@ -63,33 +63,6 @@ def init(group: GroupArgument, topology: TopologyOption = None, as_json: JsonOpt
             raise
         state, fresh = conflict.current, False
     _report(group, state, "initialised" if fresh else "was initialised before; nothing was changed", as_json)
-
-
-@app.command("rearm")
-@reports_errors
-def rearm(
-    group: GroupArgument,
-    reason: Annotated[str, typer.Option(help="Why; stands in the new epoch for ever.")] = "re-armed by hand",
-    topology: TopologyOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Give the active site a new epoch, after it lost its lease and nobody was promoted.
-
-    A site that lost its lease stays fenced for that epoch. A new epoch of the same site lets it serve again; training
-    runs of the old epoch have to be resumed in the new one.
-
-    Exit codes: 0 done, 2 unknown group, 3 the group has no epoch yet or moved meanwhile, 4 no majority.
-    """
-    runtime = Runtime.from_environment(topology)
-    authority = runtime.authority(group)
-    state = authority.read(group)
-    if state is None:
-        raise GroupNotInitialised("the group has no epoch yet", where=f"group {group}",
-                                  expected="an initialised group", found="nothing in the authority",
-                                  fix=f"Run `holdfast authority init {group}`")
-    moved = authority.advance(group, expected_epoch=state.epoch, active_site=state.active_site,
-                              plan_id=f"rearm-{uuid.uuid4().hex[:12]}", reason=reason)
-    _report(group, moved, "re-armed", as_json)
 
 
 def _report(group: str, state: EpochState, what: str, as_json: bool) -> None:

@@ -107,7 +107,7 @@ def test_the_commands_initialise_once_and_show_what_is_committed(topology: Path)
     code, error = run("show", "no-such-group")
     assert (code, error["error"]) == (2, "UnknownName")
     text = runner.invoke(app, ["show", "market-risk", "--topology", str(topology)])
-    assert "epoch 2, active aws-eu-west-1" in text.stdout
+    assert "epoch 1, active aws-eu-west-1" in text.stdout
 
 
 def test_show_without_a_majority_shows_who_answers_and_exits_4(topology: Path, sandbox: Sandbox) -> None:

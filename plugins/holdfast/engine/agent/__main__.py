@@ -24,8 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s",
                         stream=sys.stderr)
     try:
-        agent = SiteAgent(Runtime.from_environment(options.topology), options.site, service=options.service,
-                          resume=options.resume)
+        agent = SiteAgent(Runtime.from_environment(options.topology), options.site, service=options.service)
     except HoldfastError as error:
         sys.stderr.write(f"holdfast agent: {error}\n")
         return error.exit_code
@@ -43,8 +42,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--site", required=True, help="the site this runs at")
     parser.add_argument("--service", help="the service to answer for; default: the only one with an endpoint here")
     parser.add_argument("--topology", help="the topology file; default $HOLDFAST_TOPOLOGY or include/holdfast.yaml")
-    parser.add_argument("--resume", action="store_true",
-                        help="take a lost lease up again in the same epoch, if nobody was promoted meanwhile")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=int(os.environ.get(PORT_VARIABLE, "8080")),
                         help=f"port to listen on; default ${PORT_VARIABLE} or 8080")

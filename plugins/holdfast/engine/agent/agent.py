@@ -45,7 +45,6 @@ class SiteAgent:
         epochs: makes the epoch store of a group; by default the ranked register over ``stores``.
         model_source: where the model comes from; by default this site's bucket.
         loaders: how models are loaded, by file name.
-        resume: a lost lease comes back in the same epoch if nobody was promoted meanwhile; see `Lease`.
 
     Raises:
         UnknownName: no such site or service.
@@ -62,7 +61,6 @@ class SiteAgent:
         epochs: Callable[[str], EpochStore] | None = None,
         model_source: ModelSource | None = None,
         loaders: Mapping[str, Loader] = LOADERS,
-        resume: bool = False,
     ) -> None:
         topology, clock = runtime.topology, runtime.clock
         topology.site(site)
@@ -76,7 +74,6 @@ class SiteAgent:
         self._detection = _strictest([group.detection for group in self._groups.values()])
         peers = tuple(dict.fromkeys(name for g in self._groups.values() for name in g.sites.all()))
         self._stores = dict(stores) if stores is not None else self._open_stores(peers)
-        self._resume = resume
         make = epochs or self._register
         self._leases = {name: self._lease(name, group, make(name)) for name, group in self._groups.items()}
         self.service, self._service_group = self._choose_service(service)
@@ -255,8 +252,7 @@ class SiteAgent:
 
     def _lease(self, name: str, group: Group, epochs: EpochStore) -> Lease:
         return Lease(name, self.site, epochs, fence_seconds=group.fencing.fence_seconds, clock=self._clock,
-                     standby_role="witness" if self.site in group.sites.witness else "standby",
-                     final=not self._resume)
+                     standby_role="witness" if self.site in group.sites.witness else "standby")
 
     def _choose_service(self, wanted: str | None) -> tuple[str | None, str]:
         topology = self._runtime.topology

@@ -31,7 +31,7 @@ class LeaseStatus:
         role: what the newest read says the site is; ``unknown`` before the first read and once the read is too old.
         epoch: of the newest read; ``None`` before the first one or when the group was never initialised.
         may_write: the lease is held.
-        fenced: the lease of this epoch was lost; for good, if the lease is final.
+        fenced: the newest read named the site, and is too old to act on.
         age_seconds: since the newest read began.
         detail: why not, for people.
     """
@@ -52,30 +52,28 @@ class Lease:
     Safe to use from many threads. Time is ``clock.monotonic()``, which goes on while the machine is suspended: a
     process that was stopped finds its lease gone when it wakes.
 
+    A lease that ran out comes back with the next read of a majority that still names the site and its epoch. That is no
+    less exclusive: a promotion commits its epoch first and then waits for *any* lease of the old one to end, so such a
+    read proves that nobody was promoted. A site thus rides out a cut or a stall that nobody answered with a promotion.
+
     Args:
         fence_seconds: T_fence.
         standby_role: the site's role while it is not active.
-        final: a lease that was lost does not come back in the same epoch: what was told to stop must not go on. False:
-            it comes back with the next read of a majority that still names the site. That is no less exclusive (a
-            promotion waits for *any* lease of the old epoch to end), and lets a service ride out a cut or a stall that
-            nobody answered with a promotion.
     """
 
     def __init__(
         self, group: str, site: str, epochs: EpochStore, *, fence_seconds: float, clock: Clock,
-        standby_role: Literal["standby", "witness"] = "standby", final: bool = True,
+        standby_role: Literal["standby", "witness"] = "standby",
     ) -> None:
         self.group = group
         self.site = site
         self._epochs = epochs
         self._fence_seconds = fence_seconds
         self._clock = clock
-        self._final = final
         self._standby_role: Literal["standby", "witness"] = standby_role
         self._lock = threading.Lock()
         self._state: EpochState | None = None
         self._read_at: float | None = None
-        self._fenced_epoch = 0
         self._trouble = "no majority was read yet"
 
     def renew(self) -> LeaseStatus:
@@ -88,7 +86,6 @@ class Lease:
                 self._trouble = str(error)
             return self.status()
         with self._lock:
-            self._fence_if_expired(self._clock.monotonic())
             if (self._read_at is None or began >= self._read_at) and _epoch(state) >= _epoch(self._state):
                 self._state, self._read_at = state, began
         return self.status()
@@ -100,23 +97,14 @@ class Lease:
     def status(self) -> LeaseStatus:
         """The lease as of now."""
         with self._lock:
-            now = self._clock.monotonic()
-            self._fence_if_expired(now)
-            return self._status(now)
-
-    def _fence_if_expired(self, now: float) -> None:
-        """Losing the lease is final for this epoch: what stopped once must not wake up half-way through."""
-        held = self._state is not None and self._state.active_site == self.site
-        if held and self._final and self._expired(now):
-            self._fenced_epoch = max(self._fenced_epoch, _epoch(self._state))
+            return self._status(self._clock.monotonic())
 
     def _expired(self, now: float) -> bool:
         return self._read_at is None or now - self._read_at >= self._fence_seconds
 
     def _status(self, now: float) -> LeaseStatus:
         state = self._state
-        named = state is not None and state.active_site == self.site
-        fenced = named and (self._expired(now) or self._fenced_epoch >= _epoch(state))
+        fenced = state is not None and state.active_site == self.site and self._expired(now)
         role: Role = "unknown"
         if self._expired(now):
             detail = f"no majority read for {self._fence_seconds:g} s: {self._trouble}"
@@ -126,11 +114,9 @@ class Lease:
             role, detail = self._standby_role, f"{state.active_site} is active in epoch {state.epoch}"
         else:
             role, detail = "active", f"active in epoch {state.epoch}"
-            if fenced:
-                detail = f"fenced in epoch {state.epoch}: the lease was lost"
         return LeaseStatus(
             group=self.group, site=self.site, role=role, epoch=None if state is None else state.epoch,
-            may_write=role == "active" and not fenced, fenced=fenced,
+            may_write=role == "active", fenced=fenced,
             age_seconds=None if self._read_at is None else now - self._read_at, detail=detail,
         )
 
