@@ -24,14 +24,35 @@ with DAG(
     default_args={"owner": "holdfast", "retries": 3, "retry_delay": timedelta(seconds=5)},
     tags=["holdfast", "recovery"],
     params={
-        "group": Param(groups[0] if groups else None, type="string", enum=groups, title="Protection group",
-                       description="What is to be failed over."),
-        "target": Param(None, type=["null", "string"], enum=[None, *sites], title="Target site",
-                        description="The site to activate; empty: the first standby that is not active now."),
-        "verb": Param("failover", type="string", enum=["failover", "switchover"], title="Verb",
-                      description="`failover`: the source is presumed dead. `switchover`: both live, nothing is lost."),
-        "reason": Param("started by hand", type="string", minLength=3, maxLength=500, title="Reason",
-                        description="Why; it goes into the plan, the register and the journal."),
+        "group": Param(
+            groups[0] if groups else None,
+            type="string",
+            enum=groups,
+            title="Protection group",
+            description="What is to be failed over.",
+        ),
+        "target": Param(
+            None,
+            type=["null", "string"],
+            enum=[None, *sites],
+            title="Target site",
+            description="The site to activate; empty: the first standby that is not active now.",
+        ),
+        "verb": Param(
+            "failover",
+            type="string",
+            enum=["failover", "switchover"],
+            title="Verb",
+            description="`failover`: the source is presumed dead. `switchover`: both live, nothing is lost.",
+        ),
+        "reason": Param(
+            "started by hand",
+            type="string",
+            minLength=3,
+            maxLength=500,
+            title="Reason",
+            description="Why; it goes into the plan, the register and the journal.",
+        ),
     },
     doc_md="""
     ### Fail over
@@ -49,12 +70,18 @@ with DAG(
     render_template_as_native_obj=True,
 ):
     approve = ApprovePlanOperator(
-        task_id="approve", group="{{ params.group }}", target="{{ params.target }}", verb="{{ params.verb }}",
-        reason="{{ params.reason }}", response_timeout=timedelta(hours=1),
+        task_id="approve",
+        group="{{ params.group }}",
+        target="{{ params.target }}",
+        verb="{{ params.verb }}",
+        reason="{{ params.reason }}",
+        response_timeout=timedelta(hours=1),
     )
     plan_id = "{{ ti.xcom_pull('approve')['plan_id'] }}"
     fail_over = FailOverOperator(
-        task_id="fail_over", group="{{ params.group }}", plan_id=plan_id,
+        task_id="fail_over",
+        group="{{ params.group }}",
+        plan_id=plan_id,
         approved_by="{{ ti.xcom_pull('approve')['approved_by'] }}",
     )
     resume = ResumeTrainingOperator(task_id="resume_training", group="{{ params.group }}", plan_id=plan_id)

@@ -41,15 +41,29 @@ with DAG(
     deadline=DeadlineAlert(
         reference=DeadlineReference.DAGRUN_QUEUED_AT,
         interval=rto + AROUND,
-        callback=AsyncCallback(MissedDeadlineNotifier, kwargs={
-            "objective": f"a drill ends within {(rto + AROUND).total_seconds():g} s: its RTO and what is around it"}),
+        callback=AsyncCallback(
+            MissedDeadlineNotifier,
+            kwargs={
+                "objective": f"a drill ends within {(rto + AROUND).total_seconds():g} s: its RTO and what is around it"
+            },
+        ),
         name="rto",
     ),
     params={
-        "group": Param(groups[0] if groups else None, type="string", enum=groups, title="Protection group",
-                       description="Whose active site is lost in this drill. Traffic really moves."),
-        "scenario": Param("site-outage", type="string", enum=list(SCENARIO_NAMES), title="Scenario",
-                          description="What happens to the active site."),
+        "group": Param(
+            groups[0] if groups else None,
+            type="string",
+            enum=groups,
+            title="Protection group",
+            description="Whose active site is lost in this drill. Traffic really moves.",
+        ),
+        "scenario": Param(
+            "site-outage",
+            type="string",
+            enum=list(SCENARIO_NAMES),
+            title="Scenario",
+            description="What happens to the active site.",
+        ),
     },
     doc_md="""
     ### Failover drill
@@ -66,8 +80,9 @@ with DAG(
     measured by the drill, four ways, and judged in its journal.
     """,
 ):
-    prepare = PrepareDrillOperator(task_id="prepare", group="{{ params.group }}", scenario="{{ params.scenario }}",
-                                   retries=0)
+    prepare = PrepareDrillOperator(
+        task_id="prepare", group="{{ params.group }}", scenario="{{ params.scenario }}", retries=0
+    )
     inject = InjectFaultOperator(task_id="inject")
     detect = DetectOutageOperator(task_id="detect")
     fail_over = DrillFailOverOperator(task_id="fail_over")

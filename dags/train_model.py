@@ -27,12 +27,27 @@ with DAG(
     default_args={"owner": "holdfast", "retries": 6, "retry_delay": timedelta(seconds=10)},
     tags=["holdfast", "training"],
     params={
-        "group": Param(groups[0] if groups else None, type="string", enum=groups, title="Protection group",
-                       description="Its active site is where the training runs."),
-        "job": Param(jobs[0] if jobs else None, type="string", enum=jobs, title="Training job",
-                     description="One of the group's training jobs."),
-        "run": Param(None, type=["null", "string"], pattern="^[a-z0-9][a-z0-9.-]{1,99}$", title="Run",
-                     description="Name of the run to go on with; leave it empty for a new one."),
+        "group": Param(
+            groups[0] if groups else None,
+            type="string",
+            enum=groups,
+            title="Protection group",
+            description="Its active site is where the training runs.",
+        ),
+        "job": Param(
+            jobs[0] if jobs else None,
+            type="string",
+            enum=jobs,
+            title="Training job",
+            description="One of the group's training jobs.",
+        ),
+        "run": Param(
+            None,
+            type=["null", "string"],
+            pattern="^[a-z0-9][a-z0-9.-]{1,99}$",
+            title="Run",
+            description="Name of the run to go on with; leave it empty for a new one.",
+        ),
     },
     doc_md="""
     ### Train a model
@@ -49,7 +64,10 @@ with DAG(
     render_template_as_native_obj=True,
 ):
     train = TrainOperator(
-        task_id="train", group="{{ params.group }}", job="{{ params.job }}", run="{{ params.run }}",
+        task_id="train",
+        group="{{ params.group }}",
+        job="{{ params.job }}",
+        run="{{ params.run }}",
     )
     protect = ProtectGroupOperator(
         task_id="protect",

@@ -43,7 +43,9 @@ with DAG(
                 trigger_dag_id="fail_over",
                 trigger_run_id=f"watch__{group}__{{{{ {found}['epoch'] }}}}__{{{{ {found}['since'][:13] }}}}",
                 skip_when_already_exists=True,
-                conf={"group": group,
-                      "reason": f"{{{{ {found}['site'] }}}} is down: {{{{ {found}['reasons'][:300] }}}}"},
+                conf={
+                    "group": group,
+                    "reason": f"{{{{ {found}['site'] }}}} is down: {{{{ {found}['reasons'][:300] }}}}",
+                },
             )
             down >> start_failover

@@ -59,9 +59,10 @@ def topology_page(schema: dict[str, Any]) -> str:
         "",
         "<!-- Written by `make docs` from holdfast.engine.config.models. Do not edit. -->",
         "",
-        "One YAML file says what Holdfast knows of its world: `$HOLDFAST_TOPOLOGY`, by default `include/holdfast.yaml`.",
-        "`${NAME}` and `${NAME:-default}` are taken from the environment. Names are lower-case letters, digits and dashes.",
-        "`holdfast check --offline` validates it. The same as JSON Schema: [topology.schema.json](topology.schema.json).",
+        "One YAML file says what Holdfast knows of its world: `$HOLDFAST_TOPOLOGY`, by default",
+        "`include/holdfast.yaml`. `${NAME}` and `${NAME:-default}` come from the environment. Names are lower-case",
+        "letters, digits and dashes. `holdfast check --offline` validates it. The same as JSON Schema:",
+        "[topology.schema.json](topology.schema.json).",
         "",
     ]
     for name, model in {"Topology": schema, **schema["$defs"]}.items():

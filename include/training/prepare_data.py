@@ -20,8 +20,20 @@ if TYPE_CHECKING:
 
 #: The model's inputs, in the order of its columns.
 FEATURES = (
-    "range_1d", "range_5d", "range_22d", "return_1d", "return_5d", "loss_5d", "volume_change",
-    "nasdaq_range_1d", "nasdaq_range_5d", "nasdaq_return_1d", "vix", "vix_change_1d", "vix_change_5d", "weekday",
+    "range_1d",
+    "range_5d",
+    "range_22d",
+    "return_1d",
+    "return_5d",
+    "loss_5d",
+    "volume_change",
+    "nasdaq_range_1d",
+    "nasdaq_range_5d",
+    "nasdaq_return_1d",
+    "vix",
+    "vix_change_1d",
+    "vix_change_5d",
+    "weekday",
 )
 #: Parkinson's volatility of the next trading day, in percent per year.
 TARGET = "next_day_volatility"
@@ -39,14 +51,26 @@ def frame() -> pd.DataFrame:
     scale = 100 * np.sqrt(252) / (2 * np.sqrt(np.log(2)))
     spx_range, ndq_range = (scale * np.log(f["High"] / f["Low"]) for f in (spx, ndq))
     change, ndq_change = (100 * np.log(f["Adj Close"]).diff() for f in (spx, ndq))
-    days = pd.DataFrame({
-        "range_1d": spx_range, "range_5d": spx_range.rolling(5).mean(), "range_22d": spx_range.rolling(22).mean(),
-        "return_1d": change, "return_5d": change.rolling(5).sum(), "loss_5d": change.clip(upper=0).rolling(5).sum(),
-        "volume_change": np.log(spx["Volume"]).diff(), "nasdaq_range_1d": ndq_range,
-        "nasdaq_range_5d": ndq_range.rolling(5).mean(), "nasdaq_return_1d": ndq_change, "vix": fear,
-        "vix_change_1d": fear.diff(), "vix_change_5d": fear.diff(5), "weekday": spx.index.day_of_week.astype("float64"),
-        TARGET: spx_range.shift(-1),
-    }, index=spx.index)
+    days = pd.DataFrame(
+        {
+            "range_1d": spx_range,
+            "range_5d": spx_range.rolling(5).mean(),
+            "range_22d": spx_range.rolling(22).mean(),
+            "return_1d": change,
+            "return_5d": change.rolling(5).sum(),
+            "loss_5d": change.clip(upper=0).rolling(5).sum(),
+            "volume_change": np.log(spx["Volume"]).diff(),
+            "nasdaq_range_1d": ndq_range,
+            "nasdaq_range_5d": ndq_range.rolling(5).mean(),
+            "nasdaq_return_1d": ndq_change,
+            "vix": fear,
+            "vix_change_1d": fear.diff(),
+            "vix_change_5d": fear.diff(5),
+            "weekday": spx.index.day_of_week.astype("float64"),
+            TARGET: spx_range.shift(-1),
+        },
+        index=spx.index,
+    )
     # Six decimals: more than prices carry, fewer than two machines' logarithms could differ in.
     return days.iloc[22:-1].round(6)
 
@@ -60,8 +84,9 @@ def files() -> dict[str, bytes]:
     made = {}
     for year, part in days.groupby(days.index.year):
         columns = {"date": pa.array(part.index.date, type=pa.date32())}
-        columns |= {name: pa.array(part[name].to_numpy(), type=pa.float64(), from_pandas=True)
-                    for name in (*FEATURES, TARGET)}
+        columns |= {
+            name: pa.array(part[name].to_numpy(), type=pa.float64(), from_pandas=True) for name in (*FEATURES, TARGET)
+        }
         sink = pa.BufferOutputStream()
         pq.write_table(pa.table(columns), sink, compression="zstd", write_statistics=True)
         made[f"year={year}/days.parquet"] = sink.getvalue().to_pybytes()

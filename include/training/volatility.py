@@ -23,8 +23,16 @@ TARGET = "next_day_volatility"
 #: Volatility is positive and its errors grow with it: the gamma deviance. Rows and columns are sampled, so each
 #: round draws random numbers, and a resume has something to get wrong. One thread: sums in one order.
 PARAMETERS = {
-    "objective": "reg:gamma", "eval_metric": "gamma-deviance", "eta": 0.03, "max_depth": 3, "min_child_weight": 5,
-    "subsample": 0.7, "colsample_bynode": 0.7, "tree_method": "hist", "nthread": 1, "base_score": 12.0,
+    "objective": "reg:gamma",
+    "eval_metric": "gamma-deviance",
+    "eta": 0.03,
+    "max_depth": 3,
+    "min_child_weight": 5,
+    "subsample": 0.7,
+    "colsample_bynode": 0.7,
+    "tree_method": "hist",
+    "nthread": 1,
+    "base_score": 12.0,
 }
 
 
@@ -50,8 +58,11 @@ def train(training: Training) -> None:
     resumed = training.checkpointer.resume(model)
     begin = resumed.step if resumed else 0
     how = f"{resumed.resume}, from epoch {resumed.manifest.epoch}" if resumed else "from the start"
-    print(f"{training.environment.run} epoch {training.environment.epoch} at {training.environment.site}: "
-          f"step {begin} of {training.steps}, {how}", flush=True)
+    print(
+        f"{training.environment.run} epoch {training.environment.epoch} at {training.environment.site}: "
+        f"step {begin} of {training.steps}, {how}",
+        flush=True,
+    )
     with training.checkpointer as checkpointer:
         for step in range(begin + 1, training.steps + 1):
             due = time.monotonic() + training.step_seconds
@@ -71,8 +82,13 @@ def _loss(model: BoosterAdapter, data: Any) -> float:
 
 
 def _features_json(table: pa.Table) -> bytes:
-    described = {"format": "holdfast.model/1", "library": "xgboost", "features": features(table), "target": TARGET,
-                 "unit": "percent per year"}
+    described = {
+        "format": "holdfast.model/1",
+        "library": "xgboost",
+        "features": features(table),
+        "target": TARGET,
+        "unit": "percent per year",
+    }
     return json.dumps(described, sort_keys=True, indent=1).encode()
 
 

@@ -1,7 +1,7 @@
 """``make bench-failover``: the drill from the command line, and how long each DAG file takes to parse cold.
 
-Each round is a fresh sandbox: three emulated clouds, the group at work, one `holdfast drill run site-outage`. No rival runs
-the same work (docs/performance.md says which systems come near); the targets are the project's own.
+Each round is a fresh sandbox: three emulated clouds, the group at work, one `holdfast drill run site-outage`. No rival
+runs the same work (docs/performance.md says which systems come near); the targets are the project's own.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def drill(number: int) -> dict[str, Any]:
         try:
             environment = {**os.environ, **box.environment()}
             for command in (
-                [sys.executable, "-m", "holdfast.sandbox.scene"],
+                [str(HOLDFAST), "sandbox", "scene"],
                 [str(HOLDFAST), "drill", "run", "site-outage", "--output", f"{folder}/evidence"],
             ):
                 subprocess.run(command, env=environment, cwd=ROOT, timeout=600, check=True)

@@ -1,4 +1,4 @@
-"""What every benchmark shares: one measured run in its own process, its CPU seconds and peak memory, the result file."""
+"""What every benchmark shares: a measured run in its own process, its CPU seconds and peak memory, the results."""
 
 from __future__ import annotations
 
@@ -46,7 +46,12 @@ def run_measured(command: Sequence[str], environment: Mapping[str, str], *, time
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     started = time.monotonic()
     done = subprocess.run(
-        list(command), env={**os.environ, **environment}, timeout=timeout_seconds, capture_output=True, text=True, check=False
+        list(command),
+        env={**os.environ, **environment},
+        timeout=timeout_seconds,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     wall = time.monotonic() - started
     if done.returncode:
@@ -71,9 +76,15 @@ def print_peak() -> None:
 
 
 def compare(
-    name: str, ours: Callable[[int], Cost], rival: str, theirs: Callable[[int], Cost], *, rounds: int, target: float | None
+    name: str,
+    ours: Callable[[int], Cost],
+    rival: str,
+    theirs: Callable[[int], Cost],
+    *,
+    rounds: int,
+    target: float | None,
 ) -> list[Case]:
-    """Interleave both sides and report medians: wall seconds (with the target on the ratio), CPU seconds and peak memory."""
+    """Interleave both sides and report medians: wall seconds (target on the ratio), CPU seconds and peak memory."""
     pairs = [(ours(number), theirs(number)) for number in range(rounds)]
     cases = []
     for metric, unit in (("wall_seconds", "s"), ("cpu_seconds", "s"), ("peak_bytes", "B")):
@@ -82,7 +93,9 @@ def compare(
         value, rival_value = statistics.median(mine), statistics.median(other)
         ratio = value / rival_value if rival_value else None
         cases.append(
-            Case(name, metric, unit, value, rival, rival_value, ratio, target if metric == "wall_seconds" else None, mine)
+            Case(
+                name, metric, unit, value, rival, rival_value, ratio, target if metric == "wall_seconds" else None, mine
+            )
         )
     return cases
 
@@ -93,7 +106,10 @@ def write_results(path: Path, cases: Sequence[Case], packages: Sequence[str]) ->
     document = {
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {
-            "processor": _processor(), "cores": os.cpu_count(), "system": platform.platform(), "python": platform.python_version(),
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "system": platform.platform(),
+            "python": platform.python_version(),
         },
         "versions": {name: _version(name) for name in packages},
         "cases": [asdict(case) for case in cases],

@@ -1,8 +1,8 @@
 """``make bench-sync``: replication from the emulated AWS to the emulated Google Cloud, beside Airflow's own operator.
 
-The same objects, between the same emulators, in the same run, each side in a process of its own, interleaved. Ours hashes
-the source, copies, reads the replica back and publishes it; `S3ToGCSOperator` copies. Both are bound by the emulators,
-so a ratio says something about the client's work, and nothing about a cloud.
+The same objects, between the same emulators, in the same run, each side in a process of its own, interleaved. Ours
+hashes the source, copies, reads the replica back and publishes it; `S3ToGCSOperator` copies. Both are bound by the
+emulators, so a ratio says something about the client's work, and nothing about a cloud.
 """
 
 from __future__ import annotations
@@ -37,7 +37,11 @@ def main() -> None:
         box = Sandbox(folder, topology=ROOT / "include" / "holdfast.yaml", owner_pid=os.getpid())
         box.up(timeout=120, agents=False)
         try:
-            environment = {**box.environment(), "AIRFLOW_HOME": str(Path(folder) / "airflow"), "PYTHONWARNINGS": "ignore"}
+            environment = {
+                **box.environment(),
+                "AIRFLOW_HOME": str(Path(folder) / "airflow"),
+                "PYTHONWARNINGS": "ignore",
+            }
             os.environ.update(environment)
             for name, (count, size_bytes) in WORKLOADS.items():
                 print(f"==> {name}")
@@ -80,16 +84,26 @@ def worker(side: str, dataset: str) -> None:
         taken = take(source, dataset=dataset, path=dataset, clock=runtime.clock)
         record = publish(source, taken, epoch=1, site=SOURCE, parent=None, clock=runtime.clock)
         report = replicate(
-            source, target, record=record, source_site=SOURCE, target_site=TARGET, residency=None,
-            topology_sites=runtime.topology.sites, clock=runtime.clock,
+            source,
+            target,
+            record=record,
+            source_site=SOURCE,
+            target_site=TARGET,
+            residency=None,
+            topology_sites=runtime.topology.sites,
+            clock=runtime.clock,
         )
         assert report.verified_objects == record.object_count
     else:
         from airflow.providers.google.cloud.transfers.s3_to_gcs import S3ToGCSOperator
 
         operator = S3ToGCSOperator(
-            task_id="copy", bucket="holdfast-eu-west-1", prefix=f"data/{dataset}/", aws_conn_id="holdfast_aws",
-            gcp_conn_id="holdfast_gcp", dest_gcs=f"gs://holdfast-europe-west1/copied/{dataset}/",
+            task_id="copy",
+            bucket="holdfast-eu-west-1",
+            prefix=f"data/{dataset}/",
+            aws_conn_id="holdfast_aws",
+            gcp_conn_id="holdfast_gcp",
+            dest_gcs=f"gs://holdfast-europe-west1/copied/{dataset}/",
         )
         assert len(operator.execute({})) > 0
     print_peak()

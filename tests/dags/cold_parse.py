@@ -19,8 +19,22 @@ from airflow.serialization.serialized_objects import DagSerialization
 
 REPEATS = 3
 #: Seconds of import each, and none of a DAG file's business.
-HEAVY = ("adlfs", "azure", "boto3", "botocore", "gcsfs", "google", "great_expectations", "kubernetes", "obstore",
-         "pandas", "pyarrow", "sklearn", "torch", "xgboost")
+HEAVY = (
+    "adlfs",
+    "azure",
+    "boto3",
+    "botocore",
+    "gcsfs",
+    "google",
+    "great_expectations",
+    "kubernetes",
+    "obstore",
+    "pandas",
+    "pyarrow",
+    "sklearn",
+    "torch",
+    "xgboost",
+)
 
 
 def parse(file: Path) -> dict[str, object]:
@@ -29,9 +43,12 @@ def parse(file: Path) -> dict[str, object]:
     bag = DagBag(str(file), safe_mode=False)
     seconds = time.perf_counter() - started
     new = {name.partition(".")[0] for name in set(sys.modules) - before}
-    return {"seconds": seconds, "heavy": sorted(new & set(HEAVY)),
-            "errors": [str(text).strip().splitlines()[-1] for text in bag.import_errors.values()],
-            "dags": [facts(dag) for dag in bag.dags.values()]}
+    return {
+        "seconds": seconds,
+        "heavy": sorted(new & set(HEAVY)),
+        "errors": [str(text).strip().splitlines()[-1] for text in bag.import_errors.values()],
+        "dags": [facts(dag) for dag in bag.dags.values()],
+    }
 
 
 def facts(dag: airflow.sdk.DAG) -> dict[str, object]:
@@ -48,14 +65,23 @@ def facts(dag: airflow.sdk.DAG) -> dict[str, object]:
         "max_active_runs": dag.max_active_runs,
         "deadline": dag.deadline is not None,
         "schedule": str(dag.schedule),
-        "params": {name: {"description": params.get_param(name).description, **params.get_param(name).schema}
-                   for name in params},
-        "tasks": {t.task_id: {"class": type(t).__name__, "teardown": t.is_teardown,
-                              "fails_run": bool(getattr(t, "on_failure_fail_dagrun", False)),
-                              "setups": sorted(u.task_id for u in t.upstream_list if u.is_setup),
-                              "downstream": sorted(t.downstream_task_ids), "trigger_rule": str(t.trigger_rule),
-                              "defaults": getattr(t, "defaults", None),
-                              "has_response_timeout": getattr(t, "response_timeout", None) is not None} for t in tasks},
+        "params": {
+            name: {"description": params.get_param(name).description, **params.get_param(name).schema}
+            for name in params
+        },
+        "tasks": {
+            t.task_id: {
+                "class": type(t).__name__,
+                "teardown": t.is_teardown,
+                "fails_run": bool(getattr(t, "on_failure_fail_dagrun", False)),
+                "setups": sorted(u.task_id for u in t.upstream_list if u.is_setup),
+                "downstream": sorted(t.downstream_task_ids),
+                "trigger_rule": str(t.trigger_rule),
+                "defaults": getattr(t, "defaults", None),
+                "has_response_timeout": getattr(t, "response_timeout", None) is not None,
+            }
+            for t in tasks
+        },
         "round_trip": round_trip(dag),
     }
 
@@ -69,8 +95,11 @@ def round_trip(dag: airflow.sdk.DAG) -> str:
         return f"{type(error).__name__}: {error}"
     for what, there, back in (
         ("tasks", sorted(dag.task_ids), sorted(read.task_ids)),
-        ("edges", [sorted(t.downstream_task_ids) for t in sorted(dag.tasks, key=lambda t: t.task_id)],
-         [sorted(t.downstream_task_ids) for t in sorted(read.tasks, key=lambda t: t.task_id)]),
+        (
+            "edges",
+            [sorted(t.downstream_task_ids) for t in sorted(dag.tasks, key=lambda t: t.task_id)],
+            [sorted(t.downstream_task_ids) for t in sorted(read.tasks, key=lambda t: t.task_id)],
+        ),
         ("params", sorted(dag.params), sorted(read.params)),
         ("tags", sorted(dag.tags), sorted(read.tags)),
         ("documentation", dag.doc_md, read.doc_md),

@@ -25,8 +25,11 @@ PARSE_SECONDS = 1.0
 def airflow_environ(home: Path) -> dict[str, str]:
     """The variables that keep an Airflow process inside ``home``."""
     return {
-        "AIRFLOW_HOME": str(home), "AIRFLOW__CORE__LOAD_EXAMPLES": "False", "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS),
-        "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"), "AIRFLOW__LOGGING__LOGGING_LEVEL": "WARNING",
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS),
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
+        "AIRFLOW__LOGGING__LOGGING_LEVEL": "WARNING",
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}",
     }
 
@@ -37,8 +40,14 @@ def parsed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]
     files = [*sorted(DAGS.glob("*.py")), *sorted(REJECTED.glob("*.py"))]
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "HOLDFAST"))}
     environ |= airflow_environ(tmp_path_factory.mktemp("airflow"))
-    answer = subprocess.run([sys.executable, str(Path(__file__).parent / "cold_parse.py"), *map(str, files)],
-                            env=environ, capture_output=True, text=True, timeout=300, cwd=ROOT)
+    answer = subprocess.run(
+        [sys.executable, str(Path(__file__).parent / "cold_parse.py"), *map(str, files)],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=ROOT,
+    )
     assert answer.returncode == 0, answer.stderr
     line = next(line for line in answer.stdout.splitlines() if line.startswith("RESULT "))
     return {Path(name).name: found for name, found in json.loads(line.removeprefix("RESULT ")).items()}
@@ -102,8 +111,13 @@ def _of_its_tasks(tasks: dict[str, Any], tags: list[str]) -> Iterator[str]:
 def airflow_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with a migrated database, made once per test process."""
     home = tmp_path_factory.mktemp("airflow-home")
-    subprocess.run([str(Path(sys.executable).parent / "airflow"), "db", "migrate"], check=True, capture_output=True,
-                   env={**os.environ, **airflow_environ(home)}, timeout=240)
+    subprocess.run(
+        [str(Path(sys.executable).parent / "airflow"), "db", "migrate"],
+        check=True,
+        capture_output=True,
+        env={**os.environ, **airflow_environ(home)},
+        timeout=240,
+    )
     return home
 
 
@@ -139,9 +153,17 @@ def start_dag(airflow_home: Path, tmp_path: Path) -> Iterator[Callable[..., DagT
         with log.open("w") as output:
             process = subprocess.Popen(
                 [sys.executable, str(Path(__file__).parent / "run_dag.py"), str(file), dag_id, json.dumps(conf or {})],
-                env={**os.environ, **airflow_environ(home), "AIRFLOW__CORE__DAGS_FOLDER": str(file.parent),
-                     "AIRFLOW__LOGGING__LOGGING_LEVEL": "INFO", **environ},
-                stdout=output, stderr=subprocess.STDOUT, cwd=ROOT)
+                env={
+                    **os.environ,
+                    **airflow_environ(home),
+                    "AIRFLOW__CORE__DAGS_FOLDER": str(file.parent),
+                    "AIRFLOW__LOGGING__LOGGING_LEVEL": "INFO",
+                    **environ,
+                },
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=ROOT,
+            )
         begun.append(DagTest(process, log))
         return begun[-1]
 

@@ -36,9 +36,15 @@ def publish(model: str) -> None:
     from holdfast.engine.snapshot import put_snapshot
 
     runtime, site = Runtime.from_environment(), os.environ["HOLDFAST_SITE"]
-    put_snapshot(runtime.store(site), dataset=model, files={"model.ubj": b"model"},
-                 epoch=int(os.environ["HOLDFAST_EPOCH"]), site=site, clock=SystemClock(),
-                 labels={"run": os.environ["HOLDFAST_RUN"], "step": "2", "model_digest": "blake3:00"})
+    put_snapshot(
+        runtime.store(site),
+        dataset=model,
+        files={"model.ubj": b"model"},
+        epoch=int(os.environ["HOLDFAST_EPOCH"]),
+        site=site,
+        clock=SystemClock(),
+        labels={"run": os.environ["HOLDFAST_RUN"], "step": "2", "model_digest": "blake3:00"},
+    )
 
 
 if __name__ == "__main__":

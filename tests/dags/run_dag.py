@@ -32,11 +32,20 @@ def main() -> None:
         if hasattr(task, "window_seconds"):
             task.window_seconds = patience
     run = bag.dags[dag_id].test(run_conf=conf)
-    print("RESULT " + json.dumps({
-        "state": str(run.state), "run_id": run.run_id,
-        "tasks": {ti.task_id: {"state": str(ti.state), "tries": ti.try_number, "result": result_of(ti)}
-                  for ti in run.get_task_instances()},
-    }, default=str))
+    print(
+        "RESULT "
+        + json.dumps(
+            {
+                "state": str(run.state),
+                "run_id": run.run_id,
+                "tasks": {
+                    ti.task_id: {"state": str(ti.state), "tries": ti.try_number, "result": result_of(ti)}
+                    for ti in run.get_task_instances()
+                },
+            },
+            default=str,
+        )
+    )
 
 
 def sweep() -> None:

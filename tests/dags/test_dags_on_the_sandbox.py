@@ -40,8 +40,9 @@ class Stage:
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    sandbox = Sandbox(tmp_path_factory.mktemp("stage"), topology=ROOT / "include" / "holdfast.yaml",
-                      owner_pid=os.getpid())
+    sandbox = Sandbox(
+        tmp_path_factory.mktemp("stage"), topology=ROOT / "include" / "holdfast.yaml", owner_pid=os.getpid()
+    )
     try:
         sandbox.up(timeout=180, agents=True)
         # Short enough for a test, long enough to be interrupted.
@@ -85,7 +86,10 @@ def test_replication_publishes_checks_and_verifies_at_every_site(stage: Stage, r
     assert set(states(result).values()) == {"success"}, result["log"][-4000:]
     done = result["tasks"][f"{GROUP}.protect"]["result"]
     assert {(row["subject"], row["target"]) for row in done} >= {
-        (DATASET, "gcp-europe-west1"), (DATASET, "azure-westeurope"), (MODEL, "gcp-europe-west1")}
+        (DATASET, "gcp-europe-west1"),
+        (DATASET, "azure-westeurope"),
+        (MODEL, "gcp-europe-west1"),
+    }
     here = latest(stage.runtime.store(stage.state.active_site), DATASET, epoch=stage.state.epoch)
     there = latest(stage.runtime.store("azure-westeurope"), DATASET, epoch=stage.state.epoch)
     assert (here.snapshot_id, here.manifest_digest) == (there.snapshot_id, there.manifest_digest)
@@ -107,8 +111,11 @@ def test_a_watch_over_a_healthy_site_starts_nothing(stage: Stage, run):
 
 def test_a_drill_fails_over_lifts_the_fault_and_signs_what_it_measured(stage: Stage, run, tmp_path: Path):
     before = stage.state
-    result = run("failover_drill", {"group": GROUP, "scenario": "site-outage"},
-                 AIRFLOW__HOLDFAST__EVIDENCE_FOLDER=str(tmp_path / "evidence"))
+    result = run(
+        "failover_drill",
+        {"group": GROUP, "scenario": "site-outage"},
+        AIRFLOW__HOLDFAST__EVIDENCE_FOLDER=str(tmp_path / "evidence"),
+    )
     assert set(states(result).values()) == {"success"}, result["log"][-6000:]
     folder = Path(result["tasks"]["conclude"]["result"]["evidence"])
     journal = json.loads((folder / "journal.json").read_text())

@@ -46,8 +46,7 @@ def test_the_drill_offers_the_scenarios_the_engine_has(parsed):
 def test_forms_offer_the_names_of_the_topology(parsed):
     assert parsed["failover_drill.py"]["dags"][0]["params"]["group"]["enum"] == ["market-risk"]
     assert parsed["train_model.py"]["dags"][0]["params"]["job"]["enum"] == ["volatility"]
-    assert parsed["fail_over.py"]["dags"][0]["params"]["target"]["enum"] == [
-        None, "aws-eu-west-1", "gcp-europe-west1"]
+    assert parsed["fail_over.py"]["dags"][0]["params"]["target"]["enum"] == [None, "aws-eu-west-1", "gcp-europe-west1"]
 
 
 def test_a_drill_has_a_deadline_and_a_training_follows_its_data(parsed):

@@ -25,14 +25,14 @@ from holdfast.sandbox import Sandbox
 from holdfast.triggers.training import TrainingJobTrigger
 
 TRAINER = Path(__file__).parent / "fake_trainer.py"
-DAG_FILE = '''
+DAG_FILE = """
 from datetime import timedelta
 from airflow.sdk import DAG
 from holdfast.operators.training import TrainOperator
 
 with DAG("train_once", schedule=None, catchup=False, default_args={"retries": 2, "retry_delay": timedelta(seconds=1)}):
     TrainOperator(task_id="train", group="GROUP", job="job-x", run="GROUP-job-x.one", poll_seconds=0.1)
-'''
+"""
 
 
 @dataclass
@@ -70,18 +70,31 @@ def world(sandbox: Sandbox, tmp_path: Path) -> Iterator[TrainingWorld]:
     topology = yaml.safe_load(Path(sandbox.environment()["HOLDFAST_TOPOLOGY"]).read_text())
     topology["datasets"] = {f"{group}-data": {"path": f"{group}-data"}}
     topology["services"] = {}
-    topology["training"] = {"job-x": {
-        "dataset": f"{group}-data", "model": f"{group}-model", "steps": 2, "checkpoint_every_steps": 1,
-        "command": ["{python}", str(TRAINER), str(tmp_path), f"{group}-model"]}}
-    topology["groups"] = {group: {**topology["groups"]["market-risk"], "datasets": [f"{group}-data"],
-                                  "training": ["job-x"], "services": []}}
+    topology["training"] = {
+        "job-x": {
+            "dataset": f"{group}-data",
+            "model": f"{group}-model",
+            "steps": 2,
+            "checkpoint_every_steps": 1,
+            "command": ["{python}", str(TRAINER), str(tmp_path), f"{group}-model"],
+        }
+    }
+    topology["groups"] = {
+        group: {
+            **topology["groups"]["market-risk"],
+            "datasets": [f"{group}-data"],
+            "training": ["job-x"],
+            "services": [],
+        }
+    }
     (tmp_path / "topology.yaml").write_text(yaml.safe_dump(topology))
     (tmp_path / "dags").mkdir()
     (tmp_path / "dags" / "train_once.py").write_text(DAG_FILE.replace("GROUP", group))
     environ = {**sandbox.environment(), "HOLDFAST_TOPOLOGY": str(tmp_path / "topology.yaml")}
     runtime = Runtime.from_environment(tmp_path / "topology.yaml", {**os.environ, **environ})
     runtime.authority(group).advance(
-        group, expected_epoch=0, active_site="aws-eu-west-1", plan_id="init", reason="test")
+        group, expected_epoch=0, active_site="aws-eu-west-1", plan_id="init", reason="test"
+    )
     runtime.store("aws-eu-west-1").put(f"data/{group}-data/part.parquet", b"rows")
     publish_dataset(runtime, group, f"{group}-data")
     made = TrainingWorld(tmp_path, group, runtime, environ)
@@ -95,8 +108,14 @@ def test_it_defers_waits_and_reports_the_published_model(world: TrainingWorld, s
     assert result["state"] == "success"
     found = result["tasks"]["train"]["result"]
     assert found == {
-        "run": f"{world.group}-job-x.one", "epoch": 1, "site": "aws-eu-west-1", "model": f"{world.group}-model",
-        "snapshot_id": found["snapshot_id"], "step": 2, "model_digest": "blake3:00"}
+        "run": f"{world.group}-job-x.one",
+        "epoch": 1,
+        "site": "aws-eu-west-1",
+        "model": f"{world.group}-model",
+        "snapshot_id": found["snapshot_id"],
+        "step": 2,
+        "model_digest": "blake3:00",
+    }
     assert len(world.jobs()) == 1
 
 
@@ -151,12 +170,23 @@ def fail_over_by_hand(world: TrainingWorld) -> None:
     runtime, group, target, dataset = world.runtime, world.group, "gcp-europe-west1", f"{world.group}-data"
     old, new = runtime.store("aws-eu-west-1"), runtime.store(target)
     record = latest(old, dataset, epoch=1)
-    replicate(old, new, record=record, source_site="aws-eu-west-1", target_site=target, residency=None,
-              topology_sites=runtime.topology.sites, clock=runtime.clock)
+    replicate(
+        old,
+        new,
+        record=record,
+        source_site="aws-eu-west-1",
+        target_site=target,
+        residency=None,
+        topology_sites=runtime.topology.sites,
+        clock=runtime.clock,
+    )
     runtime.authority(group).advance(group, expected_epoch=1, active_site=target, plan_id="p", reason="test")
     facts = {"epoch": 2, "parent_epoch": 1, "site": target, "plan_id": "p", "holder": "test", "reason": "test"}
-    write_fork(new, keys.root(dataset), new_fork(
-        dataset, forked_from=record.snapshot_id, created_at=runtime.clock.now(), **facts))
+    write_fork(
+        new,
+        keys.root(dataset),
+        new_fork(dataset, forked_from=record.snapshot_id, created_at=runtime.clock.now(), **facts),
+    )
     fork_run(new, f"{group}-job-x.one", election=None, clock=runtime.clock, **facts)
 
 

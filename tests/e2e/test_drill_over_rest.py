@@ -132,7 +132,11 @@ def measured_in_this_run(journal: dict[str, Any]) -> None:
     assert journal["deviated"] is False
     names = [step["name"] for step in journal["steps"]]
     assert [n for n in names if n in ("inject", "commit_epoch", "verify", "lift")] == [
-        "inject", "commit_epoch", "verify", "lift"]
+        "inject",
+        "commit_epoch",
+        "verify",
+        "lift",
+    ]
 
 
 def changed(file: Path) -> None:

@@ -30,11 +30,15 @@ def test_a_lock_pins_every_package_with_a_hash_and_names_no_host(lock: str) -> N
 def test_the_npm_lock_names_no_download_host() -> None:
     packages = json.loads((ROOT / "package-lock.json").read_text())["packages"]
     assert [name for name, entry in packages.items() if "resolved" in entry] == []
-    assert [name for name, entry in packages.items() if name and not entry.get("link") and "integrity" not in entry] == []
+    assert [
+        name for name, entry in packages.items() if name and not entry.get("link") and "integrity" not in entry
+    ] == []
 
 
 def test_the_compose_file_is_valid_against_the_compose_schema() -> None:
-    done = run(sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", "docker-compose.yaml")
+    done = run(
+        sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", "docker-compose.yaml"
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -34,9 +34,15 @@ def show(group: GroupArgument, topology: TopologyOption = None, as_json: JsonOpt
         problem = error
     views = authority.inspect(group)
     if as_json:
-        print_json({"group": group, "state": None if state is None else state_to_json(state),
-                    "majority": problem is None, "acceptors": [_view_to_json(view) for view in views],
-                    **({"error": problem.as_dict()} if problem else {})})
+        print_json(
+            {
+                "group": group,
+                "state": None if state is None else state_to_json(state),
+                "majority": problem is None,
+                "acceptors": [_view_to_json(view) for view in views],
+                **({"error": problem.as_dict()} if problem else {}),
+            }
+        )
     else:
         _print_state(group, state, problem)
         console.print(_table(views))
@@ -56,8 +62,13 @@ def init(group: GroupArgument, topology: TopologyOption = None, as_json: JsonOpt
     authority = runtime.authority(group)
     fresh = True
     try:
-        state = authority.advance(group, expected_epoch=0, active_site=site, plan_id=f"init-{uuid.uuid4().hex[:12]}",
-                                  reason="the group's first epoch, from the topology")
+        state = authority.advance(
+            group,
+            expected_epoch=0,
+            active_site=site,
+            plan_id=f"init-{uuid.uuid4().hex[:12]}",
+            reason="the group's first epoch, from the topology",
+        )
     except EpochConflict as conflict:
         if conflict.current is None:
             raise
@@ -90,12 +101,23 @@ def _print_state(group: str, state: EpochState | None, problem: NoMajority | Non
 def _table(views: list[AcceptorView]) -> Table:
     table = Table("acceptor", "answers", "epoch", "promised", "accepted", "detail", box=None)
     for view in views:
-        table.add_row(view.site, "yes" if view.reachable else "[red]no[/]",
-                      "" if view.state is None else str(view.state.epoch), view.promised or "", view.accepted or "",
-                      view.detail or "")
+        table.add_row(
+            view.site,
+            "yes" if view.reachable else "[red]no[/]",
+            "" if view.state is None else str(view.state.epoch),
+            view.promised or "",
+            view.accepted or "",
+            view.detail or "",
+        )
     return table
 
 
 def _view_to_json(view: AcceptorView) -> dict[str, object]:
-    return {"site": view.site, "reachable": view.reachable, "promised": view.promised, "accepted": view.accepted,
-            "state": None if view.state is None else state_to_json(view.state), "detail": view.detail}
+    return {
+        "site": view.site,
+        "reachable": view.reachable,
+        "promised": view.promised,
+        "accepted": view.accepted,
+        "state": None if view.state is None else state_to_json(view.state),
+        "detail": view.detail,
+    }

@@ -33,7 +33,9 @@ def check(
         console.print(f"{runtime.topology.path}: valid")
         if findings:
             console.print(_table(findings))
-            console.print(f"{len(failed)} of {len(findings)} parts failed" if failed else "Everything that should answer does.")
+            console.print(
+                f"{len(failed)} of {len(findings)} parts failed" if failed else "Everything that should answer does."
+            )
     if failed:
         raise typer.Exit(1)
 

@@ -21,7 +21,8 @@ R = TypeVar("R")
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 TopologyOption = Annotated[
-    Path | None, typer.Option("--topology", help="The topology file; default $HOLDFAST_TOPOLOGY or include/holdfast.yaml.")
+    Path | None,
+    typer.Option("--topology", help="The topology file; default $HOLDFAST_TOPOLOGY or include/holdfast.yaml."),
 ]
 
 console = Console(highlight=False, soft_wrap=True)

@@ -110,6 +110,29 @@ def env(
         typer.echo(json.dumps(environ, indent=1) if as_json else format_environment(environ), nl=as_json)
 
 
+@app.command()
+def scene(
+    group: Annotated[str, typer.Argument(help="The protection group that is brought to work.")] = "market-risk",
+    state: State = None,
+    as_json: AsJson = False,
+) -> None:
+    """Bring a group to work in the sandbox: register, data, first model, traffic record, replicas, a run under way.
+
+    What is done already is left as it is.
+    """
+    import os
+
+    from holdfast.engine.runtime import Runtime
+    from holdfast.sandbox.scene import set_scene
+
+    with _errors(as_json):
+        environ = {**os.environ, **_sandbox(state).environment()}
+        runtime = Runtime.from_environment(environ=environ)
+        set_scene(runtime, group, say=lambda line: typer.echo(line, err=as_json))
+        if as_json:
+            typer.echo(json.dumps({"group": group, "ready": True}))
+
+
 def _sandbox(state: Path | None, topology: Path | None = None) -> Sandbox:
     from holdfast.sandbox import Sandbox
 
@@ -121,7 +144,9 @@ def _errors(as_json: bool) -> Iterator[None]:
     try:
         yield
     except HoldfastError as error:
-        typer.echo(json.dumps(error.as_dict()) if as_json else f"holdfast sandbox: {error}", err=True)
+        if as_json:
+            typer.echo(json.dumps(error.as_dict(), indent=1))
+        typer.echo(f"holdfast sandbox: {error}", err=True)
         raise typer.Exit(error.exit_code) from None
 
 

@@ -107,8 +107,9 @@ class Runtime:
         with self._lock:
             if service not in self._records:
                 connection = self.connections.get(settings.record.connection)
-                self._records[service] = open_record(settings, connection, timeout_seconds=TRAFFIC_SECONDS,
-                                                     clock=self.clock)
+                self._records[service] = open_record(
+                    settings, connection, timeout_seconds=TRAFFIC_SECONDS, clock=self.clock
+                )
             return self._records[service]
 
     def backend(self, site: str) -> TrainingBackend:

@@ -109,12 +109,20 @@ class Training:
         store = _scratch(environment.scratch) if environment.scratch is not None else data_store
         standbys = () if reference else _standbys(topology, environment)
         checkpointer = Checkpointer(
-            store, environment.run, epoch=environment.epoch, site=environment.site, total_steps=steps,
+            store,
+            environment.run,
+            epoch=environment.epoch,
+            site=environment.site,
+            total_steps=steps,
             every_steps=job.checkpoint_every_steps,
             guard=AlwaysGranted() if reference else _guard(runtime, environment),
-            replicas=runtime.stores(standbys), dataset_snapshot=record.snapshot_id, clock=runtime.clock,
-            fingerprint=environment_fingerprint(("numpy", "pyarrow")), heartbeat=environment.heartbeat,
-            notes={"job": environment.job, "group": environment.group})
+            replicas=runtime.stores(standbys),
+            dataset_snapshot=record.snapshot_id,
+            clock=runtime.clock,
+            fingerprint=environment_fingerprint(("numpy", "pyarrow")),
+            heartbeat=environment.heartbeat,
+            notes={"job": environment.job, "group": environment.group},
+        )
         step_seconds = job.step_seconds if environment.step_seconds is None else environment.step_seconds
         return cls(environment, runtime, job, steps, step_seconds, store, data_store, checkpointer, record, standbys)
 
@@ -132,15 +140,37 @@ class Training:
         """
         self.checkpointer.require_permission(f"model {self.job.model}")
         manifest = finished.manifest
-        labels = {"run": manifest.run, "step": str(manifest.step), "epoch": str(manifest.epoch),
-                  "model_digest": manifest.model_digest, "dataset_snapshot": self.data_record.snapshot_id}
-        record = put_snapshot(self.store, dataset=self.job.model, files=files, epoch=manifest.epoch,
-                              site=self.environment.site, labels=labels, clock=self.runtime.clock)
+        labels = {
+            "run": manifest.run,
+            "step": str(manifest.step),
+            "epoch": str(manifest.epoch),
+            "model_digest": manifest.model_digest,
+            "dataset_snapshot": self.data_record.snapshot_id,
+        }
+        record = put_snapshot(
+            self.store,
+            dataset=self.job.model,
+            files=files,
+            epoch=manifest.epoch,
+            site=self.environment.site,
+            labels=labels,
+            clock=self.runtime.clock,
+        )
         # A site that did not take the last checkpoint would only hold up the end of the job.
-        replicas = {site: self._replicate(record, site) if finished.replicated.get(site)
-                    else "left to replication: it did not take the last checkpoint in time" for site in self.standbys}
-        self.checkpointer.note(published={"model": self.job.model, "snapshot_id": record.snapshot_id,
-                                          "model_digest": manifest.model_digest, "replicas": replicas})
+        replicas = {
+            site: self._replicate(record, site)
+            if finished.replicated.get(site)
+            else "left to replication: it did not take the last checkpoint in time"
+            for site in self.standbys
+        }
+        self.checkpointer.note(
+            published={
+                "model": self.job.model,
+                "snapshot_id": record.snapshot_id,
+                "model_digest": manifest.model_digest,
+                "replicas": replicas,
+            }
+        )
         return record
 
     def _replicate(self, record: CommitRecord, site: str) -> str:
@@ -148,9 +178,16 @@ class Training:
 
         topology = self.runtime.topology
         try:
-            replicate(self.store, self.runtime.store(site), record=record, source_site=self.environment.site,
-                      target_site=site, residency=topology.residency_of(self.job.dataset),
-                      topology_sites=topology.sites, clock=self.runtime.clock)
+            replicate(
+                self.store,
+                self.runtime.store(site),
+                record=record,
+                source_site=self.environment.site,
+                target_site=site,
+                residency=topology.residency_of(self.job.dataset),
+                topology_sites=topology.sites,
+                clock=self.runtime.clock,
+            )
         except HoldfastError as error:
             return str(error)
         return "replicated"
@@ -170,9 +207,13 @@ def _data_record(store: ObjectStore, dataset: str, environment: TrainingEnvironm
     wanted = environment.dataset_snapshot
     record = find_record(store, dataset, wanted) if wanted else latest(store, dataset, epoch=environment.epoch)
     if record is None:
-        raise CheckpointError("the dataset's snapshot is not at this site", where=f"{store.name}: {dataset}",
-                              expected=f"snapshot {wanted}" if wanted else "a published snapshot", found="nothing",
-                              fix="Replicate the dataset to this site first")
+        raise CheckpointError(
+            "the dataset's snapshot is not at this site",
+            where=f"{store.name}: {dataset}",
+            expected=f"snapshot {wanted}" if wanted else "a published snapshot",
+            found="nothing",
+            fix="Replicate the dataset to this site first",
+        )
     return record
 
 
@@ -183,15 +224,28 @@ def _standbys(topology: Topology, environment: TrainingEnvironment) -> tuple[str
     """
     group, job = topology.group(environment.group), topology.job(environment.job)
     if environment.job not in group.training:
-        raise ConfigError("the group does not have this training job", where=f"group {environment.group}",
-                          expected=f"one of {', '.join(group.training) or '(none)'}", found=environment.job)
+        raise ConfigError(
+            "the group does not have this training job",
+            where=f"group {environment.group}",
+            expected=f"one of {', '.join(group.training) or '(none)'}",
+            found=environment.job,
+        )
     residency = topology.residency_of(job.dataset)
-    return tuple(site for site in (group.sites.active, *group.sites.standby) if site != environment.site
-                 and (residency is None or topology.site(site).jurisdiction in residency.jurisdictions))
+    return tuple(
+        site
+        for site in (group.sites.active, *group.sites.standby)
+        if site != environment.site
+        and (residency is None or topology.site(site).jurisdiction in residency.jurisdictions)
+    )
 
 
 def _guard(runtime: Runtime, environment: TrainingEnvironment) -> WriteGuard:
     fence_seconds = runtime.topology.group(environment.group).fencing.fence_seconds
-    lease = Lease(environment.group, environment.site, runtime.authority(environment.group),
-                  fence_seconds=fence_seconds, clock=runtime.clock)
+    lease = Lease(
+        environment.group,
+        environment.site,
+        runtime.authority(environment.group),
+        fence_seconds=fence_seconds,
+        clock=runtime.clock,
+    )
     return LeaseGuard(lease, environment.epoch, renew_seconds=fence_seconds / 4)

@@ -68,8 +68,12 @@ class HoldfastHook(BaseHook):
         try:
             injector: FaultInjector = getattr(importlib.import_module(module), name)(os.environ)
         except (ImportError, AttributeError, ValueError) as error:
-            raise ConfigError("the fault injector cannot be loaded", where="[holdfast] fault_injector",
-                              expected="the import path of a class", found=f"{path!r}: {error}") from None
+            raise ConfigError(
+                "the fault injector cannot be loaded",
+                where="[holdfast] fault_injector",
+                expected="the import path of a class",
+                found=f"{path!r}: {error}",
+            ) from None
         return injector
 
     def evidence_folder(self) -> Path:

@@ -41,8 +41,13 @@ class MissedDeadlineNotifier(BaseNotifier):
         names = ("dag_id", "dag_run_id", "run_id")
         facts = run if isinstance(run, dict) else {name: getattr(run, name, None) for name in names}
         dag_id, run_id = facts.get("dag_id"), facts.get("dag_run_id") or facts.get("run_id")
-        record = {"format": "holdfast.missed-deadline/1", "objective": self.objective, "dag_id": dag_id,
-                  "run_id": run_id, "noticed_at": datetime.now(UTC).isoformat()}
+        record = {
+            "format": "holdfast.missed-deadline/1",
+            "objective": self.objective,
+            "dag_id": dag_id,
+            "run_id": run_id,
+            "noticed_at": datetime.now(UTC).isoformat(),
+        }
         name = "".join(c if c.isalnum() or c in "-_" else "-" for c in f"{dag_id}-{run_id}")
         file = HoldfastHook().evidence_folder() / "missed-deadlines" / f"{name}.json"
         file.parent.mkdir(parents=True, exist_ok=True)

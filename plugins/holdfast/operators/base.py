@@ -66,15 +66,23 @@ class HoldfastOperator(BaseOperator):
             path = Path(self.topology_path) if self.topology_path else None
             known: Mapping[str, object] = getattr(topology_outline(path), _NAMED[argument])
             if value not in known:
-                raise ConfigError(f"there is no such {argument}", where=f"task {self.task_id}: {argument}",
-                                  expected=f"one of {', '.join(sorted(known)) or '(none defined)'}", found=repr(value))
+                raise ConfigError(
+                    f"there is no such {argument}",
+                    where=f"task {self.task_id}: {argument}",
+                    expected=f"one of {', '.join(sorted(known)) or '(none defined)'}",
+                    found=repr(value),
+                )
 
     def check_positive(self, **amounts: float) -> None:
         """Refuse an amount that is not above 0, when the DAG is parsed."""
         for argument, value in amounts.items():
             if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-                raise ConfigError("the argument is out of range", where=f"task {self.task_id}: {argument}",
-                                  expected="a number above 0", found=repr(value))
+                raise ConfigError(
+                    "the argument is out of range",
+                    where=f"task {self.task_id}: {argument}",
+                    expected="a number above 0",
+                    found=repr(value),
+                )
 
 
 @contextmanager

@@ -60,8 +60,9 @@ class PrepareDrillOperator(DrillOperator):
         from holdfast.engine.pipeline.drills import begin_drill
 
         drill_id = self.drill(context)
-        return begin_drill(runtime, self.group, self.scenario, drill_id, self.hook.evidence_folder() / drill_id,
-                           say=self.log.info)
+        return begin_drill(
+            runtime, self.group, self.scenario, drill_id, self.hook.evidence_folder() / drill_id, say=self.log.info
+        )
 
 
 class InjectFaultOperator(DrillOperator):
@@ -134,8 +135,11 @@ class ConcludeDrillOperator(DrillOperator):
         folder = self.hook.evidence_folder() / drill_id
         journal = close_drill(runtime, drill_id, folder, say=self.log.info)
         document = journal.as_document()
-        result = {"drill_id": drill_id, "evidence": str(folder),
-                  **{key: document[key] for key in ("status", "verdict", "rto_seconds", "rpo")}}
+        result = {
+            "drill_id": drill_id,
+            "evidence": str(folder),
+            **{key: document[key] for key in ("status", "verdict", "rto_seconds", "rpo")},
+        }
         if not journal.green:
             context["ti"].xcom_push(key="return_value", value=result)
             raise AirflowFailException(f"The drill is no pass: {result}")

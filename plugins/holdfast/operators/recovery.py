@@ -47,10 +47,15 @@ class ApprovePlanOperator(HoldfastOperator, ApprovalOperator):
         **kwargs: Any,
     ) -> None:
         if not isinstance(response_timeout, timedelta) or response_timeout <= timedelta(0):
-            raise ConfigError("the approval needs an end", where="ApprovePlanOperator: response_timeout",
-                              expected="a timedelta above 0", found=repr(response_timeout))
-        super().__init__(subject=f"Fail over {group}?", defaults=ApprovalOperator.REJECT,
-                         response_timeout=response_timeout, **kwargs)
+            raise ConfigError(
+                "the approval needs an end",
+                where="ApprovePlanOperator: response_timeout",
+                expected="a timedelta above 0",
+                found=repr(response_timeout),
+            )
+        super().__init__(
+            subject=f"Fail over {group}?", defaults=ApprovalOperator.REJECT, response_timeout=response_timeout, **kwargs
+        )
         self.group = group
         self.reason = reason
         self.target = target
@@ -63,8 +68,14 @@ class ApprovePlanOperator(HoldfastOperator, ApprovalOperator):
 
         with failing_clearly():
             runtime = self.hook.runtime
-            asked = plan_or_ask(runtime, self.group, plan_id=plan_id_of(context), verb=self.verb,
-                                target=self.target or None, reason=self.reason)
+            asked = plan_or_ask(
+                runtime,
+                self.group,
+                plan_id=plan_id_of(context),
+                verb=self.verb,
+                target=self.target or None,
+                reason=self.reason,
+            )
         if asked.question is None:
             self.log.info("Decided by the rules: %s", asked.plan.plan_id)
             return _decision(asked.plan, approved=True, approved_by=None)
@@ -115,8 +126,9 @@ class FailOverOperator(HoldfastOperator):
     def act(self, _context: Context, runtime: Runtime) -> dict[str, Any]:
         from holdfast.engine.pipeline import run_critical_path
 
-        return run_critical_path(runtime, self.group, self.plan_id, approved_by=self.approved_by or None,
-                                 say=self.log.info)
+        return run_critical_path(
+            runtime, self.group, self.plan_id, approved_by=self.approved_by or None, say=self.log.info
+        )
 
 
 class ResumeTrainingOperator(HoldfastOperator):
@@ -150,5 +162,11 @@ def plan_id_of(context: Context) -> str:
 
 
 def _decision(plan: Plan, *, approved: bool, approved_by: str | None) -> dict[str, Any]:
-    return {"plan_id": plan.plan_id, "approved": approved, "approved_by": approved_by, "source": plan.source,
-            "target": plan.target, "hash": plan.hash}
+    return {
+        "plan_id": plan.plan_id,
+        "approved": approved,
+        "approved_by": approved_by,
+        "source": plan.source,
+        "target": plan.target,
+        "hash": plan.hash,
+    }

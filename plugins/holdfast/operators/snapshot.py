@@ -33,5 +33,10 @@ class PublishDatasetOperator(HoldfastOperator):
         from holdfast.engine.pipeline import publish_dataset
 
         record = publish_dataset(runtime, self.group, self.dataset)
-        return {"snapshot_id": record.snapshot_id, "epoch": record.epoch, "site": record.site,
-                "objects": record.object_count, "size_bytes": record.size_bytes}
+        return {
+            "snapshot_id": record.snapshot_id,
+            "epoch": record.epoch,
+            "site": record.site,
+            "objects": record.object_count,
+            "size_bytes": record.size_bytes,
+        }

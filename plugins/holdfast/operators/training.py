@@ -70,14 +70,25 @@ class TrainOperator(HoldfastOperator):
         known = context["task_state_store"].get(STATE_KEY)
         if known is not None:
             moved = known["site"] != started.site or known["epoch"] != started.epoch
-            self.log.info("Run %s was at %s in epoch %s; %s %s in epoch %s", run, known["site"], known["epoch"],
-                          "it is now at" if moved else "reattached at", started.site, started.epoch)
+            self.log.info(
+                "Run %s was at %s in epoch %s; %s %s in epoch %s",
+                run,
+                known["site"],
+                known["epoch"],
+                "it is now at" if moved else "reattached at",
+                started.site,
+                started.epoch,
+            )
         context["task_state_store"].set(STATE_KEY, job, retention=NEVER_EXPIRE)
         self.log.info("Training %s at %s in epoch %s as %s", run, started.site, started.epoch, started.handle.name)
         self.defer(
             trigger=TrainingJobTrigger(
-                site=started.site, handle=asdict(started.handle), poll_seconds=self.poll_seconds,
-                grace_seconds=self.grace_seconds, topology_path=self.topology_path),
+                site=started.site,
+                handle=asdict(started.handle),
+                poll_seconds=self.poll_seconds,
+                grace_seconds=self.grace_seconds,
+                topology_path=self.topology_path,
+            ),
             method_name="execute_complete",
         )
 

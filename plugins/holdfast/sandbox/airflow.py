@@ -106,11 +106,23 @@ class AirflowStack:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
             code = subprocess.run(
-                [self._executable(), "db", "migrate"], env=self._environ(settings), stdin=subprocess.DEVNULL,
-                stdout=output, stderr=output, cwd=self.state, timeout=timeout_seconds, check=False).returncode
+                [self._executable(), "db", "migrate"],
+                env=self._environ(settings),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd=self.state,
+                timeout=timeout_seconds,
+                check=False,
+            ).returncode
         if code != 0:
-            raise PartFailed("Airflow's database could not be migrated", where=str(log), expected="exit code 0",
-                             found=f"exit code {code}", fix=f"Read {log}, or remove {self.state} and start again")
+            raise PartFailed(
+                "Airflow's database could not be migrated",
+                where=str(log),
+                expected="exit code 0",
+                found=f"exit code {code}",
+                fix=f"Read {log}, or remove {self.state} and start again",
+            )
         shutil.copyfile(self.state / "airflow.db", self.state / "airflow.db.migrated")
         write_text(done, version)
 
@@ -131,10 +143,9 @@ class AirflowStack:
                 # Tasks are forks of the scheduler: what it has imported they need not.
                 airflow = [sys.executable, "-m", PRELOAD] if name == "scheduler" else [self._executable()]
                 _, running[name] = processes.spawn(
-                    [*airflow, *command], environ=environ, log=self.state / "logs" / f"{name}.log",
-                    cwd=self.state)
-        write_json(self.state / "processes.json",
-                   {name: [one.pid, one.started] for name, one in running.items()})
+                    [*airflow, *command], environ=environ, log=self.state / "logs" / f"{name}.log", cwd=self.state
+                )
+        write_json(self.state / "processes.json", {name: [one.pid, one.started] for name, one in running.items()})
 
     def up(self, *, timeout_seconds: float = 180.0) -> None:
         """`prepare`, `start` and wait until every process reports healthy.
@@ -157,9 +168,13 @@ class AirflowStack:
             if not found and self._tasks_can_report():
                 return
             time.sleep(0.25)
-        raise PartFailed("Airflow did not become healthy", where=str(self.state),
-                         expected=f"within {timeout_seconds:g} s", found=found,
-                         fix=f"Read the logs under {self.state / 'logs'}")
+        raise PartFailed(
+            "Airflow did not become healthy",
+            where=str(self.state),
+            expected=f"within {timeout_seconds:g} s",
+            found=found,
+            fix=f"Read the logs under {self.state / 'logs'}",
+        )
 
     def down(self) -> None:
         """Stop what this state folder started. Stopping what does not run is no error."""
@@ -188,9 +203,13 @@ class AirflowStack:
                 return
             time.sleep(0.25)
         errors = self.request("GET", "/api/v2/importErrors").get("import_errors", [])
-        raise PartFailed("the DAG was not parsed", where=dag_id, expected=f"within {timeout_seconds:g} s",
-                         found="; ".join(e["stack_trace"][-500:] for e in errors) or "no import error",
-                         fix=f"Read {self.state / 'logs' / 'dag-processor.log'}")
+        raise PartFailed(
+            "the DAG was not parsed",
+            where=dag_id,
+            expected=f"within {timeout_seconds:g} s",
+            found="; ".join(e["stack_trace"][-500:] for e in errors) or "no import error",
+            fix=f"Read {self.state / 'logs' / 'dag-processor.log'}",
+        )
 
     def pause(self, dag_id: str, paused: bool = True) -> None:
         """Let the scheduler start runs of this DAG, or not."""
@@ -204,8 +223,11 @@ class AirflowStack:
         """
         self.wait_for_dag(dag_id)
         self.pause(dag_id, False)
-        body = self.request("POST", f"/api/v2/dags/{dag_id}/dagRuns",
-                            json={"logical_date": None, "conf": dict(conf or {}), "note": note})
+        body = self.request(
+            "POST",
+            f"/api/v2/dags/{dag_id}/dagRuns",
+            json={"logical_date": None, "conf": dict(conf or {}), "note": note},
+        )
         return DagRun(dag_id, body["dag_run_id"])
 
     def state_of(self, run: DagRun) -> str:
@@ -214,15 +236,19 @@ class AirflowStack:
 
     def tasks(self, run: DagRun) -> list[TaskState]:
         """Every task instance of a run."""
-        body = self.request("GET", f"/api/v2/dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances",
-                            params={"limit": 100})
+        body = self.request(
+            "GET", f"/api/v2/dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances", params={"limit": 100}
+        )
         return [TaskState(t["task_id"], t["state"], t["try_number"], t["duration"]) for t in body["task_instances"]]
 
     def result(self, run: DagRun, task_id: str, key: str = "return_value") -> Any:
         """What a task returned; ``None`` when it returned nothing."""
         answer = self._request(
-            "GET", f"/api/v2/dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances/{task_id}/xcomEntries/{key}",
-            accept=(404,), params={"deserialize": "false"})
+            "GET",
+            f"/api/v2/dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances/{task_id}/xcomEntries/{key}",
+            accept=(404,),
+            params={"deserialize": "false"},
+        )
         if answer.status_code == 404:
             return None
         value = answer.json()["value"]
@@ -232,8 +258,11 @@ class AirflowStack:
     def log(self, run: DagRun, task_id: str, try_number: int = 1) -> str:
         """The log of one try of a task, as text."""
         answer = self._request(
-            "GET", f"/api/v2/dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances/{task_id}/logs/{try_number}",
-            accept=(404,), params={"full_content": "true"})
+            "GET",
+            f"/api/v2/dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances/{task_id}/logs/{try_number}",
+            accept=(404,),
+            params={"full_content": "true"},
+        )
         if answer.status_code == 404:
             return ""
         lines = answer.json().get("content", [])
@@ -256,8 +285,12 @@ class AirflowStack:
             if state in _FINISHED:
                 return
             if time.monotonic() > deadline:
-                raise PartFailed("the run did not end", where=f"{run.dag_id} {run.run_id}",
-                                 expected=f"within {timeout_seconds:g} s", found=f"state {state}: {seen}")
+                raise PartFailed(
+                    "the run did not end",
+                    where=f"{run.dag_id} {run.run_id}",
+                    expected=f"within {timeout_seconds:g} s",
+                    found=f"state {state}: {seen}",
+                )
             self._expect_alive()
             time.sleep(interval_seconds)
 
@@ -282,50 +315,80 @@ class AirflowStack:
                 question: dict[str, Any] = answer.json()
                 return question
             time.sleep(0.25)
-        raise PartFailed("the task does not ask", where=f"{run.dag_id}.{task_id}",
-                         expected=f"a question within {timeout_seconds:g} s", found=f"run {self.state_of(run)}")
+        raise PartFailed(
+            "the task does not ask",
+            where=f"{run.dag_id}.{task_id}",
+            expected=f"a question within {timeout_seconds:g} s",
+            found=f"run {self.state_of(run)}",
+        )
 
     def answer(self, run: DagRun, task_id: str, option: str) -> None:
         """Answer a question, as the user under *Required actions*."""
-        self.request("PATCH", f"/api/v2/dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances/{task_id}/-1/hitlDetails",
-                     json={"chosen_options": [option], "params_input": {}})
+        self.request(
+            "PATCH",
+            f"/api/v2/dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances/{task_id}/-1/hitlDetails",
+            json={"chosen_options": [option], "params_input": {}},
+        )
 
-    def request(self, method: str, path: str, *, params: Mapping[str, str | int] | None = None,
-                json: object = None) -> Any:
+    def request(
+        self, method: str, path: str, *, params: Mapping[str, str | int] | None = None, json: object = None
+    ) -> Any:
         """One call of the API with the user's token; the decoded answer. Raises AirflowRefused, SandboxNotUp."""
         return self._request(method, path, params=params, body=json).json()
 
     # -- inside -------------------------------------------------------------------------------------------------
 
-    def _request(self, method: str, path: str, *, params: Mapping[str, str | int] | None = None, body: object = None,
-                 accept: tuple[int, ...] = ()) -> httpx.Response:
+    def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str | int] | None = None,
+        body: object = None,
+        accept: tuple[int, ...] = (),
+    ) -> httpx.Response:
         answer = self._send(method, path, params, body, self._login())
         if answer.status_code >= 400 and answer.status_code not in accept:
-            raise AirflowRefused("Airflow refused the request", where=f"{method} {path}", expected="a status below 400",
-                                 found=f"{answer.status_code}: {answer.text[:600]}")
+            raise AirflowRefused(
+                "Airflow refused the request",
+                where=f"{method} {path}",
+                expected="a status below 400",
+                found=f"{answer.status_code}: {answer.text[:600]}",
+            )
         return answer
 
-    def _send(self, method: str, path: str, params: Mapping[str, str | int] | None, body: object,
-              token: str | None) -> httpx.Response:
+    def _send(
+        self, method: str, path: str, params: Mapping[str, str | int] | None, body: object, token: str | None
+    ) -> httpx.Response:
         headers = {"Accept": "application/json", **({"Authorization": f"Bearer {token}"} if token else {})}
         failure: Exception | None = None
         # Reading again is harmless; a POST whose answer was lost may have happened, so it is sent once.
         for attempt in range(4 if method == "GET" else 1):
             try:
-                return httpx.request(method, self.address + path, params=params, json=body, headers=headers,
-                                     timeout=30.0)
+                return httpx.request(
+                    method, self.address + path, params=params, json=body, headers=headers, timeout=30.0
+                )
             except httpx.TransportError as error:
                 failure = error
                 time.sleep(0.25 * 2**attempt)
-        raise SandboxNotUp("Airflow's API does not answer", where=self.address + path, expected="an answer within 30 s",
-                           found=repr(failure), fix=f"Read {self.state / 'logs' / 'api-server.log'}")
+        raise SandboxNotUp(
+            "Airflow's API does not answer",
+            where=self.address + path,
+            expected="an answer within 30 s",
+            found=repr(failure),
+            fix=f"Read {self.state / 'logs' / 'api-server.log'}",
+        )
 
     def _login(self) -> str:
         if self._token is None:
             answer = self._send("POST", "/auth/token", None, {"username": USER, "password": self.password}, None)
             if answer.status_code != 201:
-                raise AirflowRefused("the login was refused", where=f"{self.address}/auth/token", expected="201",
-                                     found=f"{answer.status_code}: {answer.text[:300]}")
+                raise AirflowRefused(
+                    "the login was refused",
+                    where=f"{self.address}/auth/token",
+                    expected="201",
+                    found=f"{answer.status_code}: {answer.text[:300]}",
+                )
             self._token = str(answer.json()["access_token"])
         return self._token
 
@@ -357,8 +420,9 @@ class AirflowStack:
         if ended:
             log = self.state / "logs" / f"{ended[0]}.log"
             tail = log.read_text(encoding="utf-8", errors="replace")[-1500:] if log.exists() else ""
-            raise PartFailed("a part of Airflow ended", where=", ".join(ended), expected="running", found=tail,
-                             fix=f"Read {log}")
+            raise PartFailed(
+                "a part of Airflow ended", where=", ".join(ended), expected="running", found=tail, fix=f"Read {log}"
+            )
 
     def _running(self) -> dict[str, processes.Identity]:
         recorded = read_json(self.state / "processes.json") or {}
@@ -369,8 +433,13 @@ class AirflowStack:
         # Not resolved: in a virtual environment the interpreter is a link out of it.
         path = Path(sys.executable).parent / "airflow"
         if not path.exists():
-            raise MissingTool("Airflow is not installed", where=str(path), expected="the airflow command beside Python",
-                              found="nothing", fix="Install it: pip install 'holdfast[airflow]'")
+            raise MissingTool(
+                "Airflow is not installed",
+                where=str(path),
+                expected="the airflow command beside Python",
+                found="nothing",
+                fix="Install it: pip install 'holdfast[airflow]'",
+            )
         return str(path)
 
     def _settings(self) -> dict[str, Any]:
@@ -379,9 +448,12 @@ class AirflowStack:
         settings = read_json(file)
         if not isinstance(settings, dict):
             settings = {
-                "port": ports.free_port(), "password": secrets.token_urlsafe(12),
-                "jwt_secret": secrets.token_urlsafe(48), "secret_key": secrets.token_urlsafe(32),
-                "fernet_key": urlsafe_b64encode(os.urandom(32)).decode(), "started_at": 0.0,
+                "port": ports.free_port(),
+                "password": secrets.token_urlsafe(12),
+                "jwt_secret": secrets.token_urlsafe(48),
+                "secret_key": secrets.token_urlsafe(32),
+                "fernet_key": urlsafe_b64encode(os.urandom(32)).decode(),
+                "started_at": 0.0,
             }
             write_json(file, settings)
             write_json(self.state / "passwords.json", {USER: settings["password"]})
@@ -405,20 +477,30 @@ def _configuration(stack: AirflowStack, settings: Mapping[str, Any]) -> dict[str
     address = f"http://{ports.HOST}:{settings['port']}"
     sections: dict[str, dict[str, object]] = {
         "core": {
-            "dags_folder": stack.dags, "plugins_folder": stack.plugins, "load_examples": False,
-            "executor": "LocalExecutor", "parallelism": stack.parallelism, "fernet_key": settings["fernet_key"],
+            "dags_folder": stack.dags,
+            "plugins_folder": stack.plugins,
+            "load_examples": False,
+            "executor": "LocalExecutor",
+            "parallelism": stack.parallelism,
+            "fernet_key": settings["fernet_key"],
             "simple_auth_manager_users": f"{USER}:admin",
             "simple_auth_manager_passwords_file": stack.state / "passwords.json",
             # Where tasks report to; its default is port 8080, whoever listens there.
             "execution_api_server_url": f"{address}/execution/",
         },
         "database": {"sql_alchemy_conn": f"sqlite:///{stack.state / 'airflow.db'}"},
-        "api": {"host": ports.HOST, "port": settings["port"], "base_url": address,
-                "secret_key": settings["secret_key"]},
+        "api": {
+            "host": ports.HOST,
+            "port": settings["port"],
+            "base_url": address,
+            "secret_key": settings["secret_key"],
+        },
         # Without a fixed secret every process makes its own and refuses the others' tokens.
         "api_auth": {"jwt_secret": settings["jwt_secret"]},
-        "logging": {"base_log_folder": stack.state / "logs",
-                    "dag_processor_child_process_log_directory": stack.state / "logs" / "dag_processor"},
+        "logging": {
+            "base_log_folder": stack.state / "logs",
+            "dag_processor_child_process_log_directory": stack.state / "logs" / "dag_processor",
+        },
         # How long the scheduler rests when nothing is due: the floor of a hop from task to task.
         "scheduler": {"scheduler_idle_sleep_time": 0.1, "scheduler_heartbeat_sec": 1, "job_heartbeat_sec": 2},
         # On a busy machine an answer may take longer than the 5 s a task waits by default.
@@ -427,8 +509,11 @@ def _configuration(stack: AirflowStack, settings: Mapping[str, Any]) -> dict[str
         "dag_processor": {"parsing_processes": 1, "min_file_process_interval": 60, "refresh_interval": 30},
         "metrics": {"statsd_on": False, "otel_on": False},
     }
-    variables = {f"AIRFLOW__{section.upper()}__{key.upper()}": str(value)
-                 for section, options in sections.items() for key, value in options.items()}
+    variables = {
+        f"AIRFLOW__{section.upper()}__{key.upper()}": str(value)
+        for section, options in sections.items()
+        for key, value in options.items()
+    }
     return variables | {"AIRFLOW_HOME": str(stack.state), "NO_COLOR": "1"}
 
 
@@ -438,8 +523,13 @@ def _airflow_version() -> str:
     try:
         return version("apache-airflow-core")
     except PackageNotFoundError:
-        raise MissingTool("Airflow is not installed", where=sys.executable, expected="apache-airflow", found="nothing",
-                          fix="Install it: pip install 'holdfast[airflow]'") from None
+        raise MissingTool(
+            "Airflow is not installed",
+            where=sys.executable,
+            expected="apache-airflow",
+            found="nothing",
+            fix="Install it: pip install 'holdfast[airflow]'",
+        ) from None
 
 
 def _seconds(moment: str) -> float:

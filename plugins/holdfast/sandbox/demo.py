@@ -170,15 +170,22 @@ class Demo:
         result = self.airflow.result(drill, "conclude")
         if result is None:
             log = self.airflow.log(drill, "prepare") or self.airflow.log(drill, "conclude")
-            raise PartFailed("the drill left no evidence", where=drill.run_id, expected="a result of its last task",
-                             found=log[-1500:], fix=f"Read the logs under {self.airflow.state / 'logs'}")
+            raise PartFailed(
+                "the drill left no evidence",
+                where=drill.run_id,
+                expected="a result of its last task",
+                found=log[-1500:],
+                fix=f"Read the logs under {self.airflow.state / 'logs'}",
+            )
         return Path(result["evidence"]) / "journal.json"
 
     def _training_ends(self, training: DagRun) -> None:
         state = self.airflow.wait(training, timeout_seconds=240)
         found = self.airflow.result(training, "train") or {}
-        self.tell.say(f"train_model ended with {state}: its task found the run again at {found.get('site')} in epoch "
-                      f"{found.get('epoch')}")
+        self.tell.say(
+            f"train_model ended with {state}: its task found the run again at {found.get('site')} in epoch "
+            f"{found.get('epoch')}"
+        )
 
     def _conclude(self, journal_file: Path) -> bool:
         self.tell.chapter("What was measured")
@@ -193,7 +200,9 @@ class Demo:
         passed = journal["status"] == "completed" and not journal["deviated"] and journal["verdict"]["passed"] is True
         self.tell.console.print(
             f"The drill {journal['status']}; verdicts {'all pass' if passed else 'DO NOT ALL PASS'}; the evidence "
-            f"verifies, {verified.signer}.", highlight=False)
+            f"verifies, {verified.signer}.",
+            highlight=False,
+        )
         for name in EVIDENCE:
             self.tell.console.print(f"  {self.output / name}", highlight=False)
         return bool(passed)
@@ -207,8 +216,9 @@ class Demo:
                 detail = about(task.task_id, result) if about and result else ""
                 took = f" in {task.duration_seconds:.1f} s" if task.duration_seconds else ""
                 colour = "green" if task.state == "success" else "red"
-                self.tell.say(f"{run.dag_id}.{task.task_id} [{colour}]{task.state}[/]{took}"
-                              f"{': ' + detail if detail else ''}")
+                self.tell.say(
+                    f"{run.dag_id}.{task.task_id} [{colour}]{task.state}[/]{took}{': ' + detail if detail else ''}"
+                )
 
     def _first_run(self, dag_id: str, run_type: str, *, timeout_seconds: float = 180.0) -> DagRun:
         deadline = time.monotonic() + timeout_seconds
@@ -217,8 +227,13 @@ class Demo:
                 if run["run_type"] == run_type:
                     return DagRun(dag_id, run["dag_run_id"])
             time.sleep(0.25)
-        raise PartFailed(f"no {run_type} run began", where=dag_id, expected=f"one within {timeout_seconds:g} s",
-                         found="none", fix=f"Read {self.airflow.state / 'logs' / 'scheduler.log'}")
+        raise PartFailed(
+            f"no {run_type} run began",
+            where=dag_id,
+            expected=f"one within {timeout_seconds:g} s",
+            found="none",
+            fix=f"Read {self.airflow.state / 'logs' / 'scheduler.log'}",
+        )
 
     def _until_steps(self, group: str, steps: int, *, timeout_seconds: float = 180.0) -> None:
         state = require_active(self.runtime, group)
@@ -234,8 +249,12 @@ class Demo:
                 return
             time.sleep(0.25)
         raise PartFailed(
-            "the training does not get on", where=job, expected=f"step {steps} within {timeout_seconds:g} s",
-            found=str(seen), fix=f"Read the job's log under {self.sandbox.paths.state / 'jobs'}")
+            "the training does not get on",
+            where=job,
+            expected=f"step {steps} within {timeout_seconds:g} s",
+            found=str(seen),
+            fix=f"Read the job's log under {self.sandbox.paths.state / 'jobs'}",
+        )
 
 
 def _about_the_drill(task: str, result: dict[str, Any]) -> str:
@@ -297,7 +316,8 @@ def main(arguments: list[str] | None = None) -> int:
                 teller.console.print(
                     f"\nAirflow is still up at {demo.airflow.address} — user {USER}, password {demo.airflow.password}\n"
                     f"Stop it with: {sys.executable} -m holdfast.sandbox.demo --output {options.output} --down",
-                    highlight=False)
+                    highlight=False,
+                )
     except HoldfastError as error:
         sys.stderr.write(f"holdfast: {error}\n")
         return error.exit_code

@@ -6,10 +6,7 @@ engine as a pipeline does; only the market data comes from the example beside th
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
-import os
-import sys
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,7 +21,6 @@ from holdfast.engine.recovery.stop_jobs import job_status
 from holdfast.engine.recovery.subjects import base_run, current_run
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.snapshot import latest
-from holdfast.errors import HoldfastError
 from holdfast.sandbox.errors import SandboxError
 
 _FIRST_STEPS = 40
@@ -225,26 +221,3 @@ def _until_checkpointed(runtime: Runtime, group: str, run: str) -> None:
                 "no checkpoint came to the standby", where=run, expected="one at each standby", found="none"
             )
         runtime.clock.sleep(_LOOK_SECONDS)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """``python -m holdfast.sandbox.scene [GROUP]``: set the scene in the sandbox that ``$HOLDFAST_STATE`` names."""
-    from holdfast.sandbox.layout import default_state
-    from holdfast.sandbox.supervisor import Sandbox
-
-    parser = argparse.ArgumentParser(prog="python -m holdfast.sandbox.scene", description=main.__doc__)
-    parser.add_argument("group", nargs="?", default="market-risk")
-    options = parser.parse_args(arguments)
-    try:
-        environ = {**os.environ, **Sandbox(default_state()).environment()}
-        set_scene(
-            Runtime.from_environment(environ=environ), options.group, say=lambda line: sys.stdout.write(f"{line}\n")
-        )
-    except HoldfastError as error:
-        sys.stderr.write(f"holdfast: {error}\n")
-        return error.exit_code
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

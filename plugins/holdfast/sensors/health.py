@@ -42,8 +42,9 @@ class SiteDownSensor(HoldfastOperator):
 
         self.log.info("Watching %s", require_active(runtime, self.group).active_site)
         self.defer(
-            trigger=SiteDownTrigger(group=self.group, window_seconds=self.window_seconds,
-                                    topology_path=self.topology_path),
+            trigger=SiteDownTrigger(
+                group=self.group, window_seconds=self.window_seconds, topology_path=self.topology_path
+            ),
             method_name="execute_complete",
         )
 

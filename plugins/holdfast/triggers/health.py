@@ -32,7 +32,10 @@ class SiteDownTrigger(BaseTrigger):
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """The class path and the arguments that make this trigger again."""
         return f"{type(self).__module__}.{type(self).__qualname__}", {
-            "group": self.group, "window_seconds": self.window_seconds, "topology_path": self.topology_path}
+            "group": self.group,
+            "window_seconds": self.window_seconds,
+            "topology_path": self.topology_path,
+        }
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Yield one event: what was found, ``None`` when every look was fine until the end."""

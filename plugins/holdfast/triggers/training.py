@@ -42,8 +42,12 @@ class TrainingJobTrigger(BaseTrigger):
         super().__init__()
         missing = {"backend", "site", "name", "reference"} - set(handle)
         if missing:
-            raise ConfigError("this is no job handle", where="TrainingJobTrigger", expected="the fields of a JobHandle",
-                              found=f"no {', '.join(sorted(missing))}")
+            raise ConfigError(
+                "this is no job handle",
+                where="TrainingJobTrigger",
+                expected="the fields of a JobHandle",
+                found=f"no {', '.join(sorted(missing))}",
+            )
         self.site = site
         self.handle = dict(handle)
         self.poll_seconds = poll_seconds
@@ -53,8 +57,11 @@ class TrainingJobTrigger(BaseTrigger):
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """The class path and the arguments that make this trigger again."""
         return f"{type(self).__module__}.{type(self).__qualname__}", {
-            "site": self.site, "handle": self.handle, "poll_seconds": self.poll_seconds,
-            "grace_seconds": self.grace_seconds, "topology_path": self.topology_path,
+            "site": self.site,
+            "handle": self.handle,
+            "poll_seconds": self.poll_seconds,
+            "grace_seconds": self.grace_seconds,
+            "topology_path": self.topology_path,
         }
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
@@ -70,11 +77,18 @@ class TrainingJobTrigger(BaseTrigger):
                 self.log.warning("The backend of %s cannot be asked, asking again: %s", self.site, error)
             else:
                 if status.state in ENDED:
-                    yield TriggerEvent({"state": str(status.state), "step": status.step,
-                                        "total_steps": status.total_steps, "detail": status.detail})
+                    yield TriggerEvent(
+                        {
+                            "state": str(status.state),
+                            "step": status.step,
+                            "total_steps": status.total_steps,
+                            "detail": status.detail,
+                        }
+                    )
                     return
-                self.log.info("%s at %s: %s, step %s of %s", handle.name, self.site, status.state, status.step,
-                              status.total_steps)
+                self.log.info(
+                    "%s at %s: %s, step %s of %s", handle.name, self.site, status.state, status.step, status.total_steps
+                )
             await asyncio.sleep(self.poll_seconds)
 
     async def on_kill(self) -> None:

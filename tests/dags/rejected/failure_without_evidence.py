@@ -13,8 +13,14 @@ from holdfast.operators.drill import (
 )
 
 with DAG(
-    "failure_without_evidence", description="d", schedule=None, catchup=False, max_active_runs=1, doc_md="x" * 100,
-    tags=["holdfast", "x"], default_args={"owner": "me", "retries": 1},
+    "failure_without_evidence",
+    description="d",
+    schedule=None,
+    catchup=False,
+    max_active_runs=1,
+    doc_md="x" * 100,
+    tags=["holdfast", "x"],
+    default_args={"owner": "me", "retries": 1},
 ):
     prepare = PrepareDrillOperator(task_id="prepare", group="market-risk", scenario="site-outage")
     lift = LiftFaultOperator(task_id="lift").as_teardown(setups=prepare, on_failure_fail_dagrun=True)

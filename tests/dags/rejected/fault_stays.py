@@ -8,8 +8,17 @@ from airflow.sdk import DAG
 from holdfast.operators.drill import ConcludeDrillOperator, InjectFaultOperator, LiftFaultOperator
 
 with DAG(
-    "fault_stays", description="d", schedule=None, catchup=False, max_active_runs=1, doc_md="x" * 100,
-    tags=["holdfast", "x"], default_args={"owner": "me", "retries": 1},
+    "fault_stays",
+    description="d",
+    schedule=None,
+    catchup=False,
+    max_active_runs=1,
+    doc_md="x" * 100,
+    tags=["holdfast", "x"],
+    default_args={"owner": "me", "retries": 1},
 ):
-    InjectFaultOperator(task_id="inject") >> LiftFaultOperator(task_id="lift") >> ConcludeDrillOperator(
-        task_id="conclude", trigger_rule="all_done")
+    (
+        InjectFaultOperator(task_id="inject")
+        >> LiftFaultOperator(task_id="lift")
+        >> ConcludeDrillOperator(task_id="conclude", trigger_rule="all_done")
+    )

@@ -5,6 +5,12 @@ from __future__ import annotations
 
 from airflow.sdk import DAG
 
-with DAG("no_docs", schedule=None, catchup=False, max_active_runs=1, tags=["holdfast", "x"],
-         default_args={"owner": "me", "retries": 1}):
+with DAG(
+    "no_docs",
+    schedule=None,
+    catchup=False,
+    max_active_runs=1,
+    tags=["holdfast", "x"],
+    default_args={"owner": "me", "retries": 1},
+):
     pass

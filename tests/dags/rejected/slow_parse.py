@@ -9,7 +9,13 @@ from airflow.sdk import DAG
 
 time.sleep(1.1)
 with DAG(
-    "slow_parse", description="d", schedule=None, catchup=False, max_active_runs=1, doc_md="x" * 100,
-    tags=["holdfast", "x"], default_args={"owner": "me", "retries": 1},
+    "slow_parse",
+    description="d",
+    schedule=None,
+    catchup=False,
+    max_active_runs=1,
+    doc_md="x" * 100,
+    tags=["holdfast", "x"],
+    default_args={"owner": "me", "retries": 1},
 ):
     pass

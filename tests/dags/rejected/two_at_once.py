@@ -5,6 +5,13 @@ from __future__ import annotations
 
 from airflow.sdk import DAG
 
-with DAG("two_at_once", description="d", schedule=None, catchup=False, doc_md="x" * 100, tags=["holdfast", "x"],
-         default_args={"owner": "me", "retries": 1}):
+with DAG(
+    "two_at_once",
+    description="d",
+    schedule=None,
+    catchup=False,
+    doc_md="x" * 100,
+    tags=["holdfast", "x"],
+    default_args={"owner": "me", "retries": 1},
+):
     pass

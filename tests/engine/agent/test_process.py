@@ -77,8 +77,10 @@ class World:
         self.topology = folder / "holdfast.yaml"
         self.topology.write_text(yaml.safe_dump(document))
         self.ports = {site: free_port() for site in (AWS, GCP, AZURE)}
-        self.services = {f"HOLDFAST_SERVICE_{site.upper().replace('-', '_')}": f"http://127.0.0.1:{port}"
-                         for site, port in self.ports.items()}
+        self.services = {
+            f"HOLDFAST_SERVICE_{site.upper().replace('-', '_')}": f"http://127.0.0.1:{port}"
+            for site, port in self.ports.items()
+        }
         self.runtime = Runtime.from_environment(self.topology, sandbox.environment() | self.services)
         self.authority = self.runtime.authority(GROUP)
         self.agents: list[AgentProcess] = []
@@ -95,17 +97,35 @@ class World:
         rows = numpy.linspace(0, 1, 40).reshape(20, 2)
         booster = xgboost.train({"max_depth": 2}, xgboost.DMatrix(rows, label=rows.sum(axis=1) + bias), 3)
         files = {"model.ubj": bytes(booster.save_raw("ubj")), "features.json": b'["x", "y"]'}
-        put_snapshot(self.runtime.store(site), dataset=MODEL, files=files, epoch=1, site=site,
-                     labels={"model_digest": f"blake3:{bias}"}, clock=self.runtime.clock)
+        put_snapshot(
+            self.runtime.store(site),
+            dataset=MODEL,
+            files=files,
+            epoch=1,
+            site=site,
+            labels={"model_digest": f"blake3:{bias}"},
+            clock=self.runtime.clock,
+        )
 
     def fork(self, site: str, epoch: int) -> None:
         """What a promotion does for the model."""
         store = self.runtime.store(site)
         record = latest(store, MODEL, epoch=epoch - 1)
-        begin_epoch(store, record, new_fork(
-            MODEL, epoch=epoch, parent_epoch=epoch - 1, forked_from=record.snapshot_id, site=site, plan_id="plan",
-            holder="test", reason="test", created_at=self.runtime.clock.now(),
-        ))
+        begin_epoch(
+            store,
+            record,
+            new_fork(
+                MODEL,
+                epoch=epoch,
+                parent_epoch=epoch - 1,
+                forked_from=record.snapshot_id,
+                site=site,
+                plan_id="plan",
+                holder="test",
+                reason="test",
+                created_at=self.runtime.clock.now(),
+            ),
+        )
 
 
 @pytest.fixture
@@ -209,8 +229,13 @@ def test_sigterm_ends_it_soon_whatever_the_stores_do(world: World, mode: str) ->
 
 def test_an_agent_of_no_site_says_so_and_ends(sandbox_env: dict[str, str]) -> None:
     del sandbox_env
-    run = subprocess.run([sys.executable, "-m", "holdfast.engine.agent", "--site", "mars", "--topology", str(TOPOLOGY)],
-                         capture_output=True, text=True, timeout=120, check=False)
+    run = subprocess.run(
+        [sys.executable, "-m", "holdfast.engine.agent", "--site", "mars", "--topology", str(TOPOLOGY)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert run.returncode == 2
     assert "mars" in run.stderr
     assert "Traceback" not in run.stderr

@@ -76,8 +76,15 @@ class World:
     def agent(self, site: str = AWS, **options: object) -> SiteAgent:
         runtime = Runtime(self.topology, EnvironmentConnections({}), clock=self.clock, holder="test")
         stores = {name: memory_store(name) for name in self.topology.sites}
-        return SiteAgent(runtime, site, stores=stores, epochs=lambda _: self.epochs, model_source=self.source,
-                         loaders={"sum": lambda _: self.model}, **options)
+        return SiteAgent(
+            runtime,
+            site,
+            stores=stores,
+            epochs=lambda _: self.epochs,
+            model_source=self.source,
+            loaders={"sum": lambda _: self.model},
+            **options,
+        )
 
 
 @pytest.fixture
@@ -204,10 +211,21 @@ def test_a_nudge_from_elsewhere_is_refused(world: World) -> None:
     assert client.post("/refresh").status_code == 403
 
 
-@pytest.mark.parametrize("body", [
-    b"", b"[]", b"{}", b'{"instances": []}', b'{"instances": [1]}', b'{"instances": [["a"]]}',
-    b'{"instances": [[true, false]]}', b'{"instances": [[1, 2], [3]]}', b'{"instances": [[NaN, 1]]}', b"\xff\xfe",
-])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"instances": []}',
+        b'{"instances": [1]}',
+        b'{"instances": [["a"]]}',
+        b'{"instances": [[true, false]]}',
+        b'{"instances": [[1, 2], [3]]}',
+        b'{"instances": [[NaN, 1]]}',
+        b"\xff\xfe",
+    ],
+)
 def test_a_request_that_does_not_fit_is_told_what_would(world: World, body: bytes) -> None:
     agent = world.agent()
     agent.renew()

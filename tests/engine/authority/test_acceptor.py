@@ -26,11 +26,22 @@ STATE = AcceptorState(
     promised=Ballot(8, "host-b/17/ab/1f"),
     accepted=Ballot(7, "host-a/42/cd/2e"),
     value=EpochState(
-        group="market-risk", epoch=3, active_site="gcp-europe-west1", previous_site="aws-eu-west-1",
-        plan_id="plan-20260101", holder="host-a/42/cd", reason="Störung: aws-eu-west-1 is down",
-        committed_at=datetime(2026, 1, 1, 12, 30, 15, 250, tzinfo=UTC), write_id="7.host-a/42/cd/2e",
-        operation=Operation("plan-20260101", "failover", "host-a/42/cd", datetime(2026, 1, 1, 12, 30, tzinfo=UTC),
-                            datetime(2026, 1, 1, 13, tzinfo=UTC)),
+        group="market-risk",
+        epoch=3,
+        active_site="gcp-europe-west1",
+        previous_site="aws-eu-west-1",
+        plan_id="plan-20260101",
+        holder="host-a/42/cd",
+        reason="Störung: aws-eu-west-1 is down",
+        committed_at=datetime(2026, 1, 1, 12, 30, 15, 250, tzinfo=UTC),
+        write_id="7.host-a/42/cd/2e",
+        operation=Operation(
+            "plan-20260101",
+            "failover",
+            "host-a/42/cd",
+            datetime(2026, 1, 1, 12, 30, tzinfo=UTC),
+            datetime(2026, 1, 1, 13, tzinfo=UTC),
+        ),
     ),
 )
 
@@ -54,11 +65,21 @@ def test_an_empty_acceptor_has_promised_nothing() -> None:
     assert (document["promised"], document["accepted"], document["value"]) == (None, None, None)
 
 
-@pytest.mark.parametrize("change", [
-    {"format": "holdfast.acceptor/2"}, {"group": "other"}, {"promised": [0, "p"]}, {"promised": ["1", "p"]},
-    {"promised": [True, "p"]}, {"promised": [1]}, {"accepted": {}}, {"value": {}}, {"value": []},
-    {"unheard_of": 1},
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": "holdfast.acceptor/2"},
+        {"group": "other"},
+        {"promised": [0, "p"]},
+        {"promised": ["1", "p"]},
+        {"promised": [True, "p"]},
+        {"promised": [1]},
+        {"accepted": {}},
+        {"value": {}},
+        {"value": []},
+        {"unheard_of": 1},
+    ],
+)
 def test_what_is_no_acceptor_of_this_group_is_refused(change: dict[str, object]) -> None:
     document = {**json.loads(GOLDEN.read_bytes()), **change}
     with pytest.raises(AcceptorUnreadable, match="authority/market-risk"):

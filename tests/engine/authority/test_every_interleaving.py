@@ -62,8 +62,17 @@ class Protocol(NamedTuple):
 
 def _state(lineage: Lineage, write_id: str) -> EpochState:
     """Epoch n of a group is the n-th change; who made it stands in ``reason``."""
-    return EpochState(GROUP, len(lineage), f"site-{lineage[-1]}", None, f"plan-{lineage[-1]}", "model",
-                      ",".join(map(str, lineage)), datetime(2026, 1, 1, tzinfo=UTC), write_id)
+    return EpochState(
+        GROUP,
+        len(lineage),
+        f"site-{lineage[-1]}",
+        None,
+        f"plan-{lineage[-1]}",
+        "model",
+        ",".join(map(str, lineage)),
+        datetime(2026, 1, 1, tzinfo=UTC),
+        write_id,
+    )
 
 
 def _lineage(state: EpochState | None) -> Lineage:
@@ -81,8 +90,9 @@ def _ranked_value(body: bytes) -> tuple[object, Lineage]:
 
 
 #: Proposer n makes change n; from 3 on they are restarts: another ballot, the same change.
-EMPTY = Protocol(lambda number: propose(GROUP, SITES, partial(_append, number % 3), f"p{number}", patience=0),
-                 _ranked_value, None)
+EMPTY = Protocol(
+    lambda number: propose(GROUP, SITES, partial(_append, number % 3), f"p{number}", patience=0), _ranked_value, None
+)
 SETTLED = EMPTY._replace(
     first_body=encode(GROUP, AcceptorState(Ballot(1, "p"), Ballot(1, "p"), _state((9,), "w")), "w")
 )
@@ -201,7 +211,13 @@ class Explorer:
     """
 
     def __init__(
-        self, protocol: Protocol, *, proposers: int = 3, attempts: int = 1, losses: int = 0, turns: bool = True,
+        self,
+        protocol: Protocol,
+        *,
+        proposers: int = 3,
+        attempts: int = 1,
+        losses: int = 0,
+        turns: bool = True,
         looked: bool = False,
     ) -> None:
         self._protocol, self._proposers = protocol, proposers
@@ -252,7 +268,7 @@ class Explorer:
                     yield self._step(world, place, move)
 
     def _step(self, world: World, place: int, move: Move) -> World:
-        columns = [*world.columns[:place], move.column, *world.columns[place + 1:]]
+        columns = [*world.columns[:place], move.column, *world.columns[place + 1 :]]
         committed, mains = world.committed, world.mains
         body = self._columns[move.column].body
         if body != self._columns[world.columns[place]].body:
@@ -267,7 +283,7 @@ class Explorer:
             if following is not None:
                 programs = self._programs_of(following)
                 columns = [self._enter(c, move.proposer, p) for c, p in zip(columns, programs, strict=True)]
-                mains = (*mains[:move.proposer], following, *mains[move.proposer + 1:])
+                mains = (*mains[: move.proposer], following, *mains[move.proposer + 1 :])
                 decided = None if following == NOTHING else self._things[following]
                 if isinstance(decided, Decision):
                     committed = _extend(committed, _lineage(decided.state), returned=True)
@@ -288,11 +304,11 @@ class Explorer:
             for body, sent, late, losses in self._turn(column.body, lane.program, lane.sent):
                 life = self._life(lane.program, sent)
                 after = Lane(lane.program, sent) if not isinstance(life, int) else Lane(lane.program, (), life)
-                lanes = (*column.lanes[:proposer], after, *column.lanes[proposer + 1:])
+                lanes = (*column.lanes[:proposer], after, *column.lanes[proposer + 1 :])
                 moved = column._replace(body=body, lanes=lanes, in_flight=(*column.in_flight, *late))
                 yield Move(self._tidy(moved), None if after.answer == NOTHING else proposer, losses)
         for index, (program, sent) in enumerate(column.stragglers):
-            rest = column.stragglers[:index] + column.stragglers[index + 1:]
+            rest = column.stragglers[:index] + column.stragglers[index + 1 :]
             for body, after, late, losses in self._turn(column.body, program, sent):
                 alive = () if isinstance(self._life(program, after), int) else ((program, after),)
                 moved = column._replace(body=body, stragglers=(*rest, *alive), in_flight=(*column.in_flight, *late))
@@ -322,7 +338,7 @@ class Explorer:
         column = self._columns[number]
         lane = column.lanes[proposer]
         late = ((lane.program, lane.sent),) if lane.program != NOTHING and lane.answer == NOTHING else ()
-        lanes = (*column.lanes[:proposer], Lane(program), *column.lanes[proposer + 1:])
+        lanes = (*column.lanes[:proposer], Lane(program), *column.lanes[proposer + 1 :])
         return self._tidy(column._replace(lanes=lanes, stragglers=(*column.stragglers, *late)))
 
     def _turn(
@@ -485,9 +501,15 @@ def test_two_proposers_with_a_second_round_and_a_lost_answer_never_lose_a_decisi
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("size", "worlds"), [
-    ({}, 391_328), ({"proposers": 2, "attempts": 3}, 188_932), ({"proposers": 2, "attempts": 2, "losses": 1}, 291_513),
-], ids=["three proposers at any time", "three rounds", "two rounds and a lost answer"])
+@pytest.mark.parametrize(
+    ("size", "worlds"),
+    [
+        ({}, 391_328),
+        ({"proposers": 2, "attempts": 3}, 188_932),
+        ({"proposers": 2, "attempts": 2, "losses": 1}, 291_513),
+    ],
+    ids=["three proposers at any time", "three rounds", "two rounds and a lost answer"],
+)
 def test_larger_worlds_never_lose_a_decision(size: dict[str, Any], worlds: int) -> None:
     assert Explorer(SETTLED, **size).explore() >= 0.9 * worlds, "the exploration stopped early"
 

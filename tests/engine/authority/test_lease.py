@@ -127,9 +127,13 @@ def test_an_older_read_that_comes_late_changes_nothing(clock: FakeClock, epochs:
 
 def test_a_promotion_waits_until_the_old_lease_has_ended(epochs: SlowEpochs, clock: FakeClock) -> None:
     """The worst case: the old site's last read begins just before the commit."""
-    group = Group(owner="o", tier=1, sites=Roles(active="aws", standby=("gcp",), witness=("azure",)),
-                  objectives=Objectives(rpo_seconds=1, rto_seconds=1),
-                  fencing=Fencing(fence_seconds=T_FENCE, clock_skew_seconds=1.0))
+    group = Group(
+        owner="o",
+        tier=1,
+        sites=Roles(active="aws", standby=("gcp",), witness=("azure",)),
+        objectives=Objectives(rpo_seconds=1, rto_seconds=1),
+        fencing=Fencing(fence_seconds=T_FENCE, clock_skew_seconds=1.0),
+    )
     old = lease(epochs, clock)
     old.renew()
     move(epochs, 1, "gcp")

@@ -42,8 +42,14 @@ class Loop:
         np.random.seed(seed)
         torch.manual_seed(seed)
         first = torch.nn.Linear(8, 8)
-        self.module = torch.nn.Sequential(first, torch.nn.Dropout(0.3), torch.nn.ReLU(), torch.nn.BatchNorm1d(8),
-                                          torch.nn.Linear(8, 8), torch.nn.Linear(8, 1))
+        self.module = torch.nn.Sequential(
+            first,
+            torch.nn.Dropout(0.3),
+            torch.nn.ReLU(),
+            torch.nn.BatchNorm1d(8),
+            torch.nn.Linear(8, 8),
+            torch.nn.Linear(8, 1),
+        )
         self.module[4].weight = first.weight  # tied
         self.optimizer = torch.optim.AdamW(self.module.parameters(), lr=1e-2)
         self.scheduler = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, max_lr=5e-2, total_steps=STEPS + 1)
@@ -52,9 +58,14 @@ class Loop:
         self.inputs = torch.randn(64, 8, generator=data)
         self.targets = self.inputs.sum(1, keepdim=True).sin()
         self.position = 0
-        self.adapter = TorchAdapter(self.module, self.optimizer, scheduler=self.scheduler,
-                                    generators={"shuffle": self.shuffle}, extra=lambda: {"position": self.position},
-                                    load_extra=lambda extra: setattr(self, "position", extra["position"]))
+        self.adapter = TorchAdapter(
+            self.module,
+            self.optimizer,
+            scheduler=self.scheduler,
+            generators={"shuffle": self.shuffle},
+            extra=lambda: {"position": self.position},
+            load_extra=lambda extra: setattr(self, "position", extra["position"]),
+        )
 
     def step(self) -> None:
         rows = torch.randperm(64, generator=self.shuffle)[:16]

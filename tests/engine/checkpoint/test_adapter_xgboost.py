@@ -8,8 +8,15 @@ import pytest
 from holdfast.engine.checkpoint.adapters.xgboost import MODEL_BLOB, BoosterAdapter, import_xgboost, round_seed
 
 pytest.importorskip("xgboost")
-PARAMETERS = {"objective": "reg:squarederror", "max_depth": 3, "eta": 0.1, "subsample": 0.7, "colsample_bynode": 0.7,
-              "tree_method": "hist", "nthread": 1}
+PARAMETERS = {
+    "objective": "reg:squarederror",
+    "max_depth": 3,
+    "eta": 0.1,
+    "subsample": 0.7,
+    "colsample_bynode": 0.7,
+    "tree_method": "hist",
+    "nthread": 1,
+}
 
 
 def adapter(seed: int = 7) -> BoosterAdapter:

@@ -35,8 +35,14 @@ def state_at(step: int) -> TrainingState:
 
 
 def checkpointer(store: ObjectStore, **changes: Any) -> Checkpointer:
-    settings: dict[str, Any] = {"epoch": 1, "site": "site-a", "every_steps": 10, "retry_seconds": 0.01,
-                                "heartbeat_seconds": 0.05, **changes}
+    settings: dict[str, Any] = {
+        "epoch": 1,
+        "site": "site-a",
+        "every_steps": 10,
+        "retry_seconds": 0.01,
+        "heartbeat_seconds": 0.05,
+        **changes,
+    }
     return Checkpointer(store, "run", **settings)
 
 
@@ -281,8 +287,18 @@ def test_what_a_new_epoch_goes_on_from_is_replicated_onwards_at_once() -> None:
         train(it, 1, 10)
         manifest = it.finish(state_at(10)).manifest
     replicate_checkpoint(first, second, "run", manifest)
-    fork_run(second, "run", epoch=2, parent_epoch=1, election=elect(second, "run", epoch=1), site="site-b",
-             plan_id="plan", holder="test", reason="test", clock=FakeClock())
+    fork_run(
+        second,
+        "run",
+        epoch=2,
+        parent_epoch=1,
+        election=elect(second, "run", epoch=1),
+        site="site-b",
+        plan_id="plan",
+        holder="test",
+        reason="test",
+        clock=FakeClock(),
+    )
     resumed = checkpointer(second, epoch=2, site="site-b", replicas={"site-c": third})
     assert resumed.resume() is not None
     with resumed:

@@ -29,12 +29,23 @@ from holdfast.engine.snapshot.errors import EpochUnknownHere, ForkConflict
 
 def fork(store: ObjectStore, epoch: int, *, plan_id: str = "plan", parent_epoch: int | None = None) -> None:
     election = elect(store, "run", epoch=epoch - 1) if parent_epoch is None else elect(store, "run", epoch=parent_epoch)
-    fork_run(store, "run", epoch=epoch, parent_epoch=epoch - 1, election=election, site="site-b", plan_id=plan_id,
-             holder="test", reason="test", clock=FakeClock())
+    fork_run(
+        store,
+        "run",
+        epoch=epoch,
+        parent_epoch=epoch - 1,
+        election=election,
+        site="site-b",
+        plan_id=plan_id,
+        holder="test",
+        reason="test",
+        clock=FakeClock(),
+    )
 
 
-def chain(store: ObjectStore, *steps: int, epoch: int = 1, parent: CheckpointManifest | None = None,
-          tag: str = "") -> CheckpointManifest:
+def chain(
+    store: ObjectStore, *steps: int, epoch: int = 1, parent: CheckpointManifest | None = None, tag: str = ""
+) -> CheckpointManifest:
     for step in steps:
         parent = write(store, step, epoch=epoch, parent=parent, model=f"{tag}{step}".encode())
     assert parent is not None
@@ -167,12 +178,15 @@ def test_a_blob_damaged_at_the_source_is_not_replicated() -> None:
 
 
 #: What may happen to a run with three sites, in any order.
-_EVENTS = st.lists(st.one_of(
-    st.tuples(st.just("train"), st.integers(0, 4), st.integers(1, 3)),  # the writer of this epoch, stale or not
-    st.tuples(st.just("replicate"), st.integers(0, 2), st.integers(0, 2)),
-    st.tuples(st.just("fail over"), st.integers(0, 2), st.just(0)),
-    st.tuples(st.just("damage"), st.integers(0, 2), st.integers(0, 50)),
-), max_size=25)
+_EVENTS = st.lists(
+    st.one_of(
+        st.tuples(st.just("train"), st.integers(0, 4), st.integers(1, 3)),  # the writer of this epoch, stale or not
+        st.tuples(st.just("replicate"), st.integers(0, 2), st.integers(0, 2)),
+        st.tuples(st.just("fail over"), st.integers(0, 2), st.just(0)),
+        st.tuples(st.just("damage"), st.integers(0, 2), st.integers(0, 50)),
+    ),
+    max_size=25,
+)
 
 
 def check_history(events: list[tuple[str, int, int]], choose: Callable[..., Election]) -> None:
@@ -189,8 +203,13 @@ def check_history(events: list[tuple[str, int, int]], choose: Callable[..., Elec
             head = heads[writer]
             for _ in range(second):
                 step = (head.step if head else 0) + 10
-                manifest = write(stores[active[writer]], step, epoch=writer, parent=head,
-                                 model=f"{writer}:{step}:{len(written)}".encode())
+                manifest = write(
+                    stores[active[writer]],
+                    step,
+                    epoch=writer,
+                    parent=head,
+                    model=f"{writer}:{step}:{len(written)}".encode(),
+                )
                 true_parent[manifest.digest] = head.digest if head else None
                 written[manifest.digest] = head = manifest
                 if writer == epoch:
@@ -213,8 +232,18 @@ def check_history(events: list[tuple[str, int, int]], choose: Callable[..., Elec
             except EpochUnknownHere:
                 continue
             epoch += 1
-            fork_run(target, "run", epoch=epoch, parent_epoch=epoch - 1, election=election, site=f"site-{first}",
-                     plan_id=f"plan-{epoch}", holder="test", reason="test", clock=FakeClock())
+            fork_run(
+                target,
+                "run",
+                epoch=epoch,
+                parent_epoch=epoch - 1,
+                election=election,
+                site=f"site-{first}",
+                plan_id=f"plan-{epoch}",
+                holder="test",
+                reason="test",
+                clock=FakeClock(),
+            )
             active[epoch], heads[epoch] = first, election.manifest
             ancestor, lineage = election.digest, set()
             while ancestor is not None:
@@ -231,7 +260,7 @@ def check_history(events: list[tuple[str, int, int]], choose: Callable[..., Elec
 @settings(max_examples=150, deadline=None)
 @given(_EVENTS)
 def test_whatever_happens_an_elected_checkpoint_is_an_ancestor_of_the_newest_epoch(
-    events: list[tuple[str, int, int]]
+    events: list[tuple[str, int, int]],
 ) -> None:
     check_history(events, elect)
 

@@ -57,8 +57,10 @@ def test_the_same_meaning_in_other_bytes_is_refused() -> None:
 
 def test_a_model_of_one_file_has_that_files_digest() -> None:
     data = b"the model"
-    one = {"model.ubj": BlobRef(digest=digest_of(data), size_bytes=len(data)),
-           "rest": BlobRef(digest=digest_of(b"rest"), size_bytes=4)}
+    one = {
+        "model.ubj": BlobRef(digest=digest_of(data), size_bytes=len(data)),
+        "rest": BlobRef(digest=digest_of(b"rest"), size_bytes=4),
+    }
     assert model_digest(one, ["model.ubj"]) == digest_of(data)
     assert model_digest(one, ["model.ubj", "rest"]) not in {digest_of(data), digest_of(b"rest")}
 

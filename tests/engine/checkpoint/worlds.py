@@ -58,13 +58,26 @@ class OrderedFaults:
         self._check()
         return self.inner.get(key, byte_range=byte_range, if_match=if_match)
 
-    def open(self, key: str, *, byte_range: ByteRange | None = None, if_match: ObjectVersion | None = None,
-             chunk_bytes: int = 4 * 1024 * 1024) -> ObjectReader:
+    def open(
+        self,
+        key: str,
+        *,
+        byte_range: ByteRange | None = None,
+        if_match: ObjectVersion | None = None,
+        chunk_bytes: int = 4 * 1024 * 1024,
+    ) -> ObjectReader:
         self._check()
         return self.inner.open(key, byte_range=byte_range, if_match=if_match, chunk_bytes=chunk_bytes)
 
-    def put(self, key: str, data: bytes | Iterable[bytes], *, mode: PutMode = OVERWRITE,
-            content_type: str | None = None, metadata: Mapping[str, str] | None = None) -> ObjectVersion:
+    def put(
+        self,
+        key: str,
+        data: bytes | Iterable[bytes],
+        *,
+        mode: PutMode = OVERWRITE,
+        content_type: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> ObjectVersion:
         self.before_put(key)
         self._check()
         version = self.inner.put(key, data, mode=mode, content_type=content_type, metadata=metadata)
@@ -93,17 +106,26 @@ class Guard:
         return self.value
 
 
-def manifest_of(step: int, *, epoch: int = 1, parent: CheckpointManifest | None = None, model: bytes | None = None,
-                **changes: Any) -> tuple[CheckpointManifest, dict[str, bytes]]:
+def manifest_of(
+    step: int, *, epoch: int = 1, parent: CheckpointManifest | None = None, model: bytes | None = None, **changes: Any
+) -> tuple[CheckpointManifest, dict[str, bytes]]:
     """A manifest and its blobs; the model's bytes follow from the step unless given."""
     data = model if model is not None else f"model after {step}".encode()
     blobs = {"model.bin": BlobRef(digest=digest_of(data), size_bytes=len(data))}
     fields: dict[str, Any] = {
-        "run": "run", "step": step, "epoch": epoch, "site": "site-a", "parent": parent.digest if parent else None,
-        "ancestors": (parent.digest, *parent.ancestors)[:16] if parent else (), "model": ("model.bin",),
-        "blobs": blobs, "model_digest": model_digest(blobs, ["model.bin"]), "saved_at": MOMENT,
+        "run": "run",
+        "step": step,
+        "epoch": epoch,
+        "site": "site-a",
+        "parent": parent.digest if parent else None,
+        "ancestors": (parent.digest, *parent.ancestors)[:16] if parent else (),
+        "model": ("model.bin",),
+        "blobs": blobs,
+        "model_digest": model_digest(blobs, ["model.bin"]),
+        "saved_at": MOMENT,
         "write_id": f"w{step}.{epoch}",
-        **changes}
+        **changes,
+    }
     return CheckpointManifest(**fields), {"model.bin": data}
 
 

@@ -14,18 +14,39 @@ from holdfast.engine.compute import job_spec, open_backend
 from holdfast.engine.config import Topology, load_topology
 from holdfast.errors import ConfigError, UnknownName
 
-PARENT = {"PATH": "/bin", "HOME": "/home/me", "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": "secret",
-          "AIRFLOW_CONN_CLOUD": "{}", "AIRFLOW_CONN_ELSEWHERE": "{}", "HOLDFAST_SIGNING_KEY": "secret", "BUCKET": "b"}
+PARENT = {
+    "PATH": "/bin",
+    "HOME": "/home/me",
+    "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": "secret",
+    "AIRFLOW_CONN_CLOUD": "{}",
+    "AIRFLOW_CONN_ELSEWHERE": "{}",
+    "HOLDFAST_SIGNING_KEY": "secret",
+    "BUCKET": "b",
+}
 
 
 def topology(folder: Path, **compute: Any) -> Topology:
     (folder / "train.py").write_text("")
     site = {"cloud": "aws", "region": "r", "jurisdiction": "EU", "connection": "cloud", "bucket": "${BUCKET}"}
-    (folder / "topology.yaml").write_text(json.dumps({
-        "version": 1, "sites": {"site-a": {**site, "compute": compute}}, "groups": {},
-        "datasets": {"data": {"path": "d"}},
-        "training": {"job": {"dataset": "data", "model": "model", "steps": 3, "checkpoint_every_steps": 1,
-                             "command": ["{python}", "-u", "train.py", "--flag", "notes.txt"]}}}))
+    (folder / "topology.yaml").write_text(
+        json.dumps(
+            {
+                "version": 1,
+                "sites": {"site-a": {**site, "compute": compute}},
+                "groups": {},
+                "datasets": {"data": {"path": "d"}},
+                "training": {
+                    "job": {
+                        "dataset": "data",
+                        "model": "model",
+                        "steps": 3,
+                        "checkpoint_every_steps": 1,
+                        "command": ["{python}", "-u", "train.py", "--flag", "notes.txt"],
+                    }
+                },
+            }
+        )
+    )
     return load_topology(folder / "topology.yaml", PARENT)
 
 
@@ -39,9 +60,12 @@ def test_without_an_environment_file_a_job_gets_what_the_topology_names(tmp_path
 
 
 def test_with_one_it_gets_the_sites_own_view_and_not_the_parents(tmp_path: Path) -> None:
-    (tmp_path / "site.env").write_text("AIRFLOW_CONN_CLOUD='{\"host\": \"inside\"}'\n")
+    (tmp_path / "site.env").write_text('AIRFLOW_CONN_CLOUD=\'{"host": "inside"}\'\n')
     assert environ_of(tmp_path, environment_file=str(tmp_path / "site.env")) == {
-        "PATH": "/bin", "HOME": "/home/me", "AIRFLOW_CONN_CLOUD": '{"host": "inside"}'}
+        "PATH": "/bin",
+        "HOME": "/home/me",
+        "AIRFLOW_CONN_CLOUD": '{"host": "inside"}',
+    }
 
 
 def test_an_environment_file_that_is_not_there_is_an_error_before_anything_starts(tmp_path: Path) -> None:
@@ -65,8 +89,14 @@ def spec(folder: Path, environ: dict[str, str] | None = None, **changes: Any) ->
     # The group only has to exist.
     it = it.model_copy(update={"groups": {"group": object()}})
     it._path = folder / "topology.yaml"
-    arguments = {"run": "run", "epoch": 3, "site": "site-a", "dataset_snapshot": "abc", "environ": environ or {},
-                 **changes}
+    arguments = {
+        "run": "run",
+        "epoch": 3,
+        "site": "site-a",
+        "dataset_snapshot": "abc",
+        "environ": environ or {},
+        **changes,
+    }
     return job_spec(it, "group", "job", **arguments)
 
 
@@ -78,13 +108,22 @@ def test_the_command_runs_this_interpreter_and_files_beside_the_topology(tmp_pat
 
 def test_the_environment_contract_is_complete(tmp_path: Path) -> None:
     assert spec(tmp_path).environment == {
-        "HOLDFAST_TOPOLOGY": str(tmp_path / "topology.yaml"), "HOLDFAST_SITE": "site-a", "HOLDFAST_GROUP": "group",
-        "HOLDFAST_JOB": "job", "HOLDFAST_RUN": "run", "HOLDFAST_EPOCH": "3", "HOLDFAST_DATASET_SNAPSHOT": "abc"}
+        "HOLDFAST_TOPOLOGY": str(tmp_path / "topology.yaml"),
+        "HOLDFAST_SITE": "site-a",
+        "HOLDFAST_GROUP": "group",
+        "HOLDFAST_JOB": "job",
+        "HOLDFAST_RUN": "run",
+        "HOLDFAST_EPOCH": "3",
+        "HOLDFAST_DATASET_SNAPSHOT": "abc",
+    }
 
 
 def test_steps_and_pacing_can_be_overridden_and_nothing_else_is_taken(tmp_path: Path) -> None:
-    made = spec(tmp_path, {"HOLDFAST_STEPS": "5", "HOLDFAST_STEP_SECONDS": "0", "HOLDFAST_SIGNING_KEY": "secret"},
-                dataset_snapshot=None).environment
+    made = spec(
+        tmp_path,
+        {"HOLDFAST_STEPS": "5", "HOLDFAST_STEP_SECONDS": "0", "HOLDFAST_SIGNING_KEY": "secret"},
+        dataset_snapshot=None,
+    ).environment
     assert (made["HOLDFAST_STEPS"], made["HOLDFAST_STEP_SECONDS"]) == ("5", "0")
     assert not {"HOLDFAST_SIGNING_KEY", "HOLDFAST_DATASET_SNAPSHOT"} & set(made)
 

@@ -48,8 +48,9 @@ class World:
         self.backend = self.open()
 
     def open(self) -> ProcessBackend:
-        return ProcessBackend("site-a", self.folder / "state", environ={"PATH": os.environ["PATH"]}, cwd=self.folder,
-                              clock=SystemClock())
+        return ProcessBackend(
+            "site-a", self.folder / "state", environ={"PATH": os.environ["PATH"]}, cwd=self.folder, clock=SystemClock()
+        )
 
     def spec(self, code: str = WAITING, *, run: str = "run", epoch: int = 1) -> JobSpec:
         return JobSpec(run, epoch, "site-a", (sys.executable, "-I", "-S", "-c", code, str(self.jobs)), {"GIVEN": "yes"})
@@ -75,8 +76,9 @@ def world(tmp_path: Path) -> Iterator[World]:
         it.backend.stop(handle, grace_seconds=0.0)
 
 
-@pytest.mark.parametrize(("code", "state"), [
-    (0, JobState.SUCCEEDED), (76, JobState.FENCED), (75, JobState.STOPPED), (1, JobState.FAILED)])
+@pytest.mark.parametrize(
+    ("code", "state"), [(0, JobState.SUCCEEDED), (76, JobState.FENCED), (75, JobState.STOPPED), (1, JobState.FAILED)]
+)
 def test_how_a_job_ended_is_known_from_its_exit_code(world: World, code: int, state: JobState) -> None:
     handle = world.backend.submit(world.spec())
     assert world.state(handle) is JobState.RUNNING
@@ -118,8 +120,13 @@ backend = ProcessBackend("site-a", pathlib.Path({str(world.folder / "state")!r})
 backend.submit(JobSpec("run", 1, "site-a", {world.spec().command!r}))
 os.killpg(0, signal.SIGKILL)
 """
-    parent = subprocess.run([sys.executable, "-c", script], start_new_session=True, check=False, timeout=60,
-                            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    parent = subprocess.run(
+        [sys.executable, "-c", script],
+        start_new_session=True,
+        check=False,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
     assert parent.returncode == -signal.SIGKILL
     handle = world.backend.find("run.e1")
     assert handle is not None
@@ -130,8 +137,9 @@ os.killpg(0, signal.SIGKILL)
 
 def test_a_handle_that_went_through_json_finds_the_job_from_another_process(world: World) -> None:
     handle = world.backend.submit(world.spec())
-    text = json.dumps({"backend": handle.backend, "site": handle.site, "name": handle.name,
-                       "reference": dict(handle.reference)})
+    text = json.dumps(
+        {"backend": handle.backend, "site": handle.site, "name": handle.name, "reference": dict(handle.reference)}
+    )
     again = JobHandle(**json.loads(text))
     assert world.open().status(again).state is JobState.RUNNING
 
@@ -187,15 +195,22 @@ def test_a_suspended_job_is_not_dead(world: World) -> None:
 
 
 def test_stop_gives_the_job_its_grace_and_then_kills_it(world: World) -> None:
-    polite = world.backend.submit(world.spec(
-        "import signal, sys, time, pathlib\n"
-        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))\n"
-        "pathlib.Path(sys.argv[1], 'ran-1').touch()\ntime.sleep(600)"))
+    polite = world.backend.submit(
+        world.spec(
+            "import signal, sys, time, pathlib\n"
+            "signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))\n"
+            "pathlib.Path(sys.argv[1], 'ran-1').touch()\ntime.sleep(600)"
+        )
+    )
     wait_for(world.ran)
     assert world.backend.stop(polite, grace_seconds=20.0).state is JobState.STOPPED
-    deaf = world.backend.submit(world.spec(
-        "import signal, sys, time, pathlib\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-        "pathlib.Path(sys.argv[1], 'ran-2').touch()\ntime.sleep(600)", epoch=2))
+    deaf = world.backend.submit(
+        world.spec(
+            "import signal, sys, time, pathlib\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+            "pathlib.Path(sys.argv[1], 'ran-2').touch()\ntime.sleep(600)",
+            epoch=2,
+        )
+    )
     wait_for(lambda: len(world.ran()) == 2)
     assert world.backend.stop(deaf, grace_seconds=0.2).state is JobState.LOST
     assert world.backend.confirm_dead(deaf)
@@ -234,13 +249,17 @@ def test_a_command_that_does_not_exist_fails_with_the_reason(world: World) -> No
 
 
 def test_the_heartbeat_shows_in_the_status(world: World) -> None:
-    code = ("import json, os, pathlib, sys, time\npathlib.Path(os.environ['HOLDFAST_HEARTBEAT']).write_text(json.dumps("
-            "{'step': 7, 'total_steps': 300, 'at': '2026-01-02T03:04:05.000000Z'}))\ntime.sleep(600)")
+    code = (
+        "import json, os, pathlib, sys, time\npathlib.Path(os.environ['HOLDFAST_HEARTBEAT']).write_text(json.dumps("
+        "{'step': 7, 'total_steps': 300, 'at': '2026-01-02T03:04:05.000000Z'}))\ntime.sleep(600)"
+    )
     handle = world.backend.submit(world.spec(code))
     wait_for(lambda: world.backend.status(handle).step == 7)
     status = world.backend.status(handle)
     assert (status.total_steps, status.heartbeat_at and status.heartbeat_at.isoformat()) == (
-        300, "2026-01-02T03:04:05+00:00")
+        300,
+        "2026-01-02T03:04:05+00:00",
+    )
 
 
 def test_a_request_for_a_checkpoint_lies_beside_the_heartbeat(world: World) -> None:

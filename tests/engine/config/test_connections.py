@@ -24,7 +24,10 @@ def test_a_missing_connection_names_the_variable_to_set() -> None:
         EnvironmentConnections({}).get("nowhere")
 
 
-@pytest.mark.parametrize("text", ["aws://id:topsecret@", '{"login": "topsecret"}', '["topsecret"]', '{"conn_type": "aws", "extra": "topsecret"}'])
+@pytest.mark.parametrize(
+    "text",
+    ["aws://id:topsecret@", '{"login": "topsecret"}', '["topsecret"]', '{"conn_type": "aws", "extra": "topsecret"}'],
+)
 def test_a_malformed_connection_is_refused_without_showing_it(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         EnvironmentConnections({"AIRFLOW_CONN_A": text}).get("a")

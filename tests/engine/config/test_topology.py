@@ -86,7 +86,9 @@ def changed(**paths: object) -> dict[str, Any]:
             ["groups.risk.sites", "each site in one role", "site-a"],
         ),
         (
-            changed(groups__risk__sites={"active": "site-a", "standby": ["site-b"]}, groups__risk__decision="automatic"),
+            changed(
+                groups__risk__sites={"active": "site-a", "standby": ["site-b"]}, groups__risk__decision="automatic"
+            ),
             ["groups.risk.decision", "at least three sites", "found 2"],
         ),
         (changed(groups__risk__sites={"active": "site-a", "standby": ["site-b"]}), ["odd number of sites", "found 2"]),

@@ -37,8 +37,9 @@ def blip(rng: random.Random) -> Event:
 def one_vantage_point(rng: random.Random) -> Event:
     """One vantage point is cut off from the site, for long; the others have some slow answers meanwhile."""
     lost = rng.choice(VANTAGES)
-    return Event("one vantage point", rng.uniform(15, 60),
-                 lambda _t, v, s: v == lost or (s in DIRECT and rng.random() < 0.1))
+    return Event(
+        "one vantage point", rng.uniform(15, 60), lambda _t, v, s: v == lost or (s in DIRECT and rng.random() < 0.1)
+    )
 
 
 def one_path(rng: random.Random) -> Event:
@@ -55,14 +56,17 @@ def heartbeat_only(rng: random.Random) -> Event:
 def slow(rng: random.Random) -> Event:
     """Half of all direct looks time out, and one vantage point misses the heartbeat."""
     lost = rng.choice(VANTAGES)
-    return Event("slow answers", rng.uniform(15, 60),
-                 lambda _t, v, s: rng.random() < 0.5 if s in DIRECT else v == lost)
+    return Event("slow answers", rng.uniform(15, 60), lambda _t, v, s: rng.random() < 0.5 if s in DIRECT else v == lost)
 
 
 def detector_cut_off(rng: random.Random) -> Event:
     """Whoever runs the detector lost its own network: it reaches no site, and no peer's heartbeat."""
-    return Event("detector cut off", rng.uniform(15, 60),
-                 lambda _t, v, s: (True if s in DIRECT else None) if v == OUTSIDE else None, detector_cut_off=True)
+    return Event(
+        "detector cut off",
+        rng.uniform(15, 60),
+        lambda _t, v, s: (True if s in DIRECT else None) if v == OUTSIDE else None,
+        detector_cut_off=True,
+    )
 
 
 def outage(rng: random.Random) -> Event:
@@ -120,8 +124,11 @@ def test_no_disturbance_in_ten_thousand_is_taken_for_an_outage(record_property, 
 
 
 def test_every_true_outage_is_found_in_time(record_property, capsys) -> None:
-    bound = (RULES.heartbeat_stale_seconds + 2 * RULES.interval_seconds
-             + max(RULES.minimum_seconds, (RULES.consecutive_failures - 1) * RULES.interval_seconds))
+    bound = (
+        RULES.heartbeat_stale_seconds
+        + 2 * RULES.interval_seconds
+        + max(RULES.minimum_seconds, (RULES.consecutive_failures - 1) * RULES.interval_seconds)
+    )
     slowest = 0.0
     for seed in range(OUTAGES):
         simulation = Simulation(seed)

@@ -8,8 +8,15 @@ from holdfast.clock import FakeClock
 from holdfast.engine.config import Detection
 from holdfast.engine.health import OUTSIDE, Detector, Observation, Signal, Verdict, as_rows
 
-RULES = Detection(interval_seconds=5, timeout_seconds=2, consecutive_failures=3, vantage_points=2, minimum_seconds=15,
-                  recovery_successes=5, heartbeat_stale_seconds=15)
+RULES = Detection(
+    interval_seconds=5,
+    timeout_seconds=2,
+    consecutive_failures=3,
+    vantage_points=2,
+    minimum_seconds=15,
+    recovery_successes=5,
+    heartbeat_stale_seconds=15,
+)
 STORE, SERVICE, HEARTBEAT = Signal.OBJECT_STORE, Signal.SERVICE, Signal.HEARTBEAT
 EVERYWHERE = (OUTSIDE, "b", "c")
 
@@ -21,8 +28,14 @@ class World:
         self.clock = FakeClock()
         self.detector = Detector(("a", "b", "c"), RULES, clock=self.clock)
 
-    def tick(self, ticks: int = 1, *, failing: dict[Signal, tuple[str, ...]] | None = None,
-             blind: tuple[str, ...] = (), nothing: tuple[str, ...] = ()) -> Verdict:
+    def tick(
+        self,
+        ticks: int = 1,
+        *,
+        failing: dict[Signal, tuple[str, ...]] | None = None,
+        blind: tuple[str, ...] = (),
+        nothing: tuple[str, ...] = (),
+    ) -> Verdict:
         """So many intervals. ``failing``: per signal the vantage points that see ``a`` fail. ``blind``: those that
         could not look at ``a``. ``nothing``: sites the detector itself does not reach."""
         for _ in range(ticks):
@@ -66,13 +79,17 @@ def test_service_and_heartbeat_gone_for_two_vantage_points_is_down_with_reasons(
     assert "service from b: 4 failures in a row for 15.0 s" in row["why"]
 
 
-@pytest.mark.parametrize("gone", [
-    {SERVICE: EVERYWHERE, STORE: EVERYWHERE},
-    {HEARTBEAT: EVERYWHERE},
-    {SERVICE: (OUTSIDE,), STORE: (OUTSIDE,), HEARTBEAT: (OUTSIDE,)},
-    {SERVICE: ("b",), HEARTBEAT: EVERYWHERE},
-    {SERVICE: ("b",), STORE: ("c",), HEARTBEAT: EVERYWHERE},
-], ids=["one path", "heartbeat only", "one vantage point", "service seen gone by one", "each direct signal by one"])
+@pytest.mark.parametrize(
+    "gone",
+    [
+        {SERVICE: EVERYWHERE, STORE: EVERYWHERE},
+        {HEARTBEAT: EVERYWHERE},
+        {SERVICE: (OUTSIDE,), STORE: (OUTSIDE,), HEARTBEAT: (OUTSIDE,)},
+        {SERVICE: ("b",), HEARTBEAT: EVERYWHERE},
+        {SERVICE: ("b",), STORE: ("c",), HEARTBEAT: EVERYWHERE},
+    ],
+    ids=["one path", "heartbeat only", "one vantage point", "service seen gone by one", "each direct signal by one"],
+)
 def test_less_than_two_kinds_from_two_vantage_points_is_never_down(world: World, gone: dict) -> None:
     world.tick(2)
     for _ in range(40):

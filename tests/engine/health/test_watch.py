@@ -62,11 +62,24 @@ class World:
         self.reader = HeartbeatReader(SITES, self.buckets, clock=self.clock)
         self.sequence = 0
 
-    def beat(self, site: str, *, only: tuple[str, ...] = SITES, observations: tuple[Observation, ...] = (),
-             agent: str = "x", sequence: int | None = None) -> None:
+    def beat(
+        self,
+        site: str,
+        *,
+        only: tuple[str, ...] = SITES,
+        observations: tuple[Observation, ...] = (),
+        agent: str = "x",
+        sequence: int | None = None,
+    ) -> None:
         self.sequence += 1
-        beat = Heartbeat(site, agent, sequence or self.sequence, self.clock.now(),
-                         {"risk": GroupBeat("active", 1, True, False)}, observations)
+        beat = Heartbeat(
+            site,
+            agent,
+            sequence or self.sequence,
+            self.clock.now(),
+            {"risk": GroupBeat("active", 1, True, False)},
+            observations,
+        )
         for bucket in only:
             self.buckets[bucket].objects[key_of(site)] = encode(beat)
 
@@ -169,10 +182,16 @@ def test_one_turn_is_one_read_per_bucket(world: World) -> None:
     assert [bucket.gets for bucket in world.buckets.values()] == [1, 1, 1]
 
 
-@pytest.mark.parametrize(("error", "ok"), [
-    (None, True), (StoreUnavailable("refused"), False), (BucketNotFound("gone"), False),
-    (PermissionRefused("no"), None),
-], ids=["answers", "unavailable", "no bucket", "refused"])
+@pytest.mark.parametrize(
+    ("error", "ok"),
+    [
+        (None, True),
+        (StoreUnavailable("refused"), False),
+        (BucketNotFound("gone"), False),
+        (PermissionRefused("no"), None),
+    ],
+    ids=["answers", "unavailable", "no bucket", "refused"],
+)
 def test_what_a_store_answers_is_told_apart(world: World, error: HoldfastError | None, ok: bool | None) -> None:
     world.buckets["a"].error = error
     probe = ObjectStoreProbe("a", lambda: world.reader.read("a"), clock=world.clock)

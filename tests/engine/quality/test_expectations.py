@@ -52,9 +52,15 @@ def test_an_empty_suite_proves_nothing(tmp_path: Path) -> None:
         validate(market(10), tmp_path / "empty.json")
 
 
-@pytest.mark.parametrize("text", [
-    "no json", "[]", '{"expectations": [{"type": "expect_the_unexpected", "kwargs": {}}]}',
-    '{"expectations": [{"type": "expect_column_values_to_be_unique", "kwargs": {"colunm": "date"}}]}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no json",
+        "[]",
+        '{"expectations": [{"type": "expect_the_unexpected", "kwargs": {}}]}',
+        '{"expectations": [{"type": "expect_column_values_to_be_unique", "kwargs": {"colunm": "date"}}]}',
+    ],
+)
 def test_a_suite_that_is_none_is_refused_with_its_path(tmp_path: Path, text: str) -> None:
     (tmp_path / "suite.json").write_text(text)
     with pytest.raises(ConfigError) as refused:

@@ -34,17 +34,43 @@ ENVIRONMENT = TrainingEnvironment(run="run", epoch=1, site="site-a", group="risk
 
 
 def topology(**dataset: Any) -> Topology:
-    sites = {name: {"cloud": "local", "region": "r", "jurisdiction": jurisdiction, "connection": "c", "bucket": "/tmp"}
-             for name, jurisdiction in (("site-a", "EU"), ("site-b", "EU"), ("site-c", "US"), ("site-d", "EU"),
-                                        ("site-e", "US"))}
-    return Topology.model_validate({
-        "version": 1, "sites": sites, "datasets": {"market": {"path": "market", **dataset}},
-        "residency": {"eu-only": {"jurisdictions": ["EU"]}},
-        "training": {name: {"dataset": "market", "model": "model", "command": ["true"], "steps": 20,
-                            "checkpoint_every_steps": 10} for name in ("forecast", "another")},
-        "groups": {"risk": {
-            "owner": "test", "tier": 1, "objectives": {"rpo_seconds": 30, "rto_seconds": 60}, "training": ["forecast"],
-            "sites": {"active": "site-a", "standby": ["site-b", "site-c"], "witness": ["site-d", "site-e"]}}}})
+    sites = {
+        name: {"cloud": "local", "region": "r", "jurisdiction": jurisdiction, "connection": "c", "bucket": "/tmp"}
+        for name, jurisdiction in (
+            ("site-a", "EU"),
+            ("site-b", "EU"),
+            ("site-c", "US"),
+            ("site-d", "EU"),
+            ("site-e", "US"),
+        )
+    }
+    return Topology.model_validate(
+        {
+            "version": 1,
+            "sites": sites,
+            "datasets": {"market": {"path": "market", **dataset}},
+            "residency": {"eu-only": {"jurisdictions": ["EU"]}},
+            "training": {
+                name: {
+                    "dataset": "market",
+                    "model": "model",
+                    "command": ["true"],
+                    "steps": 20,
+                    "checkpoint_every_steps": 10,
+                }
+                for name in ("forecast", "another")
+            },
+            "groups": {
+                "risk": {
+                    "owner": "test",
+                    "tier": 1,
+                    "objectives": {"rpo_seconds": 30, "rto_seconds": 60},
+                    "training": ["forecast"],
+                    "sites": {"active": "site-a", "standby": ["site-b", "site-c"], "witness": ["site-d", "site-e"]},
+                }
+            },
+        }
+    )
 
 
 class Register:
@@ -74,8 +100,9 @@ class World(Runtime):
         sink = pa.BufferOutputStream()
         pq.write_table(pa.table({"x": [1.0, 2.0]}), sink)
         self.memory["site-a"].put("data/market/part.parquet", sink.getvalue().to_pybytes())
-        self.data = take_and_publish(self.memory["site-a"], dataset="market", path="market", epoch=1, site="site-a",
-                                     clock=self.clock)
+        self.data = take_and_publish(
+            self.memory["site-a"], dataset="market", path="market", epoch=1, site="site-a", clock=self.clock
+        )
 
     def store(self, site: str) -> ObjectStore:
         return self.memory[site]

@@ -49,8 +49,9 @@ class World:
     def __init__(self, folder: Path) -> None:
         (folder / "bucket").mkdir()
         self.store = local_store("bucket", folder / "bucket")
-        self.backend = ProcessBackend("site-a", folder / "state", environ={"PATH": os.environ["PATH"]}, cwd=folder,
-                                      clock=SystemClock())
+        self.backend = ProcessBackend(
+            "site-a", folder / "state", environ={"PATH": os.environ["PATH"]}, cwd=folder, clock=SystemClock()
+        )
         self.spec = JobSpec("run", 1, "site-a", (sys.executable, "-c", TRAINER, str(folder / "bucket")))
 
     def submit(self, *, until_step: int) -> JobHandle:

@@ -55,34 +55,71 @@ class World:
         (folder / "training").mkdir()
         for name in ("volatility.py", "prepare_data.py"):
             (folder / "training" / name).symlink_to(REPOSITORY / "include" / "training" / name)
-        sites = {f"site-{x}": {"cloud": "local", "region": "here", "jurisdiction": "EU", "connection": "local",
-                               "bucket": str(folder / x)} for x in "abc"}
+        sites = {
+            f"site-{x}": {
+                "cloud": "local",
+                "region": "here",
+                "jurisdiction": "EU",
+                "connection": "local",
+                "bucket": str(folder / x),
+            }
+            for x in "abc"
+        }
         for x in "abc":
             (folder / x).mkdir()
-        (folder / "topology.yaml").write_text(json.dumps({
-            "version": 1, "sites": sites, "datasets": {"market-data": {"path": "market-data"}},
-            "training": {"volatility": {
-                "dataset": "market-data", "model": "volatility-model",
-                "command": ["{python}", "training/volatility.py"],
-                "steps": STEPS, "checkpoint_every_steps": EVERY, "seed": 20081015, "step_seconds": 0.1}},
-            "groups": {"market-risk": {
-                "owner": "test", "tier": 1, "objectives": {"rpo_seconds": 30, "rto_seconds": 60},
-                "sites": {"active": "site-a", "standby": ["site-b"], "witness": ["site-c"]},
-                "datasets": ["market-data"], "training": ["volatility"]}}}))
+        (folder / "topology.yaml").write_text(
+            json.dumps(
+                {
+                    "version": 1,
+                    "sites": sites,
+                    "datasets": {"market-data": {"path": "market-data"}},
+                    "training": {
+                        "volatility": {
+                            "dataset": "market-data",
+                            "model": "volatility-model",
+                            "command": ["{python}", "training/volatility.py"],
+                            "steps": STEPS,
+                            "checkpoint_every_steps": EVERY,
+                            "seed": 20081015,
+                            "step_seconds": 0.1,
+                        }
+                    },
+                    "groups": {
+                        "market-risk": {
+                            "owner": "test",
+                            "tier": 1,
+                            "objectives": {"rpo_seconds": 30, "rto_seconds": 60},
+                            "sites": {"active": "site-a", "standby": ["site-b"], "witness": ["site-c"]},
+                            "datasets": ["market-data"],
+                            "training": ["volatility"],
+                        }
+                    },
+                }
+            )
+        )
         # Whether a killed interpreter left half a cache beside the source is not this test's business.
         self.environ = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ} | {
-            "AIRFLOW_CONN_LOCAL": '{"conn_type": "generic"}', "HOLDFAST_STATE": str(folder / "state")}
+            "AIRFLOW_CONN_LOCAL": '{"conn_type": "generic"}',
+            "HOLDFAST_STATE": str(folder / "state"),
+        }
         self.topology = load_topology(folder / "topology.yaml", self.environ)
         self.runtime = Runtime(self.topology, EnvironmentConnections(self.environ), environ=self.environ)
         data = load("prepare_data")
         for site in ("site-a", "site-b"):
             data.put(self.runtime.store(site))
-            take_and_publish(self.runtime.store(site), dataset="market-data", path="market-data", epoch=1, site=site,
-                             clock=SystemClock())
+            take_and_publish(
+                self.runtime.store(site),
+                dataset="market-data",
+                path="market-data",
+                epoch=1,
+                site=site,
+                clock=SystemClock(),
+            )
 
     def backend(self, site: str) -> ProcessBackend:
-        return open_backend(site, self.topology.site(site), topology=self.topology, environ=self.environ,
-                            clock=SystemClock())
+        return open_backend(
+            site, self.topology.site(site), topology=self.topology, environ=self.environ, clock=SystemClock()
+        )
 
     def scratch(self, name: str) -> ObjectStore:
         (self.folder / "scratch" / name).mkdir(parents=True, exist_ok=True)
@@ -91,11 +128,20 @@ class World:
     def submit(self, site: str, scratch: str, *, run: str = "run", epoch: int = 1, paced: bool = True) -> JobHandle:
         data = latest(self.runtime.store(site), "market-data", epoch=1)
         assert data is not None
-        spec = job_spec(self.topology, "market-risk", "volatility", run=run, epoch=epoch, site=site,
-                        dataset_snapshot=data.snapshot_id, environ={} if paced else {"HOLDFAST_STEP_SECONDS": "0"})
+        spec = job_spec(
+            self.topology,
+            "market-risk",
+            "volatility",
+            run=run,
+            epoch=epoch,
+            site=site,
+            dataset_snapshot=data.snapshot_id,
+            environ={} if paced else {"HOLDFAST_STEP_SECONDS": "0"},
+        )
         self.scratch(scratch)
-        return self.backend(site).submit(replace(spec, environment={
-            **spec.environment, "HOLDFAST_SCRATCH": str(self.folder / "scratch" / scratch)}))
+        return self.backend(site).submit(
+            replace(spec, environment={**spec.environment, "HOLDFAST_SCRATCH": str(self.folder / "scratch" / scratch)})
+        )
 
     def kill_at(self, site: str, handle: JobHandle, step: int) -> None:
         backend = self.backend(site)
@@ -137,8 +183,18 @@ def test_a_run_killed_twice_and_moved_over_a_damaged_checkpoint_ends_with_the_sa
     assert source.manifest is not None
     for info in here.list("runs/run/checkpoints/"):
         replicate_checkpoint(here, there, "run", parse_manifest(here.get(info.key), where=info.key), site="site-b")
-    fork_run(there, "run", epoch=2, parent_epoch=1, election=elect(there, "run", epoch=1), site="site-b",
-             plan_id="plan", holder="test", reason="test", clock=clock)
+    fork_run(
+        there,
+        "run",
+        epoch=2,
+        parent_epoch=1,
+        election=elect(there, "run", epoch=1),
+        site="site-b",
+        plan_id="plan",
+        holder="test",
+        reason="test",
+        clock=clock,
+    )
     key = blob_key("run", source.manifest.model_digest)
     damaged = bytearray(there.get(key))
     damaged[len(damaged) // 2] ^= 1

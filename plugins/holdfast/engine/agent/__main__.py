@@ -21,8 +21,9 @@ PORT_VARIABLE = "HOLDFAST_AGENT_PORT"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the agent. Exit codes: 0 stopped, 2 bad input."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-                        stream=sys.stderr)
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
     try:
         agent = SiteAgent(Runtime.from_environment(options.topology), options.site, service=options.service)
     except HoldfastError as error:
@@ -30,8 +31,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     agent.start()
     try:
-        uvicorn.run(build_app(agent), host=options.host, port=options.port, log_level="warning", access_log=False,
-                    timeout_graceful_shutdown=3)
+        uvicorn.run(
+            build_app(agent),
+            host=options.host,
+            port=options.port,
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=3,
+        )
     finally:
         agent.stop()
     return 0
@@ -43,8 +50,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--service", help="the service to answer for; default: the only one with an endpoint here")
     parser.add_argument("--topology", help="the topology file; default $HOLDFAST_TOPOLOGY or include/holdfast.yaml")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    parser.add_argument("--port", type=int, default=int(os.environ.get(PORT_VARIABLE, "8080")),
-                        help=f"port to listen on; default ${PORT_VARIABLE} or 8080")
+    parser.add_argument(
+        "--port",
+        type=int,
+        default=int(os.environ.get(PORT_VARIABLE, "8080")),
+        help=f"port to listen on; default ${PORT_VARIABLE} or 8080",
+    )
     return parser
 
 

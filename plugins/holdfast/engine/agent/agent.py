@@ -69,8 +69,12 @@ class SiteAgent:
         self._runtime, self._clock = runtime, clock
         self._groups = {name: g for name, g in topology.groups.items() if site in g.sites.all()}
         if not self._groups:
-            raise ConfigError("the site is in no group", where=f"site {site}", expected="a group that names it",
-                              found=", ".join(topology.groups) or "no groups")
+            raise ConfigError(
+                "the site is in no group",
+                where=f"site {site}",
+                expected="a group that names it",
+                found=", ".join(topology.groups) or "no groups",
+            )
         self._detection = _strictest([group.detection for group in self._groups.values()])
         peers = tuple(dict.fromkeys(name for g in self._groups.values() for name in g.sites.all()))
         self._stores = dict(stores) if stores is not None else self._open_stores(peers)
@@ -85,7 +89,12 @@ class SiteAgent:
         self._model_due = 0.0
         self._nudged = False
         self._lookout: Lookout = open_lookout(
-            topology, peers, self._stores, detection=self._detection, vantage=site, clock=clock,
+            topology,
+            peers,
+            self._stores,
+            detection=self._detection,
+            vantage=site,
+            clock=clock,
             services=tuple(dict.fromkeys(s for g in self._groups.values() for s in g.services)),
         )
         self._observations: tuple[Observation, ...] = ()
@@ -103,17 +112,28 @@ class SiteAgent:
         able = status.role in ("standby", "witness") or refusal is None
         held = self._models.for_epoch(status.epoch) if self._models is not None else None
         return able, {
-            "site": self.site, "service": self.service, "agent": self.agent_id, **self.epochs(status),
-            "model": None if held is None else {"name": held.version.name, "digest": held.version.digest,
-                                                "snapshot": held.version.snapshot_id},
-            "refused": refusal, "heartbeat_troubles": self._sender.troubles,
+            "site": self.site,
+            "service": self.service,
+            "agent": self.agent_id,
+            **self.epochs(status),
+            "model": None
+            if held is None
+            else {"name": held.version.name, "digest": held.version.digest, "snapshot": held.version.snapshot_id},
+            "refused": refusal,
+            "heartbeat_troubles": self._sender.troubles,
         }
 
     def epochs(self, status: LeaseStatus | None = None) -> dict[str, Any]:
         """The newest epoch this site read of the service's group."""
         status = status or self._status()
-        return {"site": self.site, "group": status.group, "role": status.role, "epoch": status.epoch,
-                "fenced": status.fenced, "may_write": status.may_write}
+        return {
+            "site": self.site,
+            "group": status.group,
+            "role": status.role,
+            "epoch": status.epoch,
+            "fenced": status.fenced,
+            "may_write": status.may_write,
+        }
 
     def refusal(self, status: LeaseStatus | None = None) -> str | None:
         """Why this site may not answer for the service, ``None`` when it may."""
@@ -214,8 +234,9 @@ class SiteAgent:
             return
         self._model_trouble = "none is published here"
         if held is not None and (before is None or before.version != held.version):
-            log.warning("%s: model %s, snapshot %s, epoch %d", self.site, held.version.digest,
-                        held.version.snapshot_id, epoch)
+            log.warning(
+                "%s: model %s, snapshot %s, epoch %d", self.site, held.version.digest, held.version.snapshot_id, epoch
+            )
 
     def _look(self) -> None:
         self._observations = tuple(self._lookout.look())
@@ -241,39 +262,65 @@ class SiteAgent:
         timeouts = Timeouts(connect_seconds=seconds, request_seconds=seconds)
         topology, connections = self._runtime.topology, self._runtime.connections
         settings = {name: topology.site(name) for name in sites}
-        return {name: open_store(name, site, connections.get(site.connection), timeouts=timeouts)
-                for name, site in settings.items()}
+        return {
+            name: open_store(name, site, connections.get(site.connection), timeouts=timeouts)
+            for name, site in settings.items()
+        }
 
     def _register(self, group: str) -> EpochStore:
         settings = self._groups[group]
         # A read that takes longer than T_fence is worth nothing when it comes.
-        return RankedRegister({name: self._stores[name] for name in settings.sites.all()}, holder=self._runtime.holder,
-                              clock=self._clock, budget_seconds=settings.fencing.fence_seconds)
+        return RankedRegister(
+            {name: self._stores[name] for name in settings.sites.all()},
+            holder=self._runtime.holder,
+            clock=self._clock,
+            budget_seconds=settings.fencing.fence_seconds,
+        )
 
     def _lease(self, name: str, group: Group, epochs: EpochStore) -> Lease:
-        return Lease(name, self.site, epochs, fence_seconds=group.fencing.fence_seconds, clock=self._clock,
-                     standby_role="witness" if self.site in group.sites.witness else "standby")
+        return Lease(
+            name,
+            self.site,
+            epochs,
+            fence_seconds=group.fencing.fence_seconds,
+            clock=self._clock,
+            standby_role="witness" if self.site in group.sites.witness else "standby",
+        )
 
     def _choose_service(self, wanted: str | None) -> tuple[str | None, str]:
         topology = self._runtime.topology
-        here = {s: name for name, g in self._groups.items() for s in g.services
-                if self.site in topology.service(s).endpoints}
+        here = {
+            s: name
+            for name, g in self._groups.items()
+            for s in g.services
+            if self.site in topology.service(s).endpoints
+        }
         if wanted is not None:
             topology.service(wanted)
             if wanted not in here:
-                raise ConfigError("the service has no endpoint at this site", where=f"service {wanted}",
-                                  expected=f"`endpoints.{self.site}`, in a group of this site", found="none")
+                raise ConfigError(
+                    "the service has no endpoint at this site",
+                    where=f"service {wanted}",
+                    expected=f"`endpoints.{self.site}`, in a group of this site",
+                    found="none",
+                )
             return wanted, here[wanted]
         if len(here) > 1:
-            raise ConfigError("it is not clear which service this agent answers for", where=f"site {self.site}",
-                              expected="--service, and one agent per service", found=", ".join(sorted(here)))
+            raise ConfigError(
+                "it is not clear which service this agent answers for",
+                where=f"site {self.site}",
+                expected="--service, and one agent per service",
+                found=", ".join(sorted(here)),
+            )
         return next(iter(here.items()), (None, next(iter(self._groups))))
 
 
 def _strictest(detections: list[Detection]) -> Detection:
     """One rhythm for a site in several groups: the fastest of each."""
     first = min(detections, key=lambda d: d.interval_seconds)
-    return first.model_copy(update={
-        "timeout_seconds": min(d.timeout_seconds for d in detections),
-        "heartbeat_stale_seconds": min(d.heartbeat_stale_seconds for d in detections),
-    })
+    return first.model_copy(
+        update={
+            "timeout_seconds": min(d.timeout_seconds for d in detections),
+            "heartbeat_stale_seconds": min(d.heartbeat_stale_seconds for d in detections),
+        }
+    )

@@ -44,15 +44,23 @@ class XGBoostPredictor:
     def __init__(self, files: Mapping[str, bytes]) -> None:
         if not (files["model.ubj"].startswith(b"{") and files["model.ubj"].endswith(b"}")):
             # xgboost would abort the process on some bytes that are no model; UBJSON objects begin and end like this.
-            raise ModelUnusable("the model cannot be loaded", where="model.ubj", expected="an XGBoost model (UBJSON)",
-                                found=f"{len(files['model.ubj'])} other bytes")
+            raise ModelUnusable(
+                "the model cannot be loaded",
+                where="model.ubj",
+                expected="an XGBoost model (UBJSON)",
+                found=f"{len(files['model.ubj'])} other bytes",
+            )
         xgboost = import_xgboost()
         self._booster = xgboost.Booster()
         try:
             self._booster.load_model(bytearray(files["model.ubj"]))
         except xgboost.core.XGBoostError as error:
-            raise ModelUnusable("the model cannot be loaded", where="model.ubj", expected="an XGBoost model",
-                                found=str(error).strip().splitlines()[0]) from None
+            raise ModelUnusable(
+                "the model cannot be loaded",
+                where="model.ubj",
+                expected="an XGBoost model",
+                found=str(error).strip().splitlines()[0],
+            ) from None
         self._names = feature_names(files)
 
     @property
@@ -92,8 +100,12 @@ def feature_names(files: Mapping[str, bytes]) -> list[str] | None:
         document = error
     names = document.get("features") if isinstance(document, dict) else document
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ModelUnusable("the feature names cannot be read", where=FEATURES_FILE,
-                            expected='a list of names, or {"features": [names]}', found=repr(document)[:80])
+        raise ModelUnusable(
+            "the feature names cannot be read",
+            where=FEATURES_FILE,
+            expected='a list of names, or {"features": [names]}',
+            found=repr(document)[:80],
+        )
     return names
 
 
@@ -105,5 +117,8 @@ def load_predictor(files: Mapping[str, bytes], loaders: Mapping[str, Loader] = L
     for name, loader in loaders.items():
         if name in files:
             return loader(files)
-    raise ModelUnusable("the snapshot holds no model that can be served", expected=f"one of {', '.join(loaders)}",
-                        found=", ".join(sorted(files)) or "no files")
+    raise ModelUnusable(
+        "the snapshot holds no model that can be served",
+        expected=f"one of {', '.join(loaders)}",
+        found=", ".join(sorted(files)) or "no files",
+    )

@@ -55,12 +55,14 @@ def build_app(agent: SiteAgent) -> Starlette:
         agent.nudge()
         return JSONResponse({"refreshing": True}, status_code=202)
 
-    return Starlette(routes=[
-        Route("/health", health),
-        Route("/epoch", epoch),
-        Route("/predict", predict, methods=["POST"]),
-        Route("/refresh", refresh, methods=["POST"]),
-    ])
+    return Starlette(
+        routes=[
+            Route("/health", health),
+            Route("/epoch", epoch),
+            Route("/predict", predict, methods=["POST"]),
+            Route("/refresh", refresh, methods=["POST"]),
+        ]
+    )
 
 
 def _predict(agent: SiteAgent, instances: list[list[float]]) -> JSONResponse:
@@ -69,17 +71,21 @@ def _predict(agent: SiteAgent, instances: list[list[float]]) -> JSONResponse:
         return _refuse(agent, agent.refusal() or "the lease was just lost")
     try:
         if held.predictor.features is not None and any(len(row) != held.predictor.features for row in instances):
-            raise BadInstances("an instance has the wrong number of features", where="instances",
-                               expected=str(held.predictor.features),
-                               found=str(sorted({len(row) for row in instances})))
+            raise BadInstances(
+                "an instance has the wrong number of features",
+                where="instances",
+                expected=str(held.predictor.features),
+                found=str(sorted({len(row) for row in instances})),
+            )
         predictions = held.predictor.predict(instances)
     except BadInstances as error:
         return JSONResponse(error.as_dict(), status_code=400)
     # Once more, as late as can be: this process may have been stopped while it was computing.
     if agent.servable() != held:
         return _refuse(agent, agent.refusal() or "the epoch changed while this was computed")
-    return JSONResponse({"predictions": predictions, "epoch": held.epoch, "site": agent.site,
-                         "model": held.version.digest})
+    return JSONResponse(
+        {"predictions": predictions, "epoch": held.epoch, "site": agent.site, "model": held.version.digest}
+    )
 
 
 def _refuse(agent: SiteAgent, reason: str) -> JSONResponse:
@@ -91,8 +97,9 @@ async def _body(request: Request) -> bytes:
     async for chunk in request.stream():
         body += chunk
         if len(body) > _MOST_BYTES:
-            raise BadInstances("the request is too large", where="body", expected=f"at most {_MOST_BYTES} bytes",
-                               found="more")
+            raise BadInstances(
+                "the request is too large", where="body", expected=f"at most {_MOST_BYTES} bytes", found="more"
+            )
     return body
 
 
@@ -103,13 +110,14 @@ def _instances(body: bytes) -> list[list[float]]:
         document = None
     rows = document.get("instances") if isinstance(document, dict) else None
     if not isinstance(rows, list) or not 0 < len(rows) <= MOST_INSTANCES or not all(map(_is_row, rows)):
-        raise BadInstances("the request cannot be read", where="body",
-                           expected=f'{{"instances": [[number, …], …]}} with 1 to {MOST_INSTANCES} instances',
-                           found=body[:80].decode(errors="replace"))
+        raise BadInstances(
+            "the request cannot be read",
+            where="body",
+            expected=f'{{"instances": [[number, …], …]}} with 1 to {MOST_INSTANCES} instances',
+            found=body[:80].decode(errors="replace"),
+        )
     return rows
 
 
 def _is_row(row: object) -> bool:
-    return isinstance(row, list) and all(
-        type(value) in (int, float) and math.isfinite(value) for value in row
-    )
+    return isinstance(row, list) and all(type(value) in (int, float) and math.isfinite(value) for value in row)

@@ -63,14 +63,16 @@ def key_of(group: str) -> str:
 def encode(group: str, state: AcceptorState, write_id: str) -> bytes:
     """The bytes of an acceptor: canonical JSON (RFC 8785). ``write_id`` makes every write's bytes unlike any other's,
     so an ETag that is a digest of the content never comes back (no ABA)."""
-    return rfc8785.dumps({
-        "format": FORMAT,
-        "group": group,
-        "promised": _ballot_to_json(state.promised),
-        "accepted": _ballot_to_json(state.accepted),
-        "value": None if state.value is None else state_to_json(state.value),
-        "write_id": write_id,
-    })
+    return rfc8785.dumps(
+        {
+            "format": FORMAT,
+            "group": group,
+            "promised": _ballot_to_json(state.promised),
+            "accepted": _ballot_to_json(state.accepted),
+            "value": None if state.value is None else state_to_json(state.value),
+            "write_id": write_id,
+        }
+    )
 
 
 def decode(group: str, body: bytes) -> AcceptorState:
@@ -79,17 +81,27 @@ def decode(group: str, body: bytes) -> AcceptorState:
         document = json.loads(body)
         if not isinstance(document, dict) or document["format"] != FORMAT or document["group"] != group:
             found = {k: document.get(k) for k in ("format", "group")} if isinstance(document, dict) else type(document)
-            raise AcceptorUnreadable("this is no acceptor of the group", where=key_of(group),
-                                     expected=f"{FORMAT} of group {group}", found=str(found),
-                                     fix="Somebody else wrote here: find out who before anything is promoted")
+            raise AcceptorUnreadable(
+                "this is no acceptor of the group",
+                where=key_of(group),
+                expected=f"{FORMAT} of group {group}",
+                found=str(found),
+                fix="Somebody else wrote here: find out who before anything is promoted",
+            )
         _only(document, _ACCEPTOR_FIELDS)
         value = document["value"]
-        return AcceptorState(promised=_ballot_from_json(document["promised"]),
-                             accepted=_ballot_from_json(document["accepted"]),
-                             value=None if value is None else state_from_json(value))
+        return AcceptorState(
+            promised=_ballot_from_json(document["promised"]),
+            accepted=_ballot_from_json(document["accepted"]),
+            value=None if value is None else state_from_json(value),
+        )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise AcceptorUnreadable("the acceptor cannot be read", where=key_of(group), expected=FORMAT,
-                                 found=f"{type(error).__name__}: {error}") from None
+        raise AcceptorUnreadable(
+            "the acceptor cannot be read",
+            where=key_of(group),
+            expected=FORMAT,
+            found=f"{type(error).__name__}: {error}",
+        ) from None
 
 
 def state_to_json(state: EpochState) -> dict[str, Any]:
@@ -105,7 +117,9 @@ def state_to_json(state: EpochState) -> dict[str, Any]:
         "reason": state.reason,
         "committed_at": time_to_json(state.committed_at),
         "write_id": state.write_id,
-        "operation": None if operation is None else {
+        "operation": None
+        if operation is None
+        else {
             "plan_id": operation.plan_id,
             "kind": operation.kind,
             "holder": operation.holder,
@@ -131,7 +145,9 @@ def state_from_json(document: dict[str, Any]) -> EpochState:
         reason=document["reason"],
         committed_at=_time_from_json(document["committed_at"]),
         write_id=document["write_id"],
-        operation=None if operation is None else Operation(
+        operation=None
+        if operation is None
+        else Operation(
             plan_id=operation["plan_id"],
             kind=operation["kind"],
             holder=operation["holder"],

@@ -44,21 +44,37 @@ def advance(
     def change(current: EpochState | None, write_id: str) -> Decision:
         epoch = 0 if current is None else current.epoch
         if epoch == expected_epoch:
-            return Decision(EpochState(
-                group=group, epoch=epoch + 1, active_site=active_site,
-                previous_site=None if current is None else current.active_site,
-                plan_id=plan_id, holder=holder, reason=reason, committed_at=clock.now(), write_id=write_id,
-                operation=None if current is None else current.operation,
-            ))
+            return Decision(
+                EpochState(
+                    group=group,
+                    epoch=epoch + 1,
+                    active_site=active_site,
+                    previous_site=None if current is None else current.active_site,
+                    plan_id=plan_id,
+                    holder=holder,
+                    reason=reason,
+                    committed_at=clock.now(),
+                    write_id=write_id,
+                    operation=None if current is None else current.operation,
+                )
+            )
         if current is not None and (current.epoch, current.plan_id, current.active_site) == (
-            expected_epoch + 1, plan_id, active_site
+            expected_epoch + 1,
+            plan_id,
+            active_site,
         ):
             return Decision(current)
-        return Decision(current, EpochConflict(
-            "the group is in another epoch", current=current, where=f"group {group}",
-            expected=f"epoch {expected_epoch}", found=describe(current),
-            fix="Read the authority again and decide anew",
-        ))
+        return Decision(
+            current,
+            EpochConflict(
+                "the group is in another epoch",
+                current=current,
+                where=f"group {group}",
+                expected=f"epoch {expected_epoch}",
+                found=describe(current),
+                fix="Read the authority again and decide anew",
+            ),
+        )
 
     return change
 
@@ -71,12 +87,17 @@ def claim(group: str, operation: Operation, *, clock: Clock) -> Change:
             return Decision(None, _not_initialised(group))
         held = current.operation
         if held is not None and held.plan_id != operation.plan_id and clock.now() < held.expires_at:
-            return Decision(current, OperationInProgress(
-                f"a {held.kind} has this group", operation=held, where=f"group {group}",
-                expected="no running plan or drill",
-                found=f"{held.kind} {held.plan_id} of {held.holder}, until {held.expires_at:%Y-%m-%d %H:%M:%S} UTC",
-                fix="Wait until it ends or expires; nothing was changed",
-            ))
+            return Decision(
+                current,
+                OperationInProgress(
+                    f"a {held.kind} has this group",
+                    operation=held,
+                    where=f"group {group}",
+                    expected="no running plan or drill",
+                    found=f"{held.kind} {held.plan_id} of {held.holder}, until {held.expires_at:%Y-%m-%d %H:%M:%S} UTC",
+                    fix="Wait until it ends or expires; nothing was changed",
+                ),
+            )
         return Decision(current if held == operation else replace(current, operation=operation, write_id=write_id))
 
     return change
@@ -101,5 +122,10 @@ def describe(state: EpochState | None) -> str:
 
 
 def _not_initialised(group: str) -> GroupNotInitialised:
-    return GroupNotInitialised("the group has no epoch yet", where=f"group {group}", expected="an initialised group",
-                               found="nothing in the authority", fix=f"Run `holdfast authority init {group}`")
+    return GroupNotInitialised(
+        "the group has no epoch yet",
+        where=f"group {group}",
+        expected="an initialised group",
+        found="nothing in the authority",
+        fix=f"Run `holdfast authority init {group}`",
+    )

@@ -100,9 +100,7 @@ class EpochStore(Protocol):
     def read(self, group: str) -> EpochState | None:
         """The committed state, ``None`` when the group was never initialised. Raises NoMajority."""
 
-    def advance(
-        self, group: str, *, expected_epoch: int, active_site: str, plan_id: str, reason: str
-    ) -> EpochState:
+    def advance(self, group: str, *, expected_epoch: int, active_site: str, plan_id: str, reason: str) -> EpochState:
         """Commit epoch ``expected_epoch + 1`` with a new active site. ``expected_epoch=0`` initialises the group.
 
         Idempotent on ``plan_id``: when that plan already committed exactly this epoch, its state is returned.

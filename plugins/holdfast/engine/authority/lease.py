@@ -62,7 +62,13 @@ class Lease:
     """
 
     def __init__(
-        self, group: str, site: str, epochs: EpochStore, *, fence_seconds: float, clock: Clock,
+        self,
+        group: str,
+        site: str,
+        epochs: EpochStore,
+        *,
+        fence_seconds: float,
+        clock: Clock,
         standby_role: Literal["standby", "witness"] = "standby",
     ) -> None:
         self.group = group
@@ -115,9 +121,14 @@ class Lease:
         else:
             role, detail = "active", f"active in epoch {state.epoch}"
         return LeaseStatus(
-            group=self.group, site=self.site, role=role, epoch=None if state is None else state.epoch,
-            may_write=role == "active", fenced=fenced,
-            age_seconds=None if self._read_at is None else now - self._read_at, detail=detail,
+            group=self.group,
+            site=self.site,
+            role=role,
+            epoch=None if state is None else state.epoch,
+            may_write=role == "active",
+            fenced=fenced,
+            age_seconds=None if self._read_at is None else now - self._read_at,
+            detail=detail,
         )
 
 

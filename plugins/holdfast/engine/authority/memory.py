@@ -24,13 +24,19 @@ class MemoryEpochStore:
     def read(self, group: str) -> EpochState | None:
         return self._run(group, changes.keep)
 
-    def advance(
-        self, group: str, *, expected_epoch: int, active_site: str, plan_id: str, reason: str
-    ) -> EpochState:
-        state = self._run(group, changes.advance(
-            group, expected_epoch=expected_epoch, active_site=active_site, plan_id=plan_id, reason=reason,
-            holder=self._holder, clock=self._clock,
-        ))
+    def advance(self, group: str, *, expected_epoch: int, active_site: str, plan_id: str, reason: str) -> EpochState:
+        state = self._run(
+            group,
+            changes.advance(
+                group,
+                expected_epoch=expected_epoch,
+                active_site=active_site,
+                plan_id=plan_id,
+                reason=reason,
+                holder=self._holder,
+                clock=self._clock,
+            ),
+        )
         assert state is not None
         return state
 
@@ -45,8 +51,15 @@ class MemoryEpochStore:
         return state
 
     def inspect(self, group: str) -> list[AcceptorView]:
-        return [AcceptorView("memory", reachable=self.available, promised=None, accepted=None,
-                             state=self._states.get(group) if self.available else None)]
+        return [
+            AcceptorView(
+                "memory",
+                reachable=self.available,
+                promised=None,
+                accepted=None,
+                state=self._states.get(group) if self.available else None,
+            )
+        ]
 
     def _run(self, group: str, change: Change) -> EpochState | None:
         if not self.available:

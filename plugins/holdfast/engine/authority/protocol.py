@@ -289,6 +289,24 @@ def _pause(attempt: int, answers: Mapping[str, Answer]) -> Pause:
 
 
 __all__ = [
-    "Absent", "AcceptorSteps", "Answer", "Clashed", "Failed", "Found", "Get", "Pause", "Phase", "ProposerSteps",
-    "Put", "Seen", "StoreCall", "StoreResult", "Written", "accept", "look", "promise", "propose", "settled_state",
+    "Absent",
+    "AcceptorSteps",
+    "Answer",
+    "Clashed",
+    "Failed",
+    "Found",
+    "Get",
+    "Pause",
+    "Phase",
+    "ProposerSteps",
+    "Put",
+    "Seen",
+    "StoreCall",
+    "StoreResult",
+    "Written",
+    "accept",
+    "look",
+    "promise",
+    "propose",
+    "settled_state",
 ]

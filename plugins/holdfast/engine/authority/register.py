@@ -67,8 +67,12 @@ class RankedRegister:
         new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
     ) -> None:
         if len(acceptors) < 3 or len(acceptors) % 2 == 0:
-            raise ConfigError("a ranked register needs a majority that outlives one store", where="authority",
-                              expected="an odd number of acceptors, at least 3", found=str(len(acceptors)))
+            raise ConfigError(
+                "a ranked register needs a majority that outlives one store",
+                where="authority",
+                expected="an odd number of acceptors, at least 3",
+                found=str(len(acceptors)),
+            )
         self._acceptors = dict(acceptors)
         self._holder = holder
         self._clock = clock or SystemClock()
@@ -79,13 +83,21 @@ class RankedRegister:
     def read(self, group: str) -> EpochState | None:
         return self._run(group, changes.keep)
 
-    def advance(
-        self, group: str, *, expected_epoch: int, active_site: str, plan_id: str, reason: str
-    ) -> EpochState:
-        return _there(self._run(group, changes.advance(
-            group, expected_epoch=expected_epoch, active_site=active_site, plan_id=plan_id, reason=reason,
-            holder=self._holder, clock=self._clock,
-        )))
+    def advance(self, group: str, *, expected_epoch: int, active_site: str, plan_id: str, reason: str) -> EpochState:
+        return _there(
+            self._run(
+                group,
+                changes.advance(
+                    group,
+                    expected_epoch=expected_epoch,
+                    active_site=active_site,
+                    plan_id=plan_id,
+                    reason=reason,
+                    holder=self._holder,
+                    clock=self._clock,
+                ),
+            )
+        )
 
     def claim(self, group: str, operation: Operation) -> EpochState:
         return _there(self._run(group, changes.claim(group, operation, clock=self._clock)))
@@ -131,8 +143,9 @@ class RankedRegister:
         """
         results: queue.SimpleQueue[tuple[str, Answer]] = queue.SimpleQueue()
         for site, steps in phase.steps.items():
-            threading.Thread(target=self._ask, args=(site, steps, deadline, results), daemon=True,
-                             name=f"authority-{site}").start()
+            threading.Thread(
+                target=self._ask, args=(site, steps, deadline, results), daemon=True, name=f"authority-{site}"
+            ).start()
         answers: dict[str, Answer] = {}
         while len(answers) < len(phase.steps) and (wait_for_all or not phase.decided(answers)):
             try:
@@ -145,8 +158,9 @@ class RankedRegister:
         late = Answer("failed")
         return {site: answers.get(site, late) for site in phase.steps}
 
-    def _ask(self, site: str, steps: AcceptorSteps, deadline: float,
-             results: queue.SimpleQueue[tuple[str, Answer]]) -> None:
+    def _ask(
+        self, site: str, steps: AcceptorSteps, deadline: float, results: queue.SimpleQueue[tuple[str, Answer]]
+    ) -> None:
         store = self._acceptors[site]
         try:
             wanted = next(steps)
@@ -170,15 +184,18 @@ class RankedRegister:
         facts = {
             "where": f"group {group}",
             "expected": f"answers of {len(self._acceptors) // 2 + 1} of {len(self._acceptors)} acceptors "
-                        f"within {self._budget_seconds:g} s",
+            f"within {self._budget_seconds:g} s",
             "found": "; ".join(
                 f"{site}: {troubles.get(site, 'no answer')}" for site in sorted(pause.details.keys() or troubles)
             ),
         }
         if pause.contended:
             raise Contended("other writers kept winning", **facts, fix="Call again with the same arguments")
-        raise NoMajority("too few acceptors answer: nobody knows who is active, so nobody may act", **facts,
-                         fix="`holdfast authority show` tells which; call again with the same arguments")
+        raise NoMajority(
+            "too few acceptors answer: nobody knows who is active, so nobody may act",
+            **facts,
+            fix="`holdfast authority show` tells which; call again with the same arguments",
+        )
 
 
 def perform(store: ObjectStore, call: StoreCall) -> StoreResult:
@@ -206,8 +223,14 @@ def _view(site: str, answer: Answer | None) -> AcceptorView:
         detail = "no answer" if answer is None or not answer.detail else answer.detail
         return AcceptorView(site, reachable=False, promised=None, accepted=None, state=None, detail=detail)
     state = answer.seen.state
-    return AcceptorView(site, reachable=True, promised=_text(state.promised), accepted=_text(state.accepted),
-                        state=state.value, detail=None if answer.seen.version else "nothing written yet")
+    return AcceptorView(
+        site,
+        reachable=True,
+        promised=_text(state.promised),
+        accepted=_text(state.accepted),
+        state=state.value,
+        detail=None if answer.seen.version else "nothing written yet",
+    )
 
 
 def _text(ballot: Ballot) -> str | None:

@@ -84,15 +84,32 @@ class Checkpointer:
     """
 
     def __init__(
-        self, store: ObjectStore, run: str, *, epoch: int, site: str, every_steps: int, total_steps: int | None = None,
-        guard: WriteGuard | None = None, replicas: Mapping[str, ObjectStore] | None = None, keep_every: int = 10,
-        dataset_snapshot: str | None = None, fingerprint: Mapping[str, str] | None = None,
-        heartbeat: Path | None = None, heartbeat_seconds: float = 1.0, retry_seconds: float = 0.5,
-        clock: Clock | None = None, notes: Mapping[str, Any] | None = None,
+        self,
+        store: ObjectStore,
+        run: str,
+        *,
+        epoch: int,
+        site: str,
+        every_steps: int,
+        total_steps: int | None = None,
+        guard: WriteGuard | None = None,
+        replicas: Mapping[str, ObjectStore] | None = None,
+        keep_every: int = 10,
+        dataset_snapshot: str | None = None,
+        fingerprint: Mapping[str, str] | None = None,
+        heartbeat: Path | None = None,
+        heartbeat_seconds: float = 1.0,
+        retry_seconds: float = 0.5,
+        clock: Clock | None = None,
+        notes: Mapping[str, Any] | None = None,
     ) -> None:
         if every_steps < 1:
-            raise CheckpointError("the checkpoint interval is no number of steps", where="every_steps",
-                                  expected="1 or more", found=str(every_steps))
+            raise CheckpointError(
+                "the checkpoint interval is no number of steps",
+                where="every_steps",
+                expected="1 or more",
+                found=str(every_steps),
+            )
         self.store = store
         self.run = run
         self.epoch = epoch
@@ -103,11 +120,31 @@ class Checkpointer:
         self._clock = clock or SystemClock()
         self._dataset_snapshot = dataset_snapshot
         self._retry_seconds = retry_seconds
-        self._heartbeat = Heartbeat(heartbeat, self._clock, interval_seconds=heartbeat_seconds, run=run, epoch=epoch,
-                                    site=site, total_steps=total_steps, step=0, state="starting", **(notes or {}))
-        self._replicators = {name: Replicator(store, target, name, run, guard=self.guard, clock=self._clock,
-                                              keep_every=keep_every, retry_seconds=retry_seconds)
-                             for name, target in (replicas or {}).items()}
+        self._heartbeat = Heartbeat(
+            heartbeat,
+            self._clock,
+            interval_seconds=heartbeat_seconds,
+            run=run,
+            epoch=epoch,
+            site=site,
+            total_steps=total_steps,
+            step=0,
+            state="starting",
+            **(notes or {}),
+        )
+        self._replicators = {
+            name: Replicator(
+                store,
+                target,
+                name,
+                run,
+                guard=self.guard,
+                clock=self._clock,
+                keep_every=keep_every,
+                retry_seconds=retry_seconds,
+            )
+            for name, target in (replicas or {}).items()
+        }
         self._parent: CheckpointManifest | None = None
         self._writer: CheckpointWriter | None = None
         self._stop = threading.Event()
@@ -162,17 +199,32 @@ class Checkpointer:
 
     def _note_resume(self, election: Election) -> None:
         found = election.manifest
-        self._heartbeat.write(step=election.step, resumed={
-            "step": election.step, "resume": election.resume, "manifest": election.digest,
-            "from_epoch": found.epoch if found else None, "from_site": found.site if found else None,
-            "differences": list(election.differences), "passed_over": [asdict(one) for one in election.passed_over]})
+        self._heartbeat.write(
+            step=election.step,
+            resumed={
+                "step": election.step,
+                "resume": election.resume,
+                "manifest": election.digest,
+                "from_epoch": found.epoch if found else None,
+                "from_site": found.site if found else None,
+                "differences": list(election.differences),
+                "passed_over": [asdict(one) for one in election.passed_over],
+            },
+        )
 
     # -- life ---------------------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
         origin = Origin(self.run, self.epoch, self.site, self._dataset_snapshot, self.fingerprint)
-        self._writer = CheckpointWriter(self.store, origin, guard=self.guard, clock=self._clock, parent=self._parent,
-                                        committed=self._committed, retry_seconds=self._retry_seconds)
+        self._writer = CheckpointWriter(
+            self.store,
+            origin,
+            guard=self.guard,
+            clock=self._clock,
+            parent=self._parent,
+            committed=self._committed,
+            retry_seconds=self._retry_seconds,
+        )
         self._writer.start()
         for replicator in self._replicators.values():
             replicator.start()
@@ -228,8 +280,13 @@ class Checkpointer:
         self._heartbeat.note(step=step, loss=loss, state="training", step_at=stamp(self._clock.now()), **self._facts())
         if stopping:
             durable = writer.wait(step, STOP_SAVE_SECONDS)
-            raise StopRequested("asked to leave", where=self.run, found=f"step {step} is saved" if durable else
-                                f"step {step} could not be saved in time; step {self._durable_step()} is")
+            raise StopRequested(
+                "asked to leave",
+                where=self.run,
+                found=f"step {step} is saved"
+                if durable
+                else f"step {step} could not be saved in time; step {self._durable_step()} is",
+            )
         return taken
 
     def finish(self, state: StateSource, *, save_seconds: float = 120.0, replica_seconds: float = 10.0) -> Finished:
@@ -245,15 +302,20 @@ class Checkpointer:
         self._heartbeat.write(state="finishing", **self._facts())
         if not writer.wait(self._last_step, save_seconds):
             self._ready()
-            raise CheckpointError("the last checkpoint is not durable", where=self.run,
-                                  expected=f"step {self._last_step} within {save_seconds:g} s",
-                                  found=writer.status().error or "nothing",
-                                  fix="Submit the job again when the store answers; it goes on from the newest")
+            raise CheckpointError(
+                "the last checkpoint is not durable",
+                where=self.run,
+                expected=f"step {self._last_step} within {save_seconds:g} s",
+                found=writer.status().error or "nothing",
+                fix="Submit the job again when the store answers; it goes on from the newest",
+            )
         manifest = writer.last
         assert manifest is not None
         deadline = self._clock.monotonic() + replica_seconds
-        replicated = {site: replicator.wait(manifest.step, max(0.0, deadline - self._clock.monotonic()))
-                      for site, replicator in self._replicators.items()}
+        replicated = {
+            site: replicator.wait(manifest.step, max(0.0, deadline - self._clock.monotonic()))
+            for site, replicator in self._replicators.items()
+        }
         self._heartbeat.write(state="finishing", model_digest=manifest.model_digest, **self._facts())
         return Finished(manifest, replicated)
 
@@ -272,8 +334,9 @@ class Checkpointer:
     def _ready(self) -> CheckpointWriter:
         writer = self._writer
         if writer is None:
-            raise CheckpointError("the checkpointer is not running", where=self.run,
-                                  fix="Use it as `with checkpointer:`")
+            raise CheckpointError(
+                "the checkpointer is not running", where=self.run, fix="Use it as `with checkpointer:`"
+            )
         if writer.failure is not None:
             raise writer.failure
         if self.guard.permission() is Permission.FENCED:
@@ -305,12 +368,29 @@ class Checkpointer:
         replicas = {}
         for site, replicator in self._replicators.items():
             seen = replicator.status()
-            replicas[site] = {"step": seen.step, "at": stamp(seen.at) if seen.at else None, "waiting": seen.waiting,
-                              "skipped": seen.skipped, "seconds": seen.seconds, "error": seen.error}
-        return {"checkpoint": None if last is None else
-                {"step": last.step, "epoch": last.epoch, "digest": last.digest, "at": stamp(last.saved_at),
-                 "model_digest": last.model_digest, "warnings": list(last.warnings)},
-                "saving": asdict(writer), "replicas": replicas, "permission": str(self.guard.permission())}
+            replicas[site] = {
+                "step": seen.step,
+                "at": stamp(seen.at) if seen.at else None,
+                "waiting": seen.waiting,
+                "skipped": seen.skipped,
+                "seconds": seen.seconds,
+                "error": seen.error,
+            }
+        return {
+            "checkpoint": None
+            if last is None
+            else {
+                "step": last.step,
+                "epoch": last.epoch,
+                "digest": last.digest,
+                "at": stamp(last.saved_at),
+                "model_digest": last.model_digest,
+                "warnings": list(last.warnings),
+            },
+            "saving": asdict(writer),
+            "replicas": replicas,
+            "permission": str(self.guard.permission()),
+        }
 
 
 def load_state(store: ObjectStore, manifest: CheckpointManifest) -> TrainingState:
@@ -320,8 +400,12 @@ def load_state(store: ObjectStore, manifest: CheckpointManifest) -> TrainingStat
         key = blob_key(manifest.run, reference.digest)
         data = store.get(key)
         if digest_of(data) != reference.digest:
-            raise CheckpointUnreadable("a blob changed after it was verified", where=f"{store.name}: {key}",
-                                       expected=reference.digest, found=digest_of(data))
+            raise CheckpointUnreadable(
+                "a blob changed after it was verified",
+                where=f"{store.name}: {key}",
+                expected=reference.digest,
+                found=digest_of(data),
+            )
         blobs[name] = data
     return TrainingState(blobs, dict(manifest.state), manifest.model)
 

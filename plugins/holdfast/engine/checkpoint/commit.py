@@ -22,11 +22,19 @@ def require_permission(guard: WriteGuard, *, where: str, epoch: int) -> None:
     """Raises Fenced when the epoch is over, WritesHeld when that is not known."""
     permission = guard.permission()
     if permission is Permission.FENCED:
-        raise Fenced("this epoch is over; nothing was written", where=where, expected=f"epoch {epoch} to be the newest",
-                     found="a newer epoch", fix="The active site's job goes on from the elected checkpoint")
+        raise Fenced(
+            "this epoch is over; nothing was written",
+            where=where,
+            expected=f"epoch {epoch} to be the newest",
+            found="a newer epoch",
+            fix="The active site's job goes on from the elected checkpoint",
+        )
     if permission is Permission.HELD:
-        raise WritesHeld("no majority of the authority answered within the fence time; nothing was written",
-                         where=where, fix="It is tried again as soon as a majority answers")
+        raise WritesHeld(
+            "no majority of the authority answered within the fence time; nothing was written",
+            where=where,
+            fix="It is tried again as soon as a majority answers",
+        )
 
 
 def ensure_blob(store: ObjectStore, run: str, digest: str, data: bytes) -> None:
@@ -78,12 +86,20 @@ def commit_manifest(store: ObjectStore, manifest: CheckpointManifest, *, guard: 
         raise StepTaken("a damaged checkpoint manifest has this key", where=manifest.key, found=str(error)) from None
     if _content(existing) == _content(manifest):
         return existing
-    raise StepTaken("this step has another checkpoint of this epoch", where=manifest.key,
-                    expected=manifest.model_digest, found=existing.model_digest)
+    raise StepTaken(
+        "this step has another checkpoint of this epoch",
+        where=manifest.key,
+        expected=manifest.model_digest,
+        found=existing.model_digest,
+    )
 
 
 def write_checkpoint(
-    store: ObjectStore, manifest: CheckpointManifest, blobs: Mapping[str, bytes], *, guard: WriteGuard,
+    store: ObjectStore,
+    manifest: CheckpointManifest,
+    blobs: Mapping[str, bytes],
+    *,
+    guard: WriteGuard,
     intact: set[str] | None = None,
 ) -> CheckpointManifest:
     """Blobs, then manifest. ``intact`` remembers digests this process already has in the store."""

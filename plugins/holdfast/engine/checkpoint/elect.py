@@ -58,9 +58,7 @@ class Located:
     manifest: CheckpointManifest
 
 
-def elect(
-    store: ObjectStore, run: str, *, epoch: int, fingerprint: Mapping[str, str] | None = None
-) -> Election:
+def elect(store: ObjectStore, run: str, *, epoch: int, fingerprint: Mapping[str, str] | None = None) -> Election:
     """Choose the checkpoint to resume from at this site.
 
     Selectable are the checkpoints of the newest epoch, the one its fork record names, and that one's ancestors. What
@@ -83,8 +81,16 @@ def elect(
             found = located.manifest
             unlike = differences(found.fingerprint, fingerprint) if fingerprint is not None else ()
             exact = fingerprint is not None and not unlike
-            return Election(run, epoch, found, found.digest, found.step,
-                            "bitwise" if exact else "numerically equivalent", tuple(passed), unlike)
+            return Election(
+                run,
+                epoch,
+                found,
+                found.digest,
+                found.step,
+                "bitwise" if exact else "numerically equivalent",
+                tuple(passed),
+                unlike,
+            )
         passed.append(PassedOver(located.key, damage))
     return Election(run, epoch, None, None, 0, "from the start", tuple(passed))
 
@@ -100,8 +106,11 @@ def lineage(
     store: ObjectStore, run: str, *, epoch: int, fork: EpochFork | None, passed: list[PassedOver]
 ) -> Iterator[Located]:
     """The selectable checkpoints, newest first; what is unreadable or stale on the way is added to ``passed``."""
-    keys = [(where, info.key) for info in store.list(manifest_prefix(run))
-            if (where := parse_manifest_key(info.key)) is not None]
+    keys = [
+        (where, info.key)
+        for info in store.list(manifest_prefix(run))
+        if (where := parse_manifest_key(info.key)) is not None
+    ]
     of_epoch = sorted((item for item in keys if item[0][1] == epoch), reverse=True)
     older = sorted((item for item in keys if item[0][1] < epoch), reverse=True)
     own = _readable(store, run, [key for _, key in of_epoch], passed)

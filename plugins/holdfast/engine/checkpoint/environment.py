@@ -61,13 +61,25 @@ class TrainingEnvironment:
         step_seconds = number("HOLDFAST_STEP_SECONDS")
         run, site, group, job = (text(f"HOLDFAST_{name}") for name in ("RUN", "SITE", "GROUP", "JOB"))
         if wrong:
-            raise EnvironmentIncomplete("the training job's environment is not complete", where="environment",
-                                        expected="the variables of JobSpec", found="; ".join(wrong),
-                                        fix="Start the job with `holdfast`, a TrainingBackend or the train_model DAG")
-        return cls(run=run, epoch=int(epoch or 0), site=site, group=group, job=job,
-                   dataset_snapshot=environ.get("HOLDFAST_DATASET_SNAPSHOT") or None,
-                   heartbeat=_path(environ, "HOLDFAST_HEARTBEAT"), scratch=_path(environ, "HOLDFAST_SCRATCH"),
-                   steps=None if steps is None else int(steps), step_seconds=step_seconds)
+            raise EnvironmentIncomplete(
+                "the training job's environment is not complete",
+                where="environment",
+                expected="the variables of JobSpec",
+                found="; ".join(wrong),
+                fix="Start the job with `holdfast`, a TrainingBackend or the train_model DAG",
+            )
+        return cls(
+            run=run,
+            epoch=int(epoch or 0),
+            site=site,
+            group=group,
+            job=job,
+            dataset_snapshot=environ.get("HOLDFAST_DATASET_SNAPSHOT") or None,
+            heartbeat=_path(environ, "HOLDFAST_HEARTBEAT"),
+            scratch=_path(environ, "HOLDFAST_SCRATCH"),
+            steps=None if steps is None else int(steps),
+            step_seconds=step_seconds,
+        )
 
 
 def _path(environ: Mapping[str, str], name: str) -> Path | None:

@@ -15,8 +15,12 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ATEN_
 
 def environment_fingerprint(libraries: Iterable[str] = (), environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Machine, instruction sets, Python, thread settings and the versions of ``libraries`` (distribution names)."""
-    facts = {"machine": platform.machine(), "isa": " ".join(_instruction_sets()),
-             "python": platform.python_version(), "implementation": platform.python_implementation()}
+    facts = {
+        "machine": platform.machine(),
+        "isa": " ".join(_instruction_sets()),
+        "python": platform.python_version(),
+        "implementation": platform.python_implementation(),
+    }
     facts |= {name.lower(): environ[name] for name in _THREADS if name in environ}
     for library in libraries:
         try:
@@ -28,8 +32,11 @@ def environment_fingerprint(libraries: Iterable[str] = (), environ: Mapping[str,
 
 def differences(one: Mapping[str, str], other: Mapping[str, str]) -> tuple[str, ...]:
     """Where two fingerprints differ, each as ``name: one -> other``. Empty: a bitwise resume may be claimed."""
-    return tuple(f"{name}: {one.get(name, '(none)')} -> {other.get(name, '(none)')}"
-                 for name in sorted({*one, *other}) if one.get(name) != other.get(name))
+    return tuple(
+        f"{name}: {one.get(name, '(none)')} -> {other.get(name, '(none)')}"
+        for name in sorted({*one, *other})
+        if one.get(name) != other.get(name)
+    )
 
 
 def _instruction_sets() -> list[str]:

@@ -11,8 +11,17 @@ from holdfast.engine.snapshot.lineage import EpochFork, new_fork, read_fork, rea
 
 
 def fork_run(
-    store: ObjectStore, run: str, *, epoch: int, parent_epoch: int | None, election: Election | None, site: str,
-    plan_id: str, holder: str, reason: str, clock: Clock,
+    store: ObjectStore,
+    run: str,
+    *,
+    epoch: int,
+    parent_epoch: int | None,
+    election: Election | None,
+    site: str,
+    plan_id: str,
+    holder: str,
+    reason: str,
+    clock: Clock,
 ) -> EpochFork:
     """Say in this bucket that ``epoch`` goes on from the elected checkpoint (or, without one, from the start).
 
@@ -22,8 +31,17 @@ def fork_run(
     Raises:
         Refused: another plan forked this epoch already.
     """
-    fork = new_fork(run, epoch=epoch, parent_epoch=parent_epoch, forked_from=election.digest if election else None,
-                    site=site, plan_id=plan_id, holder=holder, reason=reason, created_at=clock.now())
+    fork = new_fork(
+        run,
+        epoch=epoch,
+        parent_epoch=parent_epoch,
+        forked_from=election.digest if election else None,
+        site=site,
+        plan_id=plan_id,
+        holder=holder,
+        reason=reason,
+        created_at=clock.now(),
+    )
     return write_fork(store, run_root(run), fork)
 
 
@@ -43,12 +61,25 @@ def begin_run(
         return fork
     history = next(iter(store.list(manifest_prefix(run))), None)
     if history is not None or read_forks(store, run_root(run)):
-        raise EpochUnknownHere("the run has a history in this bucket, but no fork record of this epoch",
-                               where=f"{store.name}: {run_root(run)}/epochs/{epoch:06d}.json",
-                               expected="a fork record, written by the plan that committed the epoch", found="nothing",
-                               fix="Run the plan's resume_training step, or start a new run under another name")
-    return fork_run(store, run, epoch=epoch, parent_epoch=None, election=None, site=site, plan_id=plan_id,
-                    holder=holder, reason="a new run", clock=clock)
+        raise EpochUnknownHere(
+            "the run has a history in this bucket, but no fork record of this epoch",
+            where=f"{store.name}: {run_root(run)}/epochs/{epoch:06d}.json",
+            expected="a fork record, written by the plan that committed the epoch",
+            found="nothing",
+            fix="Run the plan's resume_training step, or start a new run under another name",
+        )
+    return fork_run(
+        store,
+        run,
+        epoch=epoch,
+        parent_epoch=None,
+        election=None,
+        site=site,
+        plan_id=plan_id,
+        holder=holder,
+        reason="a new run",
+        clock=clock,
+    )
 
 
 def copy_forks(source: ObjectStore, target: ObjectStore, run: str) -> None:

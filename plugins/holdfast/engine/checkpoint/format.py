@@ -146,15 +146,31 @@ def parse_manifest(data: bytes, *, where: str) -> CheckpointManifest:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         at = ".".join(str(part) for part in first["loc"])
-        raise CheckpointUnreadable("the checkpoint manifest is not readable", where=where, expected=FORMAT,
-                                   found=f"{at}: {first['msg']}" if at else first["msg"]) from None
+        raise CheckpointUnreadable(
+            "the checkpoint manifest is not readable",
+            where=where,
+            expected=FORMAT,
+            found=f"{at}: {first['msg']}" if at else first["msg"],
+        ) from None
     if manifest.data != data:
-        raise CheckpointUnreadable("the checkpoint manifest is not in canonical form", where=where,
-                                   expected="RFC 8785 bytes", found="other bytes of the same meaning, or damage")
+        raise CheckpointUnreadable(
+            "the checkpoint manifest is not in canonical form",
+            where=where,
+            expected="RFC 8785 bytes",
+            found="other bytes of the same meaning, or damage",
+        )
     if parse_manifest_key(where) not in (None, (manifest.step, manifest.epoch)):
-        raise CheckpointUnreadable("the checkpoint manifest names another step or epoch than its key", where=where,
-                                   expected=f"{manifest.step}.{manifest.epoch}", found=where.rpartition("/")[2])
+        raise CheckpointUnreadable(
+            "the checkpoint manifest names another step or epoch than its key",
+            where=where,
+            expected=f"{manifest.step}.{manifest.epoch}",
+            found=where.rpartition("/")[2],
+        )
     if missing := [name for name in manifest.model if name not in manifest.blobs]:
-        raise CheckpointUnreadable("the checkpoint manifest names a model blob it does not have", where=where,
-                                   expected="names among its blobs", found=", ".join(missing))
+        raise CheckpointUnreadable(
+            "the checkpoint manifest names a model blob it does not have",
+            where=where,
+            expected="names among its blobs",
+            found=", ".join(missing),
+        )
     return manifest

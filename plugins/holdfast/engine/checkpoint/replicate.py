@@ -41,8 +41,15 @@ def receipt_key(run: str, manifest_digest: str, site: str) -> str:
 
 
 def replicate_checkpoint(
-    source: ObjectStore, target: ObjectStore, run: str, manifest: CheckpointManifest, *, site: str = "",
-    clock: Clock | None = None, guard: WriteGuard | None = None, read_blob: ReadBlob | None = None,
+    source: ObjectStore,
+    target: ObjectStore,
+    run: str,
+    manifest: CheckpointManifest,
+    *,
+    site: str = "",
+    clock: Clock | None = None,
+    guard: WriteGuard | None = None,
+    read_blob: ReadBlob | None = None,
 ) -> CheckpointReceipt:
     """Replicate one checkpoint; doing it again changes nothing.
 
@@ -65,8 +72,12 @@ def replicate_checkpoint(
         data = _read(read, name, reference.digest, source)
         ensure_blob(target, run, reference.digest, data)
         if not blob_is_intact(target, run, reference.digest):
-            raise CheckpointUnreadable("a replicated blob does not read back", where=f"{target.name}: {name}",
-                                       expected=reference.digest, found="other bytes")
+            raise CheckpointUnreadable(
+                "a replicated blob does not read back",
+                where=f"{target.name}: {name}",
+                expected=reference.digest,
+                found="other bytes",
+            )
     # The receipt says only that the blobs are there; without the manifest after it nothing is selected.
     receipt = _leave_receipt(target, run, manifest, site or target.name, clock or SystemClock())
     commit_manifest(target, manifest, guard=guard or AlwaysGranted())
@@ -84,22 +95,36 @@ def _read(read: ReadBlob, name: str, digest: str, source: ObjectStore) -> bytes:
     try:
         data = read(digest)
     except ObjectNotFound:
-        raise CheckpointUnreadable("a blob to replicate is missing", where=f"{source.name}: {name}", expected=digest,
-                                   found="nothing") from None
+        raise CheckpointUnreadable(
+            "a blob to replicate is missing", where=f"{source.name}: {name}", expected=digest, found="nothing"
+        ) from None
     if digest_of(data) != digest:
-        raise CheckpointUnreadable("a blob to replicate is damaged", where=f"{source.name}: {name}", expected=digest,
-                                   found=digest_of(data))
+        raise CheckpointUnreadable(
+            "a blob to replicate is damaged", where=f"{source.name}: {name}", expected=digest, found=digest_of(data)
+        )
     return data
 
 
 def _leave_receipt(
     target: ObjectStore, run: str, manifest: CheckpointManifest, site: str, clock: Clock
 ) -> CheckpointReceipt:
-    receipt = CheckpointReceipt(run=run, manifest=manifest.digest, step=manifest.step, epoch=manifest.epoch, site=site,
-                                blobs=len(manifest.blobs), size_bytes=manifest.size_bytes, verified_at=clock.now())
+    receipt = CheckpointReceipt(
+        run=run,
+        manifest=manifest.digest,
+        step=manifest.step,
+        epoch=manifest.epoch,
+        site=site,
+        blobs=len(manifest.blobs),
+        size_bytes=manifest.size_bytes,
+        verified_at=clock.now(),
+    )
     try:
-        target.put(receipt_key(run, manifest.digest, site), canonical(receipt.model_dump(mode="json")), mode=CREATE,
-                   content_type="application/json")
+        target.put(
+            receipt_key(run, manifest.digest, site),
+            canonical(receipt.model_dump(mode="json")),
+            mode=CREATE,
+            content_type="application/json",
+        )
     except ObjectExists:
         return read_checkpoint_receipt(target, run, manifest.digest, site) or receipt
     return receipt

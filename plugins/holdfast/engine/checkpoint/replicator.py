@@ -37,8 +37,17 @@ class Replicator:
     """
 
     def __init__(
-        self, source: ObjectStore, target: ObjectStore, site: str, run: str, *, guard: WriteGuard, clock: Clock,
-        keep_every: int = 10, retry_seconds: float = 0.5, retry_seconds_max: float = 5.0,
+        self,
+        source: ObjectStore,
+        target: ObjectStore,
+        site: str,
+        run: str,
+        *,
+        guard: WriteGuard,
+        clock: Clock,
+        keep_every: int = 10,
+        retry_seconds: float = 0.5,
+        retry_seconds_max: float = 5.0,
     ) -> None:
         self._source = source
         self._target = target
@@ -88,8 +97,15 @@ class Replicator:
     def status(self) -> ReplicaStatus:
         with self._condition:
             waiting = len(self._kept) + (self._newest is not None) + self._busy
-            return ReplicaStatus(self._site, self._done.step if self._done else None, self._done_at, waiting,
-                                 self._skipped, self._seconds, self._error)
+            return ReplicaStatus(
+                self._site,
+                self._done.step if self._done else None,
+                self._done_at,
+                waiting,
+                self._skipped,
+                self._seconds,
+                self._error,
+            )
 
     def close(self, seconds: float = 5.0) -> None:
         with self._condition:
@@ -130,8 +146,16 @@ class Replicator:
             ordinal, manifest, blobs = taken
             began = self._clock.monotonic()
             try:
-                replicate_checkpoint(self._source, self._target, self._run_name, manifest, site=self._site,
-                                     clock=self._clock, guard=self._guard, read_blob=self._reader(blobs))
+                replicate_checkpoint(
+                    self._source,
+                    self._target,
+                    self._run_name,
+                    manifest,
+                    site=self._site,
+                    clock=self._clock,
+                    guard=self._guard,
+                    read_blob=self._reader(blobs),
+                )
             except Exception as error:  # whatever is wrong with a standby, training goes on; the heartbeat tells
                 over = isinstance(error, Fenced)
                 self._failed(ordinal, manifest, blobs, error, over=over)
@@ -146,8 +170,15 @@ class Replicator:
                 self._seconds, self._error = self._clock.monotonic() - began, None
                 self._condition.notify_all()
 
-    def _failed(self, ordinal: int | None, manifest: CheckpointManifest, blobs: Mapping[str, bytes],
-                error: Exception, *, over: bool) -> None:
+    def _failed(
+        self,
+        ordinal: int | None,
+        manifest: CheckpointManifest,
+        blobs: Mapping[str, bytes],
+        error: Exception,
+        *,
+        over: bool,
+    ) -> None:
         with self._condition:
             self._error = str(error) or type(error).__name__
             self._over = over

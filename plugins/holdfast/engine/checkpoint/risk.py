@@ -38,13 +38,12 @@ def work_at_risk(source: ObjectStore, target: ObjectStore, run: str, epoch: int)
     seconds = (here.saved_at - there.saved_at).total_seconds() if here and there else None
     if source_step == target_step:
         seconds = 0.0
-    return WorkAtRisk(max(0, source_step - target_step), None if seconds is None else max(0.0, seconds), source_step,
-                      target_step)
+    return WorkAtRisk(
+        max(0, source_step - target_step), None if seconds is None else max(0.0, seconds), source_step, target_step
+    )
 
 
-def newest_anywhere(
-    stores: dict[str, ObjectStore], run: str, *, epoch: int
-) -> tuple[str, CheckpointManifest] | None:
+def newest_anywhere(stores: dict[str, ObjectStore], run: str, *, epoch: int) -> tuple[str, CheckpointManifest] | None:
     """The site with the newest checkpoint of the lineage, among the buckets that know the epoch.
 
     Raises:

@@ -30,8 +30,9 @@ class TrainingState:
         import copy
 
         blobs = {name: bytes(data) for name, data in self.blobs.items()}
-        return TrainingState(blobs, copy.deepcopy(dict(self.values)), self.model or tuple(sorted(blobs)),
-                             dict(self.fingerprint))
+        return TrainingState(
+            blobs, copy.deepcopy(dict(self.values)), self.model or tuple(sorted(blobs)), dict(self.fingerprint)
+        )
 
 
 @runtime_checkable

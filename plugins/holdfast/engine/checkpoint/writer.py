@@ -64,8 +64,15 @@ class CheckpointWriter:
     """
 
     def __init__(
-        self, store: ObjectStore, origin: Origin, *, guard: WriteGuard, clock: Clock, parent: CheckpointManifest | None,
-        committed: Callable[[CheckpointManifest, Mapping[str, bytes]], None], retry_seconds: float = 0.5,
+        self,
+        store: ObjectStore,
+        origin: Origin,
+        *,
+        guard: WriteGuard,
+        clock: Clock,
+        parent: CheckpointManifest | None,
+        committed: Callable[[CheckpointManifest, Mapping[str, bytes]], None],
+        retry_seconds: float = 0.5,
     ) -> None:
         self._store = store
         self._origin = origin
@@ -112,9 +119,14 @@ class CheckpointWriter:
 
     def status(self) -> WriterStatus:
         with self._condition:
-            return WriterStatus(self._in_flight.step if self._in_flight else None,
-                                self._pending.step if self._pending else None, self._superseded, self._count,
-                                self._save_seconds, self._error)
+            return WriterStatus(
+                self._in_flight.step if self._in_flight else None,
+                self._pending.step if self._pending else None,
+                self._superseded,
+                self._count,
+                self._save_seconds,
+                self._error,
+            )
 
     def close(self, seconds: float = 5.0) -> None:
         """Stop after the save in flight; what only waits is given up."""
@@ -134,8 +146,13 @@ class CheckpointWriter:
             except HoldfastError as error:
                 self._fail(error)
             except Exception as error:
-                self._fail(CheckpointFailed("a checkpoint could not be written", where=self._origin.run,
-                                            found=f"{type(error).__name__}: {error}"))
+                self._fail(
+                    CheckpointFailed(
+                        "a checkpoint could not be written",
+                        where=self._origin.run,
+                        found=f"{type(error).__name__}: {error}",
+                    )
+                )
             if self.failure is not None:
                 return
 
@@ -195,8 +212,12 @@ class CheckpointWriter:
 
     def _fail(self, error: HoldfastError) -> None:
         if not isinstance(error, CheckpointError):
-            error = CheckpointFailed("the site's store refuses checkpoints", where=self._store.name, found=str(error),
-                                     fix="Check the bucket and the connection of this site; training stopped here")
+            error = CheckpointFailed(
+                "the site's store refuses checkpoints",
+                where=self._store.name,
+                found=str(error),
+                fix="Check the bucket and the connection of this site; training stopped here",
+            )
         with self._condition:
             self.failure, self._error = error, str(error)
             self._condition.notify_all()
@@ -211,8 +232,19 @@ class CheckpointWriter:
             warnings = (f"the model is identical to step {parent.step}'s, {capture.step - parent.step} steps ago",)
         ancestors = (parent.digest, *parent.ancestors)[:ANCESTORS_NAMED] if parent is not None else ()
         return CheckpointManifest(
-            run=origin.run, step=capture.step, epoch=origin.epoch, site=origin.site, ancestors=ancestors,
-            parent=parent.digest if parent else None, model_digest=model, model=state.model, blobs=blobs,
-            state=dict(state.values), dataset_snapshot=origin.dataset_snapshot,
-            fingerprint={**origin.fingerprint, **state.fingerprint}, saved_at=capture.captured_at,
-            write_id=uuid.uuid4().hex, warnings=warnings)
+            run=origin.run,
+            step=capture.step,
+            epoch=origin.epoch,
+            site=origin.site,
+            ancestors=ancestors,
+            parent=parent.digest if parent else None,
+            model_digest=model,
+            model=state.model,
+            blobs=blobs,
+            state=dict(state.values),
+            dataset_snapshot=origin.dataset_snapshot,
+            fingerprint={**origin.fingerprint, **state.fingerprint},
+            saved_at=capture.captured_at,
+            write_id=uuid.uuid4().hex,
+            warnings=warnings,
+        )

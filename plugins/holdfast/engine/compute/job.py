@@ -49,9 +49,17 @@ def _live(folder: Path, attempt: Path, command: list[str], ready: int) -> int:
         os.write(ready, bytes([LOCKED]))
         return LOCKED
     _redirect(attempt / LOG_FILE)
-    _write(attempt / HANDLE_FILE, {
-        "pid": os.getpid(), "started": process_started(os.getpid()), "boot": boot(), "host": socket.gethostname(),
-        "command": command, "submitted_at": time.time()})
+    _write(
+        attempt / HANDLE_FILE,
+        {
+            "pid": os.getpid(),
+            "started": process_started(os.getpid()),
+            "boot": boot(),
+            "host": socket.gethostname(),
+            "command": command,
+            "submitted_at": time.time(),
+        },
+    )
     # From here on the job is considered started: whoever looks finds its handle.
     os.write(ready, bytes([STARTED]))
     os.close(ready)

@@ -13,8 +13,23 @@ from holdfast.engine.config.environment_file import read_environment_file
 from holdfast.engine.config.load import expand_variables
 
 #: What a process needs of its machine, whoever starts it.
-_MACHINE = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH",
-            "VIRTUAL_ENV", "SSL_CERT_FILE", "SSL_CERT_DIR", "HOLDFAST_STATE", "OMP_NUM_THREADS")
+_MACHINE = (
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "TMPDIR",
+    "LD_LIBRARY_PATH",
+    "PYTHONPATH",
+    "VIRTUAL_ENV",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "HOLDFAST_STATE",
+    "OMP_NUM_THREADS",
+)
 _STATE_FOLDER = "${HOLDFAST_STATE:-~/.holdfast}/jobs"
 
 

@@ -111,8 +111,13 @@ class ProcessBackend:
             return self._status(attempt, *ended)
         beat = _read(attempt / "heartbeat.json") or {}
         state = _HEARTBEAT_ENDS.get(str(beat.get("state")), JobState.LOST)
-        return self._status(attempt, state, "nothing of it lives and it left no result: it was killed"
-                            if state is JobState.LOST else "its keeper was killed; the heartbeat tells how it ended")
+        return self._status(
+            attempt,
+            state,
+            "nothing of it lives and it left no result: it was killed"
+            if state is JobState.LOST
+            else "its keeper was killed; the heartbeat tells how it ended",
+        )
 
     def request_checkpoint(self, handle: JobHandle) -> None:
         (self._attempt(handle) / "heartbeat.json.request").touch()
@@ -161,41 +166,65 @@ class ProcessBackend:
         try:
             starter = subprocess.run(
                 [sys.executable, "-I", "-S", job.__file__, str(folder), str(attempt), *spec.command],
-                env=environ, cwd=self._cwd, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE, start_new_session=True, check=False, timeout=_START_SECONDS)
+                env=environ,
+                cwd=self._cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+                check=False,
+                timeout=_START_SECONDS,
+            )
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise JobNotStarted("the training job could not be started", where=f"{self._site}: {spec.name}",
-                                found=str(error)) from None
+            raise JobNotStarted(
+                "the training job could not be started", where=f"{self._site}: {spec.name}", found=str(error)
+            ) from None
         if starter.returncode == job.LOCKED:
-            raise AlreadyRuns("something of this job still lives; no second one was started",
-                              where=f"{self._site}: {spec.name}", expected="a free lock",
-                              found=f"{folder / job.LOCK_FILE} is held",
-                              fix="Stop it (`fuser` on that file tells who holds it), then submit again")
+            raise AlreadyRuns(
+                "something of this job still lives; no second one was started",
+                where=f"{self._site}: {spec.name}",
+                expected="a free lock",
+                found=f"{folder / job.LOCK_FILE} is held",
+                fix="Stop it (`fuser` on that file tells who holds it), then submit again",
+            )
         if starter.returncode != job.STARTED:
-            raise JobNotStarted("the training job could not be started", where=f"{self._site}: {spec.name}",
-                                expected="exit code 0 of its keeper", found=f"{starter.returncode}: "
-                                f"{starter.stderr.decode(errors='replace').strip()[-500:]}")
+            raise JobNotStarted(
+                "the training job could not be started",
+                where=f"{self._site}: {spec.name}",
+                expected="exit code 0 of its keeper",
+                found=f"{starter.returncode}: {starter.stderr.decode(errors='replace').strip()[-500:]}",
+            )
         return self._handle(spec.name, attempt)
 
     def _job_folder(self, name: str) -> Path:
         if not _NAME.fullmatch(name):
-            raise JobNotStarted("the job's name cannot be a folder's name", where=self._site,
-                                expected="letters, digits and . _ -", found=repr(name))
+            raise JobNotStarted(
+                "the job's name cannot be a folder's name",
+                where=self._site,
+                expected="letters, digits and . _ -",
+                found=repr(name),
+            )
         return self._folder / name
 
     def _handle(self, name: str, attempt: Path) -> JobHandle:
         facts = _read(attempt / job.HANDLE_FILE) or {}
         reference: dict[str, str | int | float] = {
-            "folder": str(attempt), "attempt": int(attempt.name.removeprefix("attempt-")),
-            **{key: facts[key] for key in ("pid", "started", "boot", "host") if key in facts}}
+            "folder": str(attempt),
+            "attempt": int(attempt.name.removeprefix("attempt-")),
+            **{key: facts[key] for key in ("pid", "started", "boot", "host") if key in facts},
+        }
         return JobHandle(KIND, self._site, name, reference)
 
     def _attempt(self, handle: JobHandle) -> Path:
         folder = Path(str(handle.reference.get("folder", "")))
         if handle.backend != KIND or not folder.is_dir():
-            raise UnknownHandle("this machine has no such job", where=f"{self._site}: {handle.name}",
-                                expected="a folder of a process job", found=str(folder),
-                                fix="Ask on the machine that started it; its name is in the handle's `host`")
+            raise UnknownHandle(
+                "this machine has no such job",
+                where=f"{self._site}: {handle.name}",
+                expected="a folder of a process job",
+                found=str(folder),
+                fix="Ask on the machine that started it; its name is in the handle's `host`",
+            )
         return folder
 
     def _members(self, handle: JobHandle) -> list[int]:
@@ -211,9 +240,13 @@ class ProcessBackend:
     def _status(self, attempt: Path, state: JobState, detail: str | None) -> JobStatus:
         beat = _read(attempt / "heartbeat.json") or {}
         at = beat.get("at")
-        return JobStatus(state, step=beat.get("step"), total_steps=beat.get("total_steps"),
-                         heartbeat_at=datetime.fromisoformat(at).astimezone(UTC) if isinstance(at, str) else None,
-                         detail=detail or _trouble(beat))
+        return JobStatus(
+            state,
+            step=beat.get("step"),
+            total_steps=beat.get("total_steps"),
+            heartbeat_at=datetime.fromisoformat(at).astimezone(UTC) if isinstance(at, str) else None,
+            detail=detail or _trouble(beat),
+        )
 
     def _wait_gone(self, handle: JobHandle, seconds: float) -> bool:
         deadline = self._clock.monotonic() + seconds

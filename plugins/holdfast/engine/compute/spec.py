@@ -10,7 +10,14 @@ from holdfast.engine.config import Topology
 
 
 def job_spec(
-    topology: Topology, group: str, job: str, *, run: str, epoch: int, site: str, dataset_snapshot: str | None,
+    topology: Topology,
+    group: str,
+    job: str,
+    *,
+    run: str,
+    epoch: int,
+    site: str,
+    dataset_snapshot: str | None,
     environ: Mapping[str, str],
 ) -> JobSpec:
     """The job of a group's run in an epoch at a site.
@@ -28,8 +35,12 @@ def job_spec(
     topology.site(site)
     settings = topology.job(job)
     contract = {
-        "HOLDFAST_TOPOLOGY": str(topology.path), "HOLDFAST_SITE": site, "HOLDFAST_GROUP": group, "HOLDFAST_JOB": job,
-        "HOLDFAST_RUN": run, "HOLDFAST_EPOCH": str(epoch),
+        "HOLDFAST_TOPOLOGY": str(topology.path),
+        "HOLDFAST_SITE": site,
+        "HOLDFAST_GROUP": group,
+        "HOLDFAST_JOB": job,
+        "HOLDFAST_RUN": run,
+        "HOLDFAST_EPOCH": str(epoch),
     }
     if dataset_snapshot is not None:
         contract["HOLDFAST_DATASET_SNAPSHOT"] = dataset_snapshot

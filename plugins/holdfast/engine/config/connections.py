@@ -53,13 +53,20 @@ class EnvironmentConnections:
         variable = f"AIRFLOW_CONN_{conn_id.upper()}"
         text = self._environ.get(variable)
         if text is None:
-            raise ConfigError("the connection is not defined", where=f"connection {conn_id!r}",
-                              expected=f"the environment variable {variable}", found="nothing",
-                              fix="Define it as JSON: {\"conn_type\": …, \"login\": …, \"extra\": {…}}")
+            raise ConfigError(
+                "the connection is not defined",
+                where=f"connection {conn_id!r}",
+                expected=f"the environment variable {variable}",
+                found="nothing",
+                fix='Define it as JSON: {"conn_type": …, "login": …, "extra": {…}}',
+            )
         try:
             return Connection.model_validate({**json.loads(text), "conn_id": conn_id})
         except (json.JSONDecodeError, ValidationError, TypeError):
             # The text holds secrets: name the variable, never its value.
-            raise ConfigError("the connection is not in Airflow's JSON form", where=variable,
-                              expected='{"conn_type": …, "login": …, "password": …, "extra": {…}}',
-                              found="something else") from None
+            raise ConfigError(
+                "the connection is not in Airflow's JSON form",
+                where=variable,
+                expected='{"conn_type": …, "login": …, "password": …, "extra": {…}}',
+                found="something else",
+            ) from None

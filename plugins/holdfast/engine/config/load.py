@@ -38,13 +38,20 @@ def load_topology(path: Path | str | None = None, environ: Mapping[str, str] = o
     file = Path(path) if path is not None else topology_path(environ)
     document = _expand(_read(file), environ, file, ())
     if not isinstance(document, dict):
-        raise ConfigError("the topology is not a mapping", where=str(file), expected="`version`, `sites`, `groups` …",
-                          found=type(document).__name__)
+        raise ConfigError(
+            "the topology is not a mapping",
+            where=str(file),
+            expected="`version`, `sites`, `groups` …",
+            found=type(document).__name__,
+        )
     try:
         topology = Topology.model_validate(document)
     except ValidationError as error:
-        raise ConfigError(f"the topology is not valid:\n{_explain(error)}", where=str(file),
-                          fix="docs/reference/topology.md describes every field") from None
+        raise ConfigError(
+            f"the topology is not valid:\n{_explain(error)}",
+            where=str(file),
+            fix="docs/reference/topology.md describes every field",
+        ) from None
     topology._path = file.resolve()
     return topology
 
@@ -53,8 +60,13 @@ def _read(file: Path) -> Any:
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError("the topology cannot be read", where=str(file), expected="a readable UTF-8 file",
-                          found=str(error), fix=f"Name it with {TOPOLOGY_VARIABLE} or --topology") from None
+        raise ConfigError(
+            "the topology cannot be read",
+            where=str(file),
+            expected="a readable UTF-8 file",
+            found=str(error),
+            fix=f"Name it with {TOPOLOGY_VARIABLE} or --topology",
+        ) from None
     try:
         return yaml.load(text, Loader=_UniqueKeys)  # noqa: S506 - a SafeLoader that also refuses repeated keys
     except yaml.YAMLError as error:
@@ -69,7 +81,9 @@ class _UniqueKeys(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=deep)
             if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice", key_node.start_mark
+                )
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -85,7 +99,7 @@ def _expand(value: Any, environ: Mapping[str, str], file: Path, at: tuple[str, .
 
 
 def expand_variables(text: str, environ: Mapping[str, str], *, where: str) -> str:
-    """Replace ``${NAME}`` and ``${NAME:-default}``. Raises ConfigError for a name that is not set and has no default."""
+    """Replace ``${NAME}`` and ``${NAME:-default}``. Raises ConfigError for an unset name without a default."""
 
     def lookup(match: re.Match[str]) -> str:
         name, default = match.group(1), match.group(2)
@@ -93,8 +107,13 @@ def expand_variables(text: str, environ: Mapping[str, str], *, where: str) -> st
             return environ[name]
         if default is not None:
             return default
-        raise ConfigError("an environment variable is not set", where=where, expected=f"${name} to be set",
-                          found="nothing", fix=f"Export {name}, or write ${{{name}:-default}}")
+        raise ConfigError(
+            "an environment variable is not set",
+            where=where,
+            expected=f"${name} to be set",
+            found="nothing",
+            fix=f"Export {name}, or write ${{{name}:-default}}",
+        )
 
     return _REFERENCE.sub(lookup, text)
 

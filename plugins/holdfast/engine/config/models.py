@@ -44,10 +44,12 @@ class Compute(_Model):
     kind: Literal["process"] = Field("process", description="`process`: its own process group on the worker's machine.")
     queue: str | None = Field(None, description="Airflow queue of the workers that stand in this site.")
     environment_file: str | None = Field(
-        None, description="KEY=VALUE lines every job at this site gets: the site's own view of the network and credentials."
+        None,
+        description="KEY=VALUE lines every job at this site gets: the site's own view of the network and credentials.",
     )
     state_folder: str | None = Field(
-        None, description="Where job handles, heartbeats and logs lie on the worker's machine; default `$HOLDFAST_STATE/jobs`."
+        None,
+        description="Where job handles, heartbeats and logs lie on the worker; default `$HOLDFAST_STATE/jobs`.",
     )
 
 
@@ -57,7 +59,9 @@ class Site(_Model):
     cloud: Cloud
     region: str = Field(description="The provider's region name, e.g. `eu-west-1`.")
     jurisdiction: str = Field(description="The legal area its bytes lie in, e.g. `EU`; residency classes name these.")
-    connection: str = Field(description="Airflow connection id with the credentials and, for an emulator, the endpoint.")
+    connection: str = Field(
+        description="Airflow connection id with the credentials and, for an emulator, the endpoint."
+    )
     bucket: str = Field(description="Bucket (S3, GCS), container (Azure) or absolute folder (local).")
     prefix: str = Field("", description="Key prefix inside the bucket, without a leading slash.")
     compute: Compute = Field(default_factory=lambda: Compute())
@@ -65,7 +69,9 @@ class Site(_Model):
 
 class Objectives(_Model):
     rpo_seconds: float = Field(gt=0, description="The most data, in seconds, that may be lost.")
-    rto_seconds: float = Field(gt=0, description="The longest a service may be gone, from the fault to a correct answer.")
+    rto_seconds: float = Field(
+        gt=0, description="The longest a service may be gone, from the fault to a correct answer."
+    )
 
 
 class Decision(StrEnum):
@@ -86,7 +92,9 @@ class Detection(_Model):
 
 
 class Fencing(_Model):
-    fence_seconds: float = Field(30.0, gt=0, description="T_fence: a site that read no majority for this long stops writing.")
+    fence_seconds: float = Field(
+        30.0, gt=0, description="T_fence: a site that read no majority for this long stops writing."
+    )
     clock_skew_seconds: float = Field(1.0, ge=0, description="Added to T_fence before a promotion goes on.")
 
 
@@ -121,7 +129,9 @@ class Group(_Model):
 class Dataset(_Model):
     path: RelativePath = Field(description="Folder under `data/` in every site's bucket.")
     residency: Name | None = Field(None, description="Residency class; none: may lie anywhere.")
-    expectations: str | None = Field(None, description="Great Expectations suite (JSON), relative to the topology file.")
+    expectations: str | None = Field(
+        None, description="Great Expectations suite (JSON), relative to the topology file."
+    )
 
 
 class Residency(_Model):
@@ -132,7 +142,8 @@ class TrainingJob(_Model):
     dataset: Name
     model: Name = Field(description="Dataset-like name under which the finished model is published.")
     command: tuple[str, ...] = Field(
-        min_length=1, description="What to run; `{python}` is this interpreter, relative paths are beside the topology file."
+        min_length=1,
+        description="What to run; `{python}` is this interpreter, relative paths are beside the topology file.",
     )
     steps: int = Field(gt=0)
     checkpoint_every_steps: int = Field(gt=0)
@@ -144,7 +155,9 @@ class Record(_Model):
     """The traffic record of a service."""
 
     provider: Literal["route53", "cloud-dns"]
-    site: Name = Field(description="The site whose cloud hosts the zone; a failover away from it cannot switch traffic.")
+    site: Name = Field(
+        description="The site whose cloud hosts the zone; a failover away from it cannot switch traffic."
+    )
     connection: str
     zone: str = Field(description="Hosted zone id (Route 53) or managed zone name (Cloud DNS).")
     name: str = Field(description="Fully qualified record name with the final dot.")

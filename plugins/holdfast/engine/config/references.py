@@ -21,7 +21,9 @@ def _missing(path: str, name: str, known: dict[str, object] | dict[str, str]) ->
 def _groups(topology: Topology) -> Iterator[str]:
     for name, group in topology.groups.items():
         at = f"groups.{name}"
-        yield from (_missing(f"{at}.sites", s, dict(topology.sites)) for s in group.sites.all() if s not in topology.sites)
+        yield from (
+            _missing(f"{at}.sites", s, dict(topology.sites)) for s in group.sites.all() if s not in topology.sites
+        )
         for kind in ("datasets", "training", "services"):
             known = getattr(topology, kind)
             yield from (_missing(f"{at}.{kind}", n, known) for n in getattr(group, kind) if n not in known)

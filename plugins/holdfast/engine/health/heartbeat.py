@@ -62,22 +62,30 @@ def key_of(site: str) -> str:
 
 def encode(beat: Heartbeat) -> bytes:
     """The bytes of a heartbeat: canonical JSON (RFC 8785)."""
-    return rfc8785.dumps({
-        "format": FORMAT,
-        "site": beat.site,
-        "agent": beat.agent,
-        "sequence": beat.sequence,
-        "sent_at": _time_to_json(beat.sent_at),
-        "groups": {
-            name: {"role": g.role, "epoch": g.epoch, "may_write": g.may_write, "fenced": g.fenced}
-            for name, g in beat.groups.items()
-        },
-        "observations": [
-            {"site": o.site, "signal": o.signal.value, "ok": o.ok, "observed_at": _time_to_json(o.observed_at),
-             "latency_seconds": o.latency_seconds, "detail": o.detail}
-            for o in beat.observations
-        ],
-    })
+    return rfc8785.dumps(
+        {
+            "format": FORMAT,
+            "site": beat.site,
+            "agent": beat.agent,
+            "sequence": beat.sequence,
+            "sent_at": _time_to_json(beat.sent_at),
+            "groups": {
+                name: {"role": g.role, "epoch": g.epoch, "may_write": g.may_write, "fenced": g.fenced}
+                for name, g in beat.groups.items()
+            },
+            "observations": [
+                {
+                    "site": o.site,
+                    "signal": o.signal.value,
+                    "ok": o.ok,
+                    "observed_at": _time_to_json(o.observed_at),
+                    "latency_seconds": o.latency_seconds,
+                    "detail": o.detail,
+                }
+                for o in beat.observations
+            ],
+        }
+    )
 
 
 def decode(body: bytes, *, where: str) -> Heartbeat:
@@ -85,23 +93,35 @@ def decode(body: bytes, *, where: str) -> Heartbeat:
     try:
         document: Any = json.loads(body)
         if document["format"] != FORMAT:
-            raise HeartbeatUnreadable("this is no heartbeat", where=where, expected=FORMAT,
-                                      found=str(document["format"]))
+            raise HeartbeatUnreadable(
+                "this is no heartbeat", where=where, expected=FORMAT, found=str(document["format"])
+            )
         return Heartbeat(
-            site=document["site"], agent=document["agent"], sequence=int(document["sequence"]),
+            site=document["site"],
+            agent=document["agent"],
+            sequence=int(document["sequence"]),
             sent_at=_time_from_json(document["sent_at"]),
-            groups={name: GroupBeat(g["role"], g["epoch"], g["may_write"], g["fenced"])
-                    for name, g in document["groups"].items()},
+            groups={
+                name: GroupBeat(g["role"], g["epoch"], g["may_write"], g["fenced"])
+                for name, g in document["groups"].items()
+            },
             observations=tuple(
-                Observation(site=o["site"], vantage=document["site"], signal=Signal(o["signal"]), ok=o["ok"],
-                            observed_at=_time_from_json(o["observed_at"]),
-                            latency_seconds=o["latency_seconds"], detail=o["detail"])
+                Observation(
+                    site=o["site"],
+                    vantage=document["site"],
+                    signal=Signal(o["signal"]),
+                    ok=o["ok"],
+                    observed_at=_time_from_json(o["observed_at"]),
+                    latency_seconds=o["latency_seconds"],
+                    detail=o["detail"],
+                )
                 for o in document["observations"]
             ),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise HeartbeatUnreadable("the heartbeat cannot be read", where=where, expected=FORMAT,
-                                  found=f"{type(error).__name__}: {error}") from None
+        raise HeartbeatUnreadable(
+            "the heartbeat cannot be read", where=where, expected=FORMAT, found=f"{type(error).__name__}: {error}"
+        ) from None
 
 
 def _time_to_json(moment: datetime) -> str:

@@ -37,8 +37,14 @@ class Lookout:
     """
 
     def __init__(
-        self, direct: Sequence[ObjectStoreProbe | ServiceProbe], heartbeats: Sequence[Probe], reader: HeartbeatReader,
-        *, vantage: str, timeout_seconds: float, clock: Clock,
+        self,
+        direct: Sequence[ObjectStoreProbe | ServiceProbe],
+        heartbeats: Sequence[Probe],
+        reader: HeartbeatReader,
+        *,
+        vantage: str,
+        timeout_seconds: float,
+        clock: Clock,
     ) -> None:
         self.vantage = vantage
         self._slots = [_Slot(probe) for probe in direct]
@@ -58,8 +64,9 @@ class Lookout:
                     continue
                 slot.under_way += 1
             waiting.add(slot)
-            threading.Thread(target=self._run, args=(slot, results), daemon=True,
-                             name=f"probe-{slot.probe.site}-{slot.probe.signal}").start()
+            threading.Thread(
+                target=self._run, args=(slot, results), daemon=True, name=f"probe-{slot.probe.site}-{slot.probe.signal}"
+            ).start()
         deadline = self._clock.monotonic() + self._timeout_seconds
         seen = []
         while waiting:
@@ -72,9 +79,17 @@ class Lookout:
         answered = {(o.site, o.signal) for o in seen}
         late = [slot.probe for slot in self._slots if slot in waiting or slot.under_way >= _MOST_HANGING]
         seen += [
-            Observation(probe.site, probe.vantage, probe.signal, ok=False, observed_at=self._clock.now(),
-                        latency_seconds=self._timeout_seconds, detail=f"no answer within {self._timeout_seconds:g} s")
-            for probe in late if (probe.site, probe.signal) not in answered
+            Observation(
+                probe.site,
+                probe.vantage,
+                probe.signal,
+                ok=False,
+                observed_at=self._clock.now(),
+                latency_seconds=self._timeout_seconds,
+                detail=f"no answer within {self._timeout_seconds:g} s",
+            )
+            for probe in late
+            if (probe.site, probe.signal) not in answered
         ]
         return [*seen, *(probe.observe() for probe in self._heartbeats)]
 
@@ -92,8 +107,14 @@ class Lookout:
 
 
 def open_lookout(
-    topology: Topology, sites: Iterable[str], stores: Mapping[str, ObjectStore], *, detection: Detection,
-    services: Iterable[str] = (), vantage: str = OUTSIDE, clock: Clock,
+    topology: Topology,
+    sites: Iterable[str],
+    stores: Mapping[str, ObjectStore],
+    *,
+    detection: Detection,
+    services: Iterable[str] = (),
+    vantage: str = OUTSIDE,
+    clock: Clock,
 ) -> Lookout:
     """The vantage point of whoever runs this.
 
@@ -107,15 +128,18 @@ def open_lookout(
     reader = HeartbeatReader(names, stores, clock=clock)
     direct: list[ObjectStoreProbe | ServiceProbe] = [
         ObjectStoreProbe(site, partial(reader.read, site), vantage=vantage, clock=clock)
-        for site in names if site in stores
+        for site in names
+        if site in stores
     ]
     direct += [
         ServiceProbe(site, url, vantage=vantage, clock=clock, timeout_seconds=detection.timeout_seconds)
-        for service in services for site, url in topology.service(service).endpoints.items()
+        for service in services
+        for site, url in topology.service(service).endpoints.items()
         if site in names and site != vantage
     ]
     heartbeats = [
         HeartbeatProbe(site, reader, vantage=vantage, clock=clock, stale_seconds=detection.heartbeat_stale_seconds)
-        for site in names if site != vantage
+        for site in names
+        if site != vantage
     ]
     return Lookout(direct, heartbeats, reader, vantage=vantage, timeout_seconds=detection.timeout_seconds, clock=clock)

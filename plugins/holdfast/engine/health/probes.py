@@ -42,8 +42,9 @@ class ObjectStoreProbe:
             ok, detail = None, str(error)
         except HoldfastError as error:
             ok, detail = False, str(error)
-        return Observation(self.site, self.vantage, self.signal, ok, self._clock.now(),
-                           self._clock.monotonic() - began, detail)
+        return Observation(
+            self.site, self.vantage, self.signal, ok, self._clock.now(), self._clock.monotonic() - began, detail
+        )
 
 
 class ServiceProbe:
@@ -56,8 +57,9 @@ class ServiceProbe:
         self._url = f"{url.rstrip('/')}/health"
         self._clock = clock
         # A fresh connection per look: one kept alive would not notice a listener that is gone.
-        self._client = httpx.Client(timeout=timeout_seconds, limits=httpx.Limits(max_keepalive_connections=0),
-                                    trust_env=False)
+        self._client = httpx.Client(
+            timeout=timeout_seconds, limits=httpx.Limits(max_keepalive_connections=0), trust_env=False
+        )
 
     def observe(self) -> Observation:
         began = self._clock.monotonic()
@@ -67,5 +69,6 @@ class ServiceProbe:
             detail = None if ok else f"HTTP {answer.status_code} {answer.text[:120]}"
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             ok, detail = False, f"{type(error).__name__}: {error}"
-        return Observation(self.site, self.vantage, self.signal, ok, self._clock.now(),
-                           self._clock.monotonic() - began, detail)
+        return Observation(
+            self.site, self.vantage, self.signal, ok, self._clock.now(), self._clock.monotonic() - began, detail
+        )

@@ -56,8 +56,9 @@ class Detector:
         self._own_vantage = own_vantage
         self._sites = {site: _Site() for site in sites}
         #: A vantage point that has not spoken for this long has no voice.
-        self._silence_seconds = max(detection.heartbeat_stale_seconds,
-                                    3 * (detection.interval_seconds + detection.timeout_seconds))
+        self._silence_seconds = max(
+            detection.heartbeat_stale_seconds, 3 * (detection.interval_seconds + detection.timeout_seconds)
+        )
 
     def reset(self) -> None:
         """Forget everything: after every action all clocks and counts begin anew."""
@@ -102,19 +103,26 @@ class Detector:
         majority = len(self._sites) // 2 + 1
         blind = None
         if len(visible) < majority:
-            blind = (f"the detector sees {len(visible)} of {len(self._sites)} sites; a verdict needs {majority} "
-                     f"({', '.join(visible) or 'none'})")
+            blind = (
+                f"the detector sees {len(visible)} of {len(self._sites)} sites; a verdict needs {majority} "
+                f"({', '.join(visible) or 'none'})"
+            )
         return {name: self._judge(name, site, now, blind) for name, site in self._sites.items()}
 
     def _sees(self, site: _Site, now: float) -> bool:
         """Whether the detector itself reaches this site directly."""
-        tracks = [t for (vantage, signal), t in site.tracks.items()
-                  if vantage == self._own_vantage and signal in DIRECT and self._heard(t, now)]
+        tracks = [
+            t
+            for (vantage, signal), t in site.tracks.items()
+            if vantage == self._own_vantage and signal in DIRECT and self._heard(t, now)
+        ]
         return any(track.failures == 0 for track in tracks)
 
     def _heard(self, track: _Track, now: float) -> bool:
-        return track.last is not None and track.failures + track.successes > 0 and (
-            now - track.heard_at <= self._silence_seconds
+        return (
+            track.last is not None
+            and track.failures + track.successes > 0
+            and (now - track.heard_at <= self._silence_seconds)
         )
 
     def _judge(self, name: str, site: _Site, now: float, blind: str | None) -> SiteVerdict:
@@ -137,16 +145,23 @@ class Detector:
         for (vantage, signal), track in sorted(heard.items()):
             if track.failures >= rules.consecutive_failures:
                 lasted = track.heard_at - track.failing_since  # as far as it was seen, not as far as now
-                reasons.append(f"{signal} from {vantage}: {track.failures} failures in a row for {lasted:.1f} s"
-                               f" ({track.last.detail if track.last else ''})")
+                reasons.append(
+                    f"{signal} from {vantage}: {track.failures} failures in a row for {lasted:.1f} s"
+                    f" ({track.last.detail if track.last else ''})"
+                )
                 if lasted >= rules.minimum_seconds:
                     confirmed.setdefault(signal, []).append(vantage)
             elif track.failed:
-                reasons.append(f"{signal} from {vantage}: {track.successes} of {rules.recovery_successes} successes "
-                               "since it failed")
+                reasons.append(
+                    f"{signal} from {vantage}: {track.successes} of {rules.recovery_successes} successes "
+                    "since it failed"
+                )
         agreed = {signal for signal, vantages in confirmed.items() if len(vantages) >= rules.vantage_points}
-        reasons += [f"{signal}: confirmed by {len(confirmed[signal])} of {sum(s is signal for _, s in heard)} "
-                    f"vantage points, {rules.vantage_points} needed" for signal in sorted(agreed)]
+        reasons += [
+            f"{signal}: confirmed by {len(confirmed[signal])} of {sum(s is signal for _, s in heard)} "
+            f"vantage points, {rules.vantage_points} needed"
+            for signal in sorted(agreed)
+        ]
         if Signal.HEARTBEAT in agreed and agreed & set(DIRECT):
             return Verdict.DOWN, [*reasons, "two independent kinds of signal agree"]
         if site.verdict is Verdict.DOWN and any(track.failed for track in heard.values()):

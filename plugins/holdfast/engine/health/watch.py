@@ -65,9 +65,13 @@ class Watch:
                 break
         if verdict is None:
             verdict = self.step()[site]
-        raise NotDown("the site was not found to be down", verdict=verdict, where=f"site {site}",
-                      expected=f"verdict `down` within {deadline_seconds:g} s",
-                      found=f"`{verdict.verdict}`: {'; '.join(verdict.reasons)}")
+        raise NotDown(
+            "the site was not found to be down",
+            verdict=verdict,
+            where=f"site {site}",
+            expected=f"verdict `down` within {deadline_seconds:g} s",
+            found=f"`{verdict.verdict}`: {'; '.join(verdict.reasons)}",
+        )
 
     def reset(self) -> None:
         """Forget everything seen; call it after every action (a fault, a promotion, a switch)."""
@@ -84,12 +88,20 @@ def open_watch(
     """
     settings = topology.group(group)
     sites = settings.sites.all()
-    lookout = open_lookout(topology, sites, stores, detection=settings.detection, services=settings.services,
-                           vantage=vantage, clock=clock)
+    lookout = open_lookout(
+        topology, sites, stores, detection=settings.detection, services=settings.services, vantage=vantage, clock=clock
+    )
     return Watch(lookout, Detector(sites, settings.detection, clock=clock, own_vantage=vantage), clock=clock)
 
 
 def as_rows(verdicts: Mapping[str, SiteVerdict]) -> list[dict[str, str]]:
     """Verdicts as the rows of a table: site, verdict, since, why."""
-    return [{"site": v.site, "verdict": v.verdict.value, "since": v.since.isoformat(timespec="seconds"),
-             "why": "; ".join(v.reasons)} for v in verdicts.values()]
+    return [
+        {
+            "site": v.site,
+            "verdict": v.verdict.value,
+            "since": v.since.isoformat(timespec="seconds"),
+            "why": "; ".join(v.reasons),
+        }
+        for v in verdicts.values()
+    ]

@@ -17,7 +17,11 @@ def require_active(runtime: Runtime, group: str) -> EpochState:
     runtime.topology.group(group)
     state = runtime.authority(group).read(group)
     if state is None:
-        raise GroupNotInitialised("the group has no active site yet", where=f"group {group}",
-                                  expected="an initialised register", found="none",
-                                  fix=f"Run `holdfast authority init {group}`")
+        raise GroupNotInitialised(
+            "the group has no active site yet",
+            where=f"group {group}",
+            expected="an initialised register",
+            found="none",
+            fix=f"Run `holdfast authority init {group}`",
+        )
     return state

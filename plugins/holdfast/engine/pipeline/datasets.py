@@ -31,8 +31,14 @@ def publish_dataset(runtime: Runtime, group: str, dataset: str) -> CommitRecord:
     taken = take(store, dataset=dataset, path=path, clock=runtime.clock, previous=previous)
     if previous is not None and taken.manifest.digest == previous.manifest_digest:
         return previous
-    return publish(store, taken, epoch=state.epoch, site=state.active_site,
-                   parent=previous.snapshot_id if previous else None, clock=runtime.clock)
+    return publish(
+        store,
+        taken,
+        epoch=state.epoch,
+        site=state.active_site,
+        parent=previous.snapshot_id if previous else None,
+        clock=runtime.clock,
+    )
 
 
 def validate_dataset(runtime: Runtime, group: str, dataset: str) -> dict[str, str | int]:
@@ -50,8 +56,13 @@ def validate_dataset(runtime: Runtime, group: str, dataset: str) -> dict[str, st
     store = runtime.store(state.active_site)
     record = latest(store, dataset, epoch=state.epoch)
     if record is None:
-        raise ConfigError("there is nothing to validate", where=f"dataset {dataset} at {state.active_site}",
-                          expected="a published snapshot", found="none", fix="Publish the dataset first")
+        raise ConfigError(
+            "there is nothing to validate",
+            where=f"dataset {dataset} at {state.active_site}",
+            expected="a published snapshot",
+            found="none",
+            fix="Publish the dataset first",
+        )
     if settings.expectations is None:
         return {"snapshot_id": record.snapshot_id, "expectations": 0}
     from holdfast.engine.quality import validate  # Great Expectations takes seconds to import
@@ -72,8 +83,20 @@ def protect_everything(runtime: Runtime, group: str) -> list[dict[str, str | int
     done = protect_group(runtime, group, require_active(runtime, group))
     left = [f"{one.subject} → {one.target}: {one.detail}" for one in done if not one.ok]
     if left:
-        raise NotProtected("some of the group could not be replicated", where=f"group {group}",
-                           expected="a verified replica at every site", found="; ".join(left),
-                           fix="Bring the site back and run it again: what is there is not copied twice")
-    return [{"subject": one.subject, "target": one.target, "detail": one.detail, "objects": one.copied_objects,
-             "size_bytes": one.copied_bytes} for one in done]
+        raise NotProtected(
+            "some of the group could not be replicated",
+            where=f"group {group}",
+            expected="a verified replica at every site",
+            found="; ".join(left),
+            fix="Bring the site back and run it again: what is there is not copied twice",
+        )
+    return [
+        {
+            "subject": one.subject,
+            "target": one.target,
+            "detail": one.detail,
+            "objects": one.copied_objects,
+            "size_bytes": one.copied_bytes,
+        }
+        for one in done
+    ]

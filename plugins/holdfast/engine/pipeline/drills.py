@@ -72,8 +72,10 @@ def examine(runtime: Runtime, drill_id: str, *, say: Say) -> dict[str, Any]:
     """
     state = _open(runtime, drill_id, say)
     after_fault(state)
-    return {"model": state.evidence("compare_model").get("model"),
-            "steady_state": state.evidence("steady_state_after").get("holds")}
+    return {
+        "model": state.evidence("compare_model").get("model"),
+        "steady_state": state.evidence("steady_state_after").get("holds"),
+    }
 
 
 def close_drill(runtime: Runtime, drill_id: str, output: Path, *, say: Say) -> DrillJournal:

@@ -63,8 +63,12 @@ def run_critical_path(
     plan = load_plan(runtime, group, plan_id)
     steps = [step for step in plan.steps if step not in _AFTER]
     result = run_plan(runtime, plan, only=steps, approved_by=approved_by, progress=lambda seen: tell(say, seen))
-    return {"plan_id": plan_id, "epoch": plan.epoch, "active_site": plan.target,
-            "seconds": {record.step: record.seconds for record in result.records}}
+    return {
+        "plan_id": plan_id,
+        "epoch": plan.epoch,
+        "active_site": plan.target,
+        "seconds": {record.step: record.seconds for record in result.records},
+    }
 
 
 def finish_plan(runtime: Runtime, group: str, plan_id: str, *, say: Say) -> dict[str, Any]:
@@ -72,8 +76,11 @@ def finish_plan(runtime: Runtime, group: str, plan_id: str, *, say: Say) -> dict
     plan = load_plan(runtime, group, plan_id)
     result = run_plan(runtime, plan, only=_AFTER, progress=lambda seen: tell(say, seen))
     record = result.record(_AFTER[0])
-    return {"plan_id": plan_id, "seconds": record.seconds if record else None,
-            "evidence": record.evidence if record else {}}
+    return {
+        "plan_id": plan_id,
+        "seconds": record.seconds if record else None,
+        "evidence": record.evidence if record else {},
+    }
 
 
 def _question(runtime: Runtime, plan: Plan, needed: NeedsHuman) -> str:
@@ -81,13 +88,15 @@ def _question(runtime: Runtime, plan: Plan, needed: NeedsHuman) -> str:
     rpo = runtime.topology.group(plan.group).objectives.rpo_seconds
     lag = found["replica_lag_seconds"]
     lines = [
-        f"**{needed.what}**", "",
+        f"**{needed.what}**",
+        "",
         f"- reason given: {plan.reason}",
         f"- from **{plan.source}** to **{plan.target}**, epoch {plan.expected_epoch} → {plan.epoch}",
         f"- {plan.source} is **{found['verdict']}**: {'; '.join(found['reasons'])}",
         f"- replicas behind by {'an unknown time' if lag is None else f'{lag:.1f} s'} (objective {rpo:g} s)",
         f"- recovery points: {', '.join(f'{name}: {point}' for name, point in found['recovery_points'].items())}",
-        "", f"Plan `{plan.plan_id}`, `{plan.hash}`.",
+        "",
+        f"Plan `{plan.plan_id}`, `{plan.hash}`.",
     ]
     return "\n".join(lines)
 

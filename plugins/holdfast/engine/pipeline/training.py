@@ -49,11 +49,26 @@ def start_training(runtime: Runtime, group: str, job: str, *, run: str) -> Start
     settings = runtime.topology.job(job)
     state = require_active(runtime, group)
     store = runtime.store(state.active_site)
-    begin_run(store, run, epoch=state.epoch, site=state.active_site, plan_id=state.plan_id or "none",
-              holder=runtime.holder, clock=runtime.clock)
+    begin_run(
+        store,
+        run,
+        epoch=state.epoch,
+        site=state.active_site,
+        plan_id=state.plan_id or "none",
+        holder=runtime.holder,
+        clock=runtime.clock,
+    )
     data = _trained_on(store, run, settings.dataset, state.epoch)
-    spec = job_spec(runtime.topology, group, job, run=run, epoch=state.epoch, site=state.active_site,
-                    dataset_snapshot=data, environ=runtime.environ)
+    spec = job_spec(
+        runtime.topology,
+        group,
+        job,
+        run=run,
+        epoch=state.epoch,
+        site=state.active_site,
+        dataset_snapshot=data,
+        environ=runtime.environ,
+    )
     handle = runtime.backend(state.active_site).submit(spec)
     return StartedJob(run, state.epoch, state.active_site, data, handle)
 
@@ -65,8 +80,13 @@ def _trained_on(store: ObjectStore, run: str, dataset: str, epoch: int) -> str:
         return election.manifest.dataset_snapshot
     newest = latest(store, dataset, epoch=epoch)
     if newest is None:
-        raise ConfigError("there is nothing to train on", where=f"{store.name}: dataset {dataset}",
-                          expected="a published snapshot", found="none", fix="Run the DAG replicate_datasets first")
+        raise ConfigError(
+            "there is nothing to train on",
+            where=f"{store.name}: dataset {dataset}",
+            expected="a published snapshot",
+            found="none",
+            fix="Run the DAG replicate_datasets first",
+        )
     return newest.snapshot_id
 
 
@@ -77,8 +97,11 @@ def training_outcome(runtime: Runtime, group: str, job: str, *, run: str, status
         TrainingLost: it ended without a result, and may be started again.
         TrainingFailed: it failed.
     """
-    facts = {"where": f"run {run}", "expected": "a job that ends well",
-             "found": f"{status.state}: {status.detail or 'no detail'}"}
+    facts = {
+        "where": f"run {run}",
+        "expected": "a job that ends well",
+        "found": f"{status.state}: {status.detail or 'no detail'}",
+    }
     if status.state is JobState.FAILED:
         raise TrainingFailed("the training job failed", fix="Read the job's log", **facts)
     if status.state is not JobState.SUCCEEDED:
@@ -87,12 +110,21 @@ def training_outcome(runtime: Runtime, group: str, job: str, *, run: str, status
     state = require_active(runtime, group)
     record = latest(runtime.store(state.active_site), model, epoch=state.epoch)
     if record is None or record.labels.get("run") != run:
-        raise TrainingLost("the run published no model at the active site", where=f"run {run}",
-                           expected=f"a snapshot of {model} labelled with this run",
-                           found="none" if record is None else f"one of run {record.labels.get('run')}")
-    return {"run": run, "epoch": state.epoch, "site": state.active_site, "model": model,
-            "snapshot_id": record.snapshot_id, "step": int(record.labels.get("step", 0)),
-            "model_digest": record.labels.get("model_digest", "")}
+        raise TrainingLost(
+            "the run published no model at the active site",
+            where=f"run {run}",
+            expected=f"a snapshot of {model} labelled with this run",
+            found="none" if record is None else f"one of run {record.labels.get('run')}",
+        )
+    return {
+        "run": run,
+        "epoch": state.epoch,
+        "site": state.active_site,
+        "model": model,
+        "snapshot_id": record.snapshot_id,
+        "step": int(record.labels.get("step", 0)),
+        "model_digest": record.labels.get("model_digest", ""),
+    }
 
 
 def run_name(group: str, job: str, started_at: datetime) -> str:

@@ -16,8 +16,9 @@ class GroupWatch:
     def __init__(self, runtime: Runtime, group: str) -> None:
         self._runtime = runtime
         self._group = group
-        self._watch = open_watch(runtime.topology, group, runtime.stores(runtime.topology.group(group).sites.all()),
-                                 clock=runtime.clock)
+        self._watch = open_watch(
+            runtime.topology, group, runtime.stores(runtime.topology.group(group).sites.all()), clock=runtime.clock
+        )
         self._read_at: float | None = None
         self._active = ""
 
@@ -46,5 +47,10 @@ class GroupWatch:
             self._active, self._read_at = state.active_site, now
             self._watch.reset()
             return None
-        return {"group": self._group, "site": self._active, "epoch": state.epoch, "since": verdict.since.isoformat(),
-                "reasons": "; ".join(verdict.reasons)}
+        return {
+            "group": self._group,
+            "site": self._active,
+            "epoch": state.epoch,
+            "since": verdict.since.isoformat(),
+            "reasons": "; ".join(verdict.reasons),
+        }

@@ -42,8 +42,13 @@ class ExpectationsNotMet(HoldfastError):
     """The data is not what the suite expects; nothing should be trained on it."""
 
     def __init__(self, what: str, *, report: ExpectationReport, where: str, expected: str, found: str) -> None:
-        super().__init__(what, where=where, expected=expected, found=found,
-                         fix="Correct the data at its origin and publish it anew, or change the suite on purpose")
+        super().__init__(
+            what,
+            where=where,
+            expected=expected,
+            found=found,
+            fix="Correct the data at its origin and publish it anew, or change the suite on purpose",
+        )
         self.report = report
 
 
@@ -61,9 +66,13 @@ def validate(table: pa.Table, suite_path: Path | str) -> ExpectationReport:
     report = evaluate(table, suite_path)
     if not report.ok:
         found = "; ".join(f"{one.column or 'table'}: {one.expectation}: {one.found}" for one in report.unmet)
-        raise ExpectationsNotMet("the data is not what training expects", report=report, where=report.suite,
-                                 expected=f"all of {report.checked} expectations over {report.rows} rows to hold",
-                                 found=found or "no expectation to check")
+        raise ExpectationsNotMet(
+            "the data is not what training expects",
+            report=report,
+            where=report.suite,
+            expected=f"all of {report.checked} expectations over {report.rows} rows to hold",
+            found=found or "no expectation to check",
+        )
     return report
 
 
@@ -75,8 +84,12 @@ def evaluate(table: pa.Table, suite_path: Path | str) -> ExpectationReport:
     frame = table.to_pandas(types_mapper=None)
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}
-    batch = (context.data_sources.add_pandas("snapshot").add_dataframe_asset("table")
-             .add_batch_definition_whole_dataframe("all").get_batch({"dataframe": frame}))
+    batch = (
+        context.data_sources.add_pandas("snapshot")
+        .add_dataframe_asset("table")
+        .add_batch_definition_whole_dataframe("all")
+        .get_batch({"dataframe": frame})
+    )
     try:
         suite = gx.ExpectationSuite(name=document.get("name", path.stem), expectations=document["expectations"])
     except Exception as error:
@@ -122,8 +135,12 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _wrong(path: Path, found: str) -> ConfigError:
-    return ConfigError("the expectation suite cannot be read", where=str(path),
-                       expected='{"name": …, "expectations": [{"type": …, "kwargs": …}]}', found=found)
+    return ConfigError(
+        "the expectation suite cannot be read",
+        where=str(path),
+        expected='{"name": …, "expectations": [{"type": …, "kwargs": …}]}',
+        found=found,
+    )
 
 
 def _great_expectations() -> Any:
@@ -132,7 +149,11 @@ def _great_expectations() -> Any:
     try:
         import great_expectations
     except ImportError as error:
-        raise ConfigError("Great Expectations is not installed here", where="great_expectations",
-                          expected="the extra `airflow`", found=str(error),
-                          fix="pip install 'holdfast[airflow]', or validate where Airflow runs") from None
+        raise ConfigError(
+            "Great Expectations is not installed here",
+            where="great_expectations",
+            expected="the extra `airflow`",
+            found=str(error),
+            fix="pip install 'holdfast[airflow]', or validate where Airflow runs",
+        ) from None
     return great_expectations

@@ -17,7 +17,11 @@ from holdfast.engine.checkpoint.errors import CheckpointError
 from holdfast.engine.checkpoint.state import TrainingState
 
 MODEL_BLOB, OPTIMIZER_BLOB, GENERATORS_BLOB, REST_BLOB = (
-    "model.safetensors", "optimizer.safetensors", "generators.safetensors", "rest.json")
+    "model.safetensors",
+    "optimizer.safetensors",
+    "generators.safetensors",
+    "rest.json",
+)
 
 
 class TorchAdapter:
@@ -32,8 +36,14 @@ class TorchAdapter:
     """
 
     def __init__(
-        self, module: Any, optimizer: Any, *, scheduler: Any = None, generators: Mapping[str, Any] | None = None,
-        extra: Callable[[], Any] | None = None, load_extra: Callable[[Any], None] | None = None,
+        self,
+        module: Any,
+        optimizer: Any,
+        *,
+        scheduler: Any = None,
+        generators: Mapping[str, Any] | None = None,
+        extra: Callable[[], Any] | None = None,
+        load_extra: Callable[[Any], None] | None = None,
     ) -> None:
         self._module = module
         self._optimizer = optimizer
@@ -47,11 +57,18 @@ class TorchAdapter:
         save = _import("safetensors.torch").save
         optimizer_tensors, optimizer_rest = _split(self._optimizer.state_dict())
         rest = {
-            "optimizer": optimizer_rest, "python": random.getstate(), "numpy": _numpy_state(),
+            "optimizer": optimizer_rest,
+            "python": random.getstate(),
+            "numpy": _numpy_state(),
             "scheduler": self._scheduler.state_dict() if self._scheduler is not None else None,
-            "extra": self._extra() if self._extra is not None else None}
-        blobs = {MODEL_BLOB: save(_copies(self._module.state_dict())), OPTIMIZER_BLOB: save(optimizer_tensors),
-                 GENERATORS_BLOB: save(self._generator_states()), REST_BLOB: _to_json(rest)}
+            "extra": self._extra() if self._extra is not None else None,
+        }
+        blobs = {
+            MODEL_BLOB: save(_copies(self._module.state_dict())),
+            OPTIMIZER_BLOB: save(optimizer_tensors),
+            GENERATORS_BLOB: save(self._generator_states()),
+            REST_BLOB: _to_json(rest),
+        }
         return TrainingState(blobs, {}, (MODEL_BLOB,), fingerprint())
 
     def load_state(self, state: TrainingState) -> None:
@@ -61,7 +78,8 @@ class TorchAdapter:
         rest = json.loads(blobs[REST_BLOB])
         self._module.load_state_dict(load(blobs[MODEL_BLOB]), strict=True)
         self._optimizer.load_state_dict(
-            _join(load(blobs[OPTIMIZER_BLOB]), rest["optimizer"], self._optimizer.state_dict()["param_groups"]))
+            _join(load(blobs[OPTIMIZER_BLOB]), rest["optimizer"], self._optimizer.state_dict()["param_groups"])
+        )
         if self._scheduler is not None:
             self._scheduler.load_state_dict(rest["scheduler"])
         if self._load_extra is not None:
@@ -92,11 +110,14 @@ def fingerprint() -> dict[str, str]:
     """What of PyTorch the numbers depend on."""
     torch = _import("torch")
     return {
-        "torch": torch.__version__, "torch_threads": str(torch.get_num_threads()),
-        "torch_cpu": torch.backends.cpu.get_cpu_capability(), "torch_cuda": str(torch.version.cuda),
+        "torch": torch.__version__,
+        "torch_threads": str(torch.get_num_threads()),
+        "torch_cpu": torch.backends.cpu.get_cpu_capability(),
+        "torch_cuda": str(torch.version.cuda),
         "torch_device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "torch_deterministic": str(torch.are_deterministic_algorithms_enabled()),
-        "torch_matmul": torch.get_float32_matmul_precision()}
+        "torch_matmul": torch.get_float32_matmul_precision(),
+    }
 
 
 def _import(name: str) -> Any:
@@ -128,8 +149,10 @@ def _join(tensors: Mapping[str, Any], rest: Mapping[str, Any], like: list[dict[s
     for key, tensor in tensors.items():
         parameter, _, name = key.partition(".")
         state.setdefault(int(parameter), {})[name] = tensor
-    groups = [{name: tuple(value) if isinstance(now.get(name), tuple) else value for name, value in group.items()}
-              for group, now in zip(rest["param_groups"], like, strict=True)]
+    groups = [
+        {name: tuple(value) if isinstance(now.get(name), tuple) else value for name, value in group.items()}
+        for group, now in zip(rest["param_groups"], like, strict=True)
+    ]
     return {"state": state, "param_groups": groups}
 
 
@@ -155,6 +178,10 @@ def _to_json(rest: Mapping[str, Any]) -> bytes:
     try:
         return json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()
     except TypeError as error:
-        raise CheckpointError("a part of the training state is neither tensor nor JSON", where="TorchAdapter",
-                              expected="numbers, text, lists and tensors", found=str(error),
-                              fix="Keep functions out of the scheduler's and `extra`'s state") from None
+        raise CheckpointError(
+            "a part of the training state is neither tensor nor JSON",
+            where="TorchAdapter",
+            expected="numbers, text, lists and tensors",
+            found=str(error),
+            fix="Keep functions out of the scheduler's and `extra`'s state",
+        ) from None
