@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,16 +14,14 @@ def broken_references(topology: Topology) -> list[str]:
     return [*_groups(topology), *_datasets(topology), *_jobs(topology), *_services(topology)]
 
 
-def _missing(path: str, name: str, known: dict[str, object] | dict[str, str]) -> str:
+def _missing(path: str, name: str, known: Iterable[str]) -> str:
     return f"{path}: expected one of {', '.join(sorted(known)) or '(none defined)'}; found {name!r}"
 
 
 def _groups(topology: Topology) -> Iterator[str]:
     for name, group in topology.groups.items():
         at = f"groups.{name}"
-        yield from (
-            _missing(f"{at}.sites", s, dict(topology.sites)) for s in group.sites.all() if s not in topology.sites
-        )
+        yield from (_missing(f"{at}.sites", s, topology.sites) for s in group.sites.all() if s not in topology.sites)
         for kind in ("datasets", "training", "services"):
             known = getattr(topology, kind)
             yield from (_missing(f"{at}.{kind}", n, known) for n in getattr(group, kind) if n not in known)
@@ -47,22 +45,22 @@ def _roles(at: str, group: Group) -> Iterator[str]:
 def _datasets(topology: Topology) -> Iterator[str]:
     for name, dataset in topology.datasets.items():
         if dataset.residency is not None and dataset.residency not in topology.residency:
-            yield _missing(f"datasets.{name}.residency", dataset.residency, dict(topology.residency))
+            yield _missing(f"datasets.{name}.residency", dataset.residency, topology.residency)
 
 
 def _jobs(topology: Topology) -> Iterator[str]:
     for name, job in topology.training.items():
         if job.dataset not in topology.datasets:
-            yield _missing(f"training.{name}.dataset", job.dataset, dict(topology.datasets))
+            yield _missing(f"training.{name}.dataset", job.dataset, topology.datasets)
 
 
 def _services(topology: Topology) -> Iterator[str]:
     for name, service in topology.services.items():
         at = f"services.{name}"
         if service.record.site not in topology.sites:
-            yield _missing(f"{at}.record.site", service.record.site, dict(topology.sites))
+            yield _missing(f"{at}.record.site", service.record.site, topology.sites)
         for field, sites in (("endpoints", service.endpoints), ("record.values", service.record.values)):
-            yield from (_missing(f"{at}.{field}", s, dict(topology.sites)) for s in sites if s not in topology.sites)
+            yield from (_missing(f"{at}.{field}", s, topology.sites) for s in sites if s not in topology.sites)
         for group_name, group in topology.groups.items():
             if name not in group.services:
                 continue
