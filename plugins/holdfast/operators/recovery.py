@@ -81,6 +81,7 @@ class ApprovePlanOperator(HoldfastOperator, ApprovalOperator):
             return _decision(asked.plan, approved=True, approved_by=None)
         self.subject = f"{self.verb.capitalize()} {self.group} from {asked.plan.source} to {asked.plan.target}?"
         self.body = asked.question
+        self.log.info("The rules may not decide alone:\n%s", asked.question)
         return ApprovalOperator.execute(self, context)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
