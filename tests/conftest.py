@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +13,11 @@ import pytest
 
 from holdfast.sandbox import Sandbox
 from holdfast.sandbox.ports import free_port as any_free_port
+
+# Airflow settles on its home when it is first imported, which some tests do; it must not be the user's.
+if "AIRFLOW_HOME" not in os.environ:
+    os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="holdfast-tests-airflow-")
+    atexit.register(shutil.rmtree, os.environ["AIRFLOW_HOME"], ignore_errors=True)
 
 TOPOLOGY = Path(__file__).resolve().parents[1] / "include" / "holdfast.yaml"
 

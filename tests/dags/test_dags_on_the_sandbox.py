@@ -22,6 +22,28 @@ ROOT = Path(__file__).resolve().parents[2]
 DAGS = ROOT / "dags"
 GROUP, DATASET, MODEL = "market-risk", "market-data", "volatility-model"
 
+#: A fault that does nothing, so that nobody can detect it; it notes what it was asked.
+SILENT_FAULTS = """
+import os
+
+
+class SilentFaults:
+    description = "nothing at all"
+
+    def __init__(self, environ):
+        self.calls = environ["TEST_FAULTS"]
+
+    def inject(self, site, mode, **parameters):
+        self.note("inject")
+
+    def clear(self, site):
+        self.note("clear")
+
+    def note(self, call):
+        with open(self.calls, "a") as file:
+            file.write(call + " ")
+"""
+
 pytestmark = [pytest.mark.sandbox, pytest.mark.timeout(1200)]
 
 
@@ -107,6 +129,37 @@ def test_a_failover_of_a_healthy_site_asks_a_person_and_no_answer_changes_nothin
 def test_a_watch_over_a_healthy_site_starts_nothing(stage: Stage, run):
     result = run("watch_sites")
     assert set(states(result).values()) == {"skipped"}, result["log"][-4000:]
+
+
+def test_a_fault_nobody_notices_is_lifted_all_the_same_and_the_drill_is_no_pass(stage: Stage, run, tmp_path: Path):
+    before = stage.state
+    (tmp_path / "silent_faults.py").write_text(SILENT_FAULTS)
+    result = run(
+        "failover_drill",
+        {},
+        AIRFLOW__HOLDFAST__EVIDENCE_FOLDER=str(tmp_path / "evidence"),
+        AIRFLOW__HOLDFAST__FAULT_INJECTOR="silent_faults.SilentFaults",
+        PYTHONPATH=str(tmp_path),
+        TEST_FAULTS=str(tmp_path / "calls"),
+    )
+    assert result["state"] == "failed"
+    assert {name: state for name, state in states(result).items() if state != "upstream_failed"} == {
+        "prepare": "success",
+        "inject": "success",
+        "detect": "failed",
+        "lift": "success",
+        "conclude": "failed",
+    }
+    assert (tmp_path / "calls").read_text().split() == ["inject", "clear"]
+    folder = next((tmp_path / "evidence").iterdir())
+    journal = json.loads((folder / "journal.json").read_text())
+    assert (journal["status"], journal["verdict"]["passed"], journal["rollback"]["fault_lifted"]) == (
+        "failed",
+        None,
+        True,
+    )
+    assert verify_evidence(folder).status == "failed"
+    assert (stage.state.epoch, stage.state.operation) == (before.epoch, None)
 
 
 def test_a_drill_fails_over_lifts_the_fault_and_signs_what_it_measured(stage: Stage, run, tmp_path: Path):
