@@ -16,7 +16,7 @@ from holdfast.errors import ConfigError, UnknownName
 
 PARENT = {
     "PATH": "/bin",
-    "HOME": "/home/me",
+    "HOME": "/people/me",
     "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": "secret",
     "AIRFLOW_CONN_CLOUD": "{}",
     "AIRFLOW_CONN_ELSEWHERE": "{}",
@@ -56,14 +56,14 @@ def environ_of(folder: Path, parent: dict[str, str] = PARENT, **compute: Any) ->
 
 
 def test_without_an_environment_file_a_job_gets_what_the_topology_names(tmp_path: Path) -> None:
-    assert environ_of(tmp_path) == {"PATH": "/bin", "HOME": "/home/me", "AIRFLOW_CONN_CLOUD": "{}", "BUCKET": "b"}
+    assert environ_of(tmp_path) == {"PATH": "/bin", "HOME": "/people/me", "AIRFLOW_CONN_CLOUD": "{}", "BUCKET": "b"}
 
 
 def test_with_one_it_gets_the_sites_own_view_and_not_the_parents(tmp_path: Path) -> None:
     (tmp_path / "site.env").write_text('AIRFLOW_CONN_CLOUD=\'{"host": "inside"}\'\n')
     assert environ_of(tmp_path, environment_file=str(tmp_path / "site.env")) == {
         "PATH": "/bin",
-        "HOME": "/home/me",
+        "HOME": "/people/me",
         "AIRFLOW_CONN_CLOUD": '{"host": "inside"}',
     }
 
@@ -78,9 +78,9 @@ def test_jobs_lie_under_the_state_folder_or_where_the_site_says(tmp_path: Path) 
         it = topology(tmp_path, **compute)
         return open_backend("site-a", it.site("site-a"), topology=it, environ=parent, clock=SystemClock())._folder
 
-    assert folder(PARENT) == Path("/home/me/.holdfast/jobs/site-a")
+    assert folder(PARENT) == Path("/people/me/.holdfast/jobs/site-a")
     assert folder({**PARENT, "HOLDFAST_STATE": "/state"}) == Path("/state/jobs/site-a")
-    assert folder(PARENT, state_folder="~/own") == Path("/home/me/own/site-a")
+    assert folder(PARENT, state_folder="~/own") == Path("/people/me/own/site-a")
 
 
 def spec(folder: Path, environ: dict[str, str] | None = None, **changes: Any) -> Any:
