@@ -16,7 +16,7 @@ from holdfast.engine.pipeline import require_active
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.snapshot import latest
 from holdfast.sandbox import Sandbox
-from holdfast.sandbox.scene import set_scene
+from holdfast.sandbox.scene import set_scene, train
 
 ROOT = Path(__file__).resolve().parents[2]
 DAGS = ROOT / "dags"
@@ -68,7 +68,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     try:
         sandbox.up(timeout=180, agents=True)
         # Short enough for a test, long enough to be interrupted.
-        environ = {**sandbox.environment(), "HOLDFAST_STEP_SECONDS": "0.05"}
+        environ = {**sandbox.environment(), "HOLDFAST_STEP_SECONDS": "0.2"}
         runtime = Runtime.from_environment(environ={**os.environ, **environ})
         set_scene(runtime, GROUP)
         yield Stage(sandbox, runtime, environ)
@@ -132,6 +132,7 @@ def test_a_watch_over_a_healthy_site_starts_nothing(stage: Stage, run):
 
 
 def test_a_fault_nobody_notices_is_lifted_all_the_same_and_the_drill_is_no_pass(stage: Stage, run, tmp_path: Path):
+    train(stage.runtime, GROUP)
     before = stage.state
     (tmp_path / "silent_faults.py").write_text(SILENT_FAULTS)
     result = run(
@@ -163,6 +164,7 @@ def test_a_fault_nobody_notices_is_lifted_all_the_same_and_the_drill_is_no_pass(
 
 
 def test_a_drill_fails_over_lifts_the_fault_and_signs_what_it_measured(stage: Stage, run, tmp_path: Path):
+    train(stage.runtime, GROUP)
     before = stage.state
     result = run(
         "failover_drill",
