@@ -106,6 +106,6 @@ class TrainOperator(HoldfastOperator):
             return training_outcome(self.hook.runtime, self.group, self.job, run=self._run_name(context), status=status)
 
     def _run_name(self, context: Context) -> str:
-        from holdfast.engine.pipeline import run_name
+        from holdfast.engine.recovery.subjects import run_name
 
         return self.run or run_name(self.group, self.job, context["dag_run"].run_after)

@@ -14,6 +14,7 @@ from typing import Any
 
 from holdfast import __version__
 from holdfast.engine.authority.interface import EpochState, Operation
+from holdfast.engine.compute import JobState
 from holdfast.engine.drill.errors import FaultFailed, SteadyStateFailed
 from holdfast.engine.drill.interface import FaultInjector
 from holdfast.engine.drill.log import DrillState, open_drill
@@ -28,13 +29,14 @@ from holdfast.engine.recovery.plan import new_plan
 from holdfast.engine.recovery.protection import protect_group
 from holdfast.engine.recovery.runner import CLAIM_SECONDS, PlanResult, run_plan
 from holdfast.engine.recovery.senses import RealSenses
+from holdfast.engine.recovery.start_training import start_run
 from holdfast.engine.recovery.stop_jobs import job_status
-from holdfast.engine.recovery.subjects import current_run
+from holdfast.engine.recovery.subjects import current_run, run_name
 from holdfast.errors import HoldfastError
 
 _FAIL_OVER = ("decide", "commit_epoch", "fence", "promote", "switch_traffic", "verify")
 #: How long the steady state may take to show itself: before the fault, and after everything.
-_WARM_UP_SECONDS = 15.0
+_WARM_UP_SECONDS = 30.0
 _SETTLE_SECONDS = 60.0
 
 
@@ -124,6 +126,7 @@ def _prepare(state: DrillState, committed: EpochState) -> Evidence:
             found=f"epoch {committed.epoch}",
             fix="Start again",
         )
+    started = _bring_training(state, committed)
     settled = settle(state, committed, patience_seconds=_WARM_UP_SECONDS, training_may_have_ended=False)
     before = settled.steady_state
     evidence: Evidence = {
@@ -134,6 +137,7 @@ def _prepare(state: DrillState, committed: EpochState) -> Evidence:
         "objectives": group.objectives.model_dump(mode="json"),
         "steady_state": settled.as_dict(),
         "replicated": settled.replicated(),
+        "started": started,
         "versions": {"holdfast": __version__, "python": platform.python_version(), "system": platform.platform()},
     }
     if before.holds is not True:
@@ -149,6 +153,19 @@ def _prepare(state: DrillState, committed: EpochState) -> Evidence:
     # Looking took its time; what was committed meanwhile is brought over, so that the fault finds fresh replicas.
     protect_group(state.rooms, state.plan.group, committed)
     return evidence
+
+
+def _bring_training(state: DrillState, committed: EpochState) -> list[str]:
+    """A drill brings its own load: where no training is under way it starts a run, or there is nothing to resume."""
+    rooms, group, site = state.rooms, state.plan.group, committed.active_site
+    started = []
+    for job in rooms.topology.group(group).training:
+        run = current_run(rooms.store(site), group, job)
+        status = job_status(rooms, site, run, committed.epoch) if run else None
+        if status is None or status.state not in (JobState.PENDING, JobState.RUNNING):
+            name = run_name(group, job, rooms.clock.now())
+            started.append(start_run(rooms, group, job, run=name, state=committed).run)
+    return started
 
 
 def inject(state: DrillState, faults: FaultInjector) -> Evidence:

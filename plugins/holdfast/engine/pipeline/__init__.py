@@ -3,21 +3,13 @@
 from holdfast.engine.pipeline.active import require_active
 from holdfast.engine.pipeline.datasets import NotProtected, protect_everything, publish_dataset, validate_dataset
 from holdfast.engine.pipeline.failover import Asked, finish_plan, identifier, plan_or_ask, run_critical_path
-from holdfast.engine.pipeline.training import (
-    StartedJob,
-    TrainingFailed,
-    TrainingLost,
-    run_name,
-    start_training,
-    training_outcome,
-)
+from holdfast.engine.pipeline.training import TrainingFailed, TrainingLost, start_training, training_outcome
 from holdfast.engine.pipeline.watching import GroupWatch
 
 __all__ = [
     "Asked",
     "GroupWatch",
     "NotProtected",
-    "StartedJob",
     "TrainingFailed",
     "TrainingLost",
     "finish_plan",
@@ -27,7 +19,6 @@ __all__ = [
     "publish_dataset",
     "require_active",
     "run_critical_path",
-    "run_name",
     "start_training",
     "training_outcome",
     "validate_dataset",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 from holdfast.engine.config import Topology
 from holdfast.engine.objectstore.interface import ObjectStore
 
@@ -22,6 +24,11 @@ def served_models(topology: Topology, group: str) -> tuple[str, ...]:
 def base_run(group: str, job: str) -> str:
     """The name of a job's first run; later ones are ``<base>.<UTC time>``."""
     return f"{group}-{job}"
+
+
+def run_name(group: str, job: str, started_at: datetime) -> str:
+    """The name of a run by when it was asked for: a job's newest run is the last in order of names."""
+    return f"{base_run(group, job)}.{started_at.astimezone(UTC):%Y%m%dT%H%M%S%f}"
 
 
 def runs_of(store: ObjectStore, group: str, job: str) -> tuple[str, ...]:
