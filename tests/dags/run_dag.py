@@ -31,6 +31,9 @@ def main() -> None:
             threading.Thread(target=sweep, daemon=True).start()
         if hasattr(task, "window_seconds"):
             task.window_seconds = patience
+    # Airflow 3.3: a run that dag.test() ends well looks its deadlines up in the database by what the DAG's file says
+    # of them, and fails. The end-to-end test runs the drill with its deadline.
+    bag.dags[dag_id].deadline = None
     run = bag.dags[dag_id].test(run_conf=conf)
     print(
         "RESULT "

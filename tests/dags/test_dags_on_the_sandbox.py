@@ -159,6 +159,7 @@ def test_a_fault_nobody_notices_is_lifted_all_the_same_and_the_drill_is_no_pass(
         None,
         True,
     )
+    assert journal["error"]["error"] == "FaultNotNoticed"
     assert verify_evidence(folder).status == "failed"
     assert (stage.state.epoch, stage.state.operation) == (before.epoch, None)
 

@@ -25,6 +25,10 @@ class DrillNotFound(DrillError):
     silent_sites = 0
 
 
+class FaultNotNoticed(DrillError):
+    """The fault is in, and the rules did not call the site down: a real outage would have gone unanswered."""
+
+
 class FaultFailed(DrillError):
     """The fault could not be injected or lifted."""
 

@@ -15,7 +15,7 @@ from typing import Any
 from holdfast import __version__
 from holdfast.engine.authority.interface import EpochState, Operation
 from holdfast.engine.compute import JobState
-from holdfast.engine.drill.errors import FaultFailed, SteadyStateFailed
+from holdfast.engine.drill.errors import FaultFailed, FaultNotNoticed, SteadyStateFailed
 from holdfast.engine.drill.interface import FaultInjector
 from holdfast.engine.drill.log import DrillState, open_drill
 from holdfast.engine.drill.loss import measure_loss
@@ -207,11 +207,24 @@ def _jobs_now(state: DrillState) -> list[dict[str, Any]]:
 
 
 def detect(state: DrillState) -> Evidence:
-    """The plan's detection, until the rules call the site down."""
+    """The plan's detection, until the rules call the site down.
+
+    Raises:
+        FaultNotNoticed: they did not. Whoever runs a drill approves its failover, so without this a drill of a
+            fault that nobody sees would fail over a healthy site and pass.
+    """
 
     def work() -> Evidence:
         found = _plan(state, ("detect",)).record("detect")
         assert found is not None
+        if state.plan.verb == "failover" and not found.evidence["down"]:
+            raise FaultNotNoticed(
+                "the fault was not noticed",
+                where=f"site {state.plan.source}",
+                expected="the verdict down",
+                found=f"{found.evidence['verdict']}: {'; '.join(found.evidence['reasons'])}",
+                fix="See that the fault is really in, and whether the detection's thresholds fit it",
+            )
         return {"verdict": found.evidence["verdict"], "reasons": found.evidence["reasons"]}
 
     return state.once("detect", work)

@@ -6,7 +6,7 @@ from holdfast.engine.compute import JobState, JobStatus
 from holdfast.engine.pipeline.active import require_active
 from holdfast.engine.recovery.start_training import StartedJob, start_run
 from holdfast.engine.runtime import Runtime
-from holdfast.engine.snapshot import latest
+from holdfast.engine.snapshot import iter_selectable
 from holdfast.errors import HoldfastError
 
 
@@ -50,13 +50,15 @@ def training_outcome(runtime: Runtime, group: str, job: str, *, run: str, status
         raise TrainingLost("the training job ended without a result", **facts)
     model = runtime.topology.job(job).model
     state = require_active(runtime, group)
-    record = latest(runtime.store(state.active_site), model, epoch=state.epoch)
-    if record is None or record.labels.get("run") != run:
+    # Not the newest model: another run may have published one meanwhile.
+    published = iter_selectable(runtime.store(state.active_site), model, epoch=state.epoch)
+    record = next((one for one in published if one.labels.get("run") == run), None)
+    if record is None:
         raise TrainingLost(
             "the run published no model at the active site",
             where=f"run {run}",
             expected=f"a snapshot of {model} labelled with this run",
-            found="none" if record is None else f"one of run {record.labels.get('run')}",
+            found="none",
         )
     return {
         "run": run,
