@@ -22,7 +22,7 @@ $(BIN)/uv: requirements/bootstrap.lock
 
 $(VENV)/.installed: $(BIN)/uv $(LOCK) pyproject.toml
 	@echo "==> Installing the locked dependencies"
-	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes $(LOCK)
+	$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes $(LOCK)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 

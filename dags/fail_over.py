@@ -20,7 +20,8 @@ with DAG(
     schedule=None,
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     catchup=False,
-    max_active_runs=1,
+    # One plan per group at a time is the register's matter; one group's open approval must not hold up another.
+    max_active_runs=16,
     default_args={"owner": "holdfast", "retries": 3, "retry_delay": timedelta(seconds=5)},
     tags=["holdfast", "recovery"],
     params={
@@ -67,12 +68,11 @@ with DAG(
     Every step is recorded in the buckets of the target and the witness. If Airflow is lost on the way,
     `holdfast failover resume PLAN` goes on from any machine.
     """,
-    render_template_as_native_obj=True,
 ):
     approve = ApprovePlanOperator(
         task_id="approve",
         group="{{ params.group }}",
-        target="{{ params.target }}",
+        target="{{ params.target or '' }}",
         verb="{{ params.verb }}",
         reason="{{ params.reason }}",
         response_timeout=timedelta(hours=1),
@@ -82,7 +82,7 @@ with DAG(
         task_id="fail_over",
         group="{{ params.group }}",
         plan_id=plan_id,
-        approved_by="{{ ti.xcom_pull('approve')['approved_by'] }}",
+        approved_by="{{ ti.xcom_pull('approve')['approved_by'] or '' }}",
     )
     resume = ResumeTrainingOperator(task_id="resume_training", group="{{ params.group }}", plan_id=plan_id)
     approve >> fail_over >> resume

@@ -15,10 +15,10 @@ from holdfast.operators.snapshot import PublishDatasetOperator
 
 topology = topology_outline()
 
-# Twice per the tightest RPO, but not more often than a scheduler does well: below a minute the checkpoints of a
-# training and the agents of the sites carry the objective, not this DAG.
+# Twice per the tightest RPO: a replica older than the RPO makes the automatic decision wait for a person.
+# Ten seconds is what a scheduler does well.
 tightest = min((group.objectives.rpo_seconds for group in topology.groups.values()), default=600.0)
-every = timedelta(seconds=max(60.0, tightest / 2))
+every = timedelta(seconds=max(10.0, tightest / 2))
 
 with DAG(
     dag_id="replicate_datasets",

@@ -61,13 +61,12 @@ with DAG(
 
     A run that an updated dataset starts trains the first job; start others by hand.
     """,
-    render_template_as_native_obj=True,
 ):
     train = TrainOperator(
         task_id="train",
         group="{{ params.group }}",
         job="{{ params.job }}",
-        run="{{ params.run }}",
+        run="{{ params.run or '' }}",
     )
     protect = ProtectGroupOperator(
         task_id="protect",

@@ -25,7 +25,7 @@ MEASURES = [
     ("decision to correct answer", ("rto_seconds", "from_decision"), "s", 5.0),
     ("detection to correct answer", ("rto_seconds", "from_detection"), "s", None),
     ("fault to correct answer", ("rto_seconds", "from_fault"), "s", 60.0),
-    ("data lost", ("rpo", "seconds"), "s", 30.0),
+    ("data lost", ("rpo", "seconds"), "s", 120.0),
     ("training steps lost", ("rpo", "training_steps"), "steps", None),
 ]
 

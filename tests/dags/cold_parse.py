@@ -63,6 +63,7 @@ def facts(dag: airflow.sdk.DAG) -> dict[str, object]:
         "description": dag.description,
         "catchup": dag.catchup,
         "max_active_runs": dag.max_active_runs,
+        "run_timeout": dag.dagrun_timeout is not None,
         "deadline": dag.deadline is not None,
         "schedule": str(dag.schedule),
         "params": {
@@ -76,7 +77,7 @@ def facts(dag: airflow.sdk.DAG) -> dict[str, object]:
                 "fails_run": bool(getattr(t, "on_failure_fail_dagrun", False)),
                 "setups": sorted(u.task_id for u in t.upstream_list if u.is_setup),
                 "downstream": sorted(t.downstream_task_ids),
-                "trigger_rule": str(t.trigger_rule),
+                "trigger_rule": getattr(t.trigger_rule, "value", t.trigger_rule),
                 "defaults": getattr(t, "defaults", None),
                 "has_response_timeout": getattr(t, "response_timeout", None) is not None,
             }

@@ -85,8 +85,10 @@ def _of_the_dag(dag: dict[str, Any]) -> Iterator[str]:
         yield "has no documentation"
     if dag["catchup"]:
         yield "catches up"
-    if dag["max_active_runs"] != 1:
+    if dag["max_active_runs"] != 1 and "recovery" not in dag["tags"]:  # the register lets one plan per group run
         yield f"may run {dag['max_active_runs']} times at once"
+    if dag["run_timeout"] and any(task["teardown"] for task in dag["tasks"].values()):
+        yield "a run timeout would skip the teardown"
     for name, param in dag["params"].items():
         if not param.get("description"):
             yield f"the parameter {name} has no description"
