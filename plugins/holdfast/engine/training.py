@@ -25,6 +25,7 @@ from holdfast.engine.checkpoint.fingerprint import environment_fingerprint
 from holdfast.engine.checkpoint.guard import AlwaysGranted, Permission, WriteGuard
 from holdfast.engine.config import Topology, TrainingJob
 from holdfast.engine.objectstore import ObjectStore, local_store
+from holdfast.engine.replication import ResidencyRefused, check_hop, replicate, residency_for
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.snapshot import CommitRecord, find_record, latest, open_table, put_snapshot
 from holdfast.errors import ConfigError, HoldfastError
@@ -36,9 +37,9 @@ if TYPE_CHECKING:
 class LeaseGuard:
     """A `WriteGuard` from the site's lease, renewed in the background four times within T_fence.
 
-    A lease that expired ends an agent's epoch for good. A training process may go on when a *fresh* read of a
-    majority still names its epoch and site: any promotion commits first and waits T_fence, so such a read proves that
-    none has happened.
+    A lease that ran out comes back with a *fresh* read of a majority that still names the epoch and the site: any
+    promotion commits first and waits T_fence, so such a read proves that none has happened. Until then the process
+    holds its writes back (`Permission.HELD`). Only a newer epoch, or another active site, ends it for good.
     """
 
     def __init__(self, lease: Lease, epoch: int, *, renew_seconds: float) -> None:
@@ -74,6 +75,7 @@ class Training:
         store: where everything is written: the site's bucket, or the scratch folder of a reference run.
         data_store: where the dataset is read: always the site's bucket.
         standbys: the other sites that get its checkpoints and model.
+        refused: the sites that would, had the residency of the data not forbidden it, and why.
     """
 
     environment: TrainingEnvironment
@@ -86,6 +88,7 @@ class Training:
     checkpointer: Checkpointer
     data_record: CommitRecord
     standbys: tuple[str, ...] = field(default=())
+    refused: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Training:
@@ -93,6 +96,7 @@ class Training:
 
         Raises:
             EnvironmentIncomplete, ConfigError, UnknownName: something is missing or wrong; nothing was started.
+            ResidencyRefused: the data may not lie at this site; nothing was read.
             StoreUnavailable: the site's own bucket does not answer.
         """
         environment = TrainingEnvironment.read(environ)
@@ -102,12 +106,13 @@ class Training:
     def open(cls, environment: TrainingEnvironment, runtime: Runtime) -> Training:
         topology = runtime.topology
         job = topology.job(environment.job)
+        check_hop(job.dataset, residency_for(topology, job.dataset), environment.site, topology.sites)
         data_store = runtime.store(environment.site)
         record = _data_record(data_store, job.dataset, environment)
         steps = environment.steps or job.steps
         reference = environment.scratch is not None
         store = _scratch(environment.scratch) if environment.scratch is not None else data_store
-        standbys = () if reference else _standbys(topology, environment)
+        standbys, refused = ((), {}) if reference else _standbys(topology, environment)
         checkpointer = Checkpointer(
             store,
             environment.run,
@@ -121,10 +126,12 @@ class Training:
             clock=runtime.clock,
             fingerprint=environment_fingerprint(("numpy", "pyarrow")),
             heartbeat=environment.heartbeat,
-            notes={"job": environment.job, "group": environment.group},
+            notes={"job": environment.job, "group": environment.group, "refused_standbys": refused},
         )
         step_seconds = job.step_seconds if environment.step_seconds is None else environment.step_seconds
-        return cls(environment, runtime, job, steps, step_seconds, store, data_store, checkpointer, record, standbys)
+        return cls(
+            environment, runtime, job, steps, step_seconds, store, data_store, checkpointer, record, standbys, refused
+        )
 
     def dataset(self) -> pa.Table:
         """The dataset's snapshot as a table, every byte checked. Raises ObjectDamaged."""
@@ -133,7 +140,8 @@ class Training:
     def publish_model(self, files: Mapping[str, bytes | Path], finished: Finished) -> CommitRecord:
         """Publish the finished model as a snapshot of the job's model and bring it to the standby sites.
 
-        A standby that does not answer is left to the replication DAG; the heartbeat says so.
+        A standby that does not answer is left to the replication DAG, and one whose jurisdiction the model may not lie
+        in is refused it; the heartbeat says so.
 
         Raises:
             Fenced: the epoch is over; nothing was published.
@@ -168,14 +176,12 @@ class Training:
                 "model": self.job.model,
                 "snapshot_id": record.snapshot_id,
                 "model_digest": manifest.model_digest,
-                "replicas": replicas,
+                "replicas": {**replicas, **{site: f"refused: {why}" for site, why in self.refused.items()}},
             }
         )
         return record
 
     def _replicate(self, record: CommitRecord, site: str) -> str:
-        from holdfast.engine.replication import replicate
-
         topology = self.runtime.topology
         try:
             replicate(
@@ -184,10 +190,13 @@ class Training:
                 record=record,
                 source_site=self.environment.site,
                 target_site=site,
-                residency=topology.residency_of(self.job.dataset),
+                # Of every job that publishes this model: stricter than this job's own data may be.
+                residency=residency_for(topology, self.job.model),
                 topology_sites=topology.sites,
                 clock=self.runtime.clock,
             )
+        except ResidencyRefused as error:
+            return f"refused: {error}"
         except HoldfastError as error:
             return str(error)
         return "replicated"
@@ -217,10 +226,13 @@ def _data_record(store: ObjectStore, dataset: str, environment: TrainingEnvironm
     return record
 
 
-def _standbys(topology: Topology, environment: TrainingEnvironment) -> tuple[str, ...]:
+def _standbys(topology: Topology, environment: TrainingEnvironment) -> tuple[tuple[str, ...], dict[str, str]]:
     """The sites that get checkpoints: every active or standby one but this, where the data's residency allows it.
 
     A checkpoint is made from the data, so it may lie only where the data may.
+
+    Returns:
+        those sites, and the ones refused with the reason.
     """
     group, job = topology.group(environment.group), topology.job(environment.job)
     if environment.job not in group.training:
@@ -230,13 +242,17 @@ def _standbys(topology: Topology, environment: TrainingEnvironment) -> tuple[str
             expected=f"one of {', '.join(group.training) or '(none)'}",
             found=environment.job,
         )
-    residency = topology.residency_of(job.dataset)
-    return tuple(
-        site
-        for site in (group.sites.active, *group.sites.standby)
-        if site != environment.site
-        and (residency is None or topology.site(site).jurisdiction in residency.jurisdictions)
-    )
+    residency = residency_for(topology, job.dataset)
+    allowed, refused = [], {}
+    for site in (group.sites.active, *group.sites.standby):
+        if site == environment.site:
+            continue
+        try:
+            check_hop(f"checkpoints of {environment.run}", residency, site, topology.sites)
+            allowed.append(site)
+        except ResidencyRefused as error:
+            refused[site] = str(error)
+    return tuple(allowed), refused
 
 
 def _guard(runtime: Runtime, environment: TrainingEnvironment) -> WriteGuard:

@@ -12,7 +12,7 @@ from holdfast.clock import SystemClock
 from holdfast.engine.config import EnvironmentConnections, load_topology
 from holdfast.engine.objectstore import Timeouts, open_store
 from holdfast.engine.objectstore.retry import DEFAULT_RETRY
-from holdfast.engine.replication import plan_replication, replicate
+from holdfast.engine.replication import replicate, residency_for
 from holdfast.engine.snapshot import (
     begin_epoch,
     latest,
@@ -63,14 +63,13 @@ class Clouds:
 
     def bring(self, record, source, target, *, hasty=False, **kwargs):
         stores = self.hasty if hasty else self.stores
-        plan = plan_replication(self.topology, "market-data", SITES[source], [SITES[target]])
         return replicate(
             stores[source],
             stores[target],
             record=record,
             source_site=SITES[source],
             target_site=SITES[target],
-            residency=plan.residency,
+            residency=residency_for(self.topology, "market-data"),
             topology_sites=self.topology.sites,
             clock=self.clock,
             **kwargs,

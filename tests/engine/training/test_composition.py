@@ -25,6 +25,7 @@ from holdfast.engine.checkpoint import (
 from holdfast.engine.checkpoint.environment import TrainingEnvironment
 from holdfast.engine.config import EnvironmentConnections, Topology
 from holdfast.engine.objectstore import ObjectStore, memory_store
+from holdfast.engine.replication import ResidencyRefused
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.snapshot import latest, take_and_publish, verify
 from holdfast.engine.training import LeaseGuard, Training
@@ -158,7 +159,38 @@ def test_checkpoints_go_to_every_active_or_standby_site_but_this(world: World) -
 
 
 def test_checkpoints_go_only_where_the_data_may_lie() -> None:
-    assert Training.open(ENVIRONMENT, World(residency="eu-only")).standbys == ("site-b",)
+    training = Training.open(ENVIRONMENT, World(residency="eu-only"))
+    assert training.standbys == ("site-b",)
+    assert list(training.refused) == ["site-c"]
+
+
+def test_a_standby_the_residency_forbids_gets_nothing_and_the_others_all() -> None:
+    world = World(residency="eu-only")
+    training = Training.open(ENVIRONMENT, world)
+    train(training)
+    assert list(world.store("site-c").list()) == []
+    assert elect(world.store("site-b"), "run", epoch=1).step == 20
+    status = training.checkpointer.status()
+    assert status["published"]["replicas"]["site-b"] == "replicated"
+    assert status["published"]["replicas"]["site-c"].startswith("refused: ")
+    assert "jurisdiction" in status["refused_standbys"]["site-c"]
+
+
+def test_a_model_two_jobs_publish_goes_only_where_the_data_of_both_may_lie() -> None:
+    world = World()
+    bound = world.topology.dataset("market").model_copy(update={"residency": "eu-only"})
+    job = world.topology.job("another").model_copy(update={"dataset": "private"})
+    world.topology.datasets["private"], world.topology.training["another"] = bound, job
+    training = Training.open(ENVIRONMENT, world)
+    train(training)
+    assert elect(world.store("site-c"), "run", epoch=1).step == 20
+    assert latest(world.store("site-c"), "model", epoch=1) is None
+    assert training.checkpointer.status()["published"]["replicas"]["site-c"].startswith("refused: ")
+
+
+def test_training_does_not_begin_where_its_data_may_not_lie() -> None:
+    with pytest.raises(ResidencyRefused):
+        Training.open(replace(ENVIRONMENT, site="site-c"), World(residency="eu-only"))
 
 
 def train(training: Training) -> None:

@@ -17,6 +17,7 @@ from holdfast.engine.objectstore.interface import CREATE, ObjectStore
 from holdfast.engine.recovery.anywhere import find_anywhere
 from holdfast.engine.recovery.errors import GateClosed, PlanAltered, PlanNotFound, RecordsUnavailable
 from holdfast.engine.recovery.interface import Rooms
+from holdfast.engine.recovery.residency import require_allowed
 from holdfast.errors import ConfigError, UnknownName
 
 Verb = Literal["failover", "switchover"]
@@ -102,6 +103,7 @@ def new_plan(
     Raises:
         UnknownName, ConfigError: the group, the verb or the target is not one.
         GateClosed: a rule forbids this plan (no authority yet; the traffic record's zone is hosted at the source).
+        ResidencyRefused: something of the group may not lie at the target.
         NoMajority: nobody knows which site is active.
     """
     settings = rooms.topology.group(group)
@@ -120,6 +122,7 @@ def new_plan(
     chosen = wanted or _default_target(settings, state)
     if chosen == state.active_site:
         raise ConfigError("the target is the active site already", where=group, expected="another site", found=chosen)
+    require_allowed(rooms.topology, group, chosen)
     plan_id = plan_id or f"{rooms.clock.now():%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
     plan = Plan(
         plan_id=plan_id,

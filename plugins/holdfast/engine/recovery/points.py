@@ -10,6 +10,7 @@ from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.recovery.errors import NoRecoveryPoint
 from holdfast.engine.recovery.interface import Rooms
 from holdfast.engine.recovery.plan import Plan
+from holdfast.engine.recovery.residency import require_allowed
 from holdfast.engine.recovery.subjects import current_run, served_models, snapshot_subjects
 from holdfast.engine.snapshot import CommitRecord, read_receipt, selectable, verify
 
@@ -52,7 +53,9 @@ def find_points(rooms: Rooms, plan: Plan, pool: ThreadPoolExecutor) -> RecoveryP
 
     Raises:
         NoRecoveryPoint: a dataset or a served model has none there.
+        ResidencyRefused: something of the group may not lie there; nothing was elected.
     """
+    require_allowed(rooms.topology, plan.group, plan.target)
     topology, store = rooms.topology, rooms.store(plan.target)
     subjects = snapshot_subjects(topology, plan.group)
     needed = {*topology.group(plan.group).datasets, *served_models(topology, plan.group)}

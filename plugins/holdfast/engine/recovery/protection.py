@@ -16,18 +16,21 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from holdfast.engine.authority.interface import EpochState
 from holdfast.engine.checkpoint import elect, replicate_checkpoint
-from holdfast.engine.config import Residency
 from holdfast.engine.objectstore.errors import ObjectNotFound, ObjectStoreError
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.recovery.interface import Rooms
 from holdfast.engine.recovery.subjects import base_run, current_run, snapshot_subjects
-from holdfast.engine.replication import replicate
+from holdfast.engine.replication import ResidencyRefused, check_hop, replicate, residency_for
 from holdfast.engine.snapshot import latest
 from holdfast.errors import HoldfastError
 
 
 class ProtectionNote(BaseModel):
-    """At ``as_of``, ``target`` held everything that ``source`` had committed of ``subject`` in ``epoch``."""
+    """At ``as_of``, ``target`` held everything that ``source`` had committed of ``subject`` in ``epoch``.
+
+    The subject is a dataset, a model or a job's runs by the name of its first (`base_run`); then the note is about
+    the newest of them. ``snapshot_id`` is that of the snapshot or the checkpoint; ``None``: there was none yet.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -42,7 +45,11 @@ class ProtectionNote(BaseModel):
 
 @dataclass(frozen=True)
 class Protected:
-    """How one subject fared on its way to one site."""
+    """How one subject fared on its way to one site.
+
+    ``refused``: its residency forbids the site, so nothing went there. At a witness, which never becomes active, that
+    is as it should be (``ok``); elsewhere the group cannot be protected there.
+    """
 
     subject: str
     target: str
@@ -50,6 +57,7 @@ class Protected:
     detail: str
     copied_objects: int = 0
     copied_bytes: int = 0
+    refused: bool = False
 
 
 _Work = Callable[[Rooms, str, str, str, EpochState], Protected]
@@ -63,7 +71,7 @@ def protect_group(rooms: Rooms, group: str, state: EpochState) -> tuple[Protecte
     """Replicate everything the active site holds of the group to the others, and note since when each is complete.
 
     Datasets and models go to every site their residency allows, checkpoints to the sites that may become active.
-    A site that does not answer is reported, and does not stop the others.
+    A site that does not answer, or where the residency forbids something, is reported and does not stop the others.
 
     Args:
         state: the committed state; its active site is the source.
@@ -86,15 +94,21 @@ def protect_group(rooms: Rooms, group: str, state: EpochState) -> tuple[Protecte
 def _guarded(work: _Work, rooms: Rooms, group: str, subject: str, target: str, state: EpochState) -> Protected:
     try:
         return work(rooms, group, subject, target, state)
+    except ResidencyRefused as error:
+        is_witness = target in rooms.topology.group(group).sites.witness
+        return Protected(subject, target, is_witness, f"refused: {error}", refused=True)
     except HoldfastError as error:
         return Protected(subject, target, False, str(error))
 
 
 def _snapshot(rooms: Rooms, group: str, subject: str, target: str, state: EpochState) -> Protected:
+    residency = residency_for(rooms.topology, subject)
+    check_hop(subject, residency, target, rooms.topology.sites)
     source_store, target_store = rooms.store(state.active_site), rooms.store(target)
     as_of = rooms.clock.now()  # before looking: what is committed while we copy is not covered
     record = latest(source_store, subject, epoch=state.epoch)
     if record is None:
+        _note(rooms, group, state, subject, target, None, as_of)
         return Protected(subject, target, True, "nothing is published yet")
     report = replicate(
         source_store,
@@ -102,7 +116,7 @@ def _snapshot(rooms: Rooms, group: str, subject: str, target: str, state: EpochS
         record=record,
         source_site=state.active_site,
         target_site=target,
-        residency=_residency(rooms, subject),
+        residency=residency,
         topology_sites=rooms.topology.sites,
         clock=rooms.clock,
     )
@@ -112,24 +126,19 @@ def _snapshot(rooms: Rooms, group: str, subject: str, target: str, state: EpochS
     )
 
 
-def _residency(rooms: Rooms, subject: str) -> Residency | None:
-    """A dataset's class; a model inherits that of the data it is trained on."""
-    topology = rooms.topology
-    if subject in topology.datasets:
-        return topology.residency_of(subject)
-    job = next((j for j in topology.training.values() if j.model == subject), None)
-    return None if job is None else topology.residency_of(job.dataset)
-
-
 def _run(rooms: Rooms, group: str, job: str, target: str, state: EpochState) -> Protected:
+    base, dataset = base_run(group, job), rooms.topology.job(job).dataset
+    # A checkpoint is made from the data, so it may lie only where the data may.
+    check_hop(f"checkpoints of {base}", residency_for(rooms.topology, dataset), target, rooms.topology.sites)
     source_store = rooms.store(state.active_site)
-    run = current_run(source_store, group, job)
     as_of = rooms.clock.now()
+    run = current_run(source_store, group, job)
     election = elect(source_store, run, epoch=state.epoch) if run else None
     if run is None or election is None or election.manifest is None:
-        return Protected(run or base_run(group, job), target, True, "no checkpoint yet")
+        _note(rooms, group, state, base, target, None, as_of)
+        return Protected(run or base, target, True, "no checkpoint yet")
     replicate_checkpoint(source_store, rooms.store(target), run, election.manifest, site=target, clock=rooms.clock)
-    _note(rooms, group, state, run, target, election.digest, as_of)
+    _note(rooms, group, state, base, target, election.digest, as_of)
     return Protected(run, target, True, f"checkpoint of step {election.step}")
 
 
@@ -166,18 +175,20 @@ class KnownLag:
 
 
 def known_lag(rooms: Rooms, group: str, *, target: str, epoch: int, since: datetime) -> KnownLag:
-    """How old the completeness of the target's replicas was when the source fell silent.
+    """How old the completeness of the target's replicas was when the source fell silent: of the group's datasets, its
+    models and its jobs' newest runs. The worst of them counts, and one that is unknown makes all of it unknown.
 
     Args:
         epoch: notes of another epoch say nothing.
         since: when the source was last known to work; notes made later count as 0 seconds.
     """
     by_subject: dict[str, float | None] = {}
-    store = rooms.store(target)
-    for dataset in rooms.topology.group(group).datasets:
-        note = read_note(store, group, dataset, target)
+    store, topology = rooms.store(target), rooms.topology
+    runs = [base_run(group, job) for job in topology.group(group).training]
+    for subject in (*snapshot_subjects(topology, group), *runs):
+        note = read_note(store, group, subject, target)
         usable = note is not None and note.epoch == epoch
-        by_subject[dataset] = max(0.0, (since - note.as_of).total_seconds()) if note and usable else None
+        by_subject[subject] = max(0.0, (since - note.as_of).total_seconds()) if note and usable else None
     worst = (
         None
         if any(v is None for v in by_subject.values())

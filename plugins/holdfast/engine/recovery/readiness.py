@@ -13,10 +13,11 @@ from typing import Literal
 
 import httpx
 
+from holdfast.engine.recovery.residency import refusals
 from holdfast.engine.runtime import Runtime
 from holdfast.errors import HoldfastError
 
-Part = Literal["object store", "authority", "traffic record", "service"]
+Part = Literal["object store", "authority", "traffic record", "service", "residency"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,7 @@ def _questions(
         yield "object store", site, partial(_store, runtime, site)
     for group in topology.groups:
         yield "authority", group, partial(_authority, runtime, group)
+        yield "residency", group, partial(_residency, runtime, group)
     for name, service in topology.services.items():
         yield "traffic record", name, partial(_record, runtime, name)
         for site, url in service.endpoints.items():
@@ -77,6 +79,15 @@ def _authority(runtime: Runtime, group: str) -> tuple[bool | None, str]:
     if state is None:
         return None, f"not initialised; run `holdfast authority init {group}`"
     return True, f"epoch {state.epoch}, active {state.active_site}"
+
+
+def _residency(runtime: Runtime, group: str) -> tuple[bool, str]:
+    """Whether everything of the group may lie at each site that may become active."""
+    sites = runtime.topology.group(group).sites
+    forbidden = [error for site in (sites.active, *sites.standby) for error in refusals(runtime.topology, group, site)]
+    if forbidden:
+        return False, "; ".join(str(error) for error in forbidden)
+    return True, "everything of it may lie at every active or standby site"
 
 
 def _record(runtime: Runtime, service: str) -> tuple[bool | None, str]:

@@ -9,6 +9,7 @@ from holdfast.engine.checkpoint import begin_run, elect
 from holdfast.engine.compute import JobHandle, job_spec
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.recovery.interface import Rooms
+from holdfast.engine.replication import check_hop, residency_for
 from holdfast.engine.snapshot import latest
 from holdfast.errors import ConfigError
 
@@ -29,9 +30,13 @@ def start_run(rooms: Rooms, group: str, job: str, *, run: str, state: EpochState
 
     Raises:
         ConfigError: the job's dataset has no snapshot yet.
+        ResidencyRefused: the job's dataset may not lie at the active site.
         EpochUnknownHere: the group failed over and its plan has not said yet what the run resumes from; ask again.
     """
     settings = rooms.topology.job(job)
+    check_hop(
+        settings.dataset, residency_for(rooms.topology, settings.dataset), state.active_site, rooms.topology.sites
+    )
     store = rooms.store(state.active_site)
     begin_run(
         store,

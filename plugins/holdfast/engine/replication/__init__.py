@@ -10,14 +10,13 @@ from holdfast.engine.replication.errors import (
 )
 from holdfast.engine.replication.lag import ReplicationLag, lag
 from holdfast.engine.replication.replicate import Progress, ReplicationReport, replicate
-from holdfast.engine.replication.residency import ReplicationPlan, check_hop, plan_replication, residency_for
+from holdfast.engine.replication.residency import check_hop, residency_for
 
 __all__ = [
     "Progress",
     "ReplicaDamaged",
     "ReplicationError",
     "ReplicationLag",
-    "ReplicationPlan",
     "ReplicationReport",
     "ResidencyRefused",
     "SourceChanged",
@@ -25,7 +24,6 @@ __all__ = [
     "StaleSource",
     "check_hop",
     "lag",
-    "plan_replication",
     "replicate",
     "residency_for",
 ]

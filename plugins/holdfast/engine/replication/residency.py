@@ -2,42 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 from holdfast.engine.config import Residency, Site, Topology
 from holdfast.engine.replication.errors import ResidencyRefused
 from holdfast.errors import UnknownName
-
-
-@dataclass(frozen=True)
-class ReplicationPlan:
-    """A replication that may happen: each hop from one site to the next."""
-
-    dataset: str
-    residency: Residency | None
-    hops: tuple[tuple[str, str], ...]
-
-
-def plan_replication(topology: Topology, dataset: str, source: str, targets: Sequence[str]) -> ReplicationPlan:
-    """Decide whether a dataset (or model) may go from a site to others.
-
-    Args:
-        dataset: a dataset of the topology, or the model of a training job; a model is bound by the residency of the
-            data it was trained on.
-        source: the site it comes from.
-        targets: the sites it goes to, each straight from the source.
-
-    Raises:
-        ResidencyRefused: a target lies outside the jurisdictions of its class. None of the hops may be made then.
-        UnknownName: no such dataset or site.
-    """
-    residency = residency_for(topology, dataset)
-    topology.site(source)
-    for target in targets:
-        topology.site(target)
-        check_hop(dataset, residency, target, topology.sites)
-    return ReplicationPlan(dataset, residency, tuple((source, target) for target in targets if target != source))
 
 
 def residency_for(topology: Topology, dataset: str) -> Residency | None:

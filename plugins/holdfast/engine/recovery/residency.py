@@ -1,0 +1,35 @@
+"""Whether a group's data, models and checkpoints may lie at a site at all: asked before any of it goes there."""
+
+from __future__ import annotations
+
+from holdfast.engine.config import Topology
+from holdfast.engine.recovery.subjects import snapshot_subjects
+from holdfast.engine.replication import ResidencyRefused, check_hop, residency_for
+
+
+def refusals(topology: Topology, group: str, site: str) -> tuple[ResidencyRefused, ...]:
+    """Why parts of a group may not lie at a site: one refusal per dataset or model; empty when all of it may.
+
+    A checkpoint is made from its job's dataset and is bound by that.
+    """
+    trained_on = (topology.job(name).dataset for name in topology.group(group).training)
+    found = []
+    for subject in dict.fromkeys((*snapshot_subjects(topology, group), *trained_on)):
+        try:
+            check_hop(subject, residency_for(topology, subject), site, topology.sites)
+        except ResidencyRefused as error:
+            found.append(error)
+    return tuple(found)
+
+
+def require_allowed(topology: Topology, group: str, site: str) -> None:
+    """Refuse to make a site active that may not hold all of the group. Raises ResidencyRefused."""
+    found = refusals(topology, group, site)
+    if found:
+        raise ResidencyRefused(
+            "this site may not hold all of the group, so it cannot become active",
+            where=f"group {group} at {site}",
+            expected="a site where everything of the group may lie",
+            found="; ".join(f"{error.where}: expected {error.expected}, found {error.found}" for error in found),
+            fix="Choose another target, or have the residency class changed by who answers for the data",
+        )
