@@ -143,7 +143,7 @@ def test_a_persons_approval_is_recorded_by_name(world: World) -> None:
 
 
 def test_replicas_older_than_the_objective_need_a_person(world: World) -> None:
-    world.clock.advance(100)
+    world.clock.advance(world.topology.group(GROUP).objectives.rpo_seconds + 10)
     with pytest.raises(NeedsHuman, match="behind"):
         run_plan(world, plan_of(world), senses=world.senses)
 
