@@ -181,14 +181,14 @@ def test_a_drill_fails_over_lifts_the_fault_and_signs_what_it_measured(stage: St
     assert {site.mode for site in stage.sandbox.status().sites} == {"up"}
 
 
-def test_a_drill_is_refused_before_any_fault_when_the_steady_state_does_not_hold(stage: Stage, run, tmp_path: Path):
-    """No training runs after the drill before."""
+def test_a_drill_that_a_rule_forbids_sets_no_fault_and_signs_the_refusal(stage: Stage, run, tmp_path: Path):
+    """After the drill before, the group is active where its traffic record is hosted."""
     before = stage.state
     result = run("failover_drill", {}, AIRFLOW__HOLDFAST__EVIDENCE_FOLDER=str(tmp_path / "evidence"))
     assert result["state"] == "failed"
     assert states(result)["inject"] == "upstream_failed"
     journal = json.loads(next((tmp_path / "evidence").glob("*/journal.json")).read_text())
-    assert (journal["status"], journal["fault"], journal["verdict"]["passed"]) == ("aborted", None, None)
+    assert (journal["status"], journal["fault"], journal["verdict"]["passed"]) == ("refused", None, None)
     assert (stage.state.epoch, stage.state.operation) == (before.epoch, None)
 
 
