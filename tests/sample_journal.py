@@ -132,7 +132,14 @@ def sample_journal(**changes: Any) -> dict[str, Any]:
         "steps": [
             step("prepare", -4, -0.1, of="drill"),
             step("inject", 0, 0.06, of="drill"),
-            step("detect", 0.15, 6.29, reasons=["3 failures in a row from 2 vantage points"]),
+            step(
+                "detect",
+                0.15,
+                6.29,
+                verdict="down",
+                down=True,
+                reasons=["3 failures in a row from 2 vantage points"],
+            ),
             step("decide", 6.38, 6.39, automatic=True),
             step("commit_epoch", 6.4, 6.45, epoch=4),
             step("fence", 6.45, 8.7, waited_seconds=2.2),
@@ -178,6 +185,7 @@ def sample_journal(**changes: Any) -> dict[str, Any]:
             {"job": "volatility", "run": "market-risk-volatility", "resumed_from_step": 100, "model_digest": DIGEST}
         ],
         "verdict": {
+            "detected": True,
             "rto_met": True,
             "rpo_met": True,
             "stale_writes_refused": True,
@@ -211,6 +219,7 @@ def refused_journal() -> dict[str, Any]:
     """A drill that was refused before it began: almost everything is unknown."""
     unknown = dict.fromkeys(
         (
+            "detected",
             "rto_met",
             "rpo_met",
             "stale_writes_refused",

@@ -15,10 +15,12 @@ from holdfast.engine.checkpoint import elect
 from holdfast.engine.compute.interface import JobState, JobStatus
 from holdfast.engine.drill import SteadyStateFailed, comparison, phases, run
 from holdfast.engine.drill.conclude import conclude
+from holdfast.engine.drill.errors import FaultNotNoticed
 from holdfast.engine.drill.log import open_drill
 from holdfast.engine.drill.reference import Reference
 from holdfast.engine.drill.run import run_drill
-from holdfast.engine.recovery import new_plan, run_plan
+from holdfast.engine.health.interface import Verdict
+from holdfast.engine.recovery import GateClosed, NeedsHuman, new_plan, run_plan
 from holdfast.engine.snapshot import latest
 from holdfast.engine.snapshot.digest import digest_of
 from holdfast.errors import UnknownName
@@ -172,6 +174,27 @@ def test_a_steady_state_that_does_not_hold_aborts_before_any_fault(world: World,
     assert world.epochs.read(GROUP).operation is None  # type: ignore[union-attr]  # initialised
 
 
+def test_a_fault_that_nobody_notices_fails_over_nothing_whoever_approves(world: World, tmp_path: Path) -> None:
+    world.senses.verdicts = Verdict.SUSPECT
+    faults = Faults(world)
+    journal = drill(world, tmp_path, faults, approved_by="ada")
+    assert (journal.status, journal.verdict.detected, journal.verdict.passed) == ("failed", False, False)
+    assert written(tmp_path)["error"]["error"] == "FaultNotNoticed"
+    assert faults.calls == [("inject", AWS), ("clear", AWS)]
+    state = world.epochs.read(GROUP)
+    assert state is not None
+    assert (state.epoch, state.active_site, state.operation) == (1, AWS, None)
+    assert world.traffic_record.switches == 0
+
+
+def test_a_failover_in_a_drill_waits_for_the_detection(world: World) -> None:
+    state = phases.prepare(world, GROUP, "site-outage", senses=world.senses)
+    phases.inject(state, Faults(world))
+    with pytest.raises(GateClosed, match="detect"):
+        phases.fail_over(state, approved_by="ada")
+    assert world.epochs.read(GROUP).epoch == 1  # type: ignore[union-attr]  # initialised
+
+
 def test_a_failure_under_the_fault_lifts_it_and_leaves_a_journal(world: World, tmp_path: Path) -> None:
     faults = Faults(world)
     faults.on_inject = lambda: setattr(world.epochs, "available", False)
@@ -243,11 +266,28 @@ def test_unknown_names_change_and_write_nothing(world: World, tmp_path: Path) ->
     assert not (tmp_path / "evidence").exists()
 
 
+def test_the_group_stays_taken_when_the_plan_fails_before_its_epoch(world: World) -> None:
+    state = phases.prepare(world, GROUP, "site-outage", senses=world.senses)
+    phases.inject(state, Faults(world))
+    world.senses.verdicts = Verdict.SUSPECT
+    with pytest.raises(FaultNotNoticed):
+        phases.detect(state)
+    with pytest.raises(NeedsHuman):
+        run_plan(world, state.plan, only=("decide",), senses=world.senses, keep_claim=True)
+    assert world.epochs.read(GROUP).operation is not None  # type: ignore[union-attr]  # initialised
+    conclude(state)
+    assert world.epochs.read(GROUP).operation is None  # type: ignore[union-attr]  # initialised
+
+
 def test_every_phase_runs_from_the_drills_id_alone(world: World) -> None:
     faults = Faults(world)
     drill_id = phases.prepare(world, GROUP, "site-outage", senses=world.senses).drill_id
 
     def opened() -> Any:
+        state = world.epochs.read(GROUP)
+        assert state is not None
+        assert state.operation is not None, "the group was freed in the middle"
+        assert state.operation.plan_id == drill_id
         return open_drill(world, drill_id, senses=world.senses)
 
     phases.inject(opened(), faults)
@@ -262,6 +302,7 @@ def test_every_phase_runs_from_the_drills_id_alone(world: World) -> None:
     journal = conclude(opened())
     assert journal.status == "completed"
     assert journal.green, journal.verdict
+    assert world.epochs.read(GROUP).operation is None  # type: ignore[union-attr]  # initialised
     # A retried task finds its phase recorded and does not do it again.
-    phases.inject(opened(), faults)
+    phases.inject(open_drill(world, drill_id, senses=world.senses), faults)
     assert faults.calls.count(("inject", AWS)) == 1

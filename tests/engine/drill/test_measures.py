@@ -68,10 +68,17 @@ def test_without_an_answer_no_time_is_known() -> None:
 
 @pytest.mark.parametrize(
     ("changed", "passed"),
-    [({}, True), ({"rpo_met": None}, None), ({"rpo_met": False}, False), ({"rpo_met": None, "rto_met": False}, False)],
+    [
+        ({}, True),
+        ({"detected": False}, False),
+        ({"rpo_met": None}, None),
+        ({"rpo_met": False}, False),
+        ({"rpo_met": None, "rto_met": False}, False),
+    ],
 )
 def test_unknown_is_no_pass_and_false_beats_unknown(changed: dict[str, bool | None], passed: bool | None) -> None:
     names = (
+        "detected",
         "rto_met",
         "rpo_met",
         "stale_writes_refused",

@@ -55,6 +55,14 @@ def claims(journal: Journal) -> Iterator[Claim]:
     stale, model = part(journal, "stale_writes"), part(journal, "model")
     service, after = part(journal, "service"), part(part(journal, "steady_state"), "after")
     fault, rollback = part(journal, "fault"), part(journal, "rollback")
+    detect = next((s for s in rows_of(journal.get("steps")) if (s.get("name"), s.get("of")) == ("detect", "plan")), {})
+    seen = part(detect, "evidence")
+    yield Claim(
+        "The fault was noticed",
+        "the site called down",
+        plain(seen.get("verdict")),
+        _judged(verdict.get("detected"), seen.get("down"), seen.get("down")),
+    )
     yield Claim(
         "RTO",
         f"≤ {seconds(objectives.get('rto_seconds'))}",

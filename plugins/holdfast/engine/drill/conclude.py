@@ -59,6 +59,7 @@ def build_journal(
     injected = "arm" in state.records
     every = [*state.records.values(), *plan.values(), *failures]
     verdicts = Verdicts(
+        detected=plan["detect"].evidence["down"] if "detect" in plan and state.plan.verb == "failover" else None,
         rto_met=_at_most(rto["from_fault"], settings.objectives.rto_seconds),
         rpo_met=_at_most(rpo["seconds"], settings.objectives.rpo_seconds),
         stale_writes_refused=None if stale["accepted"] is None else stale["accepted"] == 0,

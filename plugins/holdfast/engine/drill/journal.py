@@ -18,6 +18,7 @@ class Verdicts(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    detected: bool | None = None
     rto_met: bool | None = None
     rpo_met: bool | None = None
     stale_writes_refused: bool | None = None
@@ -31,6 +32,7 @@ class Verdicts(BaseModel):
     def passed(self) -> bool | None:
         """False when a claim is false, ``None`` when one is unknown, True only when all hold."""
         claims = (
+            self.detected,
             self.rto_met,
             self.rpo_met,
             self.stale_writes_refused,

@@ -231,9 +231,21 @@ def detect(state: DrillState) -> Evidence:
 
 
 def fail_over(state: DrillState, *, approved_by: str | None = None) -> Evidence:
-    """The plan from the decision to the first right answer: the critical path."""
+    """The plan from the decision to the first right answer: the critical path.
+
+    Raises:
+        GateClosed: nobody has noticed the fault (see `detect`), whoever approves.
+    """
 
     def work() -> Evidence:
+        if "detect" not in state.records:
+            raise GateClosed(
+                "fail_over cannot run yet",
+                where=f"drill {state.drill_id}",
+                expected="the phase detect done: the fault was noticed",
+                found="no record of it",
+                fix="Run it first",
+            )
         result = _plan(state, _FAIL_OVER, approved_by=approved_by)
         found = {r.step: r.evidence for r in result.records}
         return {
@@ -260,7 +272,13 @@ def resume_training(state: DrillState) -> Evidence:
 
 def _plan(state: DrillState, steps: tuple[str, ...], approved_by: str | None = None) -> PlanResult:
     return run_plan(
-        state.rooms, state.plan, only=steps, approved_by=approved_by, progress=state.progress, senses=state.senses
+        state.rooms,
+        state.plan,
+        only=steps,
+        approved_by=approved_by,
+        progress=state.progress,
+        senses=state.senses,
+        keep_claim=True,  # the drill goes on after its plan, also after one that failed; its conclusion frees the group
     )
 
 

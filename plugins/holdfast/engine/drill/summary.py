@@ -11,6 +11,7 @@ def summary_rows(journal: Mapping[str, Any]) -> list[tuple[str, str, str, str | 
     rto, rpo, objectives = journal["rto_seconds"], journal["rpo"], journal["objectives"]
     stale, model, service = journal["stale_writes"], journal["model"], journal["service"]
     return [
+        ("Fault noticed", "site called down", _known(journal["verdict"]["detected"]), "detected"),
         ("RTO from the fault", f"≤ {objectives['rto_seconds']:g} s", _seconds(rto["from_fault"]), "rto_met"),
         ("  from the verdict", "", _seconds(rto["from_detection"]), None),
         ("  from the decision", "", _seconds(rto["from_decision"]), None),
