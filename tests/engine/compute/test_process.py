@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import pytest
 
 from holdfast.clock import SystemClock
 from holdfast.engine.compute import JobHandle, JobNotStarted, JobSpec, JobState, ProcessBackend, UnknownHandle
-from holdfast.engine.compute.errors import AlreadyRuns
+from holdfast.engine.compute.errors import AlreadyRuns, OnAnotherHost
 
 #: A job that writes its pid and waits, and leaves with the code it finds in `leave`.
 WAITING = """
@@ -230,6 +231,71 @@ def test_another_machines_job_is_never_confirmed_dead(world: World) -> None:
     facts = Path(str(handle.reference["folder"]), "handle.json")
     facts.write_text(json.dumps({**json.loads(facts.read_text()), "host": "another"}))
     assert not world.backend.confirm_dead(handle)
+
+
+def moved_away(world: World, handle: JobHandle, *, silent_seconds: float, **facts: str) -> JobHandle:
+    """The handle as a worker on another host finds it in a shared folder."""
+    attempt = Path(str(handle.reference["folder"]))
+    known = json.loads((attempt / "handle.json").read_text())
+    began = time.time() - silent_seconds
+    (attempt / "handle.json").write_text(
+        json.dumps({**known, "host": "another", "boot": "another", "submitted_at": began, **facts})
+    )
+    at = datetime.fromtimestamp(began, UTC).isoformat()
+    (attempt / "heartbeat.json").write_text(json.dumps({"state": "running", "step": 7, "at": at}))
+    found = world.backend.find(handle.name)
+    assert found is not None
+    return found
+
+
+def killed(world: World) -> JobHandle:
+    handle = world.backend.submit(world.spec())
+    world.backend.stop(handle, grace_seconds=0.0)
+    for result in Path(str(handle.reference["folder"])).glob("result.json"):
+        result.unlink()
+    return handle
+
+
+def test_another_hosts_job_is_never_called_lost_and_gets_no_second_writer(world: World) -> None:
+    silent = moved_away(world, killed(world), silent_seconds=3600)
+    status = world.backend.status(silent)
+    assert status.state is JobState.RUNNING
+    assert "another" in str(status.detail)
+    assert "not known" in str(status.detail)
+    with pytest.raises(OnAnotherHost, match="another") as refused:
+        world.backend.submit(world.spec())
+    assert refused.value.transient
+    assert len(list((world.folder / "state").glob("site-a/*/attempt-*"))) == 1
+
+
+def test_another_hosts_job_that_beats_is_reattached(world: World) -> None:
+    beating = moved_away(world, killed(world), silent_seconds=1)
+    assert world.state(beating) is JobState.RUNNING
+    assert world.backend.submit(world.spec()) == beating
+
+
+def test_another_hosts_job_ended_as_its_result_or_heartbeat_says(world: World) -> None:
+    moved = moved_away(world, killed(world), silent_seconds=3600)
+    attempt = Path(str(moved.reference["folder"]))
+    (attempt / "heartbeat.json").write_text(json.dumps({"state": "stopped"}))
+    assert world.state(moved) is JobState.STOPPED
+    (attempt / "result.json").write_text(json.dumps({"exit_code": 0}))
+    assert world.state(moved) is JobState.SUCCEEDED
+
+
+def test_a_free_lock_proves_the_job_of_a_container_on_this_kernel_dead(world: World) -> None:
+    handle = killed(world)
+    here = str(handle.reference["boot"])
+    assert world.state(moved_away(world, handle, silent_seconds=1, boot=here)) is JobState.LOST
+
+
+def test_a_held_lock_shows_that_another_hosts_job_lives(world: World) -> None:
+    handle = world.backend.submit(world.spec())
+    wait_for(world.ran)
+    moved = moved_away(world, handle, silent_seconds=3600, boot=str(handle.reference["boot"]))
+    assert world.state(moved) is JobState.RUNNING
+    assert world.backend.submit(world.spec()) == moved
+    moved_away(world, handle, silent_seconds=0, host=os.uname().nodename, boot=str(handle.reference["boot"]))
 
 
 def test_the_parents_environment_is_not_inherited(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,5 +14,11 @@ class AlreadyRuns(Refused, ComputeError):
     """Something of an earlier attempt still lives and may write; a second job was not started."""
 
 
+class OnAnotherHost(ComputeError):
+    """A job of this name was started on another host and cannot be asked from here; no second one was started."""
+
+    transient = True
+
+
 class UnknownHandle(ComputeError):
     """This backend has no job of this handle."""

@@ -25,7 +25,7 @@ from typing import Any
 
 from holdfast.clock import Clock
 from holdfast.engine.compute import job
-from holdfast.engine.compute.errors import AlreadyRuns, JobNotStarted, UnknownHandle
+from holdfast.engine.compute.errors import AlreadyRuns, JobNotStarted, OnAnotherHost, UnknownHandle
 from holdfast.engine.compute.interface import (
     FENCED_EXIT_CODE,
     STOPPED_EXIT_CODE,
@@ -35,6 +35,7 @@ from holdfast.engine.compute.interface import (
     JobState,
     JobStatus,
 )
+from holdfast.engine.compute.job import boot
 from holdfast.engine.compute.processes import is_locked, is_suspended, session_members, signal_all
 
 KIND = "process"
@@ -42,6 +43,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}")
 _START_SECONDS = 20.0
 _KILL_SECONDS = 5.0
 _POLL_SECONDS = 0.02
+#: A job writes its heartbeat every second. Longer silence of one on another host says nothing: it may be suspended.
+_SILENT_SECONDS = 60.0
 #: States after which `submit` starts no other attempt: it is done, or its epoch is over.
 _FINAL = (JobState.SUCCEEDED, JobState.FENCED)
 _HEARTBEAT_ENDS = {"finished": JobState.SUCCEEDED, "fenced": JobState.FENCED, "stopped": JobState.STOPPED}
@@ -80,6 +83,7 @@ class ProcessBackend:
 
         Raises:
             AlreadyRuns: something of an earlier attempt still lives though its handle does not say so.
+            OnAnotherHost: one was started on another host and is silent; it may still write.
             JobNotStarted: it could not be started.
         """
         folder = self._job_folder(spec.name)
@@ -87,8 +91,10 @@ class ProcessBackend:
         with _exclusively(folder / "submitting"):
             latest = self.find(spec.name)
             if latest is not None:
-                state = self.status(latest).state
-                if state in (JobState.RUNNING, JobState.PENDING) or state in _FINAL:
+                status = self.status(latest)
+                if status.state is JobState.RUNNING:
+                    self._refuse_silent(latest, status)
+                if status.state in (JobState.RUNNING, JobState.PENDING) or status.state in _FINAL:
                     return latest
             return self._start(spec, folder)
 
@@ -98,7 +104,11 @@ class ProcessBackend:
         return self._handle(name, attempts[-1].parent) if attempts else None
 
     def status(self, handle: JobHandle) -> JobStatus:
-        """How the attempt of this handle stands. A killed one is LOST; a suspended one runs."""
+        """How the attempt of this handle stands. A killed one is LOST; a suspended one runs.
+
+        An attempt on another host ended when its result, its heartbeat or (on the same kernel, as between containers)
+        its free lock says so; else it counts as RUNNING, with what is known in the detail.
+        """
         attempt = self._attempt(handle)
         ended = self._result(attempt)
         if ended is None:
@@ -106,6 +116,8 @@ class ProcessBackend:
             if members:
                 detail = "suspended by a signal; it writes again when continued" if is_suspended(members) else None
                 return self._status(attempt, JobState.RUNNING, detail)
+            if self._is_elsewhere(handle):
+                return self._elsewhere(handle, attempt)
             ended = self._result(attempt)  # it may have ended between the two looks
         if ended is not None:
             return self._status(attempt, *ended)
@@ -229,9 +241,54 @@ class ProcessBackend:
 
     def _members(self, handle: JobHandle) -> list[int]:
         reference = handle.reference
-        if reference.get("host") != os.uname().nodename:
+        if self._is_elsewhere(handle):
             return []
         return session_members(int(reference["pid"]), str(reference["started"]), str(reference["boot"]))
+
+    def _is_elsewhere(self, handle: JobHandle) -> bool:
+        return handle.reference.get("host") != os.uname().nodename
+
+    def _elsewhere(self, handle: JobHandle, attempt: Path) -> JobStatus:
+        """An attempt on another host without a result: nobody here can see whether its processes live."""
+        host, here = handle.reference.get("host", "an unknown host"), boot()
+        beat = _read(attempt / "heartbeat.json") or {}
+        ended = _HEARTBEAT_ENDS.get(str(beat.get("state")))
+        if ended is not None:
+            return self._status(attempt, ended, f"on {host}; the heartbeat tells how it ended")
+        newest = self.find(handle.name)
+        superseded = newest is not None and newest.reference["attempt"] != handle.reference["attempt"]
+        locked = not superseded and is_locked(attempt.parent / job.LOCK_FILE)
+        # One kernel keeps the locks of all its containers, so there a free lock proves that nothing of the job lives.
+        if superseded or (here and handle.reference.get("boot") == here and not locked):
+            return self._status(attempt, JobState.LOST, f"nothing of it lives and it left no result: it died on {host}")
+        silent = self._silent_seconds(attempt)
+        if locked or silent <= _SILENT_SECONDS:
+            return self._status(attempt, JobState.RUNNING, f"on {host}, which cannot be seen from here")
+        return self._status(
+            attempt, JobState.RUNNING, f"on {host}, silent for {silent:.0f} s; whether it lives is not known here"
+        )
+
+    def _refuse_silent(self, handle: JobHandle, status: JobStatus) -> None:
+        """Reattach to another host's job while it shows that it lives. Raises OnAnotherHost when it does not."""
+        attempt = self._attempt(handle)
+        if not self._is_elsewhere(handle) or is_locked(attempt.parent / job.LOCK_FILE):
+            return
+        silent = self._silent_seconds(attempt)
+        if silent > _SILENT_SECONDS:
+            raise OnAnotherHost(
+                "this job was started on another host and is silent; no second one was started",
+                where=f"{self._site}: {handle.name}",
+                expected=f"a heartbeat of the last {_SILENT_SECONDS:.0f} s, or a result",
+                found=status.detail,
+                fix=f"Look on {handle.reference.get('host')}; if that host is gone for good, remove {attempt}",
+            )
+
+    def _silent_seconds(self, attempt: Path) -> float:
+        """Since the newest sign of life, by the writer's clock: its heartbeat, else its start."""
+        beat, facts = _read(attempt / "heartbeat.json") or {}, _read(attempt / job.HANDLE_FILE) or {}
+        at = beat.get("at")
+        seen = datetime.fromisoformat(at).timestamp() if isinstance(at, str) else float(facts.get("submitted_at", 0.0))
+        return max(0.0, self._clock.now().timestamp() - seen)
 
     def _result(self, attempt: Path) -> tuple[JobState, str | None] | None:
         result = _read(attempt / job.RESULT_FILE)
