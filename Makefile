@@ -37,10 +37,13 @@ demo: setup ## Run the whole story: three clouds, Airflow, an outage, a failover
 	$(BIN)/python -m holdfast.sandbox.demo --output build/demo $(if $(KEEP),--keep)
 
 test: setup ## Run the tests
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist=loadfile -m "not slow and not torch"
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist=loadfile -m "not slow and not torch and not alone"
+	@echo "==> And those that want the machine to themselves"
+	$(BIN)/python -m pytest -m "alone and not slow"
 
-test-slow: setup ## Run the slow suites as well
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist=loadfile -m "slow"
+test-slow: setup ## Run the slow suites
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist=loadfile -m "slow and not alone"
+	$(BIN)/python -m pytest -m "slow and alone"
 
 $(VENV)/.torch: $(VENV)/.installed
 	@echo "==> Installing torch (CPU build)"

@@ -21,7 +21,7 @@ from holdfast.engine.runtime import Runtime
 from holdfast.sandbox import Sandbox
 from holdfast.sandbox.scene import set_scene, train
 
-pytestmark = [pytest.mark.sandbox, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.sandbox, pytest.mark.alone, pytest.mark.timeout(900)]
 
 GROUP = "market-risk"
 PROGRAM = "from holdfast.cli.main import main; main()"

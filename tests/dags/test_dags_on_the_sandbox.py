@@ -44,7 +44,7 @@ class SilentFaults:
             file.write(call + " ")
 """
 
-pytestmark = [pytest.mark.sandbox, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.sandbox, pytest.mark.alone, pytest.mark.timeout(1200)]
 
 
 @dataclass

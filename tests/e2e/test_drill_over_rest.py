@@ -22,7 +22,7 @@ from holdfast.sandbox.scene import set_scene
 ROOT = Path(__file__).resolve().parents[2]
 GROUP = "market-risk"
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.sandbox, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.e2e, pytest.mark.alone, pytest.mark.slow, pytest.mark.sandbox, pytest.mark.timeout(1500)]
 
 
 @dataclass

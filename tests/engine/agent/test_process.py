@@ -28,7 +28,7 @@ GROUP, MODEL = "market-risk", "volatility-model"
 T_FENCE = 5.0
 INSTANCES = [[0.25, 0.5], [0.75, 0.5]]
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.sandbox, pytest.mark.alone]
 
 
 class AgentProcess:
