@@ -96,14 +96,22 @@ class TrainOperator(HoldfastOperator):
         """Say what the ended job published.
 
         :raises TrainingLost: it was fenced, stopped or killed; a retry goes on from its last checkpoint.
-        :raises AirflowFailException: it failed.
+        :raises AirflowFailException: it failed by itself, in an epoch that was not over.
         """
         from holdfast.engine.compute import JobState, JobStatus
         from holdfast.engine.pipeline import training_outcome
 
         status = JobStatus(JobState(event["state"]), event["step"], event["total_steps"], None, event["detail"])
+        known = context["task_state_store"].get(STATE_KEY)
         with failing_clearly():
-            return training_outcome(self.hook.runtime, self.group, self.job, run=self._run_name(context), status=status)
+            return training_outcome(
+                self.hook.runtime,
+                self.group,
+                self.job,
+                run=self._run_name(context),
+                status=status,
+                epoch=known["epoch"] if known is not None else None,
+            )
 
     def _run_name(self, context: Context) -> str:
         from holdfast.engine.recovery.subjects import run_name

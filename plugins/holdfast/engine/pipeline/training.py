@@ -6,7 +6,7 @@ from holdfast.engine.compute import JobState, JobStatus
 from holdfast.engine.pipeline.active import require_active
 from holdfast.engine.recovery.start_training import StartedJob, start_run
 from holdfast.engine.runtime import Runtime
-from holdfast.engine.snapshot import iter_selectable
+from holdfast.engine.snapshot import EpochUnknownHere, iter_selectable
 from holdfast.errors import HoldfastError
 
 
@@ -27,32 +27,55 @@ def start_training(runtime: Runtime, group: str, job: str, *, run: str) -> Start
 
     Raises:
         UnknownName, GroupNotInitialised, NoMajority: see `require_active`.
-        ConfigError, EpochUnknownHere: see `start_run`.
+        ConfigError, ResidencyRefused, TrainingMustWait: see `start_run`.
     """
     return start_run(runtime, group, job, run=run, state=require_active(runtime, group))
 
 
-def training_outcome(runtime: Runtime, group: str, job: str, *, run: str, status: JobStatus) -> dict[str, str | int]:
+def training_outcome(
+    runtime: Runtime, group: str, job: str, *, run: str, status: JobStatus, epoch: int | None = None
+) -> dict[str, str | int]:
     """What a finished run published.
+
+    Args:
+        status: how the job ended.
+        epoch: the job's own; ``None`` when it is not known.
 
     Raises:
         TrainingLost: it ended without a result, and may be started again.
-        TrainingFailed: it failed.
+        TrainingFailed: it failed by itself: its epoch was not over.
+        NoMajority: nobody knows which site is active; ask again.
     """
     facts = {
         "where": f"run {run}",
         "expected": "a job that ends well",
         "found": f"{status.state}: {status.detail or 'no detail'}",
     }
+    state = require_active(runtime, group)
     if status.state is JobState.FAILED:
+        if epoch is not None and state.epoch > epoch:
+            # Its site was taken from under it: what it failed of is no finding about the job.
+            raise TrainingLost(
+                "the training job failed in an epoch that is over",
+                fix=f"Start it again: epoch {state.epoch} is at {state.active_site}",
+                **facts,
+            )
         raise TrainingFailed("the training job failed", fix="Read the job's log", **facts)
     if status.state is not JobState.SUCCEEDED:
         raise TrainingLost("the training job ended without a result", **facts)
     model = runtime.topology.job(job).model
-    state = require_active(runtime, group)
     # Not the newest model: another run may have published one meanwhile.
-    published = iter_selectable(runtime.store(state.active_site), model, epoch=state.epoch)
-    record = next((one for one in published if one.labels.get("run") == run), None)
+    try:
+        published = iter_selectable(runtime.store(state.active_site), model, epoch=state.epoch)
+        record = next((one for one in published if one.labels.get("run") == run), None)
+    except EpochUnknownHere as error:
+        raise TrainingLost(
+            "the group failed over as the run ended, and its plan has not promoted the new site yet",
+            where=f"run {run} at {state.active_site}",
+            expected=f"what epoch {state.epoch} forked from",
+            found=str(error),
+            fix="Ask again: the run goes on, or is found, in the new epoch",
+        ) from error
     if record is None:
         raise TrainingLost(
             "the run published no model at the active site",
