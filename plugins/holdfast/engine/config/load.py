@@ -112,7 +112,7 @@ def expand_variables(text: str, environ: Mapping[str, str], *, where: str) -> st
             where=where,
             expected=f"${name} to be set",
             found="nothing",
-            fix=f"Export {name}, or write ${{{name}:-default}}",
+            fix=f'Export {name} (the sandbox\'s: set -a; eval "$(holdfast sandbox env)"), or write ${{{name}:-default}}',
         )
 
     return _REFERENCE.sub(lookup, text)
