@@ -6,21 +6,25 @@ import json
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from holdfast.engine.authority import NoMajority, OperationInProgress
-from holdfast.engine.checkpoint import elect
+from holdfast.engine.checkpoint import Fenced, elect
 from holdfast.engine.compute.interface import JobState, JobStatus
-from holdfast.engine.drill import SteadyStateFailed, comparison, phases, run
+from holdfast.engine.drill import SteadyStateFailed, comparison, phases, run, stale_writes
+from holdfast.engine.drill.checkpoints import list_checkpoints
 from holdfast.engine.drill.conclude import conclude
 from holdfast.engine.drill.errors import FaultNotNoticed
 from holdfast.engine.drill.log import open_drill
 from holdfast.engine.drill.reference import Reference
 from holdfast.engine.drill.run import run_drill
 from holdfast.engine.health.interface import Verdict
-from holdfast.engine.recovery import GateClosed, NeedsHuman, new_plan, run_plan
+from holdfast.engine.objectstore.errors import StoreUnavailable
+from holdfast.engine.recovery import Answer, GateClosed, NeedsHuman, new_plan, run_plan
+from holdfast.engine.replication.errors import ResidencyRefused
 from holdfast.engine.snapshot import latest
 from holdfast.engine.snapshot.digest import digest_of
 from holdfast.errors import UnknownName
@@ -108,6 +112,8 @@ def test_stale_writes_land_and_none_is_ever_selected(world: World, tmp_path: Pat
     assert journal.stale_writes["attempted"] >= 8
     assert kinds["model snapshot"]["outcome"] == "written, never selected"
     assert kinds["checkpoint"]["outcome"] == "written, never selected"
+    landed = {m.digest for m in list_checkpoints(world.bare(GCP), RUN) if m.epoch == 1 and m.step > 300}
+    assert set(kinds["checkpoint"]["written"]) <= landed  # what was looked for is what was written
     assert "refused" in kinds["traffic switch"]["outcome"]
     assert "refused" in kinds["register advance"]["outcome"]
     assert "refused" in kinds["prediction"]["outcome"]
@@ -116,13 +122,99 @@ def test_stale_writes_land_and_none_is_ever_selected(world: World, tmp_path: Pat
         assert elect(world.bare(site), RUN, epoch=2).step == 300
 
 
+def test_a_lineage_that_selects_everything_is_caught(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mutant(store: Any, run: str, *, epoch: int, fork: Any, passed: Any) -> Any:
+        manifests = list_checkpoints(store, run)
+        own_first = sorted(manifests, key=lambda m: (m.epoch, m.step), reverse=True)
+        return (SimpleNamespace(manifest=m) for m in own_first)
+
+    monkeypatch.setattr(stale_writes, "lineage", mutant)
+    journal = drill(world, tmp_path)
+    caught = [p for p in journal.stale_writes["probes"] if p["kind"] == "checkpoint" and p["accepted"]]
+    assert {p["site"] for p in caught} == {AWS, GCP}
+    assert all(p["outcome"].startswith("selected at ") for p in caught)
+    assert journal.verdict.stale_writes_refused is False
+    assert not journal.green
+
+
+def test_an_old_service_that_does_not_answer_has_refused_nothing(world: World, tmp_path: Path) -> None:
+    original = world.senses.ask_site
+
+    def dies(rooms: Any, service: str, site: str, *, timeout_seconds: float) -> Any:
+        if site == AWS and world.epochs.read(GROUP).epoch == 2:  # type: ignore[union-attr]  # initialised
+            return Answer(None, None, None, None, AWS, 0.0, refused="no answer")
+        return original(rooms, service, site, timeout_seconds=timeout_seconds)
+
+    world.senses.ask_site = dies  # type: ignore[method-assign]  # the world is the test's own
+    journal = drill(world, tmp_path)
+    probe = next(p for p in journal.stale_writes["probes"] if p["kind"] == "prediction")
+    assert probe["accepted"] is None
+    assert probe["outcome"].startswith("unknown: ")
+    assert journal.verdict.stale_writes_refused is None
+    assert not journal.green
+
+
+def test_a_refusal_in_the_old_epoch_is_asked_again_until_the_new_one_is_known(world: World, tmp_path: Path) -> None:
+    original, asked = world.senses.ask_site, []
+
+    def slow(rooms: Any, service: str, site: str, *, timeout_seconds: float) -> Any:
+        if site == AWS and world.epochs.read(GROUP).epoch == 2 and len(asked) < 3:  # type: ignore[union-attr]  # initialised
+            asked.append(site)
+            return Answer(AWS, 1, None, None, AWS, 0.0, refused="the lease ended")
+        return original(rooms, service, site, timeout_seconds=timeout_seconds)
+
+    world.senses.ask_site = slow  # type: ignore[method-assign]  # the world is the test's own
+    journal = drill(world, tmp_path)
+    probe = next(p for p in journal.stale_writes["probes"] if p["kind"] == "prediction")
+    assert (len(asked), probe["accepted"], probe["outcome"]) == (3, 0, "refused in epoch 2: standby")
+
+
+@pytest.mark.parametrize(
+    ("error", "accepted"),
+    [
+        (Fenced("the epoch is over"), 0),
+        (ResidencyRefused("not here"), None),
+        (StoreUnavailable("no answer"), None),
+    ],
+)
+def test_only_a_refusal_for_the_epoch_counts_as_one(error: Exception, accepted: int | None) -> None:
+    def work() -> Any:
+        raise error
+
+    assert stale_writes._attempt("checkpoint", AWS, RUN, work)["accepted"] == accepted
+
+
+@pytest.mark.parametrize(
+    ("before", "lost"),
+    [
+        (JobStatus(JobState.RUNNING, step=None, total_steps=300), None),
+        (JobStatus(JobState.LOST), None),
+        (JobStatus(JobState.SUCCEEDED), 0),
+    ],
+)
+def test_training_nobody_heard_of_has_lost_an_unknown_amount(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: JobStatus, lost: int | None
+) -> None:
+    original = phases._jobs_now
+
+    def unheard(state: Any) -> Any:
+        world.backends[AWS].jobs[f"{RUN}.e1"] = before
+        return original(state)
+
+    monkeypatch.setattr(phases, "_jobs_now", unheard)
+    journal = drill(world, tmp_path)
+    assert journal.rpo["training_steps"] == lost
+    assert journal.rpo["by_run"][0]["seconds"] == (None if lost is None else 0.0)
+    assert journal.verdict.rpo_met is (None if lost is None else True)
+
+
 def test_a_zombie_that_is_believed_is_counted(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = world.senses.ask_site
 
     def believed(rooms: Any, service: str, site: str, *, timeout_seconds: float) -> Any:
         if site == AWS and world.epochs.read(GROUP).epoch == 2:  # type: ignore[union-attr]  # initialised
-            from holdfast.engine.recovery import Answer
-
             return Answer(AWS, 1, "old", (1.0,), AWS, 0.0)
         return original(rooms, service, site, timeout_seconds=timeout_seconds)
 

@@ -9,11 +9,15 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+from holdfast.engine.compute.interface import JobState
 from holdfast.engine.drill.checkpoints import list_checkpoints
 from holdfast.engine.drill.log import DrillState
 from holdfast.engine.recovery.subjects import snapshot_subjects
 from holdfast.engine.snapshot import CommitRecord, diff, find_record, load_manifest, records
 from holdfast.errors import HoldfastError
+
+#: Where a job does not go on: what it had reached is what it left. A job that is lost may have got further.
+_ENDED = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.FENCED, JobState.STOPPED})
 
 
 def measure_loss(state: DrillState, promoted: dict[str, Any], *, fault_at: datetime) -> dict[str, Any]:
@@ -92,18 +96,23 @@ def _run_loss(state: DrillState, entry: dict[str, Any], fault_at: datetime) -> d
     saved = [m for m in list_checkpoints(source, entry["run"]) if m.epoch == state.plan.expected_epoch]
     before = [m for m in saved if m.saved_at <= fault_at]
     durable = max((m.step for m in before), default=0)
-    reached = next(
-        (j.get("step") for j in state.evidence("inject").get("jobs", []) if j.get("run") == entry["run"]), None
-    )
+    jobs: list[dict[str, Any]] = state.evidence("inject").get("jobs", [])
+    job = next((j for j in jobs if j.get("run") == entry["run"]), {})
+    reached = job.get("step")
     at_fault = max(durable, reached or 0)
-    steps = max(0, at_fault - entry["step"])
+    # How far a job had got that was not heard of is unknown: its newest checkpoint is no upper bound.
+    known = reached is not None or job.get("state") in _ENDED
+    steps = max(0, at_fault - entry["step"]) if known else None
     saved_at = datetime.fromisoformat(entry["saved_at"]) if entry["saved_at"] else None
-    seconds = 0.0 if steps == 0 else None if saved_at is None else max(0.0, (fault_at - saved_at).total_seconds())
+    seconds = 0.0 if steps == 0 else None
+    if steps and saved_at is not None:
+        seconds = max(0.0, (fault_at - saved_at).total_seconds())
     return {
         "seconds": seconds,
         "training_steps": steps,
         "resumed_from_step": entry["step"],
         "step_at_fault": reached,
+        "job_at_fault": job.get("state"),
         "durable_step_at_fault": durable,
         "wasted_after_fault_steps": max(0, max((m.step for m in saved), default=0) - at_fault),
     }

@@ -2,7 +2,8 @@
 
 A store cannot refuse a plain PUT by epoch, so a stale write may well land. It counts as accepted only when a reader
 of the newest lineage would select it at any site, or when somebody acts on it. Every attempt goes through the code
-that a real writer uses, with its guard taken away.
+that a real writer uses, with its guard taken away. Refused is only what was refused for its epoch; an attempt that
+met nobody, or failed of something else, shows nothing and is unknown.
 """
 
 from __future__ import annotations
@@ -13,19 +14,26 @@ from functools import partial
 from typing import Any
 
 from holdfast.engine.authority.interface import EpochConflict
-from holdfast.engine.checkpoint import AlwaysGranted, newest
+from holdfast.engine.checkpoint import AlwaysGranted, CheckpointManifest, Fenced
 from holdfast.engine.checkpoint.commit import write_checkpoint
-from holdfast.engine.checkpoint.format import blob_key
+from holdfast.engine.checkpoint.elect import lineage
+from holdfast.engine.checkpoint.format import blob_key, run_root
 from holdfast.engine.drill.checkpoints import list_checkpoints
 from holdfast.engine.drill.log import DrillState
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.recovery.expected import model_files
 from holdfast.engine.recovery.stop_jobs import job_status
-from holdfast.engine.snapshot import latest, put_snapshot, selectable, take_and_publish
+from holdfast.engine.snapshot import EpochUnknownHere, latest, put_snapshot, selectable, take_and_publish
+from holdfast.engine.snapshot.lineage import require_fork
 from holdfast.engine.traffic.interface import StaleTrafficEpoch
-from holdfast.errors import HoldfastError, Refused
+from holdfast.errors import HoldfastError
 
 _ASK_SECONDS = 2.0
+#: How long the old site, reachable again, may take to read the new epoch.
+_LEARN_SECONDS = 15.0
+_LOOK_SECONDS = 0.2
+#: Refusals for the epoch. Any other error says nothing about stale writes.
+_REFUSED_FOR_ITS_EPOCH = (EpochConflict, StaleTrafficEpoch, Fenced)
 
 Probe = dict[str, Any]
 
@@ -80,7 +88,7 @@ def _attempt(kind: str, site: str, subject: str, work: Callable[[], Probe]) -> P
     probe: Probe = {"kind": kind, "site": site, "subject": subject, "attempted": 1, "accepted": 0, "written": None}
     try:
         return {**probe, **work()}
-    except (Refused, EpochConflict) as error:
+    except _REFUSED_FOR_ITS_EPOCH as error:
         return {**probe, "outcome": f"refused: {error}"}
     except HoldfastError as error:
         return {**probe, "accepted": None, "outcome": f"unknown: {error}"}
@@ -126,8 +134,10 @@ def _checkpoint(state: DrillState, site: str, run: str) -> Probe:
         return {"attempted": 0, "outcome": "no checkpoint of the old epoch is here to go on from"}
     last = max(known, key=lambda m: m.step)
     step = max(m.step for m in list_checkpoints(store, run)) + 1_000
-    stale = last.model_copy(
-        update={
+    # Built anew: a copy would keep the digest that the original has computed.
+    stale = CheckpointManifest.model_validate(
+        {
+            **last.model_dump(),
             "step": step,
             "parent": last.digest,
             "saved_at": state.rooms.clock.now(),
@@ -140,19 +150,24 @@ def _checkpoint(state: DrillState, site: str, run: str) -> Probe:
 
 
 def _switch(state: DrillState, service: str) -> Probe:
-    record = state.rooms.traffic(service)
-    try:
-        record.switch(state.plan.source, epoch=state.plan.expected_epoch)
-    except StaleTrafficEpoch as error:
-        return {"outcome": f"refused: {error}"}
+    state.rooms.traffic(service).switch(state.plan.source, epoch=state.plan.expected_epoch)
     return {"accepted": 1, "outcome": "the record was switched back"}
 
 
 def _predict(state: DrillState, service: str) -> Probe:
-    answer = state.senses.ask_site(state.rooms, service, state.plan.source, timeout_seconds=_ASK_SECONDS)
-    if answer.predictions is not None:
-        return {"accepted": 1, "outcome": f"it answered in epoch {answer.epoch}"}
-    return {"outcome": f"refused: {answer.refused}"}
+    """Refused is the old site's own refusal, knowing the new epoch. Nobody there is no refusal."""
+    clock, plan = state.rooms.clock, state.plan
+    until = clock.monotonic() + _LEARN_SECONDS
+    while True:
+        answer = state.senses.ask_site(state.rooms, service, plan.source, timeout_seconds=_ASK_SECONDS)
+        if answer.predictions is not None:
+            return {"accepted": 1, "outcome": f"it answered in epoch {answer.epoch}"}
+        if (answer.site, answer.epoch) == (plan.source, plan.epoch):
+            return {"outcome": f"refused in epoch {answer.epoch}: {answer.refused}"}
+        if clock.monotonic() >= until:
+            found = f"site {answer.site}, epoch {answer.epoch}: {answer.refused}"
+            return {"accepted": None, "outcome": f"unknown: no refusal by {plan.source} in epoch {plan.epoch}; {found}"}
+        clock.sleep(_LOOK_SECONDS)
 
 
 def _advance(state: DrillState) -> Probe:
@@ -204,15 +219,17 @@ def _readers(state: DrillState) -> tuple[str, ...]:
 
 
 def _selected(state: DrillState, site: str, probe: Probe) -> bool:
-    """Whether a reader at this site, in the newest epoch, could select what was written."""
-    from holdfast.engine.snapshot import EpochUnknownHere
+    """Whether a reader at this site, in the newest epoch, could select what was written, now or as a fallback.
 
+    The whole lineage is walked: by now the new epoch has checkpoints of its own, and they come first.
+    """
     store: ObjectStore = state.rooms.store(site)
-    written = set(probe["written"])
+    subject, epoch, written = probe["subject"], state.plan.epoch, set(probe["written"])
     try:
         if "snapshot" in probe["kind"]:
-            return any(r.snapshot_id in written for r in selectable(store, probe["subject"], epoch=state.plan.epoch))
-        elected = newest(store, probe["subject"], epoch=state.plan.epoch)
-        return elected is not None and elected.digest in written
+            return any(r.snapshot_id in written for r in selectable(store, subject, epoch=epoch))
+        fork = require_fork(store, run_root(subject), epoch)
+        chain = lineage(store, subject, epoch=epoch, fork=fork, passed=[])
+        return any(located.manifest.digest in written for located in chain)
     except EpochUnknownHere:
         return False  # a site that does not know the epoch selects nothing
