@@ -42,7 +42,9 @@ class Compute(_Model):
     """Where a site's training jobs run."""
 
     kind: Literal["process"] = Field("process", description="`process`: its own process group on the worker's machine.")
-    queue: str | None = Field(None, description="Airflow queue of the workers that stand in this site. No DAG routes by it yet.")
+    queue: str | None = Field(
+        None, description="Airflow queue of the workers that stand in this site. No DAG routes by it yet."
+    )
     environment_file: str | None = Field(
         None,
         description="KEY=VALUE lines every job at this site gets: the site's own view of the network and credentials.",

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 def broken_references(topology: Topology) -> list[str]:
     """Every broken reference, each as ``path: expected …; found …``."""
-    return [*_groups(topology), *_datasets(topology), *_jobs(topology), *_services(topology)]
+    return [*_groups(topology), *_runs(topology), *_datasets(topology), *_jobs(topology), *_services(topology)]
 
 
 def _missing(path: str, name: str, known: Iterable[str]) -> str:
@@ -26,6 +26,20 @@ def _groups(topology: Topology) -> Iterator[str]:
             known = getattr(topology, kind)
             yield from (_missing(f"{at}.{kind}", n, known) for n in getattr(group, kind) if n not in known)
         yield from _roles(at, group)
+
+
+def _runs(topology: Topology) -> Iterator[str]:
+    """A job's runs lie under ``<group>-<job>`` in the bucket, so no two pairs may read the same."""
+    owners: dict[str, str] = {}
+    for name, group in topology.groups.items():
+        for job in group.training:
+            base, here = f"{name}-{job}", f"job {job} of group {name}"
+            other = owners.setdefault(base, here)
+            if other != here:
+                yield (
+                    f"groups.{name}.training: expected a run name of its own for every job; found {base!r} for {here} "
+                    f"and for {other}: rename one of them"
+                )
 
 
 def _roles(at: str, group: Group) -> Iterator[str]:
