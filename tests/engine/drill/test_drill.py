@@ -13,8 +13,8 @@ import pytest
 
 from holdfast.engine.authority import NoMajority, OperationInProgress
 from holdfast.engine.checkpoint import Fenced, elect
-from holdfast.engine.compute.interface import JobState, JobStatus
-from holdfast.engine.drill import SteadyStateFailed, comparison, phases, run, stale_writes
+from holdfast.engine.compute.interface import JobSpec, JobState, JobStatus
+from holdfast.engine.drill import SteadyStateFailed, comparison, phases, run, stale_writes, training
 from holdfast.engine.drill.checkpoints import list_checkpoints
 from holdfast.engine.drill.conclude import conclude
 from holdfast.engine.drill.errors import FaultNotNoticed
@@ -369,6 +369,42 @@ def test_the_group_stays_taken_when_the_plan_fails_before_its_epoch(world: World
     assert world.epochs.read(GROUP).operation is not None  # type: ignore[union-attr]  # initialised
     conclude(state)
     assert world.epochs.read(GROUP).operation is None  # type: ignore[union-attr]  # initialised
+
+
+def test_a_drill_that_is_not_begun_stops_the_training_it_started(world: World, tmp_path: Path) -> None:
+    world.backends[AWS].jobs[f"{RUN}.e1"] = JobStatus(JobState.SUCCEEDED, step=300, total_steps=300)
+    world.senses.lies = (1.0,)
+    with pytest.raises(SteadyStateFailed):
+        drill(world, tmp_path)
+    started = {name: job for name, job in world.backends[AWS].jobs.items() if name != f"{RUN}.e1"}
+    assert [job.state for job in started.values()] == [JobState.STOPPED]
+    assert "stopped" in written(tmp_path)["error"]["notes"]
+
+
+def test_a_conclusion_that_fails_frees_the_group(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = phases.prepare(world, GROUP, "site-outage", senses=world.senses)
+    monkeypatch.setattr(state, "failures", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        conclude(state)
+    assert world.epochs.read(GROUP).operation is None  # type: ignore[union-attr]  # initialised
+
+
+def test_a_long_training_does_not_outlast_the_drills_claim(world: World) -> None:
+    state = phases.prepare(world, GROUP, "site-outage", senses=world.senses)
+    backend = world.backends[GCP]
+    handle = backend.submit(JobSpec(RUN, 2, GCP, ("train",)))
+    world.training_ends = False
+    claimed: list[bool] = []
+
+    def renew() -> None:
+        phases.claim(state)
+        claimed.append(True)
+        world.clock.advance(1000)
+        if len(claimed) == 4:
+            backend.jobs[handle.name] = JobStatus(JobState.SUCCEEDED)
+
+    assert training._ended(state, RUN, handle, 9000.0, renew).state is JobState.SUCCEEDED
+    assert world.clock.monotonic() > 4000
 
 
 def test_every_phase_runs_from_the_drills_id_alone(world: World) -> None:

@@ -62,6 +62,13 @@ def test_between_hosts_only_wall_clocks_are_left_and_it_is_said() -> None:
     assert clock_source(list(plan.values()))["hosts"] == 2
 
 
+def test_a_fault_an_earlier_attempt_may_have_injected_counts_from_then() -> None:
+    plan = {"verify": record("verify", 45.0)}
+    arm = record("arm", 2.0)
+    assert recovery_times(record("inject", 30.0, armed_before=True), plan, arm)["from_fault"] == 43.0
+    assert recovery_times(record("inject", 30.0, armed_before=False), plan, arm)["from_fault"] == 16.0
+
+
 def test_without_an_answer_no_time_is_known() -> None:
     assert set(recovery_times(record("inject", 5.0), {"detect": record("detect", 10.0)}).values()) == {None}
 

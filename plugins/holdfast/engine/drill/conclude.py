@@ -19,18 +19,22 @@ from holdfast.errors import HoldfastError
 def conclude(
     state: DrillState, *, status: DrillStatus | None = None, error: HoldfastError | None = None
 ) -> DrillJournal:
-    """Build the journal from the drill's and the plan's records, and release the group.
+    """Build the journal from the drill's and the plan's records, and release the group, also when that fails.
 
     Args:
         status: how it ended, where the caller knows; by default from the records: completed when every phase is
             there, else failed.
         error: what ended it; by default the last failed attempt.
     """
-    state.refresh()
-    plan_records = read_records(state.rooms, state.plan)
-    failures = state.failures()
-    ended = status or ("completed" if all(p in state.records for p in PHASES) else "failed")
-    journal = build_journal(state, plan_records, failures, status=ended, error=error)
+    try:
+        state.refresh()
+        plan_records = read_records(state.rooms, state.plan)
+        failures = state.failures()
+        ended = status or ("completed" if all(p in state.records for p in PHASES) else "failed")
+        journal = build_journal(state, plan_records, failures, status=ended, error=error)
+    except BaseException:
+        release(state)
+        raise
     journal.rollback["group_released"] = release(state) is None
     return journal
 
@@ -47,7 +51,7 @@ def build_journal(
     prepared = state.evidence("prepare") or next((f.evidence for f in failures if f.step == "prepare"), {})
     compared = state.evidence("compare_model")
     settings = state.rooms.topology.group(state.plan.group)
-    rto = recovery_times(state.records.get("inject"), plan)
+    rto = recovery_times(state.records.get("inject"), plan, state.records.get("arm"))
     loss = state.evidence("measure_loss")
     rpo = {
         key: loss.get(key) for key in ("seconds", "objects", "bytes", "training_steps", "by_subject", "by_run", "how")

@@ -24,12 +24,12 @@ from holdfast.engine.drill.settle import Settled, settle
 from holdfast.engine.drill.stale_writes import attempt_stale_writes
 from holdfast.engine.drill.training import await_jobs
 from holdfast.engine.recovery.errors import GateClosed
-from holdfast.engine.recovery.interface import Evidence, ProgressSink, Rooms, Senses, ignore_progress
+from holdfast.engine.recovery.interface import Evidence, Progress, ProgressSink, Rooms, Senses, ignore_progress
 from holdfast.engine.recovery.plan import new_plan
 from holdfast.engine.recovery.protection import protect_group
 from holdfast.engine.recovery.runner import CLAIM_SECONDS, PlanResult, run_plan
 from holdfast.engine.recovery.senses import RealSenses
-from holdfast.engine.recovery.start_training import start_run
+from holdfast.engine.recovery.start_training import StartedJob, start_run
 from holdfast.engine.recovery.stop_jobs import job_status
 from holdfast.engine.recovery.subjects import current_run, run_name
 from holdfast.errors import HoldfastError
@@ -38,6 +38,7 @@ _FAIL_OVER = ("decide", "commit_epoch", "fence", "promote", "switch_traffic", "v
 #: How long the steady state may take to show itself: before the fault, and after everything.
 _WARM_UP_SECONDS = 30.0
 _SETTLE_SECONDS = 60.0
+_STOP_SECONDS = 1.0
 
 
 def new_drill_id(now: datetime) -> str:
@@ -76,12 +77,15 @@ def prepare(
     _require_sites(rooms, group)
     state = DrillState(rooms, drill_id, plan, scenario, senses or RealSenses(), progress)
     committed = claim(state)
+    started: list[StartedJob] = []
     try:
         state.refresh()
         if "prepare" in state.records:  # this very drill, prepared before: its plan is the one recorded
             return open_drill(rooms, drill_id, senses=senses, progress=progress)
-        state.run("prepare", lambda: _prepare(state, committed))
-    except BaseException:  # also when it is interrupted: nobody else would free the group
+        state.run("prepare", lambda: _prepare(state, committed, started))
+    except BaseException as error:  # also when it is interrupted: nobody else would free the group
+        for note in _stop_started(state, started):
+            error.add_note(note)
         release(state)
         raise
     return state
@@ -116,7 +120,7 @@ def release(state: DrillState) -> str | None:
     return None
 
 
-def _prepare(state: DrillState, committed: EpochState) -> Evidence:
+def _prepare(state: DrillState, committed: EpochState, started: list[StartedJob]) -> Evidence:
     group = state.rooms.topology.group(state.plan.group)
     if (committed.epoch, committed.active_site) != (state.plan.expected_epoch, state.plan.source):
         raise GateClosed(
@@ -126,7 +130,7 @@ def _prepare(state: DrillState, committed: EpochState) -> Evidence:
             found=f"epoch {committed.epoch}",
             fix="Start again",
         )
-    started = _bring_training(state, committed)
+    _bring_training(state, committed, started)
     settled = settle(state, committed, patience_seconds=_WARM_UP_SECONDS, training_may_have_ended=False)
     before = settled.steady_state
     evidence: Evidence = {
@@ -137,7 +141,7 @@ def _prepare(state: DrillState, committed: EpochState) -> Evidence:
         "objectives": group.objectives.model_dump(mode="json"),
         "steady_state": settled.as_dict(),
         "replicated": settled.replicated(),
-        "started": started,
+        "started": [job.run for job in started],
         "versions": {"holdfast": __version__, "python": platform.python_version(), "system": platform.platform()},
     }
     if before.holds is not True:
@@ -155,17 +159,28 @@ def _prepare(state: DrillState, committed: EpochState) -> Evidence:
     return evidence
 
 
-def _bring_training(state: DrillState, committed: EpochState) -> list[str]:
+def _bring_training(state: DrillState, committed: EpochState, started: list[StartedJob]) -> None:
     """A drill brings its own load: where no training is under way it starts a run, or there is nothing to resume."""
     rooms, group, site = state.rooms, state.plan.group, committed.active_site
-    started = []
     for job in rooms.topology.group(group).training:
         run = current_run(rooms.store(site), group, job)
         status = job_status(rooms, site, run, committed.epoch) if run else None
         if status is None or status.state not in (JobState.PENDING, JobState.RUNNING):
             name = run_name(group, job, rooms.clock.now())
-            started.append(start_run(rooms, group, job, run=name, state=committed).run)
-    return started
+            started.append(start_run(rooms, group, job, run=name, state=committed))
+
+
+def _stop_started(state: DrillState, started: list[StartedJob]) -> list[str]:
+    """A drill that is not begun leaves no training of its own behind. Returns what became of each run it started."""
+    notes = []
+    for job in started:
+        try:
+            found = str(state.rooms.backend(job.site).stop(job.handle, grace_seconds=_STOP_SECONDS).state)
+        except HoldfastError as error:
+            found = f"not known to be stopped: {error}"
+        notes.append(f"the run {job.run}, which this drill had started at {job.site}: {found}")
+        state.progress(Progress("prepare", "waiting", detail=notes[-1]))
+    return notes
 
 
 def inject(state: DrillState, faults: FaultInjector) -> Evidence:
@@ -178,8 +193,16 @@ def inject(state: DrillState, faults: FaultInjector) -> Evidence:
             faults.inject(state.plan.source, mode)
         except HoldfastError as error:
             raise FaultFailed("the fault could not be injected", where=state.plan.source, found=str(error)) from error
-        return {"site": state.plan.source, "mode": mode, "by": faults.description, "jobs": jobs}
+        return {
+            "site": state.plan.source,
+            "mode": mode,
+            "by": faults.description,
+            "jobs": jobs,
+            "armed_before": armed_before,
+        }
 
+    # An earlier attempt died between the two records: the fault may have been in since then.
+    armed_before = "arm" in state.records
     # Recorded before it is done: whoever finds a drill that died here knows that the fault may be in.
     state.once(
         "arm",
@@ -311,9 +334,9 @@ def measure(state: DrillState) -> None:
 
 
 def await_training(state: DrillState) -> Evidence:
-    """Wait until the resumed jobs end; the drill's claim on the group is renewed first. Raises TrainingFailed."""
+    """Wait until the resumed jobs end; the drill's claim on the group is renewed meanwhile. Raises TrainingFailed."""
     claim(state)
-    return state.once("await_training", lambda: await_jobs(state))
+    return state.once("await_training", lambda: await_jobs(state, renew=lambda: claim(state)))
 
 
 def look_again(state: DrillState) -> Evidence:

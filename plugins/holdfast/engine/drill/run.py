@@ -87,11 +87,13 @@ def never_begun(
         drill_id, group, scenario, error, run_by=rooms.holder, now=rooms.clock.now(), objectives=objectives
     )
     by_rule = isinstance(error, Refused | NoMajority) and not isinstance(error, SteadyStateFailed)
+    notes: list[str] = getattr(error, "__notes__", [])
     found = error.evidence.get("steady_state") if isinstance(error, SteadyStateFailed) else None
     return journal.model_copy(
         update={
             "status": status or ("refused" if by_rule else "aborted"),
             "steady_state": {"before": found, "after": None},
+            "error": {**error.as_dict(), **({"notes": "; ".join(notes)} if notes else {})},
         }
     )
 

@@ -40,13 +40,18 @@ def between(start: Moment | None, end: Moment | None) -> float | None:
     return max(0.0, (end.wall - start.wall).total_seconds())
 
 
-def recovery_times(inject: StepRecord | None, plan: Mapping[str, StepRecord]) -> dict[str, float | None]:
+def recovery_times(
+    inject: StepRecord | None, plan: Mapping[str, StepRecord], arm: StepRecord | None = None
+) -> dict[str, float | None]:
     """Seconds to the first right answer through DNS.
 
-    ``from_fault``: since the fault began to be injected. ``from_detection``: since the verdict. ``from_decision``:
+    ``from_fault``: since the fault began to be injected; when an earlier attempt may have, since ``arm``.
+    ``from_detection``: since the verdict. ``from_decision``:
     since the decision was recorded. ``without_approval``: from the fault, less the time a person took to approve.
     """
     fault = Moment.start_of(inject) if inject else None
+    if inject and arm and inject.evidence.get("armed_before"):
+        fault = Moment.end_of(arm)
     answered = Moment.end_of(plan["verify"]) if "verify" in plan else None
     detected = Moment.end_of(plan["detect"]) if "detect" in plan else None
     decided = Moment.end_of(plan["decide"]) if "decide" in plan else None

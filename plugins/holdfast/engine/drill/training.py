@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
+from holdfast.engine.authority.interface import NoMajority
 from holdfast.engine.compute import job_spec
 from holdfast.engine.compute.interface import JobHandle, JobSpec, JobState, JobStatus
 from holdfast.engine.drill.errors import TrainingFailed
@@ -12,26 +15,31 @@ from holdfast.engine.recovery.interface import Progress
 from holdfast.engine.snapshot import latest
 
 _LOOK_SECONDS = 0.25
+#: A sixth of a drill's claim.
+_RENEW_SECONDS = 300.0
 _LEAST_SECONDS = 120.0
 _MOST_RESTARTS = 2
 _RESTARTABLE = {JobState.FAILED, JobState.LOST, JobState.STOPPED}
 _ENDED = {JobState.SUCCEEDED, JobState.FAILED, JobState.FENCED, JobState.STOPPED, JobState.LOST}
 
 
-def await_jobs(state: DrillState) -> dict[str, Any]:
+def await_jobs(state: DrillState, *, renew: Callable[[], object] = lambda: None) -> dict[str, Any]:
     """Wait for every resumed job.
+
+    Args:
+        renew: called now and again while it waits, so that the drill's claim on the group does not end meanwhile.
 
     Raises:
         TrainingFailed: one ended badly, or not in three times its paced length.
     """
-    return {"jobs": [_await(state, job) for job in state.evidence("resume_training").get("jobs", [])]}
+    return {"jobs": [_await(state, job, renew) for job in state.evidence("resume_training").get("jobs", [])]}
 
 
-def _await(state: DrillState, job: dict[str, Any]) -> dict[str, Any]:
+def _await(state: DrillState, job: dict[str, Any], renew: Callable[[], object]) -> dict[str, Any]:
     settings = state.rooms.topology.job(job["job"])
     restarts = 0
     if job["handle"] is not None:
-        restarts = _until_succeeded(state, job, max(_LEAST_SECONDS, 3 * settings.steps * settings.step_seconds))
+        restarts = _until_succeeded(state, job, max(_LEAST_SECONDS, 3 * settings.steps * settings.step_seconds), renew)
     record = latest(state.rooms.store(state.plan.target), settings.model, epoch=state.plan.epoch)
     if record is None or record.labels.get("run") != job["run"]:
         return {**_facts(job), "model_digest": None, "detail": "the run published no model in the new epoch's lineage"}
@@ -49,14 +57,16 @@ def _facts(job: dict[str, Any]) -> dict[str, Any]:
     return {"job": job["job"], "run": job["run"], "resumed_from_step": job.get("step")}
 
 
-def _until_succeeded(state: DrillState, job: dict[str, Any], patience_seconds: float) -> int:
+def _until_succeeded(
+    state: DrillState, job: dict[str, Any], patience_seconds: float, renew: Callable[[], object]
+) -> int:
     """Wait for the job, and start it again in its epoch when it failed or was killed, as an orchestrator would.
 
     Returns:
         how often it was started again.
     """
     handle, restarts = JobHandle(**job["handle"]), 0
-    while (status := _ended(state, job["run"], handle, patience_seconds)).state is not JobState.SUCCEEDED:
+    while (status := _ended(state, job["run"], handle, patience_seconds, renew)).state is not JobState.SUCCEEDED:
         if status.state not in _RESTARTABLE or restarts == _MOST_RESTARTS:
             raise TrainingFailed(
                 "the resumed training did not end well",
@@ -84,9 +94,12 @@ def _spec(state: DrillState, job: dict[str, Any]) -> JobSpec:
     )
 
 
-def _ended(state: DrillState, run: str, handle: JobHandle, patience_seconds: float) -> JobStatus:
+def _ended(
+    state: DrillState, run: str, handle: JobHandle, patience_seconds: float, renew: Callable[[], object]
+) -> JobStatus:
     clock, backend = state.rooms.clock, state.rooms.backend(state.plan.target)
     until = clock.monotonic() + patience_seconds
+    due = clock.monotonic() + _RENEW_SECONDS
     while True:
         status = backend.status(handle)
         if status.state in _ENDED:
@@ -98,4 +111,8 @@ def _ended(state: DrillState, run: str, handle: JobHandle, patience_seconds: flo
                 expected=f"its end within {patience_seconds:.0f} s",
                 found=f"{status.state} at step {status.step}",
             )
+        if clock.monotonic() >= due:
+            due = clock.monotonic() + _RENEW_SECONDS
+            with suppress(NoMajority):  # the claim still stands for a while; the next look renews it
+                renew()
         clock.sleep(_LOOK_SECONDS)
