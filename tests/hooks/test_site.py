@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from holdfast.engine.config import Cloud, Site
-from holdfast.engine.objectstore import NO_RETRY, OVERWRITE
+from holdfast.engine.objectstore import OVERWRITE, RetryPolicy
 from holdfast.engine.objectstore.errors import PermissionRefused, StoreUnavailable
 from holdfast.errors import ConfigError
 from holdfast.hooks.aws import SessionCredentials
@@ -98,7 +98,7 @@ def test_sts_that_cannot_be_reached_is_not_taken_for_wrong_credentials(connectio
             "service_config": {"sts": {"endpoint_url": "http://127.0.0.1:1"}},
         },
     )
-    store = SiteHook("aws", site(Cloud.AWS, conn_id)).store(retry=NO_RETRY)
+    store = SiteHook("aws", site(Cloud.AWS, conn_id)).store(retry=RetryPolicy(attempts=1))
     with pytest.raises(StoreUnavailable, match="STS cannot be reached"):
         store.head("key")
 

@@ -18,7 +18,6 @@ from holdfast.engine.checkpoint import (
     begin_run,
     elect,
     fork_run,
-    newest_anywhere,
     replicate_checkpoint,
     work_at_risk,
 )
@@ -155,9 +154,6 @@ def test_work_at_risk_is_what_the_other_site_does_not_have() -> None:
     chain(source, 20, 30, parent=first)
     risk = work_at_risk(source, target, "run", 1)
     assert (risk.steps, risk.source_step, risk.target_step, risk.seconds) == (20, 30, 10, 0.0)
-    found = newest_anywhere({"a": source, "b": target}, "run", epoch=1)
-    assert found is not None
-    assert (found[0], found[1].step) == ("a", 30)
 
 
 def test_replication_writes_the_manifest_last_and_a_receipt_before_it() -> None:

@@ -72,3 +72,14 @@ def test_a_blob_key_has_no_character_that_a_store_may_refuse() -> None:
 def test_keys_sort_by_step() -> None:
     keys = [manifest_of(step)[0].key for step in (9, 10, 100, 99_999, 1_000_000)]
     assert keys == sorted(keys)
+
+
+def test_the_jobs_heartbeat_and_the_sites_are_two_formats() -> None:
+    from holdfast.engine.checkpoint.heartbeat import FORMAT as OF_THE_JOB
+    from holdfast.engine.health.heartbeat import FORMAT as OF_THE_SITE
+
+    assert OF_THE_JOB == "holdfast.job-heartbeat/1"
+    assert OF_THE_SITE == "holdfast.heartbeat/1"
+    documented = (Path(__file__).resolve().parents[3] / "docs/formats/checkpoint.md").read_text()
+    assert f"`{OF_THE_JOB}`" in documented
+    assert f"`{OF_THE_SITE}`" not in documented

@@ -111,6 +111,24 @@ def test_a_mistake_names_the_file_the_path_what_was_expected_and_found(
     assert caught.value.exit_code == 2
 
 
+def two_groups(other_group: str, other_job: str) -> dict[str, Any]:
+    document = smallest()
+    risk = document["groups"].pop("risk")
+    document["datasets"] = {"prices": {"path": "prices"}}
+    job = {"dataset": "prices", "model": "model", "command": ["true"], "steps": 1, "checkpoint_every_steps": 1}
+    document["training"] = {"bb-cc": job, "cc": job}
+    document["groups"] = {"aa": {**risk, "training": ["bb-cc"]}, other_group: {**risk, "training": [other_job]}}
+    return document
+
+
+def test_two_jobs_whose_runs_would_share_a_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_topology(write(tmp_path, two_groups("aa-bb", "cc")), {})
+    for part in ("groups.aa-bb.training", "'aa-bb-cc'", "job cc of group aa-bb", "job bb-cc of group aa"):
+        assert part in str(caught.value)
+    assert load_topology(write(tmp_path, two_groups("bb", "bb-cc")), {}).group("bb").training == ("bb-cc",)
+
+
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         load_topology(tmp_path / "none.yaml", {})

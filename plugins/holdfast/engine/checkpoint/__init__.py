@@ -15,7 +15,7 @@ from holdfast.engine.checkpoint.fork import begin_run, copy_forks, fork_run
 from holdfast.engine.checkpoint.format import BlobRef, CheckpointManifest
 from holdfast.engine.checkpoint.guard import AlwaysGranted, Permission, WriteGuard
 from holdfast.engine.checkpoint.replicate import CheckpointReceipt, read_checkpoint_receipt, replicate_checkpoint
-from holdfast.engine.checkpoint.risk import WorkAtRisk, newest_anywhere, work_at_risk
+from holdfast.engine.checkpoint.risk import WorkAtRisk, work_at_risk
 from holdfast.engine.checkpoint.state import Adapter, TrainingState
 
 __all__ = [
@@ -46,7 +46,6 @@ __all__ = [
     "fork_run",
     "load_state",
     "newest",
-    "newest_anywhere",
     "read_checkpoint_receipt",
     "replicate_checkpoint",
     "work_at_risk",

@@ -15,7 +15,7 @@ from typing import Any
 
 from holdfast.clock import Clock
 
-FORMAT = "holdfast.heartbeat/1"
+FORMAT = "holdfast.job-heartbeat/1"
 #: Beside the heartbeat: whoever creates this file asks for a checkpoint at the next step.
 REQUEST_SUFFIX = ".request"
 

@@ -41,20 +41,3 @@ def work_at_risk(source: ObjectStore, target: ObjectStore, run: str, epoch: int)
     return WorkAtRisk(
         max(0, source_step - target_step), None if seconds is None else max(0.0, seconds), source_step, target_step
     )
-
-
-def newest_anywhere(stores: dict[str, ObjectStore], run: str, *, epoch: int) -> tuple[str, CheckpointManifest] | None:
-    """The site with the newest checkpoint of the lineage, among the buckets that know the epoch.
-
-    Raises:
-        StoreUnavailable: a bucket does not answer; leave it out of ``stores`` to do without it.
-    """
-    best: tuple[str, CheckpointManifest] | None = None
-    for site, store in stores.items():
-        try:
-            found = newest(store, run, epoch=epoch)
-        except EpochUnknownHere:
-            continue
-        if found is not None and (best is None or (found.step, found.epoch) > (best[1].step, best[1].epoch)):
-            best = site, found
-    return best

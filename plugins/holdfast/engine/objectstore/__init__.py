@@ -19,13 +19,12 @@ from holdfast.engine.objectstore.interface import (
 from holdfast.engine.objectstore.local import local_store
 from holdfast.engine.objectstore.memory import memory_store
 from holdfast.engine.objectstore.opening import open_store
-from holdfast.engine.objectstore.retry import DEFAULT_RETRY, NO_RETRY, RetryingStore, RetryPolicy
+from holdfast.engine.objectstore.retry import DEFAULT_RETRY, RetryingStore, RetryPolicy
 from holdfast.engine.objectstore.timeouts import Timeouts
 
 __all__ = [
     "CREATE",
     "DEFAULT_RETRY",
-    "NO_RETRY",
     "OVERWRITE",
     "ByteRange",
     "Capabilities",

@@ -56,9 +56,6 @@ class RetryPolicy:
 #: What `open_store` uses.
 DEFAULT_RETRY = RetryPolicy()
 
-#: One attempt: for callers who time a store's answer or retry by their own rules.
-NO_RETRY = RetryPolicy(attempts=1)
-
 
 class RetryingStore(StoreDecorator):
     """A store that tries again.

@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
+from holdfast.engine.authority.lease import fence_wait_seconds
 from holdfast.engine.recovery.context import StepContext
 from holdfast.engine.recovery.expected import expect_answers
 from holdfast.engine.recovery.interface import Evidence
@@ -33,7 +34,7 @@ class Fence:
 
     def run(self, context: StepContext) -> Evidence:
         clock, rules = context.rooms.clock, context.group.fencing
-        needed = rules.fence_seconds + rules.clock_skew_seconds
+        needed = fence_wait_seconds(context.group)
         seen_commit = context.scratch.committed_at is not None
         began = context.scratch.committed_at if context.scratch.committed_at is not None else clock.monotonic()
         context.ahead("points", lambda: find_points(context.rooms, context.plan, context.pool))
