@@ -112,7 +112,8 @@ def expand_variables(text: str, environ: Mapping[str, str], *, where: str) -> st
             where=where,
             expected=f"${name} to be set",
             found="nothing",
-            fix=f'Export {name} (the sandbox\'s: set -a; eval "$(holdfast sandbox env)"), or write ${{{name}:-default}}',
+            fix=f"Export {name}, or write ${{{name}:-default}}. "
+            'The sandbox\'s variables: set -a; eval "$(holdfast sandbox env)"',
         )
 
     return _REFERENCE.sub(lookup, text)
