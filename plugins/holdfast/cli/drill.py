@@ -75,16 +75,30 @@ def close(
 ) -> None:
     """End a drill whose own process died: lift its fault, write its evidence as interrupted, free the group.
 
+    A drill that died before its first record had no fault in and has no evidence: its group is freed.
+
     Exit codes: 1 it is closed (an interrupted drill is no pass), 2 there is no such drill.
     """
-    from holdfast.engine.drill.conclude import conclude
+    from holdfast.engine.drill.conclude import conclude, free_unrecorded
+    from holdfast.engine.drill.errors import DrillNotFound
     from holdfast.engine.drill.log import open_drill
     from holdfast.engine.drill.phases import lift
     from holdfast.engine.drill.run import write_drill_evidence
     from holdfast.sandbox.faults import SandboxFaults
 
     runtime = Runtime.from_environment(topology)
-    state = open_drill(runtime, drill_id, progress=show_progress)
+    try:
+        state = open_drill(runtime, drill_id, progress=show_progress)
+    except DrillNotFound as error:
+        # Where a site is silent its records may lie there, and its fault may be in.
+        freed = [] if error.silent_sites else free_unrecorded(runtime, drill_id)
+        if not freed:
+            raise
+        if as_json:
+            print_json({"drill_id": drill_id, "freed": freed, "evidence": None})
+        else:
+            console.print(f"Drill {drill_id} died before its first record; freed: {', '.join(freed)}", markup=False)
+        raise typer.Exit(1) from None
     lift(state, SandboxFaults(runtime.environ))
     journal = conclude(state, status="interrupted")
     folder = output or Path("evidence") / drill_id

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,11 +13,12 @@ from typing import Any
 import pytest
 
 from holdfast.engine.authority import NoMajority, OperationInProgress
+from holdfast.engine.authority.interface import Operation
 from holdfast.engine.checkpoint import Fenced, elect
 from holdfast.engine.compute.interface import JobSpec, JobState, JobStatus
 from holdfast.engine.drill import SteadyStateFailed, comparison, phases, run, stale_writes, training
 from holdfast.engine.drill.checkpoints import list_checkpoints
-from holdfast.engine.drill.conclude import conclude
+from holdfast.engine.drill.conclude import conclude, free_unrecorded
 from holdfast.engine.drill.errors import FaultNotNoticed
 from holdfast.engine.drill.log import open_drill
 from holdfast.engine.drill.reference import Reference
@@ -386,6 +388,15 @@ def test_a_conclusion_that_fails_frees_the_group(world: World, monkeypatch: pyte
     monkeypatch.setattr(state, "failures", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         conclude(state)
+    assert world.epochs.read(GROUP).operation is None  # type: ignore[union-attr]  # initialised
+
+
+def test_a_drill_that_died_before_its_first_record_is_freed_by_its_id(world: World) -> None:
+    now = world.clock.now()
+    world.epochs.claim(GROUP, Operation("died", "drill", "test", now, now + timedelta(minutes=30)))
+    assert free_unrecorded(world, "another") == []
+    assert world.epochs.read(GROUP).operation is not None  # type: ignore[union-attr]  # initialised
+    assert free_unrecorded(world, "died") == [GROUP]
     assert world.epochs.read(GROUP).operation is None  # type: ignore[union-attr]  # initialised
 
 

@@ -11,6 +11,7 @@ from holdfast.engine.drill.phases import release
 from holdfast.engine.drill.stale_writes import judge_stale_writes
 from holdfast.engine.drill.times import clock_source, recovery_times
 from holdfast.engine.objectstore.errors import ObjectStoreError
+from holdfast.engine.recovery.interface import Rooms
 from holdfast.engine.recovery.journal import StepRecord
 from holdfast.engine.recovery.runner import read_records
 from holdfast.errors import HoldfastError
@@ -37,6 +38,25 @@ def conclude(
         raise
     journal.rollback["group_released"] = release(state) is None
     return journal
+
+
+def free_unrecorded(rooms: Rooms, drill_id: str) -> list[str]:
+    """Free the groups that a drill took and then left no record of: it died before its fault, nothing is to be lifted.
+
+    Returns:
+        the groups that were freed.
+
+    Raises:
+        NoMajority: a group's register does not answer.
+    """
+    freed = []
+    for group in sorted(rooms.topology.groups):
+        authority = rooms.authority(group)
+        state = authority.read(group)
+        if state is not None and state.operation is not None and state.operation.plan_id == drill_id:
+            authority.release(group, drill_id)
+            freed.append(group)
+    return freed
 
 
 def build_journal(
