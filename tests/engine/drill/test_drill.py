@@ -30,7 +30,7 @@ from holdfast.engine.replication.errors import ResidencyRefused
 from holdfast.engine.snapshot import latest
 from holdfast.engine.snapshot.digest import digest_of
 from holdfast.errors import UnknownName
-from world import AWS, GCP, GROUP, MODEL, RUN, World, make_world
+from world import AWS, GCP, GROUP, JOB, MODEL, RUN, World, make_world
 
 FINAL = b"model at step 300"
 
@@ -62,7 +62,7 @@ def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> World:
     made.environ["HOLDFAST_STATE"] = str(tmp_path / "state")
     reference = Reference(digest_of(FINAL), {"model.ubj": FINAL}, 1.0)
     for module in (run, comparison):
-        monkeypatch.setattr(module, "run_reference", lambda state, given_up=None: reference)
+        monkeypatch.setattr(module, "run_references", lambda state, given_up=None: {JOB: reference})
     made.backends[AWS].jobs[f"{RUN}.e1"] = JobStatus(JobState.RUNNING, step=107, total_steps=300)
     return made
 
@@ -96,6 +96,8 @@ def test_a_drill_that_works_is_green_and_measures_everything(world: World, tmp_p
     )
     assert journal.rpo["training_steps"] == 7  # 107 at the fault, 100 at the standby
     assert (journal.rpo["objects"], journal.rpo["bytes"]) == (0, 0)
+    by_job = journal.model.pop("by_job")
+    assert [(job["job"], job["identical"]) for job in by_job] == [(JOB, True)]
     assert journal.model == {
         "digest": digest_of(FINAL),
         "reference_digest": digest_of(FINAL),
@@ -249,7 +251,7 @@ def test_another_model_than_the_reference_is_not_green(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = Reference(digest_of(b"other"), {"model.ubj": b"other"}, 1.0)
-    monkeypatch.setattr(run, "run_reference", lambda state, given_up=None: other)
+    monkeypatch.setattr(run, "run_references", lambda state, given_up=None: {JOB: other})
     journal = drill(world, tmp_path)
     assert journal.model["identical"] is False
     assert journal.service["answers_equal"] is False
@@ -398,6 +400,19 @@ def test_a_drill_that_died_before_its_first_record_is_freed_by_its_id(world: Wor
     assert world.epochs.read(GROUP).operation is not None  # type: ignore[union-attr]  # initialised
     assert free_unrecorded(world, "died") == [GROUP]
     assert world.epochs.read(GROUP).operation is None  # type: ignore[union-attr]  # initialised
+
+
+@pytest.mark.parametrize(("second", "identical"), [("same", True), ("other", False), (None, None)])
+def test_every_jobs_model_must_be_the_reference_runs(
+    world: World, monkeypatch: pytest.MonkeyPatch, second: str | None, identical: bool | None
+) -> None:
+    state = phases.prepare(world, GROUP, "site-outage", senses=world.senses)
+    world.topology.training["second"] = world.topology.job(JOB).model_copy(update={"model": "second-model"})
+    done = [{"job": JOB, "model_digest": digest_of(FINAL)}, {"job": "second", "model_digest": second}]
+    monkeypatch.setattr(state, "evidence", lambda phase: {"jobs": done})
+    references = {JOB: Reference(digest_of(FINAL), {"model.ubj": FINAL}, 1.0), "second": Reference("same", {}, 1.0)}
+    found = comparison.compare(state, lambda: references)
+    assert found["model"]["identical"] is identical
 
 
 def test_a_long_training_does_not_outlast_the_drills_claim(world: World) -> None:

@@ -2,43 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from holdfast.engine.drill.log import DrillState
-from holdfast.engine.drill.reference import Reference, run_reference
+from holdfast.engine.drill.reference import Reference, run_references
 from holdfast.engine.recovery.interface import Evidence
 
 _ANSWER_FOR_SECONDS = 20.0
 
 
-def compare(state: DrillState, reference: Callable[[], Reference | None] | None = None) -> Evidence:
-    """The finished model against an uninterrupted run's, and the service's answers against that model's.
+def compare(state: DrillState, references: Callable[[], Mapping[str, Reference]] | None = None) -> Evidence:
+    """Every job's finished model against an uninterrupted run's, and the services' answers against those models'.
 
     Args:
-        reference: gives the reference run's result when it was begun before; by default it is run now.
+        references: gives the reference runs' results by job when they were begun before; by default they are run now.
     """
 
     def work() -> Evidence:
-        found = reference() if reference is not None else run_reference(state)
-        digest = next(
-            (j["model_digest"] for j in state.evidence("await_training")["jobs"] if j.get("model_digest")), None
-        )
-        other = found.model_digest if found else None
+        found = references() if references is not None else run_references(state)
+        jobs = [_job(job, found.get(job["job"])) for job in state.evidence("await_training")["jobs"]]
+        same = [job["identical"] for job in jobs]
+        first = jobs[0] if jobs else {"digest": None, "reference_digest": None, "reference_seconds": None}
+        by_model = {state.rooms.topology.job(job["job"]).model: job["job"] for job in jobs}
+        digests = {job["job"]: job["digest"] for job in jobs}
+        services = []
+        for service in state.rooms.topology.group(state.plan.group).services:
+            name = by_model.get(state.rooms.topology.service(service).model, "")
+            services.append(_answers(state, service, found.get(name), digests.get(name)))
         return {
             "model": {
-                "digest": digest,
-                "reference_digest": other,
-                "identical": None if digest is None or other is None else digest == other,
-                "reference_seconds": found.seconds if found else None,
+                "digest": first["digest"],
+                "reference_digest": first["reference_digest"],
+                "identical": False if False in same else None if not same or None in same else True,
+                "reference_seconds": first["reference_seconds"],
+                "by_job": jobs,
             },
-            "services": [
-                _answers(state, service, found, digest)
-                for service in state.rooms.topology.group(state.plan.group).services
-            ],
+            "services": services,
         }
 
     return state.once("compare_model", work)
+
+
+def _job(job: Mapping[str, Any], reference: Reference | None) -> dict[str, Any]:
+    digest, other = job.get("model_digest"), reference.model_digest if reference else None
+    return {
+        "job": job["job"],
+        "digest": digest,
+        "reference_digest": other,
+        "identical": None if digest is None or other is None else digest == other,
+        "reference_seconds": reference.seconds if reference else None,
+    }
 
 
 def _answers(state: DrillState, service: str, reference: Reference | None, digest: str | None) -> dict[str, Any]:

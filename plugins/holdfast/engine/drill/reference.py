@@ -30,8 +30,8 @@ class Reference:
     seconds: float
 
 
-def run_reference(state: DrillState, given_up: Event | None = None) -> Reference | None:
-    """Train the drill's first resumed run once more from its first step, without pauses.
+def run_references(state: DrillState, given_up: Event | None = None) -> dict[str, Reference]:
+    """Train each of the drill's resumed runs once more from its first step, without pauses, one after another.
 
     It reads the dataset from the new site and writes neither buckets nor register.
 
@@ -39,16 +39,17 @@ def run_reference(state: DrillState, given_up: Event | None = None) -> Reference
         given_up: set when nobody wants it any more; it is then stopped.
 
     Returns:
-        the finished model; ``None`` when the drill resumed no training.
+        the finished model by job; a job of which no run was resumed has none.
 
     Raises:
         ReferenceFailed: it did not end well.
     """
-    job = next((j for j in state.evidence("resume_training").get("jobs", []) if j["run"] is not None), None)
-    if job is None:
-        return None
-    with tempfile.TemporaryDirectory(prefix="holdfast-reference-") as folder:
-        return _train(state, job, Path(folder), given_up or Event())
+    found = {}
+    for job in state.evidence("resume_training").get("jobs", []):
+        if job["run"] is not None:
+            with tempfile.TemporaryDirectory(prefix="holdfast-reference-") as folder:
+                found[job["job"]] = _train(state, job, Path(folder), given_up or Event())
+    return found
 
 
 def _train(state: DrillState, job: dict[str, Any], folder: Path, given_up: Event) -> Reference:

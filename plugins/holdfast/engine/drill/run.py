@@ -27,7 +27,7 @@ from holdfast.engine.drill.phases import (
     prepare,
     resume_training,
 )
-from holdfast.engine.drill.reference import run_reference
+from holdfast.engine.drill.reference import run_references
 from holdfast.engine.drill.scenarios import find_scenario
 from holdfast.engine.recovery.interface import Progress, ProgressSink, Rooms, Senses, ignore_progress
 from holdfast.errors import ConfigError, HoldfastError, Refused
@@ -142,7 +142,7 @@ def after_fault(state: DrillState) -> None:
     """What can be done only when the fault is out: measure, wait for the training, compare, look again."""
     given_up = Event()
     with ThreadPoolExecutor(1, "reference") as pool:
-        reference = pool.submit(run_reference, state, given_up)  # trains while the resumed run does
+        reference = pool.submit(run_references, state, given_up)  # trains while the resumed run does
         try:
             measure(state)
             await_training(state)
