@@ -110,7 +110,7 @@ class TrainOperator(HoldfastOperator):
                 self.job,
                 run=self._run_name(context),
                 status=status,
-                epoch=known["epoch"] if known is not None else None,
+                epoch=int(str(known["epoch"])) if isinstance(known, dict) else None,
             )
 
     def _run_name(self, context: Context) -> str:
