@@ -156,7 +156,7 @@ def test_a_fault_nobody_notices_is_lifted_all_the_same_and_the_drill_is_no_pass(
     journal = json.loads((folder / "journal.json").read_text())
     assert (journal["status"], journal["verdict"]["passed"], journal["rollback"]["fault_lifted"]) == (
         "failed",
-        None,
+        False,
         True,
     )
     assert journal["error"]["error"] == "FaultNotNoticed"
