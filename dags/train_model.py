@@ -24,7 +24,13 @@ with DAG(
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     catchup=False,
     max_active_runs=1,
-    default_args={"owner": "holdfast", "retries": 6, "retry_delay": timedelta(seconds=10)},
+    default_args={
+        "owner": "holdfast",
+        "retries": 12,
+        "retry_delay": timedelta(seconds=10),
+        "max_retry_delay": timedelta(minutes=2),
+        "retry_exponential_backoff": True,
+    },
     tags=["holdfast", "training"],
     params={
         "group": Param(
