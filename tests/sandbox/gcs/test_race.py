@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.testclient import TestClient
 
+from holdfast.sandbox.gcs.app import make_app
+from holdfast.sandbox.gcs.records import ObjectRecord
+from holdfast.sandbox.gcs.storage import Storage
 from sandbox.gcs.web import HTTP
 
 RACERS = 8
@@ -81,3 +86,26 @@ def test_readers_of_what_is_overwritten_see_one_version_whole(server: Any, bucke
             assert len(content) == 3_000_000
             assert content.count(content[:1]) == 3_000_000
         writing.result()
+
+
+@pytest.mark.parametrize("target", ["/bucket/k", "/storage/v1/b/bucket/o/k?alt=media"])
+@pytest.mark.parametrize("size_bytes", [10, 100_000])
+def test_an_overwrite_between_look_up_and_pin_answers_with_the_new_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, size_bytes: int
+) -> None:
+    storage = Storage(tmp_path, sync=False)
+    find = storage.find
+    pending = [b"2" * size_bytes]
+    client = TestClient(make_app(storage, default_project="p"))
+    client.post("/storage/v1/b", json={"name": "bucket"}).raise_for_status()
+    client.put("/bucket/k", content=b"1" * size_bytes).raise_for_status()
+
+    def find_and_overwrite(bucket: str, name: str, generation: int | None = None) -> ObjectRecord:
+        record = find(bucket, name, generation)
+        if pending:
+            client.put("/bucket/k", content=pending.pop()).raise_for_status()
+        return record
+
+    monkeypatch.setattr(storage, "find", find_and_overwrite)
+    answer = client.get(target)
+    assert (answer.status_code, answer.content) == (200, b"2" * size_bytes)

@@ -69,6 +69,10 @@ class Context:
             raise invalid("Parse Error: expected a JSON object.")
         return value
 
+    def find_object(self) -> ObjectRecord:
+        """The object the path names, or the generation of it the query asks for; 404."""
+        return self.storage.find(self.path["bucket"], self.path["object"], self.number("generation"))
+
     def number(self, name: str) -> int | None:
         """A numeric query parameter; 400 when it is something else."""
         text = self.query.get(name)

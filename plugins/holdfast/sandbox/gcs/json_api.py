@@ -20,6 +20,7 @@ from holdfast.sandbox.gcs.names import check_bucket_name, check_object_name
 from holdfast.sandbox.gcs.object_resource import merge_object_fields, new_object_fields
 from holdfast.sandbox.gcs.preconditions import Preconditions
 from holdfast.sandbox.gcs.related import RelatedUpload, boundary_of
+from holdfast.sandbox.gcs.records import ObjectRecord
 from holdfast.sandbox.gcs.resource_fields import integer, refuse_unknown
 from holdfast.sandbox.gcs.storage import Body, Source
 
@@ -142,12 +143,15 @@ async def _list_objects(context: Context) -> Response:
 
 async def _get_object(context: Context) -> Response:
     preconditions = Preconditions.from_query(context.query)
-    record = context.storage.find(context.path["bucket"], context.path["object"], context.number("generation"))
-    preconditions.check(record.generation, record.metageneration, reading=True)
-    media.check_entity_tags(context.headers, record.etag)
-    if context.query.get("alt") == "media":
-        return media.serve(context.storage, record, context.request, record.etag)
-    return context.json(context.object(record), headers={"ETag": record.etag})
+
+    def answer(record: ObjectRecord) -> Response:
+        preconditions.check(record.generation, record.metageneration, reading=True)
+        media.check_entity_tags(context.headers, record.etag)
+        if context.query.get("alt") == "media":
+            return media.serve(context.storage, record, context.request, record.etag)
+        return context.json(context.object(record), headers={"ETag": record.etag})
+
+    return media.answer_latest(context.find_object, answer)
 
 
 async def _change_object(context: Context, *, replace: bool) -> Response:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from email.utils import format_datetime, parsedate_to_datetime
@@ -14,7 +14,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from holdfast.sandbox.gcs.blobs import CHUNK_BYTES, Segment
-from holdfast.sandbox.gcs.errors import no_object, not_modified, precondition_failed, unsatisfiable_range
+from holdfast.sandbox.gcs.errors import not_modified, precondition_failed, unsatisfiable_range
 from holdfast.sandbox.gcs.records import ObjectRecord
 from holdfast.sandbox.gcs.storage import Storage
 
@@ -101,8 +101,32 @@ def http_date(time_us: int) -> str:
     return format_datetime(datetime.fromtimestamp(time_us // 1_000_000, UTC), usegmt=True)
 
 
+class ReplacedError(Exception):
+    """The generation that was looked up is gone before its content could be pinned."""
+
+
+def answer_latest(find: Callable[[], ObjectRecord], answer: Callable[[ObjectRecord], Response]) -> Response:
+    """Answer from one generation whole; one that was replaced after its look-up is looked up again.
+
+    An overwrite replaces the live object in one step, so a reader finds the old or the new one, never none.
+
+    Args:
+        find: looks the object up; raises a 404 when it does not exist (any more).
+        answer: makes the answer; raises `ReplacedError` when the object vanished meanwhile.
+    """
+    while True:
+        try:
+            return answer(find())
+        except ReplacedError:
+            continue
+
+
 def serve(storage: Storage, record: ObjectRecord, request: Request, etag: str) -> Response:
-    """The content of an object, or the part of it that was asked for."""
+    """The content of an object, or the part of it that was asked for.
+
+    Raises:
+        ReplacedError: the generation has just been removed; look the object up again.
+    """
     headers = object_headers(record, etag)
     head = request.method == "HEAD"
     if not head and _to_be_decompressed(record, request.headers):
@@ -124,7 +148,7 @@ def serve(storage: Storage, record: ObjectRecord, request: Request, etag: str) -
     if len(segments) <= 1 and (not segments or segments[0].data is not None):
         data = segments[0].data[start:end] if segments and segments[0].data is not None else b""
         if not segments and not storage.still_there(record):
-            raise no_object(record.bucket, record.name)
+            raise ReplacedError
         return Response(data, status_code=status, headers=encoded)
     pin, content = _pinned(storage, record, segments, start, end)
     return _PinnedResponse(pin, content, status, encoded)
@@ -133,11 +157,11 @@ def serve(storage: Storage, record: ObjectRecord, request: Request, etag: str) -
 def _pinned(
     storage: Storage, record: ObjectRecord, segments: list[Segment], start: int, end: int
 ) -> tuple[ExitStack, AsyncIterator[bytes]]:
-    """The content, and what keeps its files while it is read; 404 when it has just gone."""
+    """The content, and what keeps its files while it is read."""
     with ExitStack() as unless_served:
         unless_served.enter_context(storage.blobs.reading(segments))
         if not storage.still_there(record):
-            raise no_object(record.bucket, record.name)
+            raise ReplacedError
         return unless_served.pop_all(), storage.blobs.read(segments, start, end)
 
 

@@ -64,11 +64,14 @@ async def _answer_get(context: Context) -> Response:
     _only(context, {"generation"})
     _headers(context, _CONDITIONS, reading=True)
     preconditions = Preconditions.from_headers(context.headers)
-    record = context.storage.find(context.path["bucket"], context.path["object"], context.number("generation"))
-    preconditions.check(record.generation, record.metageneration, reading=True)
-    media.check_entity_tags(context.headers, record.xml_etag)
-    media.check_times(context.headers, record.updated_us)
-    return media.serve(context.storage, record, context.request, record.xml_etag)
+
+    def answer(record: ObjectRecord) -> Response:
+        preconditions.check(record.generation, record.metageneration, reading=True)
+        media.check_entity_tags(context.headers, record.xml_etag)
+        media.check_times(context.headers, record.updated_us)
+        return media.serve(context.storage, record, context.request, record.xml_etag)
+
+    return media.answer_latest(context.find_object, answer)
 
 
 async def _answer_put(context: Context) -> Response:
