@@ -19,8 +19,8 @@ from holdfast.sandbox.gcs.methods import COMMON, Method
 from holdfast.sandbox.gcs.names import check_bucket_name, check_object_name
 from holdfast.sandbox.gcs.object_resource import merge_object_fields, new_object_fields
 from holdfast.sandbox.gcs.preconditions import Preconditions
-from holdfast.sandbox.gcs.related import RelatedUpload, boundary_of
 from holdfast.sandbox.gcs.records import ObjectRecord
+from holdfast.sandbox.gcs.related import RelatedUpload, boundary_of
 from holdfast.sandbox.gcs.resource_fields import integer, refuse_unknown
 from holdfast.sandbox.gcs.storage import Body, Source
 
