@@ -10,6 +10,7 @@ from holdfast.engine.config.models import (
     Detection,
     Fencing,
     Group,
+    Limits,
     Objectives,
     Record,
     Residency,
@@ -19,6 +20,7 @@ from holdfast.engine.config.models import (
     Topology,
     TrainingJob,
 )
+from holdfast.engine.config.sync import Deletes, Filters, Sync, Verification
 
 __all__ = [
     "Cloud",
@@ -27,18 +29,23 @@ __all__ = [
     "ConnectionSource",
     "Dataset",
     "Decision",
+    "Deletes",
     "Detection",
     "EnvironmentConnections",
     "Fencing",
+    "Filters",
     "Group",
+    "Limits",
     "Objectives",
     "Record",
     "Residency",
     "Roles",
     "Service",
     "Site",
+    "Sync",
     "Topology",
     "TrainingJob",
+    "Verification",
     "load_topology",
     "topology_path",
 ]

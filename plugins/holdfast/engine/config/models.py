@@ -7,28 +7,15 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, StringConstraints, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
+from holdfast.engine.config.base import Model, Name, RelativePath
+from holdfast.engine.config.sync import Sync
 from holdfast.errors import UnknownName
 
-
-def _plain_relative_path(value: str) -> str:
-    parts = value.split("/")
-    if "\\" in value or "\0" in value or any(part in ("", ".", "..") for part in parts):
-        raise ValueError("expected a relative path with `/` between plain names")
-    return value
-
-
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,61}[a-z0-9]$")]
-RelativePath = Annotated[str, StringConstraints(min_length=1), AfterValidator(_plain_relative_path)]
-
 _T = TypeVar("_T")
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
 
 
 class Cloud(StrEnum):
@@ -38,7 +25,7 @@ class Cloud(StrEnum):
     LOCAL = "local"
 
 
-class Compute(_Model):
+class Compute(Model):
     """Where a site's training jobs run."""
 
     kind: Literal["process"] = Field("process", description="`process`: its own process group on the worker's machine.")
@@ -55,7 +42,15 @@ class Compute(_Model):
     )
 
 
-class Site(_Model):
+class Limits(Model):
+    """How much load one process may put on a site's object store; none: no limit."""
+
+    bytes_per_second: float | None = Field(None, gt=0, description="Read and written together.")
+    requests_per_second: float | None = Field(None, gt=0)
+    concurrency: int = Field(32, ge=1, le=256, description="Requests in flight at most; fewer while it throttles.")
+
+
+class Site(Model):
     """One cloud region with its object store, keys, compute and jurisdiction."""
 
     cloud: Cloud
@@ -67,9 +62,15 @@ class Site(_Model):
     bucket: str = Field(description="Bucket (S3, GCS), container (Azure) or absolute folder (local).")
     prefix: str = Field("", description="Key prefix inside the bucket, without a leading slash.")
     compute: Compute = Field(default_factory=lambda: Compute())
+    limits: Limits = Field(default_factory=lambda: Limits())
+    kms_key: str | None = Field(
+        None,
+        description="Key the store encrypts new objects with: ARN, resource name or scope.",
+    )
+    egress_cost_per_gib: float = Field(0.0, ge=0, description="What a GiB that leaves this site costs; for estimates.")
 
 
-class Objectives(_Model):
+class Objectives(Model):
     rpo_seconds: float = Field(gt=0, description="The most data, in seconds, that may be lost.")
     rto_seconds: float = Field(
         gt=0, description="The longest a service may be gone, from the fault to a correct answer."
@@ -81,7 +82,7 @@ class Decision(StrEnum):
     AUTOMATIC = "automatic"
 
 
-class Detection(_Model):
+class Detection(Model):
     """When a site counts as down. Every condition must hold."""
 
     interval_seconds: float = Field(5.0, gt=0)
@@ -93,14 +94,14 @@ class Detection(_Model):
     heartbeat_stale_seconds: float = Field(15.0, gt=0, description="A heartbeat older than this is missing.")
 
 
-class Fencing(_Model):
+class Fencing(Model):
     fence_seconds: float = Field(
         30.0, gt=0, description="T_fence: a site that read no majority for this long stops writing."
     )
     clock_skew_seconds: float = Field(1.0, ge=0, description="Added to T_fence before a promotion goes on.")
 
 
-class Roles(_Model):
+class Roles(Model):
     """The sites of a group and their first roles. Afterwards the authority says which is active."""
 
     active: Name
@@ -111,7 +112,7 @@ class Roles(_Model):
         return (self.active, *self.standby, *self.witness)
 
 
-class Group(_Model):
+class Group(Model):
     """What fails over together."""
 
     description: str = ""
@@ -128,19 +129,20 @@ class Group(_Model):
     drill_schedule: str | None = Field(None, description="Cron expression of the scheduled drill; none: only by hand.")
 
 
-class Dataset(_Model):
+class Dataset(Model):
     path: RelativePath = Field(description="Folder under `data/` in every site's bucket.")
+    sync: Sync = Field(default_factory=lambda: Sync())
     residency: Name | None = Field(None, description="Residency class; none: may lie anywhere.")
     expectations: str | None = Field(
         None, description="Great Expectations suite (JSON), relative to the topology file."
     )
 
 
-class Residency(_Model):
+class Residency(Model):
     jurisdictions: tuple[str, ...] = Field(min_length=1, description="Where bytes of this class may lie.")
 
 
-class TrainingJob(_Model):
+class TrainingJob(Model):
     dataset: Name
     model: Name = Field(description="Dataset-like name under which the finished model is published.")
     command: tuple[str, ...] = Field(
@@ -153,7 +155,7 @@ class TrainingJob(_Model):
     step_seconds: float = Field(0.0, ge=0, description="At least this long per step; paces a small example.")
 
 
-class Record(_Model):
+class Record(Model):
     """The traffic record of a service."""
 
     provider: Literal["route53", "cloud-dns"]
@@ -169,7 +171,7 @@ class Record(_Model):
     resolver: str | None = Field(None, description="host:port of the resolver to verify with; none: the system's.")
 
 
-class Service(_Model):
+class Service(Model):
     """A model service: one instance per site behind one traffic record."""
 
     model: Name
@@ -178,16 +180,16 @@ class Service(_Model):
     golden_set: str | None = Field(None, description="Questions whose answers must be equal after a failover (JSON).")
 
 
-class Topology(_Model):
+class Topology(Model):
     """Everything Holdfast knows of its world."""
 
     version: Literal[1]
     sites: dict[Name, Site] = Field(min_length=1)
     groups: dict[Name, Group]
-    datasets: dict[Name, Dataset] = {}
-    residency: dict[Name, Residency] = {}
-    training: dict[Name, TrainingJob] = {}
-    services: dict[Name, Service] = {}
+    datasets: dict[Name, Dataset] = Field(default_factory=dict)
+    residency: dict[Name, Residency] = Field(default_factory=dict)
+    training: dict[Name, TrainingJob] = Field(default_factory=dict)
+    services: dict[Name, Service] = Field(default_factory=dict)
     _path: Path = PrivateAttr(default=Path("holdfast.yaml"))
 
     @property

@@ -60,6 +60,10 @@ def _datasets(topology: Topology) -> Iterator[str]:
     for name, dataset in topology.datasets.items():
         if dataset.residency is not None and dataset.residency not in topology.residency:
             yield _missing(f"datasets.{name}.residency", dataset.residency, topology.residency)
+        if dataset.sync.winner is not None and dataset.sync.winner not in topology.sites:
+            yield _missing(f"datasets.{name}.sync.winner", dataset.sync.winner, topology.sites)
+        for site in sorted(dataset.sync.storage_class.keys() - topology.sites.keys()):
+            yield _missing(f"datasets.{name}.sync.storage_class", site, topology.sites)
 
 
 def _jobs(topology: Topology) -> Iterator[str]:
