@@ -151,7 +151,7 @@ class Training:
         labels = {
             "run": manifest.run,
             "step": str(manifest.step),
-            "epoch": str(manifest.epoch),
+            "epoch": str(self.environment.epoch),
             "model_digest": manifest.model_digest,
             "dataset_snapshot": self.data_record.snapshot_id,
         }
@@ -159,7 +159,8 @@ class Training:
             self.store,
             dataset=self.job.model,
             files=files,
-            epoch=manifest.epoch,
+            # This process's epoch: a run resumed at its last step has a manifest of the epoch before.
+            epoch=self.environment.epoch,
             site=self.environment.site,
             labels=labels,
             clock=self.runtime.clock,

@@ -21,13 +21,14 @@ from holdfast.engine.checkpoint import (
     Permission,
     TrainingState,
     elect,
+    fork_run,
 )
 from holdfast.engine.checkpoint.environment import TrainingEnvironment
 from holdfast.engine.config import EnvironmentConnections, Topology
 from holdfast.engine.objectstore import ObjectStore, memory_store
-from holdfast.engine.replication import ResidencyRefused
+from holdfast.engine.replication import ResidencyRefused, replicate
 from holdfast.engine.runtime import Runtime
-from holdfast.engine.snapshot import latest, take_and_publish, verify
+from holdfast.engine.snapshot import begin_epoch, latest, new_fork, take_and_publish, verify
 from holdfast.engine.training import LeaseGuard, Training
 from holdfast.errors import ConfigError
 
@@ -212,6 +213,64 @@ def test_the_finished_model_is_published_and_verified_at_the_standbys(world: Wor
         assert verify(world.store(site), record).ok
         assert (record.labels["run"], record.labels["step"]) == ("run", "20")
     assert training.checkpointer.status()["published"]["replicas"] == {"site-b": "replicated", "site-c": "replicated"}
+
+
+def test_a_run_cut_off_at_its_last_step_publishes_its_model_in_the_epoch_that_goes_on(world: World) -> None:
+    """Its checkpoint is of the old epoch; a model published there would never be selected."""
+    training = Training.open(ENVIRONMENT, world)
+    with training.checkpointer as checkpointer:
+        for step in range(1, 21):
+            checkpointer.step(step, TrainingState({"model.bin": f"model {step}".encode()}))
+        assert checkpointer.finish(TrainingState({"model.bin": b"model 20"})).replicated["site-b"]
+    world.register.set(2, "site-b")
+    store = world.store("site-b")
+    replicate(
+        world.store("site-a"),
+        store,
+        record=world.data,
+        source_site="site-a",
+        target_site="site-b",
+        residency=None,
+        topology_sites=world.topology.sites,
+        clock=world.clock,
+    )
+    begin_epoch(
+        store,
+        world.data,
+        new_fork(
+            "market",
+            epoch=2,
+            parent_epoch=1,
+            forked_from=world.data.snapshot_id,
+            site="site-b",
+            plan_id="plan",
+            holder="test",
+            reason="test",
+            created_at=world.clock.now(),
+            write_id="write",
+        ),
+    )
+    fork_run(
+        store,
+        "run",
+        epoch=2,
+        parent_epoch=1,
+        election=elect(store, "run", epoch=1),
+        site="site-b",
+        plan_id="plan",
+        holder="test",
+        reason="test",
+        clock=world.clock,
+    )
+    again = Training.open(replace(ENVIRONMENT, epoch=2, site="site-b"), world)
+    resumed = again.checkpointer.resume()
+    assert resumed is not None
+    assert resumed.step == 20
+    with again.checkpointer as checkpointer:
+        again.publish_model({"model.bin": b"model 20"}, checkpointer.finish(TrainingState({"model.bin": b"model 20"})))
+    record = latest(store, "model", epoch=2)
+    assert record is not None
+    assert (record.epoch, record.labels["run"], record.labels["step"]) == (2, "run", "20")
 
 
 def test_a_fenced_process_publishes_no_model(world: World) -> None:
