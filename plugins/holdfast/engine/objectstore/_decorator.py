@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
+from holdfast.engine.objectstore.attributes import Attributes
 from holdfast.engine.objectstore.interface import (
     OVERWRITE,
     ByteRange,
@@ -59,8 +60,9 @@ class StoreDecorator:
         mode: PutMode = OVERWRITE,
         content_type: str | None = None,
         metadata: Mapping[str, str] | None = None,
+        attributes: Attributes | None = None,
     ) -> ObjectVersion:
-        return self.inner.put(key, data, mode=mode, content_type=content_type, metadata=metadata)
+        return self.inner.put(key, data, mode=mode, content_type=content_type, metadata=metadata, attributes=attributes)
 
     def copy(self, source: str, target: str) -> None:
         self.inner.copy(source, target)

@@ -18,6 +18,7 @@ import obstore
 from holdfast.engine.objectstore._clients import Clients
 from holdfast.engine.objectstore._translate import Call, is_unsatisfiable_range, translate
 from holdfast.engine.objectstore._values import lower_bound, read_condition, same, take, version_of
+from holdfast.engine.objectstore.attributes import NO_ATTRIBUTES, Attributes, attributes_of
 from holdfast.engine.objectstore.credentials import WatchedCredentials
 from holdfast.engine.objectstore.errors import (
     NotSupported,
@@ -184,12 +185,10 @@ class ObstoreStore:
             return self._open_nothing(key, if_match)
         info = self._info(result.meta)
         last = info.size_bytes if end is None else min(end, info.size_bytes)
-        attributes = {name: value for name, value in result.attributes.items() if isinstance(value, str)}
         return ObjectReader(
             info=info,
             chunks=self._chunks(call, path, data, start, last, window_bytes, info.version, chunk_bytes),
-            content_type=attributes.get("Content-Type"),
-            metadata={name: value for name, value in attributes.items() if name.islower()},
+            attributes=attributes_of(result.attributes),
         )
 
     def _chunks(
@@ -248,12 +247,13 @@ class ObstoreStore:
         mode: PutMode = OVERWRITE,
         content_type: str | None = None,
         metadata: Mapping[str, str] | None = None,
+        attributes: Attributes | None = None,
     ) -> ObjectVersion:
         path = self._path(key)
         call = Call(self._name, "put", key, writes=True)
-        attributes = self._attributes(call, content_type, metadata)
+        said = self._said(call, content_type, metadata, attributes)
         if isinstance(data, bytes | bytearray | memoryview):
-            return self._put_whole(call, key, path, bytes(data), mode, attributes)
+            return self._put_whole(call, key, path, bytes(data), mode, said)
         if not isinstance(mode, Overwrite):
             raise NotSupported(
                 "a streamed put cannot be conditional",
@@ -264,11 +264,11 @@ class ObstoreStore:
         source = iter(data)
         beginning = take(source, PART_BYTES)
         if sum(map(len, beginning)) < PART_BYTES:
-            return self._put_whole(call, key, path, b"".join(beginning), mode, attributes)
-        return self._put_streamed(call, path, itertools.chain(beginning, source), attributes)
+            return self._put_whole(call, key, path, b"".join(beginning), mode, said)
+        return self._put_streamed(call, path, itertools.chain(beginning, source), said)
 
     def _put_whole(
-        self, call: Call, key: str, path: str, data: bytes, mode: PutMode, attributes: dict[str, str]
+        self, call: Call, key: str, path: str, data: bytes, mode: PutMode, said: dict[str, Any]
     ) -> ObjectVersion:
         condition: Any = "overwrite"
         if isinstance(mode, Create):
@@ -278,13 +278,11 @@ class ObstoreStore:
         client = self._client(self._timeouts.writing(len(data)))
         result = self._run(
             call,
-            lambda: obstore.put(client, path, data, mode=condition, use_multipart=False, attributes=attributes or None),
+            lambda: obstore.put(client, path, data, mode=condition, use_multipart=False, **said),
         )
         return version_of(result)
 
-    def _put_streamed(
-        self, call: Call, path: str, source: Iterator[bytes], attributes: dict[str, str]
-    ) -> ObjectVersion:
+    def _put_streamed(self, call: Call, path: str, source: Iterator[bytes], said: dict[str, Any]) -> ObjectVersion:
         client = self._client(self._timeouts.writing(PARTS_IN_FLIGHT * PART_BYTES))
         with Handover(source) as chunks:
             try:
@@ -297,7 +295,7 @@ class ObstoreStore:
                         use_multipart=True,
                         chunk_size=PART_BYTES,
                         max_concurrency=PARTS_IN_FLIGHT,
-                        attributes=attributes or None,
+                        **said,
                     ),
                 )
             except HoldfastError:
@@ -334,14 +332,26 @@ class ObstoreStore:
             )
         return {"version": current.version}
 
-    def _attributes(self, call: Call, content_type: str | None, metadata: Mapping[str, str] | None) -> dict[str, str]:
+    def _said(
+        self, call: Call, content_type: str | None, metadata: Mapping[str, str] | None, attributes: Attributes | None
+    ) -> dict[str, Any]:
+        """What obstore's put is told about the object beside its bytes."""
         if metadata:
             check_metadata(metadata, call.where)
-            if not self._traits.capabilities.metadata:
-                raise NotSupported("this backend keeps no metadata", where=call.where, found=", ".join(metadata))
-        if not self._traits.capabilities.metadata:
+        if attributes is None and not metadata and content_type is None:
             return {}
-        return {**({"Content-Type": content_type} if content_type else {}), **(metadata or {})}
+        keeps = self._traits.capabilities.metadata
+        asked = (attributes or NO_ATTRIBUTES).adding(content_type, metadata)
+        if not keeps and (asked.metadata or (attributes is not None and attributes != NO_ATTRIBUTES)):
+            raise NotSupported(
+                "this backend keeps no attributes and no metadata",
+                where=call.where,
+                found=", ".join([*asked.headers(), *asked.tags, *asked.metadata]),
+            )
+        if not keeps:
+            return {}
+        written = {**asked.headers(), **asked.metadata}
+        return {**({"attributes": written} if written else {}), **({"tags": dict(asked.tags)} if asked.tags else {})}
 
     def copy(self, source: str, target: str) -> None:
         from_path, to_path = self._path(source), self._path(target)

@@ -10,6 +10,7 @@ from enum import StrEnum
 
 from holdfast.clock import Clock, SystemClock
 from holdfast.engine.objectstore._decorator import StoreDecorator
+from holdfast.engine.objectstore.attributes import Attributes
 from holdfast.engine.objectstore.errors import StoreUnavailable
 from holdfast.engine.objectstore.interface import (
     OVERWRITE,
@@ -168,9 +169,12 @@ class FaultyStore(StoreDecorator):
         mode: PutMode = OVERWRITE,
         content_type: str | None = None,
         metadata: Mapping[str, str] | None = None,
+        attributes: Attributes | None = None,
     ) -> ObjectVersion:
         fault = self._before("put", key)
-        version = self.inner.put(key, data, mode=mode, content_type=content_type, metadata=metadata)
+        version = self.inner.put(
+            key, data, mode=mode, content_type=content_type, metadata=metadata, attributes=attributes
+        )
         self._after(fault, "put", key)
         return version
 

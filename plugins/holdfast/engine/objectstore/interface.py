@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol, runtime_checkable
 
+from holdfast.engine.objectstore.attributes import NO_ATTRIBUTES, Attributes
+
 
 @dataclass(frozen=True, slots=True)
 class ObjectVersion:
@@ -80,12 +82,21 @@ class Capabilities:
 
 @dataclass(frozen=True)
 class ObjectReader:
-    """An open read: the object's info as of this read, and its bytes in chunks."""
+    """An open read: the object's info as of this read, its bytes in chunks, and what it says of itself."""
 
     info: ObjectInfo
     chunks: Iterator[bytes] = field(repr=False)
-    content_type: str | None = None
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    attributes: Attributes = NO_ATTRIBUTES
+
+    @property
+    def content_type(self) -> str | None:
+        """The attribute of this name."""
+        return self.attributes.content_type
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """The user metadata."""
+        return self.attributes.metadata
 
     def __iter__(self) -> Iterator[bytes]:
         return self.chunks
@@ -132,13 +143,16 @@ class ObjectStore(Protocol):
         mode: PutMode = OVERWRITE,
         content_type: str | None = None,
         metadata: Mapping[str, str] | None = None,
+        attributes: Attributes | None = None,
     ) -> ObjectVersion:
         """Write an object whole or not at all.
 
         Bytes go as one request; an iterable of bytes is streamed with bounded memory (OVERWRITE only, unless
-        `capabilities().create_only_streamed`).
+        `capabilities().create_only_streamed`). ``content_type`` and ``metadata`` win over those in ``attributes``;
+        ``metadata`` may only hold what every backend keeps (`keys.check_metadata`), ``attributes`` what this one does.
 
         Raises:
+            InvalidAttributes: this backend would refuse or change an attribute.
             ObjectExists: mode is CREATE and something is there.
             PreconditionFailed: mode is IfMatch and another version (or nothing) is there.
             StoreUnavailable: no answer came; *the write may have happened* (see ``outcome_unknown``).

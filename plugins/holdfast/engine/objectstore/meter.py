@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from holdfast.clock import Clock, SystemClock
 from holdfast.engine.objectstore._decorator import StoreDecorator
+from holdfast.engine.objectstore.attributes import Attributes
 from holdfast.engine.objectstore.interface import (
     OVERWRITE,
     ByteRange,
@@ -146,14 +147,19 @@ class MeteredStore(StoreDecorator):
         mode: PutMode = OVERWRITE,
         content_type: str | None = None,
         metadata: Mapping[str, str] | None = None,
+        attributes: Attributes | None = None,
     ) -> ObjectVersion:
         with self._timed(self.meter.called, "put"):
             if isinstance(data, bytes | bytearray | memoryview):
-                version = self.inner.put(key, data, mode=mode, content_type=content_type, metadata=metadata)
+                version = self.inner.put(
+                    key, data, mode=mode, content_type=content_type, metadata=metadata, attributes=attributes
+                )
                 self.meter.carried("put", bytes_written=len(data))
                 return version
             sent = self._sent(data)
-            return self.inner.put(key, sent, mode=mode, content_type=content_type, metadata=metadata)
+            return self.inner.put(
+                key, sent, mode=mode, content_type=content_type, metadata=metadata, attributes=attributes
+            )
 
     def _sent(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
         for chunk in chunks:

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from holdfast.clock import Clock, SystemClock
 from holdfast.engine.objectstore._decorator import StoreDecorator
+from holdfast.engine.objectstore.attributes import Attributes
 from holdfast.engine.objectstore.errors import (
     ObjectExists,
     ObjectNotFound,
@@ -143,9 +144,12 @@ class RetryingStore(StoreDecorator):
         mode: PutMode = OVERWRITE,
         content_type: str | None = None,
         metadata: Mapping[str, str] | None = None,
+        attributes: Attributes | None = None,
     ) -> ObjectVersion:
         def request() -> ObjectVersion:
-            return self.inner.put(key, data, mode=mode, content_type=content_type, metadata=metadata)
+            return self.inner.put(
+                key, data, mode=mode, content_type=content_type, metadata=metadata, attributes=attributes
+            )
 
         if isinstance(mode, Overwrite):
             # An iterator is used up by the first attempt; a list of chunks, or bytes, can be sent again.

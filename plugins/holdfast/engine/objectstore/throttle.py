@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from holdfast.clock import Clock, SystemClock
 from holdfast.engine.objectstore._decorator import StoreDecorator
+from holdfast.engine.objectstore.attributes import Attributes
 from holdfast.engine.objectstore.interface import (
     OVERWRITE,
     ByteRange,
@@ -109,13 +110,14 @@ class ThrottledStore(StoreDecorator):
         mode: PutMode = OVERWRITE,
         content_type: str | None = None,
         metadata: Mapping[str, str] | None = None,
+        attributes: Attributes | None = None,
     ) -> ObjectVersion:
         self._request()
         if isinstance(data, bytes | bytearray | memoryview):
             self._carry(bytes(data))
         else:
             data = map(self._carry, data)
-        return self.inner.put(key, data, mode=mode, content_type=content_type, metadata=metadata)
+        return self.inner.put(key, data, mode=mode, content_type=content_type, metadata=metadata, attributes=attributes)
 
     def copy(self, source: str, target: str) -> None:
         self._request()
