@@ -61,3 +61,7 @@ class StoreUnavailable(ObjectStoreError):
     ) -> None:
         super().__init__(what, where=where, expected=expected, found=found, fix=fix)
         self.outcome_unknown = outcome_unknown
+
+
+class UploadGone(ObjectStoreError):
+    """The unfinished upload is not there any more: finished, aborted or expired. Begin again."""
