@@ -108,7 +108,7 @@ def _snapshot(rooms: Rooms, group: str, subject: str, target: str, state: EpochS
     as_of = rooms.clock.now()  # before looking: what is committed while we copy is not covered
     record = latest(source_store, subject, epoch=state.epoch)
     if record is None:
-        _note(rooms, group, state, subject, target, None, as_of)
+        note_complete(rooms, group, state, subject, target, None, as_of)
         return Protected(subject, target, True, "nothing is published yet")
     report = replicate(
         source_store,
@@ -120,7 +120,7 @@ def _snapshot(rooms: Rooms, group: str, subject: str, target: str, state: EpochS
         topology_sites=rooms.topology.sites,
         clock=rooms.clock,
     )
-    _note(rooms, group, state, subject, target, record.snapshot_id, as_of)
+    note_complete(rooms, group, state, subject, target, record.snapshot_id, as_of)
     return Protected(
         subject, target, True, f"snapshot {record.snapshot_id}", report.copied_objects, report.copied_bytes
     )
@@ -135,16 +135,17 @@ def _run(rooms: Rooms, group: str, job: str, target: str, state: EpochState) -> 
     run = current_run(source_store, group, job)
     election = elect(source_store, run, epoch=state.epoch) if run else None
     if run is None or election is None or election.manifest is None:
-        _note(rooms, group, state, base, target, None, as_of)
+        note_complete(rooms, group, state, base, target, None, as_of)
         return Protected(run or base, target, True, "no checkpoint yet")
     replicate_checkpoint(source_store, rooms.store(target), run, election.manifest, site=target, clock=rooms.clock)
-    _note(rooms, group, state, base, target, election.digest, as_of)
+    note_complete(rooms, group, state, base, target, election.digest, as_of)
     return Protected(run, target, True, f"checkpoint of step {election.step}")
 
 
-def _note(
+def note_complete(
     rooms: Rooms, group: str, state: EpochState, subject: str, target: str, snapshot_id: str | None, as_of: datetime
 ) -> None:
+    """Note at a target that it held at ``as_of`` everything the active site had committed of a subject."""
     note = ProtectionNote(
         subject=subject,
         source=state.active_site,
