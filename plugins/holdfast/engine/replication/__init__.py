@@ -1,6 +1,7 @@
 """Replication: plan, copy, verify and publish a snapshot at another site."""
 
 from holdfast.engine.replication.errors import (
+    Interrupted,
     ReplicaDamaged,
     ReplicationError,
     ResidencyRefused,
@@ -10,10 +11,22 @@ from holdfast.engine.replication.errors import (
 )
 from holdfast.engine.replication.lag import ReplicationLag, lag
 from holdfast.engine.replication.replicate import Progress, ReplicationReport, replicate
+from holdfast.engine.replication.reports import (
+    ReadDraft,
+    Refusal,
+    SyncProgress,
+    SyncReport,
+    SyncSite,
+    TargetReport,
+)
 from holdfast.engine.replication.residency import check_hop, residency_for
+from holdfast.engine.replication.sync import sync_dataset
 
 __all__ = [
+    "Interrupted",
     "Progress",
+    "ReadDraft",
+    "Refusal",
     "ReplicaDamaged",
     "ReplicationError",
     "ReplicationLag",
@@ -22,8 +35,13 @@ __all__ = [
     "SourceChanged",
     "SourceDamaged",
     "StaleSource",
+    "SyncProgress",
+    "SyncReport",
+    "SyncSite",
+    "TargetReport",
     "check_hop",
     "lag",
     "replicate",
     "residency_for",
+    "sync_dataset",
 ]

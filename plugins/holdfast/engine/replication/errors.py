@@ -27,3 +27,9 @@ class ReplicaDamaged(ReplicationError):
 
 class StaleSource(Refused, ReplicationError):
     """The target is in a newer epoch, and the snapshot is not in its ancestry. Nothing was committed."""
+
+
+class Interrupted(ReplicationError):
+    """The sync was asked to stop. Nothing was published by it; the next one goes on from what has landed."""
+
+    transient = True

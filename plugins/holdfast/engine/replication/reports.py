@@ -1,0 +1,86 @@
+"""What a sync is told, what it says while it runs, and what it says at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from holdfast.engine.objectstore.interface import ObjectStore
+from holdfast.engine.snapshot.records import CommitRecord
+
+#: Reads one object of a snapshot that is taken and not published yet, by its path; whole and checked.
+ReadDraft = Callable[[str], bytes]
+Phase = Literal["listing", "copying", "proving", "publishing"]
+
+
+@dataclass(frozen=True, slots=True)
+class SyncSite:
+    """A site of the topology and its store."""
+
+    site: str
+    store: ObjectStore = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SyncProgress:
+    """How far a sync is. The totals may grow: what moves at the source while it is read is read again."""
+
+    phase: Phase
+    done_objects: int
+    total_objects: int
+    done_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An object of the source that is not in the snapshot, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class TargetReport:
+    """What a sync did at one target.
+
+    ``error`` is a failure of this target alone: the others went on, and the next sync tries it again. ``refused`` is
+    a rule (residency, a newer epoch) that forbids this target: nothing was written there.
+    """
+
+    site: str
+    copied_objects: int = 0
+    copied_bytes: int = 0
+    #: Verified for an earlier snapshot, and unchanged since by their version.
+    carried_objects: int = 0
+    #: Verified in this run in the way the policy asks, those just copied included.
+    verified_objects: int = 0
+    receipt_key: str | None = None
+    refused: str | None = None
+    error: str | None = None
+    #: What of the objects' attributes this target cannot hold, each once.
+    losses: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        return self.refused is None and self.error is None
+
+
+@dataclass(frozen=True)
+class SyncReport:
+    """What a sync did."""
+
+    #: The snapshot that was published; ``None``: nothing had changed at the source.
+    record: CommitRecord | None
+    #: The snapshot the targets have now: the new one, or the one that was there.
+    snapshot_id: str
+    source_site: str
+    #: Read at the source and hashed because they were new or had changed.
+    changed_objects: int
+    #: Bytes read at the source, whatever the number of targets.
+    read_bytes: int
+    targets: tuple[TargetReport, ...]
+    seconds: float
+    #: Objects that could not be taken, the first thousand.
+    refused_objects: tuple[Refusal, ...] = ()
