@@ -7,6 +7,7 @@ obstore's runtime does not survive a fork; see `Clients`.
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,9 +16,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import obstore
 
+from holdfast.engine.config import Cloud
 from holdfast.engine.objectstore._clients import Clients
 from holdfast.engine.objectstore._translate import Call, is_unsatisfiable_range, translate
 from holdfast.engine.objectstore._values import lower_bound, read_condition, same, take, version_of
+from holdfast.engine.objectstore.attribute_rules import check_attributes
 from holdfast.engine.objectstore.attributes import NO_ATTRIBUTES, Attributes, attributes_of
 from holdfast.engine.objectstore.credentials import WatchedCredentials
 from holdfast.engine.objectstore.errors import (
@@ -48,6 +51,8 @@ if TYPE_CHECKING:
     from obstore import GetOptions, ObjectMeta
     from obstore.store import ObjectStore as Client
 
+    from holdfast.engine.objectstore.parts.interface import PartStore
+
 _T = TypeVar("_T")
 
 #: A streamed read fetches windows of this size, each a request of its own pinned to the first one's version.
@@ -64,6 +69,8 @@ class Traits:
     """How a backend differs where the shared code must know."""
 
     capabilities: Capabilities
+    #: Whose rules attributes must keep; ``None``: nobody's.
+    cloud: Cloud | None = None
     #: Names a version by its generation in a conditional put (GCS); the others by the ETag.
     version_in_condition: bool = False
     sorted_listing: bool = True
@@ -81,6 +88,7 @@ class ObstoreStore:
         build: makes an obstore client with these limits.
         timeouts: limits of one request.
         credentials: the provider `build` hands to obstore, so that its failure is told as its own.
+        parts: makes the store's part-wise side; ``None``: it has none.
         monotonic: seconds that only grow.
     """
 
@@ -93,10 +101,14 @@ class ObstoreStore:
         build: Callable[[RequestLimits], Client],
         timeouts: Timeouts,
         credentials: WatchedCredentials | None = None,
+        parts: Callable[[ObstoreStore], PartStore] | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._name = name
         self._credentials = credentials
+        self._make_parts = parts
+        self._parts: PartStore | None = None
+        self._parts_lock = threading.Lock()
         self._prefix = f"{check_key(prefix.strip('/'), name)}/" if prefix.strip("/") else ""
         self._traits = traits
         self._clients = Clients(build)
@@ -350,6 +362,8 @@ class ObstoreStore:
             )
         if not keeps:
             return {}
+        if self._traits.cloud is not None:
+            check_attributes(asked, self._traits.cloud, call.where)
         written = {**asked.headers(), **asked.metadata}
         return {**({"attributes": written} if written else {}), **({"tags": dict(asked.tags)} if asked.tags else {})}
 
@@ -366,6 +380,22 @@ class ObstoreStore:
             return
 
     # -- the rest --------------------------------------------------------------------------------------------------
+
+    def parts(self) -> PartStore | None:
+        """Its part-wise side, one for all callers; see `holdfast.engine.objectstore.parts.part_store`."""
+        with self._parts_lock:
+            if self._parts is None and self._make_parts is not None:
+                self._parts = self._make_parts(self)
+            return self._parts
+
+    def path_of(self, key: str) -> str:
+        """The key inside the bucket: with the store's prefix. Raises InvalidKey."""
+        return self._path(key)
+
+    @property
+    def prefix(self) -> str:
+        """What stands before every key inside the bucket; empty or ending with ``/``."""
+        return self._prefix
 
     def _path(self, key: str) -> str:
         check_key(key, self._name)

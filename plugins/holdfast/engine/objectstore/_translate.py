@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from holdfast.engine.objectstore.errors import (
     BucketNotFound,
     NotSupported,
+    ObjectArchived,
     ObjectExists,
     ObjectNotFound,
     ObjectStoreError,
@@ -52,6 +53,17 @@ _REFUSED = {
     "LeaseIdMissing",
     "TokenRefreshRequired",
 }
+#: Offline storage classes; S3 says 403 to them, which is no matter of rights.
+_ARCHIVED = {"InvalidObjectState", "BlobArchived", "BlobBeingRehydrated"}
+#: "Slower, please". A bare 503 is an illness; 429 is always this.
+_THROTTLED = {"SlowDown", "SlowDownRead", "SlowDownWrite", "ServerBusy", "Throttling", "ThrottlingException"} | {
+    "RequestLimitExceeded",
+    "BandwidthLimitExceeded",
+    "TooManyRequests",
+    "rateLimitExceeded",
+}
+#: obstore cannot hand over metadata that is not ASCII, and gives no bytes of such an object either.
+_METADATA = re.compile(r"Metadata value for .* contained non UTF-8")
 #: The server gave up on this connection or upload, whatever the status says.
 _GONE = {"NoSuchUpload", "RequestTimeout"}
 
@@ -87,10 +99,43 @@ def translate(error: Exception, call: Call) -> ObjectStoreError:
         return bucket_not_found(call, seen.answer)
     if _CREDENTIAL_SOURCE.search(seen.text):
         return _no_credentials(seen, call)
+    if seen.code in _ARCHIVED:
+        return ObjectArchived(
+            "the object is in an offline storage class",
+            where=call.where,
+            found=seen.answer,
+            fix="Restore it (S3) or rehydrate it (Azure) first",
+        )
+    if _METADATA.search(seen.text):
+        return NotSupported(
+            "the object has metadata that is not ASCII, and cannot be read for it",
+            where=call.where,
+            fix="Rewrite that metadata in ASCII (RFC 2047)",
+        )
     return (
         _refused(error, seen, call)
         or _condition(seen, call)
         or _missing(error, seen, call)
+        or _unavailable_or_wrong(seen, call)
+    )
+
+
+def translate_answer(status: int, code: str | None, call: Call) -> ObjectStoreError:
+    """The typed error for an HTTP answer that is none of success.
+
+    Args:
+        status: of the answer.
+        code: the service's own error code, where it tells one.
+        call: what was asked.
+    """
+    seen = _Seen(text="", exception="GenericError", status=status, code=code, kind=None)
+    if seen.code in _NO_BUCKET:
+        return bucket_not_found(call, seen.answer)
+    nothing = Exception()
+    return (
+        _refused(nothing, seen, call)
+        or _condition(seen, call)
+        or _missing(nothing, seen, call)
         or _unavailable_or_wrong(seen, call)
     )
 
@@ -187,7 +232,7 @@ def _missing(error: Exception, seen: _Seen, call: Call) -> ObjectStoreError | No
         return None
     if seen.code in _GONE:
         return None
-    if call.verb in ("put", "list"):  # neither can miss an object
+    if call.verb in ("put", "list", "begin", "uploads"):  # none of them can miss an object
         return bucket_not_found(call, seen.answer)
     return ObjectNotFound("no object has this key", where=call.where, found=seen.answer)
 
@@ -219,6 +264,7 @@ def _unavailable_or_wrong(seen: _Seen, call: Call) -> ObjectStoreError:
         where=call.where,
         found=seen.answer or _first_line(seen.text),
         outcome_unknown=call.writes and seen.kind != "Connect" and seen.status != 429,
+        throttled=seen.status == 429 or seen.code in _THROTTLED,
     )
 
 

@@ -11,38 +11,36 @@ from __future__ import annotations
 import base64
 import binascii
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 #: What can be summed without a copy.
 Bytes = bytes | bytearray | memoryview
 
 
-def crc64nvme(data: Bytes, previous: int = 0) -> int:
-    """CRC-64/NVME of the data, going on from ``previous``. Of ``123456789`` it is ``0xae8b14860a799888``."""
+def _awscrt() -> Any:
     from awscrt import checksums  # type: ignore[import-untyped]
 
-    return int(checksums.crc64nvme(data, previous))
+    return checksums
+
+
+def crc64nvme(data: Bytes, previous: int = 0) -> int:
+    """CRC-64/NVME of the data, going on from ``previous``. Of ``123456789`` it is ``0xae8b14860a799888``."""
+    return int(_awscrt().crc64nvme(data, previous))
 
 
 def crc32c(data: Bytes, previous: int = 0) -> int:
     """CRC-32C (Castagnoli) of the data, going on from ``previous``. Of ``123456789`` it is ``0xe3069283``."""
-    from awscrt import checksums  # type: ignore[import-untyped]
-
-    return int(checksums.crc32c(data, previous))
+    return int(_awscrt().crc32c(data, previous))
 
 
 def combine_crc64nvme(first: int, second: int, second_size_bytes: int) -> int:
     """CRC-64/NVME of two neighbouring stretches, from theirs and the size of the second."""
-    from awscrt import checksums  # type: ignore[import-untyped]
-
-    return int(checksums.combine_crc64nvme(first, second, second_size_bytes))
+    return int(_awscrt().combine_crc64nvme(first, second, second_size_bytes))
 
 
 def combine_crc32c(first: int, second: int, second_size_bytes: int) -> int:
     """CRC-32C of two neighbouring stretches, from theirs and the size of the second."""
-    from awscrt import checksums  # type: ignore[import-untyped]
-
-    return int(checksums.combine_crc32c(first, second, second_size_bytes))
+    return int(_awscrt().combine_crc32c(first, second, second_size_bytes))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from holdfast.engine.objectstore._obstore import ObstoreStore, Traits
 from holdfast.engine.objectstore.interface import Capabilities
+from holdfast.engine.objectstore.parts.memory import MemoryParts
 from holdfast.engine.objectstore.timeouts import RequestLimits, Timeouts
 
 if TYPE_CHECKING:
@@ -40,4 +41,6 @@ def memory_store(name: str = "memory", *, prefix: str = "") -> ObstoreStore:
             made.append(MemoryStore())
         return made[0]
 
-    return ObstoreStore(name=f"{name} (memory)", prefix=prefix, traits=TRAITS, build=build, timeouts=Timeouts())
+    return ObstoreStore(
+        name=f"{name} (memory)", prefix=prefix, traits=TRAITS, build=build, timeouts=Timeouts(), parts=MemoryParts
+    )
