@@ -15,6 +15,8 @@ from holdfast.engine.objectstore.interface import (
     ObjectVersion,
     PutMode,
 )
+from holdfast.engine.objectstore.pages import Page, Split, list_pages, listing_split, pages_of
+from holdfast.engine.objectstore.parts.interface import PartStore
 
 
 class StoreDecorator:
@@ -35,6 +37,20 @@ class StoreDecorator:
 
     def list(self, prefix: str = "", *, start_after: str | None = None) -> Iterator[ObjectInfo]:
         return self.inner.list(prefix, start_after=start_after)
+
+    def listing_split(self) -> Split:
+        return listing_split(self.inner) if self._has_pages else Split.NOTHING
+
+    def list_pages(self, prefix: str = "", *, start_after: str | None = None, shallow: bool = False) -> Iterator[Page]:
+        if self._has_pages:
+            return list_pages(self.inner, prefix, start_after=start_after, shallow=shallow)
+        return pages_of(self.list(prefix, start_after=start_after))
+
+    @property
+    def _has_pages(self) -> bool:
+        """Not where a decorator does something to `list` and does not say what it does to pages."""
+        own = type(self)
+        return own.list is StoreDecorator.list or own.list_pages is not StoreDecorator.list_pages
 
     def head(self, key: str) -> ObjectInfo:
         return self.inner.head(key)
@@ -69,3 +85,7 @@ class StoreDecorator:
 
     def delete(self, key: str) -> None:
         self.inner.delete(key)
+
+    def parts(self) -> PartStore | None:
+        """The part-wise side, decorated likewise. None unless a decorator says how: no part goes around one."""
+        return None

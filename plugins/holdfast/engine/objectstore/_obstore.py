@@ -44,6 +44,7 @@ from holdfast.engine.objectstore.interface import (
     PutMode,
 )
 from holdfast.engine.objectstore.keys import check_key, check_metadata
+from holdfast.engine.objectstore.pages import PAGE_OBJECTS, Page, Split, gather, page_of
 from holdfast.engine.objectstore.timeouts import RequestLimits, Timeouts
 from holdfast.errors import HoldfastError
 
@@ -74,6 +75,8 @@ class Traits:
     #: Names a version by its generation in a conditional put (GCS); the others by the ETag.
     version_in_condition: bool = False
     sorted_listing: bool = True
+    #: How a listing may be shared out among threads: whether the server itself begins where it is told to.
+    listing_split: Split = Split.RANGES
     #: A 404 of a HEAD does not say whether it is the object or the bucket.
     head_hides_bucket: bool = True
 
@@ -148,12 +151,45 @@ class ObstoreStore:
                 elif stop_early and path > wanted:
                     return
 
-    def _list_stream(self, folder: str, offset: str | None) -> Iterable[Any]:
-        client = self._client()
+    def listing_split(self) -> Split:
+        return self._traits.listing_split
+
+    def list_pages(self, prefix: str = "", *, start_after: str | None = None, shallow: bool = False) -> Iterator[Page]:
+        call = Call(self._name, "list", prefix or None, writes=False)
+        wanted = self._prefix + prefix
+        after = None if start_after is None else self._prefix + start_after
+        if shallow:
+            return iter([self._shallow_page(wanted, after, call)])
+        pages = self._paged(wanted, after, call)
+        return pages if self._traits.sorted_listing else iter([Page(gather(p.objects for p in pages).sort_by("key"))])
+
+    def _paged(self, wanted: str, after: str | None, call: Call) -> Iterator[Page]:
+        folder = wanted.rpartition("/")[0]
+        stop_early = self._traits.sorted_listing and wanted.isascii()
+        batches = iter(self._run(call, lambda: self._list_stream(folder, lower_bound(wanted, after), arrow=True)))
+        while (batch := self._run(call, lambda: next(batches, None))) is not None:
+            page = page_of(batch, self._prefix, wanted=wanted, after=after)
+            if page.num_rows:
+                yield Page(page)
+            last = batch["path"][-1].as_py()
+            if stop_early and last > wanted and not last.startswith(wanted):
+                return
+
+    def _shallow_page(self, wanted: str, after: str | None, call: Call) -> Page:
+        folder = wanted.rpartition("/")[0] or None
+        seen = self._run(call, lambda: obstore.list_with_delimiter(self._client(), folder, return_arrow=True))
+        folders = (f"{path}/" for path in seen["common_prefixes"])
+        return Page(
+            page_of(seen["objects"], self._prefix, wanted=wanted, after=after).sort_by("key"),
+            tuple(path[len(self._prefix) :] for path in sorted(folders) if path.startswith(wanted)),
+        )
+
+    def _list_stream(self, folder: str, offset: str | None, *, arrow: bool = False) -> Iterable[Any]:
+        client, prefix = self._client(), folder or None
         try:
-            return obstore.list(client, prefix=folder or None, offset=offset, chunk_size=1000)
+            return obstore.list(client, prefix=prefix, offset=offset, chunk_size=PAGE_OBJECTS, return_arrow=arrow)
         except ValueError:  # an offset obstore's path type does not take is only an optimisation lost
-            return obstore.list(client, prefix=folder or None, chunk_size=1000)
+            return obstore.list(client, prefix=prefix, chunk_size=PAGE_OBJECTS, return_arrow=arrow)
 
     def head(self, key: str) -> ObjectInfo:
         path = self._path(key)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from holdfast.engine.config import Site
+from holdfast.engine.config import Cloud, Site
 from holdfast.engine.objectstore._client import client_arguments
 from holdfast.engine.objectstore._obstore import ObstoreStore, Traits
 from holdfast.engine.objectstore.access import StoreAccess
 from holdfast.engine.objectstore.credentials import watched
 from holdfast.engine.objectstore.interface import Capabilities
+from holdfast.engine.objectstore.pages import Split
 from holdfast.engine.objectstore.timeouts import RequestLimits, Timeouts
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore as Client
 
 TRAITS = Traits(
+    cloud=Cloud.AZURE,
     capabilities=Capabilities(
         backend="azure",
         create_only=True,
@@ -27,7 +29,8 @@ TRAITS = Traits(
         metadata=True,
         server_side_copy=True,
         versions=None,
-    )
+    ),
+    listing_split=Split.FOLDERS,  # a listing from a key on is the whole one, thrown away up to there
 )
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -21,8 +22,12 @@ from holdfast.engine.objectstore.interface import (
     ObjectVersion,
     PutMode,
 )
+from holdfast.engine.objectstore.pages import Page, list_pages
+from holdfast.engine.objectstore.parts import PartStore, part_store
+from holdfast.engine.objectstore.parts.decorators import FaultyParts
 
-_WRITES = ("put", "copy", "delete")
+_WRITES = ("put", "copy", "delete", "begin", "put_part", "complete", "abort")
+_CARRIES_BYTES = ("get", "open", "read_into")
 
 
 class Kind(StrEnum):
@@ -30,9 +35,9 @@ class Kind(StrEnum):
 
     FAIL_BEFORE = "fail-before"  # nothing reaches the store
     FAIL_AFTER = "fail-after"  # the store did it; the answer is lost
-    CORRUPT = "corrupt"  # one bit of the bytes read is flipped, silently
-    TRUNCATE = "truncate"  # the bytes read end early, silently
-    BREAK = "break"  # a streamed read fails after its first chunk
+    CORRUPT = "corrupt"  # one bit of the bytes read, or of a part sent, is flipped, silently
+    TRUNCATE = "truncate"  # the bytes read end early, silently (into a buffer: its rest is zeros)
+    BREAK = "break"  # a streamed read fails after its first chunk, one into a buffer after filling it
     DELAY = "delay"  # the answer comes late
 
 
@@ -53,9 +58,11 @@ class Fault:
     delay_seconds: float = 1.0
 
     def befalls(self, verb: str, key: str) -> bool:
-        if self.kind in (Kind.CORRUPT, Kind.TRUNCATE) and verb not in ("get", "open"):
+        if self.kind is Kind.CORRUPT and verb not in (*_CARRIES_BYTES, "put_part"):
             return False
-        if self.kind is Kind.BREAK and verb != "open":
+        if self.kind is Kind.TRUNCATE and verb not in _CARRIES_BYTES:
+            return False
+        if self.kind is Kind.BREAK and verb not in ("open", "read_into"):
             return False
         return self.verb in (None, verb) and key.startswith(self.key)
 
@@ -128,6 +135,15 @@ class FaultyStore(StoreDecorator):
             yield info
         self._after(fault, "list", prefix)
 
+    def list_pages(self, prefix: str = "", *, start_after: str | None = None, shallow: bool = False) -> Iterator[Page]:
+        fault = self._before("list", prefix)
+        for number, page in enumerate(list_pages(self.inner, prefix, start_after=start_after, shallow=shallow)):
+            if number == 1:
+                self._after(fault, "list", prefix)
+                fault = None
+            yield page
+        self._after(fault, "list", prefix)
+
     def head(self, key: str) -> ObjectInfo:
         fault = self._before("head", key)
         info = self.inner.head(key)
@@ -187,6 +203,20 @@ class FaultyStore(StoreDecorator):
         fault = self._before("delete", key)
         self.inner.delete(key)
         self._after(fault, "delete", key)
+
+    def parts(self) -> PartStore | None:
+        inner = part_store(self.inner)
+        return None if inner is None else FaultyParts(inner, self._failing)
+
+    @contextmanager
+    def _failing(self, verb: str, key: str) -> Iterator[Callable[[bytes], bytes] | None]:
+        """Around a call of the parts; gives what damages its bytes."""
+        fault = self._before(verb, key)
+        damages = fault is not None and fault.kind in (Kind.CORRUPT, Kind.TRUNCATE)
+        yield (lambda data: _damaged(data, fault)) if damages else None
+        self._after(fault, verb, key)
+        if fault is not None and fault.kind is Kind.BREAK:
+            raise self._unavailable(verb, key, "broken off")
 
     def _before(self, verb: str, key: str) -> Fault | None:
         fault = self._faults.next(verb, key)

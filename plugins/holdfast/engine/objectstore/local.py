@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from holdfast.engine.objectstore._obstore import ObstoreStore, Traits
 from holdfast.engine.objectstore._translate import Call, bucket_not_found
 from holdfast.engine.objectstore.interface import Capabilities
+from holdfast.engine.objectstore.pages import Split
 from holdfast.engine.objectstore.timeouts import RequestLimits, Timeouts
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ TRAITS = Traits(
         ),
     ),
     sorted_listing=False,
+    listing_split=Split.NOTHING,
     head_hides_bucket=False,
 )
 

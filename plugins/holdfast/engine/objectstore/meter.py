@@ -19,6 +19,9 @@ from holdfast.engine.objectstore.interface import (
     ObjectVersion,
     PutMode,
 )
+from holdfast.engine.objectstore.pages import Page, list_pages
+from holdfast.engine.objectstore.parts import PartStore, part_store
+from holdfast.engine.objectstore.parts.decorators import MeteredParts
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,10 @@ class MeteredStore(StoreDecorator):
         with self._timed(self.meter.called, "list"):
             yield from self.inner.list(prefix, start_after=start_after)
 
+    def list_pages(self, prefix: str = "", *, start_after: str | None = None, shallow: bool = False) -> Iterator[Page]:
+        with self._timed(self.meter.called, "list"):
+            yield from list_pages(self.inner, prefix, start_after=start_after, shallow=shallow)
+
     def head(self, key: str) -> ObjectInfo:
         with self._timed(self.meter.called, "head"):
             return self.inner.head(key)
@@ -173,6 +180,16 @@ class MeteredStore(StoreDecorator):
     def delete(self, key: str) -> None:
         with self._timed(self.meter.called, "delete"):
             self.inner.delete(key)
+
+    def parts(self) -> PartStore | None:
+        inner = part_store(self.inner)
+        if inner is None:
+            return None
+        return MeteredParts(
+            inner,
+            lambda verb: self._timed(self.meter.called, verb),
+            lambda verb, read, written: self.meter.carried(verb, bytes_read=read, bytes_written=written),
+        )
 
     @contextmanager
     def _timed(self, ended: Callable[[str, float, BaseException | None], None], verb: str) -> Iterator[None]:

@@ -33,6 +33,9 @@ from holdfast.engine.objectstore.interface import (
     Overwrite,
     PutMode,
 )
+from holdfast.engine.objectstore.pages import Page, list_pages
+from holdfast.engine.objectstore.parts import PartStore, part_store
+from holdfast.engine.objectstore.parts.decorators import RetryingParts
 
 _T = TypeVar("_T")
 
@@ -89,6 +92,20 @@ class RetryingStore(StoreDecorator):
                 for info in self.inner.list(prefix, start_after=last):
                     yield info
                     last = info.key
+                    attempts = self._attempts()
+                return
+            except StoreUnavailable as error:
+                attempts.pause_or_raise(error)
+
+    def list_pages(self, prefix: str = "", *, start_after: str | None = None, shallow: bool = False) -> Iterator[Page]:
+        last = start_after
+        attempts = self._attempts()
+        while True:
+            try:
+                for page in list_pages(self.inner, prefix, start_after=last, shallow=shallow):
+                    yield page
+                    if page.objects.num_rows:
+                        last = page.objects["key"][-1].as_py()
                     attempts = self._attempts()
                 return
             except StoreUnavailable as error:
@@ -198,6 +215,10 @@ class RetryingStore(StoreDecorator):
 
     def delete(self, key: str) -> None:
         self._again(lambda: self.inner.delete(key))
+
+    def parts(self) -> PartStore | None:
+        inner = part_store(self.inner)
+        return None if inner is None else RetryingParts(inner, self._again)
 
     def _again(self, request: Callable[[], _T]) -> _T:
         attempts = self._attempts()

@@ -18,6 +18,9 @@ from holdfast.engine.objectstore.interface import (
     ObjectVersion,
     PutMode,
 )
+from holdfast.engine.objectstore.pages import Page, list_pages
+from holdfast.engine.objectstore.parts import PartStore, part_store
+from holdfast.engine.objectstore.parts.decorators import ThrottledParts
 
 
 class TokenBucket:
@@ -80,6 +83,13 @@ class ThrottledStore(StoreDecorator):
                 self._request()
             yield info
 
+    def list_pages(self, prefix: str = "", *, start_after: str | None = None, shallow: bool = False) -> Iterator[Page]:
+        self._request()
+        for page in list_pages(self.inner, prefix, start_after=start_after, shallow=shallow):
+            yield page
+            for _ in range(page.objects.num_rows // 1000):
+                self._request()
+
     def head(self, key: str) -> ObjectInfo:
         self._request()
         return self.inner.head(key)
@@ -127,11 +137,18 @@ class ThrottledStore(StoreDecorator):
         self._request()
         self.inner.delete(key)
 
+    def parts(self) -> PartStore | None:
+        inner = part_store(self.inner)
+        return None if inner is None else ThrottledParts(inner, self._request, self._carry_bytes)
+
     def _request(self) -> None:
         if self._requests is not None:
             self._requests.take(1)
 
     def _carry(self, data: bytes) -> bytes:
-        if self._bytes is not None:
-            self._bytes.take(len(data))
+        self._carry_bytes(len(data))
         return data
+
+    def _carry_bytes(self, size_bytes: int) -> None:
+        if self._bytes is not None:
+            self._bytes.take(size_bytes)
