@@ -1,0 +1,226 @@
+"""S3's event notifications from an SQS queue.
+
+A standard queue delivers at least once and in no order, and keeps a message four days unless told otherwise (at most
+fourteen). What is polled is hidden from others for ``visibility_seconds``; a run that does not acknowledge in that
+time, or dies, gets it again. One queue serves one reader: two datasets that share a bucket need a queue each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from holdfast.engine.config import Connection
+from holdfast.engine.replication.feeds import s3_messages
+from holdfast.engine.replication.feeds.errors import FeedUnavailable
+from holdfast.engine.replication.feeds.interface import Change, Changes, Rejected, Scope
+from holdfast.errors import ConfigError
+
+#: SQS's own limit of one request.
+_BATCH = 10
+_NO_RIGHT = ("AccessDenied", "InvalidClientTokenId", "UnrecognizedClient", "SignatureDoesNotMatch", "InvalidSecurity")
+_NO_QUEUE = ("NonExistentQueue", "QueueDoesNotExist", "InvalidAddress")
+
+
+@dataclass
+class _Gathered:
+    """What one poll has so far."""
+
+    changes: list[Change] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
+    receipts: list[str] = field(default_factory=list)
+    ignored: int = 0
+
+    @property
+    def events(self) -> int:
+        return len(self.changes) + len(self.rejected) + self.ignored
+
+
+class SqsFeed:
+    """The notifications of one bucket.
+
+    Args:
+        queue: the queue's name.
+        connection: Airflow's AWS connection: login and password (or the environment's credentials),
+            ``extra.region_name``, and for an emulator ``extra.endpoint_url`` or
+            ``extra.service_config.sqs.endpoint_url``.
+        scope: bucket, prefix and folder that count; other events are acknowledged and dropped.
+        region: of the queue, unless the connection names one.
+        owner: account id of the queue's owner, when it is another's.
+        wait_seconds: how long an empty queue is listened to, 0 to 20.
+        visibility_seconds: how long a polled message is hidden: longer than a sync takes, 12 h at most.
+        timeout_seconds: of one request, beside the wait.
+        client: an SQS client to use instead of one made from the connection.
+    """
+
+    def __init__(
+        self,
+        queue: str,
+        connection: Connection,
+        scope: Scope,
+        *,
+        region: str,
+        owner: str | None = None,
+        wait_seconds: float = 1,
+        visibility_seconds: float = 3600,
+        timeout_seconds: float = 10,
+        client: Any = None,
+    ) -> None:
+        self._queue, self._connection, self._scope = queue, connection, scope
+        self._region, self._owner = region, owner
+        self._wait_seconds, self._visibility_seconds = round(wait_seconds), round(visibility_seconds)
+        self._timeout_seconds = timeout_seconds
+        self._given = client
+        self._url: str | None = None
+
+    @property
+    def name(self) -> str:
+        return f"sqs://{self._owner + '/' if self._owner else ''}{self._queue}"
+
+    def poll(self, cursor: str | None, limit: int) -> Changes:  # noqa: ARG002  # the queue itself is the cursor
+        """Receives until the queue is empty or ``limit`` events came."""
+        found = _Gathered()
+        while found.events < limit:
+            try:
+                messages = self._receive()
+            except FeedUnavailable:
+                if not found.events:
+                    raise
+                break  # what came is hidden from the next poll: use it now
+            if not messages:
+                return self._changes(found, complete=True)
+            for message in messages:
+                self._take(message, found)
+        return self._changes(found, complete=False)
+
+    def renew(self, changes: Changes) -> None:
+        for batch in _batches(changes.receipts):
+            entries = [
+                {"Id": str(i), "ReceiptHandle": receipt, "VisibilityTimeout": self._visibility_seconds}
+                for i, receipt in enumerate(batch)
+            ]
+            # A handle that is refused has expired: its message comes again, which is no loss.
+            self._call("change_message_visibility_batch", Entries=entries)
+
+    def acknowledge(self, changes: Changes) -> None:
+        failed: list[str] = []
+        for batch in _batches(changes.receipts):
+            entries = [{"Id": str(i), "ReceiptHandle": receipt} for i, receipt in enumerate(batch)]
+            answer = self._call("delete_message_batch", Entries=entries)
+            # What the sender got wrong (an expired handle) comes again by itself; the rest was the service's fault.
+            failed += [one.get("Code", "") for one in answer.get("Failed", []) if not one.get("SenderFault")]
+        if failed:
+            raise FeedUnavailable(
+                "SQS did not delete all messages",
+                where=self.name,
+                found=f"{len(failed)} × {failed[0]}",
+                fix="Nothing: they come again and are applied twice",
+            )
+
+    def _receive(self) -> list[Mapping[str, Any]]:
+        answer = self._call(
+            "receive_message",
+            MaxNumberOfMessages=_BATCH,
+            WaitTimeSeconds=self._wait_seconds,
+            VisibilityTimeout=self._visibility_seconds,
+            AttributeNames=["SentTimestamp", "ApproximateReceiveCount"],
+        )
+        return list(answer.get("Messages", []))
+
+    def _take(self, message: Mapping[str, Any], found: _Gathered) -> None:
+        try:
+            said = s3_messages.parse(message["Body"], self._scope)
+        except s3_messages.NotUnderstood as error:
+            facts = message.get("Attributes", {})
+            sent = facts.get("SentTimestamp")
+            found.rejected.append(
+                Rejected(
+                    id=message["MessageId"],
+                    reason=str(error),
+                    at=datetime.fromtimestamp(int(sent) / 1000, UTC) if sent else None,
+                    deliveries=int(facts.get("ApproximateReceiveCount", 1)),
+                    excerpt=message["Body"][:200],
+                )
+            )
+            return
+        found.changes += said.changes
+        found.ignored += said.ignored
+        found.receipts.append(message["ReceiptHandle"])
+
+    def _changes(self, found: _Gathered, *, complete: bool) -> Changes:
+        return Changes(
+            changes=tuple(found.changes),
+            cursor="",
+            complete=complete,
+            rejected=tuple(found.rejected),
+            ignored=found.ignored,
+            receipts=tuple(found.receipts),
+        )
+
+    def _call(self, method: str, **arguments: Any) -> Any:
+        from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
+
+        try:
+            client = self._client()
+            if self._url is None:
+                owner = {"QueueOwnerAWSAccountId": self._owner} if self._owner else {}
+                self._url = client.get_queue_url(QueueName=self._queue, **owner)["QueueUrl"]
+            return getattr(client, method)(QueueUrl=self._url, **arguments)
+        except ClientError as error:
+            code = str(error.response["Error"]["Code"])
+            found = f"{code}: {error.response['Error'].get('Message', '')}"[:300]
+            if any(word in code for word in (*_NO_RIGHT, *_NO_QUEUE)):
+                raise ConfigError(
+                    "SQS refused",
+                    where=f"{self.name}, connection {self._connection.conn_id!r}",
+                    expected="an existing queue and the right to receive and delete its messages",
+                    found=found,
+                ) from error
+            raise FeedUnavailable("SQS did not do it", where=f"{self.name}: {method}", found=found) from error
+        except (NoCredentialsError, PartialCredentialsError) as error:
+            raise ConfigError(
+                "no credentials for SQS", where=f"connection {self._connection.conn_id!r}", found=str(error)
+            ) from error
+        except (BotoCoreError, OSError) as error:
+            raise FeedUnavailable(
+                "SQS did not answer",
+                where=self.name,
+                expected=f"an answer within {self._timeout_seconds:g} s",
+                found=f"{type(error).__name__}: {error}",
+            ) from error
+
+    def _client(self) -> Any:
+        if self._given is None:
+            import boto3
+            from botocore.config import Config
+
+            extra = self._connection.extra
+            if extra.get("role_arn"):
+                raise ConfigError(
+                    "assuming `role_arn` is done by Airflow's hook and not without it",
+                    where=f"connection {self._connection.conn_id!r}",
+                    expected="keys or the environment's own credentials (instance role, workload identity)",
+                    fix="Run this under Airflow, or let the environment assume the role",
+                )
+            service = (extra.get("service_config") or {}).get("sqs", {})
+            self._given = boto3.client(
+                "sqs",
+                aws_access_key_id=self._connection.login or extra.get("aws_access_key_id") or None,
+                aws_secret_access_key=self._connection.password or extra.get("aws_secret_access_key") or None,
+                aws_session_token=extra.get("aws_session_token"),
+                region_name=extra.get("region_name") or self._region,
+                endpoint_url=service.get("endpoint_url") or extra.get("endpoint_url"),
+                config=Config(
+                    connect_timeout=self._timeout_seconds,
+                    read_timeout=self._timeout_seconds + self._wait_seconds,
+                    # Receiving, hiding and deleting may all be repeated.
+                    retries={"mode": "standard", "total_max_attempts": 3},
+                ),
+            )
+        return self._given
+
+
+def _batches(receipts: tuple[str, ...]) -> list[tuple[str, ...]]:
+    return [receipts[start : start + _BATCH] for start in range(0, len(receipts), _BATCH)]
