@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -11,7 +12,10 @@ from holdfast.engine.objectstore.timeouts import RequestLimits
 
 
 def client_arguments(
-    access: StoreAccess, credentials: WatchedCredentials | None, limits: RequestLimits
+    access: StoreAccess,
+    credentials: WatchedCredentials | None,
+    limits: RequestLimits,
+    headers: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Explicit timeouts, the credentials, and no retries of obstore's own: the retry decorator knows better."""
     options: dict[str, Any] = {
@@ -20,6 +24,8 @@ def client_arguments(
         "allow_http": bool(access.endpoint and access.endpoint.startswith("http://")),
         "user_agent": "holdfast",
     }
+    if headers:
+        options["default_headers"] = dict(headers)
     if limits.silence_seconds is not None:
         options["read_timeout"] = timedelta(seconds=limits.silence_seconds)
     arguments: dict[str, Any] = {

@@ -65,8 +65,11 @@ class StoreDecorator:
         byte_range: ByteRange | None = None,
         if_match: ObjectVersion | None = None,
         chunk_bytes: int = 4 * 1024 * 1024,
+        size_bytes: int | None = None,
     ) -> ObjectReader:
-        return self.inner.open(key, byte_range=byte_range, if_match=if_match, chunk_bytes=chunk_bytes)
+        return self.inner.open(
+            key, byte_range=byte_range, if_match=if_match, chunk_bytes=chunk_bytes, size_bytes=size_bytes
+        )
 
     def put(
         self,

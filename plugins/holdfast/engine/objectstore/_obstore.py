@@ -205,7 +205,11 @@ class ObstoreStore:
         next(iter(obstore.list(self._client(), prefix=self._prefix.rstrip("/") or None, chunk_size=1)), None)
 
     def get(self, key: str, *, byte_range: ByteRange | None = None, if_match: ObjectVersion | None = None) -> bytes:
-        chunks = list(self.open(key, byte_range=byte_range, if_match=if_match, chunk_bytes=4 * WINDOW_BYTES))
+        if byte_range is None:
+            reader = self.open(key, if_match=if_match, chunk_bytes=4 * WINDOW_BYTES, size_bytes=0)
+        else:
+            reader = self.open(key, byte_range=byte_range, if_match=if_match, chunk_bytes=4 * WINDOW_BYTES)
+        chunks = list(reader.chunks)
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     def open(
@@ -215,7 +219,12 @@ class ObstoreStore:
         byte_range: ByteRange | None = None,
         if_match: ObjectVersion | None = None,
         chunk_bytes: int = 4 * 1024 * 1024,
+        size_bytes: int | None = None,
     ) -> ObjectReader:
+        if byte_range is None and size_bytes is not None and size_bytes <= WINDOW_BYTES:
+            reader = self._open_whole(key, if_match, chunk_bytes)
+            if reader is not None:
+                return reader
         window_bytes = max(chunk_bytes, WINDOW_BYTES)
         start, end = (byte_range.start, byte_range.end) if byte_range else (0, None)
         if start < 0 or (end is not None and end < start):
@@ -230,7 +239,7 @@ class ObstoreStore:
                 call, lambda: self._window(path, start, first_end, read_condition(if_match)), keep_range=True
             )
         except _UnsatisfiableRange:
-            return self._open_nothing(key, if_match)
+            return self._open_nothing(key, if_match, whole=byte_range is None)
         info = self._info(result.meta)
         last = info.size_bytes if end is None else min(end, info.size_bytes)
         return ObjectReader(
@@ -238,6 +247,24 @@ class ObstoreStore:
             chunks=self._chunks(call, path, data, start, last, window_bytes, info.version, chunk_bytes),
             attributes=attributes_of(result.attributes),
         )
+
+    def _open_whole(self, key: str, if_match: ObjectVersion | None, chunk_bytes: int) -> ObjectReader | None:
+        """The object in one plain request, which is of one version by itself; ``None``: it is too large for that."""
+        path = self._path(key)
+        call = Call(self._name, "get", key, writes=False)
+
+        def request() -> tuple[Any, bytes | None]:
+            client = self._client(self._timeouts.reading(WINDOW_BYTES))
+            result = obstore.get(client, path, options=read_condition(if_match))
+            return result, bytes(result.bytes()) if result.meta["size"] <= WINDOW_BYTES else None
+
+        result, data = self._run(call, request)
+        if data is None:
+            return None
+        info = self._info(result.meta)
+        if len(data) != info.size_bytes:
+            raise _cut_short(call, info.size_bytes, len(data))
+        return ObjectReader(info=info, chunks=_pieces(data, chunk_bytes), attributes=attributes_of(result.attributes))
 
     def _chunks(
         self,
@@ -254,14 +281,8 @@ class ObstoreStore:
         while True:
             expected = min(window_bytes, end - position)
             if len(data) != expected:
-                raise StoreUnavailable(
-                    "the answer was cut short",
-                    where=call.where,
-                    expected=f"{expected} bytes",
-                    found=f"{len(data)} bytes",
-                )
-            for offset in range(0, len(data), chunk_bytes):
-                yield data if len(data) <= chunk_bytes else data[offset : offset + chunk_bytes]
+                raise _cut_short(call, expected, len(data))
+            yield from _pieces(data, chunk_bytes)
             position += len(data)
             if position >= end:
                 return
@@ -273,8 +294,10 @@ class ObstoreStore:
         result = obstore.get(client, path, options={**condition, "range": (start, end)})
         return result, bytes(result.bytes())
 
-    def _open_nothing(self, key: str, if_match: ObjectVersion | None) -> ObjectReader:
+    def _open_nothing(self, key: str, if_match: ObjectVersion | None, *, whole: bool = False) -> ObjectReader:
         """A read without a byte: of an empty object, or of a range beyond the end."""
+        if whole and (reader := self._open_whole(key, if_match, WINDOW_BYTES)) is not None:
+            return reader
         info = self.head(key)
         if if_match is not None and not same(info.version, if_match):
             raise PreconditionFailed(
@@ -471,6 +494,21 @@ class ObstoreStore:
             modified_at=meta["last_modified"],
             version=version_of(meta),
         )
+
+
+def _pieces(data: bytes, chunk_bytes: int) -> Iterator[bytes]:
+    if len(data) <= chunk_bytes:
+        return iter((data,) if data else ())
+    return (data[offset : offset + chunk_bytes] for offset in range(0, len(data), chunk_bytes))
+
+
+def _cut_short(call: Call, expected_bytes: int, found_bytes: int) -> StoreUnavailable:
+    return StoreUnavailable(
+        "the answer was cut short",
+        where=call.where,
+        expected=f"{expected_bytes} bytes",
+        found=f"{found_bytes} bytes",
+    )
 
 
 class _UnsatisfiableRange(Exception):

@@ -1,4 +1,7 @@
-"""What an object says of itself beside its bytes: content headers, storage class, tags and user metadata."""
+"""What an object says of itself beside its bytes: content headers, storage class, tags and user metadata.
+
+`attribute_mapping` translates them from one cloud to another.
+"""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from holdfast.engine.objectstore._client import client_arguments
 from holdfast.engine.objectstore._obstore import ObstoreStore, Traits
 from holdfast.engine.objectstore.access import StoreAccess
 from holdfast.engine.objectstore.credentials import watched
+from holdfast.engine.objectstore.encryption import refuse_key
 from holdfast.engine.objectstore.interface import Capabilities
 from holdfast.engine.objectstore.pages import Split
 from holdfast.engine.objectstore.timeouts import RequestLimits, Timeouts
@@ -35,7 +36,8 @@ TRAITS = Traits(
 
 
 def azure_store(name: str, site: Site, access: StoreAccess, timeouts: Timeouts) -> ObstoreStore:
-    """The store of a site on Azure."""
+    """The store of a site on Azure. Raises ConfigError for a `kms_key`: see `refuse_key`."""
+    refuse_key(name, site, "the container's default encryption scope, and deny its override")
     credentials = watched(access)
 
     def build(limits: RequestLimits) -> Client:

@@ -13,6 +13,10 @@ class InvalidKey(ObjectStoreError):
     """The key (or a metadata name) is not one that every backend keeps as it is."""
 
 
+class InvalidAttributes(ObjectStoreError):
+    """An attribute this backend would refuse, change or drop."""
+
+
 class ObjectNotFound(ObjectStoreError):
     """No object has this key."""
 
@@ -33,6 +37,10 @@ class PermissionRefused(ObjectStoreError):
     """The credentials are wrong, expired or not allowed to do this. Never retried."""
 
 
+class ObjectArchived(ObjectStoreError):
+    """The object lies in an offline storage class: it must be restored before it can be read."""
+
+
 class NotSupported(ObjectStoreError):
     """This backend cannot do this; see its capabilities."""
 
@@ -45,6 +53,7 @@ class StoreUnavailable(ObjectStoreError):
     """No usable answer: refused, reset, timed out, throttled or 5xx. May be tried again.
 
     For a write ``outcome_unknown`` says that it may have happened: the caller re-reads before it decides.
+    ``throttled`` says that the store asked for fewer requests (429, 503 SlowDown, ServerBusy), not that it is ill.
     """
 
     transient = True
@@ -58,9 +67,11 @@ class StoreUnavailable(ObjectStoreError):
         found: str | None = None,
         fix: str | None = None,
         outcome_unknown: bool = False,
+        throttled: bool = False,
     ) -> None:
         super().__init__(what, where=where, expected=expected, found=found, fix=fix)
         self.outcome_unknown = outcome_unknown
+        self.throttled = throttled
 
 
 class UploadGone(ObjectStoreError):

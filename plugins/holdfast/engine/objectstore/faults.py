@@ -163,9 +163,12 @@ class FaultyStore(StoreDecorator):
         byte_range: ByteRange | None = None,
         if_match: ObjectVersion | None = None,
         chunk_bytes: int = 4 * 1024 * 1024,
+        size_bytes: int | None = None,
     ) -> ObjectReader:
         fault = self._before("open", key)
-        reader = self.inner.open(key, byte_range=byte_range, if_match=if_match, chunk_bytes=chunk_bytes)
+        reader = self.inner.open(
+            key, byte_range=byte_range, if_match=if_match, chunk_bytes=chunk_bytes, size_bytes=size_bytes
+        )
         self._after(fault, "open", key)
         return replace(reader, chunks=self._streamed(reader.chunks, fault, key))
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from holdfast.engine.config import Site
+from holdfast.engine.config import Cloud, Site
 from holdfast.engine.objectstore._client import client_arguments
 from holdfast.engine.objectstore._obstore import ObstoreStore, Traits
 from holdfast.engine.objectstore.access import StoreAccess, fixed
 from holdfast.engine.objectstore.credentials import watched
+from holdfast.engine.objectstore.encryption import refuse_key
 from holdfast.engine.objectstore.interface import Capabilities
 from holdfast.engine.objectstore.timeouts import RequestLimits, Timeouts
 
@@ -17,8 +18,12 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore as Client
 
 _ANY = "anonymous"
+#: Without it the service inflates objects stored with ``Content-Encoding: gzip`` on the way out ("decompressive
+#: transcoding"), and neither size nor checksum of what comes is that of what is stored.
+_STORED_BYTES = {"Accept-Encoding": "gzip"}
 
 TRAITS = Traits(
+    cloud=Cloud.GCP,
     capabilities=Capabilities(
         backend="gcs",
         create_only=True,
@@ -37,7 +42,8 @@ TRAITS = Traits(
 
 
 def gcs_store(name: str, site: Site, access: StoreAccess, timeouts: Timeouts) -> ObstoreStore:
-    """The store of a site on Google Cloud."""
+    """The store of a site on Google Cloud. Raises ConfigError for a `kms_key`: see `refuse_key`."""
+    refuse_key(name, site, "the bucket's default Cloud KMS key")
     if access.anonymous and access.endpoint:
         # obstore's `skip_signature` still asks for a token before it writes. An emulator takes any.
         access = replace(access, anonymous=False, credentials=fixed(token=_ANY))
@@ -51,7 +57,7 @@ def gcs_store(name: str, site: Site, access: StoreAccess, timeouts: Timeouts) ->
             config["base_url"] = access.endpoint
         if access.anonymous:
             config["skip_signature"] = "true"
-        return GCSStore(site.bucket, config=config, **client_arguments(access, credentials, limits))
+        return GCSStore(site.bucket, config=config, **client_arguments(access, credentials, limits, _STORED_BYTES))
 
     return ObstoreStore(
         name=f"{name} (gs://{'/'.join(filter(None, (site.bucket, site.prefix)))})",

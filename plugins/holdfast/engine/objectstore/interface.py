@@ -132,8 +132,13 @@ class ObjectStore(Protocol):
         byte_range: ByteRange | None = None,
         if_match: ObjectVersion | None = None,
         chunk_bytes: int = 4 * 1024 * 1024,
+        size_bytes: int | None = None,
     ) -> ObjectReader:
-        """A streamed read in chunks of about ``chunk_bytes``, pinned to one version from the first byte to the last."""
+        """A streamed read in chunks of about ``chunk_bytes``, pinned to one version from the first byte to the last.
+
+        ``size_bytes`` is what the caller believes the whole object's size to be: a small one comes with one plain
+        request. A wrong belief costs a request, nothing else.
+        """
 
     def put(
         self,

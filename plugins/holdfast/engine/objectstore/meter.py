@@ -135,9 +135,12 @@ class MeteredStore(StoreDecorator):
         byte_range: ByteRange | None = None,
         if_match: ObjectVersion | None = None,
         chunk_bytes: int = 4 * 1024 * 1024,
+        size_bytes: int | None = None,
     ) -> ObjectReader:
         with self._timed(self.meter.called, "open"):
-            reader = self.inner.open(key, byte_range=byte_range, if_match=if_match, chunk_bytes=chunk_bytes)
+            reader = self.inner.open(
+                key, byte_range=byte_range, if_match=if_match, chunk_bytes=chunk_bytes, size_bytes=size_bytes
+            )
         return replace(reader, chunks=self._streamed(reader.chunks))
 
     def _streamed(self, chunks: Iterator[bytes]) -> Iterator[bytes]:

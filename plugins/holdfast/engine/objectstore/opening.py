@@ -5,6 +5,7 @@ from __future__ import annotations
 from holdfast.engine.config import Cloud, Connection, Site
 from holdfast.engine.objectstore.access import StoreAccess
 from holdfast.engine.objectstore.connect import access_from_connection
+from holdfast.engine.objectstore.encryption import refuse_key
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.objectstore.retry import DEFAULT_RETRY, RetryingStore, RetryPolicy
 from holdfast.engine.objectstore.timeouts import Timeouts
@@ -28,7 +29,7 @@ def open_store(
         retry: how long to keep trying; ``None``: one attempt, without the decorator.
 
     Raises:
-        ConfigError: the connection does not fit the site.
+        ConfigError: the connection does not fit the site, or the site names a key that cannot be asked for.
     """
     if isinstance(access, Connection):
         access = access_from_connection(site, access)
@@ -51,4 +52,5 @@ def _open(site_name: str, site: Site, access: StoreAccess, timeouts: Timeouts) -
         return azure_store(site_name, site, access, timeouts)
     from holdfast.engine.objectstore.local import local_store
 
+    refuse_key(site_name, site, "an encrypted file system")
     return local_store(site_name, site.bucket, prefix=site.prefix, timeouts=timeouts)

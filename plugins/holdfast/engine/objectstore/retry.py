@@ -124,9 +124,12 @@ class RetryingStore(StoreDecorator):
         byte_range: ByteRange | None = None,
         if_match: ObjectVersion | None = None,
         chunk_bytes: int = 4 * 1024 * 1024,
+        size_bytes: int | None = None,
     ) -> ObjectReader:
         reader = self._again(
-            lambda: self.inner.open(key, byte_range=byte_range, if_match=if_match, chunk_bytes=chunk_bytes)
+            lambda: self.inner.open(
+                key, byte_range=byte_range, if_match=if_match, chunk_bytes=chunk_bytes, size_bytes=size_bytes
+            )
         )
         return replace(reader, chunks=self._resumed(key, reader, byte_range, chunk_bytes))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from holdfast.engine.config import Site
+from holdfast.engine.config import Cloud, Site
 from holdfast.engine.objectstore._client import client_arguments
 from holdfast.engine.objectstore._obstore import ObstoreStore, Traits
 from holdfast.engine.objectstore.access import StoreAccess
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore as Client
 
 TRAITS = Traits(
+    cloud=Cloud.AWS,
     capabilities=Capabilities(
         backend="s3",
         create_only=True,
@@ -28,7 +29,7 @@ TRAITS = Traits(
         server_side_copy=True,
         versions=None,
         notes=("An ETag of a one-part object is its MD5: equal bytes written again have the same version.",),
-    )
+    ),
 )
 
 
@@ -44,6 +45,8 @@ def s3_store(name: str, site: Site, access: StoreAccess, timeouts: Timeouts) -> 
             config["endpoint"] = access.endpoint
         if access.anonymous:
             config["skip_signature"] = "true"
+        if site.kms_key is not None:
+            config.update({"server_side_encryption": "aws:kms", "sse_kms_key_id": site.kms_key})
         return S3Store(site.bucket, config=config, **client_arguments(access, credentials, limits))
 
     return ObstoreStore(

@@ -107,9 +107,12 @@ class ThrottledStore(StoreDecorator):
         byte_range: ByteRange | None = None,
         if_match: ObjectVersion | None = None,
         chunk_bytes: int = 4 * 1024 * 1024,
+        size_bytes: int | None = None,
     ) -> ObjectReader:
         self._request()
-        reader = self.inner.open(key, byte_range=byte_range, if_match=if_match, chunk_bytes=chunk_bytes)
+        reader = self.inner.open(
+            key, byte_range=byte_range, if_match=if_match, chunk_bytes=chunk_bytes, size_bytes=size_bytes
+        )
         return replace(reader, chunks=map(self._carry, reader.chunks))
 
     def put(

@@ -1,0 +1,117 @@
+"""What each cloud takes as attributes, as data, and the check that a put makes of it.
+
+Sources: the clouds' own reference pages on object metadata, tags and storage classes; measured on the emulators where
+those enforce them. A store must neither change nor drop what it is given, so what it would is refused here.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from holdfast.engine.config import Cloud
+from holdfast.engine.objectstore.attributes import Attributes
+from holdfast.engine.objectstore.errors import InvalidAttributes
+
+#: RFC 9110 token in lower case: HTTP does not keep case, so no store does.
+_TOKEN = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
+#: Azure: a C# identifier; of its letters only those HTTP can carry.
+_IDENTIFIER = re.compile(r"[a-z_][a-z0-9_]*")
+
+
+@dataclass(frozen=True, slots=True)
+class AttributeRules:
+    """What one cloud takes.
+
+    Args:
+        metadata_name: what a name of user metadata must match in whole.
+        metadata_bytes: of all names and values together at most.
+        most_tags: tags at most; 0: it has none.
+        tag_text: what a tag's name and value must match in whole.
+        storage_classes: the classes an object can be put in.
+        offline: those of them whose objects must be restored before they can be read.
+    """
+
+    metadata_name: re.Pattern[str]
+    metadata_bytes: int
+    most_tags: int
+    tag_text: re.Pattern[str]
+    storage_classes: frozenset[str]
+    offline: frozenset[str]
+
+
+RULES: dict[Cloud, AttributeRules] = {
+    Cloud.AWS: AttributeRules(
+        metadata_name=_TOKEN,
+        metadata_bytes=2048,
+        most_tags=10,
+        tag_text=re.compile(r"[\w .:/=+@-]*"),
+        storage_classes=frozenset(
+            {"STANDARD", "REDUCED_REDUNDANCY", "STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER_IR"}
+            | {"GLACIER", "DEEP_ARCHIVE", "EXPRESS_ONEZONE", "OUTPOSTS"}
+        ),
+        offline=frozenset({"GLACIER", "DEEP_ARCHIVE"}),
+    ),
+    Cloud.GCP: AttributeRules(
+        metadata_name=_TOKEN,
+        metadata_bytes=8192,
+        most_tags=0,
+        tag_text=re.compile(""),
+        storage_classes=frozenset({"STANDARD", "NEARLINE", "COLDLINE", "ARCHIVE"}),
+        offline=frozenset(),
+    ),
+    Cloud.AZURE: AttributeRules(
+        metadata_name=_IDENTIFIER,
+        metadata_bytes=8192,
+        most_tags=10,
+        tag_text=re.compile(r"[A-Za-z0-9 +./:=_-]*"),
+        storage_classes=frozenset({"Hot", "Cool", "Cold", "Archive"}),
+        offline=frozenset({"Archive"}),
+    ),
+}
+TAG_NAME_LETTERS = 128
+TAG_VALUE_LETTERS = 256
+
+
+def carried_by_http(value: str) -> bool:
+    """Whether a header brings this value back as it is: printable ASCII without blanks at its ends."""
+    return value.isascii() and value.isprintable() and value == value.strip()
+
+
+def tag_fits(rules: AttributeRules, name: str, value: str) -> bool:
+    """Whether this cloud takes the tag."""
+    return (
+        0 < len(name) <= TAG_NAME_LETTERS
+        and len(value) <= TAG_VALUE_LETTERS
+        and bool(rules.tag_text.fullmatch(name) and rules.tag_text.fullmatch(value))
+    )
+
+
+def check_attributes(attributes: Attributes, cloud: Cloud, where: str) -> None:
+    """Raises InvalidAttributes for what this cloud would refuse, change or drop."""
+    rules = RULES[cloud]
+    for found in _misfits(attributes, rules):
+        raise InvalidAttributes(
+            f"{cloud.value} does not keep this attribute as it is",
+            where=where,
+            found=found[:200],
+            fix="Map the attributes to this cloud first (map_attributes), or put without it",
+        )
+
+
+def _misfits(attributes: Attributes, rules: AttributeRules) -> list[str]:
+    found = [
+        f"metadata {name!r}: {value!r}"
+        for name, value in attributes.metadata.items()
+        if not rules.metadata_name.fullmatch(name) or not carried_by_http(value)
+    ]
+    found += [f"{name}: {value!r}" for name, value in attributes.headers().items() if not carried_by_http(value)]
+    size_bytes = sum(len(name) + len(value) for name, value in attributes.metadata.items())
+    if size_bytes > rules.metadata_bytes:
+        found.append(f"{size_bytes} bytes of metadata, more than {rules.metadata_bytes}")
+    if len(attributes.tags) > rules.most_tags:
+        found.append(f"{len(attributes.tags)} tags, more than {rules.most_tags}")
+    found += [f"tag {name!r}: {value!r}" for name, value in attributes.tags.items() if not tag_fits(rules, name, value)]
+    if attributes.storage_class is not None and attributes.storage_class not in rules.storage_classes:
+        found.append(f"storage class {attributes.storage_class}")
+    return found
