@@ -14,13 +14,17 @@ from holdfast.engine.snapshot.errors import (
     ObjectDamaged,
     ObjectOverwritten,
     SnapshotError,
+    SnapshotIsReadOnly,
+    SnapshotNotSelectable,
     UnknownParent,
 )
 from holdfast.engine.snapshot.keys import root
 from holdfast.engine.snapshot.lineage import EpochFork, new_fork, read_fork, read_forks, write_fork
 from holdfast.engine.snapshot.manifest import Diff, Manifest, ManifestEntry, diff
+from holdfast.engine.snapshot.opened import OpenSnapshot
 from holdfast.engine.snapshot.publish import publish, put_snapshot, take_and_publish
-from holdfast.engine.snapshot.read import OpenSnapshot, load_manifest, open_snapshot, open_table, read_object
+from holdfast.engine.snapshot.read import load_manifest, open_snapshot, open_table, read_object
+from holdfast.engine.snapshot.read import open_selected as open  # noqa: A004 – inside this package's name
 from holdfast.engine.snapshot.receipts import Receipt, read_receipt, write_receipt
 from holdfast.engine.snapshot.records import CommitRecord, find_record, iter_selectable, latest, records, selectable
 from holdfast.engine.snapshot.take import TakenSnapshot, take
@@ -45,6 +49,8 @@ __all__ = [
     "OpenSnapshot",
     "Receipt",
     "SnapshotError",
+    "SnapshotIsReadOnly",
+    "SnapshotNotSelectable",
     "TakenSnapshot",
     "UnknownParent",
     "VerifyReport",
@@ -56,6 +62,7 @@ __all__ = [
     "latest",
     "load_manifest",
     "new_fork",
+    "open",
     "open_snapshot",
     "open_table",
     "publish",

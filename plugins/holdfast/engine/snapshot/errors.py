@@ -29,6 +29,14 @@ class NotInSnapshot(SnapshotError):
     """The snapshot has no object of this path."""
 
 
+class SnapshotIsReadOnly(Refused, SnapshotError):
+    """A snapshot cannot be changed, and what reads it cannot write."""
+
+
+class SnapshotNotSelectable(SnapshotError):
+    """No such snapshot may be selected here: it is not committed, or it is of no epoch of this ancestry."""
+
+
 class DatasetEmpty(Refused, SnapshotError):
     """The dataset's folder holds no object: more often a wrong path than a true state."""
 

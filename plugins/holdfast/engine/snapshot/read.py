@@ -2,69 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from holdfast.engine.objectstore.errors import ObjectNotFound
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.snapshot import keys
-from holdfast.engine.snapshot.digest import digest_of
-from holdfast.engine.snapshot.errors import ManifestDamaged, NotInSnapshot, ObjectDamaged, ObjectOverwritten
-from holdfast.engine.snapshot.manifest import Manifest, ManifestEntry
-from holdfast.engine.snapshot.placement import Placed, locate
-from holdfast.engine.snapshot.records import CommitRecord
-
-
-@dataclass(frozen=True)
-class OpenSnapshot:
-    """A snapshot's manifest and where its bytes lie here: read once, then as many objects as wanted."""
-
-    store: ObjectStore
-    record: CommitRecord
-    manifest: Manifest
-    placed: Mapping[str, Placed]
-
-    def read(self, path: str) -> bytes:
-        """One object's bytes, whole and checked.
-
-        Raises:
-            NotInSnapshot: the snapshot has no such path.
-            ObjectOverwritten: somebody overwrote or removed it since the snapshot.
-            ObjectDamaged: its bytes are wrong though its version is the same.
-        """
-        entry = self.manifest.entry(path)
-        place = self.placed.get(path)
-        key = place.key if place is not None and place.key is not None else keys.object_key(self.record.path, path)
-        try:
-            data = self.store.get(key)
-        except ObjectNotFound:
-            raise self._overwritten(entry, key, "nothing") from None
-        found = digest_of(data)
-        if found == entry.digest:
-            return data
-        if place is not None and place.object_version is not None:
-            now = self.store.head(key)
-            if now.version != place.object_version:
-                raise self._overwritten(entry, key, found)
-        raise ObjectDamaged(
-            "the object's bytes are not the snapshot's",
-            where=f"{self.store.name}: {key}",
-            expected=entry.digest,
-            found=found,
-            fix="Read it at another site that has this snapshot, and have this store checked",
-        )
-
-    def _overwritten(self, entry: ManifestEntry, key: str, found: str) -> ObjectOverwritten:
-        return ObjectOverwritten(
-            "the object was overwritten or removed after the snapshot was taken",
-            where=f"{self.store.name}: {key}",
-            expected=entry.digest,
-            found=found,
-            fix="Use a newer snapshot, or read this one at a site that has a replica of it",
-        )
+from holdfast.engine.snapshot.errors import ManifestDamaged, NotInSnapshot, ObjectDamaged, SnapshotNotSelectable
+from holdfast.engine.snapshot.manifest import Manifest
+from holdfast.engine.snapshot.opened import OpenSnapshot
+from holdfast.engine.snapshot.placement import locate
+from holdfast.engine.snapshot.records import CommitRecord, iter_selectable, latest
 
 
 def load_manifest(store: ObjectStore, record: CommitRecord) -> Manifest:
@@ -88,6 +36,39 @@ def open_snapshot(store: ObjectStore, record: CommitRecord) -> OpenSnapshot:
     """Open a snapshot for reading. Raises ManifestDamaged."""
     manifest = load_manifest(store, record)
     return OpenSnapshot(store, record, manifest, locate(store, record, manifest))
+
+
+def open_selected(store: ObjectStore, dataset: str, *, epoch: int, snapshot_id: str | None = None) -> OpenSnapshot:
+    """Open a dataset at this site; ``holdfast.engine.snapshot.open``.
+
+    Args:
+        epoch: the newest committed epoch of the group, from the authority.
+        snapshot_id: which snapshot; by default the newest that may be selected.
+
+    Raises:
+        SnapshotNotSelectable: there is none, or the one named is not in the ancestry of the epoch.
+        EpochUnknownHere, CommitRecordDamaged: as `latest`.
+        ManifestDamaged: its manifest is missing or wrong.
+    """
+    return open_snapshot(store, select(store, dataset, epoch=epoch, snapshot_id=snapshot_id))
+
+
+def select(store: ObjectStore, dataset: str, *, epoch: int, snapshot_id: str | None = None) -> CommitRecord:
+    """The record `open_selected` opens. Raises: as that."""
+    if snapshot_id is None:
+        record = latest(store, dataset, epoch=epoch)
+    else:
+        line = iter_selectable(store, dataset, epoch=epoch)
+        record = next((item for item in line if item.snapshot_id == snapshot_id), None)
+    if record is not None:
+        return record
+    raise SnapshotNotSelectable(
+        "there is no such snapshot that may be selected here",
+        where=f"{store.name}: {dataset}",
+        expected=f"snapshot {snapshot_id or 'of any id'} in the ancestry of epoch {epoch}",
+        found="none",
+        fix="`holdfast sync snapshots` lists what may be selected at each site; replicate it here if it is elsewhere",
+    )
 
 
 def read_object(store: ObjectStore, record: CommitRecord, path: str) -> bytes:

@@ -9,7 +9,8 @@ from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.snapshot import keys
 from holdfast.engine.snapshot.digest import hash_stream
 from holdfast.engine.snapshot.manifest import ManifestEntry
-from holdfast.engine.snapshot.read import OpenSnapshot, open_snapshot
+from holdfast.engine.snapshot.opened import OpenSnapshot
+from holdfast.engine.snapshot.read import open_snapshot
 from holdfast.engine.snapshot.records import CommitRecord
 from holdfast.engine.snapshot.threads import in_threads
 
