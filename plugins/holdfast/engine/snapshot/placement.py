@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from holdfast.engine.objectstore.interface import OVERWRITE, ObjectInfo, ObjectStore, ObjectVersion
 from holdfast.engine.snapshot import keys
@@ -123,24 +124,30 @@ def write_placement(store: ObjectStore, record: CommitRecord, site: str, rows: l
     """Write where a snapshot's bytes lie here; before its commit record."""
     ordered = sorted(rows, key=lambda row: row.path)
     table = pa.table({name: [getattr(row, name) for row in ordered] for name in SCHEMA.names}, schema=SCHEMA)
+    write_placement_table(store, record, site, table)
+
+
+def write_placement_table(store: ObjectStore, record: CommitRecord, site: str, table: pa.Table) -> None:
+    """As `write_placement`, from a table of schema `SCHEMA` sorted by path."""
     # Overwriting is right: a second attempt at the same replica knows better, and after the commit nobody writes it.
-    store.put(keys.placement_key(record.dataset, record.snapshot_id, site), write_table(table), mode=OVERWRITE)
+    data = write_table(table.select(SCHEMA.names).cast(SCHEMA))
+    store.put(keys.placement_key(record.dataset, record.snapshot_id, site), data, mode=OVERWRITE)
 
 
 def locate(store: ObjectStore, record: CommitRecord, manifest: Manifest) -> dict[str, Placed]:
     """Where each object of a snapshot lies here, and the leftovers, by path."""
+    return {row["path"]: Placed(**row) for row in locate_table(store, record, manifest).to_pylist()}
+
+
+def locate_table(store: ObjectStore, record: CommitRecord, manifest: Manifest) -> pa.Table:
+    """As `locate`, as a table of schema `SCHEMA` sorted by path."""
     for info in store.list(keys.placement_prefix(record.dataset, record.snapshot_id)):
-        table = read_table(store.get(info.key), SCHEMA, f"{store.name}: {info.key}")
-        return {row["path"]: Placed(**row) for row in table.to_pylist()}
-    return {
-        entry.path: Placed(
-            path=entry.path,
-            key=keys.object_key(record.path, entry.path),
-            digest=entry.digest,
-            size_bytes=entry.size_bytes,
-            version=entry.version,
-            e_tag=entry.e_tag,
-            modified_at=entry.modified_at,
-        )
-        for entry in manifest.entries()
-    }
+        return read_table(store.get(info.key), SCHEMA, f"{store.name}: {info.key}")
+    table = manifest.table
+    own = pc.binary_join_element_wise(keys.data_folder(record.path), table["path"], "/")
+    columns = [own if name == "key" else _column(table, name) for name in SCHEMA.names]
+    return pa.table(columns, names=SCHEMA.names).cast(SCHEMA)
+
+
+def _column(table: pa.Table, name: str) -> pa.Array | pa.ChunkedArray:
+    return table[name] if name in table.schema.names else pa.nulls(table.num_rows, SCHEMA.field(name).type)

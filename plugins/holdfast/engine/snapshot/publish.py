@@ -15,7 +15,7 @@ from holdfast.engine.snapshot.errors import DatasetEmpty, EpochUnknownHere, Obje
 from holdfast.engine.snapshot.lineage import new_fork, read_fork, write_fork
 from holdfast.engine.snapshot.manifest import Manifest, ManifestEntry
 from holdfast.engine.snapshot.once import create_or_read
-from holdfast.engine.snapshot.placement import write_placement
+from holdfast.engine.snapshot.placement import write_placement, write_placement_table
 from holdfast.engine.snapshot.records import CommitRecord, commit_time, latest, parse_record, read_record, record_keys
 from holdfast.engine.snapshot.take import TakenSnapshot, take
 
@@ -50,12 +50,41 @@ def publish(
         UnknownParent: the parent is not committed here.
     """
     write_id = write_id or uuid4().hex
-    found = record_keys(store, taken.dataset)
-    earlier = _own_commit(store, taken, found, epoch, write_id)
+    earlier = _own_commit(store, taken, record_keys(store, taken.dataset), epoch, write_id)
     if earlier is not None:
         return earlier
+    record = seal_record(
+        store, taken, epoch=epoch, site=site, parent=parent, clock=clock, write_id=write_id, labels=labels
+    )
+    put_manifest(store, record, taken.manifest.data)
+    if taken.placement_table is not None:
+        write_placement_table(store, record, site, taken.placement_table)
+    elif taken.placement:
+        write_placement(store, record, site, list(taken.placement))
+    return commit(store, record)
+
+
+def seal_record(
+    store: ObjectStore,
+    taken: TakenSnapshot,
+    *,
+    epoch: int,
+    site: str,
+    parent: str | None,
+    clock: Clock,
+    write_id: str,
+    labels: Mapping[str, str] | None = None,
+) -> CommitRecord:
+    """The commit record of a taken snapshot; nothing is committed yet.
+
+    Args:
+        store: a bucket that has the parent; the site's own, or a replica's when the source may only be read.
+
+    Raises: as `publish`.
+    """
+    found = record_keys(store, taken.dataset)
     _require_epoch(store, taken, found, epoch, site, write_id, clock)
-    record = CommitRecord.seal(
+    return CommitRecord.seal(
         dataset=taken.dataset,
         epoch=epoch,
         parent=parent,
@@ -69,10 +98,6 @@ def publish(
         path=taken.path,
         labels=dict(labels or {}),
     )
-    put_manifest(store, record, taken.manifest.data)
-    if taken.placement:
-        write_placement(store, record, site, list(taken.placement))
-    return commit(store, record)
 
 
 def take_and_publish(

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+import pyarrow as pa
+
 from holdfast.clock import Clock
 from holdfast.engine.objectstore.errors import BytesCorrupted, ObjectNotFound, PreconditionFailed
 from holdfast.engine.objectstore.interface import ObjectInfo, ObjectStore
@@ -41,6 +43,8 @@ class TakenSnapshot:
     hashed_bytes: int
     #: Where bytes lie when not all of them lie at their own key; empty otherwise.
     placement: tuple[Placed, ...] = field(default=(), repr=False)
+    #: The same as a table (`placement.SCHEMA`, sorted by path) instead, where there are many.
+    placement_table: pa.Table | None = field(default=None, repr=False, compare=False)
 
     @property
     def object_count(self) -> int:
