@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from holdfast import __version__
-from holdfast.cli import authority, check, drill, failover, sandbox
+from holdfast.cli import authority, check, drill, failover, sandbox, sync
 
 app = typer.Typer(
     name="holdfast",
@@ -24,6 +24,7 @@ app.add_typer(sandbox.app, name="sandbox")
 app.add_typer(authority.app, name="authority")
 app.add_typer(drill.app, name="drill")
 app.add_typer(failover.app, name="failover")
+app.add_typer(sync.app, name="sync")
 
 
 def _version(wanted: bool) -> None:

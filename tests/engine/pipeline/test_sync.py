@@ -214,7 +214,7 @@ def test_names_that_do_not_fit_are_told_before_anything_is_read(world: World) ->
         sync.run(as_runtime(world), GROUP, "nope")
     with pytest.raises(UnknownName, match="nope"):
         sync.run(as_runtime(world), "nope", DATASET)
+    no_datasets = world.topology.groups[GROUP].model_copy(update={"datasets": ()})
+    world.topology = world.topology.model_copy(update={"groups": {GROUP: no_datasets}})
     with pytest.raises(ConfigError, match="does not protect"):
-        no_datasets = world.topology.groups[GROUP].model_copy(update={"datasets": ()})
-        world.topology = world.topology.model_copy(update={"groups": {GROUP: no_datasets}})
         sync.run(as_runtime(world), GROUP, DATASET)

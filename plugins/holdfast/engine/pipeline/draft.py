@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from holdfast.engine.replication.reports import ReadDraft
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.snapshot import NotInSnapshot, ObjectDamaged, TakenSnapshot
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-#: Reads one object of a draft by its path, pinned to the version that was taken.
-ReadDraft = Callable[[str], bytes]
+
 Validate = Callable[[TakenSnapshot, ReadDraft], None]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import islice
 from typing import Literal, TypeVar
 
 from holdfast.engine.authority.interface import EpochState
@@ -21,13 +22,13 @@ from holdfast.engine.snapshot import (
     EpochUnknownHere,
     VerifyReport,
     diff,
-    find_record,
     iter_selectable,
     latest,
     load_manifest,
     read_receipt,
     verify,
 )
+from holdfast.engine.snapshot.records import read_record, record_keys
 from holdfast.errors import ConfigError, HoldfastError
 
 Role = Literal["active", "standby", "witness"]
@@ -180,18 +181,21 @@ def verify_everywhere(
     return tuple(at(site) for site in allowed_sites(runtime, group, dataset))
 
 
-def snapshots(runtime: Runtime, group: str, dataset: str, *, site: str | None = None) -> tuple[CommitRecord, ...]:
+def snapshots(
+    runtime: Runtime, group: str, dataset: str, *, site: str | None = None, limit: int | None = None
+) -> tuple[CommitRecord, ...]:
     """The snapshots that may be selected at a site, newest first.
 
     Args:
         site: by default the active one.
+        limit: read at most so many.
 
     Raises: as `status`, and StoreUnavailable.
     """
     datasets_of(runtime, group, dataset)
     state = require_active(runtime, group)
     place = state.active_site if site is None else require_site(runtime, group, site)
-    return tuple(iter_selectable(runtime.store(place), dataset, epoch=state.epoch))
+    return tuple(islice(iter_selectable(runtime.store(place), dataset, epoch=state.epoch), limit))
 
 
 def compare(
@@ -224,10 +228,12 @@ def compare(
 
 
 def record_at(store: ObjectStore, dataset: str, site: str, epoch: int, snapshot_id: str | None) -> CommitRecord:
-    """A snapshot at a site: the one that is named, else the newest. Raises NoSnapshot."""
-    found = (
-        find_record(store, dataset, snapshot_id) if snapshot_id is not None else _latest_known(store, dataset, epoch)
-    )
+    """A snapshot at a site: the one whose id begins so, else the newest. Raises NoSnapshot."""
+    if snapshot_id is None:
+        found = _latest_known(store, dataset, epoch)
+    else:
+        begins = [key for key in record_keys(store, dataset) if key.snapshot_id.startswith(snapshot_id)]
+        found = read_record(store, begins[0].key) if len(begins) == 1 and snapshot_id else None
     if found is not None:
         return found
     raise NoSnapshot(

@@ -8,58 +8,22 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
+from datetime import datetime
 
 from holdfast.engine.authority.interface import EpochState
-from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.pipeline.active import require_active
 from holdfast.engine.pipeline.draft import suite_of
-from holdfast.engine.pipeline.replicas import datasets_of, role_of
+from holdfast.engine.pipeline.replicas import allowed_sites, datasets_of, role_of
 from holdfast.engine.recovery.protection import note_complete
-from holdfast.engine.replication import Progress, ReplicationReport, ResidencyRefused, check_hop, replicate
+from holdfast.engine.replication import ResidencyRefused
+from holdfast.engine.replication.sync import SyncProgress, SyncReport, SyncSite, sync_dataset
 from holdfast.engine.runtime import Runtime
-from holdfast.engine.snapshot import CommitRecord, latest, publish, take
-from holdfast.engine.snapshot.placement import Placed
 from holdfast.errors import HoldfastError
 
-
-@dataclass(frozen=True)
-class SyncProgress:
-    """How far a sync is; ``phase`` names what is being done."""
-
-    phase: str
-    done_objects: int
-    total_objects: int
-    done_bytes: int
-    total_bytes: int
-
-
-@dataclass(frozen=True)
-class TargetReport:
-    """How one target fared."""
-
-    site: str
-    copied_objects: int = 0
-    copied_bytes: int = 0
-    carried_objects: int = 0
-    verified_objects: int = 0
-    receipt_key: str | None = None
-    refused: str | None = None
-    error: str | None = None
-    losses: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class SyncReport:
-    """What a sync did. ``record`` is ``None`` when nothing had changed."""
-
-    record: CommitRecord | None
-    snapshot_id: str | None
-    source_site: str
-    changed_objects: int
-    read_bytes: int
-    targets: tuple[TargetReport, ...]
-    seconds: float
+Tell = Callable[[SyncProgress], None]
+#: Objects in flight per run; the sites' own limits may allow fewer.
+THREADS = 16
 
 
 class SyncInterrupted(HoldfastError):
@@ -73,9 +37,6 @@ class NotSynced(HoldfastError):
     """Some site could not be brought up to date; the others were."""
 
     transient = True
-
-
-Tell = Callable[[SyncProgress], None]
 
 
 def run(
@@ -92,7 +53,7 @@ def run(
 
     Args:
         progress: told from the calling thread.
-        stop: when set, the run ends at the next object.
+        stop: when set, the run ends soon, and raises.
 
     Raises:
         UnknownName, ConfigError, GroupNotInitialised, NoMajority: nothing was read.
@@ -102,40 +63,17 @@ def run(
     """
     datasets_of(runtime, group, dataset)
     state = require_active(runtime, group)
-    began, as_of = runtime.clock.monotonic(), runtime.clock.now()
-    source = runtime.store(state.active_site)
-    previous = latest(source, dataset, epoch=state.epoch)
-    path = runtime.topology.dataset(dataset).path
-    taken = take(source, dataset=dataset, path=path, clock=runtime.clock, previous=previous)
-    _go_on(stop, dataset)
-    record = previous
-    if previous is None or taken.manifest.digest != previous.manifest_digest:
-        check = suite_of(runtime, dataset)
-        if check is not None:
-            check(taken, _Draft(source, path, {row.path: row for row in taken.placement}).read)
-        record = publish(
-            source,
-            taken,
-            epoch=state.epoch,
-            site=state.active_site,
-            parent=previous.snapshot_id if previous else None,
-            clock=runtime.clock,
-        )
-    assert record is not None
-    sites = [site for site in runtime.topology.group(group).sites.all() if site != state.active_site]
-    targets = tuple(_bring(runtime, record, site, state, progress, stop) for site in sites)
-    for one in targets:
-        if one.error is None and one.refused is None:
-            note_complete(runtime, group, state, dataset, one.site, record.snapshot_id, as_of)
-    return SyncReport(
-        record=record if record is not previous else None,
-        snapshot_id=record.snapshot_id,
-        source_site=state.active_site,
-        changed_objects=taken.hashed_objects,
-        read_bytes=taken.hashed_bytes,
-        targets=targets,
-        seconds=runtime.clock.monotonic() - began,
-    )
+    as_of = runtime.clock.now()  # before looking: what is written while it is copied is not covered
+    try:
+        report = _sync(runtime, group, dataset, state, progress, stop)
+    except HoldfastError as error:
+        if stop is not None and stop.is_set():
+            raise _interrupted(group, dataset) from error
+        raise
+    report = _noted(runtime, group, dataset, state, report, as_of)
+    if stop is not None and stop.is_set() and any(one.error for one in report.targets):
+        raise _interrupted(group, dataset)
+    return report
 
 
 def require_synced(runtime: Runtime, group: str, dataset: str, report: SyncReport) -> SyncReport:
@@ -154,88 +92,74 @@ def require_synced(runtime: Runtime, group: str, dataset: str, report: SyncRepor
             found="; ".join(failed),
             fix="Bring the site back and run it again: what is there is not copied twice",
         )
-    settings = runtime.topology.group(group)
+    settings, allowed = runtime.topology.group(group), allowed_sites(runtime, group, dataset)
     refused = [
         f"{one.site}: {one.refused}"
         for one in report.targets
-        if one.refused is not None and role_of(settings, one.site, report.source_site) != "witness"
+        if one.refused is not None
+        and (one.site in allowed or role_of(settings, one.site, report.source_site) != "witness")
     ]
     if refused:
         raise ResidencyRefused(
-            "a site that may become active may not hold the data",
+            "a rule forbids that a site gets the data",
             where=f"{dataset} of {group}",
-            expected="a site whose jurisdiction the residency class allows",
+            expected="every site that may become active to hold it",
             found="; ".join(refused),
-            fix="Make the site a witness, or have the class changed by who answers for it",
+            fix="Read the refusal: a jurisdiction is the topology's matter, a newer epoch the authority's",
         )
     return report
 
 
-def _bring(
+def _sync(
     runtime: Runtime,
-    record: CommitRecord,
-    site: str,
+    group: str,
+    dataset: str,
     state: EpochState,
     progress: Tell | None,
     stop: threading.Event | None,
-) -> TargetReport:
-    residency = runtime.topology.residency_of(record.dataset)
-
-    def tell(seen: Progress) -> None:
-        if progress is not None:
-            progress(
-                SyncProgress(f"→ {site}", seen.done_objects, seen.total_objects, seen.done_bytes, seen.total_bytes)
-            )
-        _go_on(stop, record.dataset)
-
-    try:
-        check_hop(record.dataset, residency, site, runtime.topology.sites)
-        done = replicate(
-            runtime.store(state.active_site),
-            runtime.store(site),
-            record=record,
-            source_site=state.active_site,
-            target_site=site,
-            residency=residency,
-            topology_sites=runtime.topology.sites,
-            clock=runtime.clock,
-            progress=tell,
-        )
-    except SyncInterrupted:
-        raise
-    except ResidencyRefused as error:
-        return TargetReport(site, refused=str(error))
-    except HoldfastError as error:
-        return TargetReport(site, error=str(error))
-    return _target_report(site, done)
-
-
-def _target_report(site: str, done: ReplicationReport) -> TargetReport:
-    return TargetReport(
-        site=site,
-        copied_objects=done.copied_objects,
-        copied_bytes=done.copied_bytes,
-        carried_objects=done.skipped_objects,
-        verified_objects=done.verified_objects,
-        receipt_key=done.receipt_key,
+) -> SyncReport:
+    topology = runtime.topology
+    settings = topology.dataset(dataset)
+    others = [site for site in topology.group(group).sites.all() if site != state.active_site]
+    return sync_dataset(
+        SyncSite(state.active_site, runtime.store(state.active_site)),
+        [SyncSite(site, runtime.store(site)) for site in others],
+        dataset=dataset,
+        folder=settings.path,
+        policy=settings.sync,
+        epoch=state.epoch,
+        residency=topology.residency_of(dataset),
+        topology_sites=topology.sites,
+        clock=runtime.clock,
+        validate=suite_of(runtime, dataset),
+        progress=progress,
+        threads=THREADS,
+        stop=stop,
     )
 
 
-@dataclass(frozen=True)
-class _Draft:
-    store: ObjectStore
-    path: str
-    placed: dict[str, Placed]
+def _noted(
+    runtime: Runtime, group: str, dataset: str, state: EpochState, report: SyncReport, as_of: datetime
+) -> SyncReport:
+    """The report, with a note at each site that is served since when it is complete.
 
-    def read(self, path: str) -> bytes:
-        place = self.placed.get(path)
-        return self.store.get(place.key if place is not None and place.key else f"data/{self.path}/{path}")
+    The note is what a plan knows of the lag when the source is gone; a site that cannot take it is not served.
+    """
+    targets = []
+    for one in report.targets:
+        if one.ok:
+            try:
+                note_complete(runtime, group, state, dataset, one.site, report.snapshot_id, as_of)
+            except HoldfastError as error:
+                one = replace(one, error=str(error))
+        targets.append(one)
+    return replace(report, targets=tuple(targets))
 
 
-def _go_on(stop: threading.Event | None, dataset: str) -> None:
-    if stop is not None and stop.is_set():
-        raise SyncInterrupted(
-            "the sync was stopped",
-            where=dataset,
-            fix="Run the same command again: what is copied is not copied twice, and nothing half done is visible",
-        )
+def _interrupted(group: str, dataset: str) -> SyncInterrupted:
+    return SyncInterrupted(
+        "the sync was stopped",
+        where=f"{dataset} of {group}",
+        fix=f"`holdfast sync run --group {group} --dataset {dataset}` goes on: what is copied is not copied twice, "
+        "and nothing half done is visible",
+    )

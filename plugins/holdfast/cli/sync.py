@@ -1,0 +1,228 @@
+"""``holdfast sync``: bring datasets to the other sites, look where each stands, check the bytes, go back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+
+from holdfast.cli import sync_tables as show
+from holdfast.cli.drill import GroupOption, choose_group
+from holdfast.cli.output import JsonOption, TopologyOption, errors, print_json, reports_errors
+from holdfast.cli.sync_progress import stopping, sync_progress
+from holdfast.engine.pipeline import replicas, sync
+from holdfast.engine.replication.sync import SyncReport
+from holdfast.engine.runtime import Runtime
+from holdfast.errors import ConfigError, HoldfastError
+
+app = typer.Typer(
+    help="Datasets at the other sites: plan, run, status, verify, snapshots, rollback, diff.", no_args_is_help=True
+)
+
+DatasetOption = Annotated[
+    str | None, typer.Option("--dataset", help="One dataset of the group; by default every one of them.")
+]
+OneDatasetOption = Annotated[
+    str | None, typer.Option("--dataset", help="The dataset; may be left out when the group has one.")
+]
+SiteOption = Annotated[str | None, typer.Option("--site", help="A site of the group.")]
+SnapshotOption = Annotated[
+    str | None, typer.Option("--snapshot", help="A snapshot's id, or how it begins; by default the newest.")
+]
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """One dataset's sync: what it did, or why it did not."""
+
+    dataset: str
+    report: SyncReport | None
+    error: HoldfastError | None
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "dataset": self.dataset,
+            "ok": self.error is None,
+            "report": self.report,
+            "error": self.error.as_dict() if self.error else None,
+        }
+
+
+@app.command("run")
+@reports_errors
+def run(
+    group: GroupOption = None,
+    dataset: DatasetOption = None,
+    topology: TopologyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take what lies at the active site, check it, publish it there and at every other site, verified.
+
+    Ctrl-C ends it cleanly; run it again and it goes on: what is copied is not copied twice, nothing half done is
+    visible to anybody.
+
+    Exit codes: 0 every site has it, 1 some site does not (the others do), 2 bad input, 3 refused by a rule,
+    4 no majority, 130 stopped by Ctrl-C.
+    """
+    runtime = Runtime.from_environment(topology)
+    name = choose_group(runtime, group)
+    done: list[_Outcome] = []
+    with stopping() as stop:
+        for one in replicas.datasets_of(runtime, name, dataset):
+            done.append(_run_one(runtime, name, one, stop))
+            if isinstance(done[-1].error, sync.SyncInterrupted):
+                break
+    failed = [one.error for one in done if one.error is not None]
+    if as_json:
+        print_json({"group": name, "ok": not failed, "datasets": [one.as_dict() for one in done]})
+    for each in done:
+        if each.report is not None and not as_json:
+            show.print_report(each.dataset, each.report)
+        if each.error is not None:
+            errors.print(f"holdfast: {each.error}", style="red", markup=False)
+    if failed:
+        raise typer.Exit(failed[-1].exit_code if isinstance(failed[-1], sync.SyncInterrupted) else failed[0].exit_code)
+
+
+def _run_one(runtime: Runtime, group: str, dataset: str, stop: Any) -> _Outcome:
+    report = None
+    try:
+        with sync_progress(errors, dataset, runtime.clock) as progress:
+            report = sync.run(runtime, group, dataset, progress=progress, stop=stop)
+        sync.require_synced(runtime, group, dataset, report)
+    except HoldfastError as error:
+        return _Outcome(dataset, report, error)
+    return _Outcome(dataset, report, None)
+
+
+@app.command("status")
+@reports_errors
+def status(
+    group: GroupOption = None,
+    dataset: DatasetOption = None,
+    topology: TopologyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Where every site stands: its newest snapshot, how far it lies behind, when it was verified.
+
+    Exit codes: 0 shown, 1 a site did not answer (it is shown all the same), 2 bad input, 4 no majority.
+    """
+    runtime = Runtime.from_environment(topology)
+    name = choose_group(runtime, group)
+    found = [replicas.status(runtime, name, one) for one in replicas.datasets_of(runtime, name, dataset)]
+    if as_json:
+        print_json(found)
+    else:
+        for one in found:
+            show.print_status(one)
+    if any(site.error for one in found for site in one.sites):
+        raise typer.Exit(1)
+
+
+@app.command("verify")
+@reports_errors
+def verify(
+    group: GroupOption = None,
+    dataset: DatasetOption = None,
+    site: SiteOption = None,
+    snapshot: SnapshotOption = None,
+    topology: TopologyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Read every byte of a snapshot back and hash it, at one site or at all that may hold it.
+
+    Exit codes: 0 every byte is right, 1 damage, or a site that could not be read; 2 bad input, 4 no majority.
+    """
+    runtime = Runtime.from_environment(topology)
+    name = choose_group(runtime, group)
+    found: dict[str, list[replicas.SiteVerification]] = {}
+    for one in replicas.datasets_of(runtime, name, dataset):
+        found[one] = (
+            [replicas.verify_site(runtime, name, one, site, snapshot_id=snapshot)]
+            if site is not None
+            else list(replicas.verify_everywhere(runtime, name, one, snapshot_id=snapshot))
+        )
+    ok = all(checked.ok for each in found.values() for checked in each)
+    if as_json:
+        print_json({"group": name, "ok": ok, "datasets": found})
+    else:
+        show.print_verified(found)
+    if not ok:
+        raise typer.Exit(1)
+
+
+@app.command("snapshots")
+@reports_errors
+def snapshots(
+    group: GroupOption = None,
+    dataset: OneDatasetOption = None,
+    site: SiteOption = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Show at most so many, the newest first.")] = 20,
+    topology: TopologyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The snapshots a site could be read or rolled back to, newest first."""
+    runtime = Runtime.from_environment(topology)
+    name = choose_group(runtime, group)
+    found = replicas.snapshots(runtime, name, _one(runtime, name, dataset), site=site, limit=limit)
+    if as_json:
+        print_json(list(found))
+    else:
+        show.print_snapshots(found)
+
+
+@app.command("diff")
+@reports_errors
+def diff(
+    left: Annotated[
+        str | None, typer.Option("--left", help="SITE, SNAPSHOT or SITE@SNAPSHOT; default: newest at the active site.")
+    ] = None,
+    right: Annotated[
+        str | None, typer.Option("--right", help="The same; default: the newest at the first other site.")
+    ] = None,
+    group: GroupOption = None,
+    dataset: OneDatasetOption = None,
+    topology: TopologyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What one snapshot has over another, by path and digest. Only manifests are read.
+
+    Exit codes: 0 they are the same, 1 they differ, 2 bad input, 4 no majority.
+    """
+    runtime = Runtime.from_environment(topology)
+    name = choose_group(runtime, group)
+    found = replicas.compare(
+        runtime, name, _one(runtime, name, dataset), left=_place(runtime, left), right=_place(runtime, right)
+    )
+    if as_json:
+        parts = ("added", "changed", "removed")
+        print_json({"same": found.is_empty, **{part: getattr(found, part).to_pylist() for part in parts}})
+    else:
+        show.print_diff(found)
+    if not found.is_empty:
+        raise typer.Exit(1)
+
+
+def _one(runtime: Runtime, group: str, dataset: str | None) -> str:
+    """The dataset that was named, or the only one of the group."""
+    found = replicas.datasets_of(runtime, group, dataset)
+    if len(found) != 1:
+        raise ConfigError(
+            "which dataset is not clear",
+            where="--dataset",
+            expected=f"one of {', '.join(found) or '(none)'}",
+            found="nothing",
+            fix="Name it with --dataset",
+        )
+    return found[0]
+
+
+def _place(runtime: Runtime, text: str | None) -> tuple[str | None, str | None]:
+    """``SITE``, ``SNAPSHOT`` or ``SITE@SNAPSHOT`` as site and snapshot."""
+    if text is None:
+        return None, None
+    site, at, snapshot = text.partition("@")
+    if at:
+        return site or None, snapshot or None
+    return (site, None) if site in runtime.topology.sites else (None, site)

@@ -1,0 +1,152 @@
+"""What ``holdfast sync`` prints for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from rich.filesize import decimal
+from rich.markup import escape
+from rich.table import Table
+
+from holdfast.cli.output import console
+from holdfast.engine.pipeline.replicas import DatasetStatus, SiteStatus, SiteVerification
+from holdfast.engine.replication.sync import SyncReport, TargetReport
+from holdfast.engine.snapshot import CommitRecord, Diff
+
+#: So many paths are named; ``--json`` has all.
+_PATHS = 20
+
+
+def print_report(dataset: str, report: SyncReport) -> None:
+    """What a sync did, per target."""
+    what = "nothing had changed at" if report.record is None else f"{report.changed_objects} objects changed at"
+    console.print(
+        f"{dataset}: snapshot {report.snapshot_id}; {what} {report.source_site} "
+        f"({decimal(report.read_bytes)} read, {report.seconds:.1f} s)",
+        markup=False,
+    )
+    table = Table("site", "", "copied", "size", "carried", "verified", "detail", box=None)
+    for one in report.targets:
+        detail = one.error or one.refused or "; ".join(one.losses)
+        table.add_row(
+            one.site,
+            _mark(one),
+            str(one.copied_objects),
+            decimal(one.copied_bytes),
+            str(one.carried_objects),
+            str(one.verified_objects),
+            escape(detail),
+        )
+    console.print(table)
+
+
+def print_status(found: DatasetStatus) -> None:
+    """Where each site stands with a dataset."""
+    console.print(f"{found.dataset} of {found.group}, epoch {found.epoch}", markup=False)
+    table = Table("site", "role", "snapshot", "taken", "objects", "size", "lag", "known", "verified", "", box=None)
+    for one in found.sites:
+        table.add_row(
+            one.site,
+            one.role,
+            (one.snapshot_id or "-")[:12],
+            _when(one.taken_at),
+            _number(one.objects),
+            "-" if one.size_bytes is None else decimal(one.size_bytes),
+            _lag(one),
+            "-" if one.behind_seconds is None else f"{one.behind_seconds:.0f} s ago",
+            _when(one.verified_at),
+            escape(one.error or ""),
+        )
+    console.print(table)
+
+
+def print_verified(found: Mapping[str, Sequence[SiteVerification]]) -> None:
+    """What reading replicas back found."""
+    table = Table("dataset", "site", "", "snapshot", "objects", "size", "missing", "corrupt", "detail", box=None)
+    damaged: list[str] = []
+    for dataset, sites in found.items():
+        for one in sites:
+            report = one.report
+            table.add_row(
+                dataset,
+                one.site,
+                "[green]whole[/]" if one.ok else "[red]damaged[/]" if report else "[yellow]unknown[/]",
+                (one.snapshot_id or "-")[:12],
+                str(report.checked_objects) if report else "-",
+                decimal(report.checked_bytes) if report else "-",
+                str(len(report.missing)) if report else "-",
+                str(len(report.corrupt)) if report else "-",
+                escape(one.error or ""),
+            )
+            if report is not None:
+                damaged += [f"{one.site}: missing {path}" for path in report.missing]
+                damaged += [f"{one.site}: corrupt {path}" for path in report.corrupt]
+    console.print(table)
+    _print_paths(damaged)
+
+
+def print_snapshots(found: Sequence[CommitRecord]) -> None:
+    """Snapshots, newest first."""
+    table = Table("snapshot", "taken", "epoch", "at", "objects", "size", "labels", box=None)
+    for one in found:
+        labels = ", ".join(f"{name}={value}" for name, value in sorted(one.labels.items()))
+        table.add_row(
+            one.snapshot_id,
+            _when(one.taken_at),
+            str(one.epoch),
+            one.site,
+            str(one.object_count),
+            decimal(one.size_bytes),
+            escape(labels),
+        )
+    console.print(table)
+
+
+def print_diff(found: Diff) -> None:
+    """What one snapshot has over another."""
+    if found.is_empty:
+        console.print(f"The same {found.unchanged.num_rows} objects.")
+        return
+    lines = [
+        f"{sign} {path}"
+        for sign, part in (("+", found.added), ("~", found.changed), ("-", found.removed))
+        for path in part["path"].slice(0, _PATHS + 1).to_pylist()
+    ]
+    _print_paths(lines)
+    console.print(
+        f"{found.added.num_rows} added, {found.changed.num_rows} changed, {found.removed.num_rows} removed, "
+        f"{found.unchanged.num_rows} the same; {decimal(found.copy_bytes)} to copy"
+    )
+
+
+def _print_paths(lines: Sequence[str]) -> None:
+    for line in lines[:_PATHS]:
+        console.print(line, markup=False)
+    if len(lines) > _PATHS:
+        console.print("… and more; --json names all")
+
+
+def _mark(one: TargetReport) -> str:
+    if one.error is not None:
+        return "[red]failed[/]"
+    return "[yellow]refused[/]" if one.refused is not None else "[green]verified[/]"
+
+
+def _lag(one: SiteStatus) -> str:
+    if one.lag_seconds is None:
+        return "unknown"
+    if not one.missing_snapshots:
+        return "none"
+    return (
+        f"{one.lag_seconds:.0f} s, {one.missing_snapshots} snapshots, {one.lag_objects} objects, "
+        f"{decimal(one.lag_bytes or 0)}"
+    )
+
+
+def _number(value: int | None) -> str:
+    return "-" if value is None else str(value)
+
+
+def _when(moment: datetime | None) -> str:
+    return "-" if moment is None else moment.isoformat(sep=" ", timespec="seconds")

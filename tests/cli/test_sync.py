@@ -1,0 +1,192 @@
+"""`holdfast sync` as somebody types it: text and JSON, exit codes, and Ctrl-C."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from rich.console import Console
+from typer.testing import CliRunner
+
+from folders import SITES, folder_runtime, make_folders
+from holdfast.cli.main import app
+from holdfast.cli.sync_progress import sync_progress
+from holdfast.clock import FakeClock
+from holdfast.engine.replication.sync import SyncProgress
+from holdfast.engine.runtime import Runtime
+
+
+@dataclass
+class Folders:
+    """Three sites in folders, and the command over them."""
+
+    topology: Path
+
+    def put(self, name: str, data: bytes, site: str = "site-a", dataset: str = "prices") -> None:
+        file = self.topology.parent / site / "data" / dataset / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+
+    def __call__(self, *words: str, code: int = 0) -> Result:
+        done = CliRunner().invoke(app, ["sync", *words])
+        assert done.exit_code == code, done.output + done.stderr
+        assert "Traceback" not in done.output + done.stderr
+        return done
+
+    def json(self, *words: str, code: int = 0) -> Any:
+        return json.loads(self(*words, "--json", code=code).stdout)
+
+
+@pytest.fixture
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Folders]:
+    def made(**datasets: dict[str, Any]) -> Folders:
+        topology = make_folders(tmp_path, **datasets)
+        monkeypatch.setattr(Runtime, "from_environment", lambda *_args, **_kwargs: folder_runtime(topology))
+        return Folders(topology)
+
+    return made
+
+
+@pytest.fixture
+def sites(make: Callable[..., Folders]) -> Folders:
+    """One dataset with one object at the active site."""
+    found = make()
+    found.put("one.bin", b"first")
+    return found
+
+
+def test_a_run_brings_the_dataset_everywhere_and_a_second_one_copies_nothing(sites: Folders) -> None:
+    first = sites.json("run")
+    assert (first["ok"], first["datasets"][0]["dataset"]) == (True, "prices")
+    assert {one["site"]: one["copied_objects"] for one in first["datasets"][0]["report"]["targets"]} == {
+        "site-b": 1,
+        "site-c": 1,
+    }
+    again = sites.json("run")["datasets"][0]["report"]
+    assert again["record"] is None
+    assert again["snapshot_id"] == first["datasets"][0]["report"]["snapshot_id"]
+    assert "nothing had changed" in sites("run").stdout
+
+
+def test_the_status_of_every_site_is_shown(sites: Folders) -> None:
+    assert [site["snapshot_id"] for site in sites.json("status")[0]["sites"]] == [None, None, None]
+    sites("run")
+    found = sites.json("status")[0]
+    assert [(site["site"], site["role"], site["missing_snapshots"]) for site in found["sites"]] == [
+        ("site-a", "active", 0),
+        ("site-b", "standby", 0),
+        ("site-c", "witness", 0),
+    ]
+    assert len({site["snapshot_id"] for site in found["sites"]}) == 1
+    shown = sites("status").stdout
+    assert all(site in shown for site in SITES)
+
+
+def test_verify_ends_with_an_error_when_a_bit_is_wrong(sites: Folders) -> None:
+    sites("run")
+    assert sites.json("verify")["ok"] is True
+    for file in (sites.topology.parent / "site-b" / "data").rglob("one.bin"):
+        file.write_bytes(b"firsT")
+    found = sites.json("verify", code=1)
+    assert found["ok"] is False
+    assert {one["site"]: one["report"]["corrupt"] for one in found["datasets"]["prices"]} == {
+        "site-a": [],
+        "site-b": ["one.bin"],
+        "site-c": [],
+    }
+    shown = sites("verify", "--site", "site-b", code=1).stdout
+    assert "damaged" in shown
+    assert "one.bin" in shown
+    assert "whole" in sites("verify", "--site", "site-c").stdout
+
+
+def test_snapshots_are_listed_and_compared(sites: Folders) -> None:
+    sites("run")
+    sites.put("two.bin", b"second")
+    sites("run")
+    newest, oldest = sites.json("snapshots")
+    assert newest["parent"] == oldest["snapshot_id"]
+    assert len(sites.json("snapshots", "--limit", "1", "--site", "site-b")) == 1
+    assert "The same 2 objects" in sites("diff").stdout
+    assert sites.json("diff")["same"] is True
+    shown = sites("diff", "--right", f"site-b@{oldest['snapshot_id'][:12]}", code=1).stdout
+    assert "+ two.bin" in shown
+    assert "1 added, 0 changed, 0 removed, 1 the same" in shown
+    assert sites.json("diff", "--left", oldest["snapshot_id"], "--right", "site-b", code=1)["removed"][0]["path"]
+
+
+def test_a_site_that_is_gone_is_told_and_the_others_are_served(sites: Folders) -> None:
+    (sites.topology.parent / "site-b").rename(sites.topology.parent / "elsewhere")
+    done = sites("run", code=1)
+    assert "site-b" in done.stderr
+    assert "verified" in done.stdout
+    (sites.topology.parent / "site-b").mkdir()
+    assert sites.json("run")["ok"] is True
+
+
+def test_data_that_breaks_its_suite_is_not_published_and_other_datasets_are(make: Callable[..., Folders]) -> None:
+    sites = make(bad={"expectations": "suite.json"}, good={})
+    (sites.topology.parent / "suite.json").write_text('{"name": "s", "expectations": []}')
+    sites.put("one.txt", b"no Parquet", dataset="bad")
+    sites.put("one.bin", b"anything", dataset="good")
+    found = sites.json("run", code=1)
+    assert {one["dataset"]: one["ok"] for one in found["datasets"]} == {"bad": False, "good": True}
+    assert sites.json("snapshots", "--dataset", "bad") == []
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "word"),
+    [
+        (("run", "--group", "nope"), 2, "nope"),
+        (("run", "--dataset", "nope"), 2, "nope"),
+        (("verify", "--site", "nope"), 2, "nope"),
+        (("verify", "--site", "site-b"), 2, "no snapshot"),
+        (("verify", "--site", "site-b", "--snapshot", "0123"), 2, "0123"),
+        (("snapshots", "--site", "nope"), 2, "nope"),
+    ],
+)
+def test_what_is_not_there_is_bad_input_and_one_clear_message(
+    sites: Folders, words: tuple[str, ...], code: int, word: str
+) -> None:
+    done = sites(*words, code=code)
+    assert word in done.stderr
+    assert json.loads(CliRunner().invoke(app, ["sync", *words, "--json"]).stdout)
+
+
+def test_which_dataset_must_be_clear_where_one_is_meant(make: Callable[..., Folders]) -> None:
+    assert "--dataset" in make(one={}, two={})("snapshots", code=2).stderr
+
+
+def seen(done: int, phase: Any = "copying") -> SyncProgress:
+    return SyncProgress(phase, done, 100, done * 1000, 100_000)
+
+
+def test_progress_off_a_terminal_is_a_line_now_and_then_with_rate_and_time_left() -> None:
+    clock, text = FakeClock(), io.StringIO()
+    with sync_progress(Console(file=text, width=200), "prices", clock) as tell:
+        for done in range(101):
+            tell(seen(done))
+            clock.advance(0.125)
+    lines = text.getvalue().splitlines()
+    assert lines[0] == "prices copying: 0/100 objects, 0 bytes/100.0 kB"
+    assert lines[1] == "prices copying: 40/100 objects, 40.0 kB/100.0 kB, 8.0 kB/s, 8 s left"
+    assert len(lines) <= 4
+    assert lines[-1].startswith("prices copying: 100/100 objects")
+
+
+def test_progress_on_a_terminal_is_a_bar_with_rate_and_time_left() -> None:
+    text = io.StringIO()
+    console = Console(file=text, width=200, force_terminal=True, color_system=None)
+    with sync_progress(console, "prices", FakeClock()) as tell:
+        tell(seen(0))
+        tell(seen(40))
+    shown = text.getvalue()
+    assert "prices copying" in shown
+    assert "40/100 objects" in shown
+    assert "B/s" in shown or "?" in shown

@@ -1,0 +1,100 @@
+"""Three folders as sites, for tests that want whole processes and no emulator.
+
+A folder has no compare-and-swap, so the register of who is active is in memory: ``site-a``, in epoch 1.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from holdfast.clock import SystemClock
+from holdfast.engine.authority import MemoryEpochStore
+from holdfast.engine.config import EnvironmentConnections, load_topology
+from holdfast.engine.objectstore._decorator import StoreDecorator
+from holdfast.engine.objectstore.access import StoreAccess
+from holdfast.engine.runtime import Runtime
+
+SITES = ("site-a", "site-b", "site-c")
+
+
+class SlowStore(StoreDecorator):
+    """A store whose puts of data take their time."""
+
+    def __init__(self, inner: Any, seconds: float) -> None:
+        super().__init__(inner)
+        self._seconds = seconds
+
+    def put(self, key: str, *args: Any, **kwargs: Any) -> Any:
+        if key.startswith("data/"):
+            time.sleep(self._seconds)
+        return super().put(key, *args, **kwargs)
+
+
+class FolderRuntime(Runtime):
+    """A runtime whose standby sites may be slow to write."""
+
+    put_seconds = 0.0
+
+    def store(self, site: str) -> Any:
+        found = super().store(site)
+        return found if site == SITES[0] else SlowStore(found, self.put_seconds)
+
+    def authority(self, group: str) -> Any:
+        made = MemoryEpochStore(clock=SystemClock())
+        made.advance(group, expected_epoch=0, active_site=SITES[0], plan_id="init", reason="test")
+        return made
+
+
+def make_folders(folder: Path, **datasets: dict[str, Any]) -> Path:
+    """A topology of three sites in folders with one group ``desk``; where its file is.
+
+    Args:
+        folder: where everything lies.
+        datasets: name → settings; by default one dataset ``prices``.
+    """
+    named = {name.replace("_", "-"): settings for name, settings in datasets.items()} or {"prices": {}}
+    for site in SITES:
+        (folder / site).mkdir()
+    roles = {"active": SITES[0], "standby": [SITES[1]], "witness": [SITES[2]]}
+    document = {
+        "version": 1,
+        "sites": {
+            site: {
+                "cloud": "local",
+                "region": "here",
+                "jurisdiction": "EU" if site != SITES[2] else "US",
+                "connection": "none",
+                "bucket": str(folder / site),
+                "compute": {"kind": "process", "queue": f"queue-of-{site}"},
+            }
+            for site in SITES
+        },
+        "residency": {"eu-only": {"jurisdictions": ["EU"]}},
+        "datasets": {name: {"path": name, **settings} for name, settings in named.items()},
+        "groups": {
+            "desk": {
+                "owner": "somebody",
+                "tier": 1,
+                "sites": roles,
+                "objectives": {"rpo_seconds": 60, "rto_seconds": 60},
+                "datasets": sorted(named),
+            }
+        },
+    }
+    file = folder / "topology.yaml"
+    file.write_text(yaml.safe_dump(document))
+    return file
+
+
+def folder_runtime(topology: Path, *, put_seconds: float = 0.0) -> FolderRuntime:
+    """The runtime over such a topology."""
+    made = FolderRuntime(
+        load_topology(topology, os.environ), EnvironmentConnections({}), access=lambda _name, _site: StoreAccess()
+    )
+    made.put_seconds = put_seconds
+    return made
