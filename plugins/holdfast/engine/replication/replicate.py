@@ -13,19 +13,17 @@ from dataclasses import dataclass
 from holdfast.clock import Clock
 from holdfast.engine.config import Residency, Site
 from holdfast.engine.objectstore.interface import ObjectInfo, ObjectStore
-from holdfast.engine.replication.errors import StaleSource
+from holdfast.engine.replication.admission import copy_forks, refuse_stale
 from holdfast.engine.replication.objects import Landed, ObjectCopier
 from holdfast.engine.replication.residency import check_hop
 from holdfast.engine.snapshot import keys
-from holdfast.engine.snapshot.errors import ForkConflict, LineageError, SnapshotError
-from holdfast.engine.snapshot.lineage import EpochFork, fork_key, read_forks
+from holdfast.engine.snapshot.errors import SnapshotError
 from holdfast.engine.snapshot.manifest import Manifest
-from holdfast.engine.snapshot.once import create_or_read
 from holdfast.engine.snapshot.placement import Placed, leftover, locate, placed_at, write_placement
 from holdfast.engine.snapshot.publish import commit, put_manifest
 from holdfast.engine.snapshot.read import load_manifest
 from holdfast.engine.snapshot.receipts import Receipt, read_receipt, write_receipt
-from holdfast.engine.snapshot.records import CommitRecord, is_committed, iter_selectable, read_record, record_keys
+from holdfast.engine.snapshot.records import CommitRecord, is_committed, read_record, record_keys
 from holdfast.engine.snapshot.threads import in_threads
 
 
@@ -105,7 +103,6 @@ class _Replication:
         self._source, self._target, self._record = source, target, record
         self._source_site, self._target_site = source_site, target_site
         self._clock, self._threads = clock, threads
-        self._root = keys.root(record.dataset)
 
     def run(self, progress: Callable[[Progress], None]) -> ReplicationReport:
         started = self._clock.monotonic()
@@ -113,7 +110,13 @@ class _Replication:
         # commit by somebody faster, so it can never hide what was written after that.
         listed = self._list()
         self._refuse_stale()
-        self._copy_forks()
+        copy_forks(
+            self._source,
+            self._target,
+            dataset=self._record.dataset,
+            source_site=self._source_site,
+            target_site=self._target_site,
+        )
         if is_committed(self._target, self._record):
             return self._already_there(started)
         manifest = load_manifest(self._source, self._record)
@@ -130,50 +133,14 @@ class _Replication:
         return {info.key: info for info in self._target.list(keys.data_folder(self._record.path) + "/")}
 
     def _refuse_stale(self) -> None:
-        """A source that missed an epoch has nothing to bring but what that epoch descends from."""
-        forks = read_forks(self._target, self._root)
-        newest = forks[-1].epoch if forks else 1
-        if self._record.epoch >= newest:
-            return
-        if forks[-1].forked_from == self._record.snapshot_id or self._source_descends(newest):
-            return
-        raise StaleSource(
-            "the target is in a newer epoch, and this snapshot is not in its ancestry",
-            where=f"{self._target.name}: {self._root}",
-            expected=f"a snapshot of epoch {newest} or one it descends from",
-            found=f"snapshot {self._record.snapshot_id} of epoch {self._record.epoch} from {self._source_site}",
-            fix="Replicate from the active site; `holdfast authority show` names it",
+        refuse_stale(
+            self._source,
+            self._target,
+            dataset=self._record.dataset,
+            epoch=self._record.epoch,
+            snapshot_id=self._record.snapshot_id,
+            source_site=self._source_site,
         )
-
-    def _source_descends(self, newest: int) -> bool:
-        """Whether the source knows the newest epoch and has this snapshot in its ancestry."""
-        try:
-            line = iter_selectable(self._source, self._record.dataset, epoch=newest)
-            return any(item.snapshot_id == self._record.snapshot_id for item in line)
-        except LineageError:
-            return False
-
-    def _copy_forks(self) -> None:
-        there = {fork.epoch: fork for fork in read_forks(self._target, self._root)}
-        for fork in read_forks(self._source, self._root):
-            other = there.get(fork.epoch)
-            if other is None:
-                key = fork_key(self._root, fork.epoch)
-                other = EpochFork.model_validate_json(
-                    create_or_read(self._target, key, fork.to_json(), content_type="application/json")
-                )
-            if (other.plan_id, other.forked_from, other.parent_epoch) != (
-                fork.plan_id,
-                fork.forked_from,
-                fork.parent_epoch,
-            ):
-                raise ForkConflict(
-                    "source and target tell differently where an epoch began",
-                    where=f"{self._root}, epoch {fork.epoch}",
-                    expected=f"plan {fork.plan_id}, forked from {fork.forked_from} (at {self._source_site})",
-                    found=f"plan {other.plan_id}, forked from {other.forked_from} (at {self._target_site})",
-                    fix="`holdfast authority show` names the plan that committed it; the other fork record is wrong",
-                )
 
     def _already_there(self, started: float) -> ReplicationReport:
         receipt = read_receipt(self._target, self._record.dataset, self._record.snapshot_id, self._target_site)
