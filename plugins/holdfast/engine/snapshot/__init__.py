@@ -18,6 +18,7 @@ from holdfast.engine.snapshot.errors import (
     SnapshotNotSelectable,
     UnknownParent,
 )
+from holdfast.engine.snapshot.guarantee import PointInTime, point_in_time
 from holdfast.engine.snapshot.keys import root
 from holdfast.engine.snapshot.lineage import EpochFork, new_fork, read_fork, read_forks, write_fork
 from holdfast.engine.snapshot.manifest import Diff, Manifest, ManifestEntry, diff
@@ -27,10 +28,14 @@ from holdfast.engine.snapshot.read import load_manifest, open_snapshot, open_tab
 from holdfast.engine.snapshot.read import open_selected as open  # noqa: A004 – inside this package's name
 from holdfast.engine.snapshot.receipts import Receipt, read_receipt, write_receipt
 from holdfast.engine.snapshot.records import CommitRecord, find_record, iter_selectable, latest, records, selectable
+from holdfast.engine.snapshot.removals import BytesBeingRemoved
+from holdfast.engine.snapshot.rollback import BytesGone, RestoreReport, restore, rollback
 from holdfast.engine.snapshot.take import TakenSnapshot, take
 from holdfast.engine.snapshot.verify import VerifyReport, verify
 
 __all__ = [
+    "BytesBeingRemoved",
+    "BytesGone",
     "CommitRecord",
     "CommitRecordDamaged",
     "DatasetBusy",
@@ -47,7 +52,9 @@ __all__ = [
     "ObjectDamaged",
     "ObjectOverwritten",
     "OpenSnapshot",
+    "PointInTime",
     "Receipt",
+    "RestoreReport",
     "SnapshotError",
     "SnapshotIsReadOnly",
     "SnapshotNotSelectable",
@@ -65,6 +72,7 @@ __all__ = [
     "open",
     "open_snapshot",
     "open_table",
+    "point_in_time",
     "publish",
     "put_snapshot",
     "read_fork",
@@ -72,6 +80,8 @@ __all__ = [
     "read_object",
     "read_receipt",
     "records",
+    "restore",
+    "rollback",
     "root",
     "selectable",
     "take",

@@ -8,8 +8,10 @@ from holdfast.engine.objectstore.errors import ObjectNotFound
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.snapshot import keys
 from holdfast.engine.snapshot.digest import hash_stream
+from holdfast.engine.snapshot.errors import ObjectDamaged
 from holdfast.engine.snapshot.manifest import ManifestEntry
 from holdfast.engine.snapshot.opened import OpenSnapshot
+from holdfast.engine.snapshot.placement import same_version
 from holdfast.engine.snapshot.read import open_snapshot
 from holdfast.engine.snapshot.records import CommitRecord
 from holdfast.engine.snapshot.threads import in_threads
@@ -60,8 +62,27 @@ def verify(store: ObjectStore, record: CommitRecord, *, threads: int = 8) -> Ver
 def _check(opened: OpenSnapshot, entry: ManifestEntry) -> tuple[str, str, int]:
     place = opened.placed.get(entry.path)
     key = place.key if place is not None and place.key else keys.object_key(opened.record.path, entry.path)
+    state, size_bytes, rotted = "missing", 0, False
     try:
-        hasher = hash_stream(opened.store.open(key))
+        reader = opened.store.open(key)
+        hasher = hash_stream(reader)
     except ObjectNotFound:
-        return entry.path, "missing", 0
-    return entry.path, "good" if hasher.digest == entry.digest else "corrupt", hasher.size_bytes
+        pass
+    else:
+        if hasher.digest == entry.digest:
+            return entry.path, "good", hasher.size_bytes
+        state, size_bytes = "corrupt", hasher.size_bytes
+        pin = place.object_version if place is not None else None
+        rotted = pin is not None and same_version(reader.info.version, pin)
+    if not rotted and _lies_elsewhere(opened, entry):
+        return entry.path, "good", entry.size_bytes
+    return entry.path, state, size_bytes
+
+
+def _lies_elsewhere(opened: OpenSnapshot, entry: ManifestEntry) -> bool:
+    """Whether an object that was overwritten still can be read here: by its version, or under ``.versions/``."""
+    try:
+        opened.check(entry.path)
+    except ObjectDamaged:
+        return False
+    return True
