@@ -15,6 +15,8 @@ from holdfast.engine.objectstore.timeouts import RequestLimits, Timeouts
 if TYPE_CHECKING:
     from obstore.store import ObjectStore as Client
 
+    from holdfast.engine.objectstore.parts.interface import PartStore
+
 TRAITS = Traits(
     cloud=Cloud.AWS,
     capabilities=Capabilities(
@@ -49,6 +51,11 @@ def s3_store(name: str, site: Site, access: StoreAccess, timeouts: Timeouts) -> 
             config.update({"server_side_encryption": "aws:kms", "sse_kms_key_id": site.kms_key})
         return S3Store(site.bucket, config=config, **client_arguments(access, credentials, limits))
 
+    def parts(store: ObstoreStore) -> PartStore:
+        from holdfast.engine.objectstore.parts.s3 import S3Parts
+
+        return S3Parts(store, site, access, timeouts)
+
     return ObstoreStore(
         name=f"{name} (s3://{'/'.join(filter(None, (site.bucket, site.prefix)))})",
         prefix=site.prefix,
@@ -56,4 +63,5 @@ def s3_store(name: str, site: Site, access: StoreAccess, timeouts: Timeouts) -> 
         build=build,
         timeouts=timeouts,
         credentials=credentials,
+        parts=parts,
     )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from holdfast.engine.config import Cloud
 from holdfast.engine.objectstore._translate import Call
 from holdfast.engine.objectstore._values import same
+from holdfast.engine.objectstore.attribute_rules import check_attributes
+from holdfast.engine.objectstore.attributes import NO_ATTRIBUTES, Attributes
 from holdfast.engine.objectstore.checksums import NO_BYTES, Checksums
 from holdfast.engine.objectstore.errors import (
     BytesCorrupted,
@@ -19,6 +22,7 @@ from holdfast.engine.objectstore.errors import (
     UploadGone,
 )
 from holdfast.engine.objectstore.interface import ByteRange, Create, ObjectInfo, ObjectVersion, Overwrite, PutMode
+from holdfast.engine.objectstore.keys import check_metadata
 from holdfast.engine.objectstore.parts.interface import PartData, PartLimits, Upload, UploadedPart
 
 if TYPE_CHECKING:
@@ -62,6 +66,26 @@ class StoreParts:
 
     def _call(self, verb: str, key: str | None, *, writes: bool = False) -> Call:
         return Call(self._store.name, verb, key, writes=writes)
+
+    def _asked(
+        self,
+        call: Call,
+        cloud: Cloud,
+        content_type: str | None,
+        metadata: Mapping[str, str] | None,
+        attributes: Attributes | None,
+    ) -> Attributes:
+        """What the object is to say of itself; raises for what the cloud would refuse or change."""
+        if metadata:
+            check_metadata(metadata, call.where)
+        asked = (attributes or NO_ATTRIBUTES).adding(content_type, metadata)
+        check_attributes(asked, cloud, call.where)
+        return asked
+
+    def _refuse_what_is_there(self, key: str, mode: PutMode, call: Call) -> None:
+        """Before anything large is sent: CREATE has no place where an object is. It is decided at the end."""
+        if isinstance(mode, Create) and self._is_there(key):
+            raise ObjectExists("an object of this key is there already", where=call.where)
 
     def _pinned_head(self, key: str, version: ObjectVersion) -> ObjectInfo:
         info = self._store.head(key)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from holdfast.engine.objectstore.checksums import Checksums
 from holdfast.engine.objectstore.errors import ObjectExists
-from holdfast.engine.objectstore.interface import OVERWRITE, Create, ObjectVersion, PutMode
+from holdfast.engine.objectstore.interface import OVERWRITE, ObjectVersion, PutMode
 from holdfast.engine.objectstore.parts._base import (
     StoreParts,
     check_begin,
@@ -67,8 +67,7 @@ class MemoryParts(StoreParts):
         call = self._call("begin", key, writes=True)
         check_begin(size_bytes, mode, call)
         self._store.path_of(key)
-        if isinstance(mode, Create) and self._is_there(key):
-            raise ObjectExists("an object of this key is there already", where=call.where)
+        self._refuse_what_is_there(key, mode, call)
         upload = Upload(key, uuid.uuid4().hex, self._now())
         with self._lock:
             self._unfinished[upload.upload_id] = _Unfinished(upload, content_type, metadata, attributes)
