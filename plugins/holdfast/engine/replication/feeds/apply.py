@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 
 from holdfast.engine.objectstore.errors import ObjectNotFound
 from holdfast.engine.objectstore.interface import ObjectInfo, ObjectStore
-from holdfast.engine.replication.feeds.interface import LISTING, Change, Changes
+from holdfast.engine.objectstore.pages import table_of
+from holdfast.engine.replication.feeds.interface import Change, Changes
 from holdfast.engine.snapshot.threads import in_threads
 
 #: Asks the store for one key's state now; ``None`` or ObjectNotFound: there is no object.
@@ -48,7 +49,7 @@ def apply_changes(
             return None
 
     found = [info for info in in_threads(ask, keys, threads=threads, name="holdfast-feed") if info is not None]
-    kept = known.filter(pc.invert(pc.is_in(known["key"], value_set=pa.array(keys, pa.string()))))
+    kept = known.filter(pc.invert(pc.is_in(known["key"], value_set=pa.array(keys, pa.large_string()))))
     merged = pa.concat_tables([kept, listing_of(found)]).combine_chunks()
     return merged.take(pc.sort_indices(merged["key"]))
 
@@ -85,17 +86,7 @@ def as_listed(store: ObjectStore) -> Head:
 
 def listing_of(infos: Iterable[ObjectInfo]) -> pa.Table:
     """Objects as a table (schema `LISTING`), sorted by key."""
-    rows = sorted(infos, key=lambda info: info.key.encode())
-    return pa.table(
-        {
-            "key": [info.key for info in rows],
-            "size_bytes": [info.size_bytes for info in rows],
-            "modified_at": [info.modified_at for info in rows],
-            "e_tag": [info.version.e_tag for info in rows],
-            "version": [info.version.version for info in rows],
-        },
-        schema=LISTING,
-    )
+    return table_of(sorted(infos, key=lambda info: info.key.encode()))
 
 
 def _under(table: pa.Table, folder: str) -> pa.Table:

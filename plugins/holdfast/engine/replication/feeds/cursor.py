@@ -24,8 +24,8 @@ from holdfast.engine.objectstore.errors import (
     StoreUnavailable,
 )
 from holdfast.engine.objectstore.interface import CREATE, OVERWRITE, IfMatch, ObjectStore, ObjectVersion, PutMode
+from holdfast.engine.objectstore.listing import LISTING
 from holdfast.engine.replication.feeds.errors import FeedStateConflict
-from holdfast.engine.replication.feeds.interface import LISTING
 from holdfast.engine.snapshot.digest import digest_of
 from holdfast.engine.snapshot.documents import Document, UtcTime
 from holdfast.engine.snapshot.errors import ManifestDamaged

@@ -13,17 +13,6 @@ from typing import Literal, Protocol
 
 import pyarrow as pa
 
-#: A listing as a table, sorted by the bytes of ``key``: what `ObjectStore.list` shows.
-LISTING = pa.schema(
-    [
-        pa.field("key", pa.string(), nullable=False),
-        pa.field("size_bytes", pa.int64(), nullable=False),
-        pa.field("modified_at", pa.timestamp("us", tz="UTC"), nullable=False),
-        pa.field("e_tag", pa.string()),
-        pa.field("version", pa.string()),
-    ]
-)
-
 Kind = Literal["put", "delete"]
 
 
@@ -76,8 +65,8 @@ class Changes:
         changes: in the order they came, duplicates and all; `collapse` leaves one per key.
         cursor: where the next poll goes on, once these are acknowledged.
         complete: nothing more was waiting.
-        listing: a whole inventory (schema `LISTING`) instead of changes. It is as old as ``as_of`` says.
-        as_of: everything that happened before is either in here or was in an earlier poll; ``None``: not known.
+        listing: a whole inventory (schema `objectstore.listing.LISTING`) instead of changes.
+        as_of: of which time the inventory is; of a log: up to when it is complete. ``None``: not known.
         rejected: what could not be understood. It is not acknowledged.
         ignored: events that were understood and change no object's bytes, or are of another bucket or prefix.
         receipts: what `acknowledge` hands back to the service. They are of no use to anybody else.
