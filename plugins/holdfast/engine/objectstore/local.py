@@ -14,6 +14,8 @@ from holdfast.engine.objectstore._obstore import ObstoreStore, Traits
 from holdfast.engine.objectstore._translate import Call, bucket_not_found
 from holdfast.engine.objectstore.interface import Capabilities
 from holdfast.engine.objectstore.pages import Split
+from holdfast.engine.objectstore.parts.interface import PartStore
+from holdfast.engine.objectstore.parts.local import LocalParts
 from holdfast.engine.objectstore.timeouts import RequestLimits, Timeouts
 
 if TYPE_CHECKING:
@@ -53,7 +55,10 @@ class LocalFolderStore(ObstoreStore):
 
             return LocalStore(root)
 
-        super().__init__(name=name, prefix=prefix, traits=TRAITS, build=build, timeouts=timeouts)
+        def parts(store: ObstoreStore) -> PartStore:
+            return LocalParts(store, root)
+
+        super().__init__(name=name, prefix=prefix, traits=TRAITS, build=build, timeouts=timeouts, parts=parts)
 
     def _client(self, limits: RequestLimits | None = None) -> Client:
         if not self._root.is_dir():

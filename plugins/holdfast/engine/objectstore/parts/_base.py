@@ -23,7 +23,13 @@ from holdfast.engine.objectstore.errors import (
 )
 from holdfast.engine.objectstore.interface import ByteRange, Create, ObjectInfo, ObjectVersion, Overwrite, PutMode
 from holdfast.engine.objectstore.keys import check_metadata
-from holdfast.engine.objectstore.parts.interface import PartData, PartLimits, Upload, UploadedPart
+from holdfast.engine.objectstore.parts.interface import (
+    PartData,
+    PartLimits,
+    Upload,
+    UploadedPart,
+    part_bytes_for,
+)
 
 if TYPE_CHECKING:
     from holdfast.engine.objectstore._obstore import ObstoreStore
@@ -167,11 +173,18 @@ def check_mode(mode: PutMode, call: Call) -> None:
         )
 
 
-def check_begin(size_bytes: int, mode: PutMode, call: Call) -> None:
-    """Raises for what no backend begins."""
+def check_begin(size_bytes: int, mode: PutMode, call: Call, limits: PartLimits, part_bytes: int | None) -> int:
+    """The size of the parts; raises for what this backend does not begin."""
     check_mode(mode, call)
     if size_bytes <= 0:
         raise ValueError(f"an object in parts has bytes; found {size_bytes}. Put an empty one whole")
+    if part_bytes is None:
+        return part_bytes_for(size_bytes, limits)
+    if part_bytes < limits.smallest_bytes or part_bytes % limits.multiple_bytes:
+        raise ValueError(
+            f"parts of {part_bytes} bytes; expected {limits.smallest_bytes} or more, in {limits.multiple_bytes}s"
+        )
+    return part_bytes
 
 
 def check_part(number: int, data: PartData, checksums: Checksums, limits: PartLimits) -> int:

@@ -73,6 +73,7 @@ class PartDecorator(ABC):
         metadata: Mapping[str, str] | None = None,
         attributes: Attributes | None = None,
         mode: PutMode = OVERWRITE,
+        part_bytes: int | None = None,
     ) -> Upload:
         return self.around(
             Asked("begin", key),
@@ -83,6 +84,7 @@ class PartDecorator(ABC):
                 metadata=metadata,
                 attributes=attributes,
                 mode=mode,
+                part_bytes=part_bytes,
             ),
         )
 

@@ -112,6 +112,7 @@ class PartStore(Protocol):
         metadata: Mapping[str, str] | None = None,
         attributes: Attributes | None = None,
         mode: PutMode = OVERWRITE,
+        part_bytes: int | None = None,
     ) -> Upload:
         """Begin an object of so many bytes (more than none), which will be completed in the same mode.
 
@@ -124,6 +125,7 @@ class PartStore(Protocol):
             metadata: its user metadata; goes before that of ``attributes``.
             attributes: its headers, storage class, tags and metadata.
             mode: OVERWRITE or CREATE.
+            part_bytes: of every part but the last; ``None``: `part_bytes_for` its size.
 
         Raises:
             ObjectExists: mode is CREATE and something is there already.

@@ -63,9 +63,10 @@ class MemoryParts(StoreParts):
         metadata: Mapping[str, str] | None = None,
         attributes: Attributes | None = None,
         mode: PutMode = OVERWRITE,
+        part_bytes: int | None = None,
     ) -> Upload:
         call = self._call("begin", key, writes=True)
-        check_begin(size_bytes, mode, call)
+        check_begin(size_bytes, mode, call, self.limits, part_bytes)
         self._store.path_of(key)
         self._refuse_what_is_there(key, mode, call)
         upload = Upload(key, uuid.uuid4().hex, self._now())

@@ -75,9 +75,10 @@ class S3Parts(StoreParts):
         metadata: Mapping[str, str] | None = None,
         attributes: Attributes | None = None,
         mode: PutMode = OVERWRITE,
+        part_bytes: int | None = None,
     ) -> Upload:
         call = self._call("begin", key, writes=True)
-        check_begin(size_bytes, mode, call)
+        check_begin(size_bytes, mode, call, self.limits, part_bytes)
         asked = self._asked(call, Cloud.AWS, content_type, metadata, attributes)
         self._refuse_what_is_there(key, mode, call)
         headers = {
