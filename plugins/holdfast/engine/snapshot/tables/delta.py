@@ -132,7 +132,7 @@ class _Table:
         """Version, what is active in it, and the log file it cannot be read without; newest first."""
         for version in range(newest, -1, -1):
             start = max((number for number in self._log.checkpoints if number <= version), default=-1)
-            if start < 0 and version not in self._log.commits:
+            if start < 0 and version < min(self._log.commits, default=0):
                 return
             self._absolute, self._vectors = set(), 0
             active: _Active = {}
