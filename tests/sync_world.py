@@ -243,18 +243,18 @@ class BrownOut(_Random):
                 raise unavailable(op, "no answer came in time", unknown=True)
 
 
-def bent(data: bytes) -> bytes:
+def bent(data: bytes, bit: int) -> bytes:
     if not data:
         return data
     middle = len(data) // 2
-    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+    return data[:middle] + bytes([data[middle] ^ bit]) + data[middle + 1 :]
 
 
 class BentReads(_Random):
     """One bit of what is read is flipped, silently."""
 
     def read(self, op: Op, data: bytes) -> bytes:
-        return bent(data) if self._hits(op) else data
+        return bent(data, 1) if self._hits(op) else data
 
 
 class CutReads(_Random):
@@ -268,7 +268,8 @@ class BentWrites(_Random):
     """One bit of an object's bytes is flipped on its way to the store, silently. Records are left alone."""
 
     def wrote(self, op: Op, data: bytes) -> bytes:
-        return bent(data) if op.key.startswith("data/") and self._hits(op) else data
+        # Another bit than `BentReads` flips: two wrongs must not make a right.
+        return bent(data, 2) if op.key.startswith("data/") and self._hits(op) else data
 
 
 class WrongChecksums(_Random):
