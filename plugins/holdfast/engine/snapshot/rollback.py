@@ -139,7 +139,7 @@ class _Rollback:
         record = self._seal(reason)
         put_manifest(self._store, record, self._opened.manifest.data)
         write_placement(self._store, record, self._site, rows)
-        check_before_commit(self._store, record.dataset, record.path, where.values())
+        check_before_commit(self._store, record, where.values())
         record = commit(self._store, record)
         newest = latest(self._store, record.dataset, epoch=self._epoch)
         if newest is not None and newest.snapshot_id != record.snapshot_id:
