@@ -17,6 +17,8 @@ from holdfast.engine.objectstore.timeouts import RequestLimits, Timeouts
 if TYPE_CHECKING:
     from obstore.store import ObjectStore as Client
 
+    from holdfast.engine.objectstore.parts.interface import PartStore
+
 _ANY = "anonymous"
 #: Without it the service inflates objects stored with ``Content-Encoding: gzip`` on the way out ("decompressive
 #: transcoding"), and neither size nor checksum of what comes is that of what is stored.
@@ -59,6 +61,11 @@ def gcs_store(name: str, site: Site, access: StoreAccess, timeouts: Timeouts) ->
             config["skip_signature"] = "true"
         return GCSStore(site.bucket, config=config, **client_arguments(access, credentials, limits, _STORED_BYTES))
 
+    def parts(store: ObstoreStore) -> PartStore:
+        from holdfast.engine.objectstore.parts.gcs import GcsParts
+
+        return GcsParts(store, site, access, timeouts)
+
     return ObstoreStore(
         name=f"{name} (gs://{'/'.join(filter(None, (site.bucket, site.prefix)))})",
         prefix=site.prefix,
@@ -66,4 +73,5 @@ def gcs_store(name: str, site: Site, access: StoreAccess, timeouts: Timeouts) ->
         build=build,
         timeouts=timeouts,
         credentials=credentials,
+        parts=parts,
     )

@@ -18,10 +18,9 @@ from holdfast.engine.objectstore._translate import Call, translate_answer
 from holdfast.engine.objectstore.access import Credentials, StoreAccess
 from holdfast.engine.objectstore.checksums import Checksums, from_google_text, from_s3_text, s3_text
 from holdfast.engine.objectstore.encryption import encryption_headers
-from holdfast.engine.objectstore.errors import ObjectExists, PreconditionFailed, StoreUnavailable
+from holdfast.engine.objectstore.errors import ObjectExists, StoreUnavailable
 from holdfast.engine.objectstore.interface import OVERWRITE, Create, ObjectVersion, PutMode
 from holdfast.engine.objectstore.parts._base import (
-    StoreParts,
     check_begin,
     check_mode,
     check_part,
@@ -30,7 +29,8 @@ from holdfast.engine.objectstore.parts._base import (
     upload_gone,
 )
 from holdfast.engine.objectstore.parts._credentials import KeptCredentials
-from holdfast.engine.objectstore.parts._http import Answer, HttpPool, children, texts
+from holdfast.engine.objectstore.parts._http import Answer, children, texts
+from holdfast.engine.objectstore.parts._over_http import HttpParts
 from holdfast.engine.objectstore.parts.interface import PartData, PartLimits, Upload, UploadedPart
 from holdfast.engine.objectstore.timeouts import Timeouts
 
@@ -46,7 +46,7 @@ _NO_UPLOAD = {"NoSuchUpload"}
 _OTHER_PARTS = {"InvalidPart", "InvalidPartOrder"}
 
 
-class S3Parts(StoreParts):
+class S3Parts(HttpParts):
     """Multipart uploads of S3.
 
     Args:
@@ -59,10 +59,9 @@ class S3Parts(StoreParts):
     limits = PartLimits(smallest_bytes=5 * _MIB, largest_bytes=5 * 1024 * _MIB, most_parts=10_000, in_order=False)
 
     def __init__(self, store: ObstoreStore, site: Site, access: StoreAccess, timeouts: Timeouts) -> None:
-        super().__init__(store)
-        self._site = site
         base_url, self._base_path = _endpoint(site, access)
-        self._http = HttpPool(base_url, timeouts, store.name)
+        super().__init__(store, base_url, timeouts)
+        self._site = site
         self._scheme = urlsplit(base_url).scheme
         self._sign = _signer(store.name, site, access)
 
@@ -188,31 +187,8 @@ class S3Parts(StoreParts):
                     "upload-id-marker": page.get("NextUploadIdMarker", ""),
                 }
 
-    def read_into(self, key: str, start: int, buffer: memoryview, *, if_match: ObjectVersion) -> None:
-        if if_match.e_tag is None:
-            super().read_into(key, start, buffer, if_match=if_match)
-            return
-        call = self._call("read_into", key)
-        headers = {"Range": f"bytes={start}-{start + buffer.nbytes - 1}", "If-Match": if_match.e_tag}
-        target, signed = self._request("GET", key, {}, headers, b"", unsigned=False)
-        answer = self._http.read_into(call, target, signed, buffer)
-        if answer.status not in (200, 206):
-            raise self._refused(answer, call, _code(answer))
-        found = answer.headers.get("etag", if_match.e_tag)
-        if found != if_match.e_tag:  # a server that does not know If-Match
-            raise PreconditionFailed(
-                "the object is not in the version named", where=call.where, expected=if_match.e_tag, found=found
-            )
-
     def stored_checksums(self, key: str, version: ObjectVersion) -> Checksums | None:
-        call = self._call("stored_checksums", key)
-        headers = {"x-amz-checksum-mode": "ENABLED", **({"If-Match": version.e_tag} if version.e_tag else {})}
-        answer = self._ask(call, "HEAD", key, {}, headers)
-        found = answer.headers.get("etag")
-        if version.e_tag is not None and found is not None and found != version.e_tag:
-            raise PreconditionFailed(
-                "the object is not in the version named", where=call.where, expected=version.e_tag, found=found
-            )
+        answer = self._head(self._call("stored_checksums", key), key, version, {"x-amz-checksum-mode": "ENABLED"})
         # Of the parts' checksums (COMPOSITE) nothing follows for the whole; their text ends with the number of parts.
         crc64nvme = from_s3_text(answer.headers.get("x-amz-checksum-crc64nvme", ""))
         crc32c = from_google_text(answer.headers.get("x-amz-checksum-crc32c", ""))
@@ -268,6 +244,9 @@ class S3Parts(StoreParts):
         target, signed = self._request(method, key, query, headers, body, unsigned=unsigned)
         return self._http.request(call, method, target, signed, body, work_bytes=work_bytes)
 
+    def _reading(self, method: str, key: str, headers: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+        return self._request(method, key, {}, headers, b"", unsigned=False)
+
     def _request(
         self,
         method: str,
@@ -285,13 +264,12 @@ class S3Parts(StoreParts):
         url = f"{self._scheme}://{self._http.host_header}{target}"
         return target, self._sign(method, url, all_headers, b"" if unsigned else bytes(body), unsigned)
 
-    def _refused(self, answer: Answer, call: Call, code: str | None) -> Exception:
+    def _refused(self, answer: Answer, call: Call, code: str | None = None) -> Exception:
+        code = code or _code(answer)
         if code in _NO_UPLOAD:
             return upload_gone(call, code)
         if code in _WRONG_BYTES:
             return corrupted(call, code)
-        if answer.status == 416:
-            return StoreUnavailable("the object ends before the range", where=call.where, found="HTTP 416")
         # S3 tells some failures of `complete` in the body of an answer that began as a success.
         status = 503 if answer.status == 200 else answer.status
         return translate_answer(status, code, call)

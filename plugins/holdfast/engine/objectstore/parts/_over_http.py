@@ -1,0 +1,71 @@
+"""What the clouds' parts share: pinned reads over the same pooled connections as the writes."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from holdfast.engine.objectstore._translate import Call
+from holdfast.engine.objectstore.errors import PreconditionFailed, StoreUnavailable
+from holdfast.engine.objectstore.interface import ObjectVersion
+from holdfast.engine.objectstore.parts._base import StoreParts
+from holdfast.engine.objectstore.parts._http import Answer, HttpPool
+from holdfast.engine.objectstore.timeouts import Timeouts
+
+if TYPE_CHECKING:
+    from holdfast.engine.objectstore._obstore import ObstoreStore
+
+
+class HttpParts(StoreParts):
+    """Parts of a service spoken to over HTTP.
+
+    Args:
+        store: the store.
+        base_url: scheme, host and port of the service.
+        timeouts: limits of one request.
+    """
+
+    def __init__(self, store: ObstoreStore, base_url: str, timeouts: Timeouts) -> None:
+        super().__init__(store)
+        self._http = HttpPool(base_url, timeouts, store.name)
+
+    @abstractmethod
+    def _reading(self, method: str, key: str, headers: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+        """Target and headers of an authorised GET or HEAD of the object."""
+
+    @abstractmethod
+    def _refused(self, answer: Answer, call: Call, code: str | None = None) -> Exception:
+        """The error an answer means."""
+
+    def read_into(self, key: str, start: int, buffer: memoryview, *, if_match: ObjectVersion) -> None:
+        if if_match.e_tag is None:
+            super().read_into(key, start, buffer, if_match=if_match)
+            return
+        call = self._call("read_into", key)
+        wanted = {"Range": f"bytes={start}-{start + buffer.nbytes - 1}", "If-Match": if_match.e_tag}
+        target, headers = self._reading("GET", key, wanted)
+        answer = self._http.read_into(call, target, headers, buffer)
+        if answer.status == 416:
+            raise StoreUnavailable("the object ends before the range", where=call.where, found="HTTP 416")
+        if answer.status not in (200, 206):
+            raise self._refused(answer, call)
+        self._check_version(answer, if_match, call)
+
+    def _head(self, call: Call, key: str, version: ObjectVersion, headers: Mapping[str, str]) -> Answer:
+        """HEAD of exactly this version."""
+        pinned = {"If-Match": version.e_tag} if version.e_tag is not None else {}
+        target, all_headers = self._reading("HEAD", key, {**headers, **pinned})
+        answer = self._http.request(call, "HEAD", target, all_headers)
+        if answer.status != 200:
+            raise self._refused(answer, call)
+        self._check_version(answer, version, call)
+        return answer
+
+    def _check_version(self, answer: Answer, version: ObjectVersion, call: Call) -> None:
+        """Some servers do not know If-Match."""
+        found = answer.headers.get("etag")
+        if version.e_tag is not None and found is not None and found != version.e_tag:
+            raise PreconditionFailed(
+                "the object is not in the version named", where=call.where, expected=version.e_tag, found=found
+            )
