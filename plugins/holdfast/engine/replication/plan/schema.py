@@ -41,19 +41,20 @@ class Reason(StrEnum):
     TOO_OLD = "too-old"
 
 
+TEXT = pa.large_string()
 _WORD = pa.dictionary(pa.int8(), pa.string())
 FORMAT = b"holdfast.sync-actions/1"
 ACTIONS = pa.schema(
     [
-        pa.field("path", pa.large_string(), nullable=False),
+        pa.field("path", TEXT, nullable=False),
         pa.field("action", _WORD, nullable=False),
         pa.field("reason", _WORD, nullable=False),
         pa.field("size_bytes", pa.int64()),
-        pa.field("key", pa.large_string()),
-        pa.field("e_tag", pa.large_string()),
-        pa.field("version", pa.large_string()),
+        pa.field("key", TEXT),
+        pa.field("e_tag", TEXT),
+        pa.field("version", TEXT),
         pa.field("modified_at", pa.timestamp("us", tz="UTC")),
-        pa.field("digest", pa.large_string()),
+        pa.field("digest", TEXT),
         pa.field("wave", pa.int8(), nullable=False),
     ],
     metadata={b"format": FORMAT},
@@ -62,6 +63,7 @@ _ACTIONS = tuple(Action)
 _REASONS = tuple(Reason)
 _ACTION_WORDS = pa.array([action.value for action in _ACTIONS])
 _REASON_WORDS = pa.array([reason.value for reason in _REASONS])
+_ANY_CODE = pa.scalar(0, pa.int8())
 
 
 def action_code(action: Action) -> pa.Scalar:
@@ -72,24 +74,42 @@ def reason_code(reason: Reason) -> pa.Scalar:
     return pa.scalar(_REASONS.index(reason), pa.int8())
 
 
-def action_words(codes: pa.Array) -> pa.Array:
-    """Codes as the column `action`."""
-    return pa.DictionaryArray.from_arrays(codes, _ACTION_WORDS)
+def actions_of(
+    rows: pa.Table,
+    *,
+    action: pa.Scalar | pa.ChunkedArray = _ANY_CODE,
+    reason: pa.Scalar | pa.ChunkedArray = _ANY_CODE,
+    digest: pa.ChunkedArray | None = None,
+) -> pa.Table:
+    """Rows of a listing (with ``path``) as actions.
 
-
-def reason_words(codes: pa.Array) -> pa.Array:
-    """Codes as the column `reason`."""
-    return pa.DictionaryArray.from_arrays(codes, _REASON_WORDS)
-
-
-def with_reason(table: pa.Table, action: Action, reason: Reason) -> pa.Table:
-    """The same rows, all with this action and reason."""
-    count = table.num_rows
-    columns: Mapping[str, pa.Array] = {
-        "action": action_words(pa.repeat(action_code(action), count)),
-        "reason": reason_words(pa.repeat(reason_code(reason), count)),
+    Args:
+        rows: may carry ``wave``; without it the wave is 0.
+        action, reason: codes, one for all or one per row.
+    """
+    count = rows.num_rows
+    made = {
+        "action": _words(action, count, _ACTION_WORDS),
+        "reason": _words(reason, count, _REASON_WORDS),
+        "digest": pa.nulls(count, TEXT) if digest is None else digest,
     }
-    return pa.table([columns.get(name, table[name]) for name in ACTIONS.names], schema=ACTIONS)
+    if "wave" not in rows.schema.names:
+        made["wave"] = pa.repeat(pa.scalar(0, pa.int8()), count)
+    return pa.table([made[name] if name in made else rows[name] for name in ACTIONS.names], schema=ACTIONS)
+
+
+def _words(codes: pa.Scalar | pa.ChunkedArray, count: int, words: pa.Array) -> pa.Array:
+    if isinstance(codes, pa.Scalar):
+        codes = pa.repeat(codes, count)
+    whole = codes.combine_chunks() if isinstance(codes, pa.ChunkedArray) else codes
+    return pa.DictionaryArray.from_arrays(whole, words)
+
+
+def in_order(table: pa.Table, column: str) -> pa.Table:
+    """The table sorted by a text column; itself when it is."""
+    values = table[column]
+    is_sorted = len(values) < 2 or pc.all(pc.less_equal(values[:-1], values[1:])).as_py()
+    return table if is_sorted else table.sort_by(column)
 
 
 def rows_of(actions: pa.Table, *wanted: Action) -> pa.Table:
