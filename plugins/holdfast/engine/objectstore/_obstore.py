@@ -262,6 +262,10 @@ class ObstoreStore:
         if data is None:
             return None
         info = self._info(result.meta)
+        if info.version.e_tag is None:  # a login page of some proxy; to a range it could not have answered so
+            raise StoreUnavailable(
+                "the answer is not one of an object store", where=call.where, expected="an ETag", found="none"
+            )
         if len(data) != info.size_bytes:
             raise _cut_short(call, info.size_bytes, len(data))
         return ObjectReader(info=info, chunks=_pieces(data, chunk_bytes), attributes=attributes_of(result.attributes))
