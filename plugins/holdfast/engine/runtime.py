@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from holdfast.engine.compute.interface import TrainingBackend
     from holdfast.engine.objectstore.access import StoreAccess
     from holdfast.engine.objectstore.interface import ObjectStore
+    from holdfast.engine.objectstore.limited import SiteLimiter
     from holdfast.engine.traffic.interface import TrafficRecord
 
 #: Budget of one look at or change of a traffic record; a caller that has more time tries again.
@@ -58,7 +59,8 @@ class Runtime:
         self.holder = holder or f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
         self.environ = environ if environ is not None else os.environ
         self._access = access or (lambda _name, site: connections.get(site.connection))
-        self._stores: dict[str, ObjectStore] = {}
+        self._backends: dict[str, tuple[ObjectStore, SiteLimiter]] = {}
+        self._stores: dict[tuple[str, str], ObjectStore] = {}
         self._authorities: dict[str, EpochStore] = {}
         self._records: dict[str, TrafficRecord] = {}
         self._lock = Lock()
@@ -75,19 +77,30 @@ class Runtime:
         """Where this machine keeps what must outlive a process: ``$HOLDFAST_STATE``, else ``~/.holdfast``."""
         return Path(self.environ.get("HOLDFAST_STATE") or "~/.holdfast").expanduser()
 
-    def store(self, site: str) -> ObjectStore:
-        """The object store of a site. Raises UnknownName, ConfigError."""
-        from holdfast.engine.objectstore import open_store
+    def store(self, site: str, *, flow: str = "") -> ObjectStore:
+        """The object store of a site, under its limits. Raises UnknownName, ConfigError.
+
+        Args:
+            site: its name.
+            flow: whose requests these are, e.g. a protection group: flows share the site's limits fairly.
+        """
+        from holdfast.engine.objectstore import DEFAULT_RETRY, RetryingStore, open_store
+        from holdfast.engine.objectstore.limited import SiteLimiter, limited
 
         settings = self.topology.site(site)
         with self._lock:
-            if site not in self._stores:
-                self._stores[site] = open_store(site, settings, self._access(site, settings))
-            return self._stores[site]
+            if site not in self._backends:
+                backend = open_store(site, settings, self._access(site, settings), retry=None)
+                self._backends[site] = backend, SiteLimiter(settings.limits, clock=self.clock)
+            if (site, flow) not in self._stores:
+                backend, limiter = self._backends[site]
+                # Inside the retries: each attempt counts, and a pause between two holds no place.
+                self._stores[site, flow] = RetryingStore(limited(backend, limiter, flow=flow), DEFAULT_RETRY)
+            return self._stores[site, flow]
 
-    def stores(self, sites: Iterable[str]) -> dict[str, ObjectStore]:
-        """The object stores of several sites, by name."""
-        return {site: self.store(site) for site in sites}
+    def stores(self, sites: Iterable[str], *, flow: str = "") -> dict[str, ObjectStore]:
+        """The object stores of several sites, by name; see `store`."""
+        return {site: self.store(site, flow=flow) for site in sites}
 
     def authority(self, group: str) -> EpochStore:
         """The register that says which site of this group is active."""
