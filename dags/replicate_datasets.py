@@ -8,10 +8,8 @@ import pendulum
 from airflow.sdk import DAG, TaskGroup
 
 from holdfast.hooks.topology import topology_outline
-from holdfast.operators.assets import dataset_asset
-from holdfast.operators.quality import ValidateDatasetOperator
 from holdfast.operators.replication import ProtectGroupOperator
-from holdfast.operators.snapshot import PublishDatasetOperator
+from holdfast.operators.sync import ReplicateDatasetOperator
 
 topology = topology_outline()
 
@@ -22,7 +20,7 @@ every = timedelta(seconds=max(10.0, tightest / 2))
 
 with DAG(
     dag_id="replicate_datasets",
-    description="Publish a snapshot of each dataset at the active site, check it, replicate and verify it elsewhere.",
+    description="Take each dataset at the active site, check it, publish it there and, verified, at every other site.",
     schedule=every,
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     catchup=False,
@@ -32,20 +30,17 @@ with DAG(
     doc_md="""
     ### Replicate datasets
 
-    For every protection group: **publish** a snapshot of each dataset at the site that is active *now* (none when
-    nothing changed), **validate** its content against its Great Expectations suite, then **protect** the group: bring
-    datasets, models and checkpoints to the other sites, read back and hash every object there, and only then publish.
+    For every protection group: **replicate** each dataset from the site that is active *now* to all others in one read
+    of what changed, checked against its Great Expectations suite before anything of it is published; then **protect**
+    the group: bring models and checkpoints to the other sites as well, read back and hashed there.
 
-    A dataset that breaks its suite is not replicated. A dataset whose residency class forbids a site is refused before
-    a byte moves. A site that does not answer fails the task after the others were served; a retry copies the rest.
+    A dataset that breaks its suite is not published, so it never becomes a recovery point. A dataset whose residency
+    class forbids a site is refused before a byte moves. A site that does not answer fails the task after the others
+    were served; a retry copies the rest. The dataset's asset is updated when there is a new snapshot, and then only.
     """,
 ):
     for group, settings in topology.groups.items():
         with TaskGroup(group_id=group):
-            protect = ProtectGroupOperator(
-                task_id="protect", group=group, outlets=[dataset_asset(name) for name in settings.datasets]
-            )
+            protect = ProtectGroupOperator(task_id="protect", group=group)
             for dataset in settings.datasets:
-                publish = PublishDatasetOperator(task_id=f"publish-{dataset}", group=group, dataset=dataset)
-                validate = ValidateDatasetOperator(task_id=f"validate-{dataset}", group=group, dataset=dataset)
-                publish >> validate >> protect
+                ReplicateDatasetOperator(task_id=f"replicate-{dataset}", group=group, dataset=dataset) >> protect

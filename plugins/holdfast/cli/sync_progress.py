@@ -7,10 +7,10 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 
 from rich.console import Console
-from rich.filesize import decimal
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -25,11 +25,10 @@ from rich.progress import (
 from rich.text import Text
 
 from holdfast.clock import Clock
+from holdfast.engine.pipeline.telling import ProgressLines
 from holdfast.engine.replication.sync import SyncProgress
 
 Show = Callable[[SyncProgress], None]
-#: Between two plain lines of one phase.
-_LINE_SECONDS = 5.0
 
 
 class _Objects(ProgressColumn):
@@ -49,7 +48,7 @@ def sync_progress(console: Console, title: str, clock: Clock) -> Iterator[Show]:
         clock: paces the plain lines and measures their rate.
     """
     if not console.is_terminal:
-        yield _Lines(console, title, clock)
+        yield ProgressLines(partial(console.print, markup=False), title, clock)
         return
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -82,37 +81,6 @@ class _Bars:
             objects=seen.done_objects,
             all_objects=seen.total_objects,
         )
-
-
-class _Lines:
-    """A line when a phase begins, every few seconds within it, and when it ends."""
-
-    def __init__(self, console: Console, title: str, clock: Clock) -> None:
-        self._console, self._title, self._clock = console, title, clock
-        self._phase: str | None = None
-        self._began = self._told = 0.0
-        self._first_bytes = 0
-
-    def __call__(self, seen: SyncProgress) -> None:
-        now = self._clock.monotonic()
-        fresh = seen.phase != self._phase
-        ended = seen.done_objects == seen.total_objects
-        if fresh:
-            self._phase, self._began, self._first_bytes = seen.phase, now, seen.done_bytes
-        elif now - self._told < _LINE_SECONDS and not ended:
-            return
-        self._told = now
-        self._console.print(f"{self._title} {seen.phase}: {self._text(seen, now - self._began)}", markup=False)
-
-    def _text(self, seen: SyncProgress, seconds: float) -> str:
-        text = (
-            f"{seen.done_objects}/{seen.total_objects} objects, {decimal(seen.done_bytes)}/{decimal(seen.total_bytes)}"
-        )
-        done = seen.done_bytes - self._first_bytes
-        if seconds <= 0 or done <= 0:
-            return text
-        left = (seen.total_bytes - seen.done_bytes) / (done / seconds)
-        return f"{text}, {decimal(int(done / seconds))}/s, {max(0.0, left):.0f} s left"
 
 
 @contextmanager

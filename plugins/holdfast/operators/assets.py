@@ -17,6 +17,11 @@ def dataset_asset(name: str) -> Asset:
     return Asset(name=f"holdfast-dataset-{name}", uri=f"x-holdfast://datasets/{name}", group="holdfast")
 
 
+def new_snapshot(dataset: str) -> AssetAlias:
+    """Stands for the asset of a dataset where an event is to be added only when there is a new snapshot."""
+    return AssetAlias(f"holdfast-new-snapshot-{dataset}", group="holdfast")
+
+
 def model_asset(name: str) -> Asset:
     """Updated when a new version of the model is verified at every site of its group."""
     return Asset(name=f"holdfast-model-{name}", uri=f"x-holdfast://models/{name}", group="holdfast")

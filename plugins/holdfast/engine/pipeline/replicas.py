@@ -139,6 +139,7 @@ def lag_seconds(runtime: Runtime, group: str, dataset: str, site: str) -> float 
     Raises:
         UnknownName, ConfigError: there is no such dataset in the group, or the site is none of its sites.
         GroupNotInitialised, NoMajority: nobody knows which site is active.
+        StoreUnavailable: the site does not answer.
     """
     datasets_of(runtime, group, dataset)
     require_site(runtime, group, site)
@@ -317,8 +318,12 @@ def _with_lag(runtime: Runtime, dataset: str, found: SiteStatus, state: EpochSta
 def _behind(runtime: Runtime, group: str, dataset: str, site: str, state: EpochState) -> float | None:
     if site == state.active_site:
         return 0.0
-    note = read_note(runtime.store(site), group, dataset, site)
-    if note is None or note.epoch != state.epoch:
+    store = runtime.store(site)
+    note = read_note(store, group, dataset, site)
+    if note is None:
+        next(iter(store.list("health/")), None)  # a site that does not answer is an error, not a site without a note
+        return None
+    if note.epoch != state.epoch:
         return None
     return max(0.0, (runtime.clock.now() - note.as_of).total_seconds())
 

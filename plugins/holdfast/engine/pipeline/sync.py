@@ -17,6 +17,7 @@ from holdfast.engine.pipeline.draft import suite_of
 from holdfast.engine.pipeline.replicas import allowed_sites, datasets_of, role_of
 from holdfast.engine.recovery.protection import note_complete
 from holdfast.engine.replication import ResidencyRefused
+from holdfast.engine.replication.errors import Interrupted
 from holdfast.engine.replication.sync import SyncProgress, SyncReport, SyncSite, sync_dataset
 from holdfast.engine.runtime import Runtime
 from holdfast.errors import HoldfastError
@@ -66,14 +67,9 @@ def run(
     as_of = runtime.clock.now()  # before looking: what is written while it is copied is not covered
     try:
         report = _sync(runtime, group, dataset, state, progress, stop)
-    except HoldfastError as error:
-        if stop is not None and stop.is_set():
-            raise _interrupted(group, dataset) from error
-        raise
-    report = _noted(runtime, group, dataset, state, report, as_of)
-    if stop is not None and stop.is_set() and any(one.error for one in report.targets):
-        raise _interrupted(group, dataset)
-    return report
+    except Interrupted as error:
+        raise _interrupted(group, dataset) from error
+    return _noted(runtime, group, dataset, state, report, as_of)
 
 
 def require_synced(runtime: Runtime, group: str, dataset: str, report: SyncReport) -> SyncReport:

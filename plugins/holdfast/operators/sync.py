@@ -1,0 +1,156 @@
+"""Replication of a dataset: all in one task, or planned, copied in mapped shards, and published."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import Asset
+from airflow.sdk.exceptions import AirflowRuntimeError
+
+from holdfast.operators.assets import dataset_asset, new_snapshot
+from holdfast.operators.base import HoldfastOperator
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from holdfast.engine.replication.sync import SyncReport
+    from holdfast.engine.runtime import Runtime
+
+#: Where the newest announced snapshot is remembered, in the asset's state store.
+WATERMARK = "newest_snapshot"
+#: What of an attribute's losses goes into an XCom; the report of `holdfast sync run --json` has all.
+_LOSSES = 5
+
+
+class DatasetOperator(HoldfastOperator):
+    """Base of what is done with one dataset of a group, in the site where that is done.
+
+    Its asset is an inlet, for the watermark in the asset's state store. The outlet is an alias: an event is added when
+    there is a new snapshot, so what is scheduled on the asset does not run because nothing has changed.
+
+    :param group: the protection group. (templated)
+    :param dataset: the dataset. (templated)
+    :param site: the site whose workers run it: the task goes to the queue the topology names for it, if it does.
+    """
+
+    template_fields: Sequence[str] = ("group", "dataset")
+
+    def __init__(self, *, group: str, dataset: str, site: str | None = None, **kwargs: Any) -> None:
+        topology_path = kwargs.get("topology_path")
+        if site is not None and "queue" not in kwargs and (queue := queue_of(site, topology_path)) is not None:
+            kwargs["queue"] = queue
+        super().__init__(**kwargs)
+        self.group = group
+        self.dataset = dataset
+        self.site = site
+        self.check_names(group=group, dataset=dataset, site=site)
+
+    def announce(self, context: Context, *, snapshot_id: str, **facts: Any) -> bool:
+        """Add an asset event for a snapshot that was not announced before, with its id in the extra; whether it was.
+
+        The watermark is a cache: without it, or on a retry, a snapshot is announced once more rather than never.
+        """
+        asset, alias = dataset_asset(self.dataset), new_snapshot(self.dataset)
+        if alias not in self.outlets:
+            return False
+        known = _Watermark(self, context, asset)
+        if context["ti"].try_number <= 1 and known.get() == snapshot_id:
+            self.log.info("Snapshot %s of %s was announced before", snapshot_id, self.dataset)
+            return False
+        context["outlet_events"][alias].add(asset, extra={"snapshot_id": snapshot_id, "group": self.group, **facts})
+        known.set(snapshot_id)
+        return True
+
+
+class ReplicateDatasetOperator(DatasetOperator):
+    """Takes what lies at the active site, checks it against its suite, publishes it there and at every other site.
+
+    Data that breaks its suite is not published anywhere. A site that fails does not stop the others; the task fails
+    after them, and a retry goes on with what is missing. For sets that one worker can carry; for larger ones see
+    `PlanReplicationOperator`.
+
+    :returns: ``snapshot_id``, ``changed``, ``announced``, ``source``, ``read_bytes``, ``seconds``, ``targets``.
+    """
+
+    def __init__(self, *, group: str, dataset: str, **kwargs: Any) -> None:
+        announce_new_snapshots(dataset, kwargs)
+        super().__init__(group=group, dataset=dataset, **kwargs)
+
+    def act(self, context: Context, runtime: Runtime) -> dict[str, Any]:
+        from holdfast.engine.pipeline import sync
+        from holdfast.engine.pipeline.telling import ProgressLines
+
+        progress = ProgressLines(self.log.info, self.dataset, runtime.clock, every_seconds=30.0)
+        report = sync.run(runtime, self.group, self.dataset, progress=progress)
+        sync.require_synced(runtime, self.group, self.dataset, report)
+        announced = self.announce(context, snapshot_id=report.snapshot_id, source=report.source_site)
+        return {**_summary(report), "announced": announced}
+
+
+def announce_new_snapshots(dataset: str, arguments: dict[str, Any]) -> None:
+    """Give a task's arguments the dataset's asset as inlet and its alias as outlet, unless they say otherwise.
+
+    A templated name has none: Airflow wants to know a task's assets when it parses the DAG.
+    """
+    if "{{" not in dataset:
+        arguments.setdefault("inlets", [dataset_asset(dataset)])
+        arguments.setdefault("outlets", [new_snapshot(dataset)])
+
+
+def queue_of(site: str, topology_path: str | None = None) -> str | None:
+    """The queue of the workers that stand in a site; ``None``: the topology names none, any worker will do."""
+    from pathlib import Path
+
+    from holdfast.hooks.topology import topology_outline
+
+    settings = topology_outline(Path(topology_path) if topology_path else None).sites.get(site)
+    return settings.compute.queue if settings is not None else None
+
+
+def _summary(report: SyncReport) -> dict[str, Any]:
+    return {
+        "snapshot_id": report.snapshot_id,
+        "changed": report.record is not None,
+        "source": report.source_site,
+        "read_bytes": report.read_bytes,
+        "seconds": round(report.seconds, 3),
+        "targets": [
+            {
+                "site": one.site,
+                "copied_objects": one.copied_objects,
+                "copied_bytes": one.copied_bytes,
+                "carried_objects": one.carried_objects,
+                "verified_objects": one.verified_objects,
+                "refused": one.refused,
+                "losses": list(one.losses[:_LOSSES]),
+            }
+            for one in report.targets
+        ],
+    }
+
+
+class _Watermark:
+    """The newest announced snapshot in the asset's state store; it answers ``None`` wherever there is none."""
+
+    def __init__(self, task: HoldfastOperator, context: Context, asset: Asset) -> None:
+        self._task = task
+        self._stores: Any = context.get("asset_state_store")
+        self._asset = asset
+
+    def get(self) -> object:
+        if self._stores is None:
+            return None
+        try:
+            return self._stores[self._asset].get(WATERMARK)
+        except (AirflowRuntimeError, KeyError) as error:
+            self._task.log.info("No watermark of %s: %s", self._asset.name, error)
+            return None
+
+    def set(self, snapshot_id: str) -> None:
+        if self._stores is None:
+            return
+        try:
+            self._stores[self._asset].set(WATERMARK, snapshot_id)
+        except (AirflowRuntimeError, KeyError) as error:
+            self._task.log.info("The watermark of %s was not kept: %s", self._asset.name, error)
