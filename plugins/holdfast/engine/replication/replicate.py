@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from holdfast.clock import Clock
 from holdfast.engine.config import Residency, Site
+from holdfast.engine.objectstore.errors import ObjectNotFound
 from holdfast.engine.objectstore.interface import ObjectInfo, ObjectStore
 from holdfast.engine.replication.admission import copy_forks, refuse_stale
 from holdfast.engine.replication.objects import Landed, ObjectCopier
@@ -24,6 +25,7 @@ from holdfast.engine.snapshot.publish import commit, put_manifest
 from holdfast.engine.snapshot.read import load_manifest
 from holdfast.engine.snapshot.receipts import Receipt, read_receipt, write_receipt
 from holdfast.engine.snapshot.records import CommitRecord, is_committed, read_record, record_keys
+from holdfast.engine.snapshot.removals import being_removed, check_before_commit
 from holdfast.engine.snapshot.threads import in_threads
 
 
@@ -83,6 +85,8 @@ def replicate(
         SourceDamaged, ReplicaDamaged: bytes are wrong there, and stay wrong.
         ManifestDamaged, CommitRecordDamaged: metadata at a site is not what was written.
         StoreUnavailable: a store did not answer; run it again.
+        BytesBeingRemoved: a delete run removes bytes the replica relies on; run it again.
+        SnapshotExpired: the target's delete run ended this snapshot there.
     """
     check_hop(record.dataset, residency, target_site, topology_sites)
     run = _Replication(source_store, target_store, record, source_site, target_site, clock, threads)
@@ -125,6 +129,7 @@ class _Replication:
         put_manifest(self._target, self._record, manifest.data)
         receipt_key = self._receipt(manifest, landed)
         self._refuse_stale()
+        check_before_commit(self._target, self._record, [one.key for one in landed])
         commit(self._target, self._record)
         return self._report(landed, started, receipt_key)
 
@@ -191,7 +196,10 @@ class _Replication:
             info = listed.get(one.key)
             if info is None:
                 # Removed since it was read back; without facts to recognise it by, it is just read again next time.
-                info = self._target.head(one.key)
+                try:
+                    info = self._target.head(one.key)
+                except ObjectNotFound:
+                    raise being_removed(self._target, one.key, "nothing") from None
             rows.append(placed_at(info, one.entry.path, one.entry.digest, listed.get(own) if one.key != own else None))
         folder = keys.data_folder(self._record.path) + "/"
         used = {one.entry.path for one in landed}

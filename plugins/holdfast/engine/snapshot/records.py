@@ -139,7 +139,9 @@ def iter_selectable(store: ObjectStore, dataset: str, *, epoch: int) -> Iterator
     fork = require_fork(store, keys.root(dataset), epoch)
     own = [key for key in found if key.epoch == epoch]
     for key in reversed(own):
-        yield read_record(store, key.key)
+        record = _read_if_there(store, key.key)
+        if record is not None:
+            yield record
     start = fork.forked_from if fork is not None else None
     if start is None:
         return
@@ -149,9 +151,17 @@ def iter_selectable(store: ObjectStore, dataset: str, *, epoch: int) -> Iterator
 
     def load(snapshot_id: str) -> CommitRecord | None:
         key = by_id.get(snapshot_id)
-        return None if key is None else read_record(store, key.key)
+        return None if key is None else _read_if_there(store, key.key)
 
     yield from ancestry(start, load, lambda record: record.parent)
+
+
+def _read_if_there(store: ObjectStore, key: str) -> CommitRecord | None:
+    """A record that was just listed; ``None`` when it was expired since."""
+    try:
+        return read_record(store, key)
+    except ObjectNotFound:
+        return None
 
 
 def find_record(store: ObjectStore, dataset: str, snapshot_id: str) -> CommitRecord | None:

@@ -19,7 +19,7 @@ from holdfast.engine.objectstore.errors import ObjectNotFound
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.snapshot import keys
 from holdfast.engine.snapshot.documents import Document, UtcTime
-from holdfast.engine.snapshot.errors import SnapshotError
+from holdfast.engine.snapshot.errors import ManifestDamaged, SnapshotError
 from holdfast.engine.snapshot.manifest import read_table
 from holdfast.engine.snapshot.placement import SCHEMA
 from holdfast.engine.snapshot.read import load_manifest
@@ -113,10 +113,10 @@ def check_before_commit(store: ObjectStore, record: CommitRecord, relied_on: Ite
     wanted = set(relied_on)
     for removal in removals(store, record.dataset):
         if doomed := wanted.intersection(removal.keys):
-            raise _removed(store, min(doomed), f"delete run {removal.removal_id} is removing it")
+            raise being_removed(store, min(doomed), f"delete run {removal.removal_id} is removing it")
     # A run that was through before the intents were read left none; what it removed shows in a listing.
     if gone := wanted - {info.key for info in store.list(keys.data_folder(record.path) + "/")}:
-        raise _removed(store, min(gone), "nothing")
+        raise being_removed(store, min(gone), "nothing")
 
 
 def named_keys(
@@ -147,13 +147,25 @@ def named_keys(
             found.update(column.filter(pc.is_in(column, value_set=candidates)).to_pylist())
     for snapshot_id, key in committed.items():  # without a placement everything lies at its own key
         if snapshot_id not in placed and wanted(snapshot_id):
-            record = read_record(store, key.key)
-            own = {keys.object_key(record.path, path) for path in load_manifest(store, record).paths}
-            found.update(own.intersection(candidates.to_pylist()))
+            found.update(_own_keys(store, key.key).intersection(candidates.to_pylist()))
     return found
 
 
-def _removed(store: ObjectStore, key: str, found: str) -> BytesBeingRemoved:
+def _own_keys(store: ObjectStore, record_key: str) -> set[str]:
+    """The own keys of a snapshot's objects; none when it was expired meanwhile."""
+    try:
+        record = read_record(store, record_key)
+        return {keys.object_key(record.path, path) for path in load_manifest(store, record).paths}
+    except ObjectNotFound:
+        return set()
+    except ManifestDamaged:
+        if any(info.key == record_key for info in store.list(record_key)):
+            raise
+        return set()
+
+
+def being_removed(store: ObjectStore, key: str, found: str) -> BytesBeingRemoved:
+    """The error of a publisher that misses bytes it just had."""
     return BytesBeingRemoved(
         "bytes this snapshot relies on are being removed",
         where=f"{store.name}: {key}",
