@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 
@@ -39,8 +40,9 @@ def test_a_window_of_successes_allows_one_more_up_to_the_most() -> None:
     for _ in range(8):
         seen.append(places.limit)
         burst(places, throttled=False)
-    assert seen[0] == 4 and seen[-1] == 8
-    assert all(later - earlier in (0, 1) for earlier, later in zip(seen, seen[1:], strict=False))
+    assert seen[0] == 4
+    assert seen[-1] == 8
+    assert all(later - earlier in (0, 1) for earlier, later in itertools.pairwise(seen))
     assert places.limit == 8
 
 

@@ -145,9 +145,10 @@ def test_an_interrupted_leader_leaves_the_others_running() -> None:
     second = threading.Thread(target=limiter.take, args=(1, "b"))
     second.start()
     deadline = time.monotonic() + 30
-    while not len(limiter._queue) == 2 and time.monotonic() < deadline:
+    while len(limiter._queue) != 2 and time.monotonic() < deadline:
         time.sleep(0.001)
     clock.go.set()
     first.join(30)
     second.join(30)
-    assert interrupted and not second.is_alive()
+    assert interrupted
+    assert not second.is_alive()
