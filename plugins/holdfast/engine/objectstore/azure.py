@@ -17,6 +17,8 @@ from holdfast.engine.objectstore.timeouts import RequestLimits, Timeouts
 if TYPE_CHECKING:
     from obstore.store import ObjectStore as Client
 
+    from holdfast.engine.objectstore.parts.interface import PartStore
+
 TRAITS = Traits(
     cloud=Cloud.AZURE,
     capabilities=Capabilities(
@@ -50,6 +52,11 @@ def azure_store(name: str, site: Site, access: StoreAccess, timeouts: Timeouts) 
             config["skip_signature"] = "true"
         return AzureStore(site.bucket, config=config, **client_arguments(access, credentials, limits))
 
+    def parts(store: ObstoreStore) -> PartStore:
+        from holdfast.engine.objectstore.parts.azure import AzureParts
+
+        return AzureParts(store, site, access, timeouts)
+
     return ObstoreStore(
         name=f"{name} (az://{'/'.join(filter(None, (site.bucket, site.prefix)))})",
         prefix=site.prefix,
@@ -57,4 +64,5 @@ def azure_store(name: str, site: Site, access: StoreAccess, timeouts: Timeouts) 
         build=build,
         timeouts=timeouts,
         credentials=credentials,
+        parts=parts,
     )

@@ -70,7 +70,10 @@ def part_bytes_for(size_bytes: int, limits: PartLimits) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """An unfinished object. ``upload_id`` is opaque and survives the process: it is all that resuming needs."""
+    """An unfinished object. ``upload_id`` is opaque and survives the process: it is all that resuming needs.
+
+    `PartStore.uploads` gives ids that serve to abort an upload; to go on with one, keep the id `begin` gave.
+    """
 
     key: str
     upload_id: str = field(repr=False)  # Google's is a capability: whoever has it may write

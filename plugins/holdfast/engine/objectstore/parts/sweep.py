@@ -24,7 +24,7 @@ def sweep_uploads(
         older_than_seconds: an upload younger than this is taken to be alive. Choose it far above the longest copy and
             the difference between the clocks of this host and the store.
         clock: says what time it is.
-        keep: upload ids that are never aborted, e.g. those a journal names.
+        keep: upload ids, as `begin` gave them, that are never aborted: those a journal names.
     """
     from holdfast.engine.objectstore.parts import part_store
 
@@ -32,9 +32,12 @@ def sweep_uploads(
     if parts is None:
         return []
     latest = clock.now() - timedelta(seconds=older_than_seconds)
-    orphans = [
-        upload for upload in parts.uploads(prefix) if upload.started_at <= latest and upload.upload_id not in keep
-    ]
+    orphans = [upload for upload in parts.uploads(prefix) if upload.started_at <= latest and not _kept(upload, keep)]
     for upload in orphans:
         parts.abort(upload)
     return orphans
+
+
+def _kept(upload: Upload, keep: Collection[str]) -> bool:
+    """Whether an id to keep is this upload's; Azure's listing knows only how it begins."""
+    return any(wanted == upload.upload_id or wanted.startswith(f"{upload.upload_id}:") for wanted in keep)
