@@ -40,8 +40,8 @@ class FolderRuntime(Runtime):
 
     put_seconds = 0.0
 
-    def store(self, site: str) -> Any:
-        found = super().store(site)
+    def store(self, site: str, **kwargs: Any) -> Any:
+        found = super().store(site, **kwargs)
         return found if site == SITES[0] else SlowStore(found, self.put_seconds)
 
     def authority(self, group: str) -> Any:

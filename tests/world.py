@@ -221,7 +221,7 @@ class World:
         self.senses = FakeSenses(self)
         self.training_ends = True
 
-    def store(self, site: str) -> Any:
+    def store(self, site: str, *, flow: str = "") -> Any:
         return self._stores[site]
 
     def bare(self, site: str) -> Any:

@@ -84,7 +84,9 @@ def test_the_status_of_every_site_is_shown(sites: Folders) -> None:
         ("site-c", "witness", 0),
     ]
     assert len({site["snapshot_id"] for site in found["sites"]}) == 1
+    assert all(site["point_in_time"]["how"] for site in found["sites"])
     shown = sites("status").stdout
+    assert "point" in shown
     assert all(site in shown for site in SITES)
 
 
@@ -121,6 +123,26 @@ def test_snapshots_are_listed_and_compared(sites: Folders) -> None:
     assert sites.json("diff", "--left", oldest["snapshot_id"], "--right", "site-b", code=1)["removed"][0]["path"]
 
 
+def test_a_rollback_makes_the_earlier_content_the_newest_everywhere_and_can_itself_be_undone(sites: Folders) -> None:
+    sites("run")
+    old = sites.json("snapshots")[0]["snapshot_id"]
+    sites.put("two.bin", b"second")
+    sites("run")
+    sites("rollback", old[:10], "--reason", "two was wrong", code=1)  # nobody said yes
+    assert len(sites.json("snapshots")) == 2
+    done = sites.json("rollback", old[:10], "--reason", "two was wrong", "--yes")
+    assert done["rolled_back_to"] == old
+    assert {one["site"]: one["error"] for one in done["targets"]} == {"site-b": None, "site-c": None}
+    newest, left, _ = sites.json("snapshots", "--site", "site-b")
+    assert newest["labels"]["rollback_reason"] == "two was wrong"
+    assert newest["object_count"] == 1
+    assert sites.json("run")["datasets"][0]["report"]["record"] is None  # what lies in the folder is no new data
+    shown = sites("rollback", left["snapshot_id"], "--reason", "it was right", "--yes").stdout
+    assert f"has the content of {left['snapshot_id']}" in shown
+    assert sites.json("snapshots")[0]["object_count"] == 2
+    assert sites.json("verify")["ok"] is True
+
+
 def test_a_site_that_is_gone_is_told_and_the_others_are_served(sites: Folders) -> None:
     (sites.topology.parent / "site-b").rename(sites.topology.parent / "elsewhere")
     done = sites("run", code=1)
@@ -149,6 +171,8 @@ def test_data_that_breaks_its_suite_is_not_published_and_other_datasets_are(make
         (("verify", "--site", "site-b"), 2, "no snapshot"),
         (("verify", "--site", "site-b", "--snapshot", "0123"), 2, "0123"),
         (("snapshots", "--site", "nope"), 2, "nope"),
+        (("rollback", "0123", "--reason", "why", "--yes"), 2, "0123"),
+        (("rollback", "0123", "--reason", " ", "--yes"), 2, "reason"),
     ],
 )
 def test_what_is_not_there_is_bad_input_and_one_clear_message(

@@ -11,7 +11,7 @@ from holdfast.cli import sync_tables as show
 from holdfast.cli.drill import GroupOption, choose_group
 from holdfast.cli.output import JsonOption, TopologyOption, errors, print_json, reports_errors
 from holdfast.cli.sync_progress import stopping, sync_progress
-from holdfast.engine.pipeline import replicas, sync
+from holdfast.engine.pipeline import going_back, replicas, sync
 from holdfast.engine.replication.sync import SyncReport
 from holdfast.engine.runtime import Runtime
 from holdfast.errors import ConfigError, HoldfastError
@@ -170,6 +170,42 @@ def snapshots(
         print_json(list(found))
     else:
         show.print_snapshots(found)
+
+
+@app.command("rollback")
+@reports_errors
+def rollback(
+    snapshot: Annotated[str, typer.Argument(metavar="SNAPSHOT", help="A snapshot's id, or how it begins.")],
+    reason: Annotated[str, typer.Option("--reason", help="Why; it goes into the new snapshot's labels.")],
+    group: GroupOption = None,
+    dataset: OneDatasetOption = None,
+    restore_live: Annotated[
+        bool, typer.Option("--restore-live", help="Also make the objects in the folder those of the snapshot.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    topology: TopologyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Publish an earlier snapshot's content as the newest one, at the active site and at the others.
+
+    History is not rewritten: the snapshot that is left stays, and can be gone back to in turn. Readers through
+    snapshots see the earlier content at once; the folder itself follows only with --restore-live. Stop the dataset's
+    writers first: what they change after it is new data, and the next sync publishes it.
+
+    Exit codes: 0 every site has it, 1 some site does not (run `sync run`), 2 bad input, 3 refused, 4 no majority.
+    """
+    runtime = Runtime.from_environment(topology)
+    name = choose_group(runtime, group)
+    one = _one(runtime, name, dataset)
+    if not yes:
+        typer.confirm(f"Make {one} of {name} what it was in snapshot {snapshot}?", abort=True, err=True)
+    done = going_back.roll_back(runtime, name, one, to=snapshot, reason=reason, restore_live=restore_live)
+    if as_json:
+        print_json(done)
+    else:
+        show.print_rollback(done)
+    if any(target.error for target in done.targets):
+        raise typer.Exit(1)
 
 
 @app.command("diff")

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from holdfast.cli.output import console
+from holdfast.engine.pipeline.going_back import RollbackReport
 from holdfast.engine.pipeline.replicas import DatasetStatus, SiteStatus, SiteVerification
 from holdfast.engine.replication.sync import SyncReport, TargetReport
 from holdfast.engine.snapshot import CommitRecord, Diff
@@ -26,8 +27,12 @@ def print_report(dataset: str, report: SyncReport) -> None:
         f"({decimal(report.read_bytes)} read, {report.seconds:.1f} s)",
         markup=False,
     )
+    _print_targets(report.targets)
+
+
+def _print_targets(targets: Sequence[TargetReport]) -> None:
     table = Table("site", "", "copied", "size", "carried", "verified", "detail", box=None)
-    for one in report.targets:
+    for one in targets:
         detail = one.error or one.refused or "; ".join(one.losses)
         table.add_row(
             one.site,
@@ -44,7 +49,20 @@ def print_report(dataset: str, report: SyncReport) -> None:
 def print_status(found: DatasetStatus) -> None:
     """Where each site stands with a dataset."""
     console.print(f"{found.dataset} of {found.group}, epoch {found.epoch}", markup=False)
-    table = Table("site", "role", "snapshot", "taken", "objects", "size", "lag", "known", "verified", "", box=None)
+    table = Table(
+        "site",
+        "role",
+        "snapshot",
+        "taken",
+        "objects",
+        "size",
+        "lag",
+        "known",
+        "verified",
+        "point in time",
+        "",
+        box=None,
+    )
     for one in found.sites:
         table.add_row(
             one.site,
@@ -56,7 +74,8 @@ def print_status(found: DatasetStatus) -> None:
             _lag(one),
             "-" if one.behind_seconds is None else f"{one.behind_seconds:.0f} s ago",
             _when(one.verified_at),
-            escape(one.error or ""),
+            _guarantee(one),
+            escape(_remark(one)),
         )
     console.print(table)
 
@@ -84,6 +103,16 @@ def print_verified(found: Mapping[str, Sequence[SiteVerification]]) -> None:
                 damaged += [f"{one.site}: corrupt {path}" for path in report.corrupt]
     console.print(table)
     _print_paths(damaged)
+
+
+def print_rollback(report: RollbackReport) -> None:
+    """The snapshot that was made, and how it got to the other sites."""
+    record = report.record
+    console.print(
+        f"{record.dataset}: {record.snapshot_id} now has the content of {report.rolled_back_to} at {record.site}",
+        markup=False,
+    )
+    _print_targets(report.targets)
 
 
 def print_snapshots(found: Sequence[CommitRecord]) -> None:
@@ -142,6 +171,19 @@ def _lag(one: SiteStatus) -> str:
         f"{one.lag_seconds:.0f} s, {one.missing_snapshots} snapshots, {one.lag_objects} objects, "
         f"{decimal(one.lag_bytes or 0)}"
     )
+
+
+def _guarantee(one: SiteStatus) -> str:
+    if one.point_in_time is None:
+        return "-"
+    holds = {True: "[green]yes[/]", False: "[yellow]no[/]", None: "unknown"}[one.point_in_time.holds]
+    return f"{holds}, {one.point_in_time.how}"
+
+
+def _remark(one: SiteStatus) -> str:
+    if one.error is not None:
+        return one.error
+    return f"{one.unfinished_uploads} uploads unfinished" if one.unfinished_uploads else ""
 
 
 def _number(value: int | None) -> str:

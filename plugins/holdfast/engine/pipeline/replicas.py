@@ -12,6 +12,7 @@ from typing import Literal, TypeVar
 from holdfast.engine.authority.interface import EpochState
 from holdfast.engine.config import Group
 from holdfast.engine.objectstore.interface import ObjectStore
+from holdfast.engine.objectstore.parts import part_store
 from holdfast.engine.pipeline.active import require_active
 from holdfast.engine.recovery.protection import read_note
 from holdfast.engine.replication import lag
@@ -20,14 +21,17 @@ from holdfast.engine.snapshot import (
     CommitRecord,
     Diff,
     EpochUnknownHere,
+    PointInTime,
     VerifyReport,
     diff,
     iter_selectable,
     latest,
     load_manifest,
+    point_in_time,
     read_receipt,
     verify,
 )
+from holdfast.engine.snapshot.keys import data_folder
 from holdfast.engine.snapshot.records import read_record, record_keys
 from holdfast.errors import ConfigError, HoldfastError
 
@@ -45,7 +49,9 @@ class SiteStatus:
 
     ``lag_seconds``, ``lag_objects``, ``lag_bytes`` and ``missing_snapshots`` count committed snapshots the site lacks.
     ``behind_seconds`` is how long ago the site was last known to hold everything the active site had committed: what
-    may be lost if the active site were gone now.
+    may be lost if the active site were gone now. ``point_in_time`` says whether the snapshot's bytes stay readable
+    whatever writers do to the dataset's folder. ``unfinished_uploads`` are objects of which parts are there: a sync
+    under way, or one that was cut off and will go on.
     """
 
     site: str
@@ -60,6 +66,8 @@ class SiteStatus:
     missing_snapshots: int | None = None
     behind_seconds: float | None = None
     verified_at: datetime | None = None
+    point_in_time: PointInTime | None = None
+    unfinished_uploads: int | None = None
     error: str | None = None
 
 
@@ -283,6 +291,8 @@ def _site_status(runtime: Runtime, group: str, dataset: str, site: str, state: E
         record = _latest_known(store, dataset, state.epoch)
         receipt = read_receipt(store, dataset, record.snapshot_id, site) if record is not None else None
         behind = _behind(runtime, group, dataset, site, state)
+        guarantee = point_in_time(store, record) if record is not None else None
+        unfinished = _unfinished_uploads(store, runtime.topology.dataset(dataset).path)
     except HoldfastError as error:
         return SiteStatus(site, role, error=str(error))
     found = SiteStatus(
@@ -294,6 +304,8 @@ def _site_status(runtime: Runtime, group: str, dataset: str, site: str, state: E
         size_bytes=record.size_bytes if record else None,
         behind_seconds=behind,
         verified_at=receipt.verified_at if receipt else None,
+        point_in_time=guarantee,
+        unfinished_uploads=unfinished,
     )
     return _with_lag(runtime, dataset, found, state)
 
@@ -326,6 +338,11 @@ def _behind(runtime: Runtime, group: str, dataset: str, site: str, state: EpochS
     if note.epoch != state.epoch:
         return None
     return max(0.0, (runtime.clock.now() - note.as_of).total_seconds())
+
+
+def _unfinished_uploads(store: ObjectStore, path: str) -> int | None:
+    parts = part_store(store)
+    return None if parts is None else sum(1 for _ in parts.uploads(data_folder(path) + "/"))
 
 
 def _latest_known(store: ObjectStore, dataset: str, epoch: int) -> CommitRecord | None:

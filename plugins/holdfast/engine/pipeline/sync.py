@@ -118,8 +118,8 @@ def _sync(
     settings = topology.dataset(dataset)
     others = [site for site in topology.group(group).sites.all() if site != state.active_site]
     return sync_dataset(
-        SyncSite(state.active_site, runtime.store(state.active_site)),
-        [SyncSite(site, runtime.store(site)) for site in others],
+        SyncSite(state.active_site, runtime.store(state.active_site, flow=group)),
+        [SyncSite(site, runtime.store(site, flow=group)) for site in others],
         dataset=dataset,
         folder=settings.path,
         policy=settings.sync,
