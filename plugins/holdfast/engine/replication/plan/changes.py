@@ -22,6 +22,7 @@ from holdfast.engine.replication.plan.schema import (
     action_code,
     actions_of,
     in_order,
+    position_after,
     reason_code,
 )
 from holdfast.engine.replication.plan.source import Source
@@ -68,7 +69,7 @@ def plan_changes(
     found, left = [], []
     begin = 0
     for part in source.parts(BLOCK_ROWS):
-        end = before.num_rows if part.until is None else _after(before["path"], part.until, begin)
+        end = before.num_rows if part.until is None else position_after(before["path"], part.until, begin)
         theirs = _with_key(before.slice(begin, end - begin), folder)
         found.append(_Block(part.members, theirs, source.inside, policy.last, versions_identify).actions())
         left.append(part.skipped)
@@ -100,18 +101,6 @@ def _with_key(known: pa.Table, folder: str) -> pa.Table:
         return known
     root, nothing = pa.scalar(f"{keys.data_folder(folder)}/", TEXT), pa.scalar("", TEXT)
     return known.append_column("key", pc.binary_join_element_wise(root, known["path"], nothing))
-
-
-def _after(paths: pa.ChunkedArray, path: str, low: int) -> int:
-    """Where the first path after this one stands, from ``low`` on."""
-    high = len(paths)
-    while low < high:
-        middle = (low + high) // 2
-        if paths[middle].as_py() <= path:
-            low = middle + 1
-        else:
-            high = middle
-    return low
 
 
 @dataclass(frozen=True)

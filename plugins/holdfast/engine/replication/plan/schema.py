@@ -112,6 +112,18 @@ def in_order(table: pa.Table, column: str) -> pa.Table:
     return table if is_sorted else table.sort_by(column)
 
 
+def position_after(values: pa.ChunkedArray, value: str, low: int = 0) -> int:
+    """Where the first one after this value stands in a sorted text column, from ``low`` on."""
+    high = len(values)
+    while low < high:
+        middle = (low + high) // 2
+        if values[middle].as_py() <= value:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
 def rows_of(actions: pa.Table, *wanted: Action) -> pa.Table:
     """The rows with one of these actions, in their order."""
     return actions.filter(pc.is_in(actions["action"], value_set=pa.array([action.value for action in wanted])))
