@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import time
 import uuid
 from collections.abc import Iterator
 
 import pytest
 
 from holdfast.engine.config import Cloud, Connection, Site
+from holdfast.sandbox.azurite import ACCOUNT, KEY, find_azurite, find_node
+from holdfast.sandbox.ports import HOST, free_port, is_free
 
 
 @pytest.fixture(scope="session")
@@ -45,4 +49,38 @@ def aws_site() -> Site:
         connection="aws",
         bucket=f"b-{uuid.uuid4().hex}",
         prefix="site/prefix",
+    )
+
+
+@pytest.fixture(scope="session")
+def azurite_queues(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Azurite's queue service: the URL of its account."""
+    port, log = free_port(), tmp_path_factory.mktemp("azurite") / "log"
+    command = [find_node(), str(find_azurite().parents[1] / "queue" / "main.js"), "--queuePort", str(port)]
+    command += ["--queueHost", HOST, "--inMemoryPersistence", "--disableTelemetry", "--skipApiVersionCheck"]
+    with log.open("wb") as output:
+        process = subprocess.Popen([*command, "--silent"], stdout=output, stderr=output)
+    try:
+        deadline = time.monotonic() + 60
+        while is_free(port):
+            if process.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"Azurite did not come up; see {log}")
+            time.sleep(0.05)
+        yield f"http://{HOST}:{port}/{ACCOUNT}"
+    finally:
+        process.kill()  # it may ignore a SIGTERM
+        process.wait(10)
+
+
+@pytest.fixture
+def azure_site() -> Site:
+    return Site(
+        cloud=Cloud.AZURE, region="westeurope", jurisdiction="EU", connection="azure", bucket="container", prefix="site"
+    )
+
+
+@pytest.fixture
+def azure(azurite_queues: str) -> Connection:
+    return Connection(
+        conn_id="azure", conn_type="wasb", login=ACCOUNT, password=KEY, extra={"queue_endpoint": azurite_queues}
     )

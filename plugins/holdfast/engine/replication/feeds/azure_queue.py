@@ -219,7 +219,7 @@ class AzureQueueFeed:
 
     def _client(self, queue: str) -> Any:
         if queue not in self._clients:
-            from azure.storage.queue import QueueClient
+            from azure.storage.queue import LinearRetry, QueueClient
 
             access = access_from_connection(self._site, self._connection)
             account = access.options.get("account_name")
@@ -236,8 +236,8 @@ class AzureQueueFeed:
                 credential=_credential(access),
                 connection_timeout=self._timeout_seconds,
                 read_timeout=self._timeout_seconds,
-                retry_total=3,
-                retry_backoff_factor=0.2,
+                # Its default waits 15 s before the second of four attempts.
+                retry_policy=LinearRetry(backoff=1, retry_total=2, random_jitter_range=0),
             )
         return self._clients[queue]
 
