@@ -184,8 +184,7 @@ class AzureParts(HttpParts):
         check_mode(mode, call)
         blocks = _Blocks.of(upload, call)
         ordered = check_whole(parts, size_bytes, checksums)
-        listed = "".join(f"<Latest>{blocks.block(part.number)}</Latest>" for part in ordered)
-        body = f'<?xml version="1.0" encoding="utf-8"?><BlockList>{listed}</BlockList>'.encode()
+        body = _block_list([blocks.block(part.number) for part in ordered])
         headers = {"Content-Type": "application/xml", **blocks.headers}
         if isinstance(mode, Create):
             headers["If-None-Match"] = "*"
@@ -205,8 +204,8 @@ class AzureParts(HttpParts):
     def abort(self, upload: Upload) -> None:
         """Drop the blocks, where that is possible.
 
-        Azure cannot drop blocks. It forgets those of a blob that is not there when an empty blob is made in its place;
-        that one is deleted at once. Left to expire within a week are blocks at a key that holds a blob, blocks
+        Azure cannot drop blocks. It forgets those of a blob that is not there when an empty list of blocks makes it an
+        empty blob, which is deleted at once. Left to expire within a week are blocks at a key that holds a blob, blocks
         another upload's stand beside, and all in a container that would not let the empty blob go.
         """
         call = self._call("abort", upload.key, writes=True)
@@ -215,8 +214,8 @@ class AzureParts(HttpParts):
         tokens = {token for token, _, _ in staged.uncommitted}
         if staged.exists or tokens != {blocks.token} or self._keeps_everything():
             return
-        headers = {"x-ms-blob-type": "BlockBlob", "If-None-Match": "*"}
-        answer = self._ask(call, "PUT", upload.key, {}, headers)
+        headers = {"Content-Type": "application/xml", "If-None-Match": "*"}
+        answer = self._ask(call, "PUT", upload.key, {"comp": "blocklist"}, headers, _block_list([]))
         if answer.status in (409, 412):  # somebody's blob came first; the blocks went with it
             return
         if answer.status != 201:
@@ -272,9 +271,8 @@ class AzureParts(HttpParts):
             raise self._refused(answer, call)
         root = _document(answer, call)
         lists = [_blocks(root, name) for name in ("CommittedBlocks", "UncommittedBlocks")]
-        # The blob's own version is told only when there is one; an empty or a put blob has no committed blocks.
-        exists = bool(lists[0]) or answer.headers.get("etag") is not None or self._is_there(key)
-        return _Staged(lists[0], lists[1], exists)
+        # An empty blob, or one put whole, has no committed blocks either.
+        return _Staged(lists[0], lists[1], exists=bool(lists[0]) or self._is_there(key))
 
     def _keeps_everything(self) -> bool:
         """Whether the container lets nothing be deleted (an immutability policy or a legal hold); asked once."""
@@ -319,6 +317,11 @@ class AzureParts(HttpParts):
         if code in _WRONG_BYTES:
             return corrupted(call, code)
         return translate_answer(answer.status if answer.status >= 300 else 502, code, call)
+
+
+def _block_list(ids: Sequence[str]) -> bytes:
+    listed = "".join(f"<Latest>{block}</Latest>" for block in ids)
+    return f'<?xml version="1.0" encoding="utf-8"?><BlockList>{listed}</BlockList>'.encode()
 
 
 def _code(answer: Answer) -> str | None:

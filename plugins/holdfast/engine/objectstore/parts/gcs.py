@@ -21,7 +21,7 @@ from holdfast.engine.config import Cloud, Site
 from holdfast.engine.objectstore._translate import Call, translate_answer
 from holdfast.engine.objectstore.access import Credentials, StoreAccess
 from holdfast.engine.objectstore.checksums import Checksums, from_google_text, google_text
-from holdfast.engine.objectstore.errors import ObjectExists, ObjectStoreError, StoreUnavailable
+from holdfast.engine.objectstore.errors import ObjectExists, ObjectNotFound, ObjectStoreError, StoreUnavailable
 from holdfast.engine.objectstore.interface import OVERWRITE, Create, ObjectVersion, PutMode
 from holdfast.engine.objectstore.parts._base import (
     at_microseconds,
@@ -216,8 +216,8 @@ class GcsParts(HttpParts):
             version = self._settled(upload, size_bytes=size_bytes, checksums=checksums, mode=mode, refusal=refusal)
         elif answer.status in (200, 201):
             generation = self._generation(upload, answer, checksums, call)
-            version = self._store.head(upload.key).version
-            if version.version not in (None, generation):  # replaced since
+            version = self._version_there(upload.key)
+            if version is None or version.version not in (None, generation):  # removed or replaced since
                 version = self._settled(upload, size_bytes=size_bytes, checksums=checksums, mode=mode)
         elif answer.status == 400 and checksums.crc32c is not None and _is_about_checksum(answer):
             raise corrupted(call, "HTTP 400")
@@ -317,6 +317,12 @@ class GcsParts(HttpParts):
             self._remove(upload.key, generation, call)
             raise corrupted(call, f"CRC-32C {stored:#x}, expected {checksums.crc32c:#x}")
         return generation
+
+    def _version_there(self, key: str) -> ObjectVersion | None:
+        try:
+            return self._store.head(key).version
+        except ObjectNotFound:
+            return None
 
     def _remove(self, key: str, generation: str, call: Call) -> None:
         bucket, name = quote(self._bucket, safe=""), quote(self._store.path_of(key), safe="")

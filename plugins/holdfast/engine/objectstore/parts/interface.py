@@ -191,7 +191,7 @@ class PartStore(Protocol):
 
         Raises:
             PreconditionFailed: it is another version.
-            ObjectNotFound: it is gone.
+            ObjectNotFound: it is gone (Azure may say PreconditionFailed).
             StoreUnavailable: the answer was cut short, or there was none.
         """
 

@@ -18,7 +18,7 @@ from holdfast.engine.objectstore._translate import Call, translate_answer
 from holdfast.engine.objectstore.access import Credentials, StoreAccess
 from holdfast.engine.objectstore.checksums import Checksums, from_google_text, from_s3_text, s3_text
 from holdfast.engine.objectstore.encryption import encryption_headers
-from holdfast.engine.objectstore.errors import ObjectExists, StoreUnavailable
+from holdfast.engine.objectstore.errors import ObjectExists, StoreUnavailable, UploadGone
 from holdfast.engine.objectstore.interface import OVERWRITE, Create, ObjectVersion, PutMode
 from holdfast.engine.objectstore.parts._base import (
     check_begin,
@@ -151,7 +151,7 @@ class S3Parts(HttpParts):
         code = _code(answer)
         if answer.status == 200 and code is None:
             return self._completed(answer, call, checksums)
-        if answer.status == 412 or code in _NO_UPLOAD:
+        if answer.status == 412 or code in _NO_UPLOAD or (answer.status >= 500 and self._is_gone(upload)):
             refusal = ObjectExists("an object of this key is there already") if answer.status == 412 else None
             version = self._settled(upload, size_bytes=size_bytes, checksums=checksums, mode=mode, refusal=refusal)
             self.abort(upload)
@@ -159,6 +159,14 @@ class S3Parts(HttpParts):
         if code in _OTHER_PARTS:
             raise upload_gone(call, code)
         raise self._refused(answer, call, code)
+
+    def _is_gone(self, upload: Upload) -> bool:
+        """Whether a completion that was answered with a failure has happened all the same, or can no more."""
+        try:
+            self.parts(upload)
+        except UploadGone:
+            return True
+        return False
 
     def abort(self, upload: Upload) -> None:
         call = self._call("abort", upload.key, writes=True)
