@@ -33,6 +33,9 @@ class Clients:
 
     def get(self, limits: RequestLimits, where: str) -> Client:
         _check_not_forked(where)
+        made = self._made.get(limits)
+        if made is not None:
+            return made
         with self._lock:
             if limits not in self._made:
                 self._made[limits] = self._make(limits, where)
