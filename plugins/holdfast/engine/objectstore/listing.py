@@ -24,7 +24,7 @@ __all__ = ["LISTING", "list_table"]
 
 #: With more folders than this below one, their own requests may cost more than they save.
 MOST_FOLDERS = 256
-#: Characters a split key may end in: every store takes them in a key, and they sort the same in UTF-8 and UTF-16.
+#: Characters a split key may end in: every store takes them at the end of a key.
 _STEPS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz"
 
 
@@ -132,15 +132,19 @@ def split_point(first: str, last: str, end: str | None, *, floor: int) -> str | 
     found = [
         raised
         for place in range(floor, min(differ, len(last) - 1) + 1)
-        if (raised := _raised(last, place)) is not None and (end is None or raised < end)
+        if (raised := _raised(last, floor, place)) is not None and (end is None or raised < end)
     ]
     return found[len(found) // 2] if found else None
 
 
-def _raised(key: str, place: int) -> str | None:
-    """The key cut after a place whose character is raised by one step; ``None`` where that cannot be said in ASCII."""
+def _raised(key: str, floor: int, place: int) -> str | None:
+    """The key cut after a place whose character is raised by one step; ``None`` where stores might sort it otherwise.
+
+    UTF-8 and UTF-16 disagree on some characters from U+D800 on. Where a key without such stands among any others is
+    the same in both.
+    """
     step = next((step for step in _STEPS if step > key[place]), None)
-    return key[:place] + step if step is not None and key[:place].isascii() else None
+    return key[:place] + step if step is not None and max(key[floor:place], default="") < "\ud800" else None
 
 
 def _by_folders(store: ObjectStore, prefix: str, start_after: str | None, threads: int) -> pa.Table:
