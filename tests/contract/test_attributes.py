@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from holdfast.engine.config import Cloud
-from holdfast.engine.objectstore import ByteRange, ObjectStore, access_from_connection, open_store
+from holdfast.engine.objectstore import CREATE, ByteRange, ObjectStore, access_from_connection, open_store
 from holdfast.engine.objectstore.attribute_mapping import map_attributes
 from holdfast.engine.objectstore.attributes import Attributes
-from holdfast.engine.objectstore.errors import InvalidAttributes, NotSupported, ObjectArchived
+from holdfast.engine.objectstore.errors import InvalidAttributes, NotSupported, ObjectArchived, ObjectExists
 from holdfast.errors import ConfigError
 
 KEY = "arn:aws:kms:eu-west-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"
@@ -144,3 +144,16 @@ def test_a_key_that_cannot_be_asked_for_is_refused_at_once(name: str, sandbox: A
     site = contract.site_of(name, environ, kms_key="some-key")
     with pytest.raises(ConfigError, match="default"):
         open_store(name, site, contract.connection(environ, name))
+
+
+def test_s3_checks_a_crc_in_place_of_a_signature_where_the_connection_says_so(sandbox: Any, contract: Any) -> None:
+    environ = sandbox.environment("aws-eu-west-1")
+    site = contract.fresh(contract.site_of("s3", environ))
+    connection = contract.connection(environ, "s3")
+    connection = connection.model_copy(update={"extra": {**connection.extra, "unsigned_payload": True}})
+    store = open_store("s3", site, connection, retry=None)
+    for key, data, expected in (("small", b"x", b"x"), ("large", iter([LARGE]), LARGE)):
+        store.put(key, data)
+        assert store.get(key) == expected
+    with pytest.raises(ObjectExists):
+        store.put("small", b"y", mode=CREATE)

@@ -65,6 +65,9 @@ def _aws(site: Site, connection: Connection) -> StoreAccess:
         raise _needs_airflow(connection, "assuming `role_arn`")
     endpoint = _mapping(extra.get("service_config"), "s3").get("endpoint_url") or extra.get("endpoint_url")
     options = {"region": str(extra.get("region_name") or site.region)}
+    if _true(extra.get("unsigned_payload")):
+        # The server checks a CRC-64 of the bytes instead of a SHA-256 in the signature: a third of the CPU.
+        options |= {"unsigned_payload": "true", "checksum_algorithm": "CRC64NVME"}
     key = connection.login or extra.get("aws_access_key_id")
     secret = connection.password or extra.get("aws_secret_access_key")
     if not key and not secret:
