@@ -216,8 +216,10 @@ class GcsParts(HttpParts):
             version = self._settled(upload, size_bytes=size_bytes, checksums=checksums, mode=mode, refusal=refusal)
         elif answer.status in (200, 201):
             generation = self._generation(upload, answer, checksums, call)
-            version = self._version_there(upload.key)
-            if version is None or version.version not in (None, generation):  # removed or replaced since
+            there = self._version_there(upload.key)
+            if there is not None and there.version in (None, generation):
+                version = there
+            else:  # removed or replaced since
                 version = self._settled(upload, size_bytes=size_bytes, checksums=checksums, mode=mode)
         elif answer.status == 400 and checksums.crc32c is not None and _is_about_checksum(answer):
             raise corrupted(call, "HTTP 400")
