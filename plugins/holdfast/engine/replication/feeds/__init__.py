@@ -10,6 +10,8 @@ from holdfast.engine.replication.feeds.errors import (
     FeedUnavailable,
 )
 from holdfast.engine.replication.feeds.interface import Change, ChangeFeed, Changes, Rejected, Scope, collapse
+from holdfast.engine.replication.feeds.observe import Observation, observe, renew, settle
+from holdfast.engine.replication.feeds.opening import open_feed
 from holdfast.engine.replication.feeds.reconcile import FeedReport, compare, due_for_reconcile
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "FeedState",
     "FeedStateConflict",
     "FeedUnavailable",
+    "Observation",
     "Rejected",
     "Scope",
     "apply_changes",
@@ -34,5 +37,9 @@ __all__ = [
     "due_for_reconcile",
     "listing_of",
     "load_state",
+    "observe",
+    "open_feed",
+    "renew",
     "save_state",
+    "settle",
 ]

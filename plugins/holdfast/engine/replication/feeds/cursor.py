@@ -139,7 +139,8 @@ def save_state(
     data = write_table(listing.cast(LISTING).replace_schema_metadata(LISTING_FILE.metadata))
     digest = digest_of(data)
     listing_key = f"feeds/{check_name(state.dataset)}/{state.site}/{digest.partition(':')[2][:32]}.parquet"
-    store.put(listing_key, data, mode=OVERWRITE)  # the key says what it holds: equal whoever writes it
+    if state.record is None or state.record.listing_key != listing_key:
+        store.put(listing_key, data, mode=OVERWRITE)  # the key says what it holds: equal whoever writes it
     record = FeedCursor(
         dataset=state.dataset,
         site=state.site,
