@@ -74,7 +74,7 @@ class SyncReport:
     #: The snapshot that was published; ``None``: nothing had changed at the source.
     record: CommitRecord | None
     #: The snapshot the targets have now: the new one, or the one that was there.
-    snapshot_id: str
+    snapshot_id: str | None
     source_site: str
     #: Read at the source and hashed because they were new or had changed.
     changed_objects: int

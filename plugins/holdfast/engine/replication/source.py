@@ -1,20 +1,22 @@
-"""What the source has: its folder as listed, against the last snapshot. Tables throughout, so that counts may be large.
+"""What the source has: its folder as listed, against what was hashed so far. Tables throughout: counts may be large.
 
-The rules are those of `snapshot.take`, row for row: what may be kept by its version, what lies under ``.versions/``,
-what is a leftover of some replication and no data.
+What may be kept by its version, what lies under ``.versions/`` and what is no data of the dataset is `plan_changes`'s
+to say; here its answer becomes the rows a snapshot is made of.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from holdfast.engine.config.sync import Sync
 from holdfast.engine.objectstore.interface import ObjectStore
-from holdfast.engine.objectstore.listing import list_table
+from holdfast.engine.objectstore.listing import LISTING, list_table
+from holdfast.engine.replication.plan import Action, Reason, plan_changes, rows_of
 from holdfast.engine.replication.reports import Refusal
 from holdfast.engine.snapshot import keys
 from holdfast.engine.snapshot.manifest import SCHEMA as MANIFEST
@@ -22,160 +24,113 @@ from holdfast.engine.snapshot.placement import SCHEMA
 
 #: A placement's columns: where bytes lie, in which state they were hashed, what lies at their own key instead.
 STATE = SCHEMA.remove_metadata()
-#: One object of the source's folder: its path in the dataset and in the folder, and its state.
-LIVE = pa.schema(
+FACTS = ("key", "size_bytes", "version", "e_tag", "modified_at")
+#: An object to be read: its state as listed, the digest its path had, and when it is copied.
+FRESH = pa.schema(
     [
         pa.field("path", pa.string()),
-        pa.field("relative", pa.string()),
-        *(STATE.field(name) for name in ("key", "size_bytes", "version", "e_tag", "modified_at")),
+        *(STATE.field(name) for name in FACTS),
+        pa.field("before", pa.string()),
+        pa.field("wave", pa.int8()),
     ]
 )
-_FACTS = ("key", "size_bytes", "version", "e_tag", "modified_at")
-#: Decides by a listing's paths in the folder: a table with ``path``, one row for each row kept, and the refusals.
-Select = Callable[[pa.Table], tuple[pa.Table, tuple[Refusal, ...]]]
+_MOST_REFUSALS = 1000
 
 
 @dataclass(frozen=True)
 class Look:
-    """One listing of the source's folder."""
+    """One listing of the source's folder, against what was hashed so far."""
 
-    #: Schema `LIVE`, sorted by path.
-    live: pa.Table
+    #: Every object of the dataset as listed: path and facts.
+    standing: pa.Table
+    #: The objects whose digest is known: schema `STATE`, sorted by path.
+    chosen: pa.Table
+    #: The objects still to be read: schema `FRESH`.
+    fresh: pa.Table
+    #: What lies in the folder after some replication and is no data: schema `STATE`, without keys.
+    left_over: pa.Table
     #: The keys under ``.versions/``.
-    inside: pa.ChunkedArray
+    inside: pa.Array
     refused: tuple[Refusal, ...]
+    #: What it was made of.
+    listing: pa.Table
 
     def same_as(self, other: Look) -> bool:
-        """Whether every object stands in the same state in both."""
-        return bool(self.live.equals(other.live))
+        """Whether every object of the dataset stands in the same state in both."""
+        return bool(self.standing.equals(other.standing))
 
 
-@dataclass(frozen=True)
-class Choice:
-    """What belongs to the dataset: objects whose digest is known, and objects still to be read."""
-
-    #: Schema `STATE`, sorted by path.
-    chosen: pa.Table
-    #: Schema `LIVE` and ``before``, the digest the path had.
-    fresh: pa.Table
-
-
-def look(store: ObjectStore, folder: str, select: Select, *, listing: pa.Table | None = None) -> Look:
-    """List the folder.
-
-    Args:
-        select: the policy's filters and renames.
-        listing: of the folder, where one is known already.
-    """
-    prefix = keys.data_folder(folder) + "/"
-    table = (list_table(store, prefix) if listing is None else listing).select(
-        ["key", "size_bytes", "version", "e_tag", "modified_at"]
-    )
-    table = table.cast(pa.schema([STATE.field(name) for name in table.schema.names]))
-    relative = pc.utf8_slice_codeunits(table["key"], start=len(prefix)) if table.num_rows else table["key"]
-    hidden = pc.starts_with(relative, keys.VERSIONS + "/")
-    # Empty objects whose name ends in a slash are folder markers of other tools.
-    marker = pc.and_(pc.ends_with(relative, "/"), pc.equal(table["size_bytes"], 0))
-    ours = pc.invert(pc.or_(pc.or_(hidden, marker), pc.equal(relative, "")))
-    live = table.append_column("relative", relative).filter(ours)
-    live, refused = select(live)
-    live = live.select(LIVE.names).cast(LIVE)
-    if not _ascending(live["path"]):
-        live = live.sort_by("path")
-    return Look(live.combine_chunks(), table["key"].filter(hidden), refused)
-
-
-def _ascending(paths: pa.ChunkedArray) -> bool:
-    if len(paths) < 2:
-        return True
-    return bool(pc.all(pc.less(paths[:-1], paths[1:])).as_py())
-
-
-def choose(seen: Look, state: pa.Table, *, versions_identify: bool) -> Choice:
-    """Tell what need not be read from what must.
+def look(
+    store: ObjectStore, folder: str, state: pa.Table, *, policy: Sync, now: datetime, listing: pa.Table | None = None
+) -> Look:
+    """List the source's folder.
 
     Args:
         state: schema `STATE`, sorted by path: what was hashed so far, and leftovers (``key`` is null).
-        versions_identify: the store's versions identify content.
+        now: for the policy's ages; the same throughout a run.
+        listing: of the folder, where one is known already.
     """
-    both = _beside(seen.live, state)
-    k_key = both["k_key"]
-    here = pc.fill_null(pc.equal(k_key, both["key"]), False)
-    displaced = pc.and_(pc.and_(both["k_here"], pc.invert(here)), _other_is_still(both))
-    still = pc.and_(pc.and_(here, _is_still(both)), pa.scalar(versions_identify))
-    if pc.all(still).as_py() is True and both.num_rows == state.num_rows:
-        return Choice(state, _fresh(both.slice(0, 0)))
-    keep = pc.or_(still, pc.and_(displaced, pc.is_valid(k_key)))
-    chosen = [_known(both.filter(keep)), _inside_only(seen, state)]
-    fresh = both.filter(pc.invert(pc.or_(displaced, still)))
-    return Choice(pa.concat_tables(chosen).sort_by("path").combine_chunks(), _fresh(fresh))
-
-
-def _beside(live: pa.Table, state: pa.Table) -> pa.Table:
-    """Each listed object with what is known of its path, in columns that begin with ``k_``."""
-    known = state.rename_columns([f"k_{name}" for name in state.schema.names])
-    known = known.append_column("k_here", pa.repeat(pa.scalar(True), known.num_rows))
-    if live.num_rows == state.num_rows and live["path"].equals(state["path"]):
-        for name in known.schema.names[1:]:
-            live = live.append_column(name, known[name])
-        return live
-    both = live.join(known, keys="path", right_keys="k_path", join_type="left outer").sort_by("path")
-    at = both.schema.get_field_index("k_here")
-    return both.set_column(at, "k_here", pc.fill_null(both["k_here"], False))
-
-
-def same_version(left_tag: Any, left_version: Any, right_tag: Any, right_version: Any) -> Any:
-    """As `placement.same_version`, for columns: ETags decide where both have one."""
-    return pc.fill_null(pc.coalesce(pc.equal(left_tag, right_tag), pc.equal(left_version, right_version)), False)
-
-
-def _is_still(both: pa.Table) -> Any:
-    same = same_version(both["e_tag"], both["version"], both["k_e_tag"], both["k_version"])
-    facts = pc.and_kleene(
-        pc.equal(both["size_bytes"], both["k_size_bytes"]), pc.equal(both["modified_at"], both["k_modified_at"])
+    prefix = keys.data_folder(folder) + "/"
+    table = list_table(store, prefix) if listing is None else listing
+    identify = store.capabilities().pinned_reads is True
+    actions = plan_changes(table, state, folder=folder, policy=policy, now=now, versions_identify=identify)
+    inside = one_array(
+        table["key"].filter(pc.starts_with(table["key"], prefix + keys.VERSIONS + "/")).cast(pa.string())
     )
-    return pc.and_(same, pc.fill_null(facts, False))
+    keep, copy, refuse = (rows_of(actions, wanted) for wanted in (Action.KEEP, Action.COPY, Action.REFUSE))
+    skip = rows_of(actions, Action.SKIP)
+    stray = skip.filter(pc.equal(skip["reason"], Reason.LEFTOVER.value))["path"]
+    standing = pa.concat_tables([keep, copy, refuse]).select(["path", *FACTS])
+    return Look(
+        standing=standing.sort_by("path").combine_chunks(),
+        chosen=_chosen(keep, state),
+        fresh=_fresh(copy, state),
+        left_over=state.filter(pc.and_(pc.is_null(state["key"]), is_among(state["path"], stray))),
+        inside=inside,
+        refused=_refusals(refuse),
+        listing=table,
+    )
 
 
-def _other_is_still(both: pa.Table) -> Any:
-    same = same_version(both["e_tag"], both["version"], both["k_other_e_tag"], both["k_other_version"])
-    return pc.and_(same, pc.fill_null(pc.equal(both["modified_at"], both["k_other_modified_at"]), False))
+def _refusals(refuse: pa.Table) -> tuple[Refusal, ...]:
+    rows = refuse.slice(0, _MOST_REFUSALS).select(["path", "reason"]).to_pylist()
+    return tuple(Refusal(row["path"], row["reason"]) for row in rows)
 
 
-def _known(both: pa.Table) -> pa.Table:
-    columns = [both["path"], *(both[f"k_{name}"] for name in STATE.names[1:])]
-    return pa.table(columns, names=STATE.names).cast(STATE)
+def _chosen(keep: pa.Table, state: pa.Table) -> pa.Table:
+    if keep.num_rows == state.num_rows:
+        return state
+    return state.filter(pc.and_(pc.is_valid(state["key"]), is_among(state["path"], keep["path"])))
 
 
-def _fresh(both: pa.Table) -> pa.Table:
-    return both.select([*LIVE.names, "k_digest"]).rename_columns([*LIVE.names, "before"])
+def _fresh(copy: pa.Table, state: pa.Table) -> pa.Table:
+    paths = copy["path"].cast(pa.string())
+    at = pc.index_in(paths, value_set=one_array(state["path"]))
+    columns = [paths, *(copy[name] for name in FACTS), state["digest"].take(at), copy["wave"]]
+    return pa.table(columns, names=FRESH.names).cast(FRESH)
 
 
-def _inside_only(seen: Look, state: pa.Table) -> pa.Table:
-    """Objects that lie under ``.versions/`` alone: nothing is at their own key, nor was when they were hashed."""
-    if not len(seen.inside):
-        return state.slice(0, 0)
-    bare = pc.and_(pc.is_null(state["other_e_tag"]), pc.is_null(state["other_version"]))
-    inside = pc.is_in(state["key"], value_set=_one(seen.inside))
-    gone = pc.invert(pc.is_in(state["path"], value_set=_one(seen.live["path"])))
-    return state.filter(pc.and_(pc.and_(bare, inside), gone))
-
-
-def _one(column: pa.ChunkedArray) -> pa.Array:
+def one_array(column: pa.ChunkedArray) -> pa.Array:
+    """A column in one piece."""
     joined = column.combine_chunks()
     return joined if isinstance(joined, pa.Array) else pa.concat_arrays(joined.chunks)
+
+
+def is_among(column: pa.ChunkedArray, values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Which of the column's texts are among these."""
+    return pc.is_in(column, value_set=one_array(values.cast(column.type)))
 
 
 def merge(state: pa.Table, rows: pa.Table) -> pa.Table:
     """The state with these rows (schema `STATE`) instead of what it had of their paths."""
     if not rows.num_rows:
         return state
-    rest = state.filter(pc.invert(pc.is_in(state["path"], value_set=_one(rows["path"]))))
+    rest = state.filter(pc.invert(is_among(state["path"], rows["path"])))
     return pa.concat_tables([rest, rows.cast(STATE)]).sort_by("path").combine_chunks()
 
 
 def hashed_rows(fresh: pa.Table, digests: pa.Array) -> pa.Table:
-    """Rows of schema `STATE` for objects (schema `LIVE`) that were read and hashed."""
+    """Rows of schema `STATE` for objects (schema `FRESH`) that were read and hashed."""
     columns = [
         fresh["path"] if name == "path" else digests if name == "digest" else _fact(fresh, name) for name in STATE.names
     ]
@@ -183,29 +138,49 @@ def hashed_rows(fresh: pa.Table, digests: pa.Array) -> pa.Table:
 
 
 def _fact(fresh: pa.Table, name: str) -> Any:
-    return fresh[name] if name in _FACTS else pa.nulls(fresh.num_rows, STATE.field(name).type)
+    return fresh[name] if name in FACTS else pa.nulls(fresh.num_rows, STATE.field(name).type)
 
 
-def left_over_rows(seen: Look, fresh: pa.Table, state: pa.Table) -> pa.Table:
+def left_over_rows(fresh: pa.Table, state: pa.Table, inside: pa.Array) -> pa.Table:
     """Rows of schema `STATE` for listed objects that came with some replication and are no data of the dataset.
 
     Where the dataset's own bytes of that path still lie under ``.versions/``, the row is theirs.
     """
-    both = _beside(fresh.select(LIVE.names), state)
-    spare = pc.fill_null(pc.is_in(both["k_key"], value_set=_one(seen.inside)), False)
-    columns = {"path": both["path"]}
+    known = state.take(pc.index_in(fresh["path"], value_set=one_array(state["path"])))
+    spare = pc.fill_null(pc.is_in(known["key"], value_set=inside), False)
+    columns = {"path": fresh["path"]}
     for name in ("key", "digest", "size_bytes", "version", "e_tag", "modified_at"):
-        columns[name] = pc.if_else(spare, both[f"k_{name}"], pa.scalar(None, STATE.field(name).type))
+        columns[name] = pc.if_else(spare, known[name], pa.scalar(None, STATE.field(name).type))
     for name in ("version", "e_tag", "modified_at"):
-        columns[f"other_{name}"] = both[name]
+        columns[f"other_{name}"] = fresh[name]
     return pa.table(columns).select(STATE.names).cast(STATE)
 
 
 def content(state: pa.Table) -> pa.Table:
     """The rows that are objects, without what lies beside them: equal tables are one point in time."""
-    return state.filter(pc.is_valid(state["key"])).select(STATE.names[:7])
+    return state.filter(pc.is_valid(state["key"])).select(["path", "digest", *FACTS]).combine_chunks()
 
 
 def manifest_table(chosen: pa.Table) -> pa.Table:
     """A manifest's table of these rows."""
     return chosen.select(MANIFEST.names).cast(MANIFEST)
+
+
+def placement_of(seen: Look, prefix: str) -> pa.Table | None:
+    """Where the dataset's bytes lie at the source; ``None``: all at their own keys, and nothing else beside them."""
+    own = pc.binary_join_element_wise(pa.scalar(prefix), seen.chosen["path"], pa.scalar(""))
+    at_own = pc.all(pc.equal(own, seen.chosen["key"])).as_py() is not False
+    if at_own and not seen.left_over.num_rows:
+        return None
+    return pa.concat_tables([seen.chosen, seen.left_over]).sort_by("path")
+
+
+def listing_of_state(state: pa.Table, prefix: str) -> pa.Table:
+    """What a listing of the source must have shown when this was its state, as far as it matters: schema `LISTING`."""
+    known = state.filter(pc.is_valid(state["key"])).select(LISTING.names).cast(LISTING)
+    beside = state.filter(pc.is_valid(state["other_modified_at"]))
+    own = pc.binary_join_element_wise(pa.scalar(prefix), beside["path"], pa.scalar(""))
+    # A placement does not keep the size of what lies beside its objects; its version tells it apart all the same.
+    size = pa.repeat(pa.scalar(0, pa.int64()), beside.num_rows)
+    columns = [own, size, *(beside[f"other_{name}"] for name in LISTING.names[2:])]
+    return pa.concat_tables([known, pa.table(columns, names=LISTING.names).cast(LISTING)]).sort_by("key")

@@ -21,7 +21,7 @@ class Hasher:
         self._hash = blake3()
         self.size_bytes = 0
 
-    def update(self, chunk: bytes) -> None:
+    def update(self, chunk: bytes | memoryview) -> None:
         self._hash.update(chunk)
         self.size_bytes += len(chunk)
 

@@ -9,14 +9,17 @@ from pydantic import Field, ValidationError
 from holdfast.engine.objectstore.errors import ObjectNotFound
 from holdfast.engine.objectstore.interface import OVERWRITE, ObjectStore
 from holdfast.engine.snapshot import keys
-from holdfast.engine.snapshot.documents import Document, UtcTime
+from holdfast.engine.snapshot.documents import Document, UtcTime, canonical
 from holdfast.engine.snapshot.errors import CommitRecordDamaged
 
 
 class Receipt(Document):
-    """Every object of the item was read back here and had its digest, now or for an earlier receipt.
+    """Every object of the item was verified here as ``verification`` says, now or for an earlier receipt.
 
-    ``carried_objects`` were read back for an earlier snapshot and their version has not changed since.
+    With ``all``, every one was read back here and had its digest. With ``provider``, some were not read back: the
+    checksum that this site's store computed of them agreed with the one of the bytes that were hashed. With
+    ``sampled``, of some nothing is known but that the store took them whole. ``carried_objects`` were verified at
+    least as strictly for an earlier snapshot and their version has not changed since.
     """
 
     format: Literal["holdfast.receipt/1"] = "holdfast.receipt/1"
@@ -31,6 +34,17 @@ class Receipt(Document):
     read_back_bytes: int = Field(ge=0)
     carried_objects: int = Field(ge=0)
     verified_at: UtcTime
+    verification: Literal["all", "provider", "sampled"] = "all"
+    provider_objects: int = Field(0, ge=0, description="Not read back: the store's own checksum agreed.")
+    written_objects: int = Field(0, ge=0, description="Neither read back nor compared.")
+
+    def to_json(self) -> bytes:
+        """The one spelling; what `all` has no need to say is left out, as before these fields were there."""
+        fields = self.model_dump(mode="json")
+        if self.verification == "all":
+            for name in ("verification", "provider_objects", "written_objects"):
+                del fields[name]
+        return canonical(fields)
 
     @property
     def key(self) -> str:
