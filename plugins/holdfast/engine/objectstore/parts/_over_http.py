@@ -39,7 +39,7 @@ class HttpParts(StoreParts):
         """The error an answer means."""
 
     def read_into(self, key: str, start: int, buffer: memoryview, *, if_match: ObjectVersion) -> None:
-        if if_match.e_tag is None:
+        if if_match.e_tag is None or not buffer.nbytes:
             super().read_into(key, start, buffer, if_match=if_match)
             return
         call = self._call("read_into", key)

@@ -58,16 +58,17 @@ class AzureLogin:
         return made[2]
 
 
-def account_sas(account: str, key: str, until: datetime) -> str:
+def account_sas(account: str, key: str, until: datetime, version: str = API_VERSION) -> str:
     """A signature for the blobs of an account, as ``azure.storage.blob.generate_account_sas`` makes it.
 
     Args:
         account: its name.
         key: its key, base64.
         until: when it expires, timezone-aware.
+        version: of the protocol.
     """
     fields = {
-        "sv": API_VERSION,
+        "sv": version,
         "ss": "b",
         "srt": "co",
         "sp": "rwdlact",

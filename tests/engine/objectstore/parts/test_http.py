@@ -1,0 +1,116 @@
+"""The pooled connections under the parts: what is sent once, what twice, and what an answer cut short is."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import pytest
+
+from holdfast.engine.objectstore._translate import Call
+from holdfast.engine.objectstore.errors import StoreUnavailable
+from holdfast.engine.objectstore.parts._http import HttpPool
+from holdfast.engine.objectstore.timeouts import Timeouts
+from holdfast.errors import ConfigError
+
+READ = Call("store", "read_into", "key", writes=False)
+WRITE = Call("store", "put_part", "key", writes=True)
+
+
+def pool(url: str, **timeouts: Any) -> HttpPool:
+    return HttpPool(url, Timeouts(**timeouts), "store")
+
+
+def test_a_body_goes_and_an_answer_comes(scripted: Any, reply: Any) -> None:
+    scripted.answers(reply(201, {"ETag": '"x"'}, b"made"))
+    body = memoryview(bytearray(b"0123456789"))[2:5]
+    answer = pool(scripted.url).request(WRITE, "PUT", "/b/k?q=1", {"Host": "h"}, body)
+    assert (answer.status, answer.headers["etag"], answer.body) == (201, '"x"', b"made")
+    (seen,) = scripted.seen
+    assert (seen.method, seen.target, seen.body, seen.headers["content-length"]) == ("PUT", "/b/k?q=1", b"234", "3")
+
+
+def test_a_connection_is_used_again(scripted: Any, reply: Any) -> None:
+    scripted.answers(reply(206, {}, b"abcd"))
+    http, buffer = pool(scripted.url), memoryview(bytearray(4))
+    for _ in range(5):
+        http.read_into(READ, "/k", {"Host": "h"}, buffer)
+        http.request(READ, "GET", "/k", {"Host": "h"})
+    assert bytes(buffer) == b"abcd"
+    assert scripted.connections == 1
+
+
+def test_a_connection_the_server_closed_is_replaced(scripted: Any, reply: Any) -> None:
+    scripted.answers(reply(200, {}, b"one", hang_up=True), reply(200, {}, b"two"))
+    http = pool(scripted.url)
+    assert http.request(WRITE, "GET", "/k", {"Host": "h"}).body == b"one"
+    assert http.request(WRITE, "GET", "/k", {"Host": "h"}).body == b"two"
+    assert len(scripted.seen) == 2
+
+
+def test_a_lost_answer_to_a_write_is_an_unknown_outcome(scripted: Any, reply: Any) -> None:
+    scripted.answers(reply(silent=True))
+    with pytest.raises(StoreUnavailable) as raised:
+        pool(scripted.url).request(WRITE, "PUT", "/k", {"Host": "h"}, b"x")
+    assert raised.value.outcome_unknown
+    with pytest.raises(StoreUnavailable) as raised:
+        pool(scripted.url).request(READ, "GET", "/k", {"Host": "h"})
+    assert not raised.value.outcome_unknown
+
+
+def test_nobody_listening_wrote_nothing(free_port: Any) -> None:
+    with pytest.raises(StoreUnavailable) as raised:
+        pool(f"http://127.0.0.1:{free_port()}").request(WRITE, "PUT", "/k", {"Host": "h"}, b"x")
+    assert not raised.value.outcome_unknown
+
+
+def test_a_server_that_never_answers_is_given_up(free_port: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        http = pool(f"http://127.0.0.1:{silent.getsockname()[1]}", request_seconds=0.2)
+        with pytest.raises(StoreUnavailable) as raised:
+            http.request(WRITE, "PUT", "/k", {"Host": "h"}, b"x")
+        assert raised.value.outcome_unknown
+        assert "in time" in raised.value.what
+
+
+@pytest.mark.parametrize("body", [b"abc", b"abcde"])
+def test_an_answer_of_another_length_fills_no_buffer(scripted: Any, reply: Any, body: bytes) -> None:
+    scripted.answers(reply(206, {}, body))
+    with pytest.raises(StoreUnavailable, match="not as long"):
+        pool(scripted.url).read_into(READ, "/k", {"Host": "h"}, memoryview(bytearray(4)))
+
+
+def test_an_answer_that_breaks_off_is_told(scripted: Any, reply: Any) -> None:
+    scripted.answers(reply(206, {"Content-Length": "4"}, b"ab", hang_up=True))
+    with pytest.raises(StoreUnavailable):
+        pool(scripted.url).read_into(READ, "/k", {"Host": "h"}, memoryview(bytearray(4)))
+
+
+def test_another_status_comes_back_with_its_body(scripted: Any, reply: Any) -> None:
+    scripted.answers(reply(412, {}, b"<Error><Code>PreconditionFailed</Code></Error>"))
+    answer = pool(scripted.url).read_into(READ, "/k", {"Host": "h"}, memoryview(bytearray(4)))
+    root = answer.xml()
+    assert answer.status == 412
+    assert root is not None
+    assert root.tag == "Error"
+
+
+def test_a_document_with_entities_is_not_read(scripted: Any, reply: Any) -> None:
+    scripted.answers(reply(200, {}, b'<!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>'))
+    assert pool(scripted.url).request(READ, "GET", "/k", {"Host": "h"}).xml() is None
+
+
+def test_the_environments_proxy_is_used(scripted: Any, reply: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", scripted.url)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    scripted.answers(reply(200, {}, b"through"))
+    assert pool("http://store.example:8080").request(READ, "GET", "/k?x=1", {"Host": "h"}).body == b"through"
+    assert scripted.seen[0].target == "http://store.example:8080/k?x=1"
+    assert pool(scripted.url).request(READ, "GET", "/direct", {"Host": "h"}).body == b"through"
+    assert scripted.seen[1].target == "/direct"
+
+
+@pytest.mark.parametrize("url", ["store.example", "ftp://store.example", "http://"])
+def test_an_endpoint_that_is_no_url_is_refused(url: str) -> None:
+    with pytest.raises(ConfigError):
+        pool(url)
