@@ -74,6 +74,28 @@ def test_a_run_brings_the_dataset_everywhere_and_a_second_one_copies_nothing(sit
     assert "nothing had changed" in sites("run").stdout
 
 
+def test_a_plan_says_what_a_run_would_do_and_moves_nothing(make: Callable[..., Folders]) -> None:
+    sites = make(prices={"residency": "eu-only"})
+    sites.put("one.bin", b"first")
+    sites.put("two.bin", b"other")
+    made = sites.json("run", "--dry-run")["plans"][0]
+    targets = {one["site"]: one for one in made["targets"]}
+    assert (made["copy_objects"], made["copy_bytes"]) == (2, 10)
+    assert (targets["site-b"]["copy_objects"], targets["site-b"]["refused"]) == (2, None)
+    assert (targets["site-c"]["copy_objects"], "jurisdiction" in targets["site-c"]["refused"]) == (0, True)
+    assert sites.json("snapshots") == []
+    assert not (sites.topology.parent / "site-b" / "data").exists()
+    stored = sites.topology.parent / "site-a" / "sync-plans" / "prices" / made["plan_id"] / "plan.json"
+    assert json.loads(stored.read_text())["plan_id"] == made["plan_id"]
+    assert sites("run").exit_code == 0
+    sites.put("two.bin", b"changed")
+    shown = sites("plan").stdout
+    assert "1 objects (7 bytes) would be read at site-a" in shown
+    assert "changed 1" in shown
+    (sites.topology.parent / "site-b").rename(sites.topology.parent / "away")
+    assert "site-b" in sites.json("plan", code=1)["plans"][0]["unreachable"]
+
+
 def test_the_status_of_every_site_is_shown(sites: Folders) -> None:
     assert [site["snapshot_id"] for site in sites.json("status")[0]["sites"]] == [None, None, None]
     sites("run")

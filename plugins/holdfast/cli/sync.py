@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -11,10 +12,11 @@ from holdfast.cli import sync_tables as show
 from holdfast.cli.drill import GroupOption, choose_group
 from holdfast.cli.output import JsonOption, TopologyOption, errors, print_json, reports_errors
 from holdfast.cli.sync_progress import stopping, sync_progress
-from holdfast.engine.pipeline import going_back, replicas, sync
+from holdfast.engine.pipeline import going_back, planning, removals, replicas, sync
+from holdfast.engine.pipeline.removals import Cleaned
 from holdfast.engine.replication.sync import SyncReport
 from holdfast.engine.runtime import Runtime
-from holdfast.errors import ConfigError, HoldfastError
+from holdfast.errors import ConfigError, HoldfastError, Refused
 
 app = typer.Typer(
     help="Datasets at the other sites: plan, run, status, verify, snapshots, rollback, diff.", no_args_is_help=True
@@ -38,6 +40,7 @@ class _Outcome:
 
     dataset: str
     report: SyncReport | None
+    cleaned: tuple[Cleaned, ...]
     error: HoldfastError | None
 
     def as_dict(self) -> dict[str, Any]:
@@ -45,8 +48,27 @@ class _Outcome:
             "dataset": self.dataset,
             "ok": self.error is None,
             "report": self.report,
+            "deletes": self.cleaned,
             "error": self.error.as_dict() if self.error else None,
         }
+
+
+@app.command("plan")
+@reports_errors
+def plan(
+    group: GroupOption = None,
+    dataset: DatasetOption = None,
+    topology: TopologyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What a sync would do: objects, bytes, cost and time per site, and what is refused and why. Nothing is copied.
+
+    The plan is stored at the active site, under sync-plans/.
+
+    Exit codes: 0 planned, 1 a site did not answer, so the plan is not about it; 2 bad input, 4 no majority.
+    """
+    runtime = Runtime.from_environment(topology)
+    _plan(runtime, choose_group(runtime, group), dataset, as_json)
 
 
 @app.command("run")
@@ -54,6 +76,11 @@ class _Outcome:
 def run(
     group: GroupOption = None,
     dataset: DatasetOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only plan, as `holdfast sync plan`.")] = False,
+    approve_deletes: Annotated[
+        str | None,
+        typer.Option("--approve-deletes", metavar="ID", help="Let exactly the deletes be marked that a run named."),
+    ] = None,
     topology: TopologyOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -62,15 +89,18 @@ def run(
     Ctrl-C ends it cleanly; run it again and it goes on: what is copied is not copied twice, nothing half done is
     visible to anybody.
 
-    Exit codes: 0 every site has it, 1 some site does not (the others do), 2 bad input, 3 refused by a rule,
-    4 no majority, 130 stopped by Ctrl-C.
+    Exit codes: 0 every site has it, 1 some site does not (the others do), 2 bad input, 3 refused by a rule or deletes
+    wait for a person, 4 no majority, 130 stopped by Ctrl-C.
     """
     runtime = Runtime.from_environment(topology)
     name = choose_group(runtime, group)
+    if dry_run:
+        _plan(runtime, name, dataset, as_json)
+        return
     done: list[_Outcome] = []
     with stopping() as stop:
         for one in replicas.datasets_of(runtime, name, dataset):
-            done.append(_run_one(runtime, name, one, stop))
+            done.append(_run_one(runtime, name, one, stop, approve_deletes))
             if isinstance(done[-1].error, sync.SyncInterrupted):
                 break
     failed = [one.error for one in done if one.error is not None]
@@ -79,21 +109,43 @@ def run(
     for each in done:
         if each.report is not None and not as_json:
             show.print_report(each.dataset, each.report)
+            show.print_cleaned(each.cleaned)
         if each.error is not None:
             errors.print(f"holdfast: {each.error}", style="red", markup=False)
     if failed:
         raise typer.Exit(failed[-1].exit_code if isinstance(failed[-1], sync.SyncInterrupted) else failed[0].exit_code)
 
 
-def _run_one(runtime: Runtime, group: str, dataset: str, stop: Any) -> _Outcome:
-    report = None
+def _plan(runtime: Runtime, group: str, dataset: str | None, as_json: bool) -> None:
+    made = [planning.plan(runtime, group, one) for one in replicas.datasets_of(runtime, group, dataset)]
+    if as_json:
+        print_json(
+            {
+                "group": group,
+                "plans": [{**one.plan.to_json(), "unreachable": dict(one.unreachable)} for one in made],
+            }
+        )
+    else:
+        for one in made:
+            show.print_plan(one)
+    if any(one.unreachable for one in made):
+        raise typer.Exit(1)
+
+
+def _run_one(runtime: Runtime, group: str, dataset: str, stop: threading.Event, approve: str | None) -> _Outcome:
+    report: SyncReport | None = None
+    cleaned: tuple[Cleaned, ...] = ()
     try:
         with sync_progress(errors, dataset, runtime.clock) as progress:
             report = sync.run(runtime, group, dataset, progress=progress, stop=stop)
         sync.require_synced(runtime, group, dataset, report)
+        cleaned = removals.clean(runtime, group, dataset, approve=approve)
+        waiting = [f"{one.site}: {one.refused}" for one in cleaned if one.approval_id is not None]
+        if waiting:
+            raise Refused("every site has the data, but removing needs a person", where=dataset, found=waiting[0])
     except HoldfastError as error:
-        return _Outcome(dataset, report, error)
-    return _Outcome(dataset, report, None)
+        return _Outcome(dataset, report, cleaned, error)
+    return _Outcome(dataset, report, cleaned, None)
 
 
 @app.command("status")

@@ -11,12 +11,50 @@ from rich.table import Table
 
 from holdfast.cli.output import console
 from holdfast.engine.pipeline.going_back import RollbackReport
+from holdfast.engine.pipeline.planning import PlannedSync
+from holdfast.engine.pipeline.removals import Cleaned
 from holdfast.engine.pipeline.replicas import DatasetStatus, SiteStatus, SiteVerification
+from holdfast.engine.replication.plan import TargetPlan
 from holdfast.engine.replication.sync import SyncReport, TargetReport
 from holdfast.engine.snapshot import CommitRecord, Diff
 
 #: So many paths are named; ``--json`` has all.
 _PATHS = 20
+
+
+def print_plan(planned: PlannedSync) -> None:
+    """What a sync would do, per target."""
+    plan = planned.plan
+    console.print(
+        f"{plan.dataset}: {plan.copy_objects} objects ({decimal(plan.copy_bytes)}) would be read at "
+        f"{plan.source_site}; plan {plan.plan_id}",
+        markup=False,
+    )
+    for action, reasons in plan.counts.items():
+        said = ", ".join(f"{reason} {pair[0]} ({decimal(pair[1])})" for reason, pair in reasons.items())
+        console.print(f"  {action}: {said}", markup=False)
+    table = Table("site", "copy", "size", "keep", "gone", "refused", "egress cost", "time", "", box=None)
+    for one in plan.targets:
+        table.add_row(
+            one.site,
+            str(one.copy_objects),
+            decimal(one.copy_bytes),
+            str(one.keep_objects),
+            str(one.delete_objects),
+            str(one.refuse_objects),
+            "unknown" if one.egress_cost is None else f"{one.egress_cost:.2f}",
+            _time(one),
+            escape(one.refused or ""),
+        )
+    for site, error in planned.unreachable.items():
+        table.add_row(site, *["?"] * 7, escape(error))
+    console.print(table)
+    if plan.suspect is not None:
+        console.print(f"The source's listing looks cut off: {plan.suspect}", style="yellow", markup=False)
+    if plan.deletes.objects:
+        rule = "would be marked for removal" if plan.deletes.enabled else "stay at the replicas (deletes are off)"
+        person = "; a person must confirm it" if plan.deletes.needs_approval else ""
+        console.print(f"{plan.deletes.objects} objects left the source and {rule}{person}", markup=False)
 
 
 def print_report(dataset: str, report: SyncReport) -> None:
@@ -105,6 +143,19 @@ def print_verified(found: Mapping[str, Sequence[SiteVerification]]) -> None:
     _print_paths(damaged)
 
 
+def print_cleaned(cleaned: Sequence[Cleaned]) -> None:
+    """What became of deletes."""
+    for one in cleaned:
+        if one.refused is not None:
+            console.print(f"  deletes at {one.site}: {one.refused}", style="yellow", markup=False)
+        elif one.marked_objects or one.removed_objects or one.waiting_objects:
+            console.print(
+                f"  deletes at {one.site}: {one.marked_objects} marked, {one.waiting_objects} wait for their delay, "
+                f"{one.removed_objects} removed ({decimal(one.removed_bytes)})",
+                markup=False,
+            )
+
+
 def print_rollback(report: RollbackReport) -> None:
     """The snapshot that was made, and how it got to the other sites."""
     record = report.record
@@ -154,6 +205,12 @@ def _print_paths(lines: Sequence[str]) -> None:
         console.print(line, markup=False)
     if len(lines) > _PATHS:
         console.print("… and more; --json names all")
+
+
+def _time(one: TargetPlan) -> str:
+    if one.expected_seconds is not None:
+        return f"{one.expected_seconds:.0f} s"
+    return "unknown" if not one.at_least_seconds else f"at least {one.at_least_seconds:.0f} s"
 
 
 def _mark(one: TargetReport) -> str:

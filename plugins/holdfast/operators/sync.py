@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Asset
@@ -70,7 +71,8 @@ class ReplicateDatasetOperator(DatasetOperator):
     after them, and a retry goes on with what is missing. For sets that one worker can carry; for larger ones see
     `PlanReplicationOperator`.
 
-    :returns: ``snapshot_id``, ``changed``, ``announced``, ``source``, ``read_bytes``, ``seconds``, ``targets``.
+    :returns: ``snapshot_id``, ``changed``, ``announced``, ``source``, ``read_bytes``, ``seconds``, ``targets``,
+        ``deletes``.
     """
 
     def __init__(self, *, group: str, dataset: str, **kwargs: Any) -> None:
@@ -85,7 +87,17 @@ class ReplicateDatasetOperator(DatasetOperator):
         report = sync.run(runtime, self.group, self.dataset, progress=progress)
         sync.require_synced(runtime, self.group, self.dataset, report)
         announced = self.announce(context, snapshot_id=report.snapshot_id, source=report.source_site)
-        return {**_summary(report), "announced": announced}
+        return {**_summary(report), "announced": announced, "deletes": self._clean(runtime)}
+
+    def _clean(self, runtime: Runtime) -> list[dict[str, Any]]:
+        """Deletes, where the policy has them on. One that waits for a person is no failure: the data is there."""
+        from holdfast.engine.pipeline import removals
+
+        cleaned = removals.clean(runtime, self.group, self.dataset)
+        for one in cleaned:
+            if one.refused is not None:
+                self.log.warning("Nothing was removed at %s: %s", one.site, one.refused)
+        return [asdict(one) for one in cleaned]
 
 
 def announce_new_snapshots(dataset: str, arguments: dict[str, Any]) -> None:

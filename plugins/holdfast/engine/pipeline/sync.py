@@ -14,6 +14,7 @@ from datetime import datetime
 from holdfast.engine.authority.interface import EpochState
 from holdfast.engine.pipeline.active import require_active
 from holdfast.engine.pipeline.draft import suite_of
+from holdfast.engine.pipeline.planning import note_rates
 from holdfast.engine.pipeline.replicas import allowed_sites, datasets_of, role_of
 from holdfast.engine.recovery.protection import note_complete
 from holdfast.engine.replication import ResidencyRefused
@@ -69,6 +70,7 @@ def run(
         report = _sync(runtime, group, dataset, state, progress, stop)
     except Interrupted as error:
         raise _interrupted(group, dataset) from error
+    note_rates(runtime, dataset, report)
     return _noted(runtime, group, dataset, state, report, as_of)
 
 
