@@ -65,8 +65,19 @@ def changed_keys(known: pa.Table, changes: Changes | Iterable[Change], *, folder
 
 def different_keys(left: pa.Table, right: pa.Table) -> list[str]:
     """The keys that stand in one listing only, or differ in both by size, ETag, else version, else time, sorted."""
-    both = left.join(right, keys="key", join_type="full outer", right_suffix="_right")
-    return sorted(both.filter(pc.invert(_same(both)))["key"].to_pylist())
+    place = pc.index_in(left["key"], value_set=right["key"].combine_chunks())
+    in_both = pc.is_valid(place)
+    mine, theirs = left.filter(in_both), right.take(place.filter(in_both))
+    # Most rows are equal to the letter; only the others are looked at closely.
+    equal = pc.and_(pc.equal(mine["size_bytes"], theirs["size_bytes"]), pc.equal(mine["e_tag"], theirs["e_tag"]))
+    open_rows = pc.invert(pc.fill_null(equal, False))
+    mine, theirs = mine.filter(open_rows), theirs.filter(open_rows)
+    found = [
+        left["key"].filter(pc.invert(in_both)),
+        mine["key"].filter(pc.invert(_same(mine, theirs))),
+        right["key"].filter(pc.invert(pc.is_in(right["key"], value_set=left["key"].combine_chunks()))),
+    ]
+    return sorted(key for keys in found for key in keys.to_pylist())
 
 
 def as_listed(store: ObjectStore) -> Head:
@@ -93,12 +104,9 @@ def _under(table: pa.Table, folder: str) -> pa.Table:
     return table.filter(pc.starts_with(table["key"], folder)) if folder else table
 
 
-def _same(both: pa.Table) -> pa.ChunkedArray:
-    """Row by row of a full outer join: whether both sides name one state of the key."""
-    size = pc.equal(both["size_bytes"], both["size_bytes_right"])
-    tags = [pc.replace_substring(both[name], '"', "") for name in ("e_tag", "e_tag_right")]
-    by_tag = pc.equal(*tags)
-    by_version = pc.equal(both["version"], both["version_right"])
-    seconds = [pc.floor_temporal(both[name], unit="second") for name in ("modified_at", "modified_at_right")]
-    state = pc.coalesce(by_tag, by_version, pc.equal(*seconds))
-    return pc.fill_null(pc.and_(size, state), False)
+def _same(left: pa.Table, right: pa.Table) -> pa.ChunkedArray:
+    """Row by row, of the same keys: whether both name one state."""
+    tags = [pc.replace_substring(side["e_tag"], '"', "") for side in (left, right)]
+    seconds = [pc.floor_temporal(side["modified_at"], unit="second") for side in (left, right)]
+    state = pc.coalesce(pc.equal(*tags), pc.equal(left["version"], right["version"]), pc.equal(*seconds))
+    return pc.and_(pc.equal(left["size_bytes"], right["size_bytes"]), state)
