@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from holdfast.engine.objectstore.errors import (
     BucketNotFound,
+    InvalidKey,
     NotSupported,
     ObjectArchived,
     ObjectExists,
@@ -32,6 +33,7 @@ _RANGE = re.compile(r"StartTooLarge|Range started at|InvalidRange|status code: 4
 #: The request for a token, not the one to the store.
 _CREDENTIAL_SOURCE = re.compile(r"performing token request|/latest/api/token|/latest/meta-data/|security-credentials")
 _NOT_SENT = re.compile(r"LocalFileSystem|InMemory|builder error|Range started at")
+_QUOTED = re.compile(r'[Pp]ath "((?:[^"\\]|\\.)*)"', re.DOTALL)
 _REDIRECT = re.compile(r"redirect", re.IGNORECASE)
 _KINDS = {
     "Connect": "no connection could be made",
@@ -112,11 +114,25 @@ def translate(error: Exception, call: Call) -> ObjectStoreError:
             where=call.where,
             fix="Rewrite that metadata in ASCII (RFC 2047)",
         )
+    if seen.exception == "InvalidPathError" and call.verb == "list":
+        return _unusable_key(seen, call)
     return (
         _refused(error, seen, call)
         or _condition(seen, call)
         or _missing(error, seen, call)
         or _unavailable_or_wrong(seen, call)
+    )
+
+
+def _unusable_key(seen: _Seen, call: Call) -> ObjectStoreError:
+    """One key that obstore cannot hold ends its whole listing."""
+    quoted = _QUOTED.search(seen.text)
+    return InvalidKey(
+        "an object here has a key that cannot be used, and nothing beside it can be listed",
+        where=call.where,
+        expected="plain names joined by `/`: no empty segment, `.`, `..` or control character",
+        found=repr(quoted.group(1))[:300] if quoted else None,
+        fix="Rename or remove that object",
     )
 
 

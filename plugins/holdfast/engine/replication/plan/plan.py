@@ -23,7 +23,7 @@ from holdfast.engine.replication.plan.documents import (
     tables_of,
 )
 from holdfast.engine.replication.plan.estimate import estimate, looks_truncated, measured
-from holdfast.engine.replication.plan.schema import ACTIONS, Action, Reason, counts, rows_of
+from holdfast.engine.replication.plan.schema import ACTIONS, Action, Reason, counts, rows_of, where
 from holdfast.engine.replication.plan.targets import ordered, work_at
 from holdfast.engine.replication.residency import check_hop
 
@@ -306,14 +306,16 @@ def copies_of(work: Mapping[str, pa.Table]) -> pa.Table:
     copies = {site: rows_of(rows, Action.COPY) for site, rows in work.items()}
     union = ACTIONS.empty_table()
     for rows in copies.values():
-        fresh = rows.filter(pc.invert(pc.is_in(rows["path"], value_set=union["path"]))) if union.num_rows else rows
-        union = pa.concat_tables([union, fresh])
+        if not rows["path"].equals(union["path"]):
+            fresh = pc.invert(pc.is_in(rows["path"], value_set=union["path"]))
+            union = pa.concat_tables([union, where(fresh, rows)])
     lacks = pa.chunked_array([pa.repeat(pa.scalar("", pa.string()), union.num_rows)])
     for site, rows in copies.items():
         if not rows.num_rows:
             continue
         name, comma = pa.scalar(site), pa.scalar(",")
         longer = pc.if_else(pc.equal(lacks, ""), name, pc.binary_join_element_wise(lacks, name, comma))
-        lacks = pc.if_else(pc.is_in(union["path"], value_set=rows["path"]), longer, lacks)
+        everything = rows["path"].equals(union["path"])
+        lacks = longer if everything else pc.if_else(pc.is_in(union["path"], value_set=rows["path"]), longer, lacks)
     words = lacks.combine_chunks().dictionary_encode()
     return ordered(pa.table([*union.columns, words], schema=COPIES))

@@ -105,6 +105,11 @@ def _words(codes: pa.Scalar | pa.ChunkedArray, count: int, words: pa.Array) -> p
     return pa.DictionaryArray.from_arrays(whole, words)
 
 
+def where(mask: pa.ChunkedArray, table: pa.Table) -> pa.Table:
+    """The rows of the mask; nothing is copied where that is all."""
+    return table if pc.all(mask).as_py() else table.filter(mask)
+
+
 def in_order(table: pa.Table, column: str) -> pa.Table:
     """The table sorted by a text column; itself when it is."""
     values = table[column]
@@ -126,7 +131,7 @@ def position_after(values: pa.ChunkedArray, value: str, low: int = 0) -> int:
 
 def rows_of(actions: pa.Table, *wanted: Action) -> pa.Table:
     """The rows with one of these actions, in their order."""
-    return actions.filter(pc.is_in(actions["action"], value_set=pa.array([action.value for action in wanted])))
+    return where(pc.is_in(actions["action"], value_set=pa.array([action.value for action in wanted])), actions)
 
 
 def counts(actions: pa.Table) -> Mapping[tuple[Action, Reason], tuple[int, int]]:

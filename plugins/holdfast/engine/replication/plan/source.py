@@ -21,6 +21,7 @@ from holdfast.engine.replication.plan.schema import (
     actions_of,
     in_order,
     reason_code,
+    where,
 )
 from holdfast.engine.snapshot import keys
 
@@ -52,7 +53,7 @@ class Source:
         own, versions = pc.starts_with(key, self._root), pc.starts_with(key, f"{self._root}{keys.VERSIONS}/")
         #: The keys under ``.versions/``.
         self.inside: pa.ChunkedArray = key.filter(versions)
-        self._own = in_order(_where(pc.and_not(own, versions), listing), "key")
+        self._own = in_order(where(pc.and_not(own, versions), listing), "key")
 
     def parts(self, rows: int) -> Iterator[Part]:
         """The objects in parts of so many rows, by path. Raises PathsCollide."""
@@ -93,10 +94,6 @@ class Source:
         too_long = pc.greater(pc.binary_length(path), MAXIMUM_KEY_BYTES - len(self._root.encode()))
         plain = pc.invert(pc.or_(pc.match_substring_regex(path, _NOT_PLAIN), too_long))
         return members.append_column("plain", plain).append_column("wave", wave_of(path, self._policy.last))
-
-
-def _where(mask: pa.ChunkedArray, table: pa.Table) -> pa.Table:
-    return table if pc.all(mask).as_py() else table.filter(mask)
 
 
 def _marker(relative: pa.ChunkedArray, size_bytes: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -18,6 +18,7 @@ from holdfast.engine.replication.plan.schema import (
     in_order,
     position_after,
     reason_code,
+    where,
 )
 
 BLOCK_ROWS = 131_072
@@ -109,7 +110,7 @@ def _compare(rows: pa.Table, base: pa.Table, found: _Found, refused: bool) -> No
     missing = pc.and_not(keeps, equal)
     for mask, reason in ((copies, None), (missing, Reason.MISSING)):
         if pc.any(mask).as_py():
-            found.work.append(_copies(rows.filter(mask), reason, refused))
+            found.work.append(_copies(where(mask, rows), reason, refused))
     if pc.any(refuses).as_py():
         found.work.append(rows.filter(refuses))
     if not same_paths or pc.any(pc.equal(rows["action"], Action.DELETE.value)).as_py():
