@@ -29,6 +29,8 @@ from holdfast.engine.objectstore import (
     memory_store,
     open_store,
 )
+from holdfast.engine.objectstore.encrypted import EncryptedStore
+from holdfast.engine.objectstore.envelope import KeyRing
 from holdfast.engine.objectstore.faults import Chance, FaultyStore, Kind
 from holdfast.engine.objectstore.meter import Meter, MeteredStore
 from holdfast.engine.objectstore.throttle import ThrottledStore
@@ -41,7 +43,7 @@ REAL = {"s3": "AWS", "gcs": "GCP", "azure": "AZURE"}
 EMBEDDED = ("memory", "local")
 DIRECT = tuple(f"{name}-direct" for name in SITES)
 PROXIED = tuple(f"{name}-proxied" for name in SITES)
-STACKED = ("memory-stacked", "s3-stacked")
+STACKED = ("memory-stacked", "s3-stacked", "memory-encrypted", "azure-encrypted")
 REAL_CLOUDS = tuple(
     f"{name}-real" for name, cloud in REAL.items() if os.environ.get(f"HOLDFAST_CONTRACT_{cloud}_BUCKET")
 )
@@ -74,6 +76,9 @@ def open_backend(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[st
             return local_store("local", folder)
         if how == "stacked":
             return stacked(open_it("memory" if name == "memory" else f"{name}-direct"))
+        if how == "encrypted":
+            below = RetryingStore(open_it("memory" if name == "memory" else f"{name}-direct"))
+            return EncryptedStore(below, KeyRing((bytes(32),)), dataset="contract", prefixes=("",))
         if how == "real":
             return real_store(name)
         box = request.getfixturevalue("sandbox")
