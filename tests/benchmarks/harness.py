@@ -9,6 +9,8 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -42,32 +44,41 @@ class Case:
 
 
 def run_measured(command: Sequence[str], environment: Mapping[str, str], *, timeout_seconds: float) -> Cost:
-    """Run a command to its end and measure it and its children. Raises CalledProcessError with its output shown."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    started = time.monotonic()
-    done = subprocess.run(
-        list(command),
-        env={**os.environ, **environment},
-        timeout=timeout_seconds,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    wall = time.monotonic() - started
-    if done.returncode:
-        sys.stderr.write(done.stdout[-4000:] + done.stderr[-4000:])
-        raise subprocess.CalledProcessError(done.returncode, command)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Cost(wall, cpu, _peak_of(done.stdout))
+    """Run a command to its end and measure it and the children it waited for.
+
+    A line ``measured=[wall, cpu]`` it prints replaces what was measured outside, ``peak_bytes=N`` its peak: a child's
+    resource usage may carry its parent's peak from before the exec.
+
+    Raises CalledProcessError with its output shown.
+    """
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        started = time.monotonic()
+        process = subprocess.Popen(list(command), env={**os.environ, **environment}, stdout=output, stderr=errors)
+        watchdog = threading.Timer(timeout_seconds, process.kill)
+        watchdog.start()
+        try:
+            _, status, usage = os.wait4(process.pid, 0)
+        finally:
+            watchdog.cancel()
+        wall = time.monotonic() - started
+        process.returncode = os.waitstatus_to_exitcode(status)
+        output.seek(0)
+        errors.seek(0)
+        said = output.read()
+        if process.returncode:
+            sys.stderr.write(said[-4000:] + errors.read()[-4000:])
+            raise subprocess.CalledProcessError(process.returncode, command)
+    measured = _said(said, "measured=")
+    cpu = usage.ru_utime + usage.ru_stime
+    if measured is not None:
+        wall, cpu = json.loads(measured)
+    peak = _said(said, "peak_bytes=")
+    return Cost(wall, cpu, int(peak) if peak is not None else usage.ru_maxrss * 1024)
 
 
-def _peak_of(output: str) -> int:
-    """The peak a worker printed as its last line ``peak_bytes=N``; RUSAGE_CHILDREN keeps only the largest ever."""
-    for line in reversed(output.splitlines()):
-        if line.startswith("peak_bytes="):
-            return int(line.removeprefix("peak_bytes="))
-    return 0
+def _said(output: str, name: str) -> str | None:
+    """The last line of this name."""
+    return next((line.removeprefix(name) for line in reversed(output.splitlines()) if line.startswith(name)), None)
 
 
 def print_peak() -> None:

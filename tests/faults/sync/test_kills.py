@@ -38,8 +38,9 @@ def scene() -> World:
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-def test_a_kill_at_any_operation_leaves_the_old_or_the_new_state(after):
-    for index in count():
+@pytest.mark.parametrize("stride", [pytest.param(1, marks=pytest.mark.slow), 7], ids=["each", "every seventh"])
+def test_a_kill_at_any_operation_leaves_the_old_or_the_new_state(after, stride):
+    for index in count(step=stride):
         world = scene()
         old, new = world.shows("gcp"), world.source.live
         try:
@@ -71,7 +72,7 @@ def acknowledged(trace: Trace, site: str, last: int) -> int:
     return sum(1 for op in trace.ops[:last] if (op.verb, op.site) == ("put_part", site))
 
 
-@pytest.mark.parametrize("nth", range(1, 6))
+@pytest.mark.parametrize("nth", [pytest.param(n, marks=() if n in (1, 4) else pytest.mark.slow) for n in range(1, 6)])
 @pytest.mark.parametrize("how", ["killed", "cut off"])
 def test_a_copy_resumes_at_the_part_where_it_stopped(nth, how):
     world = large_world()
