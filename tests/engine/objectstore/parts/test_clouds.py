@@ -354,3 +354,40 @@ def test_a_login_that_fails_says_so_without_its_secret(scripted: Any) -> None:
     parts = parts_of(Cloud.GCP, StoreAccess(scripted.url, credentials=provider))
     with pytest.raises(PermissionRefused, match="no answer from the login"):
         parts.begin("key", size_bytes=10)
+
+
+def test_the_environments_credentials_of_aws_are_found(
+    scripted: Any, reply: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAFROMENV")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.delenv("AWS_SESSION_TOKEN", raising=False)
+    parts = parts_of(Cloud.AWS, StoreAccess(endpoint=scripted.url))
+    scripted.answers(reply(200, {"ETag": '"t"'}))
+    parts.put_part(Upload("key", "id", NOW), 1, DATA, checksums=SUMS)
+    assert "Credential=AKIAFROMENV/" in scripted.seen[0].headers["authorization"]
+
+
+def test_a_service_accounts_key_logs_in(scripted: Any, reply: Any) -> None:
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    private = rsa.generate_private_key(65537, 2048).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    account = {
+        "type": "service_account",
+        "client_email": "robot@example",
+        "private_key": private.decode(),
+        "token_uri": f"{scripted.url}/token",
+    }
+    access = StoreAccess(scripted.url, {"service_account_key": json.dumps(account)})
+    token = json.dumps({"access_token": "made", "expires_in": 3600, "token_type": "Bearer"}).encode()
+    location = "/upload/storage/v1/b/bkt/o?upload_id=x"
+    scripted.answers(
+        reply(200, {"Content-Type": "application/json"}, token), reply(200, {"Location": scripted.url + location})
+    )
+    parts_of(Cloud.GCP, access).begin("key", size_bytes=10)
+    asked, begun_with = scripted.seen
+    assert asked.target == "/token"
+    assert begun_with.headers["authorization"] == "Bearer made"

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from holdfast.engine.objectstore._translate import Call
-from holdfast.engine.objectstore.errors import StoreUnavailable
+from holdfast.engine.objectstore.errors import ObjectStoreError, StoreUnavailable
 from holdfast.engine.objectstore.parts._http import HttpPool
 from holdfast.engine.objectstore.timeouts import Timeouts
 from holdfast.errors import ConfigError
@@ -114,3 +121,72 @@ def test_the_environments_proxy_is_used(scripted: Any, reply: Any, monkeypatch: 
 def test_an_endpoint_that_is_no_url_is_refused(url: str) -> None:
     with pytest.raises(ConfigError):
         pool(url)
+
+
+@pytest.fixture
+def secure(tmp_path: Path) -> Iterator[tuple[str, Path, list[int]]]:
+    """A server over TLS: its URL, the certificate to trust, and the ports its connections came from."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "loopback")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    trusted, both = tmp_path / "trusted.pem", tmp_path / "both.pem"
+    trusted.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    both.write_bytes(trusted.read_bytes() + private)
+    ports: list[int] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            ports.append(self.client_address[1])
+            self.send_response(206)
+            self.send_header("Content-Length", "4")
+            self.end_headers()
+            self.wfile.write(b"abcd")
+
+        def log_message(self, *_: Any) -> None:
+            return
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(both)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield f"https://127.0.0.1:{server.server_address[1]}", trusted, ports
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def test_tls_is_checked_and_its_connections_are_used_again(
+    secure: tuple[str, Path, list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, trusted, ports = secure
+    with pytest.raises(ObjectStoreError, match="certificate"):
+        pool(url).request(READ, "GET", "/k", {"Host": "h"})
+    monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
+    http, buffer = pool(url), memoryview(bytearray(4))
+    for _ in range(4):
+        http.read_into(READ, "/k", {"Host": "h"}, buffer)
+    assert bytes(buffer) == b"abcd"
+    assert len(ports) == 4
+    assert len(set(ports)) <= 2  # a session ticket that comes late looks like the end of a connection, once
