@@ -89,7 +89,7 @@ class SubscriberServer:
         )
 
     def _pull(self, request: types.PullRequest, context: grpc.ServicerContext) -> types.PullResponse:
-        while context.is_active():
+        while context.is_active() and context.time_remaining() > 0.05:  # nothing is handed to a caller about to leave
             with self._lock:
                 now = time.monotonic()
                 free = [held for held in self._held if held.leased_until <= now][: request.max_messages]

@@ -25,6 +25,8 @@ from holdfast.engine.replication.feeds import (
     FeedUnavailable,
     Observation,
     Rejected,
+    apply_changes,
+    as_listed,
     load_state,
     observe,
     open_feed,
@@ -46,6 +48,7 @@ class QueueFeed:
     error: FeedError | None = None
     page: int = 3
     name: str = "queue://"
+    identity: str = "queue://"
 
     def poll(self, cursor: str | None, limit: int) -> Changes:
         if self.error is not None:
@@ -276,6 +279,7 @@ class Inventory:
     made: Changes | None = None
     error: FeedError | None = None
     name: str = "inventory://"
+    identity: str = "inventory://"
 
     def make(self, world: World) -> None:
         listing = list_table(world.source, "data/d/")
@@ -399,3 +403,21 @@ def test_stores_of_reports_are_opened_with_the_sites_own_connection() -> None:
     opener: Callable[..., Any] = open_feed
     feed = opener("s3-inventory://reports/x", CONNECTION, site_name="aws", site=site(Cloud.AWS), folder="d")
     assert feed.name == "s3-inventory://reports/x"
+
+
+def test_a_cursor_is_of_one_feed_of_one_folder_of_one_bucket() -> None:
+    opened = [
+        open_feed("sqs://q", CONNECTION, site_name="s", site=site(Cloud.AWS, bucket), folder=folder)
+        for bucket in ("b", "c")
+        for folder in ("d", "e")
+    ]
+    assert len({feed.identity for feed in opened}) == 4
+
+
+def test_a_sync_that_knows_only_changes_gets_the_same_from_the_listing(world: World) -> None:
+    before = world.run()
+    world.put("a")
+    world.delete("b")
+    seen = world.observe()
+    told = apply_changes(before.listing, seen.as_changes(), as_listed(world.source), folder="data/d/")
+    assert told.equals(seen.listing)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -21,7 +20,8 @@ from holdfast.engine.objectstore.errors import BucketNotFound, ObjectNotFound
 from holdfast.engine.objectstore.interface import ObjectReader, ObjectStore
 from holdfast.engine.replication.feeds import azure_events
 from holdfast.engine.replication.feeds.errors import FeedDamaged, FeedRewound
-from holdfast.engine.replication.feeds.interface import Change, Changes, Rejected, Scope
+from holdfast.engine.replication.feeds.gathered import Gathered, ScopedFeed
+from holdfast.engine.replication.feeds.interface import Changes, Rejected, Scope
 from holdfast.errors import ConfigError
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -56,18 +56,7 @@ class _Segment(BaseModel):
     chunk_file_paths: tuple[str, ...] = Field(alias="chunkFilePaths")
 
 
-@dataclass
-class _Gathered:
-    changes: list[Change] = field(default_factory=list)
-    rejected: list[Rejected] = field(default_factory=list)
-    ignored: int = 0
-
-    @property
-    def events(self) -> int:
-        return len(self.changes) + len(self.rejected) + self.ignored
-
-
-class AzureChangeFeed:
+class AzureChangeFeed(ScopedFeed):
     """The changes of one container of an account.
 
     Args:
@@ -77,7 +66,8 @@ class AzureChangeFeed:
     """
 
     def __init__(self, store: ObjectStore, account: str, scope: Scope) -> None:
-        self._store, self._account, self._scope = store, account, scope
+        super().__init__(scope)
+        self._store, self._account = store, account
 
     @property
     def name(self) -> str:
@@ -90,7 +80,7 @@ class AzureChangeFeed:
             segments = [key for key, at in self._segments() if at <= consumable]
             end = _Position(segment=segments[-1], done=True) if segments else _Position(segment=_INDEX, done=True)
             return Changes((), end.model_dump_json(), complete=True, as_of=consumable)
-        position, found = self._check(cursor), _Gathered()
+        position, found = self._check(cursor), Gathered()
         for key, at in self._segments(start_after=position.segment if position.done else None):
             if key < position.segment:
                 continue
@@ -103,20 +93,8 @@ class AzureChangeFeed:
             position = self._read_segment(key, segment, before, found, limit)
             if not position.done:
                 break
-        return Changes(
-            changes=tuple(found.changes),
-            cursor=position.model_dump_json(),
-            complete=position.done and found.events < limit,
-            as_of=consumable,
-            rejected=tuple(found.rejected),
-            ignored=found.ignored,
-        )
-
-    def renew(self, changes: Changes) -> None:
-        """Nothing expires."""
-
-    def acknowledge(self, changes: Changes) -> None:
-        """The durable cursor is all there is."""
+        complete = position.done and found.events < limit
+        return found.result(complete=complete, cursor=position.model_dump_json(), as_of=consumable)
 
     def _consumable(self) -> datetime:
         try:
@@ -160,7 +138,7 @@ class AzureChangeFeed:
         key: str,
         segment: _Segment,
         before: dict[str, tuple[str, int] | None],
-        found: _Gathered,
+        found: Gathered,
         limit: int,
     ) -> _Position:
         shards = dict(before)
@@ -176,7 +154,7 @@ class AzureChangeFeed:
         return _Position(segment=key, done=True)
 
     def _read_shard(
-        self, shard: str, begin: tuple[str, int] | None, found: _Gathered, limit: int
+        self, shard: str, begin: tuple[str, int] | None, found: Gathered, limit: int
     ) -> tuple[str, int] | None:
         """Reads on in a shard; where it stopped at the limit, ``None`` at its end."""
         first, skip = begin or ("", 0)
@@ -206,7 +184,7 @@ class AzureChangeFeed:
                 fix="List in full",
             ) from None
 
-    def _take(self, record: Any, where: str, found: _Gathered) -> None:
+    def _take(self, record: Any, where: str, found: Gathered) -> None:
         try:
             changes = azure_events.parse(record, self._scope)
         except azure_events.NotUnderstood as error:

@@ -12,7 +12,7 @@ import base64
 import binascii
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from holdfast.engine.config import Connection, Site
@@ -20,23 +20,12 @@ from holdfast.engine.objectstore.access import StoreAccess
 from holdfast.engine.objectstore.connect import access_from_connection
 from holdfast.engine.replication.feeds import azure_events
 from holdfast.engine.replication.feeds.errors import FeedUnavailable
-from holdfast.engine.replication.feeds.interface import Change, Changes, Rejected, Scope
+from holdfast.engine.replication.feeds.gathered import Gathered, ScopedFeed
+from holdfast.engine.replication.feeds.interface import Changes, Rejected, Scope
 from holdfast.errors import ConfigError
 
 #: The service's own limit of one request.
 _BATCH = 32
-
-
-@dataclass
-class _Gathered:
-    changes: list[Change] = field(default_factory=list)
-    rejected: list[Rejected] = field(default_factory=list)
-    receipts: list[str] = field(default_factory=list)
-    ignored: int = 0
-
-    @property
-    def events(self) -> int:
-        return len(self.changes) + len(self.rejected) + self.ignored
 
 
 @dataclass
@@ -47,7 +36,7 @@ class _Held:
     body: str
 
 
-class AzureQueueFeed:
+class AzureQueueFeed(ScopedFeed):
     """The storage events of one container.
 
     Args:
@@ -74,7 +63,8 @@ class AzureQueueFeed:
         most_deliveries: float = 5,
         timeout_seconds: float = 10,
     ) -> None:
-        self._account, self._queue, self._scope = account, queue, scope
+        super().__init__(scope)
+        self._account, self._queue = account, queue
         self._site, self._connection = site, connection
         self._visibility_seconds, self._most_deliveries = round(visibility_seconds), round(most_deliveries)
         self._timeout_seconds = timeout_seconds
@@ -87,7 +77,7 @@ class AzureQueueFeed:
 
     def poll(self, cursor: str | None, limit: int) -> Changes:  # noqa: ARG002  # the queue itself is the cursor
         """Receives until the queue is empty or ``limit`` events came."""
-        found = _Gathered()
+        found = Gathered()
         while found.events < limit:
             try:
                 messages = self._receive()
@@ -96,10 +86,10 @@ class AzureQueueFeed:
                     raise
                 break  # what came is hidden from the next poll: use it now
             if not messages:
-                return self._changes(found, complete=True)
+                return found.result(complete=True)
             for message in messages:
                 self._take(message, found)
-        return self._changes(found, complete=False)
+        return found.result(complete=False)
 
     def renew(self, changes: Changes) -> None:
         for receipt in changes.receipts:
@@ -128,7 +118,7 @@ class AzureQueueFeed:
 
         return list(self._call("receive", lambda: receive(self._client(self._queue))))
 
-    def _take(self, message: Any, found: _Gathered) -> None:
+    def _take(self, message: Any, found: Gathered) -> None:
         self._held[message.id] = _Held(message.pop_receipt, message.content)
         try:
             events = _events(message.content)
@@ -147,16 +137,6 @@ class AzureQueueFeed:
         found.changes += changes
         found.ignored += not changes
         found.receipts.append(message.id)
-
-    def _changes(self, found: _Gathered, *, complete: bool) -> Changes:
-        return Changes(
-            changes=tuple(found.changes),
-            cursor="",
-            complete=complete,
-            rejected=tuple(found.rejected),
-            ignored=found.ignored,
-            receipts=tuple(found.receipts),
-        )
 
     def _delete(self, message_id: str) -> None:
         if (held := self._held.pop(message_id, None)) is not None:

@@ -81,6 +81,10 @@ def cursor_key(dataset: str, site: str) -> str:
 def load_state(store: ObjectStore, *, dataset: str, site: str, feed: str) -> FeedState:
     """What was recorded last. Whatever is missing or damaged is no error: a full listing replaces it.
 
+    Args:
+        store: the bucket that keeps the state.
+        feed: `ChangeFeed.identity`.
+
     Raises:
         StoreUnavailable: the bucket cannot be read now.
     """

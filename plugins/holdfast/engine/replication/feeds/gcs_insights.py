@@ -21,6 +21,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.replication.feeds import inventory
 from holdfast.engine.replication.feeds.errors import FeedDamaged
+from holdfast.engine.replication.feeds.gathered import ScopedFeed
 from holdfast.engine.replication.feeds.interface import Changes, Scope
 from holdfast.errors import ConfigError
 
@@ -61,7 +62,7 @@ class _Manifest(BaseModel):
     report_shards_file_names: tuple[str, ...]
 
 
-class GcsInsightsFeed:
+class GcsInsightsFeed(ScopedFeed):
     """The newest report under a prefix.
 
     Args:
@@ -72,7 +73,8 @@ class GcsInsightsFeed:
     """
 
     def __init__(self, store: ObjectStore, bucket: str, prefix: str, scope: Scope) -> None:
-        self._store, self._bucket, self._scope = store, bucket, scope
+        super().__init__(scope)
+        self._store, self._bucket = store, bucket
         self._prefix = prefix.strip("/")
 
     @property
@@ -99,12 +101,6 @@ class GcsInsightsFeed:
             )
         listing = inventory.to_listing([self._current(part) for part in parts], self._scope, key)
         return Changes((), at, complete=True, listing=listing, as_of=manifest.snapshot_time)
-
-    def renew(self, changes: Changes) -> None:
-        """Nothing expires."""
-
-    def acknowledge(self, changes: Changes) -> None:
-        """The durable cursor is all there is."""
 
     def _newest(self) -> tuple[str, str] | None:
         """Snapshot time and key of the newest manifest."""

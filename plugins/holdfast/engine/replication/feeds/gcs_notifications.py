@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from holdfast.engine.config import Connection
 from holdfast.engine.replication.feeds.errors import FeedUnavailable
+from holdfast.engine.replication.feeds.gathered import Gathered, ScopedFeed
 from holdfast.engine.replication.feeds.interface import Change, Changes, Kind, Rejected, Scope
 from holdfast.errors import ConfigError
 
@@ -74,19 +74,7 @@ def _payload(data: bytes) -> Mapping[str, Any]:
     return told
 
 
-@dataclass
-class _Gathered:
-    changes: list[Change] = field(default_factory=list)
-    rejected: list[Rejected] = field(default_factory=list)
-    receipts: list[str] = field(default_factory=list)
-    ignored: int = 0
-
-    @property
-    def events(self) -> int:
-        return len(self.changes) + len(self.rejected) + self.ignored
-
-
-class PubSubFeed:
+class PubSubFeed(ScopedFeed):
     """The notifications of one bucket.
 
     Args:
@@ -110,7 +98,8 @@ class PubSubFeed:
         timeout_seconds: float = 10,
         client: Any = None,
     ) -> None:
-        self._subscription, self._connection, self._scope = subscription, connection, scope
+        super().__init__(scope)
+        self._subscription, self._connection = subscription, connection
         self._wait_seconds, self._timeout_seconds = wait_seconds, timeout_seconds
         self._given = client
 
@@ -121,7 +110,7 @@ class PubSubFeed:
     def poll(self, cursor: str | None, limit: int) -> Changes:  # noqa: ARG002  # the subscription is the cursor
         """Pulls until nothing comes for ``wait_seconds`` or ``limit`` events came."""
         self._reach()
-        found = _Gathered()
+        found = Gathered()
         while found.events < limit:
             try:
                 messages = self._pull(min(_BATCH, limit - found.events))
@@ -130,10 +119,10 @@ class PubSubFeed:
                     raise
                 break  # what came is leased and would not come again soon: use it now
             if not messages:
-                return self._changes(found, complete=True)
+                return found.result(complete=True)
             for message in messages:
                 self._take(message, found)
-        return self._changes(found, complete=False)
+        return found.result(complete=False)
 
     def renew(self, changes: Changes) -> None:
         self._lease(changes.receipts)
@@ -161,7 +150,7 @@ class PubSubFeed:
             ids = list(receipts[start : start + _BATCH])
             self._call("modify_ack_deadline", {"ack_ids": ids, "ack_deadline_seconds": LEASE_SECONDS})
 
-    def _take(self, received: Any, found: _Gathered) -> None:
+    def _take(self, received: Any, found: Gathered) -> None:
         message = received.message
         try:
             change = parse(dict(message.attributes), bytes(message.data), self._scope)
@@ -176,16 +165,6 @@ class PubSubFeed:
         else:
             found.changes.append(change)
         found.receipts.append(received.ack_id)
-
-    def _changes(self, found: _Gathered, *, complete: bool) -> Changes:
-        return Changes(
-            changes=tuple(found.changes),
-            cursor="",
-            complete=complete,
-            rejected=tuple(found.rejected),
-            ignored=found.ignored,
-            receipts=tuple(found.receipts),
-        )
 
     def _reach(self) -> None:
         """A pull that ends at its deadline looks the same whether nothing came or nobody is there: find out first."""

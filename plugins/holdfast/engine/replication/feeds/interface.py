@@ -92,10 +92,16 @@ class ChangeFeed(Protocol):
 
     @property
     def name(self) -> str:
-        """Its URI, for messages and for the durable cursor."""
+        """Its URI, for messages."""
+
+    @property
+    def identity(self) -> str:
+        """Its URI and what it is asked about: a cursor is of use to the same feed of the same objects alone."""
 
     def poll(self, cursor: str | None, limit: int) -> Changes:
-        """What happened after ``cursor`` (``None``: as far back as the feed goes), about ``limit`` changes at most.
+        """What happened after ``cursor``, about ``limit`` events at most.
+
+        Without a cursor a full listing follows: a log then answers with its present end and no changes.
 
         Raises:
             FeedUnavailable: no answer, try later.

@@ -1,6 +1,6 @@
 """One run with a feed: what the source holds now, and after the commit the record that it is accounted for.
 
-state = load_state(bucket, dataset=…, site=…, feed=feed.name)
+state = load_state(bucket, dataset=…, site=…, feed=feed.identity)
 seen = observe(feed, state, source=store, folder=…, policy=policy, clock=clock)
 …  # take and publish from `seen.listing`
 settle(bucket, feed, state, seen, snapshot_id=…, clock=clock)
@@ -56,6 +56,10 @@ class Observation:
     def rejected(self) -> tuple[Rejected, ...]:
         """What could not be understood."""
         return _rejected(self.polled)
+
+    def as_changes(self) -> Changes:
+        """The listing as an inventory, for a sync that compares one with its base and asks for what differs."""
+        return Changes((), self.cursor, complete=self.complete, listing=self.listing, as_of=self.last_full_at)
 
     @property
     def complete(self) -> bool:

@@ -8,14 +8,14 @@ time, or dies, gets it again. One queue serves one reader: two datasets that sha
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from holdfast.engine.config import Connection
 from holdfast.engine.replication.feeds import s3_messages
 from holdfast.engine.replication.feeds.errors import FeedUnavailable
-from holdfast.engine.replication.feeds.interface import Change, Changes, Rejected, Scope
+from holdfast.engine.replication.feeds.gathered import Gathered, ScopedFeed
+from holdfast.engine.replication.feeds.interface import Changes, Rejected, Scope
 from holdfast.errors import ConfigError
 
 #: SQS's own limit of one request.
@@ -24,21 +24,7 @@ _NO_RIGHT = ("AccessDenied", "InvalidClientTokenId", "UnrecognizedClient", "Sign
 _NO_QUEUE = ("NonExistentQueue", "QueueDoesNotExist", "InvalidAddress")
 
 
-@dataclass
-class _Gathered:
-    """What one poll has so far."""
-
-    changes: list[Change] = field(default_factory=list)
-    rejected: list[Rejected] = field(default_factory=list)
-    receipts: list[str] = field(default_factory=list)
-    ignored: int = 0
-
-    @property
-    def events(self) -> int:
-        return len(self.changes) + len(self.rejected) + self.ignored
-
-
-class SqsFeed:
+class SqsFeed(ScopedFeed):
     """The notifications of one bucket.
 
     Args:
@@ -68,7 +54,8 @@ class SqsFeed:
         timeout_seconds: float = 10,
         client: Any = None,
     ) -> None:
-        self._queue, self._connection, self._scope = queue, connection, scope
+        super().__init__(scope)
+        self._queue, self._connection = queue, connection
         self._region, self._owner = region, owner
         self._wait_seconds, self._visibility_seconds = round(wait_seconds), round(visibility_seconds)
         self._timeout_seconds = timeout_seconds
@@ -81,7 +68,7 @@ class SqsFeed:
 
     def poll(self, cursor: str | None, limit: int) -> Changes:  # noqa: ARG002  # the queue itself is the cursor
         """Receives until the queue is empty or ``limit`` events came."""
-        found = _Gathered()
+        found = Gathered()
         while found.events < limit:
             try:
                 messages = self._receive()
@@ -90,10 +77,10 @@ class SqsFeed:
                     raise
                 break  # what came is hidden from the next poll: use it now
             if not messages:
-                return self._changes(found, complete=True)
+                return found.result(complete=True)
             for message in messages:
                 self._take(message, found)
-        return self._changes(found, complete=False)
+        return found.result(complete=False)
 
     def renew(self, changes: Changes) -> None:
         for batch in _batches(changes.receipts):
@@ -129,7 +116,7 @@ class SqsFeed:
         )
         return list(answer.get("Messages", []))
 
-    def _take(self, message: Mapping[str, Any], found: _Gathered) -> None:
+    def _take(self, message: Mapping[str, Any], found: Gathered) -> None:
         try:
             said = s3_messages.parse(message["Body"], self._scope)
         except s3_messages.NotUnderstood as error:
@@ -148,16 +135,6 @@ class SqsFeed:
         found.changes += said.changes
         found.ignored += said.ignored
         found.receipts.append(message["ReceiptHandle"])
-
-    def _changes(self, found: _Gathered, *, complete: bool) -> Changes:
-        return Changes(
-            changes=tuple(found.changes),
-            cursor="",
-            complete=complete,
-            rejected=tuple(found.rejected),
-            ignored=found.ignored,
-            receipts=tuple(found.receipts),
-        )
 
     def _call(self, method: str, **arguments: Any) -> Any:
         from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError

@@ -21,6 +21,7 @@ from holdfast.engine.objectstore.errors import ObjectNotFound
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.replication.feeds import inventory
 from holdfast.engine.replication.feeds.errors import FeedDamaged
+from holdfast.engine.replication.feeds.gathered import ScopedFeed
 from holdfast.engine.replication.feeds.interface import Changes, Scope
 from holdfast.errors import ConfigError
 
@@ -48,7 +49,7 @@ class _Manifest(BaseModel):
     files: list[_File]
 
 
-class S3InventoryFeed:
+class S3InventoryFeed(ScopedFeed):
     """The newest report under a prefix.
 
     Args:
@@ -59,7 +60,8 @@ class S3InventoryFeed:
     """
 
     def __init__(self, store: ObjectStore, bucket: str, prefix: str, scope: Scope) -> None:
-        self._store, self._bucket, self._scope = store, bucket, scope
+        super().__init__(scope)
+        self._store, self._bucket = store, bucket
         self._prefix = prefix.strip("/")
 
     @property
@@ -76,12 +78,6 @@ class S3InventoryFeed:
         listing = inventory.to_listing(parts, self._scope, f"{self.name}: {newest}")
         as_of = datetime.fromtimestamp(manifest.creation_ms / 1000, UTC)
         return Changes((), newest, complete=True, listing=listing, as_of=as_of)
-
-    def renew(self, changes: Changes) -> None:
-        """Nothing expires."""
-
-    def acknowledge(self, changes: Changes) -> None:
-        """The durable cursor is all there is."""
 
     def _newest(self, cursor: str | None) -> str | None:
         """The newest dated folder that is whole. Reports are never rewritten, so what the cursor names is known."""
