@@ -29,7 +29,7 @@ from holdfast.engine.objectstore import (
     memory_store,
     open_store,
 )
-from holdfast.engine.objectstore.encrypted import EncryptedStore
+from holdfast.engine.objectstore.encrypted import EncryptedStore, Scope
 from holdfast.engine.objectstore.envelope import KeyRing
 from holdfast.engine.objectstore.faults import Chance, FaultyStore, Kind
 from holdfast.engine.objectstore.meter import Meter, MeteredStore
@@ -78,7 +78,7 @@ def open_backend(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[st
             return stacked(open_it("memory" if name == "memory" else f"{name}-direct"))
         if how == "encrypted":
             below = RetryingStore(open_it("memory" if name == "memory" else f"{name}-direct"))
-            return EncryptedStore(below, KeyRing((bytes(32),)), dataset="contract", prefixes=("",))
+            return EncryptedStore(below, [Scope("", "contract", lambda: KeyRing((bytes(32),)))])
         if how == "real":
             return real_store(name)
         box = request.getfixturevalue("sandbox")

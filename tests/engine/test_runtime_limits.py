@@ -19,6 +19,7 @@ class OneSite:
 
     def __init__(self, site: Site) -> None:
         self._site = site
+        self.groups: dict[str, Any] = {}
 
     def site(self, name: str) -> Site:
         return self._site

@@ -9,7 +9,7 @@ import os
 import socket
 import uuid
 from collections.abc import Callable, Iterable, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -77,6 +77,10 @@ class Runtime:
         """Where this machine keeps what must outlive a process: ``$HOLDFAST_STATE``, else ``~/.holdfast``."""
         return Path(self.environ.get("HOLDFAST_STATE") or "~/.holdfast").expanduser()
 
+    def access(self, site: str) -> StoreAccess | Connection:
+        """How a site's cloud is reached. Raises UnknownName, ConfigError."""
+        return self._access(site, self.topology.site(site))
+
     def store(self, site: str, *, flow: str = "") -> ObjectStore:
         """The object store of a site, under its limits. Raises UnknownName, ConfigError.
 
@@ -95,8 +99,35 @@ class Runtime:
             if (site, flow) not in self._stores:
                 backend, limiter = self._backends[site]
                 # Inside the retries: each attempt counts, and a pause between two holds no place.
-                self._stores[site, flow] = RetryingStore(limited(backend, limiter, flow=flow), DEFAULT_RETRY)
+                retrying = RetryingStore(limited(backend, limiter, flow=flow), DEFAULT_RETRY)
+                self._stores[site, flow] = self._encrypting(site, retrying)
             return self._stores[site, flow]
+
+    def _encrypting(self, site: str, store: ObjectStore) -> ObjectStore:
+        """The store, with the datasets that lie encrypted at this site; the same when there is none.
+
+        A dataset whose policy names a key lies plain at the site its group calls active in the topology, where the
+        services' own programs write it, and encrypted at every other.
+        """
+        encrypted = [
+            (name, self.topology.dataset(name))
+            for group in self.topology.groups.values()
+            if site in group.sites.all() and site != group.sites.active
+            for name in group.datasets
+            if self.topology.dataset(name).sync.encrypt is not None
+        ]
+        if not encrypted:
+            return store
+        from holdfast.engine.objectstore.encrypted import EncryptedStore, Scope
+        from holdfast.engine.objectstore.envelope import key_ring
+
+        return EncryptedStore(
+            store,
+            [
+                Scope(f"data/{settings.path}/", name, partial(key_ring, str(settings.sync.encrypt), self.environ))
+                for name, settings in sorted(encrypted, key=lambda found: found[0])
+            ],
+        )
 
     def stores(self, sites: Iterable[str], *, flow: str = "") -> dict[str, ObjectStore]:
         """The object stores of several sites, by name; see `store`."""

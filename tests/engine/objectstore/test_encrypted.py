@@ -8,18 +8,19 @@ import pytest
 
 from holdfast.clock import FakeClock
 from holdfast.engine.objectstore import CREATE, ByteRange, IfMatch, ObjectStore, RetryingStore, memory_store
-from holdfast.engine.objectstore.encrypted import EncryptedStore
+from holdfast.engine.objectstore.encrypted import EncryptedStore, Scope
 from holdfast.engine.objectstore.envelope import FRAME_BYTES, KeyRing, stored_size
 from holdfast.engine.objectstore.errors import BytesCorrupted, ObjectExists, PermissionRefused, PreconditionFailed
 from holdfast.engine.objectstore.faults import Fault, FaultyStore, Kind, Script
 from holdfast.engine.objectstore.parts import part_store
+from holdfast.errors import ConfigError
 
 KEK, NEW = bytes(32), bytes([1]) * 32
 LONG = random.Random(1).randbytes(2 * FRAME_BYTES + 1000)
 
 
 def encrypted(base: ObjectStore, *keys: bytes) -> EncryptedStore:
-    return EncryptedStore(base, KeyRing(keys or (KEK,)), dataset="sales", prefixes=("data/sales/",))
+    return EncryptedStore(base, [Scope("data/sales/", "sales", lambda: KeyRing(keys or (KEK,)))])
 
 
 def test_only_the_datasets_own_objects_are_encrypted() -> None:
@@ -126,3 +127,26 @@ def test_keys_are_rotated_without_decrypting() -> None:
 
 def test_parts_never_go_past_the_envelope() -> None:
     assert part_store(encrypted(memory_store())) is None
+
+
+def test_who_never_touches_the_data_needs_no_key() -> None:
+    def missing() -> KeyRing:
+        raise ConfigError("the key is not here")
+
+    base = memory_store()
+    store = EncryptedStore(base, [Scope("data/sales/", "sales", missing)])
+    store.put("heartbeats/a", b"1")
+    assert [info.key for info in store.list()] == ["heartbeats/a"]
+    with pytest.raises(ConfigError):
+        store.put("data/sales/a", b"1")
+
+
+def test_each_dataset_has_its_own_key() -> None:
+    base = memory_store()
+    scopes = [Scope(f"data/{name}/", name, lambda key=key: KeyRing((key,))) for name, key in (("a", KEK), ("b", NEW))]
+    store = EncryptedStore(base, scopes)
+    for key in ("data/a/x", "data/b/x"):
+        store.put(key, b"text")
+        assert store.get(key) == b"text"
+    with pytest.raises(PermissionRefused):
+        EncryptedStore(base, [Scope("data/a/", "a", lambda: KeyRing((NEW,)))]).get("data/a/x")

@@ -7,8 +7,8 @@ is tried again must be the same stored bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
@@ -41,21 +41,35 @@ from holdfast.engine.objectstore.pages import Page, list_pages
 from holdfast.engine.objectstore.parts.interface import PartStore
 
 
+@dataclass(frozen=True)
+class Scope:
+    """One dataset's objects in a store.
+
+    Args:
+        prefix: of their keys, e.g. ``data/<path>/``.
+        dataset: its name; part of what each frame is bound to.
+        ring: gives the key-encryption keys; asked when the first object is read or written, so that who never does
+            needs no key.
+    """
+
+    prefix: str
+    dataset: str
+    ring: Callable[[], KeyRing] = field(repr=False)
+
+
 class EncryptedStore(StoreDecorator):
     """A store with client-side encryption.
 
     Args:
         inner: where the envelopes lie.
-        ring: the key-encryption keys.
-        dataset: what the objects belong to; part of what each frame is bound to.
-        prefixes: only keys that begin with one of them are encrypted, e.g. ``data/<path>/``.
+        scopes: what is encrypted; every other key is passed on as it is.
     """
 
-    def __init__(self, inner: ObjectStore, ring: KeyRing, *, dataset: str, prefixes: tuple[str, ...]) -> None:
+    def __init__(self, inner: ObjectStore, scopes: Sequence[Scope]) -> None:
         super().__init__(inner)
-        self._ring = ring
-        self._dataset = dataset
-        self._prefixes = prefixes
+        self._scopes = tuple(scopes)
+        self._prefixes = tuple(scope.prefix for scope in self._scopes)
+        self._rings: dict[str, KeyRing] = {}
 
     def list(self, prefix: str = "", *, start_after: str | None = None) -> Iterator[ObjectInfo]:
         return map(self._shown, self.inner.list(prefix, start_after=start_after))
@@ -125,7 +139,8 @@ class EncryptedStore(StoreDecorator):
     ) -> ObjectVersion:
         sent: bytes | Iterable[bytes] = data
         if self._hides(key):
-            envelope = Envelope.new(self._ring, self._dataset, check_key(key, self.name))
+            ring, dataset = self._ring(check_key(key, self.name))
+            envelope = Envelope.new(ring, dataset, key)
             whole = isinstance(data, bytes | bytearray | memoryview)
             sent = envelope.sealed(data) if whole else envelope.sealed_stream(data)  # type: ignore[arg-type]
         return self.inner.put(key, sent, mode=mode, content_type=content_type, metadata=metadata, attributes=attributes)
@@ -151,10 +166,10 @@ class EncryptedStore(StoreDecorator):
         do it while nothing else writes this key.
         """
         reader = self.inner.open(key)
-        header, rest = _split(reader.chunks, HEADER_BYTES)
-        if header[8:16] == rewrapped(header, self._ring, where=self._where(key))[8:16]:
+        old, rest = _split(reader.chunks, HEADER_BYTES)
+        header = rewrapped(old, self._ring(key)[0], where=self._where(key))
+        if header == old:
             return False
-        header = rewrapped(header, self._ring, where=self._where(key))
         if reader.info.size_bytes > _LARGEST_WHOLE_BYTES:
             self.inner.put(key, _joined(header, rest), attributes=reader.attributes)
             return True
@@ -166,11 +181,19 @@ class EncryptedStore(StoreDecorator):
     def _hides(self, key: str) -> bool:
         return key.startswith(self._prefixes)
 
+    def _ring(self, key: str) -> tuple[KeyRing, str]:
+        """The keys and the dataset of a key. Raises ConfigError: the environment has no such keys."""
+        scope = next(scope for scope in self._scopes if key.startswith(scope.prefix))
+        if scope.prefix not in self._rings:
+            self._rings[scope.prefix] = scope.ring()
+        return self._rings[scope.prefix], scope.dataset
+
     def _where(self, key: str) -> str:
         return f"{self.name}: {key}"
 
     def _opened(self, key: str, header: bytes, stored: ObjectInfo) -> tuple[ObjectInfo, Envelope]:
-        envelope = Envelope.read(header, self._ring, self._dataset, key, where=self._where(key))
+        ring, dataset = self._ring(key)
+        envelope = Envelope.read(header, ring, dataset, key, where=self._where(key))
         size_bytes = plain_size(stored.size_bytes)
         if size_bytes is None:
             raise BytesCorrupted(
