@@ -6,6 +6,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pytest
 
@@ -52,21 +53,31 @@ def aws_site() -> Site:
     )
 
 
+@dataclass(frozen=True)
+class Azurite:
+    """URLs of the account at the blob and the queue service."""
+
+    blobs: str
+    queues: str
+
+
 @pytest.fixture(scope="session")
-def azurite_queues(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Azurite's queue service: the URL of its account."""
-    port, log = free_port(), tmp_path_factory.mktemp("azurite") / "log"
-    command = [find_node(), str(find_azurite().parents[1] / "queue" / "main.js"), "--queuePort", str(port)]
-    command += ["--queueHost", HOST, "--inMemoryPersistence", "--disableTelemetry", "--skipApiVersionCheck"]
+def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
+    """Azurite with blobs and queues."""
+    ports, log = {part: free_port() for part in ("blob", "queue", "table")}, tmp_path_factory.mktemp("azurite") / "log"
+    command = [find_node(), str(find_azurite().parents[1] / "azurite.js")]
+    for part, port in ports.items():
+        command += [f"--{part}Host", HOST, f"--{part}Port", str(port)]
+    command += ["--inMemoryPersistence", "--disableTelemetry", "--skipApiVersionCheck", "--silent"]
     with log.open("wb") as output:
-        process = subprocess.Popen([*command, "--silent"], stdout=output, stderr=output)
+        process = subprocess.Popen(command, stdout=output, stderr=output)
     try:
         deadline = time.monotonic() + 60
-        while is_free(port):
+        while any(is_free(port) for port in ports.values()):
             if process.poll() is not None or time.monotonic() > deadline:
                 pytest.fail(f"Azurite did not come up; see {log}")
             time.sleep(0.05)
-        yield f"http://{HOST}:{port}/{ACCOUNT}"
+        yield Azurite(*(f"http://{HOST}:{ports[part]}/{ACCOUNT}" for part in ("blob", "queue")))
     finally:
         process.kill()  # it may ignore a SIGTERM
         process.wait(10)
@@ -80,7 +91,12 @@ def azure_site() -> Site:
 
 
 @pytest.fixture
-def azure(azurite_queues: str) -> Connection:
+def azure(azurite: Azurite) -> Connection:
     return Connection(
-        conn_id="azure", conn_type="wasb", login=ACCOUNT, password=KEY, extra={"queue_endpoint": azurite_queues}
+        conn_id="azure",
+        conn_type="wasb",
+        login=ACCOUNT,
+        password=KEY,
+        host=azurite.blobs,
+        extra={"queue_endpoint": azurite.queues},
     )

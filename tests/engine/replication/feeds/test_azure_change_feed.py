@@ -10,11 +10,13 @@ from typing import Any
 import fastavro
 import pytest
 
-from holdfast.engine.objectstore import ObjectStore, memory_store
-from holdfast.engine.replication.feeds import FeedDamaged, FeedRewound, Scope
+from holdfast.engine.config import Connection, Site
+from holdfast.engine.objectstore import ObjectStore, memory_store, open_store
+from holdfast.engine.replication.feeds import FeedDamaged, FeedRewound, Scope, open_feed
 from holdfast.engine.replication.feeds.azure_change_feed import AzureChangeFeed
 from holdfast.engine.replication.feeds.azure_events import NotUnderstood, parse
 from holdfast.errors import ConfigError
+from holdfast.sandbox.azurite import ACCOUNT, KEY
 
 SCOPE = Scope("container", "site", "data/d/")
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -260,3 +262,21 @@ def test_a_record_that_cannot_be_understood_is_reported_and_the_rest_read(log: L
     (rejected,) = changes.rejected
     assert "full listing" in rejected.reason
     assert rejected.id.endswith(".avro#0")
+
+
+@pytest.mark.sandbox
+def test_the_feed_of_an_account_is_read_from_its_own_container(azure_site: Site, azure: Connection) -> None:
+    from azure.storage.blob import BlobServiceClient
+
+    service = BlobServiceClient(azure.host, credential={"account_name": ACCOUNT, "account_key": KEY})
+    service.create_container("$blobchangefeed")
+    own = azure_site.model_copy(update={"bucket": "$blobchangefeed", "prefix": ""})
+    log = Log(open_store("azure", own, azure))
+    log.consumable(0)
+    feed = open_feed(f"azure-changefeed://{ACCOUNT}/container", azure, site_name="azure", site=azure_site, folder="d")
+    cursor = feed.poll(None, 1).cursor
+    log.segment(1, [[[record(f"site/data/d/{number}") for number in range(3)]], [[record("site/data/d/x")]]])
+    log.consumable(1)
+    changes = feed.poll(cursor, 100)
+    assert sorted(change.key for change in changes.changes) == ["data/d/0", "data/d/1", "data/d/2", "data/d/x"]
+    assert changes.complete
