@@ -69,6 +69,12 @@ class Source:
             self._live.pop(path, None)
             self.states.append(dict(self._live))
 
+    def rolled_back(self, state: State) -> None:
+        """The dataset is an earlier state again; what lies at the objects' own keys stays and does not count."""
+        with self._lock:
+            self._live = dict(state)
+            self.states.append(dict(self._live))
+
     def mutate(self, rng: random.Random, names: Sequence[str]) -> None:
         """One change by a writer: an object added, overwritten (often in its own size) or deleted."""
         live = self.live

@@ -1,4 +1,4 @@
-"""Random histories of a synced dataset against a model: writers, syncs, publishing alone, rollbacks and crashes.
+"""Random histories of a synced dataset against a model: writers, syncs, publishing alone, rollbacks, deletes, crashes.
 
 The model is a dict: what the dataset holds, and what every snapshot id must show for ever after at every site.
 """
@@ -11,14 +11,18 @@ import hypothesis.strategies as st
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from holdfast.engine.config.sync import Sync, Verification
+from holdfast.engine.config.sync import Deletes, Sync, Verification
 from holdfast.engine.objectstore import memory_store
+from holdfast.engine.replication.deletes import Keep, SourceState, mark, remove
 from holdfast.engine.snapshot import DatasetEmpty, latest, records, take_and_publish
+from holdfast.engine.snapshot.rollback import BytesGone, rollback
 from holdfast.errors import HoldfastError
-from sync_world import DATASET, FOLDER, Cut, Kill, Killed, Movement, Trace, World, see
+from sync_world import DATASET, FOLDER, Cut, HarmedStore, Kill, Killed, Movement, Trace, World, see
 
 NAMES = st.sampled_from(["a", "b", "c/d", "c/_SUCCESS", "long/path/x.parquet"])
 SITES = ("aws", "gcp", "azure")
+#: Deletes at once and without a person: how careful they are has tests of its own; here no byte in use may go.
+AT_ONCE = Deletes(enabled=True, delay_seconds=0, most_objects=1000, most_share=1.0)
 
 
 class Histories(RuleBasedStateMachine):
@@ -39,10 +43,54 @@ class Histories(RuleBasedStateMachine):
     def write(self, name, data):
         self.world.source.put(name, data)
 
-    @precondition(lambda self: self.world.source.live)
+    def at_their_own_keys(self):
+        folder = f"data/{FOLDER}/"
+        names = (info.key.removeprefix(folder) for info in self.world.stores["aws"].list(folder))
+        return [name for name in names if not name.startswith(".versions/")]
+
+    @precondition(lambda self: self.at_their_own_keys())
     @rule(choice=st.randoms(use_true_random=False))
-    def remove(self, choice):
-        self.world.source.delete(choice.choice(sorted(self.world.source.live)))
+    def remove_an_object(self, choice):
+        self.world.source.delete(choice.choice(self.at_their_own_keys()))
+
+    @precondition(lambda self: self.first_seen)
+    @rule(choice=st.randoms(use_true_random=False))
+    def roll_back(self, choice):
+        """The dataset is what an earlier snapshot showed; later writes go on from there."""
+        to = choice.choice(sorted(self.first_seen))
+        before = self.world.latest("aws")
+        self.world.clock.advance(1)
+        try:
+            record = rollback(
+                self.world.stores, DATASET, to=to, epoch=1, site="aws", clock=self.world.clock, reason="test"
+            )
+        except BytesGone:
+            assert self.world.latest("aws") == before
+            return
+        assert self.world.latest("aws") == record
+        assert see(self.world.stores["aws"], record) == self.first_seen[to]
+        if record != before:
+            self.world.source.rolled_back(self.first_seen[to])
+
+    @rule(
+        site=st.sampled_from(SITES[1:]),
+        keep=st.sampled_from([None, Keep(1), Keep(2)]),
+        dies=st.none() | st.integers(0, 40),
+    )
+    def delete_at_a_target(self, site, keep, dies):
+        """Bytes no snapshot needs go; with `keep` also old snapshots."""
+        store = HarmedStore(self.world.stores[site], site, Trace([] if dies is None else [Kill(dies)]))
+        source = SourceState("aws", healthy=True, listing_complete=True)
+        common = {"site": site, "epoch": 1, "policy": AT_ONCE, "source": source, "clock": self.world.clock}
+        newest = self.world.latest(site)
+        self.world.clock.advance(1)
+        try:
+            mark(store, DATASET, **common)
+            self.world.clock.advance(1)
+            remove(store, DATASET, keep=keep, **common)
+        except Killed:
+            pass
+        assert self.world.latest(site) == newest
 
     @precondition(lambda self: self.world.source.live)
     @rule()
