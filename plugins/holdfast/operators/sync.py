@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import Asset
+from airflow.sdk import Asset, TriggerRule
 from airflow.sdk.exceptions import AirflowRuntimeError
 
+from holdfast.errors import ConfigError
 from holdfast.operators.assets import dataset_asset, new_snapshot
 from holdfast.operators.base import HoldfastOperator
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 #: Where the newest announced snapshot is remembered, in the asset's state store.
 WATERMARK = "newest_snapshot"
+#: Airflow maps a task over 1,024 items at most unless it is told otherwise.
+MOST_SHARDS = 1000
 #: What of an attribute's losses goes into an XCom; the report of `holdfast sync run --json` has all.
 _LOSSES = 5
 
@@ -98,6 +101,86 @@ class ReplicateDatasetOperator(DatasetOperator):
             if one.refused is not None:
                 self.log.warning("Nothing was removed at %s: %s", one.site, one.refused)
         return [asdict(one) for one in cleaned]
+
+
+class PublishSnapshotOperator(ReplicateDatasetOperator):
+    """Ends a sync that was copied in shards: proves that what was read stood together, checks it, publishes it.
+
+    What the shards brought is noted at the targets and is not copied again; what they did not bring, because it moved
+    or belongs last, is brought here. It runs also when there was nothing to copy.
+    """
+
+    def __init__(self, *, group: str, dataset: str, **kwargs: Any) -> None:
+        kwargs.setdefault("trigger_rule", TriggerRule.NONE_FAILED)
+        super().__init__(group=group, dataset=dataset, **kwargs)
+
+
+class PlanReplicationOperator(DatasetOperator):
+    """Plans a dataset's replication and stores the plan and its shards at the active site.
+
+    :param shards: at most so many. What goes through XCom is a few numbers for each.
+    :returns: one mapping per shard, for ``CopyShardOperator.partial(…).expand(shard=…)``: ``plan_id``, ``number``,
+        ``objects``, ``size_bytes``.
+    """
+
+    def __init__(self, *, group: str, dataset: str, shards: int = 16, **kwargs: Any) -> None:
+        super().__init__(group=group, dataset=dataset, **kwargs)
+        self.shards = shards
+        self.check_positive(shards=shards)
+        if shards > MOST_SHARDS:
+            raise ConfigError(
+                "too many shards",
+                where=f"task {self.task_id}: shards",
+                expected=f"at most {MOST_SHARDS}: Airflow maps over no more",
+                found=str(shards),
+            )
+
+    def act(self, _context: Context, runtime: Runtime) -> list[dict[str, Any]]:
+        from holdfast.engine.pipeline import shards
+
+        made = shards.plan_shards(runtime, self.group, self.dataset, shards=self.shards)
+        self.log.info(
+            "Plan %s: %d objects, %d bytes from %s, in %d shards",
+            made.plan_id,
+            made.copy_objects,
+            made.copy_bytes,
+            made.source_site,
+            len(made.shards),
+        )
+        return [asdict(one) for one in made.shards]
+
+
+class CopyShardOperator(DatasetOperator):
+    """Copies one shard of a plan to the other sites; nothing is published. A retry copies what is not noted yet.
+
+    With ``site`` it copies to that site alone and runs on its workers; without, to every site in one read.
+
+    :param shard: one item of what `PlanReplicationOperator` returned. (templated)
+    :returns: ``objects``, ``known_objects``, ``moved_objects``, ``read_bytes``, ``seconds``, ``targets``.
+    """
+
+    template_fields: Sequence[str] = ("group", "dataset", "shard")
+
+    def __init__(self, *, group: str, dataset: str, shard: Mapping[str, Any], **kwargs: Any) -> None:
+        super().__init__(group=group, dataset=dataset, **kwargs)
+        self.shard = shard
+
+    def act(self, _context: Context, runtime: Runtime) -> dict[str, Any]:
+        from holdfast.engine.pipeline import shards
+        from holdfast.engine.pipeline.telling import ProgressLines
+
+        number = int(self.shard["number"])
+        progress = ProgressLines(self.log.info, f"{self.dataset} shard {number}", runtime.clock, every_seconds=30.0)
+        report = shards.copy(
+            runtime,
+            self.group,
+            self.dataset,
+            plan_id=str(self.shard["plan_id"]),
+            number=number,
+            sites=None if self.site is None else [self.site],
+            progress=progress,
+        )
+        return asdict(report)
 
 
 def announce_new_snapshots(dataset: str, arguments: dict[str, Any]) -> None:

@@ -218,3 +218,13 @@ def test_names_that_do_not_fit_are_told_before_anything_is_read(world: World) ->
     world.topology = world.topology.model_copy(update={"groups": {GROUP: no_datasets}})
     with pytest.raises(ConfigError, match="does not protect"):
         sync.run(as_runtime(world), GROUP, DATASET)
+
+
+def test_an_engine_that_cannot_be_used_is_told_before_anything_moves(world: World) -> None:
+    settings = world.topology.dataset(DATASET).sync.model_copy(update={"engine": "azcopy"})
+    with_dataset(world, sync=settings)
+    put(world, "more.parquet", b"rows")
+    before = {site: record_keys(world.bare(site), DATASET) for site in (AWS, GCP, AZURE)}
+    with pytest.raises(ConfigError, match="azcopy"):
+        run(world)
+    assert {site: record_keys(world.bare(site), DATASET) for site in (AWS, GCP, AZURE)} == before

@@ -14,6 +14,8 @@ from datetime import datetime
 from holdfast.engine.authority.interface import EpochState
 from holdfast.engine.pipeline.active import require_active
 from holdfast.engine.pipeline.draft import suite_of
+from holdfast.engine.pipeline.engines import require_engine
+from holdfast.engine.pipeline.feeding import Fed, account, keeping, look_by_feed
 from holdfast.engine.pipeline.planning import note_rates
 from holdfast.engine.pipeline.replicas import allowed_sites, datasets_of, role_of
 from holdfast.engine.recovery.protection import note_complete
@@ -66,10 +68,13 @@ def run(
     datasets_of(runtime, group, dataset)
     state = require_active(runtime, group)
     as_of = runtime.clock.now()  # before looking: what is written while it is copied is not covered
+    require_engine(runtime, group, dataset, state.active_site)
+    fed = look_by_feed(runtime, group, dataset, state.active_site)
     try:
-        report = _sync(runtime, group, dataset, state, progress, stop)
+        report = _sync(runtime, group, dataset, state, fed, keeping(fed, runtime, progress), stop)
     except Interrupted as error:
         raise _interrupted(group, dataset) from error
+    account(runtime, fed, report.snapshot_id)
     note_rates(runtime, dataset, report)
     return _noted(runtime, group, dataset, state, report, as_of)
 
@@ -113,6 +118,7 @@ def _sync(
     group: str,
     dataset: str,
     state: EpochState,
+    fed: Fed | None,
     progress: Tell | None,
     stop: threading.Event | None,
 ) -> SyncReport:
@@ -129,6 +135,7 @@ def _sync(
         residency=topology.residency_of(dataset),
         topology_sites=topology.sites,
         clock=runtime.clock,
+        changes=None if fed is None else fed.seen.as_changes(),
         validate=suite_of(runtime, dataset),
         progress=progress,
         threads=THREADS,
