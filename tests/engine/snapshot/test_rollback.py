@@ -238,3 +238,19 @@ def test_a_restore_is_refused_where_a_store_cannot_compare(tmp_path, world):
     with pytest.raises(NotSupported):
         restore(world.stores["aws"], record)
     assert world.live() == {"a": b"new"}
+
+
+def test_an_object_removed_after_a_restore_leaves_the_dataset(world):
+    world.roll(world.first, restore_live=True)
+    world.stores["aws"].delete("data/market/b")
+    world.publish()
+    assert world.see() == {"a": b"old a", "same": b"same"}
+
+
+def test_a_rollback_after_the_folder_changed_is_another_one(world):
+    first = world.roll(world.first, restore_live=True)
+    world.stores["aws"].delete("data/market/a")
+    second = world.roll(world.first, restore_live=True)
+    assert second.snapshot_id != first.snapshot_id
+    assert world.live() == {**OLD, "c": b"c"}
+    assert world.roll(world.first, restore_live=True) == second

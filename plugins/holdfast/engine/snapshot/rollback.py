@@ -25,7 +25,7 @@ from holdfast.engine.snapshot.errors import DatasetBusy, ObjectDamaged, Snapshot
 from holdfast.engine.snapshot.lineage import require_fork
 from holdfast.engine.snapshot.manifest import ManifestEntry
 from holdfast.engine.snapshot.opened import OpenSnapshot
-from holdfast.engine.snapshot.placement import Placed, leftover, placed_at, write_placement
+from holdfast.engine.snapshot.placement import Placed, leftover, placed_at, same_version, write_placement
 from holdfast.engine.snapshot.publish import commit, put_manifest
 from holdfast.engine.snapshot.read import open_snapshot, select
 from holdfast.engine.snapshot.records import CommitRecord, commit_time, latest, record_keys
@@ -80,7 +80,8 @@ def rollback(
 ) -> CommitRecord:
     """Publish the content of an earlier snapshot at a site, as its newest snapshot.
 
-    Calling it again after a crash goes on; after success it returns the snapshot that was made.
+    Calling it again after a crash goes on. After success it returns the snapshot that was made, as long as nothing in
+    the folder changed since; then it is another rollback, of the folder as it is now.
 
     Args:
         stores: by site; ``site`` must be among them, the others are asked for bytes this site has no more.
@@ -100,7 +101,7 @@ def rollback(
     store = stores[site]
     target = select(store, dataset, epoch=epoch, snapshot_id=to)
     current = latest(store, dataset, epoch=epoch)
-    if current is not None and current.labels.get(ROLLED_BACK_TO) == to:
+    if current is not None and current.labels.get(ROLLED_BACK_TO) == to and _unchanged(store, current):
         record = current  # an earlier call got this far
     else:
         others = {name: other for name, other in stores.items() if name != site}
@@ -289,6 +290,27 @@ class _Rollback:
         return rows
 
 
+def _unchanged(store: ObjectStore, record: CommitRecord) -> bool:
+    """Whether a snapshot's objects, and what lay beside them, are as its placement noted them."""
+    opened = open_snapshot(store, record)
+    folder = keys.data_folder(record.path) + "/"
+    listed = {info.key: info for info in store.list(folder)}
+    for row in opened.placed.values():
+        own = listed.pop(folder + row.path, None)
+        if row.key is not None and row.key != folder + row.path and not _is_there(row, listed.get(row.key)):
+            return False
+        lay_there = row.e_tag if row.key == folder + row.path else row.other_e_tag
+        if own is None and lay_there is not None:
+            return False
+        if own is not None and not (row.is_still(own) if row.key == own.key else row.other_is_still(own)):
+            return False
+    return not [key for key in listed if not key.startswith(f"{folder}{keys.VERSIONS}/")]
+
+
+def _is_there(row: Placed, info: ObjectInfo | None) -> bool:
+    return info is not None and row.is_still(info)
+
+
 def restore(store: ObjectStore, record: CommitRecord, *, threads: int = 8) -> RestoreReport:
     """Make the objects at their own keys those of a snapshot. Never blind.
 
@@ -305,7 +327,7 @@ def restore(store: ObjectStore, record: CommitRecord, *, threads: int = 8) -> Re
     folder = keys.data_folder(record.path) + "/"
     listed = {info.key.removeprefix(folder): info for info in store.list(folder)}
     entries = opened.manifest.entries()
-    states = dict(
+    done = dict(
         in_threads(
             lambda entry: (entry.path, _restore_one(opened, entry, listed.get(entry.path))),
             entries,
@@ -313,6 +335,8 @@ def restore(store: ObjectStore, record: CommitRecord, *, threads: int = 8) -> Re
             name="holdfast-restore",
         )
     )
+    states = {path: state for path, (state, _) in done.items()}
+    _note(opened, {path: version for path, (state, version) in done.items() if state == "restored"})
     members = set(opened.manifest.paths)
     return RestoreReport(
         restored=tuple(sorted(path for path, state in states.items() if state == "restored")),
@@ -324,28 +348,44 @@ def restore(store: ObjectStore, record: CommitRecord, *, threads: int = 8) -> Re
 
 def _restore_one(
     opened: OpenSnapshot, entry: ManifestEntry, info: ObjectInfo | None
-) -> Literal["restored", "right", "written"]:
+) -> tuple[Literal["restored", "right", "written"], ObjectVersion]:
+    """What became of one object at its own key, and the version that was written there."""
     store, own = opened.store, keys.object_key(opened.record.path, entry.path)
     place = opened.placed[entry.path]
+    nothing = ObjectVersion(None)
     if place.key == own and info is not None and place.is_still(info):
-        return "right"
+        return "right", nothing
     nothing_lay_there = place.key != own and place.other_e_tag is None and place.other_version is None
+    # A conditional put goes whole: no cloud's streamed put has a condition through this interface.
     try:
         if info is None and nothing_lay_there:
-            _put(opened, entry, own, None)
-            return "restored"
+            return "restored", store.put(own, opened.read(entry.path), mode=CREATE)
         if info is not None and place.key != own and place.other_is_still(info):
             _keep(store, opened.record.path, entry.path, info)
-            _put(opened, entry, own, info.version)
-            return "restored"
+            return "restored", store.put(own, opened.read(entry.path), mode=IfMatch(info.version))
     except (ObjectExists, PreconditionFailed, ObjectNotFound):
         pass  # somebody writes right now
-    return "right" if _digest(store, own) == entry.digest else "written"
+    return ("right" if _digest(store, own) == entry.digest else "written"), nothing
 
 
-def _put(opened: OpenSnapshot, entry: ManifestEntry, key: str, over: ObjectVersion | None) -> None:
-    # A conditional put goes whole: no cloud's streamed put has a condition through this interface.
-    opened.store.put(key, opened.read(entry.path), mode=CREATE if over is None else IfMatch(over))
+def _note(opened: OpenSnapshot, restored: Mapping[str, ObjectVersion]) -> None:
+    """Let the placement name the own keys of what was restored, so that the next `take` knows their objects: one that
+    is removed there is then removed from the dataset."""
+    if not restored:
+        return
+    store, record = opened.store, opened.record
+    folder = keys.data_folder(record.path) + "/"
+    listed = {info.key: info for info in store.list(folder)}
+    rows = dict(opened.placed)
+    for path, version in restored.items():
+        info, digest = listed.get(folder + path), rows[path].digest
+        if info is not None and digest is not None and same_version(info.version, version):
+            rows[path] = placed_at(info, path, digest)
+    prefix = keys.placement_prefix(record.dataset, record.snapshot_id)
+    for info in store.list(prefix):
+        site = info.key.removeprefix(prefix).removesuffix(".parquet")
+        write_placement(store, record, site, list(rows.values()))
+        return
 
 
 def _keep(store: ObjectStore, path: str, relative: str, info: ObjectInfo) -> None:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
+from holdfast.clock import FakeClock
+from holdfast.engine import snapshot
+from holdfast.engine.objectstore import memory_store
+from holdfast.engine.snapshot import take_and_publish
 from holdfast.engine.snapshot.tables import TableDamaged, table_order, table_states
 
 pytest.importorskip("pyiceberg")
@@ -128,3 +133,23 @@ def test_metadata_that_is_no_json_is_an_error(table):
             found[name] = b"{"
     with pytest.raises(TableDamaged):
         one(found)
+
+
+def test_the_library_reads_a_snapshot_laid_out_at_the_location_its_metadata_names(table):
+    from pyiceberg.table import StaticTable
+
+    root, store = root_of(table), memory_store()
+    for name, data in files(root).items():
+        store.put(f"data/lake/{name}", data)
+    take_and_publish(store, dataset="lake", path="lake", epoch=1, site="aws", clock=FakeClock())
+    opened = snapshot.open(store, "lake", epoch=1)
+    pytest.importorskip("fsspec")
+    assert sorted(opened.dataset().to_table()["x"].to_pylist()) == [1, 3]
+    shutil.rmtree(root)
+    for path in opened.manifest.paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(opened.read(path))
+    (state,) = table_states("iceberg", opened.manifest.paths, opened.read)
+    newest = next(name for name in state.metadata if name.startswith(f"metadata/{state.version:05d}-"))
+    replica = StaticTable.from_metadata(f"file://{root}/{newest}")
+    assert sorted(replica.scan().to_arrow()["x"].to_pylist()) == [1, 3]
