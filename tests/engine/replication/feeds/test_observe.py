@@ -416,8 +416,11 @@ def test_a_cursor_is_of_one_feed_of_one_folder_of_one_bucket() -> None:
 
 def test_a_sync_that_knows_only_changes_gets_the_same_from_the_listing(world: World) -> None:
     before = world.run()
+    assert before.as_changes() is None  # it lists by itself
     world.put("a")
     world.delete("b")
     seen = world.observe()
-    told = apply_changes(before.listing, seen.as_changes(), as_listed(world.source), folder="data/d/")
+    changes = seen.as_changes()
+    assert changes is not None
+    told = apply_changes(before.listing, changes, as_listed(world.source), folder="data/d/")
     assert told.equals(seen.listing)

@@ -57,8 +57,14 @@ class Observation:
         """What could not be understood."""
         return _rejected(self.polled)
 
-    def as_changes(self) -> Changes:
-        """The listing as an inventory, for a sync that compares one with its base and asks for what differs."""
+    def as_changes(self) -> Changes | None:
+        """The listing as an inventory, for a sync that compares one with its base and asks for what differs.
+
+        ``None`` after a full listing: the sync is to list as well, which costs less than asking for every key it does
+        not know.
+        """
+        if self.why_full is not None:
+            return None
         return Changes((), self.cursor, complete=self.complete, listing=self.listing, as_of=self.last_full_at)
 
     @property
