@@ -39,11 +39,6 @@ class KeptCredentials:
                 self._until = self._renew_at(self._kept.expires_at)
             return self._kept.values
 
-    def forget(self) -> None:
-        """The store refused them: the next request asks the provider again."""
-        with self._lock:
-            self._kept = None
-
     def _ask(self) -> Credentials:
         try:
             return self._provider()

@@ -81,9 +81,11 @@ class LocalParts(StoreParts):
         self._store.path_of(key)
         if metadata or (attributes is not None and (attributes.headers() or attributes.tags or attributes.metadata)):
             raise NotSupported("this backend keeps no attributes and no metadata", where=call.where)
-        self._refuse_what_is_there(key, mode, call)
         if not self._root.is_dir():
             raise bucket_not_found(call, str(self._root))
+        # Asked in any mode: the store knows which names it does not take.
+        if self._is_there(key) and isinstance(mode, Create):
+            raise ObjectExists("an object of this key is there already", where=call.where)
         began = microseconds(self._now())
         upload = Upload(key, f"{began}-{uuid.uuid4().hex}", at_microseconds(began))
         folder = self._folder / upload.upload_id
@@ -145,7 +147,7 @@ class LocalParts(StoreParts):
                 if joined_bytes != size_bytes:
                     raise upload_gone(call, f"parts of {joined_bytes} bytes instead of {size_bytes}")
                 self._check_whole(whole, checksums, call)
-                target.parent.mkdir(parents=True, exist_ok=True)
+                _make_folder(target.parent, call)
                 if isinstance(mode, Create):
                     os.link(whole, target)
                 else:
@@ -232,6 +234,17 @@ def _files(call: Call) -> Iterator[None]:
             where=call.where,
             found=f"{type(error).__name__}: {error.strerror}",
             fix="Check its space and its rights",
+        ) from None
+
+
+def _make_folder(folder: Path, call: Call) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ObjectStoreError(
+            "an object stands where this key needs a folder",
+            where=call.where,
+            fix="Choose another key, or another site",
         ) from None
 
 
