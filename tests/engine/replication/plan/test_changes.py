@@ -135,6 +135,8 @@ def knowns(draw, listed):
             other = draw(st.sampled_from([own.version, draw(VERSION)]))
             moment = draw(st.sampled_from([own.modified_at, draw(MOMENT)]))
             row = replace(row, other_version=other.version, other_e_tag=other.e_tag, other_modified_at=moment)
+        elif own is None and draw(st.booleans()):  # what lay at its own key is gone now
+            row = replace(row, other_e_tag='"1"', other_modified_at=draw(MOMENT))
         known[path] = row
     return known
 
