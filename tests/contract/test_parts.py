@@ -12,6 +12,7 @@ import pytest
 
 from holdfast.clock import FakeClock, SystemClock
 from holdfast.engine.objectstore import CREATE, OVERWRITE, ObjectStore, PutMode, RetryingStore, RetryPolicy
+from holdfast.engine.objectstore.attributes import Attributes
 from holdfast.engine.objectstore.checksums import NO_BYTES, Checksums
 from holdfast.engine.objectstore.errors import (
     BytesCorrupted,
@@ -130,6 +131,24 @@ def test_what_an_object_says_of_itself_comes_with_it(store: ObjectStore, parts: 
     complete(parts, upload, send(parts, upload, data), data)
     reader = store.open(KEY)
     assert (reader.content_type, dict(reader.metadata)) == ("application/x-parquet", {"epoch": "7"})
+
+
+def test_attributes_come_with_it(store: ObjectStore, parts: PartStore) -> None:
+    if not store.capabilities().metadata:
+        pytest.skip("this backend keeps no attributes")
+    data = content(parts, number=2)
+    asked = Attributes(
+        content_type="text/csv",
+        cache_control="no-cache",
+        content_disposition="inline",
+        content_language="en",
+        metadata={"from": "elsewhere", "epoch": "1"},
+    )
+    upload = begin(parts, data, attributes=asked, metadata={"epoch": "7"})
+    complete(parts, upload, send(parts, upload, data), data)
+    expected = asked.adding(None, {"epoch": "7"})
+    found = store.open(KEY).attributes
+    assert (found.headers(), dict(found.metadata)) == (expected.headers(), dict(expected.metadata))
 
 
 def test_parts_in_any_order_where_the_backend_takes_it(store: ObjectStore, parts: PartStore) -> None:
