@@ -15,6 +15,7 @@ from typing import Protocol, runtime_checkable
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from holdfast.engine.objectstore import _arrow  # noqa: F401 - before the first array is made
 from holdfast.engine.objectstore.interface import ObjectInfo, ObjectStore
 
 #: Keys are large strings: ten million long ones pass the two gigabytes an ordinary string array can hold.
