@@ -10,10 +10,25 @@ from typing import Any
 import pytest
 
 from holdfast.engine.config import Cloud
-from holdfast.engine.objectstore import CREATE, ByteRange, ObjectStore, access_from_connection, open_store
+from holdfast.engine.objectstore import (
+    CREATE,
+    ByteRange,
+    ObjectStore,
+    RetryingStore,
+    access_from_connection,
+    memory_store,
+    open_store,
+)
 from holdfast.engine.objectstore.attribute_mapping import map_attributes
+from holdfast.engine.objectstore.attribute_reading import read_attributes, with_class_and_tags
 from holdfast.engine.objectstore.attributes import Attributes
-from holdfast.engine.objectstore.errors import InvalidAttributes, NotSupported, ObjectArchived, ObjectExists
+from holdfast.engine.objectstore.errors import (
+    InvalidAttributes,
+    NotSupported,
+    ObjectArchived,
+    ObjectExists,
+    PreconditionFailed,
+)
 from holdfast.errors import ConfigError
 
 KEY = "arn:aws:kms:eu-west-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"
@@ -157,3 +172,24 @@ def test_s3_checks_a_crc_in_place_of_a_signature_where_the_connection_says_so(sa
         assert store.get(key) == expected
     with pytest.raises(ObjectExists):
         store.put("small", b"y", mode=CREATE)
+
+
+@pytest.mark.parametrize(("backend", "storage_class"), zip(DIRECT, ("STANDARD_IA", "NEARLINE", "Cool"), strict=True))
+def test_class_and_tags_are_read_when_they_are_asked_for(
+    backend: str, storage_class: str, open_backend: Callable[[str], ObjectStore]
+) -> None:
+    store = RetryingStore(open_backend(backend))
+    tags = {} if DIRECT[backend] is Cloud.GCP else {"owner": "team a", "x": ""}
+    said = replace(SAID, storage_class=storage_class, tags=tags)
+    store.put("x", b"x", attributes=said)
+    assert read_attributes(store, "x") == said
+    store.put("plain", b"other")
+    assert not read_attributes(store, "plain").tags
+    with pytest.raises(PreconditionFailed):
+        with_class_and_tags(store, "x", store.head("plain").version, SAID)
+
+
+def test_what_is_not_told_is_left_as_it_was() -> None:
+    store = memory_store()
+    store.put("x", b"x", attributes=SAID)
+    assert read_attributes(store, "x") == SAID

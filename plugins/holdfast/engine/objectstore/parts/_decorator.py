@@ -126,3 +126,9 @@ class PartDecorator(ABC):
 
     def stored_checksums(self, key: str, version: ObjectVersion) -> Checksums | None:
         return self.around(Asked("stored_checksums", key), lambda: self.inner.stored_checksums(key, version))
+
+    def placed(self, key: str, version: ObjectVersion) -> tuple[str | None, Mapping[str, str]]:
+        """As `HttpParts.placed`; of a backend that tells neither: nothing."""
+        placed = getattr(self.inner, "placed", None)
+        nothing: tuple[str | None, Mapping[str, str]] = (None, {})
+        return nothing if placed is None else self.around(Asked("placed", key), lambda: placed(key, version))

@@ -10,11 +10,13 @@ from holdfast.engine.objectstore._translate import Call
 from holdfast.engine.objectstore.errors import PreconditionFailed, StoreUnavailable
 from holdfast.engine.objectstore.interface import ObjectVersion
 from holdfast.engine.objectstore.parts._base import StoreParts
-from holdfast.engine.objectstore.parts._http import Answer, HttpPool
+from holdfast.engine.objectstore.parts._http import Answer, HttpPool, children, texts
 from holdfast.engine.objectstore.timeouts import Timeouts
 
 if TYPE_CHECKING:
     from holdfast.engine.objectstore._obstore import ObstoreStore
+
+_CLASS_HEADERS = ("x-amz-storage-class", "x-goog-storage-class", "x-ms-access-tier")
 
 
 class HttpParts(StoreParts):
@@ -52,6 +54,20 @@ class HttpParts(StoreParts):
             raise self._refused(answer, call)
         self._check_version(answer, if_match, call)
 
+    def placed(self, key: str, version: ObjectVersion) -> tuple[str | None, Mapping[str, str]]:
+        """An object's storage class and tags, which no GET of obstore's brings; see `attribute_reading`."""
+        answer = self._head(self._call("placed", key), key, version, {})
+        return self._storage_class(answer), self._tags(key, answer)
+
+    def _storage_class(self, answer: Answer) -> str | None:
+        """From the headers of a HEAD."""
+        return next((answer.headers[name] for name in _CLASS_HEADERS if name in answer.headers), None)
+
+    def _tags(self, key: str, answer: Answer) -> Mapping[str, str]:
+        """The object's tags, given its HEAD."""
+        del key, answer
+        return {}
+
     def _head(self, call: Call, key: str, version: ObjectVersion, headers: Mapping[str, str]) -> Answer:
         """HEAD of exactly this version."""
         pinned = {"If-Match": version.e_tag} if version.e_tag is not None else {}
@@ -69,3 +85,11 @@ class HttpParts(StoreParts):
             raise PreconditionFailed(
                 "the object is not in the version named", where=call.where, expected=version.e_tag, found=found
             )
+
+
+def tags_in(answer: Answer) -> dict[str, str]:
+    """The tags in an answer of S3 or Azure, which write them alike."""
+    root = answer.xml()
+    sets = [] if root is None else children(root, "TagSet")
+    found = [texts(tag) for tag_set in sets for tag in children(tag_set, "Tag")]
+    return {tag["Key"]: tag.get("Value", "") for tag in found if "Key" in tag}

@@ -33,7 +33,7 @@ from holdfast.engine.objectstore.parts._base import (
     upload_gone,
 )
 from holdfast.engine.objectstore.parts._http import Answer, children, texts
-from holdfast.engine.objectstore.parts._over_http import HttpParts
+from holdfast.engine.objectstore.parts._over_http import HttpParts, tags_in
 from holdfast.engine.objectstore.parts.azure_login import API_VERSION, AzureLogin
 from holdfast.engine.objectstore.parts.interface import PartData, PartLimits, Upload, UploadedPart
 from holdfast.engine.objectstore.timeouts import Timeouts
@@ -273,6 +273,15 @@ class AzureParts(HttpParts):
         lists = [_blocks(root, name) for name in ("CommittedBlocks", "UncommittedBlocks")]
         # An empty blob, or one put whole, has no committed blocks either.
         return _Staged(lists[0], lists[1], exists=bool(lists[0]) or self._is_there(key))
+
+    def _tags(self, key: str, answer: Answer) -> Mapping[str, str]:
+        if answer.headers.get("x-ms-tag-count", "0") == "0":
+            return {}
+        call = self._call("tags", key)
+        found = self._ask(call, "GET", key, {"comp": "tags"}, {})
+        if found.status != 200:
+            raise self._refused(found, call)
+        return tags_in(found)
 
     def _keeps_everything(self) -> bool:
         """Whether the container lets nothing be deleted (an immutability policy or a legal hold); asked once."""

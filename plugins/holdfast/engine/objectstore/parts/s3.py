@@ -30,7 +30,7 @@ from holdfast.engine.objectstore.parts._base import (
 )
 from holdfast.engine.objectstore.parts._credentials import KeptCredentials
 from holdfast.engine.objectstore.parts._http import Answer, children, texts
-from holdfast.engine.objectstore.parts._over_http import HttpParts
+from holdfast.engine.objectstore.parts._over_http import HttpParts, tags_in
 from holdfast.engine.objectstore.parts.interface import PartData, PartLimits, Upload, UploadedPart
 from holdfast.engine.objectstore.timeouts import Timeouts
 
@@ -204,6 +204,13 @@ class S3Parts(HttpParts):
         if (crc64nvme is None and crc32c is None) or not size.isdecimal():
             return None
         return Checksums(crc64nvme, crc32c, int(size))
+
+    def _storage_class(self, answer: Answer) -> str | None:
+        return super()._storage_class(answer) or "STANDARD"  # the one S3 does not name
+
+    def _tags(self, key: str, answer: Answer) -> Mapping[str, str]:
+        del answer
+        return tags_in(self._ask(self._call("tags", key), "GET", key, {"tagging": ""}))
 
     # -- requests --------------------------------------------------------------------------------------------------
 
