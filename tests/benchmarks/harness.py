@@ -68,6 +68,8 @@ def run_measured(command: Sequence[str], environment: Mapping[str, str], *, time
         if process.returncode:
             sys.stderr.write(said[-4000:] + errors.read()[-4000:])
             raise subprocess.CalledProcessError(process.returncode, command)
+        if warned := errors.read() if errors.seek(0) == 0 else "":
+            sys.stderr.write(warned[-500:])
     measured = _said(said, "measured=")
     cpu = usage.ru_utime + usage.ru_stime
     if measured is not None:
