@@ -16,7 +16,7 @@ from holdfast.engine.objectstore.errors import StoreUnavailable
 from holdfast.engine.pipeline import replicas
 from holdfast.errors import ConfigError
 from holdfast.hooks.runtime import HoldfastHook
-from holdfast.operators.sync import ReplicateDatasetOperator, queue_of
+from holdfast.operators.sync import CopyShardOperator, PlanReplicationOperator, ReplicateDatasetOperator, queue_of
 from holdfast.sensors.lag import ReplicationLagSensor
 from holdfast.triggers.lag import ReplicationLagTrigger
 
@@ -29,7 +29,9 @@ from pathlib import Path
 from airflow.sdk import DAG, chain, task
 from folders import folder_runtime
 from holdfast.hooks.runtime import HoldfastHook
-from holdfast.operators.sync import ReplicateDatasetOperator
+from holdfast.operators.sync import (
+    CopyShardOperator, PlanReplicationOperator, PublishSnapshotOperator, ReplicateDatasetOperator
+)
 from holdfast.sensors.lag import ReplicationLagSensor
 
 TOPOLOGY = Path(os.environ["HOLDFAST_TOPOLOGY"])
@@ -54,6 +56,7 @@ def get_it_back():
 
 
 with DAG("story", schedule=None, catchup=False):
+    plan = PlanReplicationOperator(task_id="plan", shards=2, **PRICES)
     chain(
         ReplicationLagSensor(task_id="never_synced", when="over", **PRICES, **BOUND),
         ReplicateDatasetOperator(task_id="first", **PRICES),
@@ -66,6 +69,10 @@ with DAG("story", schedule=None, catchup=False):
         ReplicateDatasetOperator(task_id="without_a_site", **PRICES),
         get_it_back(),
         ReplicateDatasetOperator(task_id="with_it_again", **PRICES),
+        put.override(task_id="change_more")("four.bin"),
+        plan,
+        CopyShardOperator.partial(task_id="copy", site="site-b", **PRICES).expand(shard=plan.output),
+        PublishSnapshotOperator(task_id="publish", **PRICES),
         ReplicationLagSensor(task_id="not_behind", when="over", **PRICES, **BOUND),
     )
 """
@@ -100,7 +107,11 @@ def test_datasets_are_replicated_announced_once_and_watched(tmp_path: Path, star
     ]
     # The run without a site published at the others, and was not announced: the next one was, for the same snapshot.
     assert (found["with_it_again"]["changed"], found["with_it_again"]["announced"]) == (False, True)
-    announced = [found[name]["snapshot_id"] for name in ("first", "changed", "with_it_again")]
+    # Planned, copied by mapped tasks to one site, published: only the other site still needed the object.
+    assert [(one["objects"], one["size_bytes"]) for one in found["plan"]] == [(1, 8)]
+    assert found["copy"]["targets"][0]["copied_objects"] == 1
+    assert {one["site"]: one["copied_objects"] for one in found["publish"]["targets"]} == {"site-b": 0, "site-c": 1}
+    announced = [found[name]["snapshot_id"] for name in ("first", "changed", "with_it_again", "publish")]
     assert [event["snapshot_id"] for event in events(tmp_path / "airflow")] == announced
     runtime = folder_runtime(topology)
     for site in runtime.topology.sites:
@@ -186,6 +197,14 @@ def test_a_task_pinned_to_a_site_goes_to_that_sites_queue(tmp_path: Path) -> Non
     assert ReplicateDatasetOperator(**arguments, site="site-b").queue == "queue-of-site-b"
     assert ReplicateDatasetOperator(**arguments, site="site-b", queue="mine").queue == "mine"
     assert ReplicateDatasetOperator(**arguments).queue == "default"
+    assert CopyShardOperator(**arguments, shard={}, site="site-c").queue == "queue-of-site-c"
+
+
+def test_a_plan_has_no_more_shards_than_airflow_maps(tmp_path: Path) -> None:
+    arguments = {"task_id": "t", "group": "desk", "dataset": "prices", "topology_path": str(make_folders(tmp_path))}
+    for wrong in (0, 1001):
+        with pytest.raises(ConfigError, match="shards"):
+            PlanReplicationOperator(**arguments, shards=wrong)
 
 
 @pytest.mark.parametrize("wrong", [{"group": "nope"}, {"dataset": "nope"}, {"site": "nope"}, {"seconds": 0}])

@@ -180,7 +180,7 @@ class CopyShardOperator(DatasetOperator):
             sites=None if self.site is None else [self.site],
             progress=progress,
         )
-        return asdict(report)
+        return {**asdict(report), "targets": [asdict(one) for one in report.targets]}
 
 
 def announce_new_snapshots(dataset: str, arguments: dict[str, Any]) -> None:
