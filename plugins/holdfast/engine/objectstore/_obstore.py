@@ -20,8 +20,8 @@ from holdfast.engine.config import Cloud
 from holdfast.engine.objectstore._clients import Clients
 from holdfast.engine.objectstore._translate import Call, is_unsatisfiable_range, translate
 from holdfast.engine.objectstore._values import lower_bound, read_condition, same, take, version_of
-from holdfast.engine.objectstore.attribute_rules import check_attributes
-from holdfast.engine.objectstore.attributes import NO_ATTRIBUTES, Attributes, attributes_of
+from holdfast.engine.objectstore.attribute_rules import put_options
+from holdfast.engine.objectstore.attributes import Attributes, attributes_of
 from holdfast.engine.objectstore.credentials import WatchedCredentials
 from holdfast.engine.objectstore.errors import (
     NotSupported,
@@ -43,7 +43,7 @@ from holdfast.engine.objectstore.interface import (
     Overwrite,
     PutMode,
 )
-from holdfast.engine.objectstore.keys import check_key, check_metadata
+from holdfast.engine.objectstore.keys import check_key
 from holdfast.engine.objectstore.pages import PAGE_OBJECTS, Page, Split, gather, page_of
 from holdfast.engine.objectstore.timeouts import RequestLimits, Timeouts
 from holdfast.errors import HoldfastError
@@ -326,7 +326,8 @@ class ObstoreStore:
     ) -> ObjectVersion:
         path = self._path(key)
         call = Call(self._name, "put", key, writes=True)
-        said = self._said(call, content_type, metadata, attributes)
+        asked = (content_type, metadata, attributes)
+        said = put_options(call, self._traits.capabilities, self._traits.cloud, *asked)
         if isinstance(data, bytes | bytearray | memoryview):
             return self._put_whole(call, key, path, bytes(data), mode, said)
         if not isinstance(mode, Overwrite):
@@ -406,29 +407,6 @@ class ObstoreStore:
                 found=str(current.e_tag),
             )
         return {"version": current.version}
-
-    def _said(
-        self, call: Call, content_type: str | None, metadata: Mapping[str, str] | None, attributes: Attributes | None
-    ) -> dict[str, Any]:
-        """What obstore's put is told about the object beside its bytes."""
-        if metadata:
-            check_metadata(metadata, call.where)
-        if attributes is None and not metadata and content_type is None:
-            return {}
-        keeps = self._traits.capabilities.metadata
-        asked = (attributes or NO_ATTRIBUTES).adding(content_type, metadata)
-        if not keeps and (asked.metadata or (attributes is not None and attributes != NO_ATTRIBUTES)):
-            raise NotSupported(
-                "this backend keeps no attributes and no metadata",
-                where=call.where,
-                found=", ".join([*asked.headers(), *asked.tags, *asked.metadata]),
-            )
-        if not keeps:
-            return {}
-        if self._traits.cloud is not None:
-            check_attributes(asked, self._traits.cloud, call.where)
-        written = {**asked.headers(), **asked.metadata}
-        return {**({"attributes": written} if written else {}), **({"tags": dict(asked.tags)} if asked.tags else {})}
 
     def copy(self, source: str, target: str) -> None:
         from_path, to_path = self._path(source), self._path(target)

@@ -149,7 +149,10 @@ class SmallCopier:
             if attempt:
                 self._clock.sleep(_BACKOFF_SECONDS * 2**attempt)
             try:
-                reader = self._source.open(item.key, if_match=item.pin, chunk_bytes=max(1, item.size_bytes))
+                size_bytes = item.size_bytes
+                reader = self._source.open(
+                    item.key, if_match=item.pin, chunk_bytes=max(1, size_bytes), size_bytes=size_bytes
+                )
                 if item.pin is not None and not same_version(reader.info.version, item.pin):
                     return Done(item, None, read)  # a store that ignores the pin
                 chunks = list(reader)
@@ -176,10 +179,11 @@ class SmallCopier:
                 return None
         elif attributes.metadata and is_replica(attributes.metadata, item.relative) and digest != item.before:
             return Done(item, digest, read, left_over=True)
-        elif not self._is_told_by_answers(item) and self.check.agrees(item.key, item.pin, data=data) is False:
+        told = item.digest is None and self._is_told_by_answers(item)
+        if item.digest is None and not told and self.check.agrees(item.key, item.pin, data=data) is False:
             return None
         landed = self._land(item, data, digest, attributes)
-        if item.digest is None and not self._proven(item, data, landed):
+        if told and not self._proven(item, data, landed):
             return None
         return Done(item, digest, read, landed=landed)
 
@@ -193,9 +197,7 @@ class SmallCopier:
 
     def _proven(self, item: Item, data: bytes, landed: tuple[tuple[int, Landed], ...]) -> bool:
         """Where the check was left to the targets' answers: whether one of them has what the source has."""
-        if not self._is_told_by_answers(item) or item.pin is None:
-            return True
-        if any(one.version.e_tag == item.pin.e_tag for _, one in landed):
+        if item.pin is None or any(one.version.e_tag == item.pin.e_tag for _, one in landed):
             return True
         if self.check.agrees(item.key, item.pin, data=data) is not False:
             return True

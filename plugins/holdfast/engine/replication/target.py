@@ -277,6 +277,8 @@ class Target:
         if found is NO_ATTRIBUTES and storage_class is None:
             return found
         simple = not found.metadata and not found.tags
+        if storage_class is None and simple and found in _UNSAID:
+            return NO_ATTRIBUTES
         headers = tuple(sorted(found.headers().items())) if simple else ()
         if simple and (known := self._translated.get(headers)) is not None:
             return known
@@ -434,6 +436,14 @@ class Target:
             error=None if self.error is None else str(self.error),
             losses=tuple(sorted(self._losses)),
         )
+
+
+#: What stores say of an object nobody said anything of.
+_UNSAID = [
+    NO_ATTRIBUTES,
+    Attributes(content_type="application/octet-stream"),
+    Attributes(content_type="binary/octet-stream"),
+]
 
 
 def _unmarked(found: Attributes) -> Attributes:

@@ -55,10 +55,10 @@ class Verifier:
         self._store, self._policy = store, policy
         self._parts = part_store(store)
 
-    def is_there(self, key: str, digest: str) -> ObjectVersion | None:
+    def is_there(self, key: str, digest: str, size_bytes: int | None = None) -> ObjectVersion | None:
         """Read an object back and hash it: the version that has this digest, ``None`` when it has another."""
         try:
-            reader = self._store.open(key)
+            reader = self._store.open(key, size_bytes=size_bytes)
             return reader.info.version if hash_stream(reader).digest == digest else None
         except (ObjectNotFound, PreconditionFailed):
             return None
@@ -84,7 +84,8 @@ class Verifier:
         if self._policy.verify is Verification.ALL or (
             self._policy.verify is Verification.SAMPLED and in_sample(digest, self._policy.sample_share)
         ):
-            return "read-back" if self.is_there(key, digest) is not None else None
+            size_bytes = None if data is None else len(data)
+            return "read-back" if self.is_there(key, digest, size_bytes) is not None else None
         if is_md5(version.e_tag) and (
             version.e_tag == source_e_tag or (data is not None and version.e_tag == md5_tag(data))
         ):
