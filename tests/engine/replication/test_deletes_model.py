@@ -25,6 +25,7 @@ from holdfast.engine.snapshot import (
     selectable,
     take_and_publish,
 )
+from holdfast.engine.snapshot.removals import expired_ids
 
 SITES = ("aws", "gcp")
 CONFIG = {name: Site(cloud=name, region="r", jurisdiction="EU", connection="c", bucket="b") for name in SITES}
@@ -75,10 +76,12 @@ class Histories(RuleBasedStateMachine):
         #: When the replica's newest snapshot last named a key; and what a person undid.
         self.needed_at: dict[str, object] = {}
         self.undone: dict[str, object] = {}
-        self.expired: set[str] = set()
 
     def keys(self):
         return {info.key: info.version for info in self.stores["gcp"].list("data/")}
+
+    def line(self):
+        return [record.snapshot_id for record in selectable(self.stores["gcp"], "market", epoch=1)]
 
     def note(self):
         newest = latest(self.stores["gcp"], "market", epoch=1)
@@ -186,7 +189,8 @@ class Histories(RuleBasedStateMachine):
     def remove(self, keep, dies):
         self.note()
         before = self.keys()
-        line = [record.snapshot_id for record in selectable(self.stores["gcp"], "market", epoch=1)]
+        begun = expired_ids(self.stores["gcp"], "market")  # by a run that died: any later one ends it
+        line = [name for name in self.line() if name not in begun]
         store = self.stores["gcp"] if dies is None else Dying(self.stores["gcp"], dies)
         with suppress(Dead):
             remove(
@@ -204,7 +208,7 @@ class Histories(RuleBasedStateMachine):
             needed = self.needed_at.get(key)
             assert needed is None or (self.clock.now() - needed).total_seconds() >= DELAY, f"{key} went early"
             assert self.undone.get(key) != before[key], f"{key} was undone and went"
-        still = [record.snapshot_id for record in selectable(self.stores["gcp"], "market", epoch=1)]
+        still = [name for name in self.line() if name not in begun]
         assert still == line[: len(still)]
         assert len(still) >= min(len(line), keep or len(line))
 

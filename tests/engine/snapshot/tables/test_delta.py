@@ -13,7 +13,15 @@ from holdfast.clock import FakeClock
 from holdfast.engine import snapshot
 from holdfast.engine.objectstore import memory_store
 from holdfast.engine.snapshot import take_and_publish
-from holdfast.engine.snapshot.tables import TableDamaged, live_data, table_order, table_state, table_states
+from holdfast.engine.snapshot.tables import (
+    TableDamaged,
+    live_data,
+    require_whole,
+    table_order,
+    table_state,
+    table_states,
+    table_waves,
+)
 
 deltalake = pytest.importorskip("deltalake")
 
@@ -110,6 +118,17 @@ def test_a_torn_version_is_noticed_and_the_last_whole_one_chosen(table, tmp_path
     target = lay_out(tmp_path / "replica", whole)
     assert deltalake.DeltaTable(target).version() == 2
     assert sorted(deltalake.DeltaTable(target).to_pyarrow_table()["x"].to_pylist()) == [10, 11, 12]
+
+
+def test_a_snapshot_of_a_torn_table_is_refused_and_of_a_whole_one_is_not(table):
+    found = files(table)
+    (state,) = require_whole("delta", found, found.__getitem__)
+    assert state.version == 3
+    del found[sorted(state.data)[0]]
+    with pytest.raises(TableDamaged, match="names 1 files that are not there"):
+        require_whole("delta", found, found.__getitem__)
+    assert table_waves("delta", found)["_delta_log/00000000000000000000.json"] == 1
+    assert table_waves("delta", found)["_delta_log/00000000000000000003.json"] == 4
 
 
 def test_a_gap_in_the_log_is_torn_and_no_whole_version_is_an_error(table):

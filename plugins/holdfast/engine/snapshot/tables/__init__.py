@@ -15,7 +15,17 @@ from holdfast.engine.snapshot.tables.state import TableDamaged, TableState
 
 TableFormat = Literal["delta", "iceberg"]
 
-__all__ = ["TableDamaged", "TableFormat", "TableState", "live_data", "table_order", "table_state", "table_states"]
+__all__ = [
+    "TableDamaged",
+    "TableFormat",
+    "TableState",
+    "live_data",
+    "require_whole",
+    "table_order",
+    "table_state",
+    "table_states",
+    "table_waves",
+]
 
 
 def table_order(table: TableFormat, paths: Iterable[str]) -> list[list[str]]:
@@ -30,6 +40,31 @@ def table_order(table: TableFormat, paths: Iterable[str]) -> list[list[str]]:
     """
     ordered = sorted(paths)
     return delta.order(ordered) if table == "delta" else iceberg.order(ordered)
+
+
+def table_waves(table: TableFormat, paths: Iterable[str]) -> dict[str, int]:
+    """The same order as numbers: path → the place of its group, 0 for data."""
+    return {path: number for number, group in enumerate(table_order(table, paths)) for path in group}
+
+
+def require_whole(table: TableFormat, paths: Iterable[str], read: Callable[[str], bytes]) -> list[TableState]:
+    """The states of the tables a snapshot of these files would hold, each with its newest version whole.
+
+    Raises:
+        TableDamaged: a log names a file that is not among them: the snapshot must not be published.
+    """
+    states = table_states(table, paths, read)
+    for state in states:
+        if not state.is_whole:
+            raise TableDamaged(
+                "the table's newest version is torn at its source",
+                where=state.root or "the dataset's root",
+                expected="every file that its log names",
+                found=state.problem,
+                fix="Restore the missing files, or remove the broken commit, at the source; until then nothing newer "
+                "is published",
+            )
+    return states
 
 
 def table_states(table: TableFormat, paths: Iterable[str], read: Callable[[str], bytes]) -> list[TableState]:
