@@ -1,4 +1,4 @@
-"""Parts on Amazon S3 and what speaks its protocol: UploadPart, signed by botocore, sent from the caller's buffer.
+"""Parts on Amazon S3 and what speaks its protocol: UploadPart, signed here, sent from the caller's buffer.
 
 Part bodies are not hashed for the signature (``UNSIGNED-PAYLOAD``): their CRC-64/NVME stands in a signed header and S3
 checks it. No boto3 client is made: it costs memory and copies every body.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlsplit
 from xml.etree.ElementTree import Element
 from xml.sax.saxutils import escape
@@ -32,6 +32,7 @@ from holdfast.engine.objectstore.parts._credentials import KeptCredentials
 from holdfast.engine.objectstore.parts._http import Answer, children, texts
 from holdfast.engine.objectstore.parts._over_http import HttpParts, tags_in
 from holdfast.engine.objectstore.parts.interface import PartData, PartLimits, Upload, UploadedPart
+from holdfast.engine.objectstore.parts.sigv4 import Signer
 from holdfast.engine.objectstore.timeouts import Timeouts
 
 if TYPE_CHECKING:
@@ -54,16 +55,24 @@ class S3Parts(HttpParts):
         site: its bucket, region and key.
         access: how it is reached.
         timeouts: limits of one request.
+        now: the wall clock, timezone-aware; it dates signatures.
     """
 
     limits = PartLimits(smallest_bytes=5 * _MIB, largest_bytes=5 * 1024 * _MIB, most_parts=10_000, in_order=False)
 
-    def __init__(self, store: ObstoreStore, site: Site, access: StoreAccess, timeouts: Timeouts) -> None:
+    def __init__(
+        self,
+        store: ObstoreStore,
+        site: Site,
+        access: StoreAccess,
+        timeouts: Timeouts,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
         base_url, self._base_path = _endpoint(site, access)
         super().__init__(store, base_url, timeouts)
         self._site = site
-        self._scheme = urlsplit(base_url).scheme
-        self._sign = _signer(store.name, site, access)
+        self._login = _Login(store.name, site, access, now)
+        self._now = now
 
     def begin(
         self,
@@ -90,7 +99,7 @@ class S3Parts(HttpParts):
         upload_id = texts(_document(answer, call)).get("UploadId")
         if not upload_id:
             raise _not_s3(call)
-        return Upload(key, upload_id, datetime.now(UTC))
+        return Upload(key, upload_id, self._now())
 
     def put_part(self, upload: Upload, number: int, data: PartData, *, checksums: Checksums) -> UploadedPart:
         call = self._call("put_part", upload.key, writes=True)
@@ -272,12 +281,11 @@ class S3Parts(HttpParts):
         *,
         unsigned: bool,
     ) -> tuple[str, dict[str, str]]:
-        path = self._base_path + ("" if key is None else f"/{quote(self._store.path_of(key), safe='/~')}")
+        path = self._base_path + ("" if key is None else f"/{quote(self._store.path_of(key), safe='/~')}") or "/"
         said = "&".join(f"{quote(name, safe='-_.~')}={quote(value, safe='-_.~')}" for name, value in query.items())
-        target = f"{path or '/'}?{said}" if said else path or "/"
-        all_headers = {"Host": self._http.host_header, "User-Agent": "holdfast", **headers}
-        url = f"{self._scheme}://{self._http.host_header}{target}"
-        return target, self._sign(method, url, all_headers, b"" if unsigned else bytes(body), unsigned)
+        plain = {"Host": self._http.host_header, "User-Agent": "holdfast", **headers}
+        signed = self._login.signed(method, path, said, plain, None if unsigned else bytes(body))
+        return (f"{path}?{said}" if said else path), signed
 
     def _refused(self, answer: Answer, call: Call, code: str | None = None) -> Exception:
         code = code or _code(answer)
@@ -290,44 +298,23 @@ class S3Parts(HttpParts):
         return translate_answer(status, code, call)
 
 
-_Sign = Callable[[str, str, dict[str, str], bytes, bool], dict[str, str]]
+class _Login:
+    """Signs requests with credentials that are renewed; anonymous ones are not signed."""
 
+    def __init__(self, name: str, site: Site, access: StoreAccess, now: Callable[[], datetime]) -> None:
+        self._kept = None if access.anonymous else KeptCredentials(access.credentials or _environment_credentials, name)
+        self._region = _option(access, "region") or site.region
+        self._now = now
+        self._made: tuple[Mapping[str, str | None], Signer] | None = None
 
-def _signer(name: str, site: Site, access: StoreAccess) -> _Sign:
-    """A function that signs: method, URL, headers, body, whether the body is left out."""
-    if access.anonymous:
-        return lambda _method, _url, headers, _body, _unsigned: headers
-    kept = KeptCredentials(access.credentials or _environment_credentials, name)
-    region = _option(access, "region") or site.region
-    made: list[Any] = []
-
-    def sign(method: str, url: str, headers: dict[str, str], body: bytes, unsigned: bool) -> dict[str, str]:
-        from botocore.awsrequest import AWSRequest
-
-        if not made:
-            made.append(_auth_class())
-        request = AWSRequest(method=method, url=url, headers=headers, data=body)
-        request.context["unsigned"] = unsigned
-        made[0](_aws_credentials(kept.values()), "s3", region).add_auth(request)
-        return dict(request.headers.items())
-
-    return sign
-
-
-def _auth_class() -> Any:
-    from botocore.auth import S3SigV4Auth
-
-    class _Auth(S3SigV4Auth):  # type: ignore[misc]
-        def payload(self, request: Any) -> Any:
-            return "UNSIGNED-PAYLOAD" if request.context.get("unsigned") else super().payload(request)
-
-    return _Auth
-
-
-def _aws_credentials(values: Mapping[str, str | None]) -> Any:
-    from botocore.credentials import Credentials as AwsCredentials
-
-    return AwsCredentials(values["access_key_id"], values["secret_access_key"], values.get("token"))
+    def signed(self, method: str, path: str, query: str, headers: dict[str, str], body: bytes | None) -> dict[str, str]:
+        if self._kept is None:
+            return headers
+        values, made = self._kept.values(), self._made
+        if made is None or made[0] is not values:
+            key, secret = values["access_key_id"] or "", values["secret_access_key"] or ""
+            self._made = made = (values, Signer(key, secret, values.get("token"), self._region))
+        return made[1].signed(method, path, query, headers, body, self._now().astimezone(UTC))
 
 
 def _environment_credentials() -> Credentials:
