@@ -73,7 +73,7 @@ def write(source: Source, writes: list[tuple[str, str, int]]) -> None:
             source.delete(key)
 
 
-@settings(deadline=None, max_examples=120)
+@settings(deadline=None, max_examples=80)
 @given(histories())
 def test_doubled_delayed_and_shuffled_events_give_the_truth_once_the_last_came(
     history: tuple[list[list[tuple[str, str, int]]], st.DataObject],
@@ -94,7 +94,7 @@ def test_doubled_delayed_and_shuffled_events_give_the_truth_once_the_last_came(
     assert known.equals(source.listing())
 
 
-@settings(deadline=None, max_examples=120)
+@settings(deadline=None, max_examples=80)
 @given(histories())
 def test_a_full_listing_finds_what_lost_events_hid_and_names_it(
     history: tuple[list[list[tuple[str, str, int]]], st.DataObject],
@@ -116,7 +116,7 @@ def test_a_full_listing_finds_what_lost_events_hid_and_names_it(
     assert apply_changes(known, full, source.head, threads=2).equals(truth)
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=50)
 @given(histories())
 def test_an_old_inventory_never_brings_back_what_is_gone(
     history: tuple[list[list[tuple[str, str, int]]], st.DataObject],

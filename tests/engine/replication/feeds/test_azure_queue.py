@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from holdfast.engine.config import Connection, Site
-from holdfast.engine.objectstore import StoreAccess
+from holdfast.engine.objectstore import StoreAccess, fixed
 from holdfast.engine.objectstore.connect import access_from_connection
 from holdfast.engine.replication.feeds import Changes, FeedUnavailable, Scope, collapse
 from holdfast.engine.replication.feeds.azure_queue import AzureQueueFeed, queue_endpoint
@@ -217,3 +217,18 @@ def test_where_the_queue_service_is(fields: dict[str, Any], url: str | None, azu
             queue_endpoint("acc", connection, access)
     else:
         assert queue_endpoint("acc", connection, access) == url
+
+
+def test_another_login_than_the_connections_is_used(queue: Queue, azure_site: Site, azure: Connection) -> None:
+    queue.send(coded(event("site/data/d/k")))
+    bare = azure.model_copy(update={"login": None, "password": None})
+    for access, works in (
+        (StoreAccess(options={"account_name": ACCOUNT}, credentials=fixed(access_key=KEY)), True),
+        (StoreAccess(options={"account_name": ACCOUNT}, credentials=fixed(token="t")), False),
+    ):
+        feed = AzureQueueFeed(ACCOUNT, queue.name, azure_site, bare, SCOPE, access=access)
+        if works:
+            assert len(feed.poll(None, 1).changes) == 1
+        else:  # a token is not sent over plain HTTP
+            with pytest.raises(ConfigError, match="HTTPS"):
+                feed.poll(None, 1)

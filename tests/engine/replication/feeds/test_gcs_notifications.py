@@ -12,8 +12,15 @@ import grpc
 import pytest
 
 from holdfast.engine.config import Connection
+from holdfast.engine.objectstore import Credentials, StoreAccess, fixed
 from holdfast.engine.replication.feeds import Changes, FeedUnavailable, Scope, collapse
-from holdfast.engine.replication.feeds.gcs_notifications import LEASE_SECONDS, NotUnderstood, PubSubFeed, parse
+from holdfast.engine.replication.feeds.gcs_notifications import (
+    LEASE_SECONDS,
+    NotUnderstood,
+    PubSubFeed,
+    _credentials,
+    parse,
+)
 from holdfast.errors import ConfigError
 from pubsub_server import SUBSCRIPTION, SubscriberServer
 
@@ -221,3 +228,15 @@ def test_a_bad_key_is_never_shown() -> None:
     with pytest.raises(ConfigError, match="credentials") as caught:
         PubSubFeed(SUBSCRIPTION, bad, SCOPE).poll(None, 1)
     assert "S3CRET" not in str(caught.value)
+
+
+def test_a_token_that_is_renewed_is_used() -> None:
+    tokens = iter(["first", "second"])
+    ends = datetime(2026, 1, 1, tzinfo=UTC)  # long over
+    access = StoreAccess(credentials=lambda: Credentials({"token": next(tokens)}, expires_at=ends))
+    found = _credentials(Connection(conn_id="c", conn_type="x", extra={"impersonation_chain": "a"}), access)
+    assert (found.token, found.expired) == ("first", True)
+    access_for_good = StoreAccess(credentials=fixed(token="kept"))
+    kept = _credentials(Connection(conn_id="c", conn_type="x"), access_for_good)
+    kept.refresh(None)
+    assert (kept.token, kept.expired) == ("kept", False)

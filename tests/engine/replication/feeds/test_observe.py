@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -424,3 +426,14 @@ def test_a_sync_that_knows_only_changes_gets_the_same_from_the_listing(world: Wo
     assert changes is not None
     told = apply_changes(before.listing, changes, as_listed(world.source), folder="data/d/")
     assert told.equals(seen.listing)
+
+
+def test_the_clouds_libraries_are_not_imported_before_they_are_needed() -> None:
+    code = (
+        "import sys, holdfast.engine.replication.feeds.opening\n"
+        "from holdfast.engine.replication.feeds import (azure_change_feed, azure_queue, gcs_insights,"
+        " gcs_notifications, s3_events, s3_inventory)\n"
+        "heavy = {'boto3', 'botocore', 'google.pubsub_v1', 'grpc', 'azure.storage', 'fastavro'} & sys.modules.keys()\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -14,7 +14,7 @@ import boto3
 import pytest
 
 from holdfast.engine.config import Connection, Site
-from holdfast.engine.objectstore import open_store
+from holdfast.engine.objectstore import Credentials, StoreAccess, open_store
 from holdfast.engine.replication.feeds import Changes, FeedUnavailable, Scope, apply_changes, as_listed, collapse
 from holdfast.engine.replication.feeds.apply import listing_of
 from holdfast.engine.replication.feeds.s3_events import SqsFeed
@@ -278,3 +278,14 @@ def test_a_service_that_is_away_is_said(aws: Connection, free_port: Callable[[],
     feed = SqsFeed("q", away, SCOPE, region="eu-west-1", wait_seconds=0, timeout_seconds=0.2)
     with pytest.raises(FeedUnavailable):
         feed.poll(None, 1)
+
+
+def test_credentials_that_are_renewed_are_used(queue: Queue, aws: Connection, aws_site: Site) -> None:
+    now = {"access_key_id": "first", "secret_access_key": "s", "token": "t"}
+    access = StoreAccess(credentials=lambda: Credentials(dict(now)))
+    role = aws.model_copy(update={"login": None, "password": None, "extra": {**aws.extra, "role_arn": "arn"}})
+    feed = queue.reader(role, aws_site, access=access)
+    for key in ("first", "second"):
+        now["access_key_id"] = key
+        assert feed.poll(None, 1).complete
+        assert feed._client()._request_signer._credentials.access_key == key

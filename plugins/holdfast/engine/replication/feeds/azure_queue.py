@@ -13,10 +13,11 @@ import binascii
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from holdfast.engine.config import Connection, Site
-from holdfast.engine.objectstore.access import StoreAccess
+from holdfast.engine.objectstore.access import CredentialProvider, StoreAccess
 from holdfast.engine.objectstore.connect import access_from_connection
 from holdfast.engine.replication.feeds import azure_events
 from holdfast.engine.replication.feeds.errors import FeedUnavailable
@@ -26,6 +27,7 @@ from holdfast.errors import ConfigError
 
 #: The service's own limit of one request.
 _BATCH = 32
+_FAR = datetime(2100, 1, 1, tzinfo=UTC)
 
 
 @dataclass
@@ -49,6 +51,7 @@ class AzureQueueFeed(ScopedFeed):
         visibility_seconds: how long a polled message is hidden: longer than a sync takes, 7 days at most.
         most_deliveries: after so many a message that cannot be understood is moved aside.
         timeout_seconds: of one request.
+        access: where renewing credentials come from, instead of the connection's own fields.
     """
 
     def __init__(
@@ -62,12 +65,14 @@ class AzureQueueFeed(ScopedFeed):
         visibility_seconds: float = 3600,
         most_deliveries: float = 5,
         timeout_seconds: float = 10,
+        access: StoreAccess | None = None,
     ) -> None:
         super().__init__(scope)
         self._account, self._queue = account, queue
         self._site, self._connection = site, connection
         self._visibility_seconds, self._most_deliveries = round(visibility_seconds), round(most_deliveries)
         self._timeout_seconds = timeout_seconds
+        self._access = access
         self._clients: dict[str, Any] = {}
         self._held: dict[str, _Held] = {}
 
@@ -201,7 +206,7 @@ class AzureQueueFeed(ScopedFeed):
         if queue not in self._clients:
             from azure.storage.queue import LinearRetry, QueueClient
 
-            access = access_from_connection(self._site, self._connection)
+            access = self._access or access_from_connection(self._site, self._connection)
             account = access.options.get("account_name")
             if account != self._account:
                 raise ConfigError(
@@ -210,15 +215,22 @@ class AzureQueueFeed(ScopedFeed):
                     expected=self._account,
                     found=str(account),
                 )
-            self._clients[queue] = QueueClient(
-                queue_endpoint(self._account, self._connection, access),
-                queue,
-                credential=_credential(access),
-                connection_timeout=self._timeout_seconds,
-                read_timeout=self._timeout_seconds,
-                # Its default waits 15 s before the second of four attempts.
-                retry_policy=LinearRetry(backoff=1, retry_total=2, random_jitter_range=0),
-            )
+            try:
+                self._clients[queue] = QueueClient(
+                    queue_endpoint(self._account, self._connection, access),
+                    queue,
+                    credential=_credential(access),
+                    connection_timeout=self._timeout_seconds,
+                    read_timeout=self._timeout_seconds,
+                    # Its default waits 15 s before the second of four attempts.
+                    retry_policy=LinearRetry(backoff=1, retry_total=2, random_jitter_range=0),
+                )
+            except ValueError as error:
+                raise ConfigError(
+                    "the connection makes no client of the queue",
+                    where=f"{self.name}, connection {self._connection.conn_id!r}",
+                    found=str(error)[:200],
+                ) from None
         return self._clients[queue]
 
 
@@ -251,6 +263,7 @@ def _credential(access: StoreAccess) -> Any:
             return AzureNamedKeyCredential(access.options["account_name"], key)
         if sas := values.get("sas_token"):
             return AzureSasCredential(sas)
+        return _Tokens(access.credentials)
     try:
         from azure.identity import ClientSecretCredential, DefaultAzureCredential
     except ImportError:
@@ -266,6 +279,19 @@ def _credential(access: StoreAccess) -> Any:
             access.options["tenant_id"], access.options["client_id"], access.options["client_secret"]
         )
     return DefaultAzureCredential()
+
+
+class _Tokens:
+    """A provider's tokens as Azure's libraries take them."""
+
+    def __init__(self, provider: CredentialProvider) -> None:
+        self._provider = provider
+
+    def get_token(self, *_: str, **__: Any) -> Any:
+        from azure.core.credentials import AccessToken
+
+        now = self._provider()
+        return AccessToken(str(now.values.get("token")), round((now.expires_at or _FAR).timestamp()))
 
 
 def _events(content: str) -> list[Mapping[str, Any]]:

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from holdfast.engine.config import Connection
+from holdfast.engine.objectstore.access import CredentialProvider, StoreAccess
 from holdfast.engine.replication.feeds.errors import FeedUnavailable
 from holdfast.engine.replication.feeds.gathered import Gathered, ScopedFeed
 from holdfast.engine.replication.feeds.interface import Change, Changes, Kind, Rejected, Scope
@@ -21,6 +22,7 @@ from holdfast.errors import ConfigError
 #: Seconds a pulled message is leased for: Pub/Sub's limit.
 LEASE_SECONDS = 600
 _BATCH = 500
+_FAR = datetime(2100, 1, 1, tzinfo=UTC)
 _SCOPES = ("https://www.googleapis.com/auth/pubsub",)
 #: After the event of the same generation that made the object.
 _RANK = {"OBJECT_FINALIZE": 0, "OBJECT_METADATA_UPDATE": 1, "OBJECT_ARCHIVE": 2, "OBJECT_DELETE": 3}
@@ -85,6 +87,7 @@ class PubSubFeed(ScopedFeed):
         scope: bucket, prefix and folder that count; other events are acknowledged and dropped.
         wait_seconds: how long an empty subscription is listened to.
         timeout_seconds: of one request, beside the wait.
+        access: where renewing credentials come from, instead of the connection's own fields.
         client: a `google.pubsub_v1.SubscriberClient` to use instead of one made from the connection.
     """
 
@@ -96,12 +99,13 @@ class PubSubFeed(ScopedFeed):
         *,
         wait_seconds: float = 3,
         timeout_seconds: float = 10,
+        access: StoreAccess | None = None,
         client: Any = None,
     ) -> None:
         super().__init__(scope)
         self._subscription, self._connection = subscription, connection
         self._wait_seconds, self._timeout_seconds = wait_seconds, timeout_seconds
-        self._given = client
+        self._access, self._given = access, client
 
     @property
     def name(self) -> str:
@@ -230,15 +234,17 @@ class PubSubFeed(ScopedFeed):
                 channel = grpc.insecure_channel(str(endpoint).removeprefix("http://"))
                 self._given = SubscriberClient(transport=SubscriberGrpcTransport(channel=channel))
             else:
-                self._given = SubscriberClient(credentials=_credentials(self._connection))
+                self._given = SubscriberClient(credentials=_credentials(self._connection, self._access))
         return self._given
 
 
-def _credentials(connection: Connection) -> Any:
+def _credentials(connection: Connection, access: StoreAccess | None) -> Any:
     import google.auth
     from google.auth.exceptions import GoogleAuthError
     from google.oauth2 import service_account
 
+    if access is not None and access.credentials is not None:
+        return _renewing(access.credentials)
     extra = {name.removeprefix("extra__google_cloud_platform__"): value for name, value in connection.extra.items()}
     if extra.get("impersonation_chain") or extra.get("credential_config_file") or extra.get("key_secret_name"):
         raise ConfigError(
@@ -263,3 +269,15 @@ def _credentials(connection: Connection) -> Any:
             found=type(error).__name__,
         ) from None
     return credentials
+
+
+def _renewing(provider: CredentialProvider) -> Any:
+    """A provider's tokens as Google's libraries take them: asked for again when one expires."""
+    from google.oauth2.credentials import Credentials
+
+    def renewed(*_: Any, **__: Any) -> tuple[str | None, datetime]:
+        now = provider()
+        return now.values.get("token"), (now.expires_at or _FAR).astimezone(UTC).replace(tzinfo=None)  # naive for them
+
+    token, expiry = renewed()
+    return Credentials(token, expiry=expiry, refresh_handler=renewed)  # type: ignore[no-untyped-call, unused-ignore]

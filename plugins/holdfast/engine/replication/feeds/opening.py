@@ -28,6 +28,7 @@ class _Asked:
     connection: Connection
     site: Site
     scope: Scope
+    access: StoreAccess | None
     open_bucket: OpenBucket
     client: Any
 
@@ -63,7 +64,7 @@ def open_feed(
         site_name: the source's name in the topology, for messages.
         site: the source.
         folder: the dataset's folder under ``data/``; events of other keys are dropped.
-        access: how the site's cloud is reached when that is not by the connection's own fields (under Airflow).
+        access: who logs in, when that is not by the connection's own fields (under Airflow).
         open_bucket: opens the bucket reports or logs lie in, instead of the site's own way.
         client: the service's SDK client to use instead of one made from the connection (SQS, Pub/Sub).
 
@@ -95,6 +96,7 @@ def open_feed(
         connection=connection,
         site=site,
         scope=Scope(site.bucket, site.prefix.strip("/"), f"{data_folder(folder)}/"),
+        access=access,
         open_bucket=open_bucket or open_own,
         client=client,
     )
@@ -134,6 +136,7 @@ def _sqs(asked: _Asked) -> ChangeFeed:
         asked.scope,
         region=asked.site.region,
         owner=owner or None,
+        access=asked.access,
         client=asked.client,
         **asked.options,
     )
@@ -152,7 +155,9 @@ def _pubsub(asked: _Asked) -> ChangeFeed:
     parts = asked.place.split("/")
     if len(parts) != 4 or parts[0] != "projects" or parts[2] != "subscriptions":
         raise _malformed(asked, _SCHEMES["pubsub"].form)
-    return PubSubFeed(asked.place, asked.connection, asked.scope, client=asked.client, **asked.options)
+    return PubSubFeed(
+        asked.place, asked.connection, asked.scope, access=asked.access, client=asked.client, **asked.options
+    )
 
 
 def _gcs_insights(asked: _Asked) -> ChangeFeed:
@@ -182,7 +187,15 @@ def _azure_queue(asked: _Asked) -> ChangeFeed:
     queue = asked.url.path.strip("/")
     if not queue or "/" in queue:
         raise _malformed(asked, _SCHEMES["azure-queue"].form)
-    return AzureQueueFeed(asked.url.netloc, queue, asked.site, asked.connection, asked.scope, **asked.options)
+    return AzureQueueFeed(
+        asked.url.netloc,
+        queue,
+        asked.site,
+        asked.connection,
+        asked.scope,
+        access=asked.access,
+        **asked.options,
+    )
 
 
 _WAITS = ("wait_seconds", "timeout_seconds")

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from holdfast.engine.config import Connection
+from holdfast.engine.objectstore.access import StoreAccess
 from holdfast.engine.replication.feeds import s3_messages
 from holdfast.engine.replication.feeds.errors import FeedUnavailable
 from holdfast.engine.replication.feeds.gathered import Gathered, ScopedFeed
@@ -38,6 +39,7 @@ class SqsFeed(ScopedFeed):
         wait_seconds: how long an empty queue is listened to, 0 to 20.
         visibility_seconds: how long a polled message is hidden: longer than a sync takes, 12 h at most.
         timeout_seconds: of one request, beside the wait.
+        access: where renewing credentials come from, instead of the connection's own fields.
         client: an SQS client to use instead of one made from the connection.
     """
 
@@ -52,6 +54,7 @@ class SqsFeed(ScopedFeed):
         wait_seconds: float = 1,
         visibility_seconds: float = 3600,
         timeout_seconds: float = 10,
+        access: StoreAccess | None = None,
         client: Any = None,
     ) -> None:
         super().__init__(scope)
@@ -59,6 +62,8 @@ class SqsFeed(ScopedFeed):
         self._region, self._owner = region, owner
         self._wait_seconds, self._visibility_seconds = round(wait_seconds), round(visibility_seconds)
         self._timeout_seconds = timeout_seconds
+        self._access = access if client is None else None
+        self._keys: dict[str, str | None] = {}
         self._given = client
         self._url: str | None = None
 
@@ -169,34 +174,46 @@ class SqsFeed(ScopedFeed):
             ) from error
 
     def _client(self) -> Any:
+        if self._access is not None and self._access.credentials is not None:
+            keys = {**self._access.credentials().values}
+            if keys != self._keys:  # renewed
+                self._given, self._keys = None, keys
         if self._given is None:
-            import boto3
-            from botocore.config import Config
-
-            extra = self._connection.extra
-            if extra.get("role_arn"):
-                raise ConfigError(
-                    "assuming `role_arn` is done by Airflow's hook and not without it",
-                    where=f"connection {self._connection.conn_id!r}",
-                    expected="keys or the environment's own credentials (instance role, workload identity)",
-                    fix="Run this under Airflow, or let the environment assume the role",
-                )
-            service = (extra.get("service_config") or {}).get("sqs", {})
-            self._given = boto3.client(
-                "sqs",
-                aws_access_key_id=self._connection.login or extra.get("aws_access_key_id") or None,
-                aws_secret_access_key=self._connection.password or extra.get("aws_secret_access_key") or None,
-                aws_session_token=extra.get("aws_session_token"),
-                region_name=extra.get("region_name") or self._region,
-                endpoint_url=service.get("endpoint_url") or extra.get("endpoint_url"),
-                config=Config(
-                    connect_timeout=self._timeout_seconds,
-                    read_timeout=self._timeout_seconds + self._wait_seconds,
-                    # Receiving, hiding and deleting may all be repeated.
-                    retries={"mode": "standard", "total_max_attempts": 3},
-                ),
-            )
+            self._given = self._make_client()
         return self._given
+
+    def _make_client(self) -> Any:
+        import boto3
+        from botocore.config import Config
+
+        extra = self._connection.extra
+        if extra.get("role_arn") and not self._keys:
+            raise ConfigError(
+                "assuming `role_arn` is done by Airflow's hook and not without it",
+                where=f"connection {self._connection.conn_id!r}",
+                expected="keys or the environment's own credentials (instance role, workload identity)",
+                fix="Run this under Airflow, or let the environment assume the role",
+            )
+        keys = self._keys or {
+            "access_key_id": self._connection.login or extra.get("aws_access_key_id"),
+            "secret_access_key": self._connection.password or extra.get("aws_secret_access_key"),
+            "token": extra.get("aws_session_token"),
+        }
+        service = (extra.get("service_config") or {}).get("sqs", {})
+        return boto3.client(
+            "sqs",
+            aws_access_key_id=keys.get("access_key_id") or None,
+            aws_secret_access_key=keys.get("secret_access_key") or None,
+            aws_session_token=keys.get("token"),
+            region_name=extra.get("region_name") or self._region,
+            endpoint_url=service.get("endpoint_url") or extra.get("endpoint_url"),
+            config=Config(
+                connect_timeout=self._timeout_seconds,
+                read_timeout=self._timeout_seconds + self._wait_seconds,
+                # Receiving, hiding and deleting may all be repeated.
+                retries={"mode": "standard", "total_max_attempts": 3},
+            ),
+        )
 
 
 def _batches(receipts: tuple[str, ...]) -> list[tuple[str, ...]]:
