@@ -7,11 +7,16 @@ those enforce them. A store must neither change nor drop what it is given, so wh
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from holdfast.engine.config import Cloud
-from holdfast.engine.objectstore.attributes import Attributes
-from holdfast.engine.objectstore.errors import InvalidAttributes
+from holdfast.engine.objectstore._translate import Call
+from holdfast.engine.objectstore.attributes import NO_ATTRIBUTES, Attributes
+from holdfast.engine.objectstore.errors import InvalidAttributes, NotSupported
+from holdfast.engine.objectstore.interface import Capabilities
+from holdfast.engine.objectstore.keys import check_metadata
 
 #: RFC 9110 token in lower case: HTTP does not keep case, so no store does.
 _TOKEN = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
@@ -97,6 +102,48 @@ def check_attributes(attributes: Attributes, cloud: Cloud, where: str) -> None:
             found=found[:200],
             fix="Map the attributes to this cloud first (map_attributes), or put without it",
         )
+
+
+def put_options(
+    call: Call,
+    capabilities: Capabilities,
+    cloud: Cloud | None,
+    content_type: str | None,
+    metadata: Mapping[str, str] | None,
+    attributes: Attributes | None,
+) -> dict[str, Any]:
+    """What obstore's put is told about an object beside its bytes.
+
+    Args:
+        call: for messages.
+        capabilities: of the backend.
+        cloud: whose rules hold; ``None``: nobody's.
+        content_type: the caller's own; a hint where a backend keeps no attributes.
+        metadata: the caller's own.
+        attributes: what else the object says of itself.
+
+    Raises:
+        InvalidKey: metadata that some backend would not keep.
+        InvalidAttributes: attributes that this one would not.
+        NotSupported: it keeps none at all.
+    """
+    if metadata:
+        check_metadata(metadata, call.where)
+    if attributes is None and not metadata and content_type is None:
+        return {}
+    asked = (attributes or NO_ATTRIBUTES).adding(content_type, metadata)
+    if not capabilities.metadata:
+        if not asked.metadata and (attributes is None or attributes == NO_ATTRIBUTES):
+            return {}
+        raise NotSupported(
+            "this backend keeps no attributes and no metadata",
+            where=call.where,
+            found=", ".join([*asked.headers(), *asked.tags, *asked.metadata]),
+        )
+    if cloud is not None:
+        check_attributes(asked, cloud, call.where)
+    written = {**asked.headers(), **asked.metadata}
+    return {**({"attributes": written} if written else {}), **({"tags": dict(asked.tags)} if asked.tags else {})}
 
 
 def _misfits(attributes: Attributes, rules: AttributeRules) -> list[str]:
