@@ -87,7 +87,7 @@ def copy_shard(
         if progress is not None:
             progress(SyncProgress("copying", done[0], rows.num_rows, done[1], total_bytes))
 
-    work = plan_round(seen, receivers, run.policy.last)
+    work = plan_round(seen, receivers, run.policy)
     try:
         outcomes = Rounds(run, receivers, threads=threads, stop=stop).copy(work, tell) if work.num_rows else []
     finally:

@@ -46,6 +46,7 @@ from holdfast.engine.snapshot.errors import DatasetBusy, DatasetEmpty
 from holdfast.engine.snapshot.manifest import Manifest, write_table
 from holdfast.engine.snapshot.publish import publish, seal_record
 from holdfast.engine.snapshot.records import CommitRecord
+from holdfast.engine.snapshot.tables import require_whole
 from holdfast.engine.snapshot.take import ROUNDS, TakenSnapshot
 from holdfast.errors import HoldfastError
 
@@ -104,6 +105,7 @@ def sync_dataset(
         DatasetBusy: objects kept changing.
         Interrupted: ``stop`` was set. Nothing was published.
         BytesCorrupted, SourceDamaged: the source keeps giving other bytes than it says it has.
+        TableDamaged: the dataset is a lake table whose newest version names files that are not there.
         SnapshotError, StoreUnavailable: the source could not be read or written. Or no target could, all of them
             failed; the snapshot is published at the source then, unless that may only be read.
     """
@@ -249,7 +251,7 @@ class _Sync:
         confirmed, moves, mends = False, 0, 0
         while True:
             self._enlist(seen)
-            work = plan_round(seen, self._targets, self._run.policy.last)
+            work = plan_round(seen, self._targets, self._run.policy)
             whole = confirmed or self._is_base(seen)
             moved = self._copy(work, seen) if work.num_rows else 0
             if whole and not moved:
@@ -326,8 +328,11 @@ class _Sync:
             hashed_bytes=self._hashed_bytes,
             placement_table=placement_of(seen, run.prefix),
         )
+        read = DraftReader(seen.chosen, self._source, self._waiting()).read
+        if run.policy.table != "none":
+            require_whole(run.policy.table, manifest.paths, read)
         if self._validate is not None:
-            self._validate(taken, DraftReader(seen.chosen, self._source, self._waiting()).read)
+            self._validate(taken, read)
         check_stop(self._stop)
         parent = None if self._base.record is None else self._base.record.snapshot_id
         if self._write_source:

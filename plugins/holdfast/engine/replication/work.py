@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from holdfast.engine.config.sync import Sync
 from holdfast.engine.objectstore.interface import ObjectVersion
 from holdfast.engine.replication.copying import Done, Item
 from holdfast.engine.replication.have import HAVE
@@ -17,6 +18,7 @@ from holdfast.engine.replication.landing import Need, Own
 from holdfast.engine.replication.plan.filters import wave_of
 from holdfast.engine.replication.source import FACTS, Look
 from holdfast.engine.replication.target import Target
+from holdfast.engine.snapshot.tables import TableFormat, table_waves
 from holdfast.errors import HoldfastError
 
 #: An object to be read: where and in which state, and its digest where that is known already.
@@ -30,18 +32,18 @@ WORK = pa.schema(
         pa.field("modified_at", pa.timestamp("us", tz="UTC")),
         pa.field("digest", pa.string()),
         pa.field("before", pa.string()),
-        pa.field("wave", pa.int8()),
+        pa.field("wave", pa.int32()),
     ]
 )
 
 
-def plan_round(seen: Look, targets: Sequence[Target], last: Sequence[str]) -> pa.Table:
+def plan_round(seen: Look, targets: Sequence[Target], policy: Sync) -> pa.Table:
     """Everything that has to be read now: schema `WORK`, and for the n-th target the columns ``need_n``, ``own_n``,
     ``base_key_n`` and ``base_digest_n``.
 
     Args:
         targets: those that take part, at their places; ``None``-like ones are not active.
-        last: globs of what is copied last.
+        policy: what is copied last, and whether it is a lake table, whose commits go in their order.
     """
     fresh, chosen = seen.fresh, seen.chosen
     needs = [target.lacking(chosen) if target.takes_part else _nobody(chosen) for target in targets]
@@ -50,7 +52,7 @@ def plan_round(seen: Look, targets: Sequence[Target], last: Sequence[str]) -> pa
         wanted = pc.or_(wanted, need)
     known = chosen.filter(wanted)
     columns = [known[name] if name in known.schema.names else None for name in WORK.names]
-    waves = wave_of(known["path"].cast(pa.large_string()), last)
+    waves = wave_of(known["path"].cast(pa.large_string()), policy.last)
     before = pa.nulls(known.num_rows, pa.string())
     parts = {"before": before, "wave": waves}
     known = pa.table(
@@ -59,6 +61,8 @@ def plan_round(seen: Look, targets: Sequence[Target], last: Sequence[str]) -> pa
     nothing = pa.nulls(fresh.num_rows, pa.string())
     fresh = pa.table([nothing if n == "digest" else fresh[n] for n in WORK.names], names=WORK.names).cast(WORK)
     work = pa.concat_tables([fresh, known]).combine_chunks()
+    if policy.table != "none":
+        work = _in_commit_order(work, policy.table)
     for number, (target, need) in enumerate(zip(targets, needs, strict=True)):
         all_fresh = pa.repeat(pa.scalar(target.takes_part), fresh.num_rows)
         lacks = pa.concat_arrays([all_fresh, *need.filter(wanted).chunks])
@@ -66,6 +70,18 @@ def plan_round(seen: Look, targets: Sequence[Target], last: Sequence[str]) -> pa
         for name, column in target.known(work).items():
             work = work.append_column(f"{name}_{number}", column)
     return work.sort_by("wave").combine_chunks() if _has_waves(work) else work
+
+
+def _in_commit_order(work: pa.Table, table: TableFormat) -> pa.Table:
+    """The same work with a table's commits one by one after its data, and what is copied last after all of them."""
+    groups = table_waves(table, work["path"].to_pylist())
+    later = max(groups.values(), default=0)
+    waves = [later + wave if wave else groups[path] for path, wave in zip(*_columns(work, "path", "wave"), strict=True)]
+    return work.set_column(work.schema.get_field_index("wave"), WORK.field("wave"), pa.array(waves, pa.int32()))
+
+
+def _columns(table: pa.Table, *names: str) -> list[list[Any]]:
+    return [table[name].to_pylist() for name in names]
 
 
 def _nobody(chosen: pa.Table) -> pa.ChunkedArray:
