@@ -229,6 +229,9 @@ class Stream:
         if self.upload is not None:
             self.parts.abort(self.upload)
             self.upload = None
+            name = note_key(self.origin.dataset, self.item.path)
+            self.store.delete(name)
+            self.notes.discard(name)
 
 
 def _is_part(there: UploadedPart, sums: Checksums) -> bool:
