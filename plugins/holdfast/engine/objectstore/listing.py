@@ -24,6 +24,7 @@ __all__ = ["LISTING", "list_table"]
 
 #: With more folders than this below one, their own requests may cost more than they save.
 MOST_FOLDERS = 256
+_FEW_PLACES = 8
 #: Characters a split key may end in: every store takes them at the end of a key.
 _STEPS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz"
 
@@ -134,7 +135,10 @@ def split_point(first: str, last: str, end: str | None, *, floor: int) -> str | 
         for place in range(floor, min(differ, len(last) - 1) + 1)
         if (raised := _raised(last, floor, place)) is not None and (end is None or raised < end)
     ]
-    return found[len(found) // 2] if found else None
+    if not found:
+        return None
+    # The first place makes the largest pieces, if keys go on beyond it; where there are many, few are such.
+    return found[len(found) // 2 if len(found) > _FEW_PLACES else 0]
 
 
 def _raised(key: str, floor: int, place: int) -> str | None:
