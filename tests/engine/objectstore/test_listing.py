@@ -14,7 +14,7 @@ from holdfast.engine.objectstore import RetryingStore, RetryPolicy, local_store,
 from holdfast.engine.objectstore import listing as listing_module
 from holdfast.engine.objectstore import pages as pages_module
 from holdfast.engine.objectstore._decorator import StoreDecorator
-from holdfast.engine.objectstore.errors import StoreUnavailable
+from holdfast.engine.objectstore.errors import InvalidKey, StoreUnavailable
 from holdfast.engine.objectstore.faults import Chance, Fault, FaultyStore, Kind, Script
 from holdfast.engine.objectstore.interface import ObjectInfo
 from holdfast.engine.objectstore.listing import LISTING, list_table, split_point
@@ -198,3 +198,11 @@ def test_a_store_without_pages_is_listed_by_its_iterator():
 
     inner = filled(["a", "b/c"])
     assert list_table(Plain(inner)).to_pylist() == list_table(inner).to_pylist()
+
+
+def test_a_key_that_stops_a_listing_is_named(tmp_path):
+    (tmp_path / "a\x01b").write_bytes(b"x")
+    store = local_store("local", tmp_path)
+    for listed in (lambda: list_table(store), lambda: list(store.list())):
+        with pytest.raises(InvalidKey, match=r"a\\x01b.*Rename or remove"):
+            listed()
