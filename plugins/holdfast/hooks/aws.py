@@ -6,6 +6,7 @@ from typing import Any
 
 from holdfast.engine.config import Site
 from holdfast.engine.objectstore.access import Credentials, StoreAccess
+from holdfast.engine.objectstore.connect import s3_payload_options
 from holdfast.engine.objectstore.errors import PermissionRefused, StoreUnavailable
 from holdfast.hooks.connections import airflow_connection
 
@@ -26,7 +27,7 @@ def aws_access(site: Site) -> StoreAccess:
     hook = S3Hook(aws_conn_id=site.connection, region_name=region, config=config)
     return StoreAccess(
         endpoint=hook.conn_config.get_service_endpoint_url("s3"),
-        options={"region": region},
+        options={"region": region, **s3_payload_options(connection.extra_dejson)},
         credentials=SessionCredentials(hook, where=f"connection {site.connection!r}"),
     )
 
