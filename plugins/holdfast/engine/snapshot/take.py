@@ -184,8 +184,10 @@ class _Take:
                 if is_replica(reader.metadata, path) and self._digest_before(path) != hasher.digest:
                     # Came with a replication that is not in `previous`: one cut off, or one of a stale epoch.
                     return leftover(info, path)
-                # The listing's own facts, not the read's: their times have another precision on some stores.
-                return placed_at(info, path, hasher.digest)
+                # The listing's own facts, not the read's: their times have another precision on some stores. But a
+                # listing of S3 or GCS names no version, and by its version an overwritten object can still be read.
+                placed = placed_at(info, path, hasher.digest)
+                return replace(placed, version=placed.version or reader.info.version.version)
         raise BytesCorrupted(
             "the object could not be read whole",
             where=f"{self._store.name}: {info.key}",
