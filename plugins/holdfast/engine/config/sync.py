@@ -46,7 +46,7 @@ class Sync(Model):
         default_factory=dict, description="Source prefix to the prefix it gets in the dataset; longest wins."
     )
     last: tuple[str, ...] = Field(
-        ("_SUCCESS", "**/_SUCCESS", "_metadata", "**/_metadata", "_common_metadata", "**/_common_metadata"),
+        ("_metadata", "**/_metadata", "_common_metadata", "**/_common_metadata", "_SUCCESS", "**/_SUCCESS"),
         description="Globs of small metadata that is copied after the data it describes.",
     )
     verify: Verification = Field(
@@ -70,7 +70,10 @@ class Sync(Model):
     )
     engine: Literal["own", "datasync", "storage-transfer", "azcopy"] = Field("own", description="What moves the bytes.")
     feed: str | None = Field(
-        None, description="URI of the source's change feed (docs/reference/sync.md); a hint, checked by `reconcile`."
+        None, description="URI of the source's change feed (docs/reference/sync-feeds.md); a hint, checked by `reconcile`."
+    )
+    inventory: str | None = Field(
+        None, description="URI of the store's own inventory reports; they take the place of the listing that reconciles."
     )
     reconcile_every_seconds: float = Field(86400, gt=0, description="How long a lost event can hide.")
 
