@@ -18,7 +18,7 @@ import pyarrow as pa
 from holdfast.clock import Clock
 from holdfast.engine.objectstore.attributes import Attributes
 from holdfast.engine.objectstore.errors import BytesCorrupted, ObjectNotFound, PreconditionFailed, StoreUnavailable
-from holdfast.engine.objectstore.interface import ObjectStore, ObjectVersion
+from holdfast.engine.objectstore.interface import ObjectReader, ObjectStore, ObjectVersion
 from holdfast.engine.replication.errors import Interrupted, SourceDamaged
 from holdfast.engine.replication.landing import Landed, Landing, Need
 from holdfast.engine.replication.verification import SourceCheck, is_md5
@@ -67,6 +67,8 @@ class Done:
     #: It came with a replication and is no data of the dataset.
     left_over: bool = False
     landed: tuple[tuple[int, Landed], ...] = ()
+    #: As the read told it.
+    version: str | None = None
     #: It was read wrong; the next round tries again, and when there is none left this is raised.
     wrong: HoldfastError | None = None
 
@@ -158,7 +160,7 @@ class SmallCopier:
                 chunks = list(reader)
                 data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
                 read += len(data)
-                done = self._brought(item, data, reader.attributes, read)
+                done = self._brought(item, data, reader, read)
             except (PreconditionFailed, ObjectNotFound):
                 return Done(item, None, read)
             except StoreUnavailable:
@@ -169,8 +171,9 @@ class SmallCopier:
                 return done
         return Done(item, None, read, wrong=self._wrong(item))
 
-    def _brought(self, item: Item, data: bytes, attributes: Attributes, read: int) -> Done | None:
+    def _brought(self, item: Item, data: bytes, reader: ObjectReader, read: int) -> Done | None:
         """``None``: these are not the bytes the source has."""
+        attributes = reader.attributes
         if len(data) != item.size_bytes:
             return None
         digest = digest_of(data)
@@ -185,7 +188,7 @@ class SmallCopier:
         landed = self._land(item, data, digest, attributes)
         if told and not self._proven(item, data, landed):
             return None
-        return Done(item, digest, read, landed=landed)
+        return Done(item, digest, read, landed=landed, version=reader.info.version.version)
 
     def _is_told_by_answers(self, item: Item) -> bool:
         return (

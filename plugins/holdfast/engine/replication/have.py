@@ -79,8 +79,10 @@ def settle(chosen: pa.Table, have: pa.Table, listing: pa.Table, folder: str) -> 
         columns[name] = there[name]
         columns[f"other_{name}"] = other[name]
     placed = pa.table([columns[name] for name in STATE.names], names=STATE.names).cast(STATE)
-    placement = pa.concat_tables([placed, _left_over(listed, chosen, prefix)]).sort_by("path")
-    return Settled(placement, mine["proof"]), []
+    stray = _left_over(listed, chosen, prefix)
+    if stray.num_rows:
+        placed = pa.concat_tables([placed, stray]).sort_by("path")
+    return Settled(placed, mine["proof"]), []
 
 
 def _without_null_key(other: pa.Table, elsewhere: pa.ChunkedArray) -> pa.Table:

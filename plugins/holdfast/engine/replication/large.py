@@ -64,6 +64,7 @@ class Job:
         self._prepared = False
         self._streams: list[Stream] = []
         self._attributes = Attributes()
+        self._version: str | None = None
         self._hasher = Hasher()
         self._next = 1
         self._sums: list[Checksums] = [NO_BYTES] * self.count
@@ -105,7 +106,7 @@ class Job:
             if self._prepared:
                 return
             first = self._source.open(self.item.key, byte_range=ByteRange(0, 1), if_match=self.item.pin)
-            self._attributes = first.attributes
+            self._attributes, self._version = first.attributes, first.info.version.version
             for stream in self._make_streams(self.item, self.part_bytes):
                 try:
                     stream.begin(self._attributes)
@@ -174,7 +175,8 @@ class Job:
             return Done(self.item, digest, self._read_bytes, left_over=True)
         if not right:  # the uploads stay: the parts that were right are not sent again
             return Done(self.item, None, self._read_bytes, wrong=self._wrong(digest))
-        return Done(self.item, digest, self._read_bytes, landed=tuple(self._landed(digest, total, buffer)))
+        landed = tuple(self._landed(digest, total, buffer))
+        return Done(self.item, digest, self._read_bytes, landed=landed, version=self._version)
 
     def _is_right(self, digest: str, total: Checksums) -> bool | None:
         """Whether these are the source's bytes; ``None``: it has others now."""

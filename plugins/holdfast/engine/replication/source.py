@@ -41,7 +41,7 @@ _MOST_REFUSALS = 1000
 class Look:
     """One listing of the source's folder, against what was hashed so far."""
 
-    #: Every object of the dataset as listed: path and facts.
+    #: Every object of the dataset as listed: path, key, size, time, and what names its state.
     standing: pa.Table
     #: The objects whose digest is known: schema `STATE`, sorted by path.
     chosen: pa.Table
@@ -80,9 +80,8 @@ def look(
     keep, copy, refuse = (rows_of(actions, wanted) for wanted in (Action.KEEP, Action.COPY, Action.REFUSE))
     skip = rows_of(actions, Action.SKIP)
     stray = skip.filter(pc.equal(skip["reason"], Reason.LEFTOVER.value))["path"]
-    standing = pa.concat_tables([keep, copy, refuse]).select(["path", *FACTS])
     return Look(
-        standing=standing.sort_by("path").combine_chunks(),
+        standing=_standing(actions),
         chosen=_chosen(keep, state),
         fresh=_fresh(copy, state),
         left_over=state.filter(pc.and_(pc.is_null(state["key"]), is_among(state["path"], stray))),
@@ -90,6 +89,18 @@ def look(
         refused=_refusals(refuse),
         listing=table,
     )
+
+
+def _standing(actions: pa.Table) -> pa.Table:
+    """In the plan's order, by wave and path, which does not depend on what is known of an object.
+
+    The version counts where there is no ETag only: a listing may lack it, and then the plan knows it from the read.
+    """
+    rows = actions.select(["path", "key", "size_bytes", "modified_at"])
+    rows = rows.append_column("state", pc.coalesce(actions["e_tag"], actions["version"]))
+    ours = (Action.KEEP.value, Action.COPY.value, Action.REFUSE.value)
+    mine = pc.is_in(actions["action"], value_set=pa.array(ours))
+    return rows if pc.all(mine).as_py() else rows.filter(mine)
 
 
 def _refusals(refuse: pa.Table) -> tuple[Refusal, ...]:
@@ -125,16 +136,32 @@ def merge(state: pa.Table, rows: pa.Table) -> pa.Table:
     """The state with these rows (schema `STATE`) instead of what it had of their paths."""
     if not rows.num_rows:
         return state
+    if not state.num_rows:
+        return _by_path(rows.cast(STATE))
     rest = state.filter(pc.invert(is_among(state["path"], rows["path"])))
-    return pa.concat_tables([rest, rows.cast(STATE)]).sort_by("path").combine_chunks()
+    return _by_path(pa.concat_tables([rest, rows.cast(STATE)]))
 
 
-def hashed_rows(fresh: pa.Table, digests: pa.Array) -> pa.Table:
-    """Rows of schema `STATE` for objects (schema `FRESH`) that were read and hashed."""
-    columns = [
-        fresh["path"] if name == "path" else digests if name == "digest" else _fact(fresh, name) for name in STATE.names
-    ]
-    return pa.table(columns, names=STATE.names).cast(STATE)
+def _by_path(rows: pa.Table) -> pa.Table:
+    path = rows["path"]
+    in_order = len(path) < 2 or pc.all(pc.less(path[:-1], path[1:])).as_py()
+    return (rows if in_order else rows.sort_by("path")).combine_chunks()
+
+
+def hashed_rows(fresh: pa.Table, digests: pa.Array, versions: pa.Array | None = None) -> pa.Table:
+    """Rows of schema `STATE` for objects (schema `FRESH`) that were read and hashed.
+
+    Args:
+        versions: as the read told them: a listing of S3 or GCS names none, and by its version an object can still be
+            read when it was overwritten.
+    """
+    columns = {"path": fresh["path"], "digest": digests}
+    for name in STATE.names[2:]:
+        columns.setdefault(name, _fact(fresh, name))
+    columns["key"] = fresh["key"]
+    if versions is not None:
+        columns["version"] = pc.coalesce(fresh["version"], versions)
+    return pa.table([columns[name] for name in STATE.names], names=STATE.names).cast(STATE)
 
 
 def _fact(fresh: pa.Table, name: str) -> Any:

@@ -277,7 +277,8 @@ class _Sync:
             fresh = outcome.work.select(["path", *FACTS])
             strays = fresh.take(pa.array(outcome.left_over, pa.int64()))
             rows = fresh.take(pa.array(outcome.hashed, pa.int64()))
-            self._state = merge(self._state, hashed_rows(rows, pa.array(outcome.digests, pa.string())))
+            texts = (pa.array(column, pa.string()) for column in (outcome.digests, outcome.versions))
+            self._state = merge(self._state, hashed_rows(rows, *texts))
             self._state = merge(self._state, left_over_rows(strays, self._state, seen.inside))
             self._changed_objects += len(outcome.hashed)
             self._hashed_bytes += outcome.hashed_bytes

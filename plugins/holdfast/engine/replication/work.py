@@ -146,6 +146,7 @@ class Outcome:
     #: Rows that were read and hashed though their digest was not known, and their digests.
     hashed: list[int] = field(default_factory=list)
     digests: list[str] = field(default_factory=list)
+    versions: list[str | None] = field(default_factory=list)
     left_over: list[int] = field(default_factory=list)
     moved: int = 0
     read_bytes: int = 0
@@ -167,6 +168,7 @@ class Outcome:
             if one.item.digest is None:
                 self.hashed.append(one.item.index)
                 self.digests.append(one.digest)
+                self.versions.append(one.version)
                 self.hashed_bytes += one.item.size_bytes
             for target, there in one.landed:
                 if there.how != "carried":
