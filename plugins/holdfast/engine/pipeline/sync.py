@@ -14,7 +14,7 @@ from datetime import datetime
 from holdfast.engine.authority.interface import EpochState
 from holdfast.engine.pipeline.active import require_active
 from holdfast.engine.pipeline.draft import suite_of
-from holdfast.engine.pipeline.engines import require_engine
+from holdfast.engine.pipeline.engines import stage
 from holdfast.engine.pipeline.feeding import Fed, account, keeping, look_by_feed
 from holdfast.engine.pipeline.planning import note_rates
 from holdfast.engine.pipeline.replicas import allowed_sites, datasets_of, role_of
@@ -68,9 +68,9 @@ def run(
     datasets_of(runtime, group, dataset)
     state = require_active(runtime, group)
     as_of = runtime.clock.now()  # before looking: what is written while it is copied is not covered
-    require_engine(runtime, group, dataset, state.active_site)
-    fed = look_by_feed(runtime, group, dataset, state.active_site)
     try:
+        stage(runtime, group, dataset, state, stop=stop)
+        fed = look_by_feed(runtime, group, dataset, state.active_site)
         report = _sync(runtime, group, dataset, state, fed, keeping(fed, runtime, progress), stop)
     except Interrupted as error:
         raise _interrupted(group, dataset) from error
