@@ -144,6 +144,7 @@ class Clouds:
             "RCLONE_CONFIG_AZURE_NO_CHECK_CONTAINER": "true",
             "RCLONE_CONFIG_GCS_TYPE": "google cloud storage",
             "RCLONE_CONFIG_GCS_ANONYMOUS": "true",
+            "RCLONE_CONFIG_GCS_BUCKET_POLICY_ONLY": "true",
             "RCLONE_CONFIG_GCS_ENDPOINT": f"{self.endpoint('gcs')}/storage/v1/",
             "RCLONE_CONFIG_GCS_NO_CHECK_BUCKET": "true",
         }

@@ -17,7 +17,8 @@ from holdfast.engine.replication.deletes import Keep, SourceState, mark, remove
 from holdfast.engine.snapshot import DatasetEmpty, latest, records, take_and_publish
 from holdfast.engine.snapshot.rollback import BytesGone, rollback
 from holdfast.errors import HoldfastError
-from sync_world import DATASET, FOLDER, Cut, HarmedStore, Kill, Killed, Movement, Trace, World, see
+from sync_harms import Cut, HarmedStore, Kill, Killed, Movement, Trace
+from sync_world import DATASET, FOLDER, World, see
 
 NAMES = st.sampled_from(["a", "b", "c/d", "c/_SUCCESS", "long/path/x.parquet"])
 SITES = ("aws", "gcp", "azure")

@@ -10,7 +10,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from holdfast.clock import SystemClock
 from holdfast.engine.objectstore import local_store
-from sync_world import Trace, World
+from sync_harms import Trace
+from sync_world import World
 
 
 def main() -> None:

@@ -17,7 +17,8 @@ from holdfast.clock import SystemClock
 from holdfast.engine.objectstore import local_store, memory_store
 from holdfast.engine.objectstore.errors import StoreUnavailable
 from holdfast.engine.replication.objects import WHOLE_BYTES
-from sync_world import Cut, Kill, Killed, Lost, Trace, World
+from sync_harms import Cut, Kill, Killed, Lost, Trace
+from sync_world import World
 
 MIB = 1024 * 1024
 PART_BYTES = 8 * MIB

@@ -22,7 +22,7 @@ from holdfast.clock import FakeClock, SystemClock
 from holdfast.engine.config.sync import Sync, Verification
 from holdfast.engine.objectstore import RetryingStore, RetryPolicy, local_store, memory_store
 from holdfast.errors import HoldfastError
-from sync_world import (
+from sync_harms import (
     BentReads,
     BentWrites,
     BrownOut,
@@ -38,9 +38,9 @@ from sync_world import (
     Skew,
     Storm,
     Trace,
-    World,
     WrongChecksums,
 )
+from sync_world import World
 
 NAMES = ("a", "b", "b2", "c/d", "c/e", "c/_SUCCESS", "long/path/x.parquet", "ü nïcode/é", "empty", "z")
 QUICK, ALL = range(3), range(24)
