@@ -12,7 +12,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
 from uuid import uuid4
 
 import pyarrow as pa
@@ -72,7 +71,6 @@ def sync_dataset(
     write_source: bool = True,
     validate: Validate | None = None,
     progress: Callable[[SyncProgress], None] | None = None,
-    concurrency: Any = None,  # noqa: ARG001
     threads: int = 16,
     stop: threading.Event | None = None,
     run_id: str | None = None,
@@ -95,8 +93,7 @@ def sync_dataset(
         validate: called with the taken snapshot and a reader of its objects before it is published anywhere; what it
             raises ends the sync, and nothing is published.
         progress: called from the calling thread.
-        concurrency: how many requests a site takes at once now, where that is measured.
-        threads: small objects in flight.
+        threads: small objects in flight; how many requests a site really takes at once its store's own limits decide.
         stop: when set, the sync ends with `Interrupted`; the next one goes on from there.
         run_id: names this run in what it writes; 32 hex digits, by default new ones.
 
