@@ -18,6 +18,32 @@ def get_provider_info() -> dict[str, Any]:
         "package-name": "holdfast",
         "name": "Holdfast",
         "description": "Keeps machine-learning pipelines alive when a cloud is lost, and proves it.",
+        "integrations": [{"integration-name": "Holdfast", "tags": ["software"]}],
+        "operators": [
+            {
+                "integration-name": "Holdfast",
+                "python-modules": [
+                    f"holdfast.operators.{name}"
+                    for name in ("drill", "quality", "recovery", "replication", "snapshot", "sync", "training")
+                ],
+            }
+        ],
+        "sensors": [
+            {
+                "integration-name": "Holdfast",
+                "python-modules": ["holdfast.sensors.health", "holdfast.sensors.lag"],
+            }
+        ],
+        "triggers": [
+            {
+                "integration-name": "Holdfast",
+                "python-modules": [
+                    "holdfast.triggers.health",
+                    "holdfast.triggers.lag",
+                    "holdfast.triggers.training",
+                ],
+            }
+        ],
         "config": {
             "holdfast": {
                 "description": "Options of Holdfast's operators, hooks and DAGs.",

@@ -14,6 +14,7 @@ MODULES = (
     "airflow.providers.google.common.hooks.base_google",
     "airflow.providers.microsoft.azure.hooks.wasb",
     "holdfast.engine.pipeline.drills",
+    "holdfast.engine.pipeline.sync",
     "holdfast.hooks.runtime",
     "holdfast.hooks.site",
     "holdfast.hooks.aws",
@@ -22,6 +23,7 @@ MODULES = (
     "holdfast.operators.drill",
     "holdfast.operators.recovery",
     "holdfast.operators.replication",
+    "holdfast.operators.sync",
     "holdfast.operators.training",
 )
 

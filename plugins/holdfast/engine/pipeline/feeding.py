@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from holdfast.engine.config import Connection
 from holdfast.engine.objectstore.interface import ObjectStore
@@ -51,17 +52,27 @@ def look_by_feed(runtime: Runtime, group: str, dataset: str, site: str) -> Fed |
         return None
     here = runtime.topology.site(site)
     access = runtime.access(site)
-    feed = open_feed(
-        uri,
-        access if isinstance(access, Connection) else runtime.connections.get(here.connection),
+    opened = partial(
+        open_feed,
+        connection=access if isinstance(access, Connection) else runtime.connections.get(here.connection),
         site_name=site,
         site=here,
         folder=settings.path,
         access=None if isinstance(access, Connection) else access,
     )
+    feed = opened(uri)
+    inventory = None if settings.sync.inventory is None else opened(settings.sync.inventory)
     bucket = runtime.store(site, flow=group)
     state = load_state(bucket, dataset=dataset, site=site, feed=feed.identity)
-    seen = observe(feed, state, source=bucket, folder=settings.path, policy=settings.sync, clock=runtime.clock)
+    seen = observe(
+        feed,
+        state,
+        source=bucket,
+        folder=settings.path,
+        policy=settings.sync,
+        clock=runtime.clock,
+        inventory=inventory,
+    )
     if seen.why_full is not None:
         log.info("%s at %s was listed in full: %s", dataset, site, seen.why_full)
     if seen.report is not None and seen.report.missed:
