@@ -27,7 +27,8 @@ from holdfast.engine.snapshot import (
     verify,
     write_fork,
 )
-from sync_world import DATASET, SITES, Cut, Harm, Kill, Killed, Movement, Storm, Trace, World, see
+from sync_harms import Cut, Harm, HarmedStore, Kill, Killed, Movement, Storm, Trace
+from sync_world import DATASET, SITES, World, see
 
 MIB = 1024 * 1024
 
@@ -298,8 +299,6 @@ def test_residency_is_checked_before_a_target_is_touched():
     world, trace = world_of(a=b"1"), Trace()
     world.clock.advance(1)
     sites = {**SITES, "azure": SITES["azure"].model_copy(update={"jurisdiction": "US"})}
-    from sync_world import HarmedStore
-
     report = sync_dataset(
         SyncSite("aws", world.stores["aws"]),
         [SyncSite(name, HarmedStore(world.stores[name], name, trace)) for name in ("gcp", "azure")],
@@ -547,7 +546,8 @@ def test_a_bit_flipped_in_a_part_is_found_and_mended(in_parts):
         whole(world, world.sync(Trace([BentOnce("gcp" if write else "aws", write=write)])))
 
 
-def test_a_run_killed_inside_a_large_object_goes_on_at_its_part(in_parts):
+def test_a_run_killed_inside_a_large_object_goes_on_at_its_part(in_parts, monkeypatch):
+    monkeypatch.setattr("holdfast.engine.replication.large.MOST_WORKERS", 1)
     world = world_of("aws", "gcp", big=large(1))
     dry = Trace()
     world_of("aws", "gcp", big=large(1)).sync(dry)
