@@ -30,7 +30,8 @@ class Compute(Model):
 
     kind: Literal["process"] = Field("process", description="`process`: its own process group on the worker's machine.")
     queue: str | None = Field(
-        None, description="Airflow queue of the workers that stand in this site. No DAG routes by it yet."
+        None,
+        description="Airflow queue of the workers that stand in this site; `CopyShardOperator(site=…)` goes there, no DAG does yet.",
     )
     environment_file: str | None = Field(
         None,
