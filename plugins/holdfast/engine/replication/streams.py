@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from holdfast.clock import Clock
 from holdfast.engine.objectstore.attributes import Attributes
 from holdfast.engine.objectstore.checksums import Checksums
-from holdfast.engine.objectstore.errors import BytesCorrupted, ObjectExists, StoreUnavailable, UploadGone
+from holdfast.engine.objectstore.errors import BytesCorrupted, ObjectExists, ObjectNotFound, StoreUnavailable, UploadGone
 from holdfast.engine.objectstore.interface import CREATE, ObjectStore, ObjectVersion
 from holdfast.engine.objectstore.parts import PartStore, Upload, UploadedPart
 from holdfast.engine.replication.copying import Item, Receiver
@@ -180,11 +180,13 @@ class Stream:
         assert self.upload is not None
         key = self.upload.key
         try:
-            version = self._complete(sums)
+            self._complete(sums)
+            # What listings will show is what gets verified: not every store answers a completion with that version.
+            version = self.store.head(key).version
         except ObjectExists:
             self.drop()
             return self._found(key, digest)
-        except UploadGone:
+        except (UploadGone, ObjectNotFound):
             self.over = True
             return None
         proof = self.receiver.landing.verifier.check_large(
