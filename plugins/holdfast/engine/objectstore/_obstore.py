@@ -10,11 +10,14 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import obstore
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from holdfast.engine.config import Cloud
 from holdfast.engine.objectstore._clients import Clients
@@ -24,12 +27,14 @@ from holdfast.engine.objectstore.attribute_rules import put_options
 from holdfast.engine.objectstore.attributes import Attributes, attributes_of
 from holdfast.engine.objectstore.credentials import WatchedCredentials
 from holdfast.engine.objectstore.errors import (
+    InvalidKey,
     NotSupported,
     ObjectNotFound,
     ObjectStoreError,
     PreconditionFailed,
     StoreUnavailable,
 )
+from holdfast.engine.objectstore.exact import Exact, ExactLister, Reading
 from holdfast.engine.objectstore.handover import Handover
 from holdfast.engine.objectstore.interface import (
     OVERWRITE,
@@ -43,8 +48,8 @@ from holdfast.engine.objectstore.interface import (
     Overwrite,
     PutMode,
 )
-from holdfast.engine.objectstore.keys import check_key
-from holdfast.engine.objectstore.pages import PAGE_OBJECTS, Page, Split, gather, page_of
+from holdfast.engine.objectstore.keys import check_key, is_plain
+from holdfast.engine.objectstore.pages import LISTING, PAGE_OBJECTS, Page, Split, gather, infos_of, page_of
 from holdfast.engine.objectstore.timeouts import RequestLimits, Timeouts
 from holdfast.errors import HoldfastError
 
@@ -111,6 +116,7 @@ class ObstoreStore:
         self._credentials = credentials
         self._make_parts = parts
         self._parts: PartStore | None = None
+        self._exactly_known: Exact | None = None
         self._parts_lock = threading.Lock()
         self._prefix = f"{check_key(prefix.strip('/'), name)}/" if prefix.strip("/") else ""
         self._traits = traits
@@ -139,17 +145,7 @@ class ObstoreStore:
         return infos if self._traits.sorted_listing else iter(sorted(infos, key=lambda info: info.key))
 
     def _listed(self, wanted: str, after: str | None, call: Call) -> Iterator[ObjectInfo]:
-        folder = wanted.rpartition("/")[0]
-        stop_early = self._traits.sorted_listing and wanted.isascii()
-        pages = iter(self._run(call, lambda: self._list_stream(folder, lower_bound(wanted, after))))
-        while (page := self._run(call, lambda: next(pages, None))) is not None:
-            for meta in page:
-                path = meta["path"]
-                if path.startswith(wanted):
-                    if after is None or path > after:
-                        yield self._info(meta)
-                elif stop_early and path > wanted:
-                    return
+        return (info for page in self._paged(wanted, after, call) for info in infos_of(page.objects))
 
     def listing_split(self) -> Split:
         return self._traits.listing_split
@@ -164,32 +160,76 @@ class ObstoreStore:
         return pages if self._traits.sorted_listing else iter([Page(gather(p.objects for p in pages).sort_by("key"))])
 
     def _paged(self, wanted: str, after: str | None, call: Call) -> Iterator[Page]:
+        exact = self._exact()
+        if exact is None:
+            pages = self._stream(wanted, after, call)
+        elif not is_plain(wanted.rpartition("/")[0]):
+            pages = exact.listed(wanted, after)
+        else:
+            pages = self._exactly(Reading(exact, wanted, after), self._stream(wanted, after, call))
+        return (Page(self._own(rows)) for rows in pages)
+
+    def _exactly(self, reading: Reading, stream: Iterator[pa.Table]) -> Iterator[pa.Table]:
+        while True:
+            try:
+                page = next(stream, None)
+            except InvalidKey:
+                yield from reading.rest()
+                return
+            if page is None:
+                return
+            yield from reading.page(page)
+
+    def _stream(self, wanted: str, after: str | None, call: Call) -> Iterator[pa.Table]:
+        """obstore's listing in pages that are not empty, keys as in the bucket."""
         folder = wanted.rpartition("/")[0]
         stop_early = self._traits.sorted_listing and wanted.isascii()
-        batches = iter(self._run(call, lambda: self._list_stream(folder, lower_bound(wanted, after), arrow=True)))
+        batches = iter(self._run(call, lambda: self._list_stream(folder, lower_bound(wanted, after))))
         while (batch := self._run(call, lambda: next(batches, None))) is not None:
-            page = page_of(batch, self._prefix, wanted=wanted, after=after)
+            page = page_of(batch, "", wanted=wanted, after=after)
+            if folder and folder != wanted and after is None and _has_bytes(batch, folder):
+                raise _slash_at_the_end(call)
             if page.num_rows:
-                yield Page(page)
+                yield page
             last = batch["path"][-1].as_py()
             if stop_early and last > wanted and not last.startswith(wanted):
                 return
 
+    def _own(self, rows: pa.Table) -> pa.Table:
+        """Rows of the bucket with the store's own keys."""
+        if not self._prefix:
+            return rows
+        return rows.set_column(0, LISTING.field("key"), pc.utf8_slice_codeunits(rows["key"], len(self._prefix)))
+
+    def _exact(self) -> Exact | None:
+        """Lists without obstore, where the backend's parts can."""
+        lister: object = self.parts()
+        with self._parts_lock:
+            if self._exactly_known is None and isinstance(lister, ExactLister):
+                self._exactly_known = Exact(lister)
+            return self._exactly_known
+
     def _shallow_page(self, wanted: str, after: str | None, call: Call) -> Page:
         folder = wanted.rpartition("/")[0] or None
-        seen = self._run(call, lambda: obstore.list_with_delimiter(self._client(), folder, return_arrow=True))
+        try:
+            seen = self._run(call, lambda: obstore.list_with_delimiter(self._client(), folder, return_arrow=True))
+        except InvalidKey:
+            exact = self._exact()
+            if exact is None:
+                raise
+            return Page(self._own(gather(exact.listed(wanted, after))))  # everything below, and so no folders
         folders = (f"{path}/" for path in seen["common_prefixes"])
         return Page(
-            page_of(seen["objects"], self._prefix, wanted=wanted, after=after).sort_by("key"),
+            self._own(page_of(seen["objects"], "", wanted=wanted, after=after).sort_by("key")),
             tuple(path[len(self._prefix) :] for path in sorted(folders) if path.startswith(wanted)),
         )
 
-    def _list_stream(self, folder: str, offset: str | None, *, arrow: bool = False) -> Iterable[Any]:
+    def _list_stream(self, folder: str, offset: str | None) -> Iterable[Any]:
         client, prefix = self._client(), folder or None
         try:
-            return obstore.list(client, prefix=prefix, offset=offset, chunk_size=PAGE_OBJECTS, return_arrow=arrow)
+            return obstore.list(client, prefix=prefix, offset=offset, chunk_size=PAGE_OBJECTS, return_arrow=True)
         except ValueError:  # an offset obstore's path type does not take is only an optimisation lost
-            return obstore.list(client, prefix=prefix, chunk_size=PAGE_OBJECTS, return_arrow=arrow)
+            return obstore.list(client, prefix=prefix, chunk_size=PAGE_OBJECTS, return_arrow=True)
 
     def head(self, key: str) -> ObjectInfo:
         path = self._path(key)
@@ -220,6 +260,27 @@ class ObstoreStore:
         if_match: ObjectVersion | None = None,
         chunk_bytes: int = 4 * 1024 * 1024,
         size_bytes: int | None = None,
+    ) -> ObjectReader:
+        try:
+            return self._open(key, byte_range, if_match, chunk_bytes, size_bytes)
+        except ObjectNotFound:
+            if if_match is not None:
+                self.missed(key)
+            raise
+
+    def missed(self, key: str) -> None:
+        """A listed object was not found. It is gone, or its key ends with a slash, which later listings then say."""
+        with suppress(HoldfastError):
+            if (exact := self._exact()) is not None:
+                exact.missed(self._path(key))
+
+    def _open(
+        self,
+        key: str,
+        byte_range: ByteRange | None,
+        if_match: ObjectVersion | None,
+        chunk_bytes: int,
+        size_bytes: int | None,
     ) -> ObjectReader:
         if byte_range is None and size_bytes is not None and size_bytes <= WINDOW_BYTES:
             reader = self._open_whole(key, if_match, chunk_bytes)
@@ -491,6 +552,16 @@ def _cut_short(call: Call, expected_bytes: int, found_bytes: int) -> StoreUnavai
         expected=f"{expected_bytes} bytes",
         found=f"{found_bytes} bytes",
     )
+
+
+def _has_bytes(batch: Any, folder: str) -> bool:
+    """Whether a folder's own name is an object that is more than a marker: its key ends with a slash."""
+    first = batch["path"][0].as_py()
+    return bool(first == folder and batch["size"][0].as_py())
+
+
+def _slash_at_the_end(call: Call) -> InvalidKey:
+    return InvalidKey("an object's key ends with a slash", where=call.where, fix="Rename or remove that object")
 
 
 class _UnsatisfiableRange(Exception):

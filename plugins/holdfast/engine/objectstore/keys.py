@@ -17,6 +17,11 @@ _SUSPECT = re.compile(r"[\\\x00-\x1f\x7f]|(?:\A|/)\.{0,2}(?:/|\Z)")
 _METADATA_NAME = re.compile(r"^[a-z_][a-z0-9_]*$")
 
 
+def is_plain(prefix: str) -> bool:
+    """Whether every backend keeps a prefix as it is; the empty one too. Its length is not looked at."""
+    return not prefix or not _SUSPECT.search(prefix)
+
+
 def check_key(key: str, where: str) -> str:
     """The key itself. Raises InvalidKey."""
     if len(key) <= MAXIMUM_KEY_BYTES and key.isascii() and not _SUSPECT.search(key):
@@ -41,6 +46,7 @@ def check_key(key: str, where: str) -> str:
         where=where,
         found=found,
         expected=f"plain names joined by `/`, at most {MAXIMUM_KEY_BYTES} bytes",
+        fix="Rename the object; a sync also leaves out what `sync.filters.exclude` names",
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from itertools import islice
 from typing import Protocol, runtime_checkable
@@ -16,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from holdfast.engine.objectstore import _arrow  # noqa: F401 - before the first array is made
-from holdfast.engine.objectstore.interface import ObjectInfo, ObjectStore
+from holdfast.engine.objectstore.interface import ObjectInfo, ObjectStore, ObjectVersion
 
 #: Keys are large strings: ten million long ones pass the two gigabytes an ordinary string array can hold.
 LISTING = pa.schema(
@@ -31,6 +32,7 @@ LISTING = pa.schema(
 #: What S3 and GCS answer with at most; a page with as many rows is not the last.
 PAGE_OBJECTS = 1000
 _CHUNK_PAGES = 64
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Split(StrEnum):
@@ -92,6 +94,14 @@ def table_of(infos: Iterable[ObjectInfo]) -> pa.Table:
         "version": [info.version.version for info in rows],
     }
     return pa.table(columns, schema=LISTING)
+
+
+def infos_of(table: pa.Table) -> Iterator[ObjectInfo]:
+    """The objects of a table of schema `LISTING`."""
+    since = (_EPOCH + timedelta(microseconds=value) for value in table["modified_at"].cast(pa.int64()).to_pylist())
+    columns = (table[name].to_pylist() for name in ("key", "size_bytes", "e_tag", "version"))
+    for key, size_bytes, e_tag, version, at in zip(*columns, since, strict=True):
+        yield ObjectInfo(key=key, size_bytes=size_bytes, modified_at=at, version=ObjectVersion(e_tag, version))
 
 
 def page_of(batch: object, root: str, *, wanted: str, after: str | None) -> pa.Table:

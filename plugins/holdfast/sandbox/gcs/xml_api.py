@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 from xml.sax.saxutils import escape
 
 from starlette.responses import Response
@@ -129,7 +131,7 @@ async def answer_bucket(context: Context) -> Response:
     if context.query.get("list-type", "1") not in ("1", "2"):
         raise invalid("list-type: expected 1 or 2.")
     second = context.query.get("list-type") == "2"
-    known = {"list-type", "prefix", "delimiter", "max-keys"}
+    known = {"list-type", "prefix", "delimiter", "max-keys", "encoding-type"}
     known |= {"continuation-token", "start-after"} if second else {"marker"}
     _only(context, known)
     return await _list(context, second=second)
@@ -216,13 +218,15 @@ async def _list(context: Context, *, second: bool) -> Response:
         after_generation=after_generation,
         limit=limit,
     )
+    written = _writer(context)
     database = context.storage.database
     page = Page([], [], None)
     if limit:
         page = await asyncio.to_thread(lambda: list_objects(database.reader(), bucket, query))
     parts = [
-        f"<Name>{escape(bucket)}</Name><Prefix>{escape(query.prefix)}</Prefix>",
-        f"<Delimiter>{escape(query.delimiter)}</Delimiter>" if query.delimiter else "",
+        f"<Name>{escape(bucket)}</Name><Prefix>{written(query.prefix)}</Prefix>",
+        "<EncodingType>url</EncodingType>" if "encoding-type" in context.query else "",
+        f"<Delimiter>{written(query.delimiter)}</Delimiter>" if query.delimiter else "",
         f"<MaxKeys>{limit}</MaxKeys><IsTruncated>{'true' if page.next_token else 'false'}</IsTruncated>",
     ]
     if second:
@@ -230,17 +234,17 @@ async def _list(context: Context, *, second: bool) -> Response:
         if page.next_token:
             parts.append(f"<NextContinuationToken>{page.next_token}</NextContinuationToken>")
     else:
-        parts.append(f"<Marker>{escape(start_after or '')}</Marker>")
+        parts.append(f"<Marker>{written(start_after or '')}</Marker>")
         if page.next_token:
-            parts.append(f"<NextMarker>{escape(decode_token(page.next_token)[0])}</NextMarker>")
+            parts.append(f"<NextMarker>{written(decode_token(page.next_token)[0])}</NextMarker>")
     parts.extend(
-        f"<Contents><Key>{escape(record.name)}</Key><Generation>{record.generation}</Generation>"
+        f"<Contents><Key>{written(record.name)}</Key><Generation>{record.generation}</Generation>"
         f"<MetaGeneration>{record.metageneration}</MetaGeneration>"
         f"<LastModified>{rfc3339(record.updated_us)}</LastModified><ETag>{escape(record.xml_etag)}</ETag>"
         f"<Size>{record.size_bytes}</Size><StorageClass>{record.storage_class}</StorageClass></Contents>"
         for record in page.objects
     )
-    parts.extend(f"<CommonPrefixes><Prefix>{escape(prefix)}</Prefix></CommonPrefixes>" for prefix in page.prefixes)
+    parts.extend(f"<CommonPrefixes><Prefix>{written(prefix)}</Prefix></CommonPrefixes>" for prefix in page.prefixes)
     body = document("ListBucketResult", LIST_NAMESPACE, "".join(parts))
     return Response(body, media_type="application/xml; charset=UTF-8")
 
@@ -255,6 +259,13 @@ def written_headers(record: ObjectRecord) -> dict[str, str]:
         "x-goog-stored-content-encoding": record.fields.get("contentEncoding", "identity"),
         "x-goog-stored-content-length": str(record.size_bytes),
     }
+
+
+def _writer(context: Context) -> Callable[[str], str]:
+    """How names are written: percent-encoded where that is asked for, because XML cannot hold every character."""
+    if (asked := context.query.get("encoding-type")) not in (None, "url"):
+        raise invalid(f"encoding-type: expected url, found {asked}.")
+    return quote if asked else escape
 
 
 def _max_keys(context: Context) -> int:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from holdfast.engine.objectstore._translate import Call
 from holdfast.engine.objectstore.errors import PreconditionFailed, StoreUnavailable
-from holdfast.engine.objectstore.interface import ObjectVersion
+from holdfast.engine.objectstore.interface import ObjectInfo, ObjectVersion
 from holdfast.engine.objectstore.parts._base import StoreParts
 from holdfast.engine.objectstore.parts._http import Answer, HttpPool, children, texts
+from holdfast.engine.objectstore.parts._listed import Listed
 from holdfast.engine.objectstore.timeouts import Timeouts
 
 if TYPE_CHECKING:
@@ -40,6 +41,30 @@ class HttpParts(StoreParts):
     def _refused(self, answer: Answer, call: Call, code: str | None = None) -> Exception:
         """The error an answer means."""
 
+    @abstractmethod
+    def _listed(self, call: Call, wanted: str, after: str | None, token: str | None) -> Listed:
+        """One page of a listing, keys as in the bucket; some services cannot begin after a key."""
+
+    def listed(self, wanted: str, after: str | None) -> Iterator[list[ObjectInfo]]:
+        """Pages of the objects whose keys begin with ``wanted``, after one key; see `exact`.
+
+        Args:
+            wanted, after: as in the bucket, with the store's prefix.
+
+        Raises:
+            StoreUnavailable: a page did not come.
+        """
+        call = self._call("list", wanted or None)
+        token: str | None = None
+        while True:
+            page = self._listed(call, wanted, after, token)
+            yield [info for info in page.objects if after is None or info.key > after]
+            if page.next is None:
+                return
+            if page.next == token:
+                raise StoreUnavailable("the listing does not go on", where=call.where, found="the same page again")
+            token = page.next
+
     def read_into(self, key: str, start: int, buffer: memoryview, *, if_match: ObjectVersion) -> None:
         if if_match.e_tag is None or not buffer.nbytes:
             super().read_into(key, start, buffer, if_match=if_match)
@@ -50,6 +75,8 @@ class HttpParts(StoreParts):
         answer = self._http.read_into(call, target, headers, buffer)
         if answer.status == 416:
             raise StoreUnavailable("the object ends before the range", where=call.where, found="HTTP 416")
+        if answer.status == 404:
+            self._store.missed(key)
         if answer.status not in (200, 206):
             raise self._refused(answer, call)
         self._check_version(answer, if_match, call)

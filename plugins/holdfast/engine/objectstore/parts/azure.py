@@ -33,6 +33,7 @@ from holdfast.engine.objectstore.parts._base import (
     upload_gone,
 )
 from holdfast.engine.objectstore.parts._http import Answer, children, texts
+from holdfast.engine.objectstore.parts._listed import Listed, azure_listed, azure_query
 from holdfast.engine.objectstore.parts._over_http import HttpParts, tags_in
 from holdfast.engine.objectstore.parts.azure_login import API_VERSION, AzureLogin
 from holdfast.engine.objectstore.parts.interface import PartData, PartLimits, Upload, UploadedPart
@@ -246,6 +247,13 @@ class AzureParts(HttpParts):
                 yield Upload(key, token, at_microseconds(int(token[:14], 16)))
 
     # -- requests --------------------------------------------------------------------------------------------------
+
+    def _listed(self, call: Call, wanted: str, after: str | None, token: str | None) -> Listed:
+        del after
+        answer = self._ask(call, "GET", None, azure_query(wanted, token), {})
+        if answer.status != 200:
+            raise self._refused(answer, call)
+        return azure_listed(answer.xml(), call)
 
     def _same_bytes(self, upload: Upload, size_bytes: int, checksums: Checksums) -> ObjectVersion | None:
         """A blob out of this upload's blocks is ours: its list says so, nothing need be read."""

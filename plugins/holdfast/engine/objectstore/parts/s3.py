@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote_plus, urlsplit
 from xml.etree.ElementTree import Element
 from xml.sax.saxutils import escape
 
@@ -30,6 +30,7 @@ from holdfast.engine.objectstore.parts._base import (
 )
 from holdfast.engine.objectstore.parts._credentials import KeptCredentials
 from holdfast.engine.objectstore.parts._http import Answer, children, texts
+from holdfast.engine.objectstore.parts._listed import Listed, s3_listed, s3_query
 from holdfast.engine.objectstore.parts._over_http import HttpParts, tags_in
 from holdfast.engine.objectstore.parts.interface import PartData, PartLimits, Upload, UploadedPart
 from holdfast.engine.objectstore.parts.sigv4 import Signer
@@ -191,7 +192,7 @@ class S3Parts(HttpParts):
             query = {"uploads": "", "prefix": self._store.prefix + prefix, "encoding-type": "url", **markers}
             root = _document(self._ask(call, "GET", None, query), call)
             page = texts(root)
-            plain = unquote if page.get("EncodingType") == "url" else str
+            plain = unquote_plus if page.get("EncodingType") == "url" else str
             for element in children(root, "Upload"):
                 upload = texts(element)
                 path = plain(upload["Key"])
@@ -222,6 +223,9 @@ class S3Parts(HttpParts):
         return tags_in(self._ask(self._call("tags", key), "GET", key, {"tagging": ""}))
 
     # -- requests --------------------------------------------------------------------------------------------------
+
+    def _listed(self, call: Call, wanted: str, after: str | None, token: str | None) -> Listed:
+        return s3_listed(self._ask(call, "GET", None, s3_query(wanted, after, token)).xml(), call)
 
     def _completed(self, answer: Answer, call: Call, checksums: Checksums) -> ObjectVersion:
         said = texts(_document(answer, call))
