@@ -122,7 +122,14 @@ def _plan(runtime: Runtime, group: str, dataset: str | None, as_json: bool) -> N
         print_json(
             {
                 "group": group,
-                "plans": [{**one.plan.to_json(), "unreachable": dict(one.unreachable)} for one in made],
+                "plans": [
+                    {
+                        **one.plan.to_json(),
+                        "unreachable": dict(one.unreachable),
+                        "refused_objects": one.refused_objects,
+                    }
+                    for one in made
+                ],
             }
         )
     else:

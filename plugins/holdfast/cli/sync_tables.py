@@ -15,6 +15,7 @@ from holdfast.engine.pipeline.planning import PlannedSync
 from holdfast.engine.pipeline.removals import Cleaned
 from holdfast.engine.pipeline.replicas import DatasetStatus, SiteStatus, SiteVerification
 from holdfast.engine.replication.plan import TargetPlan
+from holdfast.engine.replication.reports import Refusal
 from holdfast.engine.replication.sync import SyncReport, TargetReport
 from holdfast.engine.snapshot import CommitRecord, Diff
 
@@ -49,6 +50,7 @@ def print_plan(planned: PlannedSync) -> None:
     for site, error in planned.unreachable.items():
         table.add_row(site, *["?"] * 7, escape(error))
     console.print(table)
+    _print_refused("would not be in the snapshot", planned.refused_objects)
     if plan.suspect is not None:
         console.print(f"The source's listing looks cut off: {plan.suspect}", style="yellow", markup=False)
     if plan.deletes.objects:
@@ -66,6 +68,17 @@ def print_report(dataset: str, report: SyncReport) -> None:
         markup=False,
     )
     _print_targets(report.targets)
+    _print_refused("not in the snapshot", report.refused_objects)
+
+
+def _print_refused(what: str, refused: Sequence[Refusal]) -> None:
+    if not refused:
+        return
+    console.print(f"{len(refused)} objects {what}:", style="yellow", markup=False)
+    for one in refused[:_PATHS]:
+        console.print(f"  {one.path!a}: {one.reason}", style="yellow", markup=False)
+    if len(refused) > _PATHS:
+        console.print("  … and more; --json names all")
 
 
 def _print_targets(targets: Sequence[TargetReport]) -> None:

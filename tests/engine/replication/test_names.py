@@ -220,7 +220,8 @@ def test_a_key_that_not_every_store_keeps_is_refused_with_its_reason(name):
     except HoldfastError as error:
         pytest.fail(f"one odd key stops the sync of everything: {error}")
     assert [refusal.path for refusal in report.refused_objects] == [name]
-    assert report.refused_objects[0].reason
+    assert "its key has" in report.refused_objects[0].reason
+    assert "sync.filters.exclude" in report.refused_objects[0].reason, "what to do about it"
     assert world.shows("gcp") == {"good": b"g"}
 
 

@@ -15,7 +15,9 @@ from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.objectstore.listing import list_table
 from holdfast.engine.pipeline.active import require_active
 from holdfast.engine.pipeline.replicas import datasets_of
-from holdfast.engine.replication.plan import SyncPlan, plan_sync, store_plan
+from holdfast.engine.replication.plan import Action, SyncPlan, plan_sync, rows_of, store_plan
+from holdfast.engine.replication.reports import Refusal
+from holdfast.engine.replication.source import refusals
 from holdfast.engine.replication.sync import SyncReport
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.snapshot import CommitRecord, EpochUnknownHere, latest, load_manifest
@@ -52,6 +54,8 @@ class PlannedSync:
     plan: SyncPlan
     unreachable: Mapping[str, str] = field(default_factory=dict)
     stored: bool = False
+    #: What a sync would leave out of the snapshot, the first thousand.
+    refused_objects: tuple[Refusal, ...] = ()
 
 
 def plan(runtime: Runtime, group: str, dataset: str, *, store: bool = True) -> PlannedSync:
@@ -89,7 +93,8 @@ def plan(runtime: Runtime, group: str, dataset: str, *, store: bool = True) -> P
     )
     if store:
         store_plan(source, made)
-    return PlannedSync(made, unreachable, stored=store)
+    refused = refusals(rows_of(made.changes, Action.REFUSE), data_folder(settings.path) + "/")
+    return PlannedSync(made, unreachable, stored=store, refused_objects=refused)
 
 
 def note_rates(runtime: Runtime, dataset: str, report: SyncReport) -> None:

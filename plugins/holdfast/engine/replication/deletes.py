@@ -19,6 +19,7 @@ from holdfast.clock import Clock
 from holdfast.engine.config.sync import Deletes
 from holdfast.engine.objectstore.errors import ObjectNotFound
 from holdfast.engine.objectstore.interface import ByteRange, ObjectInfo, ObjectStore
+from holdfast.engine.objectstore.keys import is_plain
 from holdfast.engine.replication.errors import ReplicationError
 from holdfast.engine.replication.tombstones import (
     Expired,
@@ -444,7 +445,9 @@ def _unneeded(store: ObjectStore, newest: CommitRecord, graveyard: Graveyard, *,
     members = set(opened.manifest.paths)
     placed = opened.placed
     used = {placed[path].key if path in placed else folder + path for path in members}
-    candidates = sorted(key for key in listed if key not in used and (key.startswith(inside) or not live))
+    # What other tools put there under keys no store interface of ours takes is not ours to remove.
+    plain = (key for key in listed if is_plain(key))
+    candidates = sorted(key for key in plain if key not in used and (key.startswith(inside) or not live))
     known = named_keys(store, newest.dataset, candidates) if candidates else set()
     skip = graveyard.marked | graveyard.undone
     found = []

@@ -14,7 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from holdfast.engine.config.sync import Sync
+from holdfast.engine.objectstore.errors import InvalidKey
 from holdfast.engine.objectstore.interface import ObjectStore
+from holdfast.engine.objectstore.keys import check_key
 from holdfast.engine.objectstore.listing import LISTING, list_table
 from holdfast.engine.replication.plan import Action, Reason, plan_changes, rows_of
 from holdfast.engine.replication.reports import Refusal
@@ -35,6 +37,7 @@ FRESH = pa.schema(
     ]
 )
 _MOST_REFUSALS = 1000
+_WAY_OUT = "rename the object, or exclude it by `sync.filters.exclude`"
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ def look(
         fresh=_fresh(copy, state),
         left_over=state.filter(pc.and_(pc.is_null(state["key"]), is_among(state["path"], stray))),
         inside=inside,
-        refused=_refusals(refuse),
+        refused=refusals(refuse, prefix),
         listing=table,
     )
 
@@ -103,9 +106,25 @@ def _standing(actions: pa.Table) -> pa.Table:
     return rows if pc.all(mine).as_py() else rows.filter(mine)
 
 
-def _refusals(refuse: pa.Table) -> tuple[Refusal, ...]:
+def refusals(refuse: pa.Table, prefix: str) -> tuple[Refusal, ...]:
+    """What cannot be taken, the first thousand, in words.
+
+    Args:
+        refuse: rows of schema `ACTIONS`.
+        prefix: of the dataset's folder, ending with ``/``.
+    """
     rows = refuse.slice(0, _MOST_REFUSALS).select(["path", "reason"]).to_pylist()
-    return tuple(Refusal(row["path"], row["reason"]) for row in rows)
+    return tuple(Refusal(row["path"], _in_words(prefix + row["path"], row["reason"])) for row in rows)
+
+
+def _in_words(key: str, reason: str) -> str:
+    if reason != Reason.KEY.value:
+        return str(reason)
+    try:
+        check_key(key, "")
+    except InvalidKey as error:
+        return f"its key has {error.found}; {_WAY_OUT}"
+    return f"not every store keeps its key as it is; {_WAY_OUT}"
 
 
 def _chosen(keep: pa.Table, state: pa.Table) -> pa.Table:
