@@ -26,7 +26,7 @@ from holdfast.engine.snapshot.placement import is_replica
 from holdfast.errors import HoldfastError
 
 #: What the buffers of all parts in flight take together.
-BUFFERS_BYTES = 32 * 1024 * 1024
+BUFFERS_BYTES = 24 * 1024 * 1024
 #: Parts in flight at most.
 MOST_WORKERS = 8
 

@@ -7,7 +7,13 @@ from dataclasses import dataclass, field
 from holdfast.clock import Clock
 from holdfast.engine.objectstore.attributes import Attributes
 from holdfast.engine.objectstore.checksums import Checksums
-from holdfast.engine.objectstore.errors import BytesCorrupted, ObjectExists, ObjectNotFound, StoreUnavailable, UploadGone
+from holdfast.engine.objectstore.errors import (
+    BytesCorrupted,
+    ObjectExists,
+    ObjectNotFound,
+    StoreUnavailable,
+    UploadGone,
+)
 from holdfast.engine.objectstore.interface import CREATE, ObjectStore, ObjectVersion
 from holdfast.engine.objectstore.parts import PartStore, Upload, UploadedPart
 from holdfast.engine.replication.copying import Item, Receiver
