@@ -31,7 +31,7 @@ class Compute(Model):
     kind: Literal["process"] = Field("process", description="`process`: its own process group on the worker's machine.")
     queue: str | None = Field(
         None,
-        description="Airflow queue of the workers that stand in this site; `CopyShardOperator(site=…)` goes there, no DAG does yet.",
+        description="Airflow queue of the workers in this site; shards of a sync go there.",
     )
     environment_file: str | None = Field(
         None,

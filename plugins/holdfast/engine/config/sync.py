@@ -71,11 +71,11 @@ class Sync(Model):
     engine: Literal["own", "datasync", "storage-transfer", "azcopy"] = Field("own", description="What moves the bytes.")
     feed: str | None = Field(
         None,
-        description="URI of the source's change feed (docs/reference/sync-feeds.md); a hint, checked by `reconcile`.",
+        description="URI of the source's change feed (docs/reference/sync-feeds.md); a hint, reconciled.",
     )
     inventory: str | None = Field(
         None,
-        description="URI of the store's own inventory reports; they take the place of the listing that reconciles.",
+        description="URI of the store's inventory reports, in place of the listing that reconciles.",
     )
     reconcile_every_seconds: float = Field(86400, gt=0, description="How long a lost event can hide.")
 
