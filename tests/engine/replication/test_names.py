@@ -255,6 +255,59 @@ def test_a_name_too_long_for_a_folder_is_refused_with_its_name(tmp_path):
     assert "yyyy" in reason
 
 
+def three_sites(folder) -> World:
+    """A source, a folder, and a bucket that takes every name."""
+    stores = {"aws": memory_store("aws"), "gcp": local_store("gcp", folder), "azure": memory_store("azure")}
+    return World(stores, clock=SystemClock())
+
+
+def test_a_target_that_cannot_hold_a_name_says_so_before_anything_is_read_for_it_and_the_others_go_on(tmp_path):
+    world = three_sites(tmp_path)
+    world.source.put("y" * 254, b"1")
+    world.source.put("y" * 253, b"2")
+    world.source.put("good", b"g")
+    report = world.sync()
+    folder, bucket = report.targets
+    assert [refusal.path for refusal in folder.refusals] == ["y" * 254]
+    assert "254 of 253 bytes" in folder.refusals[0].reason
+    assert "yyyy" in folder.error
+    assert "sync.filters.exclude" in folder.error, "what to do about it"
+    assert folder.copied_objects == 0
+    assert world.latest("gcp") is None, "a snapshot is whole or not there"
+    assert (bucket.error, bucket.refusals) == (None, ())
+    assert world.shows("azure") == world.source.live
+    assert report.refused_objects == (), "the object is in the snapshot"
+    world.sync(policy=Sync(filters={"exclude": ["y" * 254]}))
+    assert world.shows("gcp") == {"good": b"g", "y" * 253: b"2"}
+
+
+def test_a_key_that_is_a_folder_of_another_fails_the_folder_alone_and_says_what_to_do(tmp_path):
+    world = three_sites(tmp_path)
+    world.source.put("key", b"same")
+    world.source.put("key/inside", b"same")
+    folder, bucket = world.sync().targets
+    assert "key" in folder.error
+    assert "sync.filters.exclude" in folder.error
+    assert world.latest("gcp") is None
+    assert bucket.error is None
+    assert world.shows("azure") == world.source.live
+
+
+def test_a_name_too_long_under_versions_only_matters_where_it_has_to_go_there():
+    """What a target has at its own key stays there when the layout changes."""
+    world = World({name: memory_store(name) for name in ("aws", "gcp", "azure")})
+    name = long_name(LONGEST - 1)
+    world.source.put(name, b"long")
+    world.sync()
+    world.source.put("other", b"o")
+    report = world.sync(policy=Sync(layout="staged"))
+    all_right(world, report)
+    world.source.put(name, b"changed")
+    with pytest.raises(ObjectStoreError, match="nnnn.*1024 bytes"):
+        world.sync(policy=Sync(layout="staged"))
+    assert world.shows("gcp") == {name: b"long", "other": b"o"}
+
+
 GIB, TIB = 1 << 30, 1 << 40
 
 

@@ -32,6 +32,8 @@ _RANGE = re.compile(r"StartTooLarge|Range started at|InvalidRange|status code: 4
 
 #: The request for a token, not the one to the store.
 _CREDENTIAL_SOURCE = re.compile(r"performing token request|/latest/api/token|/latest/meta-data/|security-credentials")
+#: Of a local folder: a part of the path is a file, the path is a folder, a name is too long.
+_NO_FILE_NAME = re.compile(r"(?:Not a directory|Is a directory|File name too long) \(os error \d+\)")
 _NOT_SENT = re.compile(r"LocalFileSystem|InMemory|builder error|Range started at")
 _QUOTED = re.compile(r'[Pp]ath "((?:[^"\\]|\\.)*)"', re.DOTALL)
 _REDIRECT = re.compile(r"redirect", re.IGNORECASE)
@@ -116,6 +118,14 @@ def translate(error: Exception, call: Call) -> ObjectStoreError:
         )
     if seen.exception == "InvalidPathError" and call.verb == "list":
         return _unusable_key(seen, call)
+    if call.writes and (name := _NO_FILE_NAME.search(seen.text)):
+        return InvalidKey(
+            "a folder cannot hold this key beside what is there",
+            where=call.where[:400],
+            expected="names of at most 253 bytes, and no key that is a folder of another",
+            found=name.group(),
+            fix="Rename the object; a sync also leaves out what `sync.filters.exclude` names",
+        )
     return (
         _refused(error, seen, call)
         or _condition(seen, call)

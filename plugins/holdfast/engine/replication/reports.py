@@ -61,6 +61,8 @@ class TargetReport:
     error: str | None = None
     #: What of the objects' attributes this target cannot hold, each once.
     losses: tuple[str, ...] = ()
+    #: Objects that cannot be kept here for their names, the first hundred: then ``error`` says so too.
+    refusals: tuple[Refusal, ...] = ()
 
     @property
     def ok(self) -> bool:

@@ -224,6 +224,9 @@ class _Sync:
             seen = self._known_now(seen, known)
         for target in self._waiting():
             target.believe(seen.chosen)
+            lacks = seen.chosen["path"].filter(target.lacking(seen.chosen))
+            with target.trying():
+                target.check_names(pa.chunked_array([*lacks.chunks, *seen.fresh["path"].chunks], pa.string()))
         return seen
 
     def _known_now(self, seen: Look, known: pa.Table) -> Look:

@@ -23,8 +23,9 @@ from holdfast.engine.replication import journal
 from holdfast.engine.replication.admission import copy_forks, refuse_stale
 from holdfast.engine.replication.errors import ReplicaDamaged
 from holdfast.engine.replication.have import HAVE, Settled, lacking, newest, settle
+from holdfast.engine.replication.holding import cannot_hold, not_held
 from holdfast.engine.replication.landing import Landing, Own
-from holdfast.engine.replication.reports import SyncSite, TargetReport
+from holdfast.engine.replication.reports import Refusal, SyncSite, TargetReport
 from holdfast.engine.replication.residency import check_hop
 from holdfast.engine.replication.source import is_among, one_array
 from holdfast.engine.snapshot import keys
@@ -74,6 +75,7 @@ class Target:
         self.parts = part_store(site.store)
         self.error: HoldfastError | None = None
         self.refused: str | None = None
+        self._refusals: tuple[Refusal, ...] = ()
         self._lock = threading.Lock()
         self._losses: set[str] = set()
         self._translated: dict[tuple[tuple[str, str], ...], Attributes] = {}
@@ -155,6 +157,19 @@ class Target:
     def takes_part(self) -> bool:
         """Whether objects are to be brought here."""
         return self.active and self.enlisted and not self.served
+
+    def check_names(self, paths: pa.ChunkedArray) -> None:
+        """Before anything is read for it: raises InvalidKey when it cannot hold one of these objects."""
+        here = self.run.sites.get(self.site)
+        self._refusals = cannot_hold(
+            paths,
+            folder=self.run.folder,
+            site_prefix=here.prefix if here is not None else "",
+            own_keys=self.landing.direct,
+            is_folder=self.store.capabilities().backend == "local",
+        )
+        if self._refusals:
+            raise not_held(self._refusals, f"{self.store.name}: {self.run.prefix}")
 
     def look_for(self, record: CommitRecord) -> bool:
         """Whether exactly this snapshot is committed here; then there is nothing to do."""
@@ -435,6 +450,7 @@ class Target:
             refused=self.refused,
             error=None if self.error is None else str(self.error),
             losses=tuple(sorted(self._losses)),
+            refusals=self._refusals,
         )
 
 
