@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from itertools import islice
 from typing import Any, Protocol
 
 from holdfast.clock import Clock
@@ -16,6 +17,7 @@ from holdfast.engine.objectstore.errors import ObjectStoreError, PermissionRefus
 from holdfast.engine.objectstore.interface import ObjectInfo, ObjectReader, ObjectStore, ObjectVersion
 from holdfast.engine.objectstore.parts import PartData, PartLimits, PartStore, Upload, UploadedPart, part_store
 
+PAGE_OBJECTS = 4
 WRITES = ("put", "copy", "delete", "begin", "put_part", "complete", "abort")
 
 
@@ -353,12 +355,17 @@ class HarmedStore(StoreDecorator):
         inner = part_store(self.inner)
         return None if inner is None else HarmedParts(inner, self.inner, self._site, self._trace)
 
-    def list(self, prefix: str = "", **kwargs: Any) -> Iterator[ObjectInfo]:
-        op = self._trace.begin(self._site, "list", prefix)
-        for number, info in enumerate(self.inner.list(prefix, **kwargs)):
-            if number == 1:
-                self._trace.end(op)
-            yield self._trace.info(self._site, info)
+    def list(self, prefix: str = "", *, start_after: str | None = None) -> Iterator[ObjectInfo]:
+        """In pages, as clouds list: what changes meanwhile is in one page and not in another."""
+        while True:
+            op = self._trace.begin(self._site, "list", prefix)
+            page = list(islice(self.inner.list(prefix, start_after=start_after), PAGE_OBJECTS))
+            self._trace.end(op)
+            for info in page:
+                yield self._trace.info(self._site, info)
+            if len(page) < PAGE_OBJECTS:
+                return
+            start_after = page[-1].key
 
     def head(self, key: str) -> ObjectInfo:
         return self._trace.info(self._site, self._do("head", key, lambda: self.inner.head(key)))
