@@ -303,7 +303,7 @@ def test_a_name_too_long_under_versions_only_matters_where_it_has_to_go_there():
     report = world.sync(policy=Sync(layout="staged"))
     all_right(world, report)
     world.source.put(name, b"changed")
-    with pytest.raises(ObjectStoreError, match="nnnn.*1024 bytes"):
+    with pytest.raises(ObjectStoreError, match=r"nnnn.*1024 bytes"):
         world.sync(policy=Sync(layout="staged"))
     assert world.shows("gcp") == {name: b"long", "other": b"o"}
 
