@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -374,6 +375,8 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="share of the objects (of the bytes, for large ones)")
     parser.add_argument("--without", default="", help="contenders to leave out, with commas between")
     options = parser.parse_args()
+    # Ended from outside it still takes its servers with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     without = tuple(options.without.split(","))
     with tempfile.TemporaryDirectory(prefix="bench-sync-") as name:
         folder, cases = Path(name), []
