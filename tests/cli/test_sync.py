@@ -96,6 +96,26 @@ def test_a_plan_says_what_a_run_would_do_and_moves_nothing(make: Callable[..., F
     assert "site-b" in sites.json("plan", code=1)["plans"][0]["unreachable"]
 
 
+def test_what_is_left_out_for_its_name_is_said_by_a_plan_and_by_a_run(sites: Folders) -> None:
+    sites.put("back\\slash", b"odd")
+    (refused,) = sites.json("plan")["plans"][0]["refused_objects"]
+    assert (refused["path"], "backslash" in refused["reason"]) == ("back\\slash", True)
+    assert "1 objects would not be in the snapshot" in sites("plan").stdout
+    report = sites.json("run")["datasets"][0]["report"]
+    assert report["refused_objects"] == [refused]
+    assert all(target["error"] is None for target in report["targets"])
+    assert "1 objects not in the snapshot" in sites("run").stdout
+
+
+def test_a_name_that_a_site_cannot_hold_is_said_by_a_plan_and_fails_that_site(sites: Folders) -> None:
+    sites.put("y" * 254, b"long")
+    plan = sites.json("plan")["plans"][0]
+    assert [one["path"] for one in plan["not_held"]["site-b"]] == ["y" * 254]
+    assert "cannot be kept at site-b" in " ".join(sites("plan").stdout.split())
+    done = sites.json("run", code=1)
+    assert "sync.filters.exclude" in json.dumps(done)
+
+
 def test_the_status_of_every_site_is_shown(sites: Folders) -> None:
     assert [site["snapshot_id"] for site in sites.json("status")[0]["sites"]] == [None, None, None]
     sites("run")

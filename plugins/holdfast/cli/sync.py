@@ -127,6 +127,7 @@ def _plan(runtime: Runtime, group: str, dataset: str | None, as_json: bool) -> N
                         **one.plan.to_json(),
                         "unreachable": dict(one.unreachable),
                         "refused_objects": one.refused_objects,
+                        "not_held": dict(one.not_held),
                     }
                     for one in made
                 ],

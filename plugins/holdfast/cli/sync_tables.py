@@ -51,6 +51,8 @@ def print_plan(planned: PlannedSync) -> None:
         table.add_row(site, *["?"] * 7, escape(error))
     console.print(table)
     _print_refused("would not be in the snapshot", planned.refused_objects)
+    for site, found in planned.not_held.items():
+        _print_refused(f"cannot be kept at {site}, which would stay without the snapshot", found)
     if plan.suspect is not None:
         console.print(f"The source's listing looks cut off: {plan.suspect}", style="yellow", markup=False)
     if plan.deletes.objects:

@@ -109,3 +109,9 @@ def test_a_snapshot_taken_alone_says_which_key_it_cannot_hold(clouds):
         take_and_publish(
             clouds.stores[SOURCE], dataset="market", path="market", epoch=1, site=SOURCE, clock=clouds.clock
         )
+
+
+def test_what_no_key_can_be_is_left_out_by_globs_too(clouds):
+    for path in ("plain", "x/a//b", "x/trail/"):
+        clouds.put(path, b"1")
+    assert clouds.sync(filters={"exclude": ["**//**", "**/"]}).refused_objects == ()

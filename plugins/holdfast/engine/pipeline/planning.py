@@ -15,6 +15,7 @@ from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.objectstore.listing import list_table
 from holdfast.engine.pipeline.active import require_active
 from holdfast.engine.pipeline.replicas import datasets_of
+from holdfast.engine.replication.holding import cannot_hold
 from holdfast.engine.replication.plan import Action, SyncPlan, plan_sync, rows_of, store_plan
 from holdfast.engine.replication.reports import Refusal
 from holdfast.engine.replication.source import refusals
@@ -56,6 +57,8 @@ class PlannedSync:
     stored: bool = False
     #: What a sync would leave out of the snapshot, the first thousand.
     refused_objects: tuple[Refusal, ...] = ()
+    #: What a site cannot hold for its name, by site: it would stay without the snapshot.
+    not_held: Mapping[str, tuple[Refusal, ...]] = field(default_factory=dict)
 
 
 def plan(runtime: Runtime, group: str, dataset: str, *, store: bool = True) -> PlannedSync:
@@ -94,7 +97,19 @@ def plan(runtime: Runtime, group: str, dataset: str, *, store: bool = True) -> P
     if store:
         store_plan(source, made)
     refused = refusals(rows_of(made.changes, Action.REFUSE), data_folder(settings.path) + "/")
-    return PlannedSync(made, unreachable, stored=store, refused_objects=refused)
+    not_held = {site: found for site in bases if (found := _not_held(runtime, group, made, site))}
+    return PlannedSync(made, unreachable, stored=store, refused_objects=refused, not_held=not_held)
+
+
+def _not_held(runtime: Runtime, group: str, made: SyncPlan, site: str) -> tuple[Refusal, ...]:
+    can = runtime.store(site, flow=group).capabilities()
+    return cannot_hold(
+        rows_of(made.actions(site), Action.COPY)["path"],
+        folder=made.folder,
+        site_prefix=runtime.topology.site(site).prefix,
+        own_keys=runtime.topology.dataset(made.dataset).sync.layout == "direct" and can.metadata is True,
+        is_folder=can.backend == "local",
+    )
 
 
 def note_rates(runtime: Runtime, dataset: str, report: SyncReport) -> None:
