@@ -162,11 +162,11 @@ class ObstoreStore:
     def _paged(self, wanted: str, after: str | None, call: Call) -> Iterator[Page]:
         exact = self._exact()
         if exact is None:
-            pages = self._stream(wanted, after, call)
+            pages = self._stream(wanted, after, call, exact=False)
         elif not is_plain(wanted.rpartition("/")[0]):
             pages = exact.listed(wanted, after)
         else:
-            pages = self._exactly(Reading(exact, wanted, after), self._stream(wanted, after, call))
+            pages = self._exactly(Reading(exact, wanted, after), self._stream(wanted, after, call, exact=True))
         return (Page(self._own(rows)) for rows in pages)
 
     def _exactly(self, reading: Reading, stream: Iterator[pa.Table]) -> Iterator[pa.Table]:
@@ -180,13 +180,13 @@ class ObstoreStore:
                 return
             yield from reading.page(page)
 
-    def _stream(self, wanted: str, after: str | None, call: Call) -> Iterator[pa.Table]:
-        """obstore's listing in pages that are not empty, keys as in the bucket."""
+    def _stream(self, wanted: str, after: str | None, call: Call, *, exact: bool) -> Iterator[pa.Table]:
+        """obstore's listing in pages that are not empty, keys as in the bucket; to be made exact it may begin early."""
         folder = wanted.rpartition("/")[0]
         stop_early = self._traits.sorted_listing and wanted.isascii()
         batches = iter(self._run(call, lambda: self._list_stream(folder, lower_bound(wanted, after))))
         while (batch := self._run(call, lambda: next(batches, None))) is not None:
-            page = page_of(batch, "", wanted=wanted, after=after)
+            page = page_of(batch, "", wanted=wanted, after=None if exact else after)
             if folder and folder != wanted and after is None and _has_bytes(batch, folder):
                 raise _slash_at_the_end(call)
             if page.num_rows:

@@ -91,28 +91,36 @@ class Reading:
     """
 
     def __init__(self, exact: Exact, wanted: str, after: str | None) -> None:
-        self._exact, self._wanted, self._last = exact, wanted, after
-        #: Keys given out already that the next page may show again.
+        self._exact, self._wanted, self._after, self._last = exact, wanted, after, after
+        #: Keys given out already that the next pages may show again.
         self._ahead: list[str] = []
 
     def page(self, page: pa.Table) -> Iterator[pa.Table]:
-        """The page's objects as they are."""
-        if self._ahead:
-            seen = pa.array(self._ahead, LISTING.field("key").type)
-            page = page.filter(pc.invert(pc.is_in(page["key"], value_set=seen)))
+        """A page's objects as they are. It may hold keys that come before what was asked for."""
+        page = self._still_wanted(page)
         if not page.num_rows:
             return
         self._ahead = []
+        shown = page["key"][-1].as_py()
         if not self._exact.doubtful(page, self._last):
-            self._last = page["key"][-1].as_py()
+            self._last = shown
             yield page
             return
-        # What is shown as `a` may be `a/`, before which `a-b` and `a.b` stand.
-        shown = pc.max(page["key"]).as_py()
+        # The last of them is what is shown, or that with a slash, before which `a-b` and `a.b` stand: those the next
+        # page shows again.
         for rows in self._exact.listed(self._wanted, self._last, f"{shown}/"):
             self._last = rows["key"][-1].as_py()
-            self._ahead += rows["key"].filter(pc.greater(rows["key"], pa.scalar(shown, pa.large_string()))).to_pylist()
+            self._ahead += [key.rstrip("/") for key in rows["key"].to_pylist() if key > shown]
             yield rows
+
+    def _still_wanted(self, page: pa.Table) -> pa.Table:
+        key = page["key"]
+        if self._after is not None:
+            at_most = pc.binary_join_element_wise(key, pa.scalar("", key.type), pa.scalar("/", key.type))
+            page = page.filter(pc.greater(at_most, pa.scalar(self._after, key.type)))
+        if self._ahead:
+            page = page.filter(pc.invert(pc.is_in(page["key"], value_set=pa.array(self._ahead, key.type))))
+        return page
 
     def rest(self) -> Iterator[pa.Table]:
         """What comes after the pages so far, without obstore."""
