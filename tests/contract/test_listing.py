@@ -18,7 +18,7 @@ KEYS = [
 def small_pages(monkeypatch):
     for module in (listing, pages):
         monkeypatch.setattr(module, "PAGE_OBJECTS", 3)
-    monkeypatch.setattr("holdfast.engine.objectstore._obstore.PAGE_OBJECTS", 3)
+    monkeypatch.setattr("holdfast.engine.objectstore._listings.PAGE_OBJECTS", 3)
 
 
 def test_a_table_is_the_iterator_s_listing(store, small_pages):

@@ -58,7 +58,7 @@ def opened(cloud: str, sandbox: Any, contract: Any) -> Iterator[tuple[ObjectStor
 
 @pytest.mark.parametrize("page", [3, 1000])
 def test_odd_keys_are_listed_as_they_are(cloud, opened, page, monkeypatch):
-    for module in ("listing", "pages", "_obstore", "parts._listed"):
+    for module in ("listing", "pages", "_listings", "parts._listed"):
         monkeypatch.setattr(f"holdfast.engine.objectstore.{module}.PAGE_OBJECTS", page)
     store, put = opened
     for key in [*PLAIN, *ODD[cloud]]:

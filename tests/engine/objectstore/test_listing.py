@@ -34,7 +34,7 @@ def small_pages(monkeypatch):
     """Pages of three, so that small listings have many."""
     for module in (listing_module, pages_module):
         monkeypatch.setattr(module, "PAGE_OBJECTS", 3)
-    monkeypatch.setattr("holdfast.engine.objectstore._obstore.PAGE_OBJECTS", 3)
+    monkeypatch.setattr("holdfast.engine.objectstore._listings.PAGE_OBJECTS", 3)
 
 
 def filled(keys, prefix="site"):

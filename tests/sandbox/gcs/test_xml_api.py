@@ -140,6 +140,9 @@ def test_lists_in_pages_in_both_versions(http: httpx.Client) -> None:
                 break
             position = {token: texts(page, marker)[0]}
         assert found == ["a&b", "a/", "b", "é"]
+    written = http.get("", params={"list-type": "2", "encoding-type": "url"})
+    assert texts(written, "Key") == ["a%26b", "a/1", "a/2", "b", "%C3%A9"]
+    assert texts(http.get("", params={"list-type": "2", "encoding-type": "x"}), "Code") == ["InvalidArgument"]
     after = http.get("", params={"list-type": "2", "start-after": "a/1"})
     assert texts(after, "Key") == ["a/2", "b", "é"]
     assert texts(http.get("", params={"list-type": "2", "max-keys": "0"}), "Key") == []
