@@ -69,6 +69,13 @@ def print_report(dataset: str, report: SyncReport) -> None:
         f"({decimal(report.read_bytes)} read, {report.seconds:.1f} s)",
         markup=False,
     )
+    if report.planned_from == "feed":
+        console.print(
+            "  planned from the change feed: nothing proves that all objects stood together at one moment; the next "
+            f"full listing does. Last full look: {report.last_full_look or 'not known'}",
+            style="yellow",
+            markup=False,
+        )
     _print_targets(report.targets)
     _print_refused("not in the snapshot", report.refused_objects)
 
@@ -249,7 +256,8 @@ def _guarantee(one: SiteStatus) -> str:
     if one.point_in_time is None:
         return "-"
     holds = {True: "[green]yes[/]", False: "[yellow]no[/]", None: "unknown"}[one.point_in_time.holds]
-    return f"{holds}, {one.point_in_time.how}"
+    said = ", planned from a feed" if one.point_in_time.planned_from == "feed" else ""
+    return f"{holds}, {one.point_in_time.how}{said}"
 
 
 def _remark(one: SiteStatus) -> str:

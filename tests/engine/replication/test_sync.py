@@ -14,6 +14,7 @@ from holdfast.engine.config.sync import Filters, Sync, Verification
 from holdfast.engine.objectstore import local_store, memory_store
 from holdfast.engine.objectstore.errors import BytesCorrupted, StoreUnavailable
 from holdfast.engine.objectstore.faults import Fault, FaultyStore, Kind, Script
+from holdfast.engine.objectstore.listing import list_table
 from holdfast.engine.replication import Interrupted, SyncSite, rounds, sync_dataset
 from holdfast.engine.replication.feeds import Change, Changes
 from holdfast.engine.snapshot import (
@@ -21,6 +22,7 @@ from holdfast.engine.snapshot import (
     DatasetEmpty,
     load_manifest,
     new_fork,
+    point_in_time,
     read_receipt,
     root,
     take_and_publish,
@@ -132,6 +134,35 @@ def test_a_feed_has_only_what_it_names_asked_for():
     whole(world, report)
     assert sorted(reads(trace)) == ["b", "d"]
     assert "data/market/" not in {op.key for op in trace.ops if op.site == "aws" and op.verb == "list"}
+
+
+def test_a_snapshot_from_a_feed_says_so_until_a_full_listing_proves_its_moment():
+    world = world_of(a=b"1", b=b"2")
+    assert world.sync().planned_from == "listing"
+    world.source.put("b", b"22")
+    when = world.clock.now()
+    seen = list_table(world.stores["aws"], "data/market/")
+    named = Changes((), "cursor", True, listing=seen, as_of=when)
+    report = world.sync(changes=named)
+    whole(world, report)
+    said = {"planned_from": "feed", "last_full_look": when.isoformat()}
+    assert {site: dict(world.latest(site).labels) for site in ("aws", "gcp", "azure")} == dict.fromkeys(
+        ("aws", "gcp", "azure"), said
+    )
+    assert (report.planned_from, report.last_full_look) == ("feed", when.isoformat())
+    again = world.sync(changes=named)
+    assert (again.record, again.planned_from) == (None, "feed")
+    judged = point_in_time(world.stores["gcp"], world.latest("gcp"), versioned=True)
+    assert (judged.holds, judged.planned_from) == (None, "feed")
+    assert when.isoformat() in judged.text
+
+    proven = world.sync()
+    whole(world, proven)
+    assert proven.record is not None
+    assert (proven.planned_from, dict(proven.record.labels), proven.changed_objects) == ("listing", {}, 0)
+    assert proven.record.manifest_digest == report.record.manifest_digest
+    assert [target.copied_objects for target in proven.targets] == [0, 0]
+    assert world.sync().record is None
 
 
 def test_a_snapshot_taken_before_is_built_on():

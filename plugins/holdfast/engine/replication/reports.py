@@ -86,3 +86,8 @@ class SyncReport:
     seconds: float
     #: Objects that could not be taken, the first thousand.
     refused_objects: tuple[Refusal, ...] = ()
+    #: What said which objects of the snapshot the targets have now to look at. With `feed` nothing proves that all of
+    #: them stood together at one moment.
+    planned_from: Literal["listing", "feed"] = "listing"
+    #: With `feed`: when the last listing of everything began (ISO 8601).
+    last_full_look: str | None = None

@@ -42,6 +42,7 @@ from holdfast.engine.replication.source import (
 from holdfast.engine.replication.target import Run, Target, cut_off_rows
 from holdfast.engine.replication.work import plan_round
 from holdfast.engine.snapshot.errors import DatasetBusy, DatasetEmpty
+from holdfast.engine.snapshot.labels import LAST_FULL_LOOK, feed_labels, feed_labels_of, planned_from_feed
 from holdfast.engine.snapshot.manifest import Manifest, write_table
 from holdfast.engine.snapshot.publish import publish, seal_record
 from holdfast.engine.snapshot.records import CommitRecord
@@ -158,6 +159,8 @@ class _Sync:
             targets=tuple(target.report() for target in self._targets),
             seconds=self._run.clock.monotonic() - began,
             refused_objects=seen.refused,
+            planned_from="feed" if planned_from_feed(record) else "listing",
+            last_full_look=None if record is None else feed_labels_of(record).get(LAST_FULL_LOOK),
         )
 
     # -- looking -------------------------------------------------------------------------------------------------------
@@ -172,7 +175,9 @@ class _Sync:
         return look(self._source, run.folder, self._state, policy=run.policy, now=self._now, listing=listing)
 
     def _is_base(self, seen: Look) -> bool:
-        """Whether the source is as the newest snapshot says."""
+        """Whether the source is as the newest snapshot says, and that has all the proof this run could give."""
+        if self._changes is None and planned_from_feed(self._base.record):
+            return False  # listed twice now, the same content becomes a snapshot with a proven moment
         same = self._base.record is not None and self._base.record.path == self._run.folder
         return same and not seen.fresh.num_rows and content(seen.chosen).equals(content(self._base.state))
 
@@ -336,6 +341,9 @@ class _Sync:
             self._validate(taken, read)
         check_stop(self._stop)
         parent = None if self._base.record is None else self._base.record.snapshot_id
+        labels = None
+        if self._changes is not None:  # of a log `as_of` is not when everything was looked at
+            labels = feed_labels(self._changes.as_of if self._changes.full else None)
         if self._write_source:
             return publish(
                 self._source,
@@ -345,13 +353,21 @@ class _Sync:
                 parent=parent,
                 clock=run.clock,
                 write_id=run.run_id,
+                labels=labels,
             )
         waiting = self._waiting()
         if not waiting:
             return None
         lineage = self._base.lineage or waiting[0].store
         return seal_record(
-            lineage, taken, epoch=run.epoch, site=run.source.site, parent=parent, clock=run.clock, write_id=run.run_id
+            lineage,
+            taken,
+            epoch=run.epoch,
+            site=run.source.site,
+            parent=parent,
+            clock=run.clock,
+            write_id=run.run_id,
+            labels=labels,
         )
 
     def _manifest(self, seen: Look) -> Manifest:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.snapshot import keys
+from holdfast.engine.snapshot.labels import LAST_FULL_LOOK, planned_from_feed
 from holdfast.engine.snapshot.opened import OpenSnapshot
 from holdfast.engine.snapshot.read import open_snapshot
 from holdfast.engine.snapshot.records import CommitRecord
@@ -24,13 +25,16 @@ class PointInTime:
     """
 
     snapshot_id: str
-    #: ``True``: whatever writers do to the dataset's folder, its bytes stay readable. ``None``: not known.
+    #: ``True``: all its objects stood together at one moment, and whatever writers do to the dataset's folder, its
+    #: bytes stay readable. ``None``: not known; never more for a snapshot that was planned from a feed.
     holds: bool | None
     how: Literal["write-once keys", "versioned bucket", "direct layout", "unknown"]
     reason: str
     #: Objects whose bytes lie where a writer of the dataset may overwrite them.
     exposed_objects: int
     total_objects: int
+    #: With `feed`: which objects to look at a change feed said, so that nothing proves a common moment.
+    planned_from: Literal["listing", "feed"] = "listing"
 
     @property
     def text(self) -> str:
@@ -56,6 +60,20 @@ def point_in_time(store: ObjectStore, record: CommitRecord, *, versioned: bool |
 
 def judge(opened: OpenSnapshot, versioned: bool | None) -> PointInTime:
     """As `point_in_time`, of an open snapshot; ``versioned`` is what is known of the bucket."""
+    kept = _kept(opened, versioned)
+    if not planned_from_feed(opened.record):
+        return kept
+    last = opened.record.labels.get(LAST_FULL_LOOK, "at a time that is not known")
+    return replace(
+        kept,
+        holds=None if kept.holds else kept.holds,
+        reason=f"planned from a change feed, which proves no common moment (last full look {last}); {kept.reason}",
+        planned_from="feed",
+    )
+
+
+def _kept(opened: OpenSnapshot, versioned: bool | None) -> PointInTime:
+    """Whether the snapshot's bytes stay readable, whatever is known of the moment they are of."""
     record, total = opened.record, opened.manifest.object_count
     folder = keys.data_folder(record.path) + "/"
     inside = f"{folder}{keys.VERSIONS}/"
