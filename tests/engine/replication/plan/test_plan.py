@@ -188,14 +188,14 @@ def test_many_deletes_want_a_person_where_deletes_are_on():
 def test_small_metadata_comes_last_at_every_target():
     listed = listing(_SUCCESS="s", a="a", z__data="d", z___metadata="m")
     made = plan(listed, manifest(_SUCCESS="s"), {"gcp": None, "near": manifest(_SUCCESS="s", old="o")})
-    assert [row[0] for row in rows(made.actions("gcp"))] == ["a", "z/data", "_SUCCESS", "z/_metadata"]
+    assert [row[0] for row in rows(made.actions("gcp"))] == ["a", "z/data", "z/_metadata", "_SUCCESS"]
     assert rows(made.actions("near")) == [
         ("a", "copy", "new"),
         ("old", "delete", "removed"),
         ("z/data", "copy", "new"),
         ("z/_metadata", "copy", "new"),
     ]
-    assert [row["path"] for row in made.copies.to_pylist()] == ["a", "z/data", "_SUCCESS", "z/_metadata"]
+    assert [row["path"] for row in made.copies.to_pylist()] == ["a", "z/data", "z/_metadata", "_SUCCESS"]
 
 
 NAMES = [*"abcdef", "_SUCCESS", "d/_metadata"]
