@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from holdfast.engine.config import Cloud
@@ -74,6 +75,8 @@ RULES: dict[Cloud, AttributeRules] = {
         offline=frozenset({"Archive"}),
     ),
 }
+#: Metadata up to this is taken by every cloud.
+_EVERYWHERE_BYTES = min(rules.metadata_bytes for rules in RULES.values())
 TAG_NAME_LETTERS = 128
 TAG_VALUE_LETTERS = 256
 
@@ -129,8 +132,12 @@ def put_options(
     """
     if metadata:
         check_metadata(metadata, call.where)
-    if attributes is None and not metadata and content_type is None:
-        return {}
+    if content_type is None and (attributes is None or attributes is NO_ATTRIBUTES):
+        if not metadata:
+            return {}
+        # What `check_metadata` lets pass every cloud takes; only how much it is remains to be asked.
+        if capabilities.metadata and sum(map(len, chain(*metadata.items()))) <= _EVERYWHERE_BYTES:
+            return {"attributes": dict(metadata)}
     asked = (attributes or NO_ATTRIBUTES).adding(content_type, metadata)
     if not capabilities.metadata:
         if not asked.metadata and (attributes is None or attributes == NO_ATTRIBUTES):

@@ -87,6 +87,8 @@ class ObjectReader:
     info: ObjectInfo
     chunks: Iterator[bytes] = field(repr=False)
     attributes: Attributes = NO_ATTRIBUTES
+    #: All its bytes are in memory already: nothing more is asked of the store.
+    is_whole: bool = False
 
     @property
     def content_type(self) -> str | None:

@@ -131,6 +131,8 @@ class RetryingStore(StoreDecorator):
                 key, byte_range=byte_range, if_match=if_match, chunk_bytes=chunk_bytes, size_bytes=size_bytes
             )
         )
+        if reader.is_whole:
+            return reader
         return replace(reader, chunks=self._resumed(key, reader, byte_range, chunk_bytes))
 
     def _resumed(
@@ -181,13 +183,15 @@ class RetryingStore(StoreDecorator):
     def _put_conditionally(
         self, key: str, data: bytes, mode: PutMode, request: Callable[[], ObjectVersion]
     ) -> ObjectVersion:
-        attempts = self._attempts()
+        began = self._clock.monotonic()
+        attempts: _Attempts | None = None
         lost: StoreUnavailable | None = None
         while True:
             try:
                 return request()
             except StoreUnavailable as error:
                 lost = error if error.outcome_unknown else lost
+                attempts = attempts or self._attempts(began)
                 attempts.pause_or_raise(lost or error)
             except (ObjectExists, PreconditionFailed):
                 if lost is None:
@@ -224,26 +228,28 @@ class RetryingStore(StoreDecorator):
         return None if inner is None else RetryingParts(inner, self._again)
 
     def _again(self, request: Callable[[], _T]) -> _T:
-        attempts = self._attempts()
+        began = self._clock.monotonic()
+        attempts: _Attempts | None = None  # nearly every request works the first time
         while True:
             try:
                 return request()
             except StoreUnavailable as error:
+                attempts = attempts or self._attempts(began)
                 attempts.pause_or_raise(error)
 
-    def _attempts(self) -> _Attempts:
-        return _Attempts(self._policy, self._clock, self._rng)
+    def _attempts(self, began: float | None = None) -> _Attempts:
+        return _Attempts(self._policy, self._clock, self._rng, self._clock.monotonic() if began is None else began)
 
 
 class _Attempts:
-    """The attempts of one call."""
+    """The attempts of one call, which began at a time of the clock."""
 
-    def __init__(self, policy: RetryPolicy, clock: Clock, rng: random.Random) -> None:
+    def __init__(self, policy: RetryPolicy, clock: Clock, rng: random.Random, began: float) -> None:
         self._policy = policy
         self._clock = clock
         self._rng = rng
         self._made = 0
-        self._until = clock.monotonic() + policy.budget_seconds
+        self._until = began + policy.budget_seconds
 
     def pause_or_raise(self, error: StoreUnavailable) -> None:
         """Wait before the next attempt, or raise when there is none left."""

@@ -34,7 +34,7 @@ _UNCOUNTED_BYTES = 512 * 1024
 READS = 4
 _BACKOFF_SECONDS = 0.2
 _BATCH = 32
-_TICK_SECONDS = 0.1
+_TICK_SECONDS = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,6 +326,6 @@ class Feed:
         """The next items; an empty list: there are no more."""
         with self._lock:
             start, left = self._position, self._work.num_rows - self._position
-            count = min(left, max(1, min(_BATCH, left // (self._threads * 4))))
+            count = min(left, max(1, min(_BATCH, left // (self._threads * 2))))
             self._position += count
         return self._make(self._work.slice(start, count), start) if count else []

@@ -138,8 +138,11 @@ class Landing:
 
     def find(self, path: str, need: Need, digest: str, size_bytes: int) -> Landed | None:
         """The object where it lies at the target already; read back before it is believed."""
+        maybe = self.direct and need.own is Own.MAYBE
+        if not maybe and not self._spares:
+            return None
         own, spare = keys.object_key(self._folder, path), keys.version_key(self._folder, path, digest)
-        candidates = [own] if self.direct and need.own is Own.MAYBE else []
+        candidates = [own] if maybe else []
         if self._spares.get(spare) == size_bytes:
             candidates.append(spare)
         for key in candidates:
