@@ -81,7 +81,9 @@ class Rounds:
                 if crew.ended:
                     return
                 if item.size_bytes > PARTS_ABOVE_BYTES:
-                    done = copy_streamed(item, self._run.source.store, self._targets, stores, self._run.folder)
+                    done = copy_streamed(
+                        item, self._run.source.store, self._targets, stores, self._run.folder, self._small.check
+                    )
                 else:
                     done = self._small.copy(item)
                 crew.report(done)

@@ -1,0 +1,125 @@
+"""Large objects, in parts and as streams: wrong bytes are never published, kept or put over others."""
+
+from __future__ import annotations
+
+import random
+import threading
+
+import pytest
+
+from holdfast.engine.objectstore import memory_store
+from holdfast.engine.objectstore.encrypted import EncryptedStore, Scope
+from holdfast.engine.objectstore.envelope import KeyRing
+from holdfast.engine.replication import rounds
+from holdfast.engine.snapshot import records
+from holdfast.engine.snapshot.placement import replica_metadata
+from sync_harms import Harm, HarmedStore, Trace, bent, unavailable
+from sync_world import DATASET, World, see
+from without_parts import WithoutParts
+
+BIG = random.Random(1).randbytes(41_000)
+OTHER = random.Random(2).randbytes(41_000)
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch):
+    """Everything above a kilobyte is large, and its parts are 4000 bytes."""
+    monkeypatch.setattr(rounds, "PARTS_ABOVE_BYTES", 1000)
+    monkeypatch.setattr("holdfast.engine.replication.large.part_bytes_for", lambda size, limits: 4000)
+
+
+class BentOnce(Harm):
+    """One read of an object at a site, by its number, arrives with a flipped bit; the wire says nothing."""
+
+    def __init__(self, name="big", *, site="aws", verbs=("open", "get", "read_into"), least_bytes=1000, at=1):
+        self.name, self.site, self.verbs, self.least_bytes, self.left = name, site, verbs, least_bytes, at
+        self._lock = threading.Lock()
+
+    def read(self, op, data):
+        if op.site != self.site or op.verb not in self.verbs or not op.key.endswith(f"/{self.name}"):
+            return data
+        if len(data) < self.least_bytes:
+            return data
+        with self._lock:
+            self.left -= 1
+            return bent(data, 1) if self.left == 0 else data
+
+
+def encrypted(store):
+    return EncryptedStore(store, [Scope(f"data/{DATASET}/", DATASET, lambda: KeyRing((bytes(32),)))])
+
+
+def world_of(target, **objects):
+    world = World({"aws": memory_store("aws"), "gcp": target})
+    for name, data in objects.items():
+        world.source.put(name, data)
+    return world
+
+
+def harmed(trace, site="aws"):
+    """Only one site is harmed and tells checksums."""
+    return lambda name, store: HarmedStore(store, name, trace) if name == site else store
+
+
+def whole(world, report):
+    assert all(target.ok for target in report.targets), report.targets
+    assert {site: world.shows(site) for site in world.targets} == dict.fromkeys(world.targets, world.source.live)
+    world.check_everything_shown()
+
+
+# -- as a stream -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", [encrypted, WithoutParts])
+def test_a_bit_flipped_in_a_stream_is_not_published(target):
+    world, bend = world_of(target(memory_store("gcp")), big=BIG), BentOnce()
+    whole(world, world.sync(wrap=harmed(Trace([bend]))))
+    assert bend.left <= 0
+    assert len(list(world.stores["gcp"].list("data/"))) == 1, "what was read wrong never became an object"
+
+
+def test_a_stream_read_wrong_for_one_of_two_targets_is_published_at_neither():
+    world = World({name: memory_store(name) for name in ("aws", "gcp", "azure")})
+    world.stores |= {name: WithoutParts(world.stores[name]) for name in world.targets}
+    world.source.put("big", BIG)
+    whole(world, world.sync(wrap=harmed(Trace([BentOnce(at=2)]))))
+
+
+def test_a_stream_leaves_bytes_that_an_older_snapshot_names():
+    world = world_of(WithoutParts(memory_store("gcp")), big=BIG)
+    first = world.sync().record
+    for data in (OTHER, BIG, OTHER):
+        world.source.put("big", data)
+        trace = Trace([BentOnce()])
+        report = world.sync(wrap=harmed(trace))
+        whole(world, report)
+    assert see(world.stores["gcp"], first)["big"] == BIG
+    assert len(records(world.stores["gcp"], DATASET)) == 4
+
+
+def test_a_stream_whose_place_is_taken_by_other_bytes_goes_elsewhere():
+    world, clean = world_of(WithoutParts(memory_store("gcp")), big=BIG), Trace()
+    world.sync(clean)
+    [info] = world.stores["gcp"].list("data/")
+    other = world_of(WithoutParts(memory_store("gcp")))
+    other.stores["aws"] = other.source.store = world.stores["aws"]
+    other.source.states.append({"big": BIG})
+    other.stores["gcp"].put(info.key, OTHER)
+    assert all(target.ok for target in other.sync().targets)
+    assert other.shows("gcp") == {"big": BIG}
+    assert other.stores["gcp"].get(info.key) == OTHER
+
+
+@pytest.mark.parametrize("broken", [(), ("azure",), ("gcp",)])
+def test_a_replica_at_the_source_is_no_data_whichever_target_breaks(broken):
+    class Broken(Harm):
+        def before(self, op):
+            if op.site in broken and op.verb == "put" and op.key.endswith("/z"):
+                raise unavailable(op, "cut off", unknown=False)
+
+    world = World({name: WithoutParts(memory_store(name)) for name in ("aws", "gcp", "azure")})
+    world.source.put("a", b"ours")
+    world.stores["aws"].put("data/market/z", BIG, metadata=replica_metadata("x", "z"))
+    world.sync(Trace([Broken()]))
+    shown = [world.shows(site) for site in world.targets if site not in broken]
+    assert shown == [{"a": b"ours"}] * len(shown)
