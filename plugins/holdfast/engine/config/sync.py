@@ -68,6 +68,9 @@ class Sync(Model):
     storage_class: dict[Name, str] = Field(
         default_factory=dict, description="Per site the storage class of new objects."
     )
+    preserve: tuple[Literal["storage-class", "tags"], ...] = Field(
+        (), description="What no GET tells and is asked for beside it: requests more per copied object."
+    )
     engine: Literal["own", "datasync", "storage-transfer", "azcopy"] = Field("own", description="What moves the bytes.")
     feed: str | None = Field(
         None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from holdfast.engine.objectstore.attributes import Attributes
@@ -38,3 +39,29 @@ def with_class_and_tags(store: ObjectStore, key: str, version: ObjectVersion, at
         return attributes
     storage_class, tags = placed(key, version)
     return replace(attributes, storage_class=storage_class or attributes.storage_class, tags=tags or attributes.tags)
+
+
+def preserved(
+    store: ObjectStore, key: str, version: ObjectVersion, attributes: Attributes, preserve: Collection[str]
+) -> Attributes:
+    """What a GET told, with those of storage class and tags that a policy wants kept; for none nothing is asked.
+
+    Args: as `with_class_and_tags`.
+        preserve: of ``storage-class`` and ``tags``.
+
+    Raises:
+        PreconditionFailed, ObjectNotFound: it was replaced or removed meanwhile.
+    """
+    if not preserve:
+        return attributes
+    every = with_class_and_tags(store, key, version, attributes)
+    return replace(
+        attributes,
+        storage_class=every.storage_class if "storage-class" in preserve else attributes.storage_class,
+        tags=every.tags if "tags" in preserve else attributes.tags,
+    )
+
+
+def tells_class_and_tags(store: ObjectStore) -> bool:
+    """Whether a store's objects can be asked for storage class and tags, or have none (a folder, memory)."""
+    return store.capabilities().backend in ("local", "memory") or hasattr(part_store(store), "placed")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -16,6 +16,7 @@ from typing import Protocol
 import pyarrow as pa
 
 from holdfast.clock import Clock
+from holdfast.engine.objectstore.attribute_reading import preserved
 from holdfast.engine.objectstore.attributes import Attributes
 from holdfast.engine.objectstore.errors import BytesCorrupted, ObjectNotFound, PreconditionFailed, StoreUnavailable
 from holdfast.engine.objectstore.interface import ObjectReader, ObjectStore, ObjectVersion
@@ -108,10 +109,16 @@ class Budget:
 
 
 class SmallCopier:
-    """Copies single objects through memory. Safe to use from many threads."""
+    """Copies single objects through memory. Safe to use from many threads.
 
-    def __init__(self, source: ObjectStore, receivers: Sequence[Receiver], clock: Clock) -> None:
-        self._source, self._receivers, self._clock = source, receivers, clock
+    Args:
+        preserve: of storage class and tags what is asked for beside each GET; see `Sync.preserve`.
+    """
+
+    def __init__(
+        self, source: ObjectStore, receivers: Sequence[Receiver], clock: Clock, *, preserve: Collection[str] = ()
+    ) -> None:
+        self._source, self._receivers, self._clock, self._preserve = source, receivers, clock, preserve
         self._budget = Budget(BUDGET_BYTES)
         self.check = SourceCheck(source)
         #: Where all stores name objects by their MD5, the targets' answers tell whether the source was read right.
@@ -185,6 +192,8 @@ class SmallCopier:
         told = item.digest is None and self._is_told_by_answers(item)
         if item.digest is None and not told and self.check.agrees(item.key, item.pin, data=data) is False:
             return None
+        if self._preserve and item.needs:
+            attributes = preserved(self._source, item.key, reader.info.version, attributes, self._preserve)
         landed = self._land(item, data, digest, attributes)
         if told and not self._proven(item, data, landed):
             return None

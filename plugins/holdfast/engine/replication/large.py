@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 from holdfast.clock import Clock
+from holdfast.engine.objectstore.attribute_reading import preserved
 from holdfast.engine.objectstore.attributes import Attributes
 from holdfast.engine.objectstore.checksums import NO_BYTES, Checksums
 from holdfast.engine.objectstore.errors import BytesCorrupted, ObjectNotFound, PreconditionFailed, StoreUnavailable
@@ -50,8 +51,10 @@ class Job:
         reads: PartStore,
         check: SourceCheck,
         clock: Clock,
+        *,
+        preserve: Collection[str] = (),
     ) -> None:
-        self.item, self.part_bytes = item, part_bytes
+        self.item, self.part_bytes, self._preserve = item, part_bytes, preserve
         self.count = max(1, math.ceil(item.size_bytes / part_bytes))
         self._make_streams, self._source, self._reads, self._check, self._clock = (
             make_streams,
@@ -120,9 +123,12 @@ class Job:
             first = self._source.open(self.item.key, byte_range=ByteRange(0, 1), if_match=self.item.pin)
         except StoreUnavailable:
             # A store that answers a range with the whole (some emulators do) tells its version by HEAD all the same.
-            self._version = self._source.head(self.item.key).version.version
-            return
-        self._attributes, self._version = first.attributes, first.info.version.version
+            found = self._source.head(self.item.key).version
+        else:
+            self._attributes, found = first.attributes, first.info.version
+        self._version = found.version
+        if self.item.needs:
+            self._attributes = preserved(self._source, self.item.key, found, self._attributes, self._preserve)
 
     def _go_on(self) -> None:
         if self._moved or self._error is not None:

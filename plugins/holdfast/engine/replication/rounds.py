@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from holdfast.engine.objectstore.attribute_reading import tells_class_and_tags
 from holdfast.engine.objectstore.parts import part_store
 from holdfast.engine.replication.copying import Crew, Feed, Item, SmallCopier
 from holdfast.engine.replication.errors import Interrupted
@@ -19,6 +20,9 @@ from holdfast.engine.replication.work import Items, Outcome, waves
 
 #: Larger objects go in parts.
 PARTS_ABOVE_BYTES = 16 * 1024 * 1024
+
+#: What targets lose of what goes neither whole nor in parts.
+STREAMED = "every attribute of objects over 16 MiB: a store here has no parts, and a stream carries none"
 
 #: Told after some objects: how many, and how many bytes.
 Tell = Callable[[int, int], None]
@@ -35,7 +39,11 @@ class Rounds:
 
     def __init__(self, run: Run, targets: Sequence[Target], *, threads: int, stop: threading.Event | None) -> None:
         self._run, self._targets, self._threads, self._stop = run, targets, threads, stop
-        self._small = SmallCopier(run.source.store, targets, run.clock)
+        self._preserve = run.policy.preserve
+        self._small = SmallCopier(run.source.store, targets, run.clock, preserve=self._preserve)
+        if self._preserve and not tells_class_and_tags(run.source.store):
+            for target in targets:
+                target.lose("storage class, tags: the source's store, as it is opened here, does not tell them")
         self._reads = part_store(run.source.store)
         self._items = Items(run.prefix, len(targets))
 
@@ -81,6 +89,8 @@ class Rounds:
                 if crew.ended:
                     return
                 if item.size_bytes > PARTS_ABOVE_BYTES:
+                    for need in item.needs:
+                        self._targets[need.target].lose(STREAMED)
                     done = copy_streamed(
                         item, self._run.source.store, self._targets, stores, self._run.folder, self._small.check
                     )
@@ -93,7 +103,14 @@ class Rounds:
         parts = [self._targets[need.target].parts for need in item.needs]
         part_bytes = common_part_bytes(item.size_bytes, [one.limits for one in parts if one is not None])
         return Job(
-            item, part_bytes, self._streams, self._run.source.store, self._reads, self._small.check, self._run.clock
+            item,
+            part_bytes,
+            self._streams,
+            self._run.source.store,
+            self._reads,
+            self._small.check,
+            self._run.clock,
+            preserve=self._preserve,
         )
 
     def _streams(self, item: Item, part_bytes: int) -> list[Stream]:

@@ -306,6 +306,11 @@ class Target:
                 self._translated[headers] = mapped
         return mapped
 
+    def lose(self, loss: str) -> None:
+        """Note what this target does not get of the objects' attributes, once."""
+        with self._lock:
+            self._losses.add(loss)
+
     # -- what landed ---------------------------------------------------------------------------------------------------
 
     def add(self, rows: pa.Table, noted: pa.Table, *, copied_objects: int, copied_bytes: int) -> None:
