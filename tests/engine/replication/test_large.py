@@ -7,15 +7,16 @@ import threading
 
 import pytest
 
+from holdfast.engine.config.sync import Sync, Verification
 from holdfast.engine.objectstore import memory_store
 from holdfast.engine.objectstore.encrypted import EncryptedStore, Scope
 from holdfast.engine.objectstore.envelope import KeyRing
 from holdfast.engine.replication import rounds
 from holdfast.engine.snapshot import records
 from holdfast.engine.snapshot.placement import replica_metadata
-from sync_harms import Harm, HarmedStore, Trace, bent, unavailable
+from sync_harms import Harm, HarmedStore, Killed, Trace, bent, unavailable
 from sync_world import DATASET, World, see
-from without_parts import WithoutParts
+from without_parts import WithoutParts, unchecked_parts
 
 BIG = random.Random(1).randbytes(41_000)
 OTHER = random.Random(2).randbytes(41_000)
@@ -123,3 +124,112 @@ def test_a_replica_at_the_source_is_no_data_whichever_target_breaks(broken):
     world.sync(Trace([Broken()]))
     shown = [world.shows(site) for site in world.targets if site not in broken]
     assert shown == [{"a": b"ours"}] * len(shown)
+
+
+# -- in parts ----------------------------------------------------------------------------------------------------------
+
+
+class KilledAtPart(Harm):
+    """The process is gone when a part is to be put for the n-th time."""
+
+    def __init__(self, at):
+        self.left = at
+
+    def before(self, op):
+        if op.verb == "put_part":
+            self.left -= 1
+        if self.left <= 0:
+            raise Killed
+
+
+def believing(verify):
+    """A policy that reads nothing back where it is not told to."""
+    return Sync(verify=verify, sample_share=1e-9) if verify is Verification.SAMPLED else Sync(verify=verify)
+
+
+@pytest.mark.parametrize("verify", list(Verification))
+@pytest.mark.parametrize("ends_by_checksum", [False, True])
+def test_a_part_read_wrong_is_not_kept_by_a_store_that_tells_no_checksums(verify, ends_by_checksum):
+    world = world_of(unchecked_parts(memory_store("gcp"), ends_by_checksum=ends_by_checksum), big=BIG)
+    whole(world, world.sync(policy=believing(verify), wrap=harmed(Trace([BentOnce()]))))
+    assert world.unfinished("gcp") == []
+
+
+@pytest.mark.parametrize("verify", list(Verification))
+@pytest.mark.parametrize("ends_by_checksum", [False, True])
+def test_a_part_sent_wrong_by_a_run_that_was_killed_is_not_published(monkeypatch, verify, ends_by_checksum):
+    monkeypatch.setattr("holdfast.engine.replication.large.MOST_WORKERS", 1)
+    world = world_of(unchecked_parts(memory_store("gcp"), ends_by_checksum=ends_by_checksum), big=BIG)
+    with pytest.raises(Killed):
+        world.sync(Trace([BentOnce(), KilledAtPart(6)]), policy=believing(verify))
+    trace = Trace()
+    report = world.sync(policy=believing(verify), wrap=harmed(trace, "gcp"))
+    whole(world, report)
+    whole(world, world.sync(policy=believing(verify)))
+    assert world.unfinished("gcp") == []
+
+
+def test_parts_that_survived_are_not_sent_again_to_a_store_that_tells_no_checksums(monkeypatch):
+    monkeypatch.setattr("holdfast.engine.replication.large.MOST_WORKERS", 1)
+    world = world_of(unchecked_parts(memory_store("gcp")), big=BIG)
+    with pytest.raises(Killed):
+        world.sync(Trace([KilledAtPart(6)]))
+    sent, policy = [], believing(Verification.SAMPLED)
+    put_part = type(world.stores["gcp"].parts()._inner).put_part
+    monkeypatch.setattr(
+        type(world.stores["gcp"].parts()._inner),
+        "put_part",
+        lambda parts, upload, number, *args, **kwargs: (
+            sent.append(number),
+            put_part(parts, upload, number, *args, **kwargs),
+        )[1],
+    )
+    report = world.sync(policy=policy)
+    whole(world, report)
+    assert sent == [6, 7, 8, 9, 10, 11]
+    assert report.targets[0].receipt_key is not None
+
+
+def test_only_the_part_read_wrong_is_sent_again_where_checksums_are_told():
+    world, trace = world_of(memory_store("gcp"), big=BIG), Trace([BentOnce()])
+    whole(world, world.sync(trace))
+    assert (trace.count("begin"), trace.count("put_part")) == (1, 12)
+
+
+def test_an_upload_is_begun_for_parts_of_the_size_that_all_its_stores_take(monkeypatch):
+    begun, world = [], world_of(memory_store("gcp"), big=BIG)
+    kind = type(world.stores["gcp"].parts())
+    begin = kind.begin
+
+    def noted(self, key, **kwargs):
+        begun.append(kwargs["part_bytes"])
+        return begin(self, key, **kwargs)
+
+    monkeypatch.setattr(kind, "begin", noted)
+    whole(world, world.sync())
+    assert begun == [4000]
+
+
+def test_a_worker_that_dies_before_its_part_ends_the_sync(monkeypatch):
+    made, another = iter(range(100)), threading.Event()
+
+    def memory(*size):
+        if size and next(made) == 0:
+            another.wait(10)  # until somebody has the second part and waits for the first
+            raise MemoryError
+        if size:
+            another.set()
+        return bytearray(*size)
+
+    monkeypatch.setattr("holdfast.engine.replication.large.bytearray", memory, raising=False)
+    world, ended = world_of(memory_store("gcp"), big=BIG), []
+
+    def run():
+        with pytest.raises(MemoryError):
+            world.sync()
+        ended.append(True)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert ended, "the other workers wait for a part that nobody brings"

@@ -130,6 +130,10 @@ class Job:
         if self.item.needs:
             self._attributes = preserved(self._source, self.item.key, found, self._attributes, self._preserve)
 
+    def end(self, error: BaseException) -> None:
+        """It comes to nothing: whoever waits for one of its parts stops waiting."""
+        self._end(error=error)
+
     def _go_on(self) -> None:
         if self._moved or self._error is not None:
             raise _Stopped
@@ -188,7 +192,8 @@ class Job:
         if self.item.digest is None and self._is_left_over(digest):
             self._drop()
             return Done(self.item, digest, self._read_bytes, left_over=True)
-        if not right:  # the uploads stay: the parts that were right are not sent again
+        if not right:
+            self._tell_streams(Stream.keep_what_is_right)
             return Done(self.item, None, self._read_bytes, wrong=self._wrong(digest))
         landed = tuple(self._landed(digest, total, buffer))
         return Done(self.item, digest, self._read_bytes, landed=landed, version=self._version)
@@ -218,10 +223,13 @@ class Job:
                         yield stream.need.target, landed
 
     def _drop(self) -> None:
+        self._tell_streams(Stream.drop)
+
+    def _tell_streams(self, what: Callable[[Stream], None]) -> None:
         for stream in self._streams:
             if stream.receiver.active:
                 try:
-                    stream.drop()
+                    what(stream)
                 except HoldfastError as error:
                     stream.receiver.fail(error)
 
@@ -231,7 +239,7 @@ class Job:
             where=f"{self._source.name}: {self.item.key}",
             expected=self.item.digest or "the store's own checksum",
             found=found,
-            fix="Run it again; parts that arrived right are not sent again",
+            fix="Try again; if it stays so, have the store and the way to it checked",
         )
 
 
@@ -253,7 +261,15 @@ class PartWork:
         return max(1, min(MOST_WORKERS, BUFFERS_BYTES // largest, parts))
 
     def work(self) -> None:
-        """What one worker does."""
+        """What one worker does. When it fails, nobody waits for its part: all jobs end with it."""
+        try:
+            self._work()
+        except BaseException as error:
+            for job in self._jobs:
+                job.end(error)
+            raise
+
+    def _work(self) -> None:
         buffer = bytearray()
         while not self._crew.ended:
             with self._next() as task:

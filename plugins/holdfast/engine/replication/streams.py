@@ -72,6 +72,8 @@ class Stream:
     sent_bytes: int = 0
     #: The next part where parts go in order.
     turn: int = 1
+    #: A part an earlier run sent was believed by its size: its store tells no checksum of it.
+    believed: bool = False
 
     @property
     def open(self) -> bool:
@@ -100,6 +102,7 @@ class Stream:
                 metadata=metadata,
                 attributes=landing.attributes(attributes),
                 mode=CREATE,
+                part_bytes=self.part_bytes,
             )
         except ObjectExists:
             self.candidate = key
@@ -146,7 +149,8 @@ class Stream:
     def put(self, number: int, data: memoryview, sums: Checksums) -> None:
         """Have one part there. A failure of the target is the receiver's."""
         there = self.have.get(number)
-        if there is not None and _is_part(there, sums):
+        if there is not None and (known := _is_part(there, sums)) is not False:
+            self.believed = self.believed or known is None
             return
         try:
             self.have[number] = self._put(number, data, sums)
@@ -195,9 +199,15 @@ class Stream:
         except (UploadGone, ObjectNotFound):
             self.over = True
             return None
+        except BytesCorrupted:  # a part an earlier run sent: which one is not told, so all are sent anew
+            self.drop()
+            self.over = True
+            return None
         proof = self.receiver.landing.verifier.check_large(
             key, version, digest, sums=sums, source_e_tag=self.item.pin.e_tag if self.item.pin else None, buffer=buffer
         )
+        if proof == "written" and self.believed:
+            proof = "read-back" if self.receiver.landing.verifier.is_there(key, digest) is not None else None
         if proof is None:
             self._bad(key)
             return None
@@ -232,6 +242,17 @@ class Stream:
             self.store.delete(key)  # named for these very bytes: nobody's but ours, and not them
             self.receiver.landing.forget_spare(key)
 
+    def keep_what_is_right(self) -> None:
+        """Some parts have wrong bytes: the upload stays where each can be compared, and is dropped elsewhere."""
+        if self.upload is None:
+            return
+        try:
+            comparable = all(_tells(part) for part in self.parts.parts(self.upload))
+        except UploadGone:
+            return
+        if not comparable:
+            self.drop()
+
     def drop(self) -> None:
         """End the upload without an object."""
         if self.upload is not None:
@@ -242,9 +263,13 @@ class Stream:
             self.notes.discard(name)
 
 
-def _is_part(there: UploadedPart, sums: Checksums) -> bool:
-    """Whether a part that survived is these bytes, as far as the store tells. The end tells the rest."""
-    if there.size_bytes != sums.size_bytes:
-        return False
+def _is_part(there: UploadedPart, sums: Checksums) -> bool | None:
+    """Whether a part that survived is these bytes; ``None``: its size is right, and the store tells no more."""
     known = Checksums(there.crc64nvme, there.crc32c, there.size_bytes)
-    return sums.contradicts(known) is None
+    if sums.contradicts(known) is not None:
+        return False
+    return True if sums.confirms(known) else None
+
+
+def _tells(part: UploadedPart) -> bool:
+    return part.crc64nvme is not None or part.crc32c is not None
