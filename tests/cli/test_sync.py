@@ -17,8 +17,9 @@ from typer.testing import CliRunner
 from folders import SITES, folder_runtime, make_folders
 from holdfast.cli.main import app
 from holdfast.cli.sync_progress import sync_progress
+from holdfast.cli.sync_tables import print_report
 from holdfast.clock import FakeClock
-from holdfast.engine.replication.sync import SyncProgress
+from holdfast.engine.replication.sync import SyncProgress, SyncReport
 from holdfast.engine.runtime import Runtime
 
 
@@ -256,3 +257,31 @@ def test_progress_on_a_terminal_is_a_bar_with_rate_and_time_left() -> None:
     assert "prices copying" in shown
     assert "40/100 objects" in shown
     assert "B/s" in shown or "?" in shown
+
+
+def test_what_two_sites_both_changed_is_shown_and_is_an_exit_code(make: Callable[..., Folders]) -> None:
+    sites = make()
+    sites.put("one.bin", b"first")
+    sites.put("two.bin", b"first")
+    sites("run")
+    assert sites.json("conflicts")["report"]["differences"] == []
+    assert "0 objects differ" in sites("conflicts").stdout
+    for site, data in (("site-a", b"from a"), ("site-b", b"from b!")):
+        sites.put("one.bin", data, site)
+    sites.put("only.bin", b"new", "site-b")
+    found = sites.json("conflicts", code=3)
+    assert (found["conflicts"], found["unsettled"], found["report"]["peer"]) == (1, 1, "site-b")
+    shown = " ".join(sites("conflicts", code=3).stdout.split())
+    assert "'one.bin': both changed; a person decides" in shown
+    assert "'only.bin': added at site-b; site-b's version goes to site-a" in shown
+    assert "Nothing was merged" in shown
+    assert "site-a's version goes to site-b" in " ".join(sites("conflicts", "--winner", "site-a").stdout.split())
+    sites("conflicts", "--winner", "site-c", code=2)
+
+
+def test_a_run_from_a_feed_says_what_is_not_proven(capsys: pytest.CaptureFixture[str]) -> None:
+    found = SyncReport(None, "a" * 32, "site-a", 0, 0, (), 0.1, planned_from="feed", last_full_look="2026-01-02T03:04")
+    print_report("prices", found)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "planned from the change feed: nothing proves" in shown
+    assert "Last full look: 2026-01-02T03:04" in shown

@@ -12,6 +12,7 @@ from holdfast.cli import sync_tables as show
 from holdfast.cli.drill import GroupOption, choose_group
 from holdfast.cli.output import JsonOption, TopologyOption, errors, print_json, reports_errors
 from holdfast.cli.sync_progress import stopping, sync_progress
+from holdfast.engine.pipeline import conflicts as both_sites
 from holdfast.engine.pipeline import going_back, planning, removals, replicas, sync
 from holdfast.engine.pipeline.removals import Cleaned
 from holdfast.engine.replication.sync import SyncReport
@@ -19,7 +20,8 @@ from holdfast.engine.runtime import Runtime
 from holdfast.errors import ConfigError, HoldfastError, Refused
 
 app = typer.Typer(
-    help="Datasets at the other sites: plan, run, status, verify, snapshots, rollback, diff.", no_args_is_help=True
+    help="Datasets at the other sites: plan, run, status, verify, snapshots, rollback, diff, conflicts.",
+    no_args_is_help=True,
 )
 
 DatasetOption = Annotated[
@@ -298,6 +300,38 @@ def diff(
         show.print_diff(found)
     if not found.is_empty:
         raise typer.Exit(1)
+
+
+@app.command("conflicts")
+@reports_errors
+def conflicts(
+    group: GroupOption = None,
+    dataset: OneDatasetOption = None,
+    peer: Annotated[
+        str | None, typer.Option("--peer", help="The other site; by default the winner, or the only standby.")
+    ] = None,
+    winner: Annotated[
+        str | None, typer.Option("--winner", help="What if this site's change won? By default the policy's winner.")
+    ] = None,
+    topology: TopologyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What the active site and another one both changed since the last snapshot they share. Nothing is merged.
+
+    Reads what changed at either site; writes nothing.
+
+    Exit codes: 0 no conflict, or a winner settles each; 1 the sites share no snapshot, or one did not answer; 2 bad
+    input, 3 conflicts and no winner, 4 no majority.
+    """
+    runtime = Runtime.from_environment(topology)
+    name = choose_group(runtime, group)
+    found = both_sites.report(runtime, name, _one(runtime, name, dataset), peer=peer, winner=winner)
+    if as_json:
+        print_json({"conflicts": found.conflicts, "unsettled": found.unsettled, "report": found})
+    else:
+        show.print_conflicts(found)
+    if found.unsettled:
+        raise typer.Exit(3)
 
 
 def _one(runtime: Runtime, group: str, dataset: str | None) -> str:

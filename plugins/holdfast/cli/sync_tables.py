@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from holdfast.cli.output import console
+from holdfast.engine.pipeline.conflicts import ConflictReport
 from holdfast.engine.pipeline.going_back import RollbackReport
 from holdfast.engine.pipeline.planning import PlannedSync
 from holdfast.engine.pipeline.removals import Cleaned
@@ -220,6 +221,24 @@ def print_diff(found: Diff) -> None:
         f"{found.added.num_rows} added, {found.changed.num_rows} changed, {found.removed.num_rows} removed, "
         f"{found.unchanged.num_rows} the same; {decimal(found.copy_bytes)} to copy"
     )
+
+
+def print_conflicts(found: ConflictReport) -> None:
+    """What both sites changed, the conflicts first, and what the winner rule would do."""
+    console.print(
+        f"{found.dataset} at {found.active_site} and {found.peer} since snapshot {found.common_snapshot_id} "
+        f"({_when(found.common_taken_at)}): {len(found.differences)} objects differ, {found.conflicts} conflicts, "
+        f"winner {found.winner or 'none'}",
+        markup=False,
+    )
+    ordered = sorted(found.differences, key=lambda one: not one.conflict)
+    for one in ordered[:_PATHS]:
+        style = "yellow" if one.conflict else None
+        console.print(f"  {one.path!a}: {one.what}; {one.outcome}", style=style, markup=False)
+    if len(ordered) > _PATHS:
+        console.print("  … and more; --json names all")
+    if found.differences:
+        console.print("Nothing was merged, and no command merges it (docs/reference/sync.md#directions).")
 
 
 def _print_paths(lines: Sequence[str]) -> None:

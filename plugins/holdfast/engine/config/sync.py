@@ -59,7 +59,9 @@ class Sync(Model):
     )
     table: Literal["none", "delta", "iceberg"] = Field("none", description="A table format keeps its commit order.")
     direction: Literal["one-way", "active-active"] = "one-way"
-    winner: Name | None = Field(None, description="With `active-active`: the site whose change wins a conflict.")
+    winner: Name | None = Field(
+        None, description="With `active-active`: the site whose change wins a conflict; none: a person."
+    )
     deletes: Deletes = Field(default_factory=lambda: Deletes())
     encrypt: str | None = Field(
         None,
@@ -84,6 +86,6 @@ class Sync(Model):
 
     @model_validator(mode="after")
     def _winner_is_named(self) -> Self:
-        if (self.direction == "active-active") != (self.winner is not None):
-            raise ValueError("`winner` belongs to `direction: active-active`, and that needs one")
+        if self.winner is not None and self.direction != "active-active":
+            raise ValueError("`winner` belongs to `direction: active-active`")
         return self

@@ -38,14 +38,7 @@ def movers_for(runtime: Runtime, group: str, dataset: str, source: str, run_id: 
     """
     policy = runtime.topology.dataset(dataset).sync
     where = f"datasets.{dataset}.sync"
-    if policy.direction == "active-active":
-        raise ConfigError(
-            "a dataset with writers at two sites cannot be synced by a run",
-            where=f"{where}.direction",
-            expected="`one-way`",
-            found=f"`{policy.direction}` in group {group}",
-            fix="Let one site write; docs/reference/sync.md says where the other direction stands",
-        )
+    require_one_way(runtime, group, dataset)
     if policy.engine == "own":
         return {}
     if policy.encrypt is not None:
@@ -68,6 +61,20 @@ def movers_for(runtime: Runtime, group: str, dataset: str, source: str, run_id: 
             fix="Use `own`, or give the service what it needs (docs/reference/sync.md)",
         )
     return usable
+
+
+def require_one_way(runtime: Runtime, group: str, dataset: str) -> None:
+    """Raises ConfigError for a dataset with writers at two sites: nothing here merges what they wrote."""
+    policy = runtime.topology.dataset(dataset).sync
+    if policy.direction == "active-active":
+        raise ConfigError(
+            "a dataset with writers at two sites cannot be synced by a run",
+            where=f"datasets.{dataset}.sync.direction",
+            expected="`one-way`",
+            found=f"`{policy.direction}` in group {group}",
+            fix=f"`holdfast sync conflicts --group {group} --dataset {dataset}` says what both sites changed; bring it "
+            "to the active site by hand, and let one site write (docs/reference/sync.md)",
+        )
 
 
 def stage(

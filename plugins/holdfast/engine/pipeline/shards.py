@@ -14,6 +14,7 @@ from uuid import uuid4
 
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.pipeline.active import require_active
+from holdfast.engine.pipeline.engines import require_one_way
 from holdfast.engine.pipeline.planning import plan
 from holdfast.engine.pipeline.replicas import allowed_sites, datasets_of, require_site
 from holdfast.engine.replication.errors import ReplicationError
@@ -64,8 +65,9 @@ def plan_shards(runtime: Runtime, group: str, dataset: str, *, shards: int) -> S
     Args:
         shards: at most so many.
 
-    Raises: as `planning.plan`.
+    Raises: as `planning.plan`; ConfigError for a dataset with writers at two sites.
     """
+    require_one_way(runtime, group, dataset)
     made = plan(runtime, group, dataset).plan
     parts = [one for one in split(made.copies, shards=shards) if not one.barrier]
     if parts:
