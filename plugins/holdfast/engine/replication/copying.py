@@ -215,7 +215,10 @@ class SmallCopier:
             return True
         for target, one in landed:
             if one.how == "copied":
-                self._receivers[target].landing.withdraw(one)
+                try:
+                    self._receivers[target].landing.withdraw(one)
+                except HoldfastError as error:
+                    self._receivers[target].fail(error)
         return False
 
     def _land(self, item: Item, data: bytes, digest: str, attributes: Attributes) -> tuple[tuple[int, Landed], ...]:

@@ -1,6 +1,7 @@
 """Put one object that is in memory at one target: created at its own key where that is free, else under ``.versions/``.
 
-Nothing that is there is ever overwritten but bytes this very call put there and found bent.
+Nothing that is there is ever overwritten but bytes this very call put there and found bent, and bytes that are not
+those their key under ``.versions/`` is named for: no snapshot is right about them.
 """
 
 from __future__ import annotations
@@ -78,10 +79,11 @@ class Landing:
         translate: Callable[[Attributes], Attributes],
         spares: Mapping[str, int],
     ) -> None:
-        self._store, self._folder, self._run_id, self._clock = store, folder, run_id, clock
+        self._store, self._folder, self.run_id, self._clock = store, folder, run_id, clock
         self._translate, self._spares = translate, dict(spares)
         #: Paths whose own key turned out to hold other bytes.
         self.taken_paths: set[str] = set()
+        self._taken_spares: set[str] = set()
         can = store.capabilities()
         self._swaps = can.compare_and_swap is True
         self._keeps_metadata = can.metadata is True
@@ -99,13 +101,21 @@ class Landing:
         """What was listed there is not there any more."""
         self._spares.pop(key, None)
 
+    def spare_taken(self, key: str) -> None:
+        """Other bytes lie at this key under ``.versions/``, which is not named for their digest."""
+        self._taken_spares.add(key)
+
+    def is_spare_taken(self, key: str) -> bool:
+        """Whether that was found."""
+        return key in self._taken_spares
+
     def taken(self, path: str) -> None:
         """Other bytes lie at this object's own key."""
         self.taken_paths.add(path)
 
     def metadata(self, path: str) -> dict[str, str]:
         """What an object at its own key carries, so that it is not taken for new data."""
-        return replica_metadata(self._run_id, path)
+        return replica_metadata(self.run_id, path)
 
     def attributes(self, found: Attributes) -> Attributes | None:
         """What the object keeps of the source's attributes."""
@@ -166,8 +176,13 @@ class Landing:
             if landed is not None:
                 return landed
         spare = keys.version_key(self._folder, path, digest)
-        # The digest in the key says what lies here, so whoever else writes it writes the same bytes.
-        version = self._store.put(spare, data, mode=OVERWRITE, attributes=attributes)
+        try:
+            version = self._store.put(spare, data, mode=CREATE, attributes=attributes)
+        except ObjectExists:
+            # The digest in the key says what should lie here: a snapshot may name it, so it is left if it is right.
+            if (there := self.verifier.is_there_by_two_reads(spare, digest)) is not None:
+                return Landed(spare, there, "found", "read-back")
+            version = self._store.put(spare, data, mode=OVERWRITE, attributes=attributes)
         return self._verified(spare, version, data, digest, source_e_tag) or self._damaged(spare, digest)
 
     def _create(

@@ -102,7 +102,7 @@ class _Copy:
         named = keys.version_key(self.folder, self.item.path, digest)
         try:
             for key in dict.fromkeys((spare_key(self.folder, self.item), named)):
-                if (version := receiver.landing.verifier.is_there(key, digest)) is not None:
+                if (version := receiver.landing.verifier.is_there_by_two_reads(key, digest)) is not None:
                     self.landed.append((need.target, Landed(key, version, "found", "read-back")))
                     return
         except HoldfastError as error:

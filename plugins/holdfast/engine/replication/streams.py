@@ -25,17 +25,17 @@ from holdfast.engine.snapshot.documents import canonical
 from holdfast.errors import HoldfastError
 
 
-def spare_key(folder: str, item: Item) -> str:
+def spare_key(folder: str, item: Item, *, salt: str | None = None) -> str:
     """Where a large object lands whose own key is taken.
 
     Its digest is not known before its last part is sent, so unless it was known before, the place is named for the
-    state of the source's object.
+    state of the source's object; with a salt, for that and the salt: another place for the same state.
     """
     if item.digest is not None:
         return keys.version_key(folder, item.path, item.digest)
     pin = item.pin
     state = [item.key, item.size_bytes, pin.e_tag if pin else None, pin.version if pin else None]
-    return keys.version_key(folder, item.path, digest_of(canonical(state)))
+    return keys.version_key(folder, item.path, digest_of(canonical(state if salt is None else [*state, salt])))
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,8 @@ class Stream:
         """Find the upload of an earlier run, or begin one; or find that the object may be there already."""
         landing, folder = self.receiver.landing, self.origin.folder
         own, spare = keys.object_key(folder, self.item.path), spare_key(folder, self.item)
+        if landing.is_spare_taken(spare):
+            spare = spare_key(folder, self.item, salt=landing.run_id)
         direct = landing.direct and self.need.own is not Own.TAKEN
         if direct and self.need.own is Own.MAYBE:
             self.candidate = own
@@ -229,15 +231,22 @@ class Stream:
             self.clock.sleep(BACKOFF_SECONDS * 2**attempt)
 
     def _found(self, key: str, digest: str) -> Landed | None:
-        if (version := self.receiver.landing.verifier.is_there(key, digest)) is not None:
+        if (version := self.receiver.landing.verifier.is_there_by_two_reads(key, digest)) is not None:
             return Landed(key, version, "found", "read-back")
-        self._bad(key)
+        self._bad(key, named=keys.version_key(self.origin.folder, self.item.path, digest) == key)
         return None
 
-    def _bad(self, key: str) -> None:
-        """Other bytes are where this object's would be."""
+    def _bad(self, key: str, *, named: bool = True) -> None:
+        """Other bytes are where this object's would be.
+
+        Args:
+            key: where.
+            named: the key is named for this object's bytes, or this upload made what is there.
+        """
         if key == keys.object_key(self.origin.folder, self.item.path):
             self.receiver.landing.taken(self.item.path)
+        elif not named:  # bytes that a snapshot may name: what the key is named for need not tell two states apart
+            self.receiver.landing.spare_taken(key)
         else:
             self.store.delete(key)  # named for these very bytes: nobody's but ours, and not them
             self.receiver.landing.forget_spare(key)

@@ -63,6 +63,10 @@ class Verifier:
         except (ObjectNotFound, PreconditionFailed):
             return None
 
+    def is_there_by_two_reads(self, key: str, digest: str) -> ObjectVersion | None:
+        """As `is_there`, before what has another digest is replaced: one read may have been wrong itself."""
+        return self.is_there(key, digest) or self.is_there(key, digest)
+
     def check(
         self,
         key: str,
