@@ -1,0 +1,5 @@
+"""The command line."""
+
+from holdfast.cli.start import load_arrow
+
+load_arrow()

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 failed (or a drill deviated), 2 bad input, 3 refused by a 
 
 from __future__ import annotations
 
+import gc
 from typing import Annotated
 
 import typer
@@ -44,4 +45,5 @@ def _options(
 
 def main() -> None:
     """The console script."""
+    gc.freeze()  # what was imported stays, and need not be looked through again and again
     app()
