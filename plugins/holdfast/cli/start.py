@@ -1,0 +1,24 @@
+"""How a process of ours begins: with what it needs, and nothing that runs beside it."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+_BLAS_THREADS = "OPENBLAS_NUM_THREADS"
+
+
+def load_arrow() -> None:
+    """Import Arrow without threads for linear algebra.
+
+    Arrow imports numpy, whose OpenBLAS starts a thread for every core, which then spins for a while: a tenth of a
+    second of processor time for nothing. It reads the variable when it is loaded, so that children do not inherit it.
+    Only for a process of our own: in somebody else's it would slow down their numpy.
+    """
+    if "numpy" in sys.modules or _BLAS_THREADS in os.environ:
+        return
+    os.environ[_BLAS_THREADS] = "1"
+    try:
+        import pyarrow  # noqa: F401
+    finally:
+        del os.environ[_BLAS_THREADS]
