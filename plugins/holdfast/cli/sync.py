@@ -318,7 +318,8 @@ def conflicts(
 ) -> None:
     """What the active site and another one both changed since the last snapshot they share. Nothing is merged.
 
-    Reads what changed at either site; writes nothing.
+    Reads what changed at either site; writes nothing. What lay at the other site when a sync last reached it is not
+    shown.
 
     Exit codes: 0 no conflict, or a winner settles each; 1 the sites share no snapshot, or one did not answer; 2 bad
     input, 3 conflicts and no winner, 4 no majority.

@@ -91,10 +91,12 @@ def test_the_winner_rule_settles_conflicts_in_words(world: World) -> None:
     assert outcomes["both"] == outcomes["gone_there"] == f"{AWS}'s version goes to {GCP}"
 
 
-def test_a_replica_that_nobody_wrote_to_shows_nothing(world: World) -> None:
+def test_what_lay_at_a_replica_when_a_sync_reached_it_counts_for_nothing_and_later_writes_show(world: World) -> None:
     with_policy(world, Sync())
     sync.run(as_runtime(world), GROUP, DATASET)
-    assert report(world, peer=AZURE).differences == ()
+    assert report(world, peer=AZURE).differences == report(world, peer=GCP).differences == ()
+    put(world, "there", b"from gcp again", GCP)
+    assert [(one.path, one.what) for one in report(world, peer=GCP).differences] == [("there", f"changed at {GCP}")]
 
 
 def test_what_filters_leave_out_is_no_conflict(world: World) -> None:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from holdfast.engine.config.sync import Sync
 from holdfast.engine.replication.directions import (
@@ -91,6 +91,7 @@ def test_sites_that_never_agreed_conflict_in_all_that_differs():
 FILES = st.dictionaries(st.sampled_from("abcdef"), st.sampled_from([b"0", b"1", b"2"]))
 
 
+@settings(deadline=None)
 @given(base=FILES, left=FILES, right=FILES, winner=st.sampled_from(["aws", "gcp"]))
 def test_after_a_merge_both_sites_are_equal_and_no_lone_change_is_lost(base, left, right, winner):
     merge = resolve(compare(manifest(**base), manifest(**left), manifest(**right), sites=("aws", "gcp")), winner)

@@ -55,8 +55,11 @@ def test_an_incremental_sync_costs_what_changed(aws: Connection, aws_site: Site)
     )
     source, target = Watched(open_store("aws", aws_site, aws)), memory_store()
 
+    def opened() -> Any:
+        return open_feed(f"sqs://{name}?wait_seconds=0", aws, site_name="aws", site=aws_site, folder="d")
+
     def run() -> Any:
-        feed = open_feed(f"sqs://{name}?wait_seconds=0", aws, site_name="aws", site=aws_site, folder="d")
+        feed = opened()
         state = load_state(source, dataset="d", site="aws", feed=feed.identity)
         seen = observe(feed, state, source=source, folder="d", policy=POLICY, clock=CLOCK)
         report = sync_dataset(
@@ -90,6 +93,10 @@ def test_an_incremental_sync_costs_what_changed(aws: Connection, aws_site: Site)
     source.listed.clear()
     second = run()
     assert (second.changed_objects, second.targets[0].copied_objects) == (2, 2)
+    state = load_state(source, dataset="d", site="aws", feed=opened().identity)
+    assert state.last_full_at is not None
+    assert (first.planned_from, second.planned_from) == ("listing", "feed")
+    assert second.last_full_look == state.last_full_at.isoformat()
     assert {one for one in source.listed if one.startswith("data/")} == {"data/d/03", "data/d/07", "data/d/new"}
     record = latest(target, "d", epoch=1)
     assert record is not None
