@@ -61,7 +61,7 @@ def test_a_publish_whose_answers_get_lost_makes_one_record(world, seed):
     world.put("aws", a=b"1")
     store = world.stores["aws"]
     taken = take(store, dataset="market", path="market", clock=world.clock)
-    for attempt in range(100):
+    for attempt in range(500):  # half of its ten requests fail
         chance = Chance(random.Random(seed * 1000 + attempt), {Kind.FAIL_AFTER: 0.3, Kind.FAIL_BEFORE: 0.2})
         world.clock.advance(1)
         try:

@@ -24,6 +24,7 @@ from holdfast.engine.snapshot import (
     new_fork,
     point_in_time,
     read_receipt,
+    rollback,
     root,
     take_and_publish,
     verify,
@@ -362,6 +363,43 @@ def test_two_runs_at_once_end_in_the_same_bytes():
             assert all(target.ok for target in report.targets)
     world.check_everything_shown()
     whole(world, world.sync())
+
+
+def test_a_rollback_during_a_run_is_not_undone_by_it():
+    world = world_of("aws", "gcp", a=b"good")
+    good = world.sync().record
+    world.source.put("a", b"BAD!")
+    world.sync()
+    world.source.put("b", b"more")
+
+    def roll_back(taken, read):
+        rollback(
+            world.stores, DATASET, to=good.snapshot_id, epoch=1, site="aws", clock=world.clock, reason="bad data"
+        )  # fmt: skip
+        world.clock.advance(1)
+
+    report = world.sync(validate=roll_back)
+    assert all(target.ok for target in report.targets)
+    assert (world.shows("aws"), world.shows("gcp")) == ({"a": b"good"}, {"a": b"good"})
+
+
+@pytest.mark.parametrize("write_source", [True, False])
+def test_a_run_that_looked_earlier_does_not_put_older_content_on_top(write_source):
+    world = world_of("aws", "gcp", a=b"1")
+    world.sync(write_source=write_source)
+    world.source.put("a", b"2")
+    world.source.put("b", b"2")
+
+    def overtake(taken, read):
+        world.source.put("a", b"3")
+        world.sync(write_source=write_source)
+        world.clock.advance(1)
+
+    report = world.sync(validate=overtake, write_source=write_source)
+    assert all(target.ok for target in report.targets)
+    assert report.targets[0].copied_objects == 2
+    assert world.shows("gcp") == {"a": b"3", "b": b"2"}
+    assert world.sync(write_source=write_source).record is None
 
 
 # -- verification ------------------------------------------------------------------------------------------------------

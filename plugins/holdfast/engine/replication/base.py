@@ -12,7 +12,7 @@ from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.replication.plan.filters import renamed
 from holdfast.engine.replication.source import STATE
 from holdfast.engine.replication.target import Run, Target
-from holdfast.engine.snapshot.errors import LineageError
+from holdfast.engine.snapshot.errors import LineageError, Superseded
 from holdfast.engine.snapshot.manifest import Manifest
 from holdfast.engine.snapshot.placement import SCHEMA, locate_table
 from holdfast.engine.snapshot.read import load_manifest
@@ -60,6 +60,19 @@ def find_base(run: Run, targets: Sequence[Target], *, write_source: bool) -> Bas
     if write_source:
         return Base(None, state, run.source.store)
     return Base(record, state, target.store, base_manifest)
+
+
+def refuse_superseded(run: Run, targets: Sequence[Target], base: Base) -> None:
+    """For a source that may only be read: raises Superseded when a target shows a newer snapshot than the base."""
+    for target, record in _newest(run, targets):
+        if base.record is None or record.committed_at > base.record.committed_at:
+            raise Superseded(
+                "another snapshot was published meanwhile",
+                where=f"{target.store.name}: {run.dataset}",
+                expected=f"{base.record.snapshot_id if base.record else 'nothing'} as the newest snapshot",
+                found=f"snapshot {record.snapshot_id}",
+                fix="Run it again: it goes by what is the newest then. Nothing of this run is visible",
+            )
 
 
 def _newest(run: Run, targets: Sequence[Target]) -> Iterator[tuple[Target, CommitRecord]]:

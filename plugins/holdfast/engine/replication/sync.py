@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from uuid import uuid4
 
 import pyarrow as pa
@@ -20,7 +21,7 @@ import pyarrow.compute as pc
 from holdfast.clock import Clock
 from holdfast.engine.config import Residency, Site
 from holdfast.engine.config.sync import Sync
-from holdfast.engine.replication.base import Base, find_base
+from holdfast.engine.replication.base import Base, find_base, refuse_superseded
 from holdfast.engine.replication.drafts import DraftReader
 from holdfast.engine.replication.feeds import Changes, apply_changes, as_listed
 from holdfast.engine.replication.reports import Phase, ReadDraft, SyncProgress, SyncReport, SyncSite, TargetReport
@@ -41,7 +42,7 @@ from holdfast.engine.replication.source import (
 )
 from holdfast.engine.replication.target import Run, Target, cut_off_rows
 from holdfast.engine.replication.work import plan_round
-from holdfast.engine.snapshot.errors import DatasetBusy, DatasetEmpty
+from holdfast.engine.snapshot.errors import DatasetBusy, DatasetEmpty, Superseded
 from holdfast.engine.snapshot.labels import LAST_FULL_LOOK, feed_labels, feed_labels_of, planned_from_feed
 from holdfast.engine.snapshot.manifest import Manifest, write_table
 from holdfast.engine.snapshot.publish import publish, seal_record
@@ -100,16 +101,26 @@ def sync_dataset(
 
     Raises:
         DatasetEmpty: nothing lies there.
-        DatasetBusy: objects kept changing.
+        DatasetBusy: objects kept changing, or others kept publishing (`Superseded`).
+        LineSplit: it was published at the source, and so was another snapshot on top of the same one.
         Interrupted: ``stop`` was set. Nothing was published.
         BytesCorrupted, SourceDamaged: the source keeps giving other bytes than it says it has.
         TableDamaged: the dataset is a lake table whose newest version names files that are not there.
         SnapshotError, StoreUnavailable: the source could not be read or written. Or no target could, all of them
             failed; the snapshot is published at the source then, unless that may only be read.
     """
-    run = Run(source, dataset, folder, policy, epoch, residency, topology_sites, clock, run_id or uuid4().hex)
-    sync = _Sync(run, targets, changes, write_source, validate, progress, threads, stop)
-    return sync.run()
+    tries: list[_Sync] = []
+    while True:
+        run = Run(source, dataset, folder, policy, epoch, residency, topology_sites, clock, run_id or uuid4().hex)
+        tries.append(_Sync(run, targets, changes, write_source, validate, progress, threads, stop))
+        try:
+            return _all_in_all(tries[-1].run(), tries[:-1])
+        except Superseded:
+            # Somebody else published, or rolled back: all of it is looked at again on top of that. What has landed is
+            # noted, so it is not copied again; the write id is another, for it is to be another snapshot.
+            if len(tries) > ROUNDS:
+                raise
+            run_id = None
 
 
 class _Sync:
@@ -127,22 +138,22 @@ class _Sync:
         self._run, self._changes, self._write_source = run, changes, write_source
         self._validate, self._progress, self._threads, self._stop = validate, progress, threads, stop
         self._source = run.source.store
-        self._targets = [Target(run, site) for site in targets]
-        self._rounds = Rounds(run, self._targets, threads=threads, stop=stop)
+        self.targets = [Target(run, site) for site in targets]
+        self._rounds = Rounds(run, self.targets, threads=threads, stop=stop)
         self._base = Base(None, STATE.empty_table(), None)
         self._state = self._base.state
         self._now = self._taken_at = run.clock.now()
-        self._changed_objects = self._read_bytes = self._hashed_bytes = 0
+        self.changed_objects = self.read_bytes = self._hashed_bytes = 0
         #: Objects and all of them, bytes and all of them, as `SyncProgress` tells.
         self._done = (0, 0, 0, 0)
         self._wrong: HoldfastError | None = None
 
     def run(self) -> SyncReport:
         began = self._run.clock.monotonic()
-        for target in self._targets:
+        for target in self.targets:
             target.check_residency()
         self._tell("listing")
-        self._base = find_base(self._run, self._targets, write_source=self._write_source)
+        self._base = find_base(self._run, self.targets, write_source=self._write_source)
         self._state = self._base.state
         seen = self._look()
         record = self._base.record
@@ -154,9 +165,9 @@ class _Sync:
             record=None if record is self._base.record else record,
             snapshot_id=None if record is None else record.snapshot_id,
             source_site=self._run.source.site,
-            changed_objects=self._changed_objects,
-            read_bytes=self._read_bytes,
-            targets=tuple(target.report() for target in self._targets),
+            changed_objects=self.changed_objects,
+            read_bytes=self.read_bytes,
+            targets=tuple(target.report() for target in self.targets),
             seconds=self._run.clock.monotonic() - began,
             refused_objects=seen.refused,
             planned_from="feed" if planned_from_feed(record) else "listing",
@@ -182,14 +193,14 @@ class _Sync:
         return same and not seen.fresh.num_rows and content(seen.chosen).equals(content(self._base.state))
 
     def _everybody_has(self, record: CommitRecord | None) -> bool:
-        for target in self._targets:
+        for target in self.targets:
             if target.active and record is not None:
                 with target.trying():
                     target.look_for(record)
         return not self._waiting()
 
     def _waiting(self) -> list[Target]:
-        return [target for target in self._targets if target.active and not target.served]
+        return [target for target in self.targets if target.active and not target.served]
 
     # -- bringing ------------------------------------------------------------------------------------------------------
 
@@ -217,7 +228,7 @@ class _Sync:
     def _enlist(self, seen: Look) -> None:
         """Have every active target that lacks what there is now take part."""
         old = self._base.record if self._is_base(seen) else None
-        for target in self._targets:
+        for target in self.targets:
             if target.active and (old is None or not target.served) and not target.enlisted:
                 with target.trying():
                     target.enlist(self._base.lineage or target.store, old)
@@ -256,7 +267,7 @@ class _Sync:
         confirmed, moves, mends = False, 0, 0
         while True:
             self._enlist(seen)
-            work = plan_round(seen, self._targets, self._run.policy)
+            work = plan_round(seen, self.targets, self._run.policy)
             whole = confirmed or self._is_base(seen)
             moved = self._copy(work, seen) if work.num_rows else 0
             if whole and not moved:
@@ -285,9 +296,9 @@ class _Sync:
             texts = (pa.array(column, pa.string()) for column in (outcome.digests, outcome.versions))
             self._state = merge(self._state, hashed_rows(rows, *texts))
             self._state = merge(self._state, left_over_rows(strays, self._state, seen.inside))
-            self._changed_objects += len(outcome.hashed)
+            self.changed_objects += len(outcome.hashed)
             self._hashed_bytes += outcome.hashed_bytes
-            self._read_bytes += outcome.read_bytes
+            self.read_bytes += outcome.read_bytes
             self._wrong = outcome.wrong or self._wrong
             moved += outcome.moved + len(outcome.left_over)
         return moved
@@ -330,7 +341,7 @@ class _Sync:
             path=run.folder,
             manifest=manifest,
             taken_at=self._taken_at,
-            hashed_objects=self._changed_objects,
+            hashed_objects=self.changed_objects,
             hashed_bytes=self._hashed_bytes,
             placement_table=placement_of(seen, run.prefix),
         )
@@ -358,6 +369,7 @@ class _Sync:
         waiting = self._waiting()
         if not waiting:
             return None
+        refuse_superseded(run, waiting, self._base)
         lineage = self._base.lineage or waiting[0].store
         return seal_record(
             lineage,
@@ -376,14 +388,14 @@ class _Sync:
 
     def _tidy(self) -> None:
         """What is left over is no reason to call a target failed: the next run removes it."""
-        for target in self._targets:
+        for target in self.targets:
             if target.active:
                 with suppress(HoldfastError):
                     target.tidy()
 
     def _raise_if_all_failed(self) -> None:
-        errors = [target.error for target in self._targets if target.error is not None]
-        if errors and not any(target.active for target in self._targets):
+        errors = [target.error for target in self.targets if target.error is not None]
+        if errors and not any(target.active for target in self.targets):
             raise errors[0]
 
     # -- telling -------------------------------------------------------------------------------------------------------
@@ -410,6 +422,26 @@ class _Sync:
             found=found,
             fix="Correct the dataset's path or filters",
         )
+
+
+def _all_in_all(report: SyncReport, earlier: Sequence[_Sync]) -> SyncReport:
+    """The report of the last try, with what the ones before it read and copied."""
+    for one in earlier:
+        there = {target.site: target.report() for target in one.targets}
+        report = replace(
+            report,
+            changed_objects=report.changed_objects + one.changed_objects,
+            read_bytes=report.read_bytes + one.read_bytes,
+            targets=tuple(
+                replace(
+                    target,
+                    copied_objects=target.copied_objects + there[target.site].copied_objects,
+                    copied_bytes=target.copied_bytes + there[target.site].copied_bytes,
+                )
+                for target in report.targets
+            ),
+        )
+    return report
 
 
 def _sum(work: pa.Table) -> int:

@@ -47,6 +47,14 @@ class DatasetBusy(SnapshotError):
     transient = True
 
 
+class Superseded(DatasetBusy):
+    """Another snapshot came on top of the one this follows. Nothing was committed."""
+
+
+class LineSplit(SnapshotError):
+    """Two snapshots follow the same one, and neither publisher knew of the other's. Both are committed."""
+
+
 class LineageError(Refused, SnapshotError):
     """The ancestry of the epochs forbids it."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from uuid import uuid4
 
@@ -17,6 +18,7 @@ from holdfast.engine.snapshot.manifest import Manifest, ManifestEntry
 from holdfast.engine.snapshot.once import create_or_read
 from holdfast.engine.snapshot.placement import write_placement, write_placement_table
 from holdfast.engine.snapshot.records import CommitRecord, commit_time, latest, parse_record, read_record, record_keys
+from holdfast.engine.snapshot.succession import Turn, await_turn, check_line, claim
 from holdfast.engine.snapshot.take import TakenSnapshot, take
 
 #: Bigger files are streamed and never in memory whole.
@@ -48,20 +50,40 @@ def publish(
     Raises:
         EpochUnknownHere: the dataset has snapshots here but no fork record of this epoch.
         UnknownParent: the parent is not committed here.
+        Superseded: the parent is not the newest selectable snapshot here any more; nothing was committed.
+        LineSplit: another publisher committed on top of the same parent.
     """
     write_id = write_id or uuid4().hex
-    earlier = _own_commit(store, taken, record_keys(store, taken.dataset), epoch, write_id)
+    found = record_keys(store, taken.dataset)
+    earlier = _own_commit(store, taken, found, epoch, write_id)
     if earlier is not None:
+        check_line(store, earlier)
         return earlier
-    record = seal_record(
-        store, taken, epoch=epoch, site=site, parent=parent, clock=clock, write_id=write_id, labels=labels
-    )
+    _require_epoch(store, taken, found, epoch, site, write_id, clock)
+    parent_key = _parent_key(store, taken.dataset, found, parent)
+    turn = await_turn(store, taken.dataset, epoch=epoch, parent=parent, write_id=write_id, clock=clock)
+    moment = turn.not_before(commit_time(max(clock.now(), taken.taken_at), parent_key))
+    record = _seal(taken, epoch, site, parent, write_id, labels, moment)
     put_manifest(store, record, taken.manifest.data)
     if taken.placement_table is not None:
         write_placement_table(store, record, site, taken.placement_table)
     elif taken.placement:
         write_placement(store, record, site, list(taken.placement))
-    return commit(store, record)
+    return commit_next(store, turn, record)
+
+
+def commit_next(store: ObjectStore, turn: Turn, record: CommitRecord) -> CommitRecord:
+    """Commit a record on top of its parent, if that still is the newest snapshot.
+
+    Raises:
+        Superseded: it is not; nothing was committed.
+        LineSplit: it was committed, and so was another one on top of the same parent.
+        CommitRecordDamaged, StoreUnavailable: as `commit`.
+    """
+    claim(store, turn, record)
+    record = commit(store, record)
+    check_line(store, record)
+    return record
 
 
 def seal_record(
@@ -84,6 +106,19 @@ def seal_record(
     """
     found = record_keys(store, taken.dataset)
     _require_epoch(store, taken, found, epoch, site, write_id, clock)
+    moment = commit_time(max(clock.now(), taken.taken_at), _parent_key(store, taken.dataset, found, parent))
+    return _seal(taken, epoch, site, parent, write_id, labels, moment)
+
+
+def _seal(
+    taken: TakenSnapshot,
+    epoch: int,
+    site: str,
+    parent: str | None,
+    write_id: str,
+    labels: Mapping[str, str] | None,
+    committed_at: datetime,
+) -> CommitRecord:
     return CommitRecord.seal(
         dataset=taken.dataset,
         epoch=epoch,
@@ -93,7 +128,7 @@ def seal_record(
         object_count=taken.object_count,
         size_bytes=taken.size_bytes,
         taken_at=taken.taken_at,
-        committed_at=commit_time(max(clock.now(), taken.taken_at), _parent_key(store, taken.dataset, found, parent)),
+        committed_at=committed_at,
         site=site,
         path=taken.path,
         labels=dict(labels or {}),

@@ -21,15 +21,16 @@ from holdfast.engine.objectstore.errors import ObjectExists, ObjectNotFound, Obj
 from holdfast.engine.objectstore.interface import CREATE, OVERWRITE, IfMatch, ObjectInfo, ObjectStore, ObjectVersion
 from holdfast.engine.snapshot import keys
 from holdfast.engine.snapshot.digest import digest_of, hash_stream
-from holdfast.engine.snapshot.errors import DatasetBusy, ObjectDamaged, SnapshotError
+from holdfast.engine.snapshot.errors import ObjectDamaged, SnapshotError
 from holdfast.engine.snapshot.lineage import require_fork
 from holdfast.engine.snapshot.manifest import ManifestEntry
 from holdfast.engine.snapshot.opened import OpenSnapshot
 from holdfast.engine.snapshot.placement import Placed, leftover, placed_at, same_version, write_placement
-from holdfast.engine.snapshot.publish import commit, put_manifest
+from holdfast.engine.snapshot.publish import commit_next, put_manifest
 from holdfast.engine.snapshot.read import open_snapshot, select
 from holdfast.engine.snapshot.records import CommitRecord, commit_time, latest, record_keys
 from holdfast.engine.snapshot.removals import check_before_commit
+from holdfast.engine.snapshot.succession import Turn, await_turn
 from holdfast.engine.snapshot.threads import in_threads
 
 ROLLED_BACK_TO = "rolled_back_to"
@@ -96,7 +97,8 @@ def rollback(
         SnapshotNotSelectable: ``to`` may not be selected at this site.
         BytesGone: some of its bytes are at none of the sites; all of them are listed, nothing was published.
         BytesBeingRemoved: a delete run removes some of them; run it again.
-        DatasetBusy: somebody else published meanwhile; look again what the newest snapshot is.
+        Superseded: somebody else published meanwhile; look again what the newest snapshot is. Nothing was published.
+        LineSplit: somebody else published on top of the same snapshot, and neither knew of the other.
     """
     store = stores[site]
     target = select(store, dataset, epoch=epoch, snapshot_id=to)
@@ -137,23 +139,16 @@ class _Rollback:
         where = self._find_all(listed)
         now = {info.key: info for info in self._store.list(self._folder)}
         rows = self._rows(where, listed, now)
-        record = self._seal(reason)
+        dataset, parent = self._target.dataset, self._current.snapshot_id
+        write_id, epoch = uuid4().hex, self._epoch
+        turn = await_turn(self._store, dataset, epoch=epoch, parent=parent, write_id=write_id, clock=self._clock)
+        record = self._seal(reason, write_id, turn)
         put_manifest(self._store, record, self._opened.manifest.data)
         write_placement(self._store, record, self._site, rows)
         check_before_commit(self._store, record, where.values())
-        record = commit(self._store, record)
-        newest = latest(self._store, record.dataset, epoch=self._epoch)
-        if newest is not None and newest.snapshot_id != record.snapshot_id:
-            raise DatasetBusy(
-                "another snapshot was published on top of the rollback",
-                where=f"{self._store.name}: {record.dataset}",
-                expected=f"{record.snapshot_id} as the newest",
-                found=newest.snapshot_id,
-                fix="Stop the dataset's publisher, look at what it published, and roll back again",
-            )
-        return record
+        return commit_next(self._store, turn, record)
 
-    def _seal(self, reason: str) -> CommitRecord:
+    def _seal(self, reason: str, write_id: str, turn: Turn) -> CommitRecord:
         target, moment = self._target, self._clock.now()
         found = record_keys(self._store, target.dataset)
         parent = next(key for key in found if key.snapshot_id == self._current.snapshot_id)
@@ -166,12 +161,12 @@ class _Rollback:
             dataset=target.dataset,
             epoch=self._epoch,
             parent=self._current.snapshot_id,
-            write_id=uuid4().hex,
+            write_id=write_id,
             manifest_digest=target.manifest_digest,
             object_count=target.object_count,
             size_bytes=target.size_bytes,
             taken_at=moment,
-            committed_at=commit_time(moment, parent),
+            committed_at=turn.not_before(commit_time(moment, parent)),
             site=self._site,
             path=target.path,
             labels={
