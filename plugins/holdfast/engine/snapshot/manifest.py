@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -141,24 +140,25 @@ class Diff:
 
 
 def diff(source: Manifest, target: Manifest | None) -> Diff:
-    """Compare two manifests by path and digest, as one Arrow join; no store is asked."""
-    left = source.table.select(["path", "size_bytes", "digest"])
-    right = (SCHEMA.empty_table() if target is None else target.table).select(["path", "size_bytes", "digest"])
-    both = left.join(right, keys="path", join_type="full outer", right_suffix="_target").sort_by("path")
-    in_source, in_target = pc.is_valid(both["digest"]), pc.is_valid(both["digest_target"])
-    same = pc.fill_null(pc.equal(both["digest"], both["digest_target"]), False)
-    in_both = pc.and_(in_source, in_target)
-
-    def part(mask: Any, suffix: str = "") -> pa.Table:
-        chosen = both.filter(mask).select(["path", f"size_bytes{suffix}", f"digest{suffix}"])
-        return chosen.rename_columns(["path", "size_bytes", "digest"])
-
+    """Compare two manifests by path and digest, each path looked up once; no store is asked."""
+    names = ["path", "size_bytes", "digest"]
+    # Not `Table.join`: it takes 25 MB more and three times as long, and forgets the order.
+    left = source.table.select(names).combine_chunks()
+    right = (SCHEMA.empty_table() if target is None else target.table).select(names).combine_chunks()
+    at = pc.index_in(left["path"], value_set=_one_array(right["path"]))
+    in_both = pc.is_valid(at)
+    same = pc.fill_null(pc.equal(left["digest"], right["digest"].take(at)), False)
+    stays = pc.is_in(right["path"], value_set=_one_array(left["path"]))
     return Diff(
-        added=part(pc.and_(in_source, pc.invert(in_target))),
-        changed=part(pc.and_(in_both, pc.invert(same))),
-        removed=part(pc.and_(in_target, pc.invert(in_source)), "_target"),
-        unchanged=part(pc.and_(in_both, same)),
+        added=left.filter(pc.invert(in_both)),
+        changed=left.filter(pc.and_(in_both, pc.invert(same))),
+        removed=right.filter(pc.invert(stays)),
+        unchanged=left.filter(same),
     )
+
+
+def _one_array(column: pa.ChunkedArray) -> pa.Array:
+    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
 
 
 def write_table(table: pa.Table) -> bytes:
