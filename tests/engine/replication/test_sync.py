@@ -15,7 +15,7 @@ from holdfast.engine.objectstore import local_store, memory_store
 from holdfast.engine.objectstore.errors import BytesCorrupted, StoreUnavailable
 from holdfast.engine.objectstore.faults import Fault, FaultyStore, Kind, Script
 from holdfast.engine.objectstore.listing import list_table
-from holdfast.engine.replication import Interrupted, SyncSite, rounds, sync_dataset
+from holdfast.engine.replication import Interrupted, SourceDamaged, SyncSite, rounds, sync_dataset
 from holdfast.engine.replication.feeds import Change, Changes
 from holdfast.engine.snapshot import (
     DatasetBusy,
@@ -30,7 +30,7 @@ from holdfast.engine.snapshot import (
     verify,
     write_fork,
 )
-from sync_harms import Cut, Harm, HarmedStore, Kill, Killed, Movement, Storm, Trace
+from sync_harms import Cut, Harm, HarmedStore, Kill, Killed, Movement, Storm, Trace, bent
 from sync_world import DATASET, SITES, World, see
 
 MIB = 1024 * 1024
@@ -400,6 +400,31 @@ def test_a_run_that_looked_earlier_does_not_put_older_content_on_top(write_sourc
     assert report.targets[0].copied_objects == 2
     assert world.shows("gcp") == {"a": b"3", "b": b"2"}
     assert world.sync(write_source=write_source).record is None
+
+
+class Rot(Harm):
+    """An object of the source reads as other bytes for ever, at the version it always had."""
+
+    def __init__(self):
+        self.reads = 0
+
+    def read(self, op, data):
+        if (op.site, op.key) != ("aws", "data/market/a"):
+            return data
+        self.reads += 1
+        return bent(data, 1)
+
+    def before(self, op):
+        assert self.reads < 500, "it reads the same wrong bytes again and again"
+
+
+def test_rot_at_the_source_ends_the_run_that_brings_it_to_a_new_site():
+    world = world_of("aws", "gcp", a=b"x" * 50, b=b"y" * 50)
+    world.sync()
+    world.stores["azure"], world.targets = memory_store("azure"), ("gcp", "azure")
+    with pytest.raises(SourceDamaged, match="data/market/a"):
+        world.sync(Trace([Rot()]))
+    assert (world.shows("gcp"), world.shows("azure")) == (world.source.live, None)
 
 
 # -- verification ------------------------------------------------------------------------------------------------------

@@ -263,6 +263,7 @@ class _Sync:
 
         Raises:
             DatasetBusy: it never did.
+            BytesCorrupted, SourceDamaged: an object stays as it was by every listing and reads as something else.
         """
         confirmed, moves, mends = False, 0, 0
         while True:
@@ -280,7 +281,7 @@ class _Sync:
             self._tell("proving")
             later = self._look()
             confirmed = not later.fresh.num_rows and later.same_as(seen)
-            moves += not confirmed
+            moves += bool(moved) or not confirmed  # what reads wrong again and again is listed as it was
             if moves > ROUNDS:
                 raise self._wrong or self._busy()
             seen = later
