@@ -14,12 +14,13 @@ import pyarrow as pa
 
 from holdfast.engine.objectstore.checksums import NO_BYTES, Checksums
 from holdfast.engine.objectstore.errors import ObjectNotFound, PreconditionFailed
-from holdfast.engine.objectstore.interface import ObjectInfo, ObjectStore, ObjectVersion
+from holdfast.engine.objectstore.interface import ByteRange, ObjectInfo, ObjectStore, ObjectVersion
 from holdfast.engine.replication import journal
 from holdfast.engine.replication.reports import SyncSite
 from holdfast.engine.replication.target import Run
 from holdfast.engine.replication.verification import SourceCheck
 from holdfast.engine.snapshot.digest import Hasher, hash_stream
+from holdfast.engine.snapshot.placement import is_replica
 from holdfast.engine.snapshot.threads import in_threads
 
 
@@ -29,8 +30,9 @@ class Adopted:
 
     objects: int
     size_bytes: int
-    #: Not staged, or staged with other bytes than the source has now.
+    #: Not staged, or marked at the source as having come with a replication.
     missing: int
+    #: Staged with other bytes than the source has now.
     wrong: int
 
 
@@ -72,6 +74,8 @@ def _look(
         info, digest, sums = _hashed(store, key)
     except ObjectNotFound:
         return "missing", row
+    if _came_with_a_replication(run, row):
+        return "missing", row
     if info.size_bytes != row["size_bytes"] or not _is_the_sources(run, check, row["key"], pin, digest, sums):
         return "wrong", row
     noted = {
@@ -83,6 +87,17 @@ def _look(
         "proof": "read-back",
     }
     return "good", noted
+
+
+def _came_with_a_replication(run: Run, row: dict[str, Any]) -> bool:
+    """Whether the source's own object carries the mark of a replica: no new data by its mark, and only the sync knows
+    whether it is of a snapshot."""
+    try:
+        first = ByteRange(0, 1) if row["size_bytes"] else None
+        reader = run.source.store.open(row["key"], byte_range=first)
+        return is_replica(reader.metadata, row["key"].removeprefix(run.prefix))
+    except ObjectNotFound:
+        return True  # it is gone: the sync sees what is there now
 
 
 def _hashed(store: ObjectStore, key: str) -> tuple[ObjectInfo, str, Checksums]:
