@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,7 +12,10 @@ from holdfast.engine.config.sync import Sync, Verification
 from holdfast.engine.objectstore import memory_store
 from holdfast.engine.objectstore.encrypted import EncryptedStore, Scope
 from holdfast.engine.objectstore.envelope import KeyRing
+from holdfast.engine.objectstore.parts import PartLimits
 from holdfast.engine.replication import rounds
+from holdfast.engine.replication.copying import Crew
+from holdfast.engine.replication.large import BUFFERS_BYTES, PartWork, common_part_bytes
 from holdfast.engine.snapshot import records
 from holdfast.engine.snapshot.placement import replica_metadata
 from sync_harms import Harm, HarmedStore, Killed, Trace, bent, unavailable
@@ -233,3 +237,16 @@ def test_a_worker_that_dies_before_its_part_ends_the_sync(monkeypatch):
     thread.start()
     thread.join(30)
     assert ended, "the other workers wait for a part that nobody brings"
+
+
+@pytest.mark.parametrize("size_gib", [1, 79, 300, 1024, 5 * 1024])
+def test_buffers_are_within_the_budget_or_one_part(monkeypatch, size_gib):
+    monkeypatch.undo()
+    size_bytes, s3 = size_gib << 30, PartLimits(5 << 20, 5 << 30, 10_000, in_order=False)
+    google = PartLimits(256 << 10, 1 << 30, None, in_order=True, multiple_bytes=256 << 10)
+    part_bytes = common_part_bytes(size_bytes, [s3, google])
+    assert part_bytes % google.multiple_bytes == 0
+    assert part_bytes <= max(8 << 20, size_bytes // 10_000 + (1 << 20)), "no larger than it must be"
+    job = SimpleNamespace(part_bytes=part_bytes, count=-(-size_bytes // part_bytes))
+    workers = PartWork([job], Crew(None)).workers
+    assert workers * part_bytes <= max(BUFFERS_BYTES, part_bytes)

@@ -1,7 +1,8 @@
 """Large objects in parts: pinned ranges read side by side into buffers used again, hashed in order, put at each target.
 
-Whatever the objects' sizes and counts, only as many parts are in memory as there are workers, and no more than the
-budget. The next object begins while the last parts of the one before are on their way.
+However many the objects, only as many parts are in memory as there are workers, and no more than the budget, or one
+part where that is larger (of an object above 234 GiB, where 10,000 parts are the most). The next object begins while
+the last parts of the one before are on their way.
 """
 
 from __future__ import annotations

@@ -270,10 +270,10 @@ def test_azure_takes_a_token_or_a_signature(scripted: Any, reply: Any, values: A
 # -- Google Cloud ------------------------------------------------------------------------------------------------------
 
 
-def begun(gcs: PartStore, scripted: Any, reply: Any, size_bytes: int) -> Upload:
+def begun(gcs: PartStore, scripted: Any, reply: Any, size_bytes: int, part_bytes: int = 256 * 1024) -> Upload:
     target = "/upload/storage/v1/b/bkt/o?uploadType=resumable&upload_id=secret"
     scripted.answers(reply(200, {"Location": f"https://elsewhere.example{target}"}))
-    upload = gcs.begin("key", size_bytes=size_bytes, mode=CREATE, part_bytes=256 * 1024, metadata={"a": "b"})
+    upload = gcs.begin("key", size_bytes=size_bytes, mode=CREATE, part_bytes=part_bytes, metadata={"a": "b"})
     assert (
         scripted.seen[0].target == "/upload/storage/v1/b/bkt/o?uploadType=resumable&name=pre%2Fkey&ifGenerationMatch=0"
     )
@@ -291,6 +291,28 @@ def test_google_taking_part_of_a_part_gets_the_rest(gcs: PartStore, scripted: An
     assert first.headers["content-range"] == f"bytes 0-{part - 1}/*"
     assert second.headers["content-range"] == f"bytes {part // 2}-{part - 1}/*"
     assert second.body == data[part // 2 : part]
+
+
+@pytest.mark.parametrize(("size_bytes", "kept"), [(1, 1), (512 * 1024, 256 * 1024), (512 * 1024 + 1, 1)])
+def test_of_the_last_part_google_gets_all_but_a_granule_at_once(
+    gcs: PartStore, scripted: Any, reply: Any, size_bytes: int, kept: int
+) -> None:
+    """What is kept until the end is memory the caller's buffers do not account for."""
+    data = bytes(range(251)) * (size_bytes // 251 + 1)
+    data, sums = data[:size_bytes], Checksums.of(data[:size_bytes])
+    upload = begun(gcs, scripted, reply, size_bytes, 1 << 20)
+    if size_bytes > kept:
+        scripted.answers(reply(308, {"Range": f"bytes=0-{size_bytes - kept - 1}"}))
+    part = gcs.put_part(upload, 1, data, checksums=sums)
+    if size_bytes > kept:
+        [sent] = scripted.seen
+        assert (sent.headers["content-range"], sent.body) == (f"bytes 0-{size_bytes - kept - 1}/*", data[:-kept])
+    scripted.answers(reply(400, {}, b"crc32c"))
+    with pytest.raises(BytesCorrupted):
+        gcs.complete(upload, [part], size_bytes=size_bytes, checksums=sums, mode=CREATE)
+    [sent] = scripted.seen
+    assert sent.headers["content-range"] == f"bytes {size_bytes - kept}-{size_bytes - 1}/{size_bytes}"
+    assert sent.body == data[-kept:]
 
 
 def test_google_gets_the_size_and_the_checksum_with_the_last_part(gcs: PartStore, scripted: Any, reply: Any) -> None:

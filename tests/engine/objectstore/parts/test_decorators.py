@@ -122,7 +122,7 @@ _GOOGLE = PartLimits(256 << 10, 1 << 30, None, in_order=True, multiple_bytes=256
 
 @pytest.mark.parametrize(
     ("size_bytes", "part_bytes"),
-    [(1, 8 << 20), (78 << 30, 8 << 20), (79 << 30, 16 << 20), (625 << 30, 64 << 20), (5 << 40, 1 << 30)],
+    [(1, 8 << 20), (78 << 30, 8 << 20), (79 << 30, 9 << 20), (1 << 40, 105 << 20), (5 << 40, 525 << 20)],
 )
 def test_parts_are_so_large_that_there_are_few_enough(size_bytes: int, part_bytes: int) -> None:
     assert part_bytes_for(size_bytes, _S3) == part_bytes

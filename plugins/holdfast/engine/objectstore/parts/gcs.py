@@ -3,8 +3,8 @@
 The XML API's multipart uploads take no preconditions, so that the last writer would win. A resumable upload carries
 ``ifGenerationMatch=0`` from its start; the price is that one object goes over one stream, part after part.
 
-The last part is kept in memory until `complete`, which sends it together with the size and the CRC-32C of the whole:
-an upload whose last byte has arrived *is* the object.
+The end of the last part (256 KiB at most) is kept in memory until `complete`, which sends it together with the size and
+the CRC-32C of the whole: an upload whose last byte has arrived *is* the object.
 """
 
 from __future__ import annotations
@@ -174,13 +174,16 @@ class GcsParts(HttpParts):
         if end - start != size_bytes:
             raise ValueError(f"part {number} has {size_bytes} bytes; this upload was begun for {end - start}")
         part = UploadedPart(number, size_bytes, f"{start}-{end}", checksums.crc64nvme, checksums.crc32c)
-        if number == session.last:
+        view, now_bytes = memoryview(data), size_bytes
+        if number == session.last:  # all but its last granule, or what there is of one
+            now_bytes = (size_bytes - 1) // _GRANULE_BYTES * _GRANULE_BYTES
+        if now_bytes:
+            answer = self._send(session, call, view[:now_bytes], start)
+            if answer.status not in (200, 201, 308):
+                raise self._refused(answer, call)
+        if now_bytes < size_bytes:
             with self._lock:
-                self._held[upload.upload_id] = bytes(data)
-            return part
-        answer = self._send(session, call, memoryview(data), start)
-        if answer.status not in (200, 201, 308):
-            raise self._refused(answer, call)
+                self._held[upload.upload_id] = bytes(view[now_bytes:])
         return part
 
     def parts(self, upload: Upload) -> list[UploadedPart]:
@@ -305,7 +308,7 @@ class GcsParts(HttpParts):
             session,
             call,
             memoryview(held),
-            session.span(session.last)[0],
+            session.size_bytes - len(held),
             total=str(session.size_bytes),
             headers={} if checksums.crc32c is None else {"X-Goog-Hash": f"crc32c={google_text(checksums.crc32c)}"},
             work_bytes=session.size_bytes,

@@ -7,6 +7,7 @@ true, parts of one upload are put one after the other, by one thread at a time.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -48,8 +49,8 @@ class PartLimits:
 def part_bytes_for(size_bytes: int, limits: PartLimits) -> int:
     """The size of the parts of an object: a function of its size alone, so that a later process cuts it the same way.
 
-    8 MiB, doubled as long as there would be more parts than the backend takes: up to 78 GiB parts of 8 MiB and up to
-    625 GiB parts of 64 MiB where 10,000 is the limit.
+    8 MiB, and where there would be more parts than the backend takes, as little more as makes them few enough, in whole
+    MiB: where 10,000 is the limit 8 MiB up to 78 GiB, 105 MiB for 1 TiB, 525 MiB for 5 TiB.
 
     Args:
         size_bytes: of the whole object.
@@ -59,13 +60,16 @@ def part_bytes_for(size_bytes: int, limits: PartLimits) -> int:
         ValueError: no size of part makes so large an object.
     """
     part_bytes = max(USUAL_PART_BYTES, limits.smallest_bytes)
-    part_bytes = -(-part_bytes // limits.multiple_bytes) * limits.multiple_bytes
-    if limits.most_parts is not None:
-        while -(-size_bytes // part_bytes) > limits.most_parts:
-            part_bytes *= 2
+    part_bytes = _rounded_up(part_bytes, limits.multiple_bytes)
+    if limits.most_parts is not None and -(-size_bytes // part_bytes) > limits.most_parts:
+        part_bytes = _rounded_up(-(-size_bytes // limits.most_parts), math.lcm(limits.multiple_bytes, _MIB))
     if part_bytes > limits.largest_bytes:
         raise ValueError(f"an object of {size_bytes} bytes needs parts of {part_bytes}; {limits.largest_bytes} is most")
     return part_bytes
+
+
+def _rounded_up(size_bytes: int, multiple_bytes: int) -> int:
+    return -(-size_bytes // multiple_bytes) * multiple_bytes
 
 
 @dataclass(frozen=True, slots=True)
