@@ -16,6 +16,7 @@ from holdfast.engine.objectstore.attributes import Attributes
 from holdfast.engine.objectstore.meter import Meter, MeteredStore
 from holdfast.engine.replication import SyncSite, rounds, sync_dataset
 from holdfast.engine.replication.reports import SyncReport
+from without_parts import WithoutParts
 
 SITES = {
     cloud.value: Site(cloud=cloud, region="r", jurisdiction="EU", connection="c", bucket="b")
@@ -92,6 +93,19 @@ def test_a_store_that_cannot_tell_them_is_said(open_backend: Callable[[str], Obj
     source.put("data/d/x", b"x")
     report = sync(source, "azure", memory_store(), "aws", preserve=("tags",))
     assert any("does not tell them" in loss for loss in report.targets[0].losses)
+
+
+def test_what_goes_as_a_stream_keeps_what_it_says_too(
+    open_backend: Callable[[str], ObjectStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rounds, "PARTS_ABOVE_BYTES", 1000)
+    source, target = RetryingStore(open_backend("s3-direct")), memory_store()
+    said = Attributes(content_type="text/csv", storage_class="STANDARD_IA", metadata={"colour": "blue"})
+    source.put("data/d/x", b"x" * 2000, attributes=said)
+    sync(source, "aws", WithoutParts(target), "azure", preserve=("storage-class",))
+    (key,) = [info.key for info in target.list("data/d/.versions/")]
+    found = target.open(key).attributes
+    assert (found.content_type, found.storage_class, dict(found.metadata)) == ("text/csv", "Cool", {"colour": "blue"})
 
 
 def test_a_folder_has_none_to_lose() -> None:

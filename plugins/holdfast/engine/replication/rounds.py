@@ -21,9 +21,6 @@ from holdfast.engine.replication.work import Items, Outcome, waves
 #: Larger objects go in parts.
 PARTS_ABOVE_BYTES = 16 * 1024 * 1024
 
-#: What targets lose of what goes neither whole nor in parts.
-STREAMED = "every attribute of objects over 16 MiB: a store here has no parts, and a stream carries none"
-
 #: Told after some objects: how many, and how many bytes.
 Tell = Callable[[int, int], None]
 
@@ -89,10 +86,14 @@ class Rounds:
                 if crew.ended:
                     return
                 if item.size_bytes > PARTS_ABOVE_BYTES:
-                    for need in item.needs:
-                        self._targets[need.target].lose(STREAMED)
                     done = copy_streamed(
-                        item, self._run.source.store, self._targets, stores, self._run.folder, self._small.check
+                        item,
+                        self._run.source.store,
+                        self._targets,
+                        stores,
+                        self._run.folder,
+                        self._small.check,
+                        self._preserve,
                     )
                 else:
                     done = self._small.copy(item)

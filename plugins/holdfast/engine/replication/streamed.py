@@ -7,12 +7,13 @@ end, before the store has made an object of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from holdfast.engine.objectstore.attribute_reading import preserved
 from holdfast.engine.objectstore.checksums import NO_BYTES, Checksums
 from holdfast.engine.objectstore.errors import BytesCorrupted, ObjectNotFound, PreconditionFailed
-from holdfast.engine.objectstore.interface import OVERWRITE, ObjectStore
+from holdfast.engine.objectstore.interface import OVERWRITE, ObjectReader, ObjectStore
 from holdfast.engine.replication.copying import Done, Item, Receiver
 from holdfast.engine.replication.landing import Landed, Need
 from holdfast.engine.replication.streams import spare_key
@@ -30,6 +31,7 @@ def copy_streamed(
     stores: Sequence[ObjectStore],
     folder: str,
     check: SourceCheck,
+    preserve: Collection[str] = (),
 ) -> Done:
     """Copy one object under ``.versions/`` of each target that needs it.
 
@@ -40,11 +42,12 @@ def copy_streamed(
         stores: theirs.
         folder: of the dataset under ``data/``.
         check: tells whether the bytes arrived as the source has them.
+        preserve: see `Sync.preserve`.
 
     Raises:
         StoreUnavailable: the source did not answer.
     """
-    copy = _Copy(item, source, check, folder, item.digest)
+    copy = _Copy(item, source, check, folder, item.digest, preserve)
     active = [need for need in item.needs if receivers[need.target].active]
     try:
         later = [need for need in active if not copy.to_free_key(need, receivers[need.target], stores[need.target])]
@@ -78,6 +81,7 @@ class _Copy:
     folder: str
     #: As it was known before, or as the first read that was right told it: all others must agree.
     digest: str | None
+    preserve: Collection[str] = ()
     landed: list[tuple[int, Landed]] = field(default_factory=list)
     streams: list[_Pinned] = field(default_factory=list)
 
@@ -120,8 +124,10 @@ class _Copy:
     def _write(self, key: str, need: Need, receiver: Receiver, store: ObjectStore) -> None:
         """What the source does wrong is raised, what the target does wrong is the receiver's."""
         stream = self._stream()
+        first = stream.reader()
+        said = preserved(self.source, self.item.key, first.info.version, first.attributes, self.preserve)
         try:
-            version = store.put(key, iter(stream), mode=OVERWRITE)
+            version = store.put(key, iter(stream), mode=OVERWRITE, attributes=receiver.landing.attributes(said))
             self.digest = stream.hasher.digest
             there = receiver.landing.verifier.is_there(key, self.digest)
         except HoldfastError as error:
@@ -147,10 +153,21 @@ class _Pinned:
         self._source, self._item, self._check, self._expected = source, item, check, expected
         self.hasher = Hasher()
         self.error: HoldfastError | None = None
+        self._reader: ObjectReader | None = None
+
+    def reader(self) -> ObjectReader:
+        """The open object, before its bytes pass."""
+        if self._reader is None:
+            try:
+                self._reader = self._source.open(self._item.key, if_match=self._item.pin)
+            except HoldfastError as error:
+                self.error = error
+                raise
+        return self._reader
 
     def __iter__(self) -> Iterator[bytes]:
         try:
-            reader = self._source.open(self._item.key, if_match=self._item.pin)
+            reader = self.reader()
             total = NO_BYTES
             for chunk in self.hasher.through(reader):
                 total += Checksums.of(chunk)
