@@ -183,6 +183,16 @@ def test_a_finished_upload_answers_again_but_makes_no_second_object(server: Any,
     assert HTTP.put(session, content=b"other data").status_code == 400
 
 
+def test_a_client_that_knows_no_308_is_told_in_a_header_that_the_upload_is_not_complete(
+    server: Any, bucket: str
+) -> None:
+    session = start_resumable(server, bucket, "k")
+    asked = {"content-range": f"bytes 0-{MIB - 1}/{2 * MIB}", "x-guploader-no-308": "yes"}
+    answer = HTTP.put(session, content=bytes(MIB), headers=asked)
+    assert (answer.status_code, answer.headers["x-http-status-code-override"]) == (200, "308")
+    assert answer.headers["range"] == f"bytes=0-{MIB - 1}"
+
+
 def test_a_cancelled_upload_is_over(server: Any, bucket: str) -> None:
     session = start_resumable(server, bucket, "k")
     assert HTTP.delete(session).status_code == 499

@@ -79,6 +79,8 @@ async def go_on(context: Context) -> Response:
     if span.total_bytes is not None and received == span.total_bytes:
         return await _finalise(context, session, file, received)
     headers = {"Range": f"bytes=0-{received - 1}"} if received else {}
+    if context.headers.get("x-guploader-no-308") == "yes":  # Google's Go client, for which 308 is a redirect
+        return Response(headers={**headers, "X-HTTP-Status-Code-Override": "308"})
     return Response(status_code=308, headers=headers)
 
 
