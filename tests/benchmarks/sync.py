@@ -309,7 +309,7 @@ def case_e(bench: Bench, scale: float) -> None:
     from holdfast.sandbox import Sandbox
 
     count, size = max(10, int(1_000 * scale)), max(40, int(256 * scale)) * MIB
-    bench.work("populate", "src", "cross", count, 64 * KIB, 4)
+    bench.work("populate", "src", "cross-small", count, 64 * KIB, 4)
     bench.work("populate", "src", "cross-large", 1, size, 5)
     box = Sandbox(bench.folder / "sandbox", topology=ROOT / "include" / "holdfast.yaml", owner_pid=os.getpid())
     box.up(timeout=120, agents=False)
@@ -325,7 +325,7 @@ def case_e(bench: Bench, scale: float) -> None:
                 extra["STORAGE_EMULATOR_HOST"] = json.loads(document)["extra"].get("endpoint_url", "")
             far = replace(bench, extra=extra)
             for folder, objects, title in (
-                ("cross", count, f"e: S3 to {cloud}, {count} x 64 KiB"),
+                ("cross-small", count, f"e: S3 to {cloud}, {count} x 64 KiB"),
                 ("cross-large", 1, f"e: S3 to {cloud}, 1 x {size // MIB} MiB"),
             ):
                 print(f"==> {title}")
