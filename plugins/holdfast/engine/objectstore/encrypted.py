@@ -216,6 +216,16 @@ class EncryptedStore(StoreDecorator):
         return objects.set_column(index, objects.schema.field(index), sizes)
 
 
+def encrypts(store: ObjectStore, dataset: str) -> bool:
+    """Whether what this store is given of a dataset lies encrypted, whatever decorates it."""
+    inner: object = store
+    while isinstance(inner, StoreDecorator):
+        if isinstance(inner, EncryptedStore) and any(scope.dataset == dataset for scope in inner._scopes):
+            return True
+        inner = inner.inner
+    return False
+
+
 _LARGEST_WHOLE_BYTES = 32 * 1024 * 1024
 
 

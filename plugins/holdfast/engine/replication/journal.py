@@ -20,6 +20,7 @@ import pyarrow as pa
 from pydantic import Field, ValidationError
 
 from holdfast.clock import Clock
+from holdfast.engine.objectstore.encrypted import encrypts
 from holdfast.engine.objectstore.errors import ObjectNotFound
 from holdfast.engine.objectstore.interface import OVERWRITE, ObjectStore, ObjectVersion
 from holdfast.engine.objectstore.parts import Upload
@@ -32,6 +33,7 @@ from holdfast.engine.snapshot.manifest import read_table, write_table
 #: A bunch is written after so many objects or so long, whichever comes first.
 BUNCH_OBJECTS = 4000
 BUNCH_SECONDS = 5.0
+_ENCRYPTED = "-encrypted.parquet"
 
 _TIME = pa.timestamp("us", tz="UTC")
 COPIED = pa.schema(
@@ -119,7 +121,7 @@ class Unfinished:
 def unfinished(store: ObjectStore, dataset: str) -> Unfinished:
     """Read what earlier runs noted. One listing, and a read for each bunch."""
     found = Unfinished(COPIED.empty_table())
-    tables = []
+    tables, encrypted = [], encrypts(store, dataset)
     prefix = folder(dataset)
     for info in store.list(prefix):
         name = info.key.removeprefix(prefix)
@@ -128,6 +130,8 @@ def unfinished(store: ObjectStore, dataset: str) -> Unfinished:
         elif name.endswith(".json") and "/" not in name:
             found.notes.append(info.key)
     for key in found.bunches:
+        if key.endswith(_ENCRYPTED) is not encrypted:
+            continue  # `encrypt` was turned on or off since: what landed then cannot be read now
         try:
             tables.append(read_table(store.get(key), COPIED, f"{store.name}: {key}"))
         except (ManifestDamaged, ObjectNotFound):
@@ -143,6 +147,7 @@ class RunJournal:
     def __init__(self, store: ObjectStore, dataset: str, run_id: str, clock: Clock) -> None:
         self._store, self._run_id, self._clock = store, run_id, clock
         self._prefix = f"{folder(dataset)}copied/{run_id}-"
+        self._suffix = _ENCRYPTED if encrypts(store, dataset) else ".parquet"
         self._waiting: list[pa.Table] = []
         self._rows = 0
         self._at = clock.monotonic()
@@ -171,7 +176,7 @@ class RunJournal:
         self._waiting, self._rows, self._at = [], 0, self._clock.monotonic()
 
     def _put(self, table: pa.Table) -> None:
-        key = f"{self._prefix}{len(self.keys):06d}.parquet"
+        key = f"{self._prefix}{len(self.keys):06d}{self._suffix}"
         self._store.put(key, write_table(table.cast(COPIED)), mode=OVERWRITE)
         self.keys.append(key)
 

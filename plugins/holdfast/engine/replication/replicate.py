@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from holdfast.clock import Clock
 from holdfast.engine.config import Residency, Site
+from holdfast.engine.objectstore.encrypted import encrypts
 from holdfast.engine.objectstore.errors import ObjectNotFound
 from holdfast.engine.objectstore.interface import ObjectInfo, ObjectStore
 from holdfast.engine.replication.admission import copy_forks, refuse_stale
@@ -225,6 +226,7 @@ class _Replication:
                 read_back_bytes=sum(one.entry.size_bytes for one in read_back),
                 carried_objects=len(landed) - len(read_back),
                 verified_at=self._clock.now(),
+                encrypted=encrypts(self._target, self._record.dataset),
             ),
         )
 

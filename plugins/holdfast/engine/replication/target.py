@@ -16,6 +16,7 @@ from holdfast.engine.config import Cloud, Residency, Site
 from holdfast.engine.config.sync import Sync, Verification
 from holdfast.engine.objectstore.attribute_mapping import map_attributes
 from holdfast.engine.objectstore.attributes import NO_ATTRIBUTES, Attributes
+from holdfast.engine.objectstore.encrypted import encrypts
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.objectstore.listing import list_table
 from holdfast.engine.objectstore.parts import part_store, sweep_uploads
@@ -73,6 +74,8 @@ class Target:
     def __init__(self, run: Run, site: SyncSite) -> None:
         self.run, self.site, self.store = run, site.site, site.store
         self.parts = part_store(site.store)
+        #: Whether the dataset's objects lie encrypted by the client here.
+        self.encrypted = encrypts(site.store, run.dataset)
         self.error: HoldfastError | None = None
         self.refused: str | None = None
         self._refusals: tuple[Refusal, ...] = ()
@@ -172,11 +175,13 @@ class Target:
             raise not_held(self._refusals, f"{self.store.name}: {self.run.prefix}")
 
     def look_for(self, record: CommitRecord) -> bool:
-        """Whether exactly this snapshot is committed here; then there is nothing to do."""
+        """Whether exactly this snapshot is committed here, and lies as it should; then there is nothing to do."""
         if not is_committed(self.store, record):
             return False
-        self._served = record
-        self._receipt = read_receipt(self.store, record.dataset, record.snapshot_id, self.site)
+        receipt = read_receipt(self.store, record.dataset, record.snapshot_id, self.site)
+        if receipt is not None and receipt.encrypted != self.encrypted:
+            return False  # `encrypt` was turned on or off since: nothing here can be read as it is asked for now
+        self._served, self._receipt = record, receipt
         return True
 
     @property
@@ -240,7 +245,9 @@ class Target:
             return False
         receipt = read_receipt(self.store, base.dataset, base.snapshot_id, self.site)
         if receipt is None:
-            return base.site == self.site  # taken here: hashed where it lies
+            return base.site == self.site and not self.encrypted  # taken here: hashed where it lies
+        if receipt.encrypted != self.encrypted:
+            return False
         return _STRENGTH[Verification(receipt.verification)] >= _STRENGTH[self.run.policy.verify]
 
     def believe(self, chosen: pa.Table) -> None:
@@ -410,6 +417,7 @@ class Target:
             verification=policy.verify.value,
             provider_objects=counts.get("provider", 0),
             written_objects=counts.get("written", 0),
+            encrypted=self.encrypted,
             verified_at=self.run.clock.now(),
         )
 

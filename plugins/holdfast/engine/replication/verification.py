@@ -21,7 +21,7 @@ from typing import Literal
 
 from holdfast.engine.config.sync import Sync, Verification
 from holdfast.engine.objectstore.checksums import Checksums
-from holdfast.engine.objectstore.errors import ObjectNotFound, PreconditionFailed
+from holdfast.engine.objectstore.errors import BytesCorrupted, ObjectNotFound, PreconditionFailed
 from holdfast.engine.objectstore.interface import ObjectStore, ObjectVersion
 from holdfast.engine.objectstore.parts import part_store
 from holdfast.engine.snapshot.digest import PREFIX, Hasher, hash_stream
@@ -56,11 +56,12 @@ class Verifier:
         self._parts = part_store(store)
 
     def is_there(self, key: str, digest: str, size_bytes: int | None = None) -> ObjectVersion | None:
-        """Read an object back and hash it: the version that has this digest, ``None`` when it has another."""
+        """Read an object back and hash it: the version that has this digest, ``None`` when it has another, or is not
+        encrypted as what lies here has to be."""
         try:
             reader = self._store.open(key, size_bytes=size_bytes)
             return reader.info.version if hash_stream(reader).digest == digest else None
-        except (ObjectNotFound, PreconditionFailed):
+        except (ObjectNotFound, PreconditionFailed, BytesCorrupted):
             return None
 
     def is_there_by_two_reads(self, key: str, digest: str) -> ObjectVersion | None:

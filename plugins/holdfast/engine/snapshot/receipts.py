@@ -37,6 +37,7 @@ class Receipt(Document):
     verification: Literal["all", "provider", "sampled"] = "all"
     provider_objects: int = Field(0, ge=0, description="Not read back: the store's own checksum agreed.")
     written_objects: int = Field(0, ge=0, description="Neither read back nor compared.")
+    encrypted: bool = Field(False, description="They lie here encrypted by the client.")
 
     def to_json(self) -> bytes:
         """The one spelling; what `all` has no need to say is left out, as before these fields were there."""
@@ -44,6 +45,8 @@ class Receipt(Document):
         if self.verification == "all":
             for name in ("verification", "provider_objects", "written_objects"):
                 del fields[name]
+        if not self.encrypted:
+            del fields["encrypted"]
         return canonical(fields)
 
     @property
