@@ -41,7 +41,9 @@ class UncheckedParts:
         return None
 
     def complete(self, upload: Upload, parts: Sequence[UploadedPart], **kwargs: Any) -> ObjectVersion:
-        begun = self._inner._unfinished[upload.upload_id]
+        begun = self._inner._unfinished.get(upload.upload_id)
+        if begun is None:
+            return self._inner.complete(upload, parts, **kwargs)
         real = [begun.parts[part.number] for part in parts]
         if not self._checked:
             sums = [Checksums.of(begun.data[part.number]) for part in parts]
