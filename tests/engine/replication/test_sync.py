@@ -20,18 +20,20 @@ from holdfast.engine.replication.feeds import Change, Changes
 from holdfast.engine.snapshot import (
     DatasetBusy,
     DatasetEmpty,
+    begin_epoch,
     load_manifest,
     new_fork,
     point_in_time,
     read_receipt,
     rollback,
     root,
+    selectable,
     take_and_publish,
     verify,
     write_fork,
 )
 from sync_harms import Cut, Harm, HarmedStore, Kill, Killed, Movement, Storm, Trace, bent
-from sync_world import DATASET, SITES, World, see
+from sync_world import DATASET, SITES, Source, World, see
 
 MIB = 1024 * 1024
 
@@ -686,3 +688,57 @@ def test_a_store_without_parts_gets_large_objects_as_a_stream(monkeypatch):
     whole(world, world.sync())
     world.source.put("big", large(2))
     whole(world, world.sync())
+
+
+# -- the line ----------------------------------------------------------------------------------------------------------
+
+
+def fail_over(world, site, epoch, record):
+    fork = new_fork(
+        DATASET, epoch=epoch, parent_epoch=epoch - 1, forked_from=record.snapshot_id, site=site, plan_id="p",
+        holder="test", reason="test", created_at=world.clock.now(),
+    )  # fmt: skip
+    begin_epoch(world.stores[site], record, fork)
+    world.site, world.targets = site, tuple(name for name in world.stores if name != site)
+    world.source = Source(world.stores[site])
+
+
+def ids(world, site, epoch):
+    return [record.snapshot_id for record in selectable(world.stores[site], DATASET, epoch=epoch)]
+
+
+def test_what_a_site_has_from_before_a_snapshot_it_missed_stays_selectable_after_a_failover():
+    world, made = world_of("aws", "gcp", "azure"), []
+    missed = {"gcp": (2, 3, 6), "azure": (4, 5)}
+    for number in range(1, 8):
+        world.source.put("a", b"%d" % number)
+        cut = Trace([Cut(site, 0) for site, numbers in missed.items() if number in numbers])
+        made.append(world.sync(cut).record)
+    fail_over(world, "gcp", 2, made[6])
+    had = [made[number - 1].snapshot_id for number in (7, 5, 4, 1)]
+    assert ids(world, "gcp", 2) == had
+    rollback(
+        world.stores, DATASET, to=made[3].snapshot_id, epoch=2, site="gcp", clock=world.clock, reason="test"
+    )  # fmt: skip
+    world.clock.advance(1)
+    world.source.put("a", b"8")
+    eighth = world.sync(epoch=2).record
+    # A snapshot of two epochs ago, over what gcp missed and what azure missed since.
+    world.source.put("a", b"9")
+    world.sync(Trace([Cut("azure", 0)]), epoch=2)
+    world.source.put("a", b"10")
+    tenth = world.sync(epoch=2).record
+    fail_over(world, "azure", 3, tenth)
+    had = [tenth.snapshot_id, eighth.snapshot_id, *(made[number - 1].snapshot_id for number in (7, 6, 3, 2, 1))]
+    assert ids(world, "azure", 3) == had
+
+
+def test_a_site_that_missed_the_snapshot_an_epoch_began_with_keeps_what_came_before():
+    world, made = world_of("aws", "gcp", "azure"), []
+    for number in (1, 2):
+        world.source.put("a", b"%d" % number)
+        made.append(world.sync(Trace([Cut("azure", 0)] if number == 2 else [])).record)
+    fail_over(world, "gcp", 2, made[1])
+    world.source.put("a", b"3")
+    third = world.sync(epoch=2).record
+    assert ids(world, "azure", 2) == [third.snapshot_id, made[0].snapshot_id]

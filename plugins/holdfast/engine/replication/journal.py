@@ -14,9 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field, ValidationError
 
 from holdfast.clock import Clock
@@ -185,3 +186,12 @@ def clear(store: ObjectStore, keys: Sequence[str]) -> None:
     """Remove notes that have served."""
     for key in keys:
         store.delete(key)
+
+
+def identity(rows: pa.Table) -> Any:
+    """One text for each object in one state at the source."""
+    texts = [
+        pc.fill_null(rows[name].cast(pa.string()), "\0")
+        for name in ("path", "key", "size_bytes", "version", "e_tag", "modified_at")
+    ]
+    return pc.binary_join_element_wise(*texts, pa.scalar("\n"))

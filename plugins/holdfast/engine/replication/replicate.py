@@ -20,6 +20,7 @@ from holdfast.engine.replication.objects import Landed, ObjectCopier
 from holdfast.engine.replication.residency import check_hop
 from holdfast.engine.snapshot import keys
 from holdfast.engine.snapshot.errors import SnapshotError
+from holdfast.engine.snapshot.line import bring_line
 from holdfast.engine.snapshot.manifest import Manifest
 from holdfast.engine.snapshot.placement import Placed, leftover, locate, placed_at, write_placement
 from holdfast.engine.snapshot.publish import commit, put_manifest
@@ -131,6 +132,7 @@ class _Replication:
         receipt_key = self._receipt(manifest, landed)
         self._refuse_stale()
         check_before_commit(self._target, self._record, [one.key for one in landed])
+        bring_line(self._source, self._target, self._record)
         commit(self._target, self._record)
         return self._report(landed, started, receipt_key)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -30,7 +30,9 @@ from holdfast.engine.replication.reports import Refusal, SyncSite, TargetReport
 from holdfast.engine.replication.residency import check_hop
 from holdfast.engine.replication.source import is_among, one_array
 from holdfast.engine.snapshot import keys
+from holdfast.engine.snapshot.digest import digest_of
 from holdfast.engine.snapshot.errors import SnapshotError
+from holdfast.engine.snapshot.line import bring_line
 from holdfast.engine.snapshot.placement import locate_table, write_placement_table
 from holdfast.engine.snapshot.publish import commit, put_manifest
 from holdfast.engine.snapshot.read import load_manifest
@@ -256,7 +258,9 @@ class Target:
         if not copied.num_rows:
             return
         good = copied.filter(pc.is_in(copied["proof"], value_set=pa.array(_GOOD_PROOFS[self.run.policy.verify])))
-        rows = good.take(pc.drop_null(pc.index_in(identity(chosen), value_set=one_array(identity(good)))))
+        rows = good.take(
+            pc.drop_null(pc.index_in(journal.identity(chosen), value_set=one_array(journal.identity(good))))
+        )
         times = pa.nulls(rows.num_rows, HAVE.field("modified_at").type)
         names = ("path", "digest", "target_key", "target_version", "target_e_tag")
         self._have = newest(self._have, pa.table([*(rows[n] for n in names), times, rows["proof"]], schema=HAVE))
@@ -374,8 +378,6 @@ class Target:
         if at < 0 or self._have["digest"][at].as_py() != digest:
             return None
         data = self.store.get(self._have["key"][at].as_py())
-        from holdfast.engine.snapshot.digest import digest_of
-
         return data if digest_of(data) == digest else None
 
     # -- publishing ----------------------------------------------------------------------------------------------------
@@ -394,6 +396,8 @@ class Target:
         self.admit(lineage, record)
         used = placement["key"].filter(pc.is_valid(placement["key"]))
         check_before_commit(self.store, record, (key.as_py() for chunk in used.chunks for key in chunk))
+        if lineage is not self.store:
+            bring_line(lineage, self.store, record)
         commit(self.store, record)
         self._served = record
 
@@ -480,8 +484,6 @@ def _unmarked(found: Attributes) -> Attributes:
     marks = {"holdfast_snapshot", "holdfast_path"}
     if not marks & found.metadata.keys():
         return found
-    from dataclasses import replace
-
     return replace(found, metadata={name: value for name, value in found.metadata.items() if name not in marks})
 
 
@@ -492,15 +494,6 @@ def cut_off_rows(fresh: pa.Table, targets: Sequence[Target]) -> pa.Table:
     )
     if not copied.num_rows or not fresh.num_rows:
         return fresh.select(["path"]).slice(0, 0).append_column("digest", pa.array([], pa.string()))
-    at = pc.index_in(identity(fresh), value_set=one_array(identity(copied)))
+    at = pc.index_in(journal.identity(fresh), value_set=one_array(journal.identity(copied)))
     rows = fresh.select(["path"]).append_column("digest", copied["digest"].take(at))
     return rows.filter(pc.is_valid(rows["digest"]))
-
-
-def identity(rows: pa.Table) -> Any:
-    """One text for each object in one state at the source."""
-    texts = [
-        pc.fill_null(rows[name].cast(pa.string()), "\0")
-        for name in ("path", "key", "size_bytes", "version", "e_tag", "modified_at")
-    ]
-    return pc.binary_join_element_wise(*texts, pa.scalar("\n"))

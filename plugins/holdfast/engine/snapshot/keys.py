@@ -59,6 +59,10 @@ def manifest_key(dataset: str, snapshot_id: str) -> str:
     return f"{root(dataset)}/{snapshot_id}/manifest.parquet"
 
 
+def line_key(dataset: str, snapshot_id: str) -> str:
+    return f"{root(dataset)}/{snapshot_id}/line.json"
+
+
 def placement_prefix(dataset: str, snapshot_id: str) -> str:
     return f"{root(dataset)}/{snapshot_id}/placement-"
 

@@ -50,6 +50,37 @@ class CommitRecord(Document):
         return keys.record_key(self.dataset, self.committed_at, self.epoch, self.snapshot_id)
 
 
+class Line(Document):
+    """The commit records between a snapshot and its nearest ancestor in the same bucket, newest first.
+
+    For a bucket that missed them: it has no bytes of them and they cannot be selected there, but what came before them
+    is in the snapshot's ancestry by them. Each proves itself as any commit record does.
+    """
+
+    format: Literal["holdfast.line/1"] = "holdfast.line/1"
+    dataset: str
+    snapshot_id: str
+    records: tuple[CommitRecord, ...]
+
+    def ancestors(self, record: CommitRecord) -> Iterator[CommitRecord]:
+        """The records as far as each is the parent of the one before, beginning with the snapshot's."""
+        below = record
+        for one in self.records:
+            if one.snapshot_id != below.parent or one.content_id() != one.snapshot_id:
+                return
+            yield one
+            below = one
+
+
+def read_line(store: ObjectStore, record: CommitRecord) -> list[CommitRecord]:
+    """The ancestors that this bucket missed just before a snapshot, newest first; none when it missed none."""
+    try:
+        line = Line.model_validate_json(store.get(keys.line_key(record.dataset, record.snapshot_id)))
+    except (ObjectNotFound, ValidationError):
+        return []
+    return list(line.ancestors(record))
+
+
 def record_keys(store: ObjectStore, dataset: str) -> list[keys.RecordKey]:
     """The keys of all commit records, oldest first: one listing, nothing is read."""
     found = (keys.parse_record_key(dataset, info.key) for info in store.list(keys.root(dataset) + "/"))
@@ -138,9 +169,11 @@ def iter_selectable(store: ObjectStore, dataset: str, *, epoch: int) -> Iterator
         return
     fork = require_fork(store, keys.root(dataset), epoch)
     own = [key for key in found if key.epoch == epoch]
+    oldest: CommitRecord | None = None
     for key in reversed(own):
         record = _read_if_there(store, key.key)
         if record is not None:
+            oldest = record
             yield record
     start = fork.forked_from if fork is not None else None
     if start is None:
@@ -148,12 +181,28 @@ def iter_selectable(store: ObjectStore, dataset: str, *, epoch: int) -> Iterator
     by_id = {key.snapshot_id: key for key in found}
     if start not in by_id and not own:
         _fork_point(store, dataset, found, epoch, start)
+    if start not in by_id:
+        start = _before_the_fork(store, oldest, start)
 
     def load(snapshot_id: str) -> CommitRecord | None:
         key = by_id.get(snapshot_id)
         return None if key is None else _read_if_there(store, key.key)
 
-    yield from ancestry(start, load, lambda record: record.parent)
+    def parent(record: CommitRecord) -> str | None:
+        if record.parent is None or record.parent in by_id:
+            return record.parent
+        missed = read_line(store, record)
+        return missed[-1].parent if missed else None
+
+    yield from ancestry(start, load, parent)
+
+
+def _before_the_fork(store: ObjectStore, oldest: CommitRecord | None, start: str) -> str:
+    """Where the ancestry goes on when this bucket missed the snapshot the epoch forked from."""
+    missed = [] if oldest is None else read_line(store, oldest)
+    if start not in [one.snapshot_id for one in missed]:
+        return start
+    return missed[-1].parent or start
 
 
 def _read_if_there(store: ObjectStore, key: str) -> CommitRecord | None:
