@@ -12,9 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from holdfast.engine.pipeline import replicas, sync
+from holdfast.engine.objectstore.listing import list_table
+from holdfast.engine.pipeline import feeding, replicas, sync
 from holdfast.engine.quality import ExpectationsNotMet
+from holdfast.engine.recovery.protection import read_note
 from holdfast.engine.replication import ResidencyRefused
+from holdfast.engine.replication.feeds import Changes, Observation
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.snapshot import latest
 from holdfast.engine.snapshot.records import record_keys
@@ -229,3 +232,25 @@ def test_writers_at_two_sites_are_refused_before_anything_moves(world: World) ->
     with pytest.raises(ConfigError, match="active-active"):
         run(world)
     assert {site: record_keys(world.bare(site), DATASET) for site in (AWS, GCP, AZURE)} == before
+
+
+def test_after_a_run_by_a_feed_a_replica_is_noted_complete_as_of_the_last_full_look(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(world, "more.parquet", b"rows")
+    run(world)
+    looked_at = world.clock.now()
+    world.clock.advance(3600)
+    put(world, "seen.parquet", b"rows")
+    listing = list_table(world.bare(AWS), "data/market-data/")
+    polled = (Changes((), "c", complete=True),)
+    seen = Observation(listing, polled, "c", None, looked_at, None, is_known=False)
+    fed = feeding.Fed(cast("Any", None), cast("Any", None), seen, world.bare(AWS))
+    monkeypatch.setattr(sync, "look_by_feed", lambda *_: fed)
+    monkeypatch.setattr(sync, "account", lambda *_: None)
+    report = run(world)
+    assert (report.planned_from, report.changed_objects) == ("feed", 1)
+    for site in (GCP, AZURE):
+        note = read_note(world.bare(site), GROUP, DATASET, site)
+        assert note is not None
+        assert (note.as_of, note.snapshot_id) == (looked_at, report.snapshot_id)

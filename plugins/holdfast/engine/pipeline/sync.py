@@ -74,6 +74,8 @@ def run(
         report = _sync(runtime, group, dataset, state, fed, keeping(fed, runtime, progress), stop)
     except Interrupted as error:
         raise _interrupted(group, dataset) from error
+    if fed is not None and fed.seen.why_full is None:
+        as_of = fed.seen.last_full_at  # what a feed missed, or has not told yet, shows in a full listing only
     account(runtime, fed, report.snapshot_id)
     note_rates(runtime, dataset, report)
     return _noted(runtime, group, dataset, state, report, as_of)
