@@ -12,7 +12,8 @@ from holdfast.engine.snapshot import EpochFork, Manifest, ManifestEntry, Receipt
 from holdfast.engine.snapshot.keys import placement_key
 from holdfast.engine.snapshot.lineage import fork_key, read_fork, write_fork
 from holdfast.engine.snapshot.placement import locate
-from holdfast.engine.snapshot.records import CommitRecord, parse_record
+from holdfast.engine.snapshot.records import CommitRecord, Line, parse_record
+from holdfast.engine.snapshot.succession import Successor, successor_key
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "snapshot"
 
@@ -86,3 +87,24 @@ def test_a_placement_is_read():
     assert placed["c.json"].other_e_tag == '"y"'
     assert placed["2024/a.parquet"].digest == digest_of(b"one")
     assert placed["old.parquet"].key is None
+
+
+def test_a_successor_s_mark_is_read_and_spelled_the_same():
+    mark = Successor(
+        dataset="market-data",
+        epoch=2,
+        parent="1" * 32,
+        child=record().snapshot_id,
+        write_id="w-é",
+        committed_at=datetime(2026, 3, 1, 12, 0, 5, 42, tzinfo=UTC),
+    )
+    assert mark.to_json() == golden("successor.json")
+    assert Successor.model_validate_json(golden("successor.json")) == mark
+    key = successor_key("market-data", 2, "1" * 32, 7)
+    assert key == f"snapshots/market-data/{'1' * 32}/successor-000002-000007.json"
+
+
+def test_a_line_of_missed_records_is_read_and_spelled_the_same():
+    line = Line(dataset=record().dataset, snapshot_id="2" * 32, records=(record(),))
+    assert line.to_json() == golden("line.json")
+    assert Line.model_validate_json(golden("line.json")) == line
