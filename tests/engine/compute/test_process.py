@@ -217,6 +217,22 @@ def test_stop_gives_the_job_its_grace_and_then_kills_it(world: World) -> None:
     assert world.backend.confirm_dead(deaf)
 
 
+def test_a_job_is_asked_to_stop_once(world: World) -> None:
+    """Asked again while it ends, it would be killed and count as lost, though it left in good order."""
+    handle = world.backend.submit(
+        world.spec(
+            "import signal, sys, pathlib\n"
+            "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])\n"
+            "pathlib.Path(sys.argv[1], 'ran-1').touch()\n"
+            "signal.sigwait([signal.SIGTERM])\n"
+            "again = signal.sigtimedwait([signal.SIGTERM], 0.5)\n"
+            "sys.exit(1 if again else 75)"
+        )
+    )
+    wait_for(world.ran)
+    assert world.backend.stop(handle, grace_seconds=20.0).state is JobState.STOPPED
+
+
 def test_a_pid_that_belongs_to_somebody_else_by_now_is_not_the_job(world: World) -> None:
     handle = world.backend.submit(world.spec())
     world.backend.stop(handle, grace_seconds=0.0)

@@ -106,7 +106,7 @@ class World(Runtime):
             self.memory["site-a"], dataset="market", path="market", epoch=1, site="site-a", clock=self.clock
         )
 
-    def store(self, site: str) -> ObjectStore:
+    def store(self, site: str, *, flow: str = "") -> ObjectStore:
         return self.memory[site]
 
     def authority(self, _group: str) -> Any:

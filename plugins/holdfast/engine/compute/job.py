@@ -80,9 +80,12 @@ def _take(lock: int) -> bool:
 
 def _run(command: list[str], lock: int) -> dict[str, Any]:
     child: subprocess.Popen[bytes] | None = None
+    asked_early: list[int] = []
 
     def forward(number: int, _frame: object) -> None:
-        if child is not None and child.poll() is None:
+        if child is None:
+            asked_early.append(number)
+        elif child.poll() is None:
             child.send_signal(number)
 
     signal.signal(signal.SIGTERM, forward)
@@ -91,6 +94,8 @@ def _run(command: list[str], lock: int) -> dict[str, Any]:
         child = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=(lock,))
     except OSError as error:
         return {"exit_code": 127, "ended_at": time.time(), "detail": f"{command[0]} cannot be started: {error}"}
+    for number in asked_early[:1]:
+        child.send_signal(number)
     return {"exit_code": child.wait(), "ended_at": time.time()}
 
 

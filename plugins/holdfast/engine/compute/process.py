@@ -137,7 +137,10 @@ class ProcessBackend:
     def stop(self, handle: JobHandle, *, grace_seconds: float) -> JobStatus:
         """SIGTERM to everything of the job; SIGKILL to what lives after the grace."""
         members = self._members(handle)
-        signal_all(members, signal.SIGTERM)
+        # The keeper hands SIGTERM on. A job that is told twice may be killed by the second one in its very last
+        # moment, when its interpreter has taken its handlers down already.
+        keeper = int(handle.reference.get("pid", 0))
+        signal_all([pid for pid in members if pid != keeper] or members, signal.SIGTERM)
         signal_all(members, signal.SIGCONT)  # a suspended job only then receives it
         if not self._wait_gone(handle, grace_seconds):
             signal_all(self._members(handle), signal.SIGKILL)
