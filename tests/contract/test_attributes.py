@@ -174,7 +174,9 @@ def test_s3_checks_a_crc_in_place_of_a_signature_where_the_connection_says_so(sa
         store.put("small", b"y", mode=CREATE)
 
 
-@pytest.mark.parametrize(("backend", "storage_class"), zip(DIRECT, ("STANDARD_IA", "NEARLINE", "Cool"), strict=True))
+@pytest.mark.parametrize(
+    ("backend", "storage_class"), list(zip(DIRECT, ("STANDARD_IA", "NEARLINE", "Cool"), strict=True))
+)
 def test_class_and_tags_are_read_when_they_are_asked_for(
     backend: str, storage_class: str, open_backend: Callable[[str], ObjectStore]
 ) -> None:
