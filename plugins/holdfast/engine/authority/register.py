@@ -11,6 +11,7 @@ import random
 import threading
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from holdfast.clock import Clock, SystemClock
 from holdfast.engine.authority import changes
@@ -117,6 +118,7 @@ class RankedRegister:
         answers: Mapping[str, Answer] = {}
         troubles: dict[str, str] = {}
         round_seconds = 0.0
+        contended = False
         try:
             wanted = next(steps)
             while True:
@@ -127,7 +129,8 @@ class RankedRegister:
                 else:
                     # The last look before the time is over says little; what it said before says why.
                     troubles |= {site: text for site, text in wanted.details.items() if text}
-                    self._pause(group, wanted, deadline, round_seconds, troubles)
+                    contended = wanted.contended or (contended and not any(wanted.details.values()))
+                    self._pause(group, replace(wanted, contended=contended), deadline, round_seconds, troubles)
                 wanted = steps.send(answers)
         except StopIteration as stop:
             decision: changes.Decision = stop.value
