@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 RCLONE = Path(sys.executable).parent / "rclone"
+MEMORY_S3 = Path(__file__).with_name("memory_s3.py")
 KEY, SECRET, BUCKET = "holdfast", "holdfast-secret", "bench"
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -36,14 +37,24 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@contextmanager
-def serve_s3(log: Path) -> Iterator[Server]:
-    """An S3 that keeps everything in its memory; it is gone with the context."""
-    port = free_port()
-    command = [
+def _commands(kind: str, port: int) -> list[str]:
+    if kind == "memory":
+        return [sys.executable, str(MEMORY_S3), str(port)]
+    return [
         str(RCLONE), "serve", "s3", "--config", os.devnull, "--addr", f"127.0.0.1:{port}",
         "--auth-key", f"{KEY},{SECRET}", "--log-level", "ERROR", ":memory:",
     ]  # fmt: skip
+
+
+@contextmanager
+def serve_s3(log: Path, kind: str) -> Iterator[Server]:
+    """An S3 that keeps everything in its memory; it is gone with the context.
+
+    Args:
+        kind: ``rclone`` (`rclone serve s3`) or ``memory`` (`memory_s3.py`).
+    """
+    port = free_port()
+    command = _commands(kind, port)
     with log.open("ab") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)
     try:
@@ -62,7 +73,7 @@ def _wait(port: int, process: subprocess.Popen[bytes]) -> None:
             return
         except OSError:
             if process.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit("rclone serve s3 did not come up") from None
+                raise SystemExit(f"{process.args} did not come up") from None
             time.sleep(0.05)
 
 

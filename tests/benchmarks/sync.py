@@ -64,6 +64,7 @@ class Bench:
     cases: list[Case] = field(default_factory=list)
     extra: dict[str, str] = field(default_factory=dict)
     without: tuple[str, ...] = ()
+    kind: str = "rclone"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -89,7 +90,7 @@ class Bench:
     @contextmanager
     def fresh_target(self) -> Iterator[Bench]:
         """The same with a new, empty target server."""
-        with serve_s3(self.folder / "target.log") as server:
+        with serve_s3(self.folder / "target.log", self.kind) as server:
             bench = replace(self, target=server)
             bench.work("create_bucket", "dst")
             yield bench
@@ -374,6 +375,7 @@ def main() -> None:
     parser.add_argument("--case", default="abcde", help="letters of the cases to run")
     parser.add_argument("--scale", type=float, default=1.0, help="share of the objects (of the bytes, for large ones)")
     parser.add_argument("--without", default="", help="contenders to leave out, with commas between")
+    parser.add_argument("--server", default="memory", choices=("memory", "rclone"))
     options = parser.parse_args()
     # Ended from outside it still takes its servers with it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -384,8 +386,8 @@ def main() -> None:
             chosen = "".join(letter for letter in letters if letter in options.case)
             if not chosen:
                 continue
-            with serve_s3(folder / "source.log") as source:
-                bench = Bench(source, source, folder, options.rounds, cases, without=without)
+            with serve_s3(folder / "source.log", options.server) as source:
+                bench = Bench(source, source, folder, options.rounds, cases, without=without, kind=options.server)
                 bench.work("create_bucket", "src")
                 case(bench, options.scale, *([chosen] if letters == "cd" else []))
         limits(Bench(source, source, folder, 0, cases))

@@ -1,5 +1,6 @@
 """The command line."""
 
-from holdfast.cli.start import load_arrow
+from holdfast.cli.start import few_arenas, load_arrow
 
+few_arenas()
 load_arrow()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
+from contextlib import suppress
 
+#: From malloc.h.
+_M_ARENA_MAX = -8
 _BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 
 
@@ -22,3 +26,13 @@ def load_arrow() -> None:
         import pyarrow  # noqa: F401
     finally:
         del os.environ[_BLAS_THREADS]
+
+
+def few_arenas() -> None:
+    """Have threads share two places to allocate from, instead of each keeping what it once used.
+
+    Only for a process of our own: threads of others may allocate more than ours do.
+    """
+    if "MALLOC_ARENA_MAX" not in os.environ and sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # another C library than glibc has no mallopt
+            ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)

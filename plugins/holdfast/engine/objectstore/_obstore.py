@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from obstore import GetOptions, ObjectMeta
     from obstore.store import ObjectStore as Client
 
+    from holdfast.engine.objectstore._whole import WholeObjects
     from holdfast.engine.objectstore.parts.interface import PartStore
 
 __all__ = ["ObstoreStore", "Traits"]
@@ -79,6 +80,7 @@ class ObstoreStore(ObstoreListings):
         timeouts: limits of one request.
         credentials: the provider `build` hands to obstore, so that its failure is told as its own.
         parts: makes the store's part-wise side; ``None``: it has none.
+        whole: makes what reads and writes small objects instead of obstore; ``None``, or if it gives that: nothing.
         monotonic: seconds that only grow.
     """
 
@@ -92,12 +94,15 @@ class ObstoreStore(ObstoreListings):
         timeouts: Timeouts,
         credentials: WatchedCredentials | None = None,
         parts: Callable[[ObstoreStore], PartStore] | None = None,
+        whole: Callable[[ObstoreStore], WholeObjects | None] | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._name = name
         self._credentials = credentials
         self._make_parts = parts
         self._parts: PartStore | None = None
+        self._make_whole = whole
+        self._whole: WholeObjects | None = None
         self._exactly_known: Exact | None = None
         self._parts_lock = threading.Lock()
         self._prefix = f"{check_key(prefix.strip('/'), name)}/" if prefix.strip("/") else ""
@@ -198,6 +203,12 @@ class ObstoreStore(ObstoreListings):
         """The object in one plain request, which is of one version by itself; ``None``: it is too large for that."""
         path = self._path(key)
         call = Call(self._name, "get", key, writes=False)
+        if (whole := self._whole_objects()) is not None:
+            found = whole.get(call, path, if_match, WINDOW_BYTES)
+            self._bucket_seen_at = self._monotonic()
+            if found is None:
+                return None
+            return ObjectReader(found[0], _pieces(found[1], chunk_bytes), found[2], is_whole=True)
 
         def request() -> tuple[Any, bytes | None]:
             client = self._client(self._whole_limits)
@@ -298,6 +309,10 @@ class ObstoreStore(ObstoreListings):
             condition = "create"
         elif isinstance(mode, IfMatch):
             condition = self._put_condition(call, key, mode.version)
+        if (whole := self._whole_objects()) is not None:
+            version = whole.put(call, path, data, mode, said)
+            self._bucket_seen_at = self._monotonic()
+            return version
         small = len(data) <= _SMALL_BYTES
         client = self._client(self._small_limits if small else self._timeouts.writing(len(data)))
         result = self._run(
@@ -376,6 +391,12 @@ class ObstoreStore(ObstoreListings):
             if self._parts is None and self._make_parts is not None:
                 self._parts = self._make_parts(self)
             return self._parts
+
+    def _whole_objects(self) -> WholeObjects | None:
+        if self._make_whole is not None:
+            make = self._make_whole
+            self._whole, self._make_whole = make(self), None
+        return self._whole
 
     def path_of(self, key: str) -> str:
         """The key inside the bucket: with the store's prefix. Raises InvalidKey."""

@@ -104,12 +104,7 @@ def translate(error: Exception, call: Call) -> ObjectStoreError:
     if _CREDENTIAL_SOURCE.search(seen.text):
         return _no_credentials(seen, call)
     if seen.code in _ARCHIVED:
-        return ObjectArchived(
-            "the object is in an offline storage class",
-            where=call.where,
-            found=seen.answer,
-            fix="Restore it (S3) or rehydrate it (Azure) first",
-        )
+        return _archived(seen, call)
     if _METADATA.search(seen.text):
         return NotSupported(
             "the object has metadata that is not ASCII, and cannot be read for it",
@@ -157,6 +152,8 @@ def translate_answer(status: int, code: str | None, call: Call) -> ObjectStoreEr
     seen = _Seen(text="", exception="GenericError", status=status, code=code, kind=None)
     if seen.code in _NO_BUCKET:
         return bucket_not_found(call, seen.answer)
+    if seen.code in _ARCHIVED:
+        return _archived(seen, call)
     nothing = Exception()
     return (
         _refused(nothing, seen, call)
@@ -202,6 +199,15 @@ def bucket_not_found(call: Call, answer: str | None = None) -> BucketNotFound:
         where=call.where,
         found=answer,
         fix="Create it, or correct `bucket` of this site in the topology",
+    )
+
+
+def _archived(seen: _Seen, call: Call) -> ObjectArchived:
+    return ObjectArchived(
+        "the object is in an offline storage class",
+        where=call.where,
+        found=seen.answer,
+        fix="Restore it (S3) or rehydrate it (Azure) first",
     )
 
 

@@ -2,6 +2,9 @@
 
 The format is docs/formats/envelope.md. `EncryptedStore` makes it invisible: sizes, ranges and digests are those of the
 plaintext, so nothing above it knows. That works because the size of an envelope follows from that of its content.
+
+The library that encrypts is imported with the first envelope: few sites need it, and every process that copies would
+carry its seven megabytes.
 """
 
 from __future__ import annotations
@@ -13,10 +16,6 @@ import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap, aes_key_wrap
 
 from holdfast.engine.objectstore.errors import BytesCorrupted, PermissionRefused
 from holdfast.errors import ConfigError
@@ -120,8 +119,11 @@ class Envelope:
     """
 
     def __init__(self, data_key: bytes, header: bytes, dataset: str, key: str) -> None:
+        from cryptography.exceptions import InvalidTag
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
         self.header = header
-        self._cipher = AESGCM(data_key)
+        self._cipher, self._wrong = AESGCM(data_key), InvalidTag
         self._where = key
         names = b"".join(struct.pack(">I", len(name)) + name for name in (dataset.encode(), key.encode()))
         # Not the wrapped key: it changes when the object is wrapped anew.
@@ -151,7 +153,7 @@ class Envelope:
         """The plaintext of a frame. Raises BytesCorrupted for anything but that frame of that object."""
         try:
             return self._cipher.decrypt(_nonce(index), stored, self._bound(index, last))
-        except InvalidTag:
+        except self._wrong:
             raise BytesCorrupted(
                 "an encrypted frame is not what was written here",
                 where=where,
@@ -207,6 +209,8 @@ def rewrapped(header: bytes, ring: KeyRing, *, where: str) -> bytes:
 
 
 def _header(key: bytes, data_key: bytes) -> bytes:
+    from cryptography.hazmat.primitives.keywrap import aes_key_wrap
+
     return _HEADER.pack(MAGIC, VERSION, _AES_256_GCM, FRAME_BITS, key_id_of(key), aes_key_wrap(key, data_key))
 
 
@@ -230,6 +234,8 @@ def _unwrapped(header: bytes, ring: KeyRing, where: str) -> bytes:
             found=", ".join(key_id_of(known).hex() for known in ring.keys),
             fix="Put the older key after the current one in the variable the policy names",
         )
+    from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap
+
     try:
         return aes_key_unwrap(key, wrapped)
     except InvalidUnwrap:

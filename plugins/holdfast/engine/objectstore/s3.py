@@ -9,13 +9,20 @@ from holdfast.engine.objectstore._client import client_arguments
 from holdfast.engine.objectstore._obstore import ObstoreStore, Traits
 from holdfast.engine.objectstore.access import StoreAccess
 from holdfast.engine.objectstore.credentials import watched
+from holdfast.engine.objectstore.encryption import encryption_headers
 from holdfast.engine.objectstore.interface import Capabilities
 from holdfast.engine.objectstore.timeouts import RequestLimits, Timeouts
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore as Client
 
+    from holdfast.engine.objectstore._whole import WholeObjects
     from holdfast.engine.objectstore.parts.interface import PartStore
+
+#: The options of a connection that small objects over our own connections heed.
+_OPTIONS = frozenset(
+    {"region", "endpoint", "endpoint_url", "virtual_hosted_style_request", "unsigned_payload", "checksum_algorithm"}
+)
 
 TRAITS = Traits(
     cloud=Cloud.AWS,
@@ -56,6 +63,18 @@ def s3_store(name: str, site: Site, access: StoreAccess, timeouts: Timeouts) -> 
 
         return S3Parts(store, site, access, timeouts)
 
+    def whole(store: ObstoreStore) -> WholeObjects | None:
+        if not _OPTIONS.issuperset(name.removeprefix("aws_") for name in access.options):
+            return None  # something only obstore knows how to do
+        from holdfast.engine.objectstore.parts.s3 import S3Parts
+        from holdfast.engine.objectstore.parts.s3_whole import S3Whole
+
+        side = store.parts()
+        if not isinstance(side, S3Parts):
+            return None
+        unsigned = access.options.get("unsigned_payload") == "true"
+        return S3Whole(side, encryption_headers(site), unsigned=unsigned)
+
     return ObstoreStore(
         name=f"{name} (s3://{'/'.join(filter(None, (site.bucket, site.prefix)))})",
         prefix=site.prefix,
@@ -64,4 +83,5 @@ def s3_store(name: str, site: Site, access: StoreAccess, timeouts: Timeouts) -> 
         timeouts=timeouts,
         credentials=credentials,
         parts=parts,
+        whole=whole,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +36,12 @@ class Timeouts:
     request_seconds: float = 10.0
     minimum_bytes_per_second: int = 4 * 1024 * 1024
 
+    @lru_cache(maxsize=256)  # noqa: B019 - few are ever made
     def writing(self, size_bytes: int) -> RequestLimits:
         """Limits of a request that sends so many bytes."""
         return self._limits(size_bytes, None)
 
+    @lru_cache(maxsize=256)  # noqa: B019 - few are ever made
     def reading(self, size_bytes: int) -> RequestLimits:
         """Limits of a request that may bring so many bytes."""
         return self._limits(size_bytes, self.request_seconds)

@@ -7,6 +7,7 @@ for the next look at the source.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -35,7 +36,15 @@ _UNCOUNTED_BYTES = 512 * 1024
 READS = 4
 _BACKOFF_SECONDS = 0.2
 _BATCH = 32
-_TICK_SECONDS = 0.25
+_TICK_SECONDS = 0.1
+#: What twice as many threads must bring, at least, to go on; and what it takes to tell.
+_WORTH_IT = 1.2
+_ENOUGH_TO_TELL = 50
+_LONG_ENOUGH_SECONDS = 0.5
+#: Outcomes are handed on so often: a few at a time cost much more each.
+_HAND_ON_SECONDS = 0.5
+#: Below this share of a core more threads have something to gain.
+_IDLE_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,14 +268,24 @@ def _without(needs: tuple[Need, ...], found: tuple[tuple[int, Landed], ...]) -> 
 
 
 class Crew:
-    """Threads that do one kind of work until it is done, one of them fails, or somebody says stop."""
+    """Threads that do one kind of work until it is done, one of them fails, or somebody says stop.
 
-    def __init__(self, stop: threading.Event | None) -> None:
+    Args:
+        stop: when set, no more work is begun.
+        busy: how much of a core this process used since the last call.
+    """
+
+    def __init__(self, stop: threading.Event | None, *, busy: Callable[[], float] | None = None) -> None:
         self._stop = stop
+        self._busy = busy or CoreShare()
         self._ended = threading.Event()
         self._error: BaseException | None = None
         self._done: deque[Done] = deque()
         self._threads: list[threading.Thread] = []
+        self._waiting: list[threading.Thread] = []
+        self._handed_on = 0
+        #: When threads were last added or thought of, what was done by then, and how fast it went before they came.
+        self._grown = (time.monotonic(), 0, 0.0)
 
     @property
     def ended(self) -> bool:
@@ -277,8 +296,13 @@ class Crew:
         """Hand in an outcome; it is taken by the thread that waits."""
         self._done.append(done)
 
-    def start(self, work: Callable[[], None], threads: int, name: str) -> None:
-        """Have a function run in so many threads."""
+    def start(self, work: Callable[[], None], threads: int, name: str, *, first: int | None = None) -> None:
+        """Have a function run in so many threads.
+
+        Args:
+            first: with how many to begin; the others follow while the process has time left for them. Threads that wait
+                for a far store cost nothing, threads that wait for the interpreter cost as much as the work itself.
+        """
 
         def run() -> None:
             try:
@@ -287,10 +311,35 @@ class Crew:
                 self._error = self._error or error
                 self._ended.set()
 
-        for number in range(threads):
-            thread = threading.Thread(target=run, name=f"{name}-{number}", daemon=True)
+        made = [threading.Thread(target=run, name=f"{name}-{number}", daemon=True) for number in range(threads)]
+        self._begin(made[:first])
+        self._waiting += made[len(made[:first]) :]
+
+    def _begin(self, threads: list[threading.Thread]) -> None:
+        for thread in threads:
             self._threads.append(thread)
             thread.start()
+
+    def _grow(self) -> None:
+        """Twice as many threads, while those there are leave the process idle and more of them bring more."""
+        if not self._waiting or self.ended:
+            return
+        done, now = self._handed_on + len(self._done), time.monotonic()
+        seconds, count = now - self._grown[0], done - self._grown[1]
+        if count < _ENOUGH_TO_TELL and seconds < _LONG_ENOUGH_SECONDS:
+            return
+        rate, before = count / seconds, self._grown[2]
+        busy = self._busy()
+        self._grown = (now, done, before)
+        if busy >= _IDLE_SHARE:
+            return
+        if rate < before * _WORTH_IT and count >= _ENOUGH_TO_TELL:
+            self._waiting = []
+            return
+        more = len(self._threads)
+        begin, self._waiting = self._waiting[:more], self._waiting[more:]
+        self._grown = (now, done, rate)
+        self._begin(begin)
 
     def wait(self, seen: Callable[[list[Done]], None]) -> None:
         """Hand on outcomes until all threads have ended.
@@ -298,11 +347,15 @@ class Crew:
         Raises:
             Interrupted: somebody said stop.
         """
+        at = time.monotonic()
         try:
-            for thread in self._threads:
+            for thread in self._threads:  # it may grow meanwhile
                 while thread.is_alive():
-                    thread.join(_TICK_SECONDS)
-                    self._drain(seen)
+                    thread.join(_TICK_SECONDS if self._waiting else _HAND_ON_SECONDS)
+                    self._grow()
+                    if time.monotonic() - at >= _HAND_ON_SECONDS:
+                        self._drain(seen)
+                        at = time.monotonic()
         except BaseException:
             self._ended.set()
             for thread in self._threads:
@@ -323,7 +376,23 @@ class Crew:
         while self._done:
             found.append(self._done.popleft())
         if found:
+            self._handed_on += len(found)
             seen(found)
+
+
+class CoreShare:
+    """How much of a core this process used since the last call, or since it was made."""
+
+    def __init__(
+        self, cpu: Callable[[], float] = time.process_time, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._cpu, self._clock = cpu, clock
+        self._since = (cpu(), clock())
+
+    def __call__(self) -> float:
+        before, self._since = self._since, (self._cpu(), self._clock())
+        seconds = self._since[1] - before[1]
+        return (self._since[0] - before[0]) / seconds if seconds > 0 else 1.0
 
 
 class Feed:

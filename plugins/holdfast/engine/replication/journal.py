@@ -32,7 +32,7 @@ from holdfast.engine.snapshot.keys import check_name
 from holdfast.engine.snapshot.manifest import read_table, write_table
 
 #: A bunch is written after so many objects or so long, whichever comes first.
-BUNCH_OBJECTS = 4000
+BUNCH_OBJECTS = 2000
 BUNCH_SECONDS = 5.0
 _ENCRYPTED = "-encrypted.parquet"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,6 +21,8 @@ from holdfast.engine.replication.work import Items, Outcome, waves
 
 #: Larger objects go in parts.
 PARTS_ABOVE_BYTES = 16 * 1024 * 1024
+#: Threads for small objects to begin with.
+FIRST_THREADS = 3
 
 #: Told after some objects: how many, and how many bytes.
 Tell = Callable[[int, int], None]
@@ -60,7 +63,8 @@ class Rounds:
         crew = Crew(self._stop)
         if small_rows:
             feed = Feed(outcome.work.slice(0, small_rows), self._items.make, self._threads)
-            crew.start(lambda: self._work_small(feed, crew), min(self._threads, small_rows), "holdfast-sync")
+            small = partial(self._work_small, feed, crew)
+            crew.start(small, min(self._threads, small_rows), "holdfast-sync", first=FIRST_THREADS)
         if small_rows < work.num_rows:
             items = self._items.make(outcome.work.slice(small_rows), small_rows)
             parts = PartWork([self._job(item) for item in items], crew)

@@ -162,9 +162,21 @@ def _one_array(column: pa.ChunkedArray) -> pa.Array:
 
 
 def write_table(table: pa.Table) -> bytes:
-    """A table as Parquet bytes: one row group per 64 Ki rows, zstd, statistics, the schema's own metadata."""
+    """A table as Parquet bytes: one row group per 64 Ki rows, zstd, statistics, the schema's own metadata.
+
+    Without dictionaries, since hardly any value comes twice, and in small pages: the writer takes less than half the
+    memory and time for it.
+    """
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", version="2.6", row_group_size=65536)
+    pq.write_table(
+        table,
+        sink,
+        compression="zstd",
+        version="2.6",
+        row_group_size=65536,
+        use_dictionary=False,
+        data_page_size=16 * 1024,
+    )
     return bytes(sink.getvalue().to_pybytes())
 
 

@@ -1,57 +1,37 @@
-"""HTTP for parts: pooled connections of the standard library, because nothing else sends and fills a caller's buffer.
+"""Pooled connections to one service: for parts, which go from and to a caller's memory, and for small objects.
 
-A body goes from the caller's memory to the socket and from the socket to the caller's memory, without a copy in
-between. One request is made once; only a connection that the server had closed meanwhile is replaced.
+One request is made once; only a connection that the server had closed meanwhile is replaced.
 """
 
 from __future__ import annotations
 
 import http.client
 import os
+import select
 import ssl
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Mapping
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]
 from xml.etree import ElementTree
 
 from holdfast.engine.objectstore._translate import Call
 from holdfast.engine.objectstore.errors import ObjectStoreError, StoreUnavailable
+from holdfast.engine.objectstore.parts._connection import Answer as Answer
+from holdfast.engine.objectstore.parts._connection import BadAnswer, Connection, Disconnected, TooLong
 from holdfast.engine.objectstore.timeouts import RequestLimits, Timeouts
 from holdfast.errors import ConfigError
-
-_T = TypeVar("_T")
 
 #: Idle connections kept per endpoint.
 _MOST_IDLE = 64
 #: An answer that is not an object's bytes is a small document.
 _LARGEST_ANSWER_BYTES = 32 * 1024 * 1024
-#: A buffer is filled in steps of this size, so that the deadline is looked at in between.
-_STEP_BYTES = 1024 * 1024
+#: A connection that was used a moment ago is not asked whether it is still there.
+_FRESH_SECONDS = 0.5
 #: No more time than this is given to a server that puts an object together.
 _LONGEST_WORK_SECONDS = 256
-_GONE = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError, ConnectionAbortedError)
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a server said: header names in lower case, and the body, unless it went into a buffer."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes = b""
-
-    def xml(self) -> ElementTree.Element | None:
-        """The body as XML; ``None`` when it is none (or declares entities)."""
-        if not self.body or b"<!DOCTYPE" in self.body or b"<!ENTITY" in self.body:
-            return None
-        try:
-            return ElementTree.fromstring(self.body.lstrip(b"\xef\xbb\xbf \r\n"))  # noqa: S314 - no entities
-        except ElementTree.ParseError:
-            return None
+_GONE = (Disconnected, ConnectionResetError, BrokenPipeError, ConnectionAbortedError)
 
 
 def texts(element: ElementTree.Element) -> dict[str, str]:
@@ -85,7 +65,7 @@ class HttpPool:
         self._timeouts = timeouts
         self._proxy = _proxy(url.scheme, self._host)
         self._lock = threading.Lock()
-        self._idle: list[http.client.HTTPConnection] = []
+        self._idle: list[Connection] = []
         self._pid = os.getpid()
         self._tls: ssl.SSLContext | None = None
 
@@ -112,19 +92,31 @@ class HttpPool:
         Raises:
             StoreUnavailable: no answer came; ``outcome_unknown`` when the call writes and may have happened.
         """
-        size_bytes = body.nbytes if isinstance(body, memoryview) else len(body)
+        size_bytes = len(body)
         patience_bytes = min(work_bytes, _LONGEST_WORK_SECONDS * self._timeouts.minimum_bytes_per_second)
         limits = self._timeouts.writing(max(size_bytes, patience_bytes))
-        headers = {**headers, "Content-Length": str(size_bytes)} if size_bytes or method in ("PUT", "POST") else headers
+        try:
+            return self._exchanged(call, limits, method, target, headers, body, None, _LARGEST_ANSWER_BYTES)
+        except TooLong as error:
+            raise StoreUnavailable(
+                "the answer is not one of an object store",
+                where=call.where,
+                expected=f"at most {_LARGEST_ANSWER_BYTES} bytes",
+                found=f"{error.size_bytes} bytes",
+                outcome_unknown=call.writes,
+            ) from None
 
-        def exchange(connection: http.client.HTTPConnection, until: float) -> tuple[Answer, bool]:
-            response = _send(connection, method, self._target(target), headers, body, until)
-            data = response.read(_LARGEST_ANSWER_BYTES)
-            if not response.isclosed() and response.read(1):
-                raise http.client.HTTPException("an answer too large")
-            return Answer(response.status, _headers(response), data), not response.will_close
+    def get(self, call: Call, target: str, headers: Mapping[str, str], *, most_bytes: int) -> Answer | None:
+        """GET whose body is wanted whole; ``None``: it is longer than ``most_bytes``.
 
-        return self._exchanged(call, limits, exchange)
+        Raises:
+            StoreUnavailable: no answer came.
+        """
+        try:
+            limits = self._timeouts.reading(most_bytes)
+            return self._exchanged(call, limits, "GET", target, headers, b"", None, most_bytes)
+        except TooLong:
+            return None
 
     def read_into(self, call: Call, target: str, headers: Mapping[str, str], buffer: memoryview) -> Answer:
         """GET that fills the buffer from an answer of 200 or 206; another answer comes back with its body.
@@ -133,30 +125,9 @@ class HttpPool:
             StoreUnavailable: no answer came, or it was not as long as the buffer.
         """
         limits = self._timeouts.reading(buffer.nbytes)
-
-        def exchange(connection: http.client.HTTPConnection, until: float) -> tuple[Answer, bool]:
-            response = _send(connection, "GET", self._target(target), headers, b"", until)
-            if response.status not in (200, 206):
-                data = response.read(_LARGEST_ANSWER_BYTES)
-                return Answer(response.status, _headers(response), data), not response.will_close
-            length = response.length
-            if length is not None and length != buffer.nbytes:
-                raise _CutShort(length)
-            filled = 0
-            while filled < buffer.nbytes:
-                _limit(connection, until)
-                count = response.readinto(buffer[filled : filled + _STEP_BYTES])
-                if not count:
-                    raise _CutShort(filled)
-                filled += count
-            rest = response.read(1)  # ends the response, so that the connection can be used again
-            if rest:
-                raise _CutShort(filled + 1)
-            return Answer(response.status, _headers(response)), not response.will_close
-
         try:
-            return self._exchanged(call, limits, exchange)
-        except _CutShort as error:
+            return self._exchanged(call, limits, "GET", target, headers, b"", buffer, _LARGEST_ANSWER_BYTES)
+        except TooLong as error:
             raise StoreUnavailable(
                 "the answer is not as long as asked",
                 where=call.where,
@@ -168,17 +139,31 @@ class HttpPool:
         self,
         call: Call,
         limits: RequestLimits,
-        exchange: Callable[[http.client.HTTPConnection, float], tuple[_T, bool]],
-    ) -> _T:
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        body: bytes | bytearray | memoryview,
+        into: memoryview | None,
+        most_bytes: int,
+    ) -> Answer:
         until = time.monotonic() + limits.total_seconds
+        head = _head(method, self._target(target), headers, len(body))
         connection, fresh = self._take(call, limits)
         while True:
+            connection.silence_seconds = limits.silence_seconds
             try:
-                answer, keep = exchange(connection, until)
-            except _CutShort:
-                connection.close()
-                raise
-            except (OSError, http.client.HTTPException) as error:
+                try:
+                    connection.send(head, body, until)
+                except (BrokenPipeError, ConnectionResetError) as error:
+                    # A server that refuses early answers and closes before it has taken the whole body: its answer
+                    # counts.
+                    try:
+                        answer = connection.receive(method, until, into=into, most_bytes=most_bytes)
+                    except (OSError, BadAnswer):
+                        raise error from None
+                else:
+                    answer = connection.receive(method, until, into=into, most_bytes=most_bytes)
+            except (OSError, BadAnswer) as error:
                 connection.close()
                 if not fresh and isinstance(error, _GONE):
                     # The server had closed it between two requests; ours was not looked at.
@@ -188,31 +173,33 @@ class HttpPool:
             except BaseException:
                 connection.close()
                 raise
-            if keep:
+            if answer.stays:
                 self._give(connection)
             else:
                 connection.close()
             return answer
 
-    def _take(self, call: Call, limits: RequestLimits) -> tuple[http.client.HTTPConnection, bool]:
+    def _take(self, call: Call, limits: RequestLimits) -> tuple[Connection, bool]:
+        now = time.monotonic()
         with self._lock:
             if self._pid != os.getpid():
                 self._pid, self._idle = os.getpid(), []
             while self._idle:
                 connection = self._idle.pop()
-                if not _closed_by_server(connection):
+                if now - connection.idle_since < _FRESH_SECONDS or not _has_news(connection):
                     return connection, False
                 connection.close()
         return self._connected(call, limits), True
 
-    def _give(self, connection: http.client.HTTPConnection) -> None:
+    def _give(self, connection: Connection) -> None:
+        connection.idle_since = time.monotonic()
         with self._lock:
             if len(self._idle) < _MOST_IDLE:
                 self._idle.append(connection)
                 return
         connection.close()
 
-    def _connected(self, call: Call, limits: RequestLimits) -> http.client.HTTPConnection:
+    def _connected(self, call: Call, limits: RequestLimits) -> Connection:
         connection = self._connection(limits.connect_seconds)
         try:
             connection.connect()
@@ -225,7 +212,7 @@ class HttpPool:
             ) from None
         except (OSError, http.client.HTTPException) as error:
             raise StoreUnavailable("no connection could be made", where=call.where, found=_name(error)) from None
-        return connection
+        return Connection(connection)
 
     def _connection(self, connect_seconds: float) -> http.client.HTTPConnection:
         host, port = self._proxy or (self._host, self._port)
@@ -244,68 +231,28 @@ class HttpPool:
         return f"http://{self.host_header}{target}" if self._proxy and not self._secure else target
 
 
-class _CutShort(Exception):
-    def __init__(self, size_bytes: int) -> None:
-        super().__init__(size_bytes)
-        self.size_bytes = size_bytes
+def _head(method: str, target: str, headers: Mapping[str, str], size_bytes: int) -> bytes:
+    """A request's head."""
+    lines = [f"{method} {target} HTTP/1.1", *[f"{name}: {value}" for name, value in headers.items()]]
+    if (size_bytes or method in ("PUT", "POST")) and "Content-Length" not in headers:
+        lines.append(f"Content-Length: {size_bytes}")
+    text = "\r\n".join(lines)
+    if text.count("\n") >= len(lines) or text.count("\r") >= len(lines):
+        raise ValueError("a header with a line break")
+    return f"{text}\r\n\r\n".encode("latin-1")
 
 
-def _send(
-    connection: http.client.HTTPConnection,
-    method: str,
-    target: str,
-    headers: Mapping[str, str],
-    body: bytes | bytearray | memoryview,
-    until: float,
-) -> http.client.HTTPResponse:
-    _limit(connection, until)
-    connection.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
-    for name, value in headers.items():
-        connection.putheader(name, value)
-    try:
-        connection.endheaders(body if body else None)
-    except (BrokenPipeError, ConnectionResetError) as error:
-        # A server that refuses early answers and closes before it has taken the whole body: its answer counts.
-        try:
-            return _response(connection, until)
-        except (OSError, http.client.HTTPException):
-            raise error from None
-    return _response(connection, until)
-
-
-def _response(connection: http.client.HTTPConnection, until: float) -> http.client.HTTPResponse:
-    _limit(connection, until)
-    return connection.getresponse()
-
-
-def _limit(connection: http.client.HTTPConnection, until: float) -> None:
-    left = until - time.monotonic()
-    if left <= 0:
-        raise TimeoutError("no answer in time")
-    if connection.sock is not None:
-        connection.sock.settimeout(left)
-
-
-def _closed_by_server(connection: http.client.HTTPConnection) -> bool:
+def _has_news(connection: Connection) -> bool:
     """An idle connection has nothing to say; when it has, it is the end."""
-    sock = connection.sock
-    if sock is None:
-        return True
-    import select
-
     poll = select.poll()
-    poll.register(sock, select.POLLIN | select.POLLHUP | select.POLLERR)
+    poll.register(connection.socket, select.POLLIN | select.POLLHUP | select.POLLERR)
     return bool(poll.poll(0))
-
-
-def _headers(response: http.client.HTTPResponse) -> dict[str, str]:
-    return {name.lower(): value for name, value in response.getheaders()}
 
 
 def _unavailable(error: Exception, call: Call) -> StoreUnavailable:
     if isinstance(error, TimeoutError):
         what = "no answer came in time"
-    elif isinstance(error, http.client.IncompleteRead):
+    elif isinstance(error, BadAnswer):
         what = "the connection broke before the answer was complete"
     else:
         what = "the connection broke"

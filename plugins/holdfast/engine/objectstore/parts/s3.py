@@ -6,6 +6,7 @@ checks it. No boto3 client is made: it costs memory and copies every body.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from xml.sax.saxutils import escape
 from holdfast.engine.config import Cloud, Site
 from holdfast.engine.objectstore._translate import Call, translate_answer
 from holdfast.engine.objectstore.access import Credentials, StoreAccess
+from holdfast.engine.objectstore.attributes import HEADERS
 from holdfast.engine.objectstore.checksums import Checksums, from_google_text, from_s3_text, s3_text
 from holdfast.engine.objectstore.encryption import encryption_headers
 from holdfast.engine.objectstore.errors import ObjectExists, StoreUnavailable, UploadGone
@@ -42,8 +44,13 @@ if TYPE_CHECKING:
 
 _MIB = 1024 * 1024
 _NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
-_WRONG_BYTES = {"BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch"}
+#: Codes of an answer to bytes that arrived as others.
+WRONG_BYTES = {"BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch"}
 _NO_UPLOAD = {"NoSuchUpload"}
+#: Keys that stand in a URL as they are.
+_UNRESERVED = re.compile(r"[A-Za-z0-9_./~-]+", re.ASCII)
+_PLACED = {"Storage-Class": "x-amz-storage-class"}
+_PLAIN = frozenset(HEADERS.values()) - _PLACED.keys()
 #: Other parts than those named: somebody aborted and began again, or put other parts.
 _OTHER_PARTS = {"InvalidPart", "InvalidPartOrder"}
 
@@ -275,6 +282,24 @@ class S3Parts(HttpParts):
     def _reading(self, method: str, key: str, headers: Mapping[str, str]) -> tuple[str, dict[str, str]]:
         return self._request(method, key, {}, headers, b"", unsigned=False)
 
+    # -- for small objects; see `s3_whole` -------------------------------------------------------------------------
+
+    def get_whole(
+        self, call: Call, path: str, query: Mapping[str, str], headers: Mapping[str, str], most_bytes: int
+    ) -> Answer | None:
+        """The answer to a GET, whatever it is; ``None``: its body is longer than that. ``path`` is in the bucket."""
+        target, signed = self._signed("GET", path, query, headers, b"", unsigned=False)
+        return self._http.get(call, target, signed, most_bytes=most_bytes)
+
+    def put_whole(self, call: Call, path: str, headers: Mapping[str, str], data: bytes, *, unsigned: bool) -> Answer:
+        """The answer to a PUT, whatever it is. ``path`` is in the bucket."""
+        target, signed = self._signed("PUT", path, {}, headers, data, unsigned=unsigned)
+        return self._http.request(call, "PUT", target, signed, data)
+
+    def code_of(self, answer: Answer) -> str | None:
+        """The error code in an answer's body."""
+        return _code(answer)
+
     def _request(
         self,
         method: str,
@@ -285,17 +310,34 @@ class S3Parts(HttpParts):
         *,
         unsigned: bool,
     ) -> tuple[str, dict[str, str]]:
-        path = self._base_path + ("" if key is None else f"/{quote(self._store.path_of(key), safe='/~')}") or "/"
-        said = "&".join(f"{quote(name, safe='-_.~')}={quote(value, safe='-_.~')}" for name, value in query.items())
+        path = None if key is None else self._store.path_of(key)
+        return self._signed(method, path, query, headers, body, unsigned=unsigned)
+
+    def _signed(
+        self,
+        method: str,
+        path: str | None,
+        query: Mapping[str, str],
+        headers: Mapping[str, str],
+        body: PartData,
+        *,
+        unsigned: bool,
+    ) -> tuple[str, dict[str, str]]:
+        """Target and headers; ``path`` is in the bucket, ``None``: the bucket itself."""
+        if path is None:
+            place = self._base_path or "/"
+        else:
+            place = f"{self._base_path}/{path if _UNRESERVED.fullmatch(path) else quote(path, safe='/~')}"
+        said = "&".join([f"{quote(name, safe='-_.~')}={quote(value, safe='-_.~')}" for name, value in query.items()])
         plain = {"Host": self._http.host_header, "User-Agent": "holdfast", **headers}
-        signed = self._login.signed(method, path, said, plain, None if unsigned else bytes(body))
-        return (f"{path}?{said}" if said else path), signed
+        signed = self._login.signed(method, place, said, plain, None if unsigned else body)
+        return (f"{place}?{said}" if said else place), signed
 
     def _refused(self, answer: Answer, call: Call, code: str | None = None) -> Exception:
         code = code or _code(answer)
         if code in _NO_UPLOAD:
             return upload_gone(call, code)
-        if code in _WRONG_BYTES:
+        if code in WRONG_BYTES:
             return corrupted(call, code)
         # S3 tells some failures of `complete` in the body of an answer that began as a success.
         status = 503 if answer.status == 200 else answer.status
@@ -311,7 +353,9 @@ class _Login:
         self._now = now
         self._made: tuple[Mapping[str, str | None], Signer] | None = None
 
-    def signed(self, method: str, path: str, query: str, headers: dict[str, str], body: bytes | None) -> dict[str, str]:
+    def signed(
+        self, method: str, path: str, query: str, headers: dict[str, str], body: PartData | None
+    ) -> dict[str, str]:
         if self._kept is None:
             return headers
         values, made = self._kept.values(), self._made
@@ -355,14 +399,24 @@ def _endpoint(site: Site, access: StoreAccess) -> tuple[str, str]:
 
 
 def _attribute_headers(asked: Attributes) -> dict[str, str]:
-    headers = asked.headers()
-    if (storage_class := headers.pop("Storage-Class", None)) is not None:
-        headers["x-amz-storage-class"] = storage_class
-    if asked.tags:
+    return placed_headers({**asked.headers(), **asked.metadata}, asked.tags)
+
+
+def placed_headers(said: Mapping[str, str], tags: Mapping[str, str]) -> dict[str, str]:
+    """The headers that say an object's attributes.
+
+    Args:
+        said: attributes by their HTTP names, and user metadata.
+        tags: of the object.
+    """
+    headers = {
+        name if name in _PLAIN else _PLACED.get(name) or f"x-amz-meta-{name}": value for name, value in said.items()
+    }
+    if tags:
         headers["x-amz-tagging"] = "&".join(
-            f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in asked.tags.items()
+            f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in tags.items()
         )
-    return {**headers, **{f"x-amz-meta-{name}": value for name, value in asked.metadata.items()}}
+    return headers
 
 
 def _completion(parts: Sequence[UploadedPart]) -> bytes:

@@ -13,6 +13,8 @@ from datetime import datetime
 
 UNSIGNED_PAYLOAD = "UNSIGNED-PAYLOAD"
 _ALGORITHM = "AWS4-HMAC-SHA256"
+_EMPTY = hashlib.sha256(b"").hexdigest()
+_MOST_SHAPES = 256
 #: Changed on the way by proxies, so never signed.
 _NOT_SIGNED = frozenset(("user-agent", "expect", "x-amzn-trace-id", "content-length", "authorization"))
 
@@ -29,7 +31,9 @@ class Signer:
 
     def __init__(self, access_key_id: str, secret_access_key: str, token: str | None, region: str) -> None:
         self._id, self._secret, self._token, self._region = access_key_id, secret_access_key, token, region
-        self._key: tuple[str, bytes] | None = None
+        self._key: tuple[str, hmac.HMAC] | None = None
+        self._second: tuple[datetime, str] | None = None
+        self._shapes: dict[tuple[str, ...], tuple[list[tuple[str, str]], str]] = {}
 
     def signed(
         self,
@@ -37,7 +41,7 @@ class Signer:
         path: str,
         query: str,
         headers: Mapping[str, str],
-        body: bytes | None,
+        body: bytes | bytearray | memoryview | None,
         at: datetime,
     ) -> dict[str, str]:
         """The headers of the signed request.
@@ -50,40 +54,60 @@ class Signer:
             body: what is sent; ``None``: its hash is left out of the signature.
             at: now, in UTC.
         """
-        stamp = at.strftime("%Y%m%dT%H%M%SZ")
-        payload = UNSIGNED_PAYLOAD if body is None else hashlib.sha256(body).hexdigest()
+        stamp = self._stamp(at)
+        payload = UNSIGNED_PAYLOAD if body is None else _EMPTY if not len(body) else hashlib.sha256(body).hexdigest()
         everything = {**headers, "X-Amz-Date": stamp, "X-Amz-Content-SHA256": payload}
         if self._token:
             everything["X-Amz-Security-Token"] = self._token
-        lower = {name.lower(): " ".join(value.split()) for name, value in everything.items()}
-        names = sorted(lower.keys() - _NOT_SIGNED)
+        names, signed_names = self._signed_names(tuple(everything))
         pairs = sorted(tuple(pair.partition("=")[::2]) for pair in query.split("&")) if query else []
-        signed_names = ";".join(names)
         canonical = "\n".join(
             (
                 method,
                 path,
                 "&".join(f"{name}={value}" for name, value in pairs),
-                *(f"{name}:{lower[name]}" for name in names),
+                *[f"{lower}:{' '.join(everything[name].split())}" for lower, name in names],
                 "",
                 signed_names,
                 payload,
             )
         )
         scope = f"{stamp[:8]}/{self._region}/s3/aws4_request"
-        text = "\n".join((_ALGORITHM, stamp, scope, hashlib.sha256(canonical.encode()).hexdigest()))
-        signature = hmac.new(self._signing_key(stamp[:8]), text.encode(), hashlib.sha256).hexdigest()
+        text = f"{_ALGORITHM}\n{stamp}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
+        keyed = self._keyed(stamp[:8]).copy()
+        keyed.update(text.encode())
+        signature = keyed.hexdigest()
         everything["Authorization"] = (
             f"{_ALGORITHM} Credential={self._id}/{scope}, SignedHeaders={signed_names}, Signature={signature}"
         )
         return everything
 
-    def _signing_key(self, day: str) -> bytes:
-        """Of one day; it is the same for all its requests."""
+    def _signed_names(self, names: tuple[str, ...]) -> tuple[list[tuple[str, str]], str]:
+        """The headers that are signed, in order, each in lower case and as it is written; and their list.
+
+        Nearly all requests have one of a few sets of headers.
+        """
+        known = self._shapes.get(names)
+        if known is None:
+            lower = sorted((name.lower(), name) for name in names if name.lower() not in _NOT_SIGNED)
+            known = (lower, ";".join(name for name, _ in lower))
+            if len(self._shapes) < _MOST_SHAPES:
+                self._shapes[names] = known
+        return known
+
+    def _stamp(self, at: datetime) -> str:
+        """The second as S3 writes it; many requests share it."""
+        second, kept = at.replace(microsecond=0), self._second
+        if kept is None or kept[0] != second:
+            self._second = kept = (second, second.strftime("%Y%m%dT%H%M%SZ"))
+        return kept[1]
+
+    def _keyed(self, day: str) -> hmac.HMAC:
+        """The hash under the signing key of one day, to be copied; it is the same for all its requests."""
         kept = self._key
         if kept is None or kept[0] != day:
             key = f"AWS4{self._secret}".encode()
             for word in (day, self._region, "s3", "aws4_request"):
                 key = hmac.new(key, word.encode(), hashlib.sha256).digest()
-            self._key = kept = (day, key)
+            self._key = kept = (day, hmac.new(key, digestmod=hashlib.sha256))
         return kept[1]

@@ -1,0 +1,178 @@
+"""Small objects of S3, whole: one request each over the connections of the parts.
+
+obstore answers the same requests; per object of 64 KiB it takes twice to three times the processor time, most of it to
+hand the request to its own threads and back (docs/performance.md). It still lists, heads, deletes and copies.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from holdfast.engine.objectstore._translate import Call, translate_answer
+from holdfast.engine.objectstore.attributes import NO_ATTRIBUTES, Attributes
+from holdfast.engine.objectstore.checksums import crc64nvme, from_s3_text, s3_text
+from holdfast.engine.objectstore.errors import (
+    NotSupported,
+    ObjectExists,
+    PreconditionFailed,
+    StoreUnavailable,
+)
+from holdfast.engine.objectstore.interface import Create, IfMatch, ObjectInfo, ObjectVersion, PutMode
+from holdfast.engine.objectstore.parts._base import corrupted
+from holdfast.engine.objectstore.parts._http import Answer
+from holdfast.engine.objectstore.parts.s3 import WRONG_BYTES, S3Parts, placed_headers
+
+_META = "x-amz-meta-"
+_FIELDS = {
+    "content-type": "content_type",
+    "cache-control": "cache_control",
+    "content-disposition": "content_disposition",
+    "content-encoding": "content_encoding",
+    "content-language": "content_language",
+}
+_CHECKSUM = "x-amz-checksum-crc64nvme"
+_KEPT_TIMES = 1024
+
+
+class S3Whole:
+    """GET and PUT of whole objects. Safe to use from many threads.
+
+    Args:
+        parts: whose connections and login are used.
+        site_headers: of every PUT.
+        unsigned: bodies are vouched for by a CRC-64 instead of a SHA-256 in the signature.
+    """
+
+    def __init__(self, parts: S3Parts, site_headers: Mapping[str, str], *, unsigned: bool) -> None:
+        self._parts, self._site_headers, self._unsigned = parts, dict(site_headers), unsigned
+        self._times: dict[str, datetime] = {}
+        self._attributes: dict[tuple[str | None, ...], Attributes] = {}
+        self._lock = threading.Lock()
+
+    def get(
+        self, call: Call, path: str, if_match: ObjectVersion | None, most_bytes: int
+    ) -> tuple[ObjectInfo, bytes, Attributes] | None:
+        """An object; ``None``: it is longer than that.
+
+        Raises:
+            ObjectNotFound, PreconditionFailed: as `ObjectStore.get`.
+        """
+        query: Mapping[str, str] = {}
+        headers: Mapping[str, str] = {}
+        if if_match is not None:
+            if if_match.e_tag is not None:
+                headers = {"If-Match": if_match.e_tag}
+            elif if_match.version is not None:
+                query = {"versionId": if_match.version}
+        answer = self._parts.get_whole(call, path, query, headers, most_bytes)
+        if answer is None:
+            return None
+        if answer.status != 200:
+            raise self._refused(answer, call)
+        said = answer.headers
+        tag = said.get("etag")
+        if tag is None:  # a login page of some proxy
+            raise StoreUnavailable(
+                "the answer is not one of an object store", where=call.where, expected="an ETag", found="none"
+            )
+        if if_match is not None and if_match.e_tag is not None and if_match.e_tag != tag:
+            raise PreconditionFailed(
+                "the object is not in the version named", where=call.where, expected=if_match.e_tag, found=tag
+            )
+        version = ObjectVersion(tag, _version(said))
+        info = ObjectInfo(call.key or "", len(answer.body), self._time(said.get("last-modified"), call), version)
+        return info, answer.body, self._said(said, call)
+
+    def put(self, call: Call, path: str, data: bytes, mode: PutMode, said: Mapping[str, Any]) -> ObjectVersion:
+        """Write an object.
+
+        Args:
+            said: of `put_options`: ``attributes`` and ``tags``.
+
+        Raises:
+            ObjectExists, PreconditionFailed: as `ObjectStore.put`.
+            BytesCorrupted: the server received others.
+        """
+        headers = dict(self._site_headers)
+        if isinstance(mode, Create):
+            headers["If-None-Match"] = "*"
+        elif isinstance(mode, IfMatch):
+            headers["If-Match"] = mode.version.e_tag or ""
+        if said:
+            headers.update(placed_headers(said.get("attributes", {}), said.get("tags", {})))
+        checksum = None
+        if self._unsigned:
+            headers[_CHECKSUM] = checksum = s3_text(crc64nvme(data))
+        answer = self._parts.put_whole(call, path, headers, data, unsigned=self._unsigned)
+        if answer.status != 200:
+            raise self._put_refused(answer, mode, call)
+        tag = answer.headers.get("etag")
+        if not tag:
+            raise StoreUnavailable("the answer is not one of S3", where=call.where, outcome_unknown=True)
+        stored = answer.headers.get(_CHECKSUM)
+        if checksum is not None and stored is not None and from_s3_text(stored) not in (None, from_s3_text(checksum)):
+            raise corrupted(call, f"CRC-64/NVME {stored}, expected {checksum}")
+        return ObjectVersion(tag if tag.endswith('"') else f'"{tag}"', _version(answer.headers))
+
+    def _put_refused(self, answer: Answer, mode: PutMode, call: Call) -> Exception:
+        if answer.status == 412 and isinstance(mode, Create):
+            return ObjectExists("an object of this key is there already", where=call.where, found="HTTP 412")
+        if isinstance(mode, IfMatch) and answer.status == 404 and self._parts.code_of(answer) == "NoSuchKey":
+            return PreconditionFailed("the object is not in the version named", where=call.where, found="nothing")
+        return self._refused(answer, call)
+
+    def _refused(self, answer: Answer, call: Call) -> Exception:
+        code = self._parts.code_of(answer)
+        return corrupted(call, code) if code in WRONG_BYTES else translate_answer(answer.status, code, call)
+
+    def _time(self, text: str | None, call: Call) -> datetime:
+        """Objects written in the same second say the same."""
+        known = self._times.get(text or "")
+        if known is not None:
+            return known
+        try:
+            at = parsedate_to_datetime(text or "").astimezone(UTC)
+        except ValueError:
+            raise StoreUnavailable(
+                "the answer is not one of S3", where=call.where, expected="Last-Modified", found=text
+            ) from None
+        with self._lock:
+            if len(self._times) >= _KEPT_TIMES:
+                self._times.clear()
+            self._times[text or ""] = at
+        return at
+
+    def _said(self, headers: Mapping[str, str], call: Call) -> Attributes:
+        fields, metadata = {}, {}
+        for name, value in headers.items():
+            if name in _FIELDS:
+                fields[_FIELDS[name]] = value
+            elif name.startswith(_META):
+                if not value.isascii():
+                    raise NotSupported(
+                        "the object has metadata that is not ASCII, and cannot be read for it",
+                        where=call.where,
+                        fix="Rewrite that metadata in ASCII (RFC 2047)",
+                    )
+                metadata[name.removeprefix(_META)] = value
+        if metadata:
+            return Attributes(**fields, metadata=metadata)  # type: ignore[arg-type]
+        if not fields:
+            return NO_ATTRIBUTES
+        shape = tuple(fields.get(name) for name in _FIELDS.values())
+        known = self._attributes.get(shape)
+        if known is None:
+            known = Attributes(**fields)  # type: ignore[arg-type]
+            with self._lock:
+                if len(self._attributes) < _KEPT_TIMES:
+                    self._attributes[shape] = known
+        return known
+
+
+def _version(headers: Mapping[str, str]) -> str | None:
+    version = headers.get("x-amz-version-id")
+    return None if version in (None, "", "null") else version
