@@ -15,6 +15,7 @@ import hashlib
 import signal
 import sys
 from bisect import bisect_left, bisect_right, insort
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import formatdate
@@ -36,9 +37,10 @@ _REASONS = {200: "OK", 204: "No Content", 206: "Partial Content", 404: "Not Foun
 
 @dataclass(slots=True)
 class Stored:
-    """An object."""
+    """An object, in the pieces in which it came."""
 
-    data: bytes | bytearray
+    pieces: list[bytearray]
+    size: int
     tag: str
     #: Everything its GET and HEAD say of it, as lines of a head.
     head: bytes
@@ -73,10 +75,10 @@ class Bucket:
         self.uploads: dict[str, Upload] = {}
         self._numbers = count(1)
 
-    def put(self, key: str, headers: dict[str, str], data: bytearray, tag: str, crc: str | None) -> Stored:
+    def put(self, key: str, headers: dict[str, str], pieces: list[bytearray], tag: str, crc: str | None) -> Stored:
         """Keep an object whose conditions hold."""
         self.check(key, headers)
-        now = datetime.now(UTC)
+        now, size = datetime.now(UTC), sum(map(len, pieces))
         said = [
             f"{name}: {value}" for name, value in headers.items() if name in _KEPT or name.startswith("x-amz-meta-")
         ]
@@ -85,11 +87,11 @@ class Bucket:
         lines = [f'ETag: "{tag}"', f"Last-Modified: {formatdate(now.timestamp(), usegmt=True)}", *said]
         at = now.strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
         row = (
-            f"</Key><LastModified>{at}</LastModified><ETag>&quot;{tag}&quot;</ETag><Size>{len(data)}</Size>"
+            f"</Key><LastModified>{at}</LastModified><ETag>&quot;{tag}&quot;</ETag><Size>{size}</Size>"
             "<StorageClass>STANDARD</StorageClass></Contents>"
         )
         head = ("\r\n".join(lines) + "\r\nAccept-Ranges: bytes\r\n").encode("latin-1")
-        stored = Stored(data, tag, head, row, crc)
+        stored = Stored(pieces, size, tag, head, row, crc)
         if key not in self.objects:
             if not self.keys or key > self.keys[-1]:
                 self.keys.append(key)
@@ -265,7 +267,7 @@ class Connection(asyncio.BufferedProtocol):
         elif method == "PUT" and key:
             crc = checked(body, headers)
             digest = digest or hashlib.md5(body).digest()
-            stored = self._bucket.put(key, headers, body, digest.hex(), None if crc is None else told(crc))
+            stored = self._bucket.put(key, headers, [body], digest.hex(), None if crc is None else told(crc))
             said = f"x-amz-checksum-crc64nvme: {stored.crc}\r\n" if crc is not None else ""
             self._send(200, b"", f'ETag: "{stored.tag}"\r\n{said}'.encode())
         elif method == "PUT" or (method == "HEAD" and not key):
@@ -302,18 +304,18 @@ class Connection(asyncio.BufferedProtocol):
         if stored.crc is not None and headers.get("x-amz-checksum-mode"):
             said += f"x-amz-checksum-crc64nvme: {stored.crc}\r\nx-amz-checksum-type: FULL_OBJECT\r\n".encode()
         if method == "HEAD":
-            self._send(200, b"", said, length=len(stored.data))
+            self._send(200, b"", said, length=stored.size)
         elif (span := headers.get("range", "")).startswith("bytes="):
             start, _, end = span[6:].partition("-")
-            size = len(stored.data)
+            size = stored.size
             low = int(start) if start else max(0, size - int(end))
             high = min(int(end), size - 1) if start and end else size - 1
             if low > high:
                 raise Refused(416, "InvalidRange")
             said += f"Content-Range: bytes {low}-{high}/{size}\r\n".encode()
-            self._send(206, memoryview(stored.data)[low : high + 1], said)
+            self._send_pieces(206, cut(stored.pieces, low, high + 1), high + 1 - low, said)
         else:
-            self._send(200, stored.data, said)
+            self._send_pieces(200, stored.pieces, stored.size, said)
 
     def _complete(self, key: str, upload_id: str, headers: dict[str, str], body: bytearray) -> None:
         upload = self._bucket.upload(upload_id)
@@ -322,23 +324,17 @@ class Connection(asyncio.BufferedProtocol):
         if any(number not in upload.parts for number in numbers):
             raise Refused(400, "InvalidPart")
         chosen = [upload.parts[number] for number in numbers]
-        data = bytearray(sum(len(part) for part, _, _ in chosen))
-        position, crc = 0, 0
+        crc: int | None = 0
         for part, _, part_crc in chosen:
-            data[position : position + len(part)] = part
-            position += len(part)
-            crc = (
-                checksums.combine_crc64nvme(crc, part_crc, len(part))
-                if part_crc is not None and crc is not None
-                else None
-            )
+            known = crc is not None and part_crc is not None
+            crc = checksums.combine_crc64nvme(crc, part_crc, len(part)) if known else None
         wanted = headers.get("x-amz-checksum-crc64nvme")
         if wanted is not None and crc is not None and told(crc) != wanted:
             raise Refused(400, "BadDigest")
         tag = f"{hashlib.md5(b''.join(digest for _, digest, _ in chosen)).hexdigest()}-{len(chosen)}"
         self._bucket.check(key, headers)
         said = None if crc is None else told(crc)
-        self._bucket.put(key, upload.headers, data, tag, said)
+        self._bucket.put(key, upload.headers, [part for part, _, _ in chosen], tag, said)
         del self._bucket.uploads[upload_id]
         checksum = "" if said is None else f"<ChecksumCRC64NVME>{said}</ChecksumCRC64NVME>"
         self._xml(
@@ -361,18 +357,27 @@ class Connection(asyncio.BufferedProtocol):
         body = b"" if self._request[0] == "HEAD" else f"<Error><Code>{error.code}</Code></Error>".encode()
         self._send(error.status, body, b"Content-Type: application/xml\r\n")
 
-    def _send(
-        self, status: int, body: bytes | bytearray | memoryview, said: bytes = b"", *, length: int | None = None
+    def _send(self, status: int, body: bytes, said: bytes = b"", *, length: int | None = None) -> None:
+        self._send_pieces(status, [body] if body else [], len(body) if length is None else length, said)
+
+    def _send_pieces(
+        self, status: int, pieces: Sequence[bytes | bytearray | memoryview], size: int, said: bytes
     ) -> None:
         if self._transport is None or self._transport.is_closing():
             return
-        size = len(body) if length is None else length
         begin = b"HTTP/1.1 %d %b\r\nx-amz-request-id: 1\r\n" % (status, _REASONS.get(status, "Refused").encode())
-        head = b"%bContent-Length: %d\r\n%b\r\n" % (begin, size, said)
-        if len(body):
-            self._transport.writelines([head, body])
-        else:
-            self._transport.write(head)
+        self._transport.writelines([b"%bContent-Length: %d\r\n%b\r\n" % (begin, size, said), *pieces])
+
+
+def cut(pieces: Sequence[bytearray], low: int, high: int) -> list[memoryview]:
+    """Bytes ``low`` to ``high`` of the pieces together."""
+    found, position = [], 0
+    for piece in pieces:
+        start, end = max(low - position, 0), min(high - position, len(piece))
+        if start < end:
+            found.append(memoryview(piece)[start:end])
+        position += len(piece)
+    return found
 
 
 def dechunked(body: bytearray) -> bytearray:

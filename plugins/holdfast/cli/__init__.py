@@ -1,6 +1,7 @@
 """The command line."""
 
-from holdfast.cli.start import few_arenas, load_arrow
+from holdfast.cli.start import few_arenas, few_collections, load_arrow
 
+few_collections()
 few_arenas()
 load_arrow()

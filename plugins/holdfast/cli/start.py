@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import sys
 from contextlib import suppress
@@ -36,3 +37,8 @@ def few_arenas() -> None:
     if "MALLOC_ARENA_MAX" not in os.environ and sys.platform == "linux":
         with suppress(OSError, AttributeError):  # another C library than glibc has no mallopt
             ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
+
+
+def few_collections() -> None:
+    """Look for garbage in circles less often: while hundreds of modules are imported there is none to find."""
+    gc.set_threshold(20_000, 20, 20)

@@ -8,6 +8,7 @@ it to read heads as if they were mail. Bodies go from and to the caller's memory
 from __future__ import annotations
 
 import http.client
+import re
 import socket
 import ssl
 import struct
@@ -28,6 +29,8 @@ _STEP_BYTES = 1024 * 1024
 _NEAR_SECONDS = 0.25
 _TIMEVAL = struct.Struct("@ll")
 _NO_BODY = (204, 304)
+#: Names and values of a head's lines.
+_HEADERS = re.compile(r"^([^\s:]+):[ \t]*([^\r\n]*?)[ \t]*\r?$", re.MULTILINE)
 
 
 class Disconnected(ConnectionResetError):
@@ -170,7 +173,8 @@ class Connection:
         """An answer without its body; where that begins in the buffer, and how far the buffer is filled."""
         have, self._kept = self._kept, 0
         if not have:
-            have = self._receive_into(self._view[:step_bytes], until)
+            # The time for the request was given when it was sent.
+            have = self._received(self._view[:step_bytes])
             if not have:
                 raise Disconnected("the server closed the connection")
         while (end := self._buffer.find(b"\r\n\r\n", 0, have)) < 0:
@@ -180,15 +184,14 @@ class Connection:
             if not count:
                 raise BadAnswer("the head broke off")
             have += count
-        first, *lines = self._buffer[:end].decode("latin-1").split("\r\n")
+        text = self._buffer[:end].decode("latin-1")
+        first, _, rest = text.partition("\r\n")
         if not first.startswith("HTTP/1.") or not first[9:12].isdecimal():
             raise BadAnswer("not an answer of HTTP/1.1")
-        headers: dict[str, str] = {}
-        for line in lines:
-            name, colon, value = line.partition(":")
-            if not colon or not name or name[0] in " \t":
-                raise BadAnswer("a header that is none")
-            headers[name.lower()] = value.strip(" \t")
+        found = _HEADERS.findall(rest)
+        if len(found) != rest.count("\n") + bool(rest):
+            raise BadAnswer("a header that is none")
+        headers = {name.lower(): value for name, value in found}
         said = headers.get("connection", "").lower()
         stays = said != "close" if first[7] == "1" else said == "keep-alive"
         return Answer(int(first[9:12]), headers, b"", stays), end + 4, have
@@ -230,10 +233,10 @@ class Connection:
             into[:] = body
 
     def _until_closed(self, body: bytearray, until: float, most_bytes: int) -> bytes:
-        while count := self._receive_into(self._view, until):
+        while len(body) <= most_bytes and (count := self._receive_into(self._view, until)):
             body += self._view[:count]
-            if len(body) > most_bytes:
-                raise TooLong(len(body))
+        if len(body) > most_bytes:
+            raise TooLong(len(body))
         return bytes(body)
 
     def _chunked(self, waiting: bytearray, until: float, most_bytes: int) -> tuple[bytes, bool]:
@@ -273,6 +276,9 @@ class Connection:
 
     def _receive_into(self, view: memoryview, until: float, flags: int = 0) -> int:
         self._give(until)
+        return self._received(view, flags)
+
+    def _received(self, view: memoryview, flags: int = 0) -> int:
         if self._secure:
             return self.socket.recv_into(view)
         try:

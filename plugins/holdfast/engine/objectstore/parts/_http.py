@@ -180,24 +180,26 @@ class HttpPool:
             return answer
 
     def _take(self, call: Call, limits: RequestLimits) -> tuple[Connection, bool]:
-        now = time.monotonic()
-        with self._lock:
-            if self._pid != os.getpid():
+        if self._pid != os.getpid():
+            with self._lock:
                 self._pid, self._idle = os.getpid(), []
-            while self._idle:
-                connection = self._idle.pop()
-                if now - connection.idle_since < _FRESH_SECONDS or not _has_news(connection):
-                    return connection, False
-                connection.close()
+        idle = self._idle  # a list's own pop and append are one step each
+        while idle:
+            try:
+                connection = idle.pop()
+            except IndexError:
+                break
+            if time.monotonic() - connection.idle_since < _FRESH_SECONDS or not _has_news(connection):
+                return connection, False
+            connection.close()
         return self._connected(call, limits), True
 
     def _give(self, connection: Connection) -> None:
         connection.idle_since = time.monotonic()
-        with self._lock:
-            if len(self._idle) < _MOST_IDLE:
-                self._idle.append(connection)
-                return
-        connection.close()
+        if len(self._idle) < _MOST_IDLE:
+            self._idle.append(connection)
+        else:
+            connection.close()
 
     def _connected(self, call: Call, limits: RequestLimits) -> Connection:
         connection = self._connection(limits.connect_seconds)

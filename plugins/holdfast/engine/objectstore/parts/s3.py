@@ -63,7 +63,7 @@ class S3Parts(HttpParts):
         site: its bucket, region and key.
         access: how it is reached.
         timeouts: limits of one request.
-        now: the wall clock, timezone-aware; it dates signatures.
+        now: the wall clock in UTC; it dates signatures.
     """
 
     limits = PartLimits(smallest_bytes=5 * _MIB, largest_bytes=5 * 1024 * _MIB, most_parts=10_000, in_order=False)
@@ -362,7 +362,7 @@ class _Login:
         if made is None or made[0] is not values:
             key, secret = values["access_key_id"] or "", values["secret_access_key"] or ""
             self._made = made = (values, Signer(key, secret, values.get("token"), self._region))
-        return made[1].signed(method, path, query, headers, body, self._now().astimezone(UTC))
+        return made[1].signed(method, path, query, headers, body, self._now())
 
 
 def _environment_credentials() -> Credentials:

@@ -114,7 +114,7 @@ class S3Whole:
         if not tag:
             raise StoreUnavailable("the answer is not one of S3", where=call.where, outcome_unknown=True)
         stored = answer.headers.get(_CHECKSUM)
-        if checksum is not None and stored is not None and from_s3_text(stored) not in (None, from_s3_text(checksum)):
+        if None not in (checksum, stored) and stored != checksum and from_s3_text(stored or "") is not None:
             raise corrupted(call, f"CRC-64/NVME {stored}, expected {checksum}")
         return ObjectVersion(tag if tag.endswith('"') else f'"{tag}"', _version(answer.headers))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from collections.abc import Mapping
 from datetime import datetime
 
@@ -15,6 +16,8 @@ UNSIGNED_PAYLOAD = "UNSIGNED-PAYLOAD"
 _ALGORITHM = "AWS4-HMAC-SHA256"
 _EMPTY = hashlib.sha256(b"").hexdigest()
 _MOST_SHAPES = 256
+#: Blanks that are signed as one or none.
+_UNEVEN = re.compile(r"^ | $|  |[^\S \n]", re.MULTILINE)
 #: Changed on the way by proxies, so never signed.
 _NOT_SIGNED = frozenset(("user-agent", "expect", "x-amzn-trace-id", "content-length", "authorization"))
 
@@ -32,7 +35,7 @@ class Signer:
     def __init__(self, access_key_id: str, secret_access_key: str, token: str | None, region: str) -> None:
         self._id, self._secret, self._token, self._region = access_key_id, secret_access_key, token, region
         self._key: tuple[str, hmac.HMAC] | None = None
-        self._second: tuple[datetime, str] | None = None
+        self._second: tuple[str, str] | None = None
         self._shapes: dict[tuple[str, ...], tuple[list[tuple[str, str]], str]] = {}
 
     def signed(
@@ -60,13 +63,16 @@ class Signer:
         if self._token:
             everything["X-Amz-Security-Token"] = self._token
         names, signed_names = self._signed_names(tuple(everything))
+        told, text = everything, "\n".join(everything.values())
+        if _UNEVEN.search(text) or text.count("\n") >= len(everything):
+            told = {name: " ".join(value.split()) for name, value in everything.items()}
         pairs = sorted(tuple(pair.partition("=")[::2]) for pair in query.split("&")) if query else []
         canonical = "\n".join(
             (
                 method,
                 path,
                 "&".join(f"{name}={value}" for name, value in pairs),
-                *[f"{lower}:{' '.join(everything[name].split())}" for lower, name in names],
+                *[f"{lower}:{told[name]}" for lower, name in names],
                 "",
                 signed_names,
                 payload,
@@ -97,9 +103,9 @@ class Signer:
 
     def _stamp(self, at: datetime) -> str:
         """The second as S3 writes it; many requests share it."""
-        second, kept = at.replace(microsecond=0), self._second
+        second, kept = at.isoformat(timespec="seconds"), self._second
         if kept is None or kept[0] != second:
-            self._second = kept = (second, second.strftime("%Y%m%dT%H%M%SZ"))
+            self._second = kept = (second, at.strftime("%Y%m%dT%H%M%SZ"))
         return kept[1]
 
     def _keyed(self, day: str) -> hmac.HMAC:
