@@ -307,9 +307,7 @@ class _Merge:
             if not moved:
                 decision = decide(self._common_manifest, self._here, self._there, self._job.winner)
                 limits = self._job.policy.deletes
-                require_few_dropped(
-                    decision, self._common_manifest, self._here, self._there, limits, self._job.approve
-                )
+                require_few_dropped(decision, self._common_manifest, self._here, self._there, limits, self._job.approve)
                 brought = self._bring(decision)
                 if agreed and brought == 0 and self._settled(decision):
                     return decision
@@ -365,9 +363,7 @@ class _Merge:
     def _bring(self, decision: Decision) -> int:
         """Bring each site what it lacks; how many objects were copied, or could not be."""
         there = self._there
-        wanted = there.seen.chosen.filter(
-            is_among(there.seen.chosen["path"], decision.merge.to_left["path"])
-        )
+        wanted = there.seen.chosen.filter(is_among(there.seen.chosen["path"], decision.merge.to_left["path"]))
         self._believe_once(self.home, wanted)
         self.home.check_names(wanted["path"])
         work = plan_round(only(there.seen, wanted), [self.home], self._run.policy)

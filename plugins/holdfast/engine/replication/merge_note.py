@@ -1,4 +1,4 @@
-"""What a merged snapshot is made of, beside it in both sites' buckets: who was overruled is known however a run ends."""
+"""What a merged snapshot is made of, beside it in both sites' buckets: who was overruled is known if a run dies."""
 
 from __future__ import annotations
 

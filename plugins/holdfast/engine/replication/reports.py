@@ -71,7 +71,7 @@ class TargetReport:
 
 @dataclass(frozen=True, slots=True)
 class Overruled:
-    """What one of two sites had, and is not in the merged snapshot, because the other site won. Nothing of it is removed.
+    """What one of two sites had and is not in the merged snapshot, for the other site won. Nothing of it is removed.
 
     ``what`` is its part in the conflict: ``changed``, ``added`` or ``deleted``; of a deletion there are no bytes.
     """

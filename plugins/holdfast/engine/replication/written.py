@@ -17,6 +17,7 @@ from holdfast.engine.objectstore.listing import list_table
 from holdfast.engine.replication import journal
 from holdfast.engine.replication.errors import ReplicaDamaged
 from holdfast.engine.replication.have import HAVE, Settled, lacking
+from holdfast.engine.replication.reports import SyncSite
 from holdfast.engine.replication.source import (
     FACTS,
     STATE,
@@ -29,7 +30,6 @@ from holdfast.engine.replication.source import (
     merge,
     one_array,
 )
-from holdfast.engine.replication.reports import SyncSite
 from holdfast.engine.replication.target import Run, Target, cut_off_rows
 from holdfast.engine.replication.work import Outcome
 from holdfast.engine.snapshot import keys
@@ -126,12 +126,14 @@ class Written:
         self.base = self.state = placed.sort_by("path")
         self._read_anew = {""}
         self.seen: Look
+        self._landed_before = _identity(target.landed())
         self.hashed_objects = self.hashed_bytes = self.read_bytes = 0
 
     # -- as a source ---------------------------------------------------------------------------------------------------
 
     def look(self, now: datetime) -> Look:
         """List the folder; what was landed here by this very run is not the writers'."""
+        self._landed_before = _identity(self.target.landed())
         listing = list_table(self.store, self.run.prefix)
         self._listing = listing.set_column(0, "key", listing["key"].cast(_TEXT))
         return self._look_at(listing.filter(pc.invert(self._is_landed(self._listing))), now)
@@ -153,7 +155,8 @@ class Written:
         landed = landed.filter(pc.and_(at_own, pc.invert(is_among(landed["key"], self.state["key"])))).combine_chunks()
         mine = landed.take(pc.index_in(listing["key"], value_set=one_array(landed["key"]))).combine_chunks()
         same = pc.coalesce(
-            pc.equal(mine["e_tag"], listing["e_tag"].cast(_TEXT)), pc.equal(mine["version"], listing["version"].cast(_TEXT))
+            pc.equal(mine["e_tag"], listing["e_tag"].cast(_TEXT)),
+            pc.equal(mine["version"], listing["version"].cast(_TEXT)),
         )
         return pc.fill_null(same, False)
 
@@ -208,7 +211,7 @@ class Written:
             merged: ``path``, ``digest``, ``size_bytes``, sorted by path.
 
         Returns:
-            ``None``: something that was brought here does not stand; it is forgotten.
+            ``None``: something was brought here since that look, or does not stand in it; then it is forgotten.
         """
         chosen, landed = self.seen.chosen, self.target.landed()
         brought = merged.filter(lacking(merged, chosen))
@@ -216,6 +219,8 @@ class Written:
         if pc.any(lacking(brought, landed)).as_py():
             return None
         mine = landed.take(pc.index_in(brought["path"], value_set=one_array(landed["path"]))).combine_chunks()
+        if pc.all(pc.is_in(_identity(mine), value_set=one_array(self._landed_before))).as_py() is False:
+            return None
         there = self._listing.take(pc.index_in(mine["key"], value_set=one_array(self._listing["key"]))).combine_chunks()
         stands = _stands(brought, mine, there)
         if pc.all(stands).as_py() is False:
@@ -296,6 +301,12 @@ def only(seen: Look, chosen: pa.Table) -> Look:
 
 def _chunks(column: pa.Array | pa.ChunkedArray) -> list[pa.Array]:
     return column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+
+
+def _identity(landed: pa.Table) -> pa.ChunkedArray:
+    """One text for each object in the state in which it landed: rows of schema `HAVE`."""
+    state = pc.fill_null(pc.coalesce(landed["e_tag"], landed["version"]), "")
+    return pc.binary_join_element_wise(landed["key"], landed["digest"], state, "\n")
 
 
 def _stands(brought: pa.Table, mine: pa.Table, there: pa.Table) -> pa.ChunkedArray:
