@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,6 +18,7 @@ from holdfast.engine.objectstore.listing import list_table
 from holdfast.engine.replication import journal
 from holdfast.engine.replication.errors import ReplicaDamaged
 from holdfast.engine.replication.have import HAVE, Settled, lacking
+from holdfast.engine.replication.landing import Own
 from holdfast.engine.replication.reports import SyncSite
 from holdfast.engine.replication.source import (
     FACTS,
@@ -55,19 +57,23 @@ class WrittenTarget(Target):
         super().__init__(run, site)
         self._stock = HAVE.empty_table()
         self._seen_once = False
+        self._known = pa.array([], _TEXT)
 
     def load(self) -> None:
         """Only what a run that was cut off noted: no placement tells what lies where writers write."""
         self.unfinished = journal.unfinished(self.store, self.run.dataset)
         self.notes = set(self.unfinished.notes)
 
-    def see(self, chosen: pa.Table, listing: pa.Table) -> None:
+    def see(self, chosen: pa.Table, listing: pa.Table, known: pa.ChunkedArray) -> None:
         """Take the latest look at this site's folder.
 
         Args:
             chosen: schema `STATE`: the dataset's objects there.
             listing: schema `LISTING`.
+            known: paths of the newest snapshot here. Nothing lands at their own keys: where one is free, its writers
+                removed the object, and that has to be seen by whoever looks after a run that died.
         """
+        self._known = one_array(known)
         proof = pa.nulls(chosen.num_rows, _TEXT)
         self._stock = chosen.select(HAVE.names[:-1]).append_column("proof", proof).cast(HAVE)
         self._before = listing.set_column(0, "key", listing["key"].cast(_TEXT))
@@ -81,6 +87,12 @@ class WrittenTarget(Target):
     def lacking(self, chosen: pa.Table) -> pa.ChunkedArray:
         """Which rows of ``chosen`` are not here, by row."""
         return pc.and_(lacking(chosen, self._stock), lacking(chosen, self.landed()))
+
+    def known(self, work: pa.Table) -> dict[str, Any]:
+        """As `Target.known`."""
+        found = super().known(work)
+        taken = pc.is_in(work["path"], value_set=self._known)
+        return found | {"own": pc.if_else(taken, pa.scalar(int(Own.TAKEN), pa.int8()), found["own"])}
 
     def landed(self) -> pa.Table:
         """What this run, or one that was cut off, brought here: schema `HAVE`."""
@@ -124,6 +136,7 @@ class Written:
         placed = locate_table(self.store, record, load_manifest(self.store, record)).cast(STATE)
         #: As published, and with what this run has hashed.
         self.base = self.state = placed.sort_by("path")
+        self._published = self.base.filter(pc.is_valid(self.base["key"]))["path"]
         self._read_anew = {""}
         self.seen: Look
         self._landed_before = _identity(target.landed())
@@ -145,7 +158,7 @@ class Written:
     def _look_at(self, listing: pa.Table, now: datetime) -> Look:
         run = self.run
         self.seen = look(self.store, run.folder, self.state, policy=run.policy, now=now, listing=listing)
-        self.target.see(self.seen.chosen, self._listing)
+        self.target.see(self.seen.chosen, self._listing, self._published)
         return self.seen
 
     def _is_landed(self, listing: pa.Table) -> pa.ChunkedArray:
