@@ -21,8 +21,8 @@ from holdfast.engine.replication.merge import MergeJob, merge_dataset
 from holdfast.engine.replication.merge_note import read_overruled
 from holdfast.engine.replication.reports import Overruled, SyncReport
 from holdfast.engine.replication.sync import SyncSite, sync_dataset
-from holdfast.engine.snapshot import CommitRecord, digest_of, latest, load_manifest, open_snapshot, records
-from holdfast.engine.snapshot.placement import is_replica
+from holdfast.engine.snapshot import CommitRecord, digest_of, keys, latest, load_manifest, open_snapshot, records
+from holdfast.engine.snapshot.placement import is_replica, locate
 from sync_harms import HarmedStore, Trace
 from sync_world import DATASET, FOLDER, SITES, see
 
@@ -96,7 +96,19 @@ class MergeWorld:
 
     def drop(self, site: str, path: str) -> None:
         self.stores[site].delete(PREFIX + path)
-        self.events.append(Event(site, path, None, len(self.snapshots())))
+        if self._shows_no_own_key(site, path):  # what it wrote since is taken back: nothing tells of it
+            self.events = [event for event in self.events if (event.site, event.path) != (site, path)]
+        else:
+            self.events.append(Event(site, path, None, len(self.snapshots())))
+
+    def _shows_no_own_key(self, site: str, path: str) -> bool:
+        """Whether the newest snapshot, committed or prepared at a site, has the object with nothing at its own key."""
+        for record in reversed(self.snapshots()):
+            if not list(self.stores[site].list(keys.placement_prefix(DATASET, record.snapshot_id))):
+                continue
+            placed = locate(self.stores[site], record, load_manifest(self.stores[site], record)).get(path)
+            return placed is not None and placed.key != PREFIX + path and placed.other_modified_at is None
+        return False
 
     def may_drop(self, site: str, path: str) -> bool:
         """Whether something lies there that a writer knows of: its own, or of the newest snapshot."""

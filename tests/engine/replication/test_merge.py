@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import pytest
 
 from holdfast.engine.config import Residency
 from holdfast.engine.config.sync import Deletes, Filters, Sync, Verification
-from holdfast.engine.objectstore import local_store
-from holdfast.engine.objectstore.errors import StoreUnavailable
+from holdfast.engine.objectstore import local_store, memory_store
+from holdfast.engine.objectstore.encrypted import EncryptedStore, Scope
+from holdfast.engine.objectstore.envelope import KeyRing
+from holdfast.engine.objectstore.errors import BytesCorrupted, StoreUnavailable
 from holdfast.engine.replication.directions import NoCommonSnapshot
-from holdfast.engine.replication.errors import Interrupted, ReplicaDamaged, ResidencyRefused
+from holdfast.engine.replication.errors import Interrupted, ReplicaDamaged, ReplicationError, ResidencyRefused
 from holdfast.engine.replication.merge import MergeJob, merge_dataset
-from holdfast.engine.replication.merge_note import note_key
+from holdfast.engine.replication.merge_note import MergeNote, note_key, noted, read_overruled, write_note
 from holdfast.engine.replication.merging import MergeNeedsApproval
 from holdfast.engine.replication.sync import SyncSite
 from holdfast.engine.snapshot import (
@@ -482,3 +485,43 @@ def test_a_large_object_goes_both_ways_in_parts(tmp_path) -> None:
     shown = world.check_agreed()
     assert (shown["large"], shown["huge"]) == (large + b"there", large + b"here")
     assert world.merge().record is None
+
+
+def test_the_peer_may_lie_encrypted_as_long_as_its_writers_write_so() -> None:
+    plain = memory_store(THERE)
+    there = EncryptedStore(plain, [Scope(PREFIX, DATASET, lambda: KeyRing((bytes(32),)))])
+    world = MergeWorld(FILES, stores={HERE: memory_store(HERE), THERE: there, ELSEWHERE: memory_store(ELSEWHERE)})
+    world.put(HERE, "here", b"from here")
+    world.put(THERE, "there", b"from there")
+    policy = Sync(encrypt="KEY")
+    world.merge(policy=policy)
+    shown = world.check_agreed()
+    assert (shown["here"], shown["there"]) == (b"from here", b"from there")
+    assert all(b"from" not in plain.get(info.key) for info in plain.list(PREFIX))
+    assert world.merge(policy=policy).record is None
+    plain.put(PREFIX + "there", b"written past Holdfast")
+    before = world.latest(HERE)
+    with pytest.raises(BytesCorrupted):
+        world.merge(policy=policy)
+    assert world.latest(HERE) == before
+
+
+def test_after_encryption_was_switched_at_the_peer_nothing_is_merged() -> None:
+    world = MergeWorld(FILES)
+    world.put(HERE, "here")
+    scope = Scope(PREFIX, DATASET, lambda: KeyRing((bytes(32),)))
+    world.stores[THERE] = EncryptedStore(world.stores[THERE], [scope])
+    with pytest.raises(ReplicationError, match="encrypt"):
+        world.merge()
+    assert len(world.snapshots()) == 1
+
+
+def test_a_merge_note_is_read_and_spelled_the_same() -> None:
+    data = (Path(__file__).resolve().parents[2] / "golden" / "snapshot" / "merge.json").read_bytes()
+    note = MergeNote.model_validate_json(data)
+    assert note.to_json() == data
+    assert [one.what for one in note.overruled] == ["changed", "deleted"]
+    store = memory_store("golden")
+    write_note(store, note)
+    assert store.get(note_key(note.dataset, note.snapshot_id)) == data
+    assert noted(read_overruled(store, note.dataset, note.snapshot_id)) == note.overruled

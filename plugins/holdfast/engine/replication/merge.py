@@ -323,7 +323,7 @@ class _Merge:
             self._look()
 
     def _read_fresh(self) -> int:
-        """Read and hash what either site changed, landing it where it is likely to be needed; how much moved."""
+        """Read and hash what either site changed, landing what it alone changed on the way; how much moved."""
         common = self._common_manifest.table
         here, there = self._here, self._there
         changed_here, changed_there = here.changed(common), there.changed(common)
@@ -336,11 +336,10 @@ class _Merge:
             if not seen.fresh.num_rows:
                 continue
             work = plan_round(replace(seen, chosen=seen.chosen.slice(0, 0)), targets, self._run.policy)
-            if side.site != self._job.winner:
-                for number in range(len(targets)):  # it may lose there: it is hashed first
-                    name = f"need_{number}"
-                    lands = pc.and_(work[name], pc.invert(is_among(work["path"], others)))
-                    work = work.set_column(work.schema.get_field_index(name), name, lands)
+            for number in range(len(targets)):  # what both touched is hashed first: it may lose, or be the same
+                name = f"need_{number}"
+                lands = pc.and_(work[name], pc.invert(is_among(work["path"], others)))
+                work = work.set_column(work.schema.get_field_index(name), name, lands)
             moved += self._copy(side, rounds, work)
             side.know_more(self._now)
             if side.seen.fresh.num_rows and not moved:
