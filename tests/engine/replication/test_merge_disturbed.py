@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import pytest
 
-from holdfast.engine.snapshot import records
+from holdfast.engine.snapshot import digest_of, load_manifest, records
 from holdfast.errors import HoldfastError
 from merge_world import ELSEWHERE, HERE, PREFIX, THERE, MergeWorld
 from sync_harms import Cut, Harm, HarmedStore, Kill, Killed, Movement, Op, Trace
@@ -163,3 +163,96 @@ def test_the_other_sites_own_key_is_never_overwritten() -> None:
             assert data is None or world.at(site, path) == data
     keys = {info.key.removeprefix(PREFIX) for info in world.stores[HERE].list(PREFIX)}
     assert {"a", "b", "c/d", "c/_SUCCESS", "e", "new"} <= keys
+
+
+@pytest.mark.parametrize("seed", [*range(8), *(pytest.param(n, marks=pytest.mark.slow) for n in range(8, 60))])
+def test_a_merged_snapshot_shows_one_moment_of_both_sites(seed: int) -> None:
+    """Each site's writers have objects of their own, so a moment of both is a state that the snapshot must equal."""
+    rng = random.Random(seed)
+    names = {HERE: [f"h/{n:02d}" for n in range(9)], THERE: [f"t/{n:02d}" for n in range(9)]}
+    files = {path: f"first {path}".encode() for paths in names.values() for path in paths}
+    world = MergeWorld(files)
+    live, moments = dict(files), [dict(files)]
+
+    class Writers:
+        def mutate(self, _rng: random.Random, _names: object) -> None:
+            site = rng.choice([HERE, THERE])
+            path = rng.choice(names[site])
+            if path in live and len(live) > 12 and world.at(site, path) is not None and rng.random() < 0.4:
+                world.drop(site, path)
+                del live[path]
+            else:
+                live[path] = world.put(site, path)
+            moments.append(dict(live))
+
+    for _ in range(3):
+        Writers().mutate(rng, ())
+        at = frozenset(rng.sample(range(140), 12))
+        with suppress(HoldfastError):
+            world.merge(Trace([Movement(Writers(), rng, (), at)]))
+        for site in SITES:
+            record = world.latest(site)
+            assert record is not None
+            shown = load_manifest(world.stores[site], record)
+            digests = dict(zip(shown.paths, shown.table["digest"].to_pylist(), strict=True))
+            known = [{path: digest_of(data) for path, data in moment.items()} for moment in moments]
+            assert digests in known, f"{site} shows what never was at one moment"
+
+
+class KillAfterPut(Harm):
+    """The process dies when an object of this path has landed at a site."""
+
+    def __init__(self, site: str, path: str) -> None:
+        self.site, self.path, self.dead = site, path, False
+
+    def before(self, op: Op) -> None:
+        if self.dead:
+            raise Killed(f"before {op}")
+
+    def after(self, op: Op) -> None:
+        if (op.site, op.verb) == (self.site, "put") and op.key.endswith(f"/{self.path}"):
+            self.dead = True
+            raise Killed(f"after {op}")
+
+
+def test_a_removal_is_still_seen_after_a_run_that_died_while_it_brought_the_other_sites_change() -> None:
+    world = MergeWorld({"x": b"0", "k": b"0"}, winner=THERE)
+    world.put(THERE, "x", b"1")
+    world.merge()  # under `.versions/` at the active site now, beside what its writers had
+    world.drop(HERE, "x")
+    world.put(THERE, "x", b"2")
+    with pytest.raises(Killed):
+        world.merge(Trace([KillAfterPut(HERE, "x")]))
+    world.put(THERE, "x", b"1")  # as both had it: the removal is the only change left
+    world.merge()
+    assert world.check_agreed() == {"k": b"0"}
+
+
+class TwoRemovals(Harm):
+    """Before the n-th page of the listings of a site's folder, its first object goes, and then its last."""
+
+    def __init__(
+        self, world: MergeWorld, site: str, page: int, live: dict[str, bytes], moments: list[set[str]]
+    ) -> None:
+        self.world, self.site, self.page, self.live, self.moments = world, site, page, live, moments
+
+    def before(self, op: Op) -> None:
+        if (op.site, op.verb, op.key) != (self.site, "list", PREFIX):
+            return
+        self.page -= 1
+        for path in (min(self.live), max(self.live)) if self.page == 0 else ():
+            self.world.drop(self.site, path)
+            del self.live[path]
+            self.moments.append(set(self.live))
+
+
+@pytest.mark.parametrize("site", [HERE, THERE])
+def test_a_listing_that_tore_is_not_taken_for_a_moment(site: str) -> None:
+    for page in range(2, 14):
+        files = {f"{n:02d}": f"first {n}".encode() for n in range(12)}
+        world = MergeWorld(files)
+        world.put(HERE, "05")
+        moments = [set(files)]
+        world.merge(Trace([TwoRemovals(world, site, page, dict(files), moments)]))
+        for record in world.snapshots():
+            assert set(load_manifest(world.stores[HERE], record).paths) in moments, page
