@@ -7,13 +7,13 @@ looks, so a write that comes later differs from it and is a change to the next r
 
 At the peer everything but the commit record is written *before* the commit at the active site. A run that dies between
 the two commits leaves a prepared snapshot, and the next one begins by committing it: the peer's writes since are told
-by the placement of that moment, not by an older one (docs/reference/sync-protocol.md, docs/adr/0008-…).
+by the placement of that moment, not by an older one (docs/reference/sync-protocol.md, ADR 0008).
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from uuid import uuid4
@@ -24,19 +24,19 @@ import pyarrow.compute as pc
 from holdfast.clock import Clock
 from holdfast.engine.config import Residency, Site
 from holdfast.engine.config.sync import Sync
-from holdfast.engine.replication.directions import NoCommonSnapshot
 from holdfast.engine.replication.drafts import DraftReader
 from holdfast.engine.replication.errors import ReplicationError
+from holdfast.engine.replication.merge_begin import Begun, begin
 from holdfast.engine.replication.merge_note import MergeNote, noted, read_overruled, write_note
 from holdfast.engine.replication.merging import Decision, decide, require_few_dropped
 from holdfast.engine.replication.reports import (
     MergeReport,
-    Overruled,
     Phase,
     ReadDraft,
     SyncProgress,
     SyncReport,
     SyncSite,
+    TargetReport,
 )
 from holdfast.engine.replication.residency import check_hop
 from holdfast.engine.replication.rounds import Rounds, check_stop
@@ -44,15 +44,11 @@ from holdfast.engine.replication.source import Look, content, is_among, manifest
 from holdfast.engine.replication.target import Run, Target
 from holdfast.engine.replication.work import plan_round
 from holdfast.engine.replication.written import Written, WrittenTarget, only
-from holdfast.engine.snapshot import keys
 from holdfast.engine.snapshot.errors import DatasetBusy, DatasetEmpty, Superseded
-from holdfast.engine.snapshot.line import ancestors
 from holdfast.engine.snapshot.manifest import Manifest, write_table
-from holdfast.engine.snapshot.placement import locate_table
 from holdfast.engine.snapshot.publish import publish
 from holdfast.engine.snapshot.read import load_manifest
-from holdfast.engine.snapshot.receipts import read_receipt
-from holdfast.engine.snapshot.records import CommitRecord, latest, record_keys
+from holdfast.engine.snapshot.records import CommitRecord
 from holdfast.engine.snapshot.take import ROUNDS, TakenSnapshot
 from holdfast.errors import HoldfastError
 
@@ -139,7 +135,7 @@ class _Merge:
         self._done = (0, 0, 0, 0)
         self._wrong: HoldfastError | None = None
         self._busy_site = job.source.site
-        self._finished: CommitRecord | None = None
+        self._begun: Begun
         self._sides: list[Written] = []
         self._believed: set[str] = set()
 
@@ -155,20 +151,18 @@ class _Merge:
         began = self._clock.monotonic()
         self._check_residency()
         self._tell("listing")
-        newest = self._newest_here()
-        self._finish_prepared(newest)
-        common = self._common(newest)
-        self._common_manifest = load_manifest(self._job.source.store, common)
+        self._begun = begin(self._run, self.peer)
+        newest = self._begun.newest
         self._here = Written(self._from_here, self.home, newest)
-        self._there = Written(self._from_there, self.peer, self._newest_there())
+        self._there = Written(self._from_there, self.peer, self._begun.newest_there)
         self._sides = [self._here, self._there]
         self._look()
         record, decision = newest, None
-        if not (self._is_base() and self._everybody_has(newest)):
-            record, decision = self._merge(newest, common)
+        if not (self._everybody_has(newest) and self._is_base()):
+            record, decision = self._merge(peer_has_newest=self.peer.served)
         self.home.serve(record)
         self._tidy()
-        return self._report(record if record is not newest else None, record, common, decision, began, earlier)
+        return self._report(record, decision, began, earlier)
 
     # -- where it begins -----------------------------------------------------------------------------------------------
 
@@ -178,66 +172,6 @@ class _Merge:
             check_hop(job.dataset, job.residency, site, job.topology_sites)
         for target in self.others:
             target.check_residency()
-
-    def _newest_here(self) -> CommitRecord:
-        record = latest(self._job.source.store, self._dataset, epoch=self._job.epoch)
-        if record is None or record.path != self._job.folder:
-            raise self._never_agreed("no snapshot of this folder at the active site")
-        return record
-
-    def _newest_there(self) -> CommitRecord:
-        record = latest(self._job.peer.store, self._dataset, epoch=self._job.epoch)
-        if record is None or record.path != self._job.folder:
-            raise self._never_agreed("no snapshot of this folder at the peer")
-        receipt = read_receipt(self._job.peer.store, self._dataset, record.snapshot_id, self._job.peer.site)
-        if receipt is not None and receipt.encrypted != self.peer.encrypted:
-            raise ReplicationError(
-                "`encrypt` was turned on or off since the peer's newest snapshot",
-                where=f"{self._job.peer.store.name}: {self._dataset}",
-                expected="objects that lie there as the policy says",
-                found="encrypted objects" if receipt.encrypted else "plain objects",
-                fix="Set `direction: one-way`, sync once, and bring what was written at the peer by hand",
-            )
-        return record
-
-    def _finish_prepared(self, newest: CommitRecord) -> None:
-        """Commit at the peer what an earlier run committed at the active site and had prepared at the peer.
-
-        Its placement is of the moment that was compared; without it that run's changes would count as unmerged.
-        """
-        here, there = self._job.source.store, self._job.peer.store
-        self.peer.admit(here, newest)
-        known = {key.snapshot_id for key in record_keys(there, self._dataset)}
-        for record in self._line(newest):
-            if record.snapshot_id in known:
-                return
-            receipt = read_receipt(there, self._dataset, record.snapshot_id, self.peer.site)
-            placed = next(iter(there.list(keys.placement_prefix(self._dataset, record.snapshot_id))), None)
-            if receipt is not None and placed is not None and receipt.encrypted == self.peer.encrypted:
-                self.peer.finish(here, record, locate_table(there, record, load_manifest(there, record)))
-                self._finished = record
-                return
-
-    def _line(self, newest: CommitRecord) -> Iterator[CommitRecord]:
-        """A snapshot and its ancestors as the active site knows them; newest first, read as they are asked for."""
-        yield newest
-        yield from ancestors(self._job.source.store, newest)
-
-    def _common(self, newest: CommitRecord) -> CommitRecord:
-        there = {key.snapshot_id for key in record_keys(self._job.peer.store, self._dataset)}
-        for record in self._line(newest):
-            if record.snapshot_id in there and record.path == self._job.folder:
-                return record
-        raise self._never_agreed(f"{len(there)} others at the peer")
-
-    def _never_agreed(self, found: str) -> NoCommonSnapshot:
-        return NoCommonSnapshot(
-            "the two sites have no snapshot in common, so nothing tells what either changed",
-            where=f"{self._dataset} at {self._job.source.site} and {self._job.peer.site}",
-            expected="a snapshot that both have committed",
-            found=found,
-            fix="Sync with `direction: one-way` first, from the site whose content shall stand; then switch over",
-        )
 
     # -- looking -------------------------------------------------------------------------------------------------------
 
@@ -261,25 +195,26 @@ class _Merge:
 
     # -- merging -------------------------------------------------------------------------------------------------------
 
-    def _merge(self, newest: CommitRecord, common: CommitRecord) -> tuple[CommitRecord, Decision | None]:
-        store = self._job.source.store
+    def _merge(self, *, peer_has_newest: bool) -> tuple[CommitRecord, Decision]:
+        store, record = self._job.source.store, self._begun.newest
         try:
             for written, other in ((self.home, self._there), (self.peer, self._here)):
                 written.enlist(store, None)
                 other.resume([written], self._now)
-            for target in self._waiting() if self._is_base() and self.peer.look_for(newest) else self.others:
+            for target in self.others:
                 if target.active:
                     with target.trying():
                         target.enlist(store, None)
             decision = self._until_whole()
             if not decision.merged.num_rows:
                 raise self._empty()
-            same = self._here.is_base() and _same_content(decision.merged, self._here.base)
-            if not (same and self._there.is_base() and self.peer.look_for(newest)):
-                record = newest if same and not self.peer.look_for(newest) else None
-                record = self._publish(newest, common, decision, self.home.placement(), again=record)
-            else:
-                record = newest
+            is_newest = self._here.is_base() and _same_content(decision.merged, self._here.base)
+            if is_newest and not peer_has_newest:
+                self._prepare(record, decision, load_manifest(store, record).data)
+                self._finish(record)
+            elif not (is_newest and self._there.is_base()):
+                record = self._publish(decision)
+                self._finish(record)
         except Exception:
             self._note()
             raise
@@ -305,9 +240,9 @@ class _Merge:
             seen = (self._here.seen, self._there.seen)
             agreed = before is not None and not moved and all(map(Look.same_as, seen, before))
             if not moved:
-                decision = decide(self._common_manifest, self._here, self._there, self._job.winner)
+                decision = decide(self._begun.manifest, self._here, self._there, self._job.winner)
                 limits = self._job.policy.deletes
-                require_few_dropped(decision, self._common_manifest, self._here, self._there, limits, self._job.approve)
+                require_few_dropped(decision, self._begun.manifest, self._here, self._there, limits, self._job.approve)
                 brought = self._bring(decision)
                 if agreed and brought == 0 and self._settled(decision):
                     return decision
@@ -324,7 +259,7 @@ class _Merge:
 
     def _read_fresh(self) -> int:
         """Read and hash what either site changed, landing what it alone changed on the way; how much moved."""
-        common = self._common_manifest.table
+        common = self._begun.manifest.table
         here, there = self._here, self._there
         changed_here, changed_there = here.changed(common), there.changed(common)
         moved = 0
@@ -410,73 +345,56 @@ class _Merge:
 
     # -- publishing ----------------------------------------------------------------------------------------------------
 
-    def _publish(
-        self,
-        newest: CommitRecord,
-        common: CommitRecord,
-        decision: Decision,
-        placed: pa.Table,
-        again: CommitRecord | None,
-    ) -> CommitRecord:
-        """The merged snapshot, prepared at the peer, committed at the active site, then at the peer.
-
-        Args:
-            again: the active site's newest snapshot, when it is the merged content already and only the peer lacks it.
-        """
-        here, there = self._job.source.store, self._job.peer.store
+    def _publish(self, decision: Decision) -> CommitRecord:
+        """The merged snapshot, prepared at the peer and committed at the active site."""
+        job, placed = self._job, self.home.placement()
         rows = placed.filter(pc.is_valid(placed["key"]))
         table = manifest_table(rows)
-        manifest = Manifest(table, write_table(table)) if again is None else load_manifest(here, again)
+        manifest = Manifest(table, write_table(table))
+        taken = TakenSnapshot(
+            dataset=self._dataset,
+            path=job.folder,
+            manifest=manifest,
+            taken_at=self._taken_at,
+            hashed_objects=self._here.hashed_objects + self._there.hashed_objects,
+            hashed_bytes=self._here.hashed_bytes + self._there.hashed_bytes,
+            placement_table=self._placement_or_none(placed),
+        )
+        if job.validate is not None:
+            job.validate(taken, DraftReader(rows, job.source.store, self._away).read)
+        check_stop(self._stop)
+        return publish(
+            job.source.store,
+            taken,
+            epoch=job.epoch,
+            site=job.source.site,
+            parent=self._begun.newest.snapshot_id,
+            clock=self._clock,
+            write_id=self._run.run_id,
+            labels={MERGED_WITH: job.peer.site, WINNER: job.winner, OVERRULED: str(len(decision.overruled))},
+            prepare=lambda record: self._prepare(record, decision, manifest.data),
+        )
 
-        def prepare(record: CommitRecord) -> None:
-            note = MergeNote(
-                dataset=self._dataset,
-                snapshot_id=record.snapshot_id,
-                active_site=self._job.source.site,
-                peer=self._job.peer.site,
-                winner=self._job.winner,
-                common_snapshot_id=common.snapshot_id,
-                overruled=noted(decision.overruled),
-            )
-            write_note(here, note)
-            write_note(there, note)
-            self.peer.prepare(record, manifest.data)
+    def _prepare(self, record: CommitRecord, decision: Decision, manifest: bytes) -> None:
+        """Before the commit at the active site: who is overruled, at both; and all of the peer's but its commit."""
+        job = self._job
+        note = MergeNote(
+            dataset=self._dataset,
+            snapshot_id=record.snapshot_id,
+            active_site=job.source.site,
+            peer=job.peer.site,
+            winner=job.winner,
+            common_snapshot_id=self._begun.common.snapshot_id,
+            overruled=noted(decision.overruled),
+        )
+        for site in (job.source, job.peer):
+            write_note(site.store, note)
+        self.peer.prepare(record, manifest)
 
-        if again is not None:
-            prepare(again)
-            record = again
-        else:
-            taken = TakenSnapshot(
-                dataset=self._dataset,
-                path=self._job.folder,
-                manifest=manifest,
-                taken_at=self._taken_at,
-                hashed_objects=self._here.hashed_objects + self._there.hashed_objects,
-                hashed_bytes=self._here.hashed_bytes + self._there.hashed_bytes,
-                placement_table=self._placement_or_none(placed),
-            )
-            if self._job.validate is not None:
-                self._job.validate(taken, DraftReader(rows, here, self._away).read)
-            check_stop(self._stop)
-            record = publish(
-                here,
-                taken,
-                epoch=self._job.epoch,
-                site=self._job.source.site,
-                parent=newest.snapshot_id,
-                clock=self._clock,
-                write_id=self._run.run_id,
-                labels={
-                    MERGED_WITH: self._job.peer.site,
-                    WINNER: self._job.winner,
-                    OVERRULED: str(len(decision.overruled)),
-                },
-                prepare=prepare,
-            )
+    def _finish(self, record: CommitRecord) -> None:
+        """Commit at the peer; when that fails it is told, and the next run does it."""
         with self.peer.trying():
-            self.peer.finish(here, record, self.peer.placement())
-            self.peer.serve(record)
-        return record
+            self.peer.finish(self._job.source.store, record, self.peer.placement())
 
     def _placement_or_none(self, placed: pa.Table) -> pa.Table | None:
         """``None``: all objects lie at their own keys, and nothing else beside them."""
@@ -500,54 +418,37 @@ class _Merge:
     # -- telling -------------------------------------------------------------------------------------------------------
 
     def _report(
-        self,
-        new: CommitRecord | None,
-        record: CommitRecord,
-        common: CommitRecord,
-        decision: Decision | None,
-        began: float,
-        earlier: Sequence[_Merge],
+        self, record: CommitRecord, decision: Decision | None, began: float, earlier: Sequence[_Merge]
     ) -> SyncReport:
-        home = self.home.report()
-        finished: tuple[Overruled, ...] = ()
-        finishes = [one._finished for one in (*earlier, self) if one._finished is not None]
-        for one in finishes:
-            finished += read_overruled(self._job.source.store, self._dataset, one.snapshot_id)
-        everything = [*earlier, self]
-        sides = [side for one in everything for side in one._sides]
-        targets = []
-        for number, target in enumerate(self._away):
-            report = target.report()
-            before = [one._away[number].report() for one in earlier]
-            targets.append(
-                replace(
-                    report,
-                    copied_objects=report.copied_objects + sum(one.copied_objects for one in before),
-                    copied_bytes=report.copied_bytes + sum(one.copied_bytes for one in before),
-                )
-            )
+        tries = [*earlier, self]
+        sides = [side for one in tries for side in one._sides]
+        finished = [one.finished for one in (each._begun for each in tries if each._sides) if one.finished is not None]
+        overruled = [
+            one for done in finished for one in read_overruled(self._job.source.store, self._dataset, done.snapshot_id)
+        ]
+        homes = [one.home.report() for one in tries]
         return SyncReport(
-            record=new,
+            record=None if record is self._begun.newest else record,
             snapshot_id=record.snapshot_id,
             source_site=self._job.source.site,
             changed_objects=sum(side.hashed_objects for side in sides),
             read_bytes=sum(side.read_bytes for side in sides),
-            targets=tuple(targets),
+            targets=tuple(_in_all([one._away[number].report() for one in tries]) for number in range(len(self._away))),
             seconds=self._clock.monotonic() - began,
             refused_objects=self._here.seen.refused,
             merge=MergeReport(
                 peer=self._job.peer.site,
                 winner=self._job.winner,
-                common_snapshot_id=common.snapshot_id,
+                common_snapshot_id=self._begun.common.snapshot_id,
                 from_active_objects=_count(decision, "left"),
                 from_peer_objects=_count(decision, "right"),
                 same_objects=0 if decision is None else decision.count("same change"),
                 removed_objects=0 if decision is None else len(decision.dropped),
-                brought_objects=home.copied_objects + sum(one.home.report().copied_objects for one in earlier),
-                brought_bytes=home.copied_bytes + sum(one.home.report().copied_bytes for one in earlier),
-                overruled=(*finished, *(() if decision is None else decision.overruled)),
+                brought_objects=sum(one.copied_objects for one in homes),
+                brought_bytes=sum(one.copied_bytes for one in homes),
+                overruled=(*overruled, *(() if decision is None else decision.overruled)),
                 refused_at_peer=self._there.seen.refused,
-                finished_snapshot_id=finishes[-1].snapshot_id if finishes else None,
+                finished_snapshot_id=finished[-1].snapshot_id if finished else None,
             ),
         )
 
@@ -572,6 +473,12 @@ class _Merge:
             found="none",
             fix="Correct the dataset's path or filters, or put its objects back",
         )
+
+
+def _in_all(reports: Sequence[TargetReport]) -> TargetReport:
+    """The report of the last try, with what the ones before it copied."""
+    copied = {name: sum(getattr(one, name) for one in reports) for name in ("copied_objects", "copied_bytes")}
+    return replace(reports[-1], **copied)
 
 
 def _require(target: Target) -> None:
