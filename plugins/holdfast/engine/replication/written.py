@@ -107,6 +107,10 @@ class WrittenTarget(Target):
         """Where everything lies here, for the publication."""
         self._settled = found
 
+    def _relied_on(self, used: pa.ChunkedArray) -> pa.ChunkedArray:
+        """Own keys are its writers', who may have removed an object since; no delete run looks at them."""
+        return used.filter(pc.starts_with(used, f"{self.run.prefix}{keys.VERSIONS}/"))
+
     def placement(self) -> pa.Table:
         """Where everything lies here: schema `STATE`."""
         assert self._settled is not None
