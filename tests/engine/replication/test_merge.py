@@ -298,6 +298,29 @@ def test_a_run_that_ends_between_the_two_commits_is_finished_by_what_it_prepared
     assert world.check_agreed()["new_there"] == mine
 
 
+def test_a_snapshot_published_on_top_of_one_that_is_only_prepared_at_the_peer_gets_there_in_one_run() -> None:
+    world = changed_at_both(HERE)
+    trace = Trace()
+    changed_at_both(HERE).merge(trace)
+    commits = [op.index for op in trace.ops if op.verb == "put" and op.key.count("/") == 2 and "snapshots/" in op.key]
+    world.merge(Trace([Cut(THERE, commits[1])]))
+    world.put(HERE, "here", b"alone")
+    take_and_publish(
+        world.stores[HERE],
+        dataset=DATASET,
+        path=FOLDER,
+        epoch=1,
+        site=HERE,
+        clock=world.clock,
+    )
+    report = world.merge()
+    assert report.merge is not None
+    assert report.merge.finished_snapshot_id is not None
+    assert all(target.ok for target in report.targets)
+    shown = world.check_agreed()
+    assert shown["here"] == b"alone"
+
+
 def test_what_was_prepared_is_finished_though_the_peers_writers_removed_an_object_of_it() -> None:
     """Also where deletes ever ran, which makes a publication look whether its bytes are still there."""
     world = changed_at_both(HERE)

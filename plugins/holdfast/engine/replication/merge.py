@@ -158,8 +158,9 @@ class _Merge:
         self._sides = [self._here, self._there]
         self._look()
         record, decision = newest, None
-        if not (self._everybody_has(newest) and self._is_base()):
-            record, decision = self._merge(peer_has_newest=self.peer.served)
+        peer_has_newest = self.peer.look_for(newest)
+        if not (self._others_have(newest) and peer_has_newest and self._is_base()):
+            record, decision = self._merge(peer_has_newest=peer_has_newest)
         self.home.serve(record)
         self._tidy()
         return self._report(record, decision, began, earlier)
@@ -182,13 +183,12 @@ class _Merge:
     def _is_base(self) -> bool:
         return self._here.is_base() and self._there.is_base()
 
-    def _everybody_has(self, record: CommitRecord) -> bool:
-        has = self.peer.look_for(record)
+    def _others_have(self, record: CommitRecord) -> bool:
         for target in self.others:
             if target.active:
                 with target.trying():
                     target.look_for(record)
-        return has and not self._waiting()
+        return not self._waiting()
 
     def _waiting(self) -> list[Target]:
         return [target for target in self.others if target.active and not target.served]
