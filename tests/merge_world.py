@@ -51,6 +51,9 @@ class MergeWorld:
         self.clock = FakeClock()
         self.winner = winner
         self.events: list[Event] = []
+        #: Everything that was ever written, by digest, and every path that was ever removed.
+        self.written: dict[str, str] = {}
+        self.removed: set[str] = set()
         self._number = 0
         for path, data in files.items():
             self.stores[HERE].put(PREFIX + path, data)
@@ -91,11 +94,13 @@ class MergeWorld:
         self._number += 1
         data = f"{site} {self._number}".encode() if data is None else data
         self.stores[site].put(PREFIX + path, data)
+        self.written[digest_of(data)] = path
         self.events.append(Event(site, path, data, len(self.snapshots())))
         return data
 
     def drop(self, site: str, path: str) -> None:
         self.stores[site].delete(PREFIX + path)
+        self.removed.add(path)
         if self._shows_no_own_key(site, path):  # what it wrote since is taken back: nothing tells of it
             self.events = [event for event in self.events if (event.site, event.path) != (site, path)]
         else:
@@ -184,15 +189,14 @@ class MergeWorld:
                 if not stood:
                     assert self.at(event.site, event.path) == event.value, f"overruled and gone: {event}"
         known = {digest_of(data): path for path, data in initial.items()}
-        known |= {digest_of(event.value): event.path for event in self.events if event.value is not None}
+        known |= self.written
         for path in {path for shown in digests for path in shown}:
             values = [shown.get(path) for shown in digests]
             runs = [value for n, value in enumerate(values) if n == 0 or value != values[n - 1]]
             there = [value for value in runs if value is not None]
             assert len(there) == len(set(there)), f"{path} came back: {there}"
             assert all(known.get(value) == path for value in there), f"{path} shows bytes nobody wrote"
-            removed = any(event.path == path and event.value is None for event in self.events)
-            assert removed or None not in runs[1:], f"{path} went and nobody removed it"
+            assert path in self.removed or None not in runs[1:], f"{path} went and nobody removed it"
 
 
 def _digests(store: ObjectStore, record: CommitRecord) -> dict[str, str]:
