@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -229,6 +229,9 @@ class World:
 
     def store(self, site: str, *, flow: str = "") -> Any:
         return self._stores[site]
+
+    def stores(self, sites: Iterable[str], *, flow: str = "") -> dict[str, Any]:
+        return {site: self.store(site) for site in sites}
 
     def bare(self, site: str) -> Any:
         """The store as its own site sees it: never cut off."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from click.testing import Result
 from rich.console import Console
 from typer.testing import CliRunner
@@ -277,6 +278,84 @@ def test_what_two_sites_both_changed_is_shown_and_is_an_exit_code(make: Callable
     assert "Nothing was merged" in shown
     assert "site-a's version goes to site-b" in " ".join(sites("conflicts", "--winner", "site-a").stdout.split())
     sites("conflicts", "--winner", "site-c", code=2)
+
+
+BOTH = {"direction": "active-active", "winner": "site-b"}
+
+
+def two_writers(make: Callable[..., Folders], **policy: Any) -> Folders:
+    """A first snapshot everywhere, then each site changes an object of its own and both change one."""
+    sites = make(prices={"sync": {}})
+    for name in ("one.bin", "two.bin", "three.bin"):
+        sites.put(name, b"first")
+    sites("run")
+    sites.put("one.bin", b"from a")
+    sites.put("two.bin", b"from b!", "site-b")
+    for site, data in (("site-a", b"from a"), ("site-b", b"from b!")):
+        sites.put("three.bin", data, site)
+    document = yaml.safe_load(sites.topology.read_text())
+    document["datasets"]["prices"]["sync"] = {**BOTH, **policy}
+    sites.topology.write_text(yaml.safe_dump(document))
+    return sites
+
+
+def test_a_run_merges_what_two_sites_wrote_and_names_who_was_overruled(make: Callable[..., Folders]) -> None:
+    sites = two_writers(make)
+    assert "is not in this plan" in sites("plan").stdout
+    report = sites.json("run")["datasets"][0]["report"]
+    merge = report["merge"]
+    assert (merge["peer"], merge["winner"]) == ("site-b", "site-b")
+    assert (merge["from_active_objects"], merge["from_peer_objects"]) == (1, 1)
+    (one,) = merge["overruled"]
+    assert (one["path"], one["site"], one["what"]) == ("three.bin", "site-a", "changed")
+    assert one["key"] == "data/prices/three.bin"
+    assert (sites.topology.parent / "site-a" / one["key"]).read_bytes() == b"from a"
+    assert sites.json("diff", "--left", "site-b", "--right", "site-c")["same"]
+    again = sites.json("run")["datasets"][0]["report"]
+    assert (again["record"], again["merge"]["overruled"]) == (None, [])
+    assert sites.json("conflicts")["report"]["differences"] == []
+
+
+def test_a_merge_is_told_in_words(make: Callable[..., Folders]) -> None:
+    shown = " ".join(two_writers(make)("run").stdout.split())
+    assert "merged with site-b since snapshot" in shown
+    assert "1 changes of site-a, 1 of site-b, 0 the same at both; 0 objects left" in shown
+    assert "1 overruled, site-b wins" in shown
+    assert "'three.bin': changed at site-a; blake3:" in shown
+    assert "stays at site-a: data/prices/three.bin" in shown
+
+
+def test_without_a_winner_a_run_is_refused_and_told_of_it(make: Callable[..., Folders]) -> None:
+    sites = two_writers(make, winner=None)
+    refused = sites.json("run", code=2)["datasets"][0]
+    assert (refused["report"], refused["error"]["error"]) == (None, "ConfigError")
+    assert "winner" in refused["error"]["expected"]
+    assert "winner: SITE" in refused["error"]["fix"]
+    assert not (sites.topology.parent / "site-a" / "data" / "prices" / ".versions").exists()
+
+
+def test_a_merge_that_would_drop_much_waits_for_a_person_who_passes_on_its_id(make: Callable[..., Folders]) -> None:
+    sites = two_writers(make)
+    for file in (sites.topology.parent / "site-a" / "data" / "prices").glob("*.bin"):
+        file.unlink()
+    error = sites.json("run", code=3)["datasets"][0]["error"]
+    assert error["error"] == "MergeNeedsApproval"
+    assert "shows none of 3 known objects" in error["found"]
+    approval = error["fix"].split("--approve-deletes ")[1].split("`")[0]
+    sites("run", "--approve-deletes", "0" * 16, code=3)
+    merge = sites.json("run", "--approve-deletes", approval)["datasets"][0]["report"]["merge"]
+    assert merge["removed_objects"] == 1
+    assert {one["path"]: one["what"] for one in merge["overruled"]} == {"two.bin": "deleted", "three.bin": "deleted"}
+
+
+def test_without_the_other_site_a_merge_fails_and_publishes_nothing(make: Callable[..., Folders]) -> None:
+    sites = two_writers(make)
+    before = sites.json("snapshots")
+    (sites.topology.parent / "site-b").rename(sites.topology.parent / "away")
+    assert sites.json("run", code=1)["datasets"][0]["report"] is None
+    (sites.topology.parent / "away").rename(sites.topology.parent / "site-b")
+    assert sites.json("snapshots") == before
+    assert sites.json("run")["ok"]
 
 
 def test_a_run_from_a_feed_says_what_is_not_proven(capsys: pytest.CaptureFixture[str]) -> None:

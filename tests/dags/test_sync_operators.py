@@ -200,6 +200,43 @@ def test_a_task_pinned_to_a_site_goes_to_that_sites_queue(tmp_path: Path) -> Non
     assert CopyShardOperator(**arguments, shard={}, site="site-c").queue == "queue-of-site-c"
 
 
+def test_the_operator_merges_two_written_sites_and_says_who_was_overruled(tmp_path: Path) -> None:
+    policy = {"direction": "active-active", "winner": "site-a"}
+    topology = make_folders(tmp_path, prices={"sync": {}}, merged={"sync": policy, "path": "prices"})
+    runtime = folder_runtime(topology)
+    for site, data in (("site-a", b"first"), ("site-a", b"from a"), ("site-b", b"from b!")):
+        file = tmp_path / site / "data" / "prices" / "one.bin"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+        if data == b"first":
+            move_to_active_active(topology, runtime)
+            runtime = folder_runtime(topology)
+    operator = ReplicateDatasetOperator(
+        task_id="merge", group="desk", dataset="merged", topology_path=str(topology), outlets=[]
+    )
+    done = operator.act({}, runtime)
+    assert done["changed"]
+    assert (done["merge"]["overruled_objects"], done["merge"]["winner"]) == (1, "site-a")
+    assert done["merge"]["overruled"][0]["path"] == "one.bin"
+    assert json.loads(json.dumps(done)) == done
+    assert not operator.act({}, runtime)["changed"]
+
+
+def move_to_active_active(topology: Path, runtime: Any) -> None:
+    """A first snapshot of `merged` everywhere, made one way."""
+    from holdfast.engine.pipeline import sync
+
+    settings = runtime.topology.datasets["merged"]
+    one_way = settings.model_copy(
+        update={"sync": settings.sync.model_copy(update={"direction": "one-way", "winner": None})}
+    )
+    datasets = {**runtime.topology.datasets, "merged": one_way}
+    path = runtime.topology.path
+    runtime.topology = runtime.topology.model_copy(update={"datasets": datasets})
+    runtime.topology._path = path
+    sync.run(runtime, "desk", "merged")
+
+
 def test_a_plan_has_no_more_shards_than_airflow_maps(tmp_path: Path) -> None:
     arguments = {"task_id": "t", "group": "desk", "dataset": "prices", "topology_path": str(make_folders(tmp_path))}
     for wrong in (0, 1001):

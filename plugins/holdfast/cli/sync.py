@@ -10,7 +10,7 @@ import typer
 
 from holdfast.cli import sync_tables as show
 from holdfast.cli.drill import GroupOption, choose_group
-from holdfast.cli.output import JsonOption, TopologyOption, errors, print_json, reports_errors
+from holdfast.cli.output import JsonOption, TopologyOption, console, errors, print_json, reports_errors
 from holdfast.cli.sync_progress import stopping, sync_progress
 from holdfast.engine.pipeline import conflicts as both_sites
 from holdfast.engine.pipeline import going_back, planning, removals, replicas, sync
@@ -81,12 +81,19 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only plan, as `holdfast sync plan`.")] = False,
     approve_deletes: Annotated[
         str | None,
-        typer.Option("--approve-deletes", metavar="ID", help="Let exactly the deletes be marked that a run named."),
+        typer.Option(
+            "--approve-deletes",
+            metavar="ID",
+            help="Let exactly the deletes be marked, or the objects be dropped by a merge, that a run named.",
+        ),
     ] = None,
     topology: TopologyOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Take what lies at the active site, check it, publish it there and at every other site, verified.
+
+    Of a dataset with writers at two sites (`direction: active-active` with a `winner`) both sites' changes are merged;
+    what was overruled is named.
 
     Ctrl-C ends it cleanly; run it again and it goes on: what is copied is not copied twice, nothing half done is
     visible to anybody.
@@ -138,6 +145,8 @@ def _plan(runtime: Runtime, group: str, dataset: str | None, as_json: bool) -> N
     else:
         for one in made:
             show.print_plan(one)
+            if runtime.topology.dataset(one.plan.dataset).sync.direction == "active-active":
+                console.print("  What was written at the other site is not in this plan: `holdfast sync conflicts`.")
     if any(one.unreachable for one in made):
         raise typer.Exit(1)
 
@@ -147,7 +156,7 @@ def _run_one(runtime: Runtime, group: str, dataset: str, stop: threading.Event, 
     cleaned: tuple[Cleaned, ...] = ()
     try:
         with sync_progress(errors, dataset, runtime.clock) as progress:
-            report = sync.run(runtime, group, dataset, progress=progress, stop=stop)
+            report = sync.run(runtime, group, dataset, progress=progress, stop=stop, approve=approve)
         sync.require_synced(runtime, group, dataset, report)
         cleaned = removals.clean(runtime, group, dataset, approve=approve)
         waiting = [f"{one.site}: {one.refused}" for one in cleaned if one.approval_id is not None]
@@ -316,7 +325,7 @@ def conflicts(
     topology: TopologyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """What the active site and another one both changed since the last snapshot they share. Nothing is merged.
+    """What the active site and another one both changed since the last snapshot they share. Nothing is merged here.
 
     Reads what changed at either site; writes nothing. What lay at the other site when a sync last reached it is not
     shown.

@@ -16,7 +16,7 @@ from holdfast.engine.pipeline.planning import PlannedSync
 from holdfast.engine.pipeline.removals import Cleaned
 from holdfast.engine.pipeline.replicas import DatasetStatus, SiteStatus, SiteVerification
 from holdfast.engine.replication.plan import TargetPlan
-from holdfast.engine.replication.reports import Refusal
+from holdfast.engine.replication.reports import MergeReport, Refusal
 from holdfast.engine.replication.sync import SyncReport, TargetReport
 from holdfast.engine.snapshot import CommitRecord, Diff
 
@@ -77,6 +77,8 @@ def print_report(dataset: str, report: SyncReport) -> None:
             style="yellow",
             markup=False,
         )
+    if report.merge is not None:
+        _print_merge(report.source_site, report.merge)
     _print_targets(report.targets)
     _print_refused("not in the snapshot", report.refused_objects)
 
@@ -89,6 +91,26 @@ def _print_refused(what: str, refused: Sequence[Refusal]) -> None:
         console.print(f"  {one.path!a}: {one.reason}", style="yellow", markup=False)
     if len(refused) > _PATHS:
         console.print("  … and more; --json names all")
+
+
+def _print_merge(active: str, merge: MergeReport) -> None:
+    """What came of both sites' changes, and who was overruled."""
+    console.print(
+        f"  merged with {merge.peer} since snapshot {merge.common_snapshot_id}: {merge.from_active_objects} changes of "
+        f"{active}, {merge.from_peer_objects} of {merge.peer}, {merge.same_objects} the same at both; "
+        f"{merge.removed_objects} objects left",
+        markup=False,
+    )
+    if merge.finished_snapshot_id is not None:
+        console.print(f"  finished at {merge.peer} what an earlier run began: snapshot {merge.finished_snapshot_id}")
+    if merge.overruled:
+        console.print(f"{len(merge.overruled)} overruled, {merge.winner} wins:", style="yellow", markup=False)
+    for one in merge.overruled[:_PATHS]:
+        lies = "its removal" if one.key is None else f"{one.digest} stays at {one.site}: {one.key}"
+        console.print(f"  {one.path!a}: {one.what} at {one.site}; {lies}", style="yellow", markup=False)
+    if len(merge.overruled) > _PATHS:
+        console.print("  … and more; --json names all")
+    _print_refused(f"at {merge.peer} not in the snapshot", merge.refused_at_peer)
 
 
 def _print_targets(targets: Sequence[TargetReport]) -> None:
@@ -238,7 +260,10 @@ def print_conflicts(found: ConflictReport) -> None:
     if len(ordered) > _PATHS:
         console.print("  … and more; --json names all")
     if found.differences:
-        console.print("Nothing was merged, and no command merges it (docs/reference/sync.md#directions).")
+        console.print(
+            "Nothing was merged by this. `holdfast sync run` merges a dataset with `direction: active-active` and a "
+            "`winner` (docs/reference/sync.md#directions)."
+        )
 
 
 def _print_paths(lines: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ from holdfast.operators.base import HoldfastOperator
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from holdfast.engine.replication.reports import MergeReport
     from holdfast.engine.replication.sync import SyncReport
     from holdfast.engine.runtime import Runtime
 
@@ -25,6 +26,8 @@ WATERMARK = "newest_snapshot"
 MOST_SHARDS = 1000
 #: What of an attribute's losses goes into an XCom; the report of `holdfast sync run --json` has all.
 _LOSSES = 5
+#: Of what a merge overruled; all of it is in the log and in ``merge.json`` beside the snapshot.
+_OVERRULED = 20
 
 
 class DatasetOperator(HoldfastOperator):
@@ -75,7 +78,7 @@ class ReplicateDatasetOperator(DatasetOperator):
     `PlanReplicationOperator`.
 
     :returns: ``snapshot_id``, ``changed``, ``announced``, ``source``, ``read_bytes``, ``seconds``, ``targets``,
-        ``deletes``.
+        ``deletes``; of a dataset with writers at two sites also ``merge``.
     """
 
     def __init__(self, *, group: str, dataset: str, **kwargs: Any) -> None:
@@ -88,6 +91,10 @@ class ReplicateDatasetOperator(DatasetOperator):
 
         progress = ProgressLines(self.log.info, self.dataset, runtime.clock, every_seconds=30.0)
         report = sync.run(runtime, self.group, self.dataset, progress=progress)
+        for one in report.merge.overruled if report.merge is not None else ():
+            self.log.warning(
+                "Overruled: %r, %s at %s (%s stays at %s)", one.path, one.what, one.site, one.digest, one.key
+            )
         sync.require_synced(runtime, self.group, self.dataset, report)
         announced = self.announce(context, snapshot_id=report.snapshot_id, source=report.source_site)
         return {**_summary(report), "announced": announced, "deletes": self._clean(runtime)}
@@ -204,7 +211,9 @@ def queue_of(site: str, topology_path: str | None = None) -> str | None:
 
 
 def _summary(report: SyncReport) -> dict[str, Any]:
+    merged = {} if report.merge is None else {"merge": _merge_summary(report.merge)}
     return {
+        **merged,
         "snapshot_id": report.snapshot_id,
         "changed": report.record is not None,
         "source": report.source_site,
@@ -222,6 +231,18 @@ def _summary(report: SyncReport) -> dict[str, Any]:
             }
             for one in report.targets
         ],
+    }
+
+
+def _merge_summary(merge: MergeReport) -> dict[str, Any]:
+    return {
+        "peer": merge.peer,
+        "winner": merge.winner,
+        "from_active_objects": merge.from_active_objects,
+        "from_peer_objects": merge.from_peer_objects,
+        "removed_objects": merge.removed_objects,
+        "overruled_objects": len(merge.overruled),
+        "overruled": [asdict(one) for one in merge.overruled[:_OVERRULED]],
     }
 
 

@@ -125,7 +125,7 @@ def test_sites_that_never_agreed_cannot_be_compared() -> None:
         report(world, peer=GCP)
 
 
-def test_neither_a_run_nor_a_mapped_one_begins_with_writers_at_two_sites(world: World) -> None:
+def test_without_a_winner_neither_a_run_nor_a_mapped_one_begins(world: World) -> None:
     before = everything(world)
     with pytest.raises(ConfigError, match="sync conflicts"):
         sync.run(as_runtime(world), GROUP, DATASET)

@@ -223,17 +223,6 @@ def test_names_that_do_not_fit_are_told_before_anything_is_read(world: World) ->
         sync.run(as_runtime(world), GROUP, DATASET)
 
 
-def test_writers_at_two_sites_are_refused_before_anything_moves(world: World) -> None:
-    both = {"direction": "active-active", "winner": AWS}
-    settings = world.topology.dataset(DATASET).sync.model_copy(update=both)
-    with_dataset(world, sync=settings)
-    put(world, "more.parquet", b"rows")
-    before = {site: record_keys(world.bare(site), DATASET) for site in (AWS, GCP, AZURE)}
-    with pytest.raises(ConfigError, match="active-active"):
-        run(world)
-    assert {site: record_keys(world.bare(site), DATASET) for site in (AWS, GCP, AZURE)} == before
-
-
 def test_after_a_run_by_a_feed_a_replica_is_noted_complete_as_of_the_last_full_look(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,6 +23,7 @@ from holdfast.engine.snapshot import (
     verify,
 )
 from holdfast.errors import HoldfastError
+from merge_world import ELSEWHERE, HERE, THERE, MergeWorld
 
 TOPOLOGY = Path(__file__).resolve().parents[3] / "include" / "holdfast.yaml"
 SITES = {"s3": "aws-eu-west-1", "gcs": "gcp-europe-west1", "azure": "azure-westeurope"}
@@ -185,3 +186,32 @@ def test_under_a_fault_the_target_shows_the_old_or_the_new_snapshot(clouds, sour
     clouds.bring(new, source, target)
     assert latest(clouds.stores[target], "market", epoch=1) == new
     assert verify(clouds.stores[target], new).ok
+
+
+@pytest.mark.parametrize("clouds_in_order", [("s3", "gcs", "azure"), ("gcs", "azure", "s3"), ("azure", "s3", "gcs")])
+def test_two_written_clouds_are_merged_and_a_later_run_sees_only_what_was_written_since(clouds, clouds_in_order):
+    files = {path: f"first {path}".encode() for path in ("same", "here", "there", "both", "gone")}
+    stores = {site: clouds.stores[cloud] for site, cloud in zip((HERE, THERE, ELSEWHERE), clouds_in_order, strict=True)}
+    world = MergeWorld(files, stores=stores, winner=THERE)
+    world.put(HERE, "here")
+    world.put(THERE, "there")
+    world.put(HERE, "both")
+    world.put(THERE, "both")
+    world.put(THERE, "new")
+    world.drop(HERE, "gone")
+    report = world.merge(threads=4)
+    assert report.merge is not None
+    assert [(one.path, one.site) for one in report.merge.overruled] == [("both", HERE)]
+    assert world.check_agreed().keys() == {"same", "here", "there", "both", "new"}
+    again = world.merge(threads=4)
+    assert (again.record, again.changed_objects, again.read_bytes) == (None, 0, 0)
+    for site in (HERE, THERE):
+        for path in ("both", "there", "here", "new"):
+            world.put(site, path)
+        report = world.merge(threads=4)
+        assert report.merge is not None
+        assert report.merge.overruled == ()
+        assert report.changed_objects == 4
+    assert world.merge(threads=4).record is None
+    world.check_agreed()
+    world.check_no_update_is_lost(initial=files)

@@ -62,6 +62,9 @@ def _datasets(topology: Topology) -> Iterator[str]:
             yield _missing(f"datasets.{name}.residency", dataset.residency, topology.residency)
         if dataset.sync.winner is not None and dataset.sync.winner not in topology.sites:
             yield _missing(f"datasets.{name}.sync.winner", dataset.sync.winner, topology.sites)
+        for site in dataset.sync.writers:
+            if site not in topology.sites:
+                yield _missing(f"datasets.{name}.sync.writers", site, topology.sites)
         for site in sorted(dataset.sync.storage_class.keys() - topology.sites.keys()):
             yield _missing(f"datasets.{name}.sync.storage_class", site, topology.sites)
 

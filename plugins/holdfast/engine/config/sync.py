@@ -60,7 +60,14 @@ class Sync(Model):
     table: Literal["none", "delta", "iceberg"] = Field("none", description="A table format keeps its commit order.")
     direction: Literal["one-way", "active-active"] = "one-way"
     winner: Name | None = Field(
-        None, description="With `active-active`: the site whose change wins a conflict; none: a person."
+        None,
+        description="With `active-active`: the site whose change wins a conflict. Without one nothing is merged, and a "
+        "run is refused.",
+    )
+    writers: tuple[Name, ...] = Field(
+        (),
+        description="With `active-active`: the two sites that are written to. By default the active one, and the "
+        "winner or the only other one that is no witness.",
     )
     deletes: Deletes = Field(default_factory=lambda: Deletes())
     encrypt: str | None = Field(
@@ -88,4 +95,16 @@ class Sync(Model):
     def _winner_is_named(self) -> Self:
         if self.winner is not None and self.direction != "active-active":
             raise ValueError("`winner` belongs to `direction: active-active`")
+        return self
+
+    @model_validator(mode="after")
+    def _writers_are_two(self) -> Self:
+        if not self.writers:
+            return self
+        if self.direction != "active-active":
+            raise ValueError("`writers` belong to `direction: active-active`")
+        if len(set(self.writers)) != 2 or len(self.writers) != 2:
+            raise ValueError("`writers` are two different sites")
+        if self.winner is not None and self.winner not in self.writers:
+            raise ValueError("`winner` is one of the `writers`")
         return self

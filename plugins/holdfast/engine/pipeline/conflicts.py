@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 
 from holdfast.engine.authority.interface import EpochState
 from holdfast.engine.pipeline.active import require_active
-from holdfast.engine.pipeline.replicas import allowed_sites, datasets_of, require_site
+from holdfast.engine.pipeline.merging import peer_of, require_comparable
+from holdfast.engine.pipeline.replicas import datasets_of
 from holdfast.engine.replication.directions import CONFLICTS, compare, last_common
 from holdfast.engine.replication.plan.filters import left_out
 from holdfast.engine.runtime import Runtime
@@ -27,7 +28,7 @@ class Difference:
     path: str
     what: str
     conflict: bool
-    #: What a merge would do by the winner rule; nothing carries it out.
+    #: What a merge does by the winner rule.
     outcome: str
     active_size_bytes: int | None
     peer_size_bytes: int | None
@@ -80,9 +81,9 @@ def report(
     datasets_of(runtime, group, dataset)
     policy = runtime.topology.dataset(dataset).sync
     state = require_active(runtime, group)
-    _require_comparable(runtime, dataset)
+    require_comparable(runtime, dataset)
     rule = winner or policy.winner
-    other = _peer(runtime, group, dataset, state, peer, rule)
+    other = peer_of(runtime, group, dataset, state, named=peer, winner=winner)
     if rule is not None and rule not in (state.active_site, other):
         raise ConfigError(
             "the winner is neither of the two sites",
@@ -143,36 +144,3 @@ def _outcome(row: dict[str, Any], conflict: bool, active: str, peer: str, winner
     by, other = (active, peer) if from_active else (peer, active)
     gone = row["digest_left" if from_active else "digest_right"] is None
     return f"removed at {other}, as at {by}" if gone else f"{by}'s version goes to {other}"
-
-
-def _peer(runtime: Runtime, group: str, dataset: str, state: EpochState, named: str | None, winner: str | None) -> str:
-    if named is not None and require_site(runtime, group, named) != state.active_site:
-        return named
-    sites = runtime.topology.group(group).sites
-    allowed = allowed_sites(runtime, group, dataset)
-    found = [site for site in allowed if site != state.active_site and site not in sites.witness]
-    if named is None and winner in found:
-        return str(winner)
-    if named is None and len(found) == 1:
-        return found[0]
-    raise ConfigError(
-        "which other site is meant is not clear",
-        where=f"{dataset} of {group}",
-        expected=f"one of {', '.join(found) or '(none)'}",
-        found=named or "none named",
-        fix="Name it with --peer",
-    )
-
-
-def _require_comparable(runtime: Runtime, dataset: str) -> None:
-    """Raises ConfigError for rules by which a folder at another site cannot be read as the dataset."""
-    policy = runtime.topology.dataset(dataset).sync
-    ages = (policy.filters.youngest_seconds, policy.filters.oldest_seconds)
-    found = [*(["rename"] if policy.rename else []), *(["filters by age"] if ages != (None, None) else [])]
-    if found:
-        raise ConfigError(
-            "two sites' folders cannot be compared under these rules",
-            where=f"datasets.{dataset}.sync",
-            expected="no `rename`, and no filters by age",
-            found=" and ".join(found),
-        )

@@ -64,16 +64,16 @@ def movers_for(runtime: Runtime, group: str, dataset: str, source: str, run_id: 
 
 
 def require_one_way(runtime: Runtime, group: str, dataset: str) -> None:
-    """Raises ConfigError for a dataset with writers at two sites: nothing here merges what they wrote."""
+    """Raises ConfigError for a dataset with writers at two sites: only a whole merge may bring what they wrote."""
     policy = runtime.topology.dataset(dataset).sync
     if policy.direction == "active-active":
         raise ConfigError(
-            "a dataset with writers at two sites cannot be synced by a run",
+            "a dataset with writers at two sites is neither copied in shards nor by a service",
             where=f"datasets.{dataset}.sync.direction",
             expected="`one-way`",
             found=f"`{policy.direction}` in group {group}",
-            fix=f"`holdfast sync conflicts --group {group} --dataset {dataset}` says what both sites changed; bring it "
-            "to the active site by hand, and let one site write (docs/reference/sync.md)",
+            fix=f"`holdfast sync run --group {group} --dataset {dataset}` and ReplicateDatasetOperator merge it, by "
+            "its `winner`; `holdfast sync conflicts` says beforehand what both changed (docs/reference/sync.md)",
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from holdfast.engine.authority.interface import EpochState
+from holdfast.engine.config.writers import written_sites
 from holdfast.engine.pipeline.active import require_active
 from holdfast.engine.pipeline.replicas import datasets_of, record_at
 from holdfast.engine.recovery.protection import note_complete
@@ -67,6 +68,8 @@ def roll_back(
 
 def _bring(runtime: Runtime, group: str, record: CommitRecord, site: str, state: EpochState) -> TargetReport:
     """Bring one snapshot to one site: just this one, not what writers have made since."""
+    if site in written_sites(runtime.topology, group, record.dataset):
+        return TargetReport(site, error="it is written to as well, so the next `holdfast sync run` brings it, merged")
     as_of = runtime.clock.now()
     try:
         done = replicate(

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from holdfast.engine.authority.interface import EpochState
 from holdfast.engine.config.sync import Deletes
+from holdfast.engine.config.writers import written_sites
 from holdfast.engine.health import Verdict, open_watch
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.pipeline.active import require_active
@@ -80,6 +81,8 @@ def _clean_site(
     approve: str | None,
 ) -> Cleaned:
     store = runtime.store(site, flow=group)
+    # Where writers write, what lies at an own key is theirs: overruled bytes stay, and no removal looks like theirs.
+    live = site in written_sites(runtime.topology, group, dataset)
 
     def guard() -> None:
         now = require_active(runtime, group)
@@ -101,6 +104,7 @@ def _clean_site(
             source=source,
             clock=runtime.clock,
             approve=approve,
+            live=live,
         )
         done = remove(
             store,
@@ -110,6 +114,7 @@ def _clean_site(
             policy=policy,
             source=source,
             clock=runtime.clock,
+            live=live,
             guard=guard,
         )
     except DeletesNeedApproval as error:

@@ -100,6 +100,7 @@ def copy(
         Interrupted: ``stop`` was set.
     """
     datasets_of(runtime, group, dataset)
+    require_one_way(runtime, group, dataset)
     topology, settings = runtime.topology, runtime.topology.dataset(dataset)
     state = require_active(runtime, group)
     wanted = allowed_sites(runtime, group, dataset) if sites is None else sites

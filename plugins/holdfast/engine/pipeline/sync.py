@@ -16,6 +16,7 @@ from holdfast.engine.pipeline.active import require_active
 from holdfast.engine.pipeline.draft import suite_of
 from holdfast.engine.pipeline.engines import stage
 from holdfast.engine.pipeline.feeding import Fed, account, keeping, look_by_feed
+from holdfast.engine.pipeline.merging import merge
 from holdfast.engine.pipeline.planning import note_rates
 from holdfast.engine.pipeline.replicas import allowed_sites, datasets_of, role_of
 from holdfast.engine.recovery.protection import note_complete
@@ -50,12 +51,15 @@ def run(
     *,
     progress: Tell | None = None,
     stop: threading.Event | None = None,
+    approve: str | None = None,
 ) -> SyncReport:
     """Take what lies at the active site now, check it, publish it there and bring it to every other site, verified.
 
     A site that fails or refuses is in the report and does not stop the others; `require_synced` makes it an error.
+    Of a dataset with writers at two sites it is what both made of it (`merging`).
 
     Args:
+        approve: lets a merge drop exactly the objects that a `MergeNeedsApproval` named.
         progress: told from the calling thread.
         stop: when set, the run ends soon, and raises.
 
@@ -63,15 +67,22 @@ def run(
         UnknownName, ConfigError, GroupNotInitialised, NoMajority: nothing was read.
         ExpectationsNotMet: the data breaks its suite; nothing was published anywhere.
         SyncInterrupted: ``stop`` was set.
-        SnapshotError, StoreUnavailable: the source could not be read or written.
+        NoCommonSnapshot, MergeNeedsApproval: two written sites cannot be merged now; nothing was published.
+        SnapshotError, StoreUnavailable: the source could not be read or written, or of two written sites one.
     """
     datasets_of(runtime, group, dataset)
     state = require_active(runtime, group)
     as_of = runtime.clock.now()  # before looking: what is written while it is copied is not covered
     try:
-        stage(runtime, group, dataset, state, stop=stop)
-        fed = look_by_feed(runtime, group, dataset, state.active_site)
-        report = _sync(runtime, group, dataset, state, fed, keeping(fed, runtime, progress), stop)
+        if runtime.topology.dataset(dataset).sync.direction == "active-active":
+            fed = None  # both folders are listed: a feed says nothing of the other site
+            report = merge(
+                runtime, group, dataset, state, approve=approve, progress=progress, stop=stop, threads=THREADS
+            )
+        else:
+            stage(runtime, group, dataset, state, stop=stop)
+            fed = look_by_feed(runtime, group, dataset, state.active_site)
+            report = _sync(runtime, group, dataset, state, fed, keeping(fed, runtime, progress), stop)
     except Interrupted as error:
         raise _interrupted(group, dataset) from error
     if fed is not None and fed.seen.why_full is None:

@@ -69,6 +69,48 @@ class TargetReport:
         return self.refused is None and self.error is None
 
 
+@dataclass(frozen=True, slots=True)
+class Overruled:
+    """What one of two sites had and is not in the merged snapshot, for the other site won. Nothing of it is removed.
+
+    ``what`` is its part in the conflict: ``changed``, ``added`` or ``deleted``; of a deletion there are no bytes.
+    """
+
+    path: str
+    site: str
+    what: str
+    digest: str | None = None
+    size_bytes: int | None = None
+    #: Where its bytes lay at that site when it was overruled, and in which version.
+    key: str | None = None
+    version: str | None = None
+    e_tag: str | None = None
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """What came of both sites' changes since the newest snapshot both have."""
+
+    peer: str
+    winner: str
+    common_snapshot_id: str
+    #: Changes (removals included) of one site alone, as they stand in the snapshot.
+    from_active_objects: int = 0
+    from_peer_objects: int = 0
+    #: Both sites changed them to the same.
+    same_objects: int = 0
+    #: Gone since the common snapshot.
+    removed_objects: int = 0
+    #: Brought from the peer to the active site by this run.
+    brought_objects: int = 0
+    brought_bytes: int = 0
+    overruled: tuple[Overruled, ...] = ()
+    #: Objects at the peer that could not be taken for their names, the first thousand.
+    refused_at_peer: tuple[Refusal, ...] = ()
+    #: An earlier run's merged snapshot that was published at the peer by this one; `overruled` names its losers too.
+    finished_snapshot_id: str | None = None
+
+
 @dataclass(frozen=True)
 class SyncReport:
     """What a sync did."""
@@ -91,3 +133,5 @@ class SyncReport:
     planned_from: Literal["listing", "feed"] = "listing"
     #: With `feed`: when the last listing of everything began (ISO 8601).
     last_full_look: str | None = None
+    #: Of a dataset with writers at two sites.
+    merge: MergeReport | None = None

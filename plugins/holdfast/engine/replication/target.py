@@ -388,18 +388,34 @@ class Target:
         # Asked after the listing that says what is a leftover: what was written since somebody else's commit is none.
         if self.look_for(record):
             return
-        placement = self._settled.placement
-        write_placement_table(self.store, record, self.site, placement)
+        self.prepare(record, manifest)
+        self.finish(lineage, record, self._settled.placement)
+
+    def prepare(self, record: CommitRecord, manifest: bytes) -> None:
+        """Everything of a publication but the commit record. The receipt is last: where it is, the others are."""
+        assert self._settled is not None
+        write_placement_table(self.store, record, self.site, self._settled.placement)
         put_manifest(self.store, record, manifest)
         self._receipt = self._make_receipt(record, self._settled)
         write_receipt(self.store, self._receipt)
+
+    def finish(self, lineage: ObjectStore, record: CommitRecord, placement: pa.Table) -> None:
+        """Commit what was prepared here.
+
+        Args:
+            placement: the one that was written, schema `STATE`.
+        """
         self.admit(lineage, record)
-        used = placement["key"].filter(pc.is_valid(placement["key"]))
+        used = self._relied_on(placement["key"].filter(pc.is_valid(placement["key"])))
         check_before_commit(self.store, record, (key.as_py() for chunk in used.chunks for key in chunk))
         if lineage is not self.store:
             bring_line(lineage, self.store, record)
         commit(self.store, record)
         self._served = record
+
+    def _relied_on(self, used: pa.ChunkedArray) -> pa.ChunkedArray:
+        """Of a placement's keys those that a delete run may take away, and nobody else."""
+        return used
 
     def _make_receipt(self, record: CommitRecord, settled: Settled) -> Receipt:
         placed = settled.placement

@@ -24,7 +24,7 @@ def bring_line(source: ObjectStore, target: ObjectStore, record: CommitRecord) -
         return
     oldest = min(here.values()).committed_at
     missed = []
-    for one in _ancestors(source, record):
+    for one in ancestors(source, record):
         if one.snapshot_id in here:
             break
         missed.append(one)
@@ -41,8 +41,8 @@ def bring_line(source: ObjectStore, target: ObjectStore, record: CommitRecord) -
     )
 
 
-def _ancestors(store: ObjectStore, record: CommitRecord) -> Iterator[CommitRecord]:
-    """A snapshot's ancestors, newest first, as far as this bucket knows them."""
+def ancestors(store: ObjectStore, record: CommitRecord) -> Iterator[CommitRecord]:
+    """A snapshot's ancestors by their parents, newest first, as far as this bucket knows them."""
     by_id = {key.snapshot_id: key for key in record_keys(store, record.dataset)}
     while record.parent is not None:
         key = by_id.get(record.parent)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from uuid import uuid4
@@ -36,6 +36,7 @@ def publish(
     clock: Clock,
     write_id: str | None = None,
     labels: Mapping[str, str] | None = None,
+    prepare: Callable[[CommitRecord], None] = lambda _: None,
 ) -> CommitRecord:
     """Make a taken snapshot exist.
 
@@ -46,6 +47,7 @@ def publish(
         site: this site's name.
         parent: id of the snapshot it follows, ``None`` for the first.
         labels: short facts to carry along.
+        prepare: called with the sealed record before it is committed; what it raises ends the publication.
 
     Raises:
         EpochUnknownHere: the dataset has snapshots here but no fork record of this epoch.
@@ -69,6 +71,7 @@ def publish(
         write_placement_table(store, record, site, taken.placement_table)
     elif taken.placement:
         write_placement(store, record, site, list(taken.placement))
+    prepare(record)
     return commit_next(store, turn, record)
 
 
