@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import random
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
+from ahead_world import SentAhead
 from holdfast.clock import FakeClock
 from holdfast.engine.config.models import Limits
-from holdfast.engine.objectstore import RetryingStore, memory_store
+from holdfast.engine.objectstore import CREATE, RetryingStore, memory_store
 from holdfast.engine.objectstore._decorator import StoreDecorator
-from holdfast.engine.objectstore.errors import StoreUnavailable
-from holdfast.engine.objectstore.limited import SiteLimiter, limited
+from holdfast.engine.objectstore.ahead import ahead_store
+from holdfast.engine.objectstore.errors import ObjectNotFound, StoreUnavailable
+from holdfast.engine.objectstore.limited import LimitedStore, SiteLimiter, limited
 from holdfast.engine.objectstore.parts import part_store
 
 LARGE = bytes(20 * 1024 * 1024)
@@ -107,3 +110,42 @@ def test_flows_of_one_site_share_its_limiter() -> None:
         limited(base, limiter, flow=flow).put(flow, b"x")
     limited(base, limiter).head("group-a")
     assert clock.monotonic() == pytest.approx(1.0, abs=0.1)
+
+
+def test_a_request_sent_ahead_holds_a_place_until_its_answer_is_taken() -> None:
+    limiter = SiteLimiter(Limits(concurrency=2))
+    store = limited(SentAhead(memory_store(), random.Random(1), 0.0), limiter)
+    assert isinstance(store, LimitedStore)
+    first, second = (store.begin_put(key, b"1", mode=CREATE) for key in ("a", "b"))
+    assert first is not None
+    assert second is not None
+    assert store.begin_put("c", b"1", mode=CREATE) is None
+    first.result()
+    taken = store.begin_open("missing", if_match=None, size_bytes=1)
+    assert taken is not None
+    with pytest.raises(ObjectNotFound):
+        taken.result()
+    second.abandon()
+    assert limiter.places.in_flight == 0
+
+
+def test_a_refusal_of_a_request_sent_ahead_halves_the_places() -> None:
+    class Slow(SentAhead):
+        def begin_put(self, key: str, data: bytes, **_: Any) -> Any:
+            def refuse() -> None:
+                raise StoreUnavailable("slower", throttled=True)
+
+            return self._begin(refuse)
+
+    limiter = SiteLimiter(Limits(concurrency=8))
+    pending = limited(Slow(memory_store(), random.Random(1), 0.0), limiter).begin_put("a", b"1", mode=CREATE)
+    with pytest.raises(StoreUnavailable):
+        pending.result()
+    assert limiter.places.limit == 4
+
+
+def test_nothing_is_sent_ahead_where_a_rate_is_kept() -> None:
+    store = limited(SentAhead(memory_store(), random.Random(1)), Limits(requests_per_second=5))
+    assert ahead_store(store) is None
+    assert ahead_store(limited(SentAhead(memory_store(), random.Random(1)), Limits())) is not None
+    assert ahead_store(limited(memory_store(), Limits())) is None

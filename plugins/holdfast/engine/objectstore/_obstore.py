@@ -19,6 +19,7 @@ from holdfast.engine.objectstore._clients import Clients
 from holdfast.engine.objectstore._listings import ObstoreListings, Traits
 from holdfast.engine.objectstore._translate import Call, is_unsatisfiable_range, translate
 from holdfast.engine.objectstore._values import read_condition, same, take, version_of
+from holdfast.engine.objectstore.ahead import AHEAD_BYTES
 from holdfast.engine.objectstore.attribute_rules import put_options
 from holdfast.engine.objectstore.attributes import Attributes, attributes_of
 from holdfast.engine.objectstore.credentials import WatchedCredentials
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore as Client
 
     from holdfast.engine.objectstore._whole import WholeObjects
+    from holdfast.engine.objectstore.ahead import Pending
     from holdfast.engine.objectstore.parts.interface import PartStore
 
 __all__ = ["ObstoreStore", "Traits"]
@@ -204,11 +206,9 @@ class ObstoreStore(ObstoreListings):
         path = self._path(key)
         call = Call(self._name, "get", key, writes=False)
         if (whole := self._whole_objects()) is not None:
-            found = whole.get(call, path, if_match, WINDOW_BYTES)
+            found = whole.begin_get(call, path, if_match, WINDOW_BYTES).result()
             self._bucket_seen_at = self._monotonic()
-            if found is None:
-                return None
-            return ObjectReader(found[0], _pieces(found[1], chunk_bytes), found[2], is_whole=True)
+            return None if found is None else _in_memory(found, chunk_bytes)
 
         def request() -> tuple[Any, bytes | None]:
             client = self._client(self._whole_limits)
@@ -310,7 +310,7 @@ class ObstoreStore(ObstoreListings):
         elif isinstance(mode, IfMatch):
             condition = self._put_condition(call, key, mode.version)
         if (whole := self._whole_objects()) is not None:
-            version = whole.put(call, path, data, mode, said)
+            version = whole.begin_put(call, path, data, mode, said).result()
             self._bucket_seen_at = self._monotonic()
             return version
         small = len(data) <= _SMALL_BYTES
@@ -383,6 +383,36 @@ class ObstoreStore(ObstoreListings):
         except ObjectNotFound:
             return
 
+    # -- ahead -----------------------------------------------------------------------------------------------------
+
+    def takes_ahead(self) -> bool:
+        return self._whole_objects() is not None
+
+    def begin_open(self, key: str, *, if_match: ObjectVersion | None, size_bytes: int) -> Pending[ObjectReader] | None:
+        whole = self._whole_objects()
+        if whole is None or size_bytes > AHEAD_BYTES:
+            return None
+        path = self._path(key)
+        call = Call(self._name, "get", key, writes=False)
+        return _PendingOpen(self, key, if_match, whole.begin_get(call, path, if_match, AHEAD_BYTES))
+
+    def begin_put(
+        self,
+        key: str,
+        data: bytes,
+        *,
+        mode: PutMode,
+        metadata: Mapping[str, str] | None = None,
+        attributes: Attributes | None = None,
+    ) -> Pending[ObjectVersion] | None:
+        whole = self._whole_objects()
+        if whole is None or len(data) > AHEAD_BYTES or isinstance(mode, IfMatch):
+            return None
+        path = self._path(key)
+        call = Call(self._name, "put", key, writes=True)
+        said = put_options(call, self._traits.capabilities, self._traits.cloud, None, metadata, attributes)
+        return whole.begin_put(call, path, data, mode, said)
+
     # -- the rest --------------------------------------------------------------------------------------------------
 
     def parts(self) -> PartStore | None:
@@ -445,6 +475,39 @@ class ObstoreStore(ObstoreListings):
             modified_at=meta["last_modified"],
             version=version_of(meta),
         )
+
+
+class _PendingOpen:
+    """A read on its way."""
+
+    __slots__ = ("_if_match", "_key", "_pending", "_store")
+
+    def __init__(
+        self,
+        store: ObstoreStore,
+        key: str,
+        if_match: ObjectVersion | None,
+        pending: Pending[tuple[ObjectInfo, bytes, Attributes] | None],
+    ) -> None:
+        self._store, self._key, self._if_match, self._pending = store, key, if_match, pending
+
+    def result(self) -> ObjectReader:
+        """As `ObjectStore.open`."""
+        try:
+            found = self._pending.result()
+        except ObjectNotFound:
+            if self._if_match is not None:
+                self._store.missed(self._key)
+            raise
+        return self._store.open(self._key, if_match=self._if_match) if found is None else _in_memory(found, AHEAD_BYTES)
+
+    def abandon(self) -> None:
+        """Nobody wants it any more."""
+        self._pending.abandon()
+
+
+def _in_memory(found: tuple[ObjectInfo, bytes, Attributes], chunk_bytes: int) -> ObjectReader:
+    return ObjectReader(found[0], _pieces(found[1], chunk_bytes), found[2], is_whole=True)
 
 
 def _pieces(data: bytes, chunk_bytes: int) -> Iterator[bytes]:

@@ -42,6 +42,15 @@ class AdaptiveConcurrency:
         """Requests that are in flight now."""
         return self._in_flight
 
+    def try_acquire(self, flow: str = "") -> int | None:
+        """A place, if one is free and nobody waits for it. Gives the ticket to release it with."""
+        with self._lock:
+            if self._in_flight >= int(self._limit) or self._queue:
+                return None
+            self._queue.served(flow, 1)
+            self._in_flight += 1
+            return self._round
+
     def acquire(self, flow: str = "") -> int:
         """Wait for a place. Gives the ticket to release it with."""
         with self._lock:

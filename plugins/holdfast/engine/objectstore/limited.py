@@ -6,13 +6,16 @@ Stands *inside* the retry decorator: every attempt pays, and a pause between two
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import TypeVar
+from functools import cached_property
+from typing import Generic, TypeVar
 
 from holdfast.clock import Clock, SystemClock
 from holdfast.engine.config.models import Limits
 from holdfast.engine.objectstore._decorator import StoreDecorator
 from holdfast.engine.objectstore.adaptive import AdaptiveConcurrency
+from holdfast.engine.objectstore.ahead import AheadStore, Pending, ahead_store
 from holdfast.engine.objectstore.attributes import Attributes
 from holdfast.engine.objectstore.errors import StoreUnavailable
 from holdfast.engine.objectstore.fair import FairLimiter
@@ -56,6 +59,11 @@ class SiteLimiter:
         """Whether there is a limit on bytes."""
         return self._bytes is not None
 
+    @property
+    def keeps_rates(self) -> bool:
+        """Whether requests or bytes per second are limited."""
+        return self._requests is not None or self._bytes is not None
+
     def request(self, flow: str) -> None:
         """Wait until the flow may make a request."""
         if self._requests is not None:
@@ -81,6 +89,19 @@ class SiteLimiter:
         finally:
             self.places.release(ticket, throttled=throttled)
 
+    def begin(self, send: Callable[[], Pending[_T] | None], flow: str) -> Pending[_T] | None:
+        """Send a request in a place that is free now; ``None``: there is none. For a limiter that keeps no rates."""
+        ticket = self.places.try_acquire(flow)
+        if ticket is None:
+            return None
+        place = _Place(self.places, ticket)
+        with place.held():
+            pending = send()
+        if pending is None:
+            place.free(throttled=None)
+            return None
+        return _PlacedPending(pending, place)
+
     def listing(self, source: Iterator[_T]) -> Iterator[_T]:
         """A listing, which holds no place while its consumer is at work."""
         try:
@@ -89,6 +110,52 @@ class SiteLimiter:
             if error.throttled:
                 self.places.throttled()
             raise
+
+
+class _Place:
+    """A place in flight."""
+
+    __slots__ = ("_places", "_ticket")
+
+    def __init__(self, places: AdaptiveConcurrency, ticket: int) -> None:
+        self._places, self._ticket = places, ticket
+
+    def free(self, *, throttled: bool | None) -> None:
+        """Give it back."""
+        self._places.release(self._ticket, throttled=throttled)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """What fails in here gives it back."""
+        try:
+            yield
+        except StoreUnavailable as error:
+            self.free(throttled=True if error.throttled else None)
+            raise
+        except BaseException:
+            self.free(throttled=None)
+            raise
+
+
+class _PlacedPending(Generic[_T]):
+    """A request that holds a place until its answer is taken."""
+
+    __slots__ = ("_pending", "_place")
+
+    def __init__(self, pending: Pending[_T], place: _Place) -> None:
+        self._pending, self._place = pending, place
+
+    def result(self) -> _T:
+        """The answer."""
+        with self._place.held():
+            answer = self._pending.result()
+        self._place.free(throttled=False)
+        return answer
+
+    def abandon(self) -> None:
+        """Nobody wants it any more."""
+        self._place.free(throttled=None)
+        self._pending.abandon()
 
 
 def _limiter(per_second: float | None, clock: Clock) -> FairLimiter | None:
@@ -193,6 +260,38 @@ class LimitedStore(StoreDecorator):
             if error.throttled:
                 self._limiter.places.throttled()
             raise
+
+    @cached_property
+    def _ahead(self) -> AheadStore | None:
+        return ahead_store(self.inner)
+
+    def takes_ahead(self) -> bool:
+        """Whether the inner store does, and no rate is to be kept."""
+        return not self._limiter.keeps_rates and self._ahead is not None
+
+    def begin_open(self, key: str, *, if_match: ObjectVersion | None, size_bytes: int) -> Pending[ObjectReader] | None:
+        """In a place that is free now."""
+        inner = self._ahead
+        if inner is None:
+            return None
+        return self._limiter.begin(lambda: inner.begin_open(key, if_match=if_match, size_bytes=size_bytes), self._flow)
+
+    def begin_put(
+        self,
+        key: str,
+        data: bytes,
+        *,
+        mode: PutMode,
+        metadata: Mapping[str, str] | None = None,
+        attributes: Attributes | None = None,
+    ) -> Pending[ObjectVersion] | None:
+        """In a place that is free now."""
+        inner = self._ahead
+        if inner is None:
+            return None
+        return self._limiter.begin(
+            lambda: inner.begin_put(key, data, mode=mode, metadata=metadata, attributes=attributes), self._flow
+        )
 
     def copy(self, source: str, target: str) -> None:
         self._run(lambda: self.inner.copy(source, target))

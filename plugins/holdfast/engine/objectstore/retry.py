@@ -10,11 +10,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import TypeVar
 
 from holdfast.clock import Clock, SystemClock
 from holdfast.engine.objectstore._decorator import StoreDecorator
+from holdfast.engine.objectstore.ahead import AheadStore, Pending, ahead_store
 from holdfast.engine.objectstore.attributes import Attributes
 from holdfast.engine.objectstore.errors import (
     ObjectExists,
@@ -216,6 +217,34 @@ class RetryingStore(StoreDecorator):
             found=f"{reader.info.size_bytes} bytes, after an attempt whose answer was lost",
             fix="If objects of this key are never replaced, this one was not written here",
         )
+
+    @cached_property
+    def _ahead(self) -> AheadStore | None:
+        return ahead_store(self.inner)
+
+    def takes_ahead(self) -> bool:
+        """Whether the inner store does."""
+        return self._ahead is not None
+
+    def begin_open(self, key: str, *, if_match: ObjectVersion | None, size_bytes: int) -> Pending[ObjectReader] | None:
+        """Once; whoever sent it makes the ordinary call after a failure."""
+        inner = self._ahead
+        return None if inner is None else inner.begin_open(key, if_match=if_match, size_bytes=size_bytes)
+
+    def begin_put(
+        self,
+        key: str,
+        data: bytes,
+        *,
+        mode: PutMode,
+        metadata: Mapping[str, str] | None = None,
+        attributes: Attributes | None = None,
+    ) -> Pending[ObjectVersion] | None:
+        """Once; whoever sent it finds out what became of it when the answer is lost."""
+        inner = self._ahead
+        if inner is None:
+            return None
+        return inner.begin_put(key, data, mode=mode, metadata=metadata, attributes=attributes)
 
     def copy(self, source: str, target: str) -> None:
         self._again(lambda: self.inner.copy(source, target))

@@ -7,7 +7,6 @@ for the next look at the source.
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -36,15 +35,8 @@ _UNCOUNTED_BYTES = 512 * 1024
 READS = 4
 _BACKOFF_SECONDS = 0.2
 _BATCH = 32
-_TICK_SECONDS = 0.1
-#: What twice as many threads must bring, at least, to go on; and what it takes to tell.
-_WORTH_IT = 1.2
-_ENOUGH_TO_TELL = 50
-_LONG_ENOUGH_SECONDS = 0.5
 #: Outcomes are handed on so often: a few at a time cost much more each.
-_HAND_ON_SECONDS = 0.5
-#: Below this share of a core more threads have something to gain.
-_IDLE_SHARE = 0.5
+_TICK_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +73,35 @@ class Done:
     version: str | None = None
     #: It was read wrong; the next round tries again, and when there is none left this is raised.
     wrong: HoldfastError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """An object's bytes in memory."""
+
+    item: Item
+    data: bytes
+    digest: str
+    attributes: Attributes
+    #: Of this object so far, those included that were read for nothing.
+    read_bytes: int
+    #: Whether the targets' answers will tell if they are the source's.
+    told: bool
+    #: As the read told it.
+    version: str | None
+    #: They are not what the source has.
+    wrong: bool
+
+    @property
+    def size_bytes(self) -> int:
+        """Of these bytes."""
+        return len(self.data)
+
+    @property
+    def sent(self) -> tuple[bytes, str, Attributes, str | None]:
+        """What a landing is told beside path and need."""
+        pin = self.item.pin
+        return self.data, self.digest, self.attributes, pin.e_tag if pin is not None else None
 
 
 class Receiver(Protocol):
@@ -171,12 +192,11 @@ class SmallCopier:
                 reader = self._source.open(
                     item.key, if_match=item.pin, chunk_bytes=max(1, size_bytes), size_bytes=size_bytes
                 )
-                if item.pin is not None and not same_version(reader.info.version, item.pin):
-                    return Done(item, None, read)  # a store that ignores the pin
-                chunks = list(reader)
-                data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-                read += len(data)
-                done = self._brought(item, data, reader, read)
+                found = self.read(item, reader, read)
+                if isinstance(found, Done):
+                    return found
+                read += found.size_bytes
+                done = self._brought(found)
             except (PreconditionFailed, ObjectNotFound):
                 return Done(item, None, read)
             except StoreUnavailable:
@@ -187,26 +207,48 @@ class SmallCopier:
                 return done
         return Done(item, None, read, wrong=self._wrong(item))
 
-    def _brought(self, item: Item, data: bytes, reader: ObjectReader, read: int) -> Done | None:
-        """``None``: these are not the bytes the source has."""
-        attributes = reader.attributes
+    def read(self, item: Item, reader: ObjectReader, before: int = 0) -> Read | Done:
+        """Take an object's bytes and judge them.
+
+        Args:
+            before: bytes of it that were read already, for nothing.
+
+        Raises:
+            PreconditionFailed, ObjectNotFound: it moved.
+            StoreUnavailable: the source did not answer.
+        """
+        if item.pin is not None and not same_version(reader.info.version, item.pin):
+            return Done(item, None, before)  # a store that ignores the pin
+        chunks = list(reader)
+        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        size_bytes, attributes = before + len(data), reader.attributes
         if len(data) != item.size_bytes:
-            return None
+            return Read(item, data, "", attributes, size_bytes, False, None, wrong=True)
         digest = digest_of(data)
-        if item.digest is not None:
-            if digest != item.digest:
-                return None
-        elif attributes.metadata and is_replica(attributes.metadata, item.relative) and digest != item.before:
-            return Done(item, digest, read, left_over=True)
+        marked = item.digest is None and attributes.metadata and is_replica(attributes.metadata, item.relative)
+        if marked and digest != item.before:
+            return Done(item, digest, size_bytes, left_over=True)
         told = item.digest is None and self._is_told_by_answers(item)
-        if item.digest is None and not told and self.check.agrees(item.key, item.pin, data=data) is False:
-            return None
-        if self._preserve and item.needs:
+        if item.digest is not None:
+            wrong = digest != item.digest
+        else:
+            wrong = not told and self.check.agrees(item.key, item.pin, data=data) is False
+        if self._preserve and item.needs and not wrong:
             attributes = preserved(self._source, item.key, reader.info.version, attributes, self._preserve)
-        landed = self._land(item, data, digest, attributes)
-        if told and not self._proven(item, data, landed):
+        version = reader.info.version.version
+        return Read(item, data, digest, attributes, size_bytes, told, version, wrong=wrong)
+
+    def _brought(self, read: Read) -> Done | None:
+        """``None``: these are not the bytes the source has."""
+        if read.wrong:
             return None
-        return Done(item, digest, read, landed=landed, version=reader.info.version.version)
+        return self.landed(read, self._land(read))
+
+    def landed(self, read: Read, landed: tuple[tuple[int, Landed], ...]) -> Done | None:
+        """The outcome of what was landed; ``None``: these were not the bytes the source has."""
+        if read.told and not self._proven(read.item, read.data, landed):
+            return None
+        return Done(read.item, read.digest, read.read_bytes, landed=landed, version=read.version)
 
     def _is_told_by_answers(self, item: Item) -> bool:
         return (
@@ -230,16 +272,13 @@ class SmallCopier:
                     self._receivers[target].fail(error)
         return False
 
-    def _land(self, item: Item, data: bytes, digest: str, attributes: Attributes) -> tuple[tuple[int, Landed], ...]:
+    def _land(self, read: Read) -> tuple[tuple[int, Landed], ...]:
         landed = []
-        e_tag = item.pin.e_tag if item.pin is not None else None
-        for need in item.needs:
+        for need in read.item.needs:
             receiver = self._receivers[need.target]
             if receiver.active:
                 try:
-                    landed.append(
-                        (need.target, receiver.landing.land(item.path, need, data, digest, attributes, e_tag))
-                    )
+                    landed.append((need.target, receiver.landing.land(read.item.path, need, *read.sent)))
                 except HoldfastError as error:
                     receiver.fail(error)
         return tuple(landed)
@@ -268,24 +307,14 @@ def _without(needs: tuple[Need, ...], found: tuple[tuple[int, Landed], ...]) -> 
 
 
 class Crew:
-    """Threads that do one kind of work until it is done, one of them fails, or somebody says stop.
+    """Threads that do one kind of work until it is done, one of them fails, or somebody says stop."""
 
-    Args:
-        stop: when set, no more work is begun.
-        busy: how much of a core this process used since the last call.
-    """
-
-    def __init__(self, stop: threading.Event | None, *, busy: Callable[[], float] | None = None) -> None:
+    def __init__(self, stop: threading.Event | None) -> None:
         self._stop = stop
-        self._busy = busy or CoreShare()
         self._ended = threading.Event()
         self._error: BaseException | None = None
         self._done: deque[Done] = deque()
         self._threads: list[threading.Thread] = []
-        self._waiting: list[threading.Thread] = []
-        self._handed_on = 0
-        #: When threads were last added or thought of, what was done by then, and how fast it went before they came.
-        self._grown = (time.monotonic(), 0, 0.0)
 
     @property
     def ended(self) -> bool:
@@ -296,13 +325,8 @@ class Crew:
         """Hand in an outcome; it is taken by the thread that waits."""
         self._done.append(done)
 
-    def start(self, work: Callable[[], None], threads: int, name: str, *, first: int | None = None) -> None:
-        """Have a function run in so many threads.
-
-        Args:
-            first: with how many to begin; the others follow while the process has time left for them. Threads that wait
-                for a far store cost nothing, threads that wait for the interpreter cost as much as the work itself.
-        """
+    def start(self, work: Callable[[], None], threads: int, name: str) -> None:
+        """Have a function run in so many threads."""
 
         def run() -> None:
             try:
@@ -311,35 +335,10 @@ class Crew:
                 self._error = self._error or error
                 self._ended.set()
 
-        made = [threading.Thread(target=run, name=f"{name}-{number}", daemon=True) for number in range(threads)]
-        self._begin(made[:first])
-        self._waiting += made[len(made[:first]) :]
-
-    def _begin(self, threads: list[threading.Thread]) -> None:
-        for thread in threads:
+        for number in range(threads):
+            thread = threading.Thread(target=run, name=f"{name}-{number}", daemon=True)
             self._threads.append(thread)
             thread.start()
-
-    def _grow(self) -> None:
-        """Twice as many threads, while those there are leave the process idle and more of them bring more."""
-        if not self._waiting or self.ended:
-            return
-        done, now = self._handed_on + len(self._done), time.monotonic()
-        seconds, count = now - self._grown[0], done - self._grown[1]
-        if count < _ENOUGH_TO_TELL and seconds < _LONG_ENOUGH_SECONDS:
-            return
-        rate, before = count / seconds, self._grown[2]
-        busy = self._busy()
-        self._grown = (now, done, before)
-        if busy >= _IDLE_SHARE:
-            return
-        if rate < before * _WORTH_IT and count >= _ENOUGH_TO_TELL:
-            self._waiting = []
-            return
-        more = len(self._threads)
-        begin, self._waiting = self._waiting[:more], self._waiting[more:]
-        self._grown = (now, done, rate)
-        self._begin(begin)
 
     def wait(self, seen: Callable[[list[Done]], None]) -> None:
         """Hand on outcomes until all threads have ended.
@@ -347,15 +346,11 @@ class Crew:
         Raises:
             Interrupted: somebody said stop.
         """
-        at = time.monotonic()
         try:
-            for thread in self._threads:  # it may grow meanwhile
+            for thread in self._threads:
                 while thread.is_alive():
-                    thread.join(_TICK_SECONDS if self._waiting else _HAND_ON_SECONDS)
-                    self._grow()
-                    if time.monotonic() - at >= _HAND_ON_SECONDS:
-                        self._drain(seen)
-                        at = time.monotonic()
+                    thread.join(_TICK_SECONDS)
+                    self._drain(seen)
         except BaseException:
             self._ended.set()
             for thread in self._threads:
@@ -376,30 +371,16 @@ class Crew:
         while self._done:
             found.append(self._done.popleft())
         if found:
-            self._handed_on += len(found)
             seen(found)
-
-
-class CoreShare:
-    """How much of a core this process used since the last call, or since it was made."""
-
-    def __init__(
-        self, cpu: Callable[[], float] = time.process_time, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._cpu, self._clock = cpu, clock
-        self._since = (cpu(), clock())
-
-    def __call__(self) -> float:
-        before, self._since = self._since, (self._cpu(), self._clock())
-        seconds = self._since[1] - before[1]
-        return (self._since[0] - before[0]) / seconds if seconds > 0 else 1.0
 
 
 class Feed:
     """Rows of a table of work, handed out in batches to whoever asks next."""
 
-    def __init__(self, work: pa.Table, make: Callable[[pa.Table, int], list[Item]], threads: int) -> None:
-        self._work, self._make, self._threads = work, make, threads
+    def __init__(
+        self, work: pa.Table, make: Callable[[pa.Table, int], list[Item]], threads: int, most: int = _BATCH
+    ) -> None:
+        self._work, self._make, self._threads, self._most = work, make, threads, most
         self._lock = threading.Lock()
         self._position = 0
 
@@ -407,6 +388,6 @@ class Feed:
         """The next items; an empty list: there are no more."""
         with self._lock:
             start, left = self._position, self._work.num_rows - self._position
-            count = min(left, max(1, min(_BATCH, left // (self._threads * 2))))
+            count = min(left, max(1, min(self._most, left // (self._threads * 2))))
             self._position += count
         return self._make(self._work.slice(start, count), start) if count else []

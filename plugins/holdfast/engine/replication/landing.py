@@ -13,6 +13,7 @@ from typing import Literal
 
 from holdfast.clock import Clock
 from holdfast.engine.config.sync import Sync
+from holdfast.engine.objectstore.ahead import Pending, ahead_store
 from holdfast.engine.objectstore.attributes import NO_ATTRIBUTES, Attributes
 from holdfast.engine.objectstore.errors import ObjectExists, ObjectNotFound, PreconditionFailed, StoreUnavailable
 from holdfast.engine.objectstore.interface import CREATE, OVERWRITE, IfMatch, ObjectStore, ObjectVersion
@@ -58,6 +59,22 @@ class Need:
     base_digest: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class PendingLanding:
+    """Bytes on their way."""
+
+    pending: Pending[ObjectVersion]
+    key: str
+    #: Whether that is the object's own key.
+    own: bool
+    path: str
+    need: Need
+    data: bytes
+    digest: str
+    found: Attributes
+    source_e_tag: str | None
+
+
 class Landing:
     """Lands objects at one target. Safe to use from many threads.
 
@@ -87,6 +104,7 @@ class Landing:
         can = store.capabilities()
         self._swaps = can.compare_and_swap is True
         self._keeps_metadata = can.metadata is True
+        self._ahead = ahead_store(store)
         self.verifier = Verifier(store, policy)
         #: Whether a plain write is answered with the MD5 of what the store has.
         self.names_by_md5 = can.backend == "s3"
@@ -146,6 +164,51 @@ class Landing:
                     raise
             self._clock.sleep(BACKOFF_SECONDS * 2**attempt)
 
+    def takes_ahead(self) -> bool:
+        """Whether `begin` is worth a try: the store takes requests ahead, and nothing is to be found there first."""
+        return self._ahead is not None and not self._spares
+
+    def begin(
+        self, path: str, need: Need, data: bytes, digest: str, found: Attributes, source_e_tag: str | None
+    ) -> PendingLanding | None:
+        """Send the bytes where `land` would put them first, without waiting; ``None``: it would look there before.
+
+        Args: as `land`.
+        """
+        if self._ahead is None or self._spares or need.base_key is not None or need.own is Own.MAYBE:
+            return None
+        own = self.direct and need.own is Own.FREE
+        key = keys.object_key(self._folder, path) if own else keys.version_key(self._folder, path, digest)
+        metadata, attributes = self.metadata(path) if own else None, self.attributes(found)
+        pending = self._ahead.begin_put(key, data, mode=CREATE, metadata=metadata, attributes=attributes)
+        if pending is None:
+            return None
+        return PendingLanding(pending, key, own, path, need, data, digest, found, source_e_tag)
+
+    def told(self, sent: PendingLanding, version: ObjectVersion) -> Landed | None:
+        """Where the bytes lie, if the answer to the write tells that they are right; ``None``: `end` finds out."""
+        proof = self.verifier.told(version, sent.digest, sent.source_e_tag)
+        return None if proof is None else Landed(sent.key, version, "copied", proof)
+
+    def end(self, sent: PendingLanding, version: ObjectVersion | None) -> Landed:
+        """What became of bytes that were sent ahead.
+
+        Args:
+            version: what the store answered; ``None``: nothing that tells. They may lie there all the same: then they
+                are found.
+
+        Raises: as `land`.
+        """
+        landed = None
+        if version is not None and sent.own:
+            attributes = self.attributes(sent.found)
+            landed = self._created(sent.key, version, sent.path, sent.data, sent.digest, attributes, sent.source_e_tag)
+        elif version is not None:
+            landed = self._verified(sent.key, version, sent.data, sent.digest, sent.source_e_tag)
+        if landed is not None:
+            return landed
+        return self.land(sent.path, sent.need, sent.data, sent.digest, sent.found, sent.source_e_tag)
+
     def find(self, path: str, need: Need, digest: str, size_bytes: int) -> Landed | None:
         """The object where it lies at the target already; read back before it is believed."""
         maybe = self.direct and need.own is Own.MAYBE
@@ -201,10 +264,24 @@ class Landing:
         except ObjectExists:
             there = self.verifier.is_there(key, digest)
             return None if there is None else Landed(key, there, "found", "read-back")
+        return self._created(key, version, path, data, digest, attributes, source_e_tag)
+
+    def _created(
+        self,
+        key: str,
+        version: ObjectVersion,
+        path: str,
+        data: bytes,
+        digest: str,
+        attributes: Attributes | None,
+        source_e_tag: str | None,
+    ) -> Landed | None:
+        """Verify what was just created at its own key; ``None`` when other bytes are there."""
         landed = self._verified(key, version, data, digest, source_e_tag)
         if landed is not None or not self._swaps:
             return landed
         # Bent on its way in: mend exactly the object just made, if nobody touched it since.
+        metadata = self.metadata(path)
         try:
             version = self._store.put(key, data, mode=IfMatch(version), metadata=metadata, attributes=attributes)
         except PreconditionFailed:

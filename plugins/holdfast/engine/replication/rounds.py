@@ -14,6 +14,7 @@ from holdfast.engine.objectstore.parts import part_store
 from holdfast.engine.replication.copying import Crew, Feed, Item, SmallCopier
 from holdfast.engine.replication.errors import Interrupted
 from holdfast.engine.replication.large import Job, PartWork, common_part_bytes
+from holdfast.engine.replication.several import AT_ONCE, SeveralCopier
 from holdfast.engine.replication.streamed import copy_streamed
 from holdfast.engine.replication.streams import Origin, Stream
 from holdfast.engine.replication.target import Run, Target
@@ -21,8 +22,6 @@ from holdfast.engine.replication.work import Items, Outcome, waves
 
 #: Larger objects go in parts.
 PARTS_ABOVE_BYTES = 16 * 1024 * 1024
-#: Threads for small objects to begin with.
-FIRST_THREADS = 3
 
 #: Told after some objects: how many, and how many bytes.
 Tell = Callable[[int, int], None]
@@ -41,6 +40,7 @@ class Rounds:
         self._run, self._targets, self._threads, self._stop = run, targets, threads, stop
         self._preserve = run.policy.preserve
         self._small = SmallCopier(run.source.store, targets, run.clock, preserve=self._preserve)
+        self._several = SeveralCopier(run.source.store, targets, self._small, preserves=bool(self._preserve))
         if self._preserve and not tells_class_and_tags(run.source.store):
             for target in targets:
                 target.lose("storage class, tags: the source's store, as it is opened here, does not tell them")
@@ -58,15 +58,21 @@ class Rounds:
 
     def _wave(self, work: pa.Table, tell: Tell) -> Outcome:
         big = self._goes_in_parts(work)
-        outcome = Outcome(pa.concat_tables([work.filter(pc.invert(big)), work.filter(big)]).combine_chunks())
-        small_rows = work.num_rows - (pc.sum(big).as_py() or 0)
+        together = pc.and_not(self._several.serves(work), big)
+        alone = pc.invert(pc.or_(big, together))
+        groups = [work.filter(which) for which in (together, alone, big)]
+        outcome = Outcome(pa.concat_tables(groups).combine_chunks())
+        few, small, large = (group.num_rows for group in groups)
         crew = Crew(self._stop)
-        if small_rows:
-            feed = Feed(outcome.work.slice(0, small_rows), self._items.make, self._threads)
-            small = partial(self._work_small, feed, crew)
-            crew.start(small, min(self._threads, small_rows), "holdfast-sync", first=FIRST_THREADS)
-        if small_rows < work.num_rows:
-            items = self._items.make(outcome.work.slice(small_rows), small_rows)
+        if few:
+            workers = min(-(-self._threads // AT_ONCE), -(-few // AT_ONCE))
+            feed = Feed(outcome.work.slice(0, few), self._items.make, workers, 4 * AT_ONCE)
+            crew.start(partial(self._work_together, feed, crew), workers, "holdfast-several")
+        if small:
+            rest = Feed(outcome.work.slice(few, small), self._made_from(few), self._threads)
+            crew.start(partial(self._work_small, rest, crew), min(self._threads, small), "holdfast-sync")
+        if large:
+            items = self._items.make(outcome.work.slice(few + small), few + small)
             parts = PartWork([self._job(item) for item in items], crew)
             crew.start(parts.work, parts.workers, "holdfast-parts")
 
@@ -77,11 +83,21 @@ class Rounds:
         crew.wait(seen)
         return outcome
 
+    def _made_from(self, start: int) -> Callable[[pa.Table, int], list[Item]]:
+        """Makes items of rows of a table that begins at row ``start`` of the work."""
+        return lambda rows, at: self._items.make(rows, start + at)
+
     def _goes_in_parts(self, work: pa.Table) -> pa.ChunkedArray:
         big = pc.greater(work["size_bytes"], PARTS_ABOVE_BYTES)
         if self._reads is None or any(target.parts is None for target in self._targets):
             return pc.and_(big, False)
         return pc.and_(big, pc.or_(pc.is_valid(work["e_tag"]), pc.is_valid(work["version"])))
+
+    def _work_together(self, feed: Feed, crew: Crew) -> None:
+        while items := feed.next():
+            self._several.copy(items, crew.report, lambda: crew.ended)
+            if crew.ended:
+                return
 
     def _work_small(self, feed: Feed, crew: Crew) -> None:
         stores = [target.store for target in self._targets]

@@ -28,7 +28,9 @@ from holdfast.engine.snapshot.digest import PREFIX, Hasher, hash_stream
 
 #: How an object is known to be right at a target: strongest first.
 Proof = Literal["read-back", "provider", "written"]
-_MD5 = re.compile(r'^"[0-9a-f]{32}"$')
+#: An ETag that looks like the MD5 of an object that was put whole.
+MD5_TAG = r'^"[0-9a-f]{32}"$'
+_MD5 = re.compile(MD5_TAG)
 _SHARE_DIGITS = 8
 
 
@@ -86,18 +88,30 @@ class Verifier:
             sums: their checksums where they were computed on the way.
             source_e_tag: what the source calls these bytes.
         """
-        if self._policy.verify is Verification.ALL or (
-            self._policy.verify is Verification.SAMPLED and in_sample(digest, self._policy.sample_share)
-        ):
+        if (proof := self.told(version, digest, source_e_tag)) is not None:
+            return proof
+        if self._reads_back(digest):
             size_bytes = None if data is None else len(data)
             return "read-back" if self.is_there(key, digest, size_bytes) is not None else None
-        if is_md5(version.e_tag) and (
-            version.e_tag == source_e_tag or (data is not None and version.e_tag == md5_tag(data))
-        ):
+        if data is not None and is_md5(version.e_tag) and version.e_tag == md5_tag(data):
             return "provider"
         if self._policy.verify is Verification.SAMPLED:
             return "written"
         return self._by_provider(key, version, digest, data, sums)
+
+    def told(self, version: ObjectVersion, digest: str, source_e_tag: str | None) -> Proof | None:
+        """Whether the answer to the write alone tells that it is right; ``None``: more has to be asked.
+
+        Args: as `check`.
+        """
+        same = version.e_tag == source_e_tag and is_md5(version.e_tag)
+        return "provider" if same and not self._reads_back(digest) else None
+
+    def _reads_back(self, digest: str) -> bool:
+        policy = self._policy
+        return policy.verify is Verification.ALL or (
+            policy.verify is Verification.SAMPLED and in_sample(digest, policy.sample_share)
+        )
 
     def check_large(
         self,

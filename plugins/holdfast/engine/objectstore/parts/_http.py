@@ -106,17 +106,14 @@ class HttpPool:
                 outcome_unknown=call.writes,
             ) from None
 
-    def get(self, call: Call, target: str, headers: Mapping[str, str], *, most_bytes: int) -> Answer | None:
-        """GET whose body is wanted whole; ``None``: it is longer than ``most_bytes``.
+    def begin_get(self, call: Call, target: str, headers: Mapping[str, str], *, most_bytes: int) -> Exchange:
+        """Send a GET whose body is wanted whole, and may have so many bytes."""
+        return self.begin(call, self._timeouts.reading(most_bytes), "GET", target, headers, b"", None, most_bytes)
 
-        Raises:
-            StoreUnavailable: no answer came.
-        """
-        try:
-            limits = self._timeouts.reading(most_bytes)
-            return self._exchanged(call, limits, "GET", target, headers, b"", None, most_bytes)
-        except TooLong:
-            return None
+    def begin_put(self, call: Call, target: str, headers: Mapping[str, str], body: bytes) -> Exchange:
+        """Send a PUT whose answer is small."""
+        limits = self._timeouts.writing(len(body))
+        return self.begin(call, limits, "PUT", target, headers, body, None, _LARGEST_ANSWER_BYTES)
 
     def read_into(self, call: Call, target: str, headers: Mapping[str, str], buffer: memoryview) -> Answer:
         """GET that fills the buffer from an answer of 200 or 206; another answer comes back with its body.
@@ -146,40 +143,29 @@ class HttpPool:
         into: memoryview | None,
         most_bytes: int,
     ) -> Answer:
-        until = time.monotonic() + limits.total_seconds
-        head = _head(method, self._target(target), headers, len(body))
-        connection, fresh = self._take(call, limits)
-        while True:
-            connection.silence_seconds = limits.silence_seconds
-            try:
-                try:
-                    connection.send(head, body, until)
-                except (BrokenPipeError, ConnectionResetError) as error:
-                    # A server that refuses early answers and closes before it has taken the whole body: its answer
-                    # counts.
-                    try:
-                        answer = connection.receive(method, until, into=into, most_bytes=most_bytes)
-                    except (OSError, BadAnswer):
-                        raise error from None
-                else:
-                    answer = connection.receive(method, until, into=into, most_bytes=most_bytes)
-            except (OSError, BadAnswer) as error:
-                connection.close()
-                if not fresh and isinstance(error, _GONE):
-                    # The server had closed it between two requests; ours was not looked at.
-                    connection, fresh = self._connected(call, limits), True
-                    continue
-                raise _unavailable(error, call) from None
-            except BaseException:
-                connection.close()
-                raise
-            if answer.stays:
-                self._give(connection)
-            else:
-                connection.close()
-            return answer
+        return self.begin(call, limits, method, target, headers, body, into, most_bytes).answer()
 
-    def _take(self, call: Call, limits: RequestLimits) -> tuple[Connection, bool]:
+    def begin(
+        self,
+        call: Call,
+        limits: RequestLimits,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        body: bytes | bytearray | memoryview,
+        into: memoryview | None,
+        most_bytes: int,
+    ) -> Exchange:
+        """Send a request; its answer is still to be taken.
+
+        Raises:
+            StoreUnavailable: no connection could be made.
+        """
+        head = _head(method, self._target(target), headers, len(body))
+        return Exchange(self, call, limits, method, head, body, into, most_bytes)
+
+    def take(self, call: Call, limits: RequestLimits) -> tuple[Connection, bool]:
+        """A connection, and whether it is a new one."""
         if self._pid != os.getpid():
             with self._lock:
                 self._pid, self._idle = os.getpid(), []
@@ -192,16 +178,18 @@ class HttpPool:
             if time.monotonic() - connection.idle_since < _FRESH_SECONDS or not _has_news(connection):
                 return connection, False
             connection.close()
-        return self._connected(call, limits), True
+        return self.connected(call, limits), True
 
-    def _give(self, connection: Connection) -> None:
+    def give(self, connection: Connection) -> None:
+        """Keep a connection for the next request."""
         connection.idle_since = time.monotonic()
         if len(self._idle) < _MOST_IDLE:
             self._idle.append(connection)
         else:
             connection.close()
 
-    def _connected(self, call: Call, limits: RequestLimits) -> Connection:
+    def connected(self, call: Call, limits: RequestLimits) -> Connection:
+        """A new connection. Raises StoreUnavailable."""
         connection = self._connection(limits.connect_seconds)
         try:
             connection.connect()
@@ -231,6 +219,87 @@ class HttpPool:
     def _target(self, target: str) -> str:
         """As it stands in the request line: a proxy wants the whole URL, unless it is a tunnel."""
         return f"http://{self.host_header}{target}" if self._proxy and not self._secure else target
+
+
+class Exchange:
+    """One request, sent when this is made, and its answer."""
+
+    __slots__ = (
+        "_body", "_call", "_connection", "_failed", "_fresh", "_head", "_into", "_limits", "_method", "_most_bytes",
+        "_pool", "_until",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        pool: HttpPool,
+        call: Call,
+        limits: RequestLimits,
+        method: str,
+        head: bytes,
+        body: bytes | bytearray | memoryview,
+        into: memoryview | None,
+        most_bytes: int,
+    ) -> None:
+        self._pool, self._call, self._limits = pool, call, limits
+        self._method, self._head, self._body, self._into, self._most_bytes = method, head, body, into, most_bytes
+        self._until = time.monotonic() + limits.total_seconds
+        self._connection, self._fresh = pool.take(call, limits)
+        self._failed: OSError | None = None
+        self._send()
+
+    def _send(self) -> None:
+        self._connection.silence_seconds = self._limits.silence_seconds
+        try:
+            self._connection.send(self._head, self._body, self._until)
+        except OSError as error:
+            self._failed = error
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def answer(self) -> Answer:
+        """Take the answer.
+
+        Raises:
+            StoreUnavailable: none came.
+            TooLong: it has another length than can be taken.
+        """
+        while True:
+            try:
+                answer = self._receive()
+            except (OSError, BadAnswer) as error:
+                self._connection.close()
+                if self._fresh or not isinstance(error, _GONE):
+                    raise _unavailable(error, self._call) from None
+                # The server had closed it between two requests; ours was not looked at.
+                self._connection, self._fresh, self._failed = self._pool.connected(self._call, self._limits), True, None
+                self._send()
+                continue
+            except BaseException:
+                self._connection.close()
+                raise
+            if answer.stays:
+                self._pool.give(self._connection)
+            else:
+                self._connection.close()
+            return answer
+
+    def _receive(self) -> Answer:
+        failed = self._failed
+        if failed is not None and not isinstance(failed, BrokenPipeError | ConnectionResetError):
+            raise failed
+        try:
+            return self._connection.receive(self._method, self._until, into=self._into, most_bytes=self._most_bytes)
+        except (OSError, BadAnswer):
+            # A server that refuses early answers and closes before it has taken the whole body: its answer counts.
+            # There was none.
+            if failed is not None:
+                raise failed from None
+            raise
+
+    def abandon(self) -> None:
+        """Nobody wants the answer any more."""
+        self._connection.close()
 
 
 def _head(method: str, target: str, headers: Mapping[str, str], size_bytes: int) -> bytes:

@@ -31,7 +31,7 @@ from holdfast.engine.objectstore.parts._base import (
     upload_gone,
 )
 from holdfast.engine.objectstore.parts._credentials import KeptCredentials
-from holdfast.engine.objectstore.parts._http import Answer, children, texts
+from holdfast.engine.objectstore.parts._http import Answer, Exchange, children, texts
 from holdfast.engine.objectstore.parts._listed import Listed, s3_listed, s3_query
 from holdfast.engine.objectstore.parts._over_http import HttpParts, tags_in
 from holdfast.engine.objectstore.parts.interface import PartData, PartLimits, Upload, UploadedPart
@@ -284,17 +284,17 @@ class S3Parts(HttpParts):
 
     # -- for small objects; see `s3_whole` -------------------------------------------------------------------------
 
-    def get_whole(
+    def begin_get(
         self, call: Call, path: str, query: Mapping[str, str], headers: Mapping[str, str], most_bytes: int
-    ) -> Answer | None:
-        """The answer to a GET, whatever it is; ``None``: its body is longer than that. ``path`` is in the bucket."""
+    ) -> Exchange:
+        """Send a GET whose body may have so many bytes. ``path`` is in the bucket."""
         target, signed = self._signed("GET", path, query, headers, b"", unsigned=False)
-        return self._http.get(call, target, signed, most_bytes=most_bytes)
+        return self._http.begin_get(call, target, signed, most_bytes=most_bytes)
 
-    def put_whole(self, call: Call, path: str, headers: Mapping[str, str], data: bytes, *, unsigned: bool) -> Answer:
-        """The answer to a PUT, whatever it is. ``path`` is in the bucket."""
+    def begin_put(self, call: Call, path: str, headers: Mapping[str, str], data: bytes, *, unsigned: bool) -> Exchange:
+        """Send a PUT. ``path`` is in the bucket."""
         target, signed = self._signed("PUT", path, {}, headers, data, unsigned=unsigned)
-        return self._http.request(call, "PUT", target, signed, data)
+        return self._http.begin_put(call, target, signed, data)
 
     def code_of(self, answer: Answer) -> str | None:
         """The error code in an answer's body."""

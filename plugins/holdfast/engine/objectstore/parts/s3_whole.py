@@ -23,7 +23,8 @@ from holdfast.engine.objectstore.errors import (
 )
 from holdfast.engine.objectstore.interface import Create, IfMatch, ObjectInfo, ObjectVersion, PutMode
 from holdfast.engine.objectstore.parts._base import corrupted
-from holdfast.engine.objectstore.parts._http import Answer
+from holdfast.engine.objectstore.parts._connection import TooLong
+from holdfast.engine.objectstore.parts._http import Answer, Exchange
 from holdfast.engine.objectstore.parts.s3 import WRONG_BYTES, S3Parts, placed_headers
 
 _META = "x-amz-meta-"
@@ -53,14 +54,8 @@ class S3Whole:
         self._attributes: dict[tuple[str | None, ...], Attributes] = {}
         self._lock = threading.Lock()
 
-    def get(
-        self, call: Call, path: str, if_match: ObjectVersion | None, most_bytes: int
-    ) -> tuple[ObjectInfo, bytes, Attributes] | None:
-        """An object; ``None``: it is longer than that.
-
-        Raises:
-            ObjectNotFound, PreconditionFailed: as `ObjectStore.get`.
-        """
+    def begin_get(self, call: Call, path: str, if_match: ObjectVersion | None, most_bytes: int) -> PendingGet:
+        """Ask for an object. Raises StoreUnavailable: no connection could be made."""
         query: Mapping[str, str] = {}
         headers: Mapping[str, str] = {}
         if if_match is not None:
@@ -68,9 +63,14 @@ class S3Whole:
                 headers = {"If-Match": if_match.e_tag}
             elif if_match.version is not None:
                 query = {"versionId": if_match.version}
-        answer = self._parts.get_whole(call, path, query, headers, most_bytes)
-        if answer is None:
-            return None
+        return PendingGet(self, self._parts.begin_get(call, path, query, headers, most_bytes), call, if_match)
+
+    def got(self, answer: Answer, call: Call, if_match: ObjectVersion | None) -> tuple[ObjectInfo, bytes, Attributes]:
+        """What an answer brought.
+
+        Raises:
+            ObjectNotFound, PreconditionFailed: as `ObjectStore.get`.
+        """
         if answer.status != 200:
             raise self._refused(answer, call)
         said = answer.headers
@@ -87,15 +87,11 @@ class S3Whole:
         info = ObjectInfo(call.key or "", len(answer.body), self._time(said.get("last-modified"), call), version)
         return info, answer.body, self._said(said, call)
 
-    def put(self, call: Call, path: str, data: bytes, mode: PutMode, said: Mapping[str, Any]) -> ObjectVersion:
-        """Write an object.
+    def begin_put(self, call: Call, path: str, data: bytes, mode: PutMode, said: Mapping[str, Any]) -> PendingPut:
+        """Send an object. Raises StoreUnavailable: no connection could be made.
 
         Args:
             said: of `put_options`: ``attributes`` and ``tags``.
-
-        Raises:
-            ObjectExists, PreconditionFailed: as `ObjectStore.put`.
-            BytesCorrupted: the server received others.
         """
         headers = dict(self._site_headers)
         if isinstance(mode, Create):
@@ -107,7 +103,16 @@ class S3Whole:
         checksum = None
         if self._unsigned:
             headers[_CHECKSUM] = checksum = s3_text(crc64nvme(data))
-        answer = self._parts.put_whole(call, path, headers, data, unsigned=self._unsigned)
+        exchange = self._parts.begin_put(call, path, headers, data, unsigned=self._unsigned)
+        return PendingPut(self, exchange, call, mode, checksum)
+
+    def has_put(self, answer: Answer, call: Call, mode: PutMode, checksum: str | None) -> ObjectVersion:
+        """What an answer says was written.
+
+        Raises:
+            ObjectExists, PreconditionFailed: as `ObjectStore.put`.
+            BytesCorrupted: the server received others.
+        """
         if answer.status != 200:
             raise self._put_refused(answer, mode, call)
         tag = answer.headers.get("etag")
@@ -171,6 +176,44 @@ class S3Whole:
                 if len(self._attributes) < _KEPT_TIMES:
                     self._attributes[shape] = known
         return known
+
+
+class PendingGet:
+    """A GET on its way; ``None``: the object is longer than was to be taken."""
+
+    __slots__ = ("_call", "_exchange", "_if_match", "_whole")
+
+    def __init__(self, whole: S3Whole, exchange: Exchange, call: Call, if_match: ObjectVersion | None) -> None:
+        self._whole, self._exchange, self._call, self._if_match = whole, exchange, call, if_match
+
+    def result(self) -> tuple[ObjectInfo, bytes, Attributes] | None:
+        """As `S3Whole.got`."""
+        try:
+            answer = self._exchange.answer()
+        except TooLong:
+            return None
+        return self._whole.got(answer, self._call, self._if_match)
+
+    def abandon(self) -> None:
+        """Nobody wants it any more."""
+        self._exchange.abandon()
+
+
+class PendingPut:
+    """A PUT on its way."""
+
+    __slots__ = ("_call", "_checksum", "_exchange", "_mode", "_whole")
+
+    def __init__(self, whole: S3Whole, exchange: Exchange, call: Call, mode: PutMode, checksum: str | None) -> None:
+        self._whole, self._exchange, self._call, self._mode, self._checksum = whole, exchange, call, mode, checksum
+
+    def result(self) -> ObjectVersion:
+        """As `S3Whole.has_put`."""
+        return self._whole.has_put(self._exchange.answer(), self._call, self._mode, self._checksum)
+
+    def abandon(self) -> None:
+        """Nobody waits for it any more; it may have happened."""
+        self._exchange.abandon()
 
 
 def _version(headers: Mapping[str, str]) -> str | None:

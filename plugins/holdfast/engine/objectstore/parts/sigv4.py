@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import re
 from collections.abc import Mapping
 from datetime import datetime
 
@@ -16,8 +15,6 @@ UNSIGNED_PAYLOAD = "UNSIGNED-PAYLOAD"
 _ALGORITHM = "AWS4-HMAC-SHA256"
 _EMPTY = hashlib.sha256(b"").hexdigest()
 _MOST_SHAPES = 256
-#: Blanks that are signed as one or none.
-_UNEVEN = re.compile(r"^ | $|  |[^\S \n]", re.MULTILINE)
 #: Changed on the way by proxies, so never signed.
 _NOT_SIGNED = frozenset(("user-agent", "expect", "x-amzn-trace-id", "content-length", "authorization"))
 
@@ -35,7 +32,7 @@ class Signer:
     def __init__(self, access_key_id: str, secret_access_key: str, token: str | None, region: str) -> None:
         self._id, self._secret, self._token, self._region = access_key_id, secret_access_key, token, region
         self._key: tuple[str, hmac.HMAC] | None = None
-        self._second: tuple[str, str] | None = None
+        self._second: tuple[tuple[int, ...], str] | None = None
         self._shapes: dict[tuple[str, ...], tuple[list[tuple[str, str]], str]] = {}
 
     def signed(
@@ -64,7 +61,7 @@ class Signer:
             everything["X-Amz-Security-Token"] = self._token
         names, signed_names = self._signed_names(tuple(everything))
         told, text = everything, "\n".join(everything.values())
-        if _UNEVEN.search(text) or text.count("\n") >= len(everything):
+        if not _is_even(text, len(everything)):
             told = {name: " ".join(value.split()) for name, value in everything.items()}
         pairs = sorted(tuple(pair.partition("=")[::2]) for pair in query.split("&")) if query else []
         canonical = "\n".join(
@@ -103,7 +100,7 @@ class Signer:
 
     def _stamp(self, at: datetime) -> str:
         """The second as S3 writes it; many requests share it."""
-        second, kept = at.isoformat(timespec="seconds"), self._second
+        second, kept = (at.year, at.month, at.day, at.hour, at.minute, at.second), self._second
         if kept is None or kept[0] != second:
             self._second = kept = (second, at.strftime("%Y%m%dT%H%M%SZ"))
         return kept[1]
@@ -117,3 +114,17 @@ class Signer:
                 key = hmac.new(key, word.encode(), hashlib.sha256).digest()
             self._key = kept = (day, hmac.new(key, digestmod=hashlib.sha256))
         return kept[1]
+
+
+def _is_even(text: str, lines: int) -> bool:
+    """Whether values, by lines, are signed as they are: no blanks at their ends, none beside another, nothing odd."""
+    return (
+        text.isascii()
+        and text.count("\n") == lines - 1
+        and "  " not in text
+        and "\n " not in text
+        and " \n" not in text
+        and text[:1] != " "
+        and text[-1:] != " "
+        and text.replace("\n", "").isprintable()
+    )

@@ -1,0 +1,97 @@
+"""The seeded faults again, at stores that take requests ahead: several small objects are on their way at a time.
+
+The rule is the one of `test_seeded_faults`; besides, nothing is left on its way.
+"""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from ahead_world import NamedByMd5, SentAhead
+from holdfast.clock import FakeClock, SystemClock
+from holdfast.engine.config.models import Limits
+from holdfast.engine.config.sync import Sync, Verification
+from holdfast.engine.objectstore import RetryingStore, memory_store
+from holdfast.engine.objectstore.limited import SiteLimiter, limited
+from holdfast.errors import HoldfastError
+from sync_faults import HURRIED, KINDS, NAMES, settle
+from sync_harms import Killed, Trace
+from sync_world import World
+
+MANY = [*NAMES, *(f"many/{number:02}" for number in range(30))]
+QUICK, ALL = range(2), range(16)
+CASES = [
+    pytest.param(kind, seed, id=f"{kind}-{seed}", marks=() if seed in QUICK else pytest.mark.slow)
+    for kind in KINDS
+    for seed in ALL
+]
+
+
+@pytest.mark.parametrize(("kind", "seed"), CASES)
+def test_every_snapshot_shown_is_a_state_the_source_had(kind: str, seed: int) -> None:
+    rng = random.Random(f"ahead-{kind}-{seed}")
+    names = ("aws", "gcp", "azure")[: rng.choice((2, 3))]
+    world = World({name: NamedByMd5(memory_store(name)) for name in names}, clock=FakeClock())
+    for name in rng.sample(MANY, rng.randint(5, len(MANY))):
+        world.source.put(name, rng.randbytes(rng.choice((0, 1, 100, 5000))))
+    policy = Sync(
+        verify=rng.choice((Verification.ALL, Verification.PROVIDER, Verification.PROVIDER)),
+        layout=rng.choice(("direct", "direct", "staged")),
+    )
+    operations, ahead = 100, []
+
+    def wrap(site: str, store: object) -> SentAhead:
+        # Not every target takes requests ahead.
+        inner = RetryingStore(store, HURRIED, clock=world.clock, rng=random.Random(1))
+        ahead.append(SentAhead(inner, rng, rng.choice((0.0, 0.2, 1.0))))
+        return ahead[-1]
+
+    for _ in range(3):
+        for _ in range(rng.randint(0, 3)):
+            world.source.mutate(rng, MANY)
+        since, trace = world.source.now(), Trace(KINDS[kind](rng, world, operations))
+        try:
+            report = world.sync(trace, policy=policy, threads=rng.choice((1, 16, 40)), wrap=wrap)
+        except (HoldfastError, Killed):
+            pass  # what it left behind is looked at below
+        else:
+            world.check_claims(report, since)
+        world.check_everything_shown()
+        operations = max(len(trace.ops), 20)
+    assert {store.on_their_way for store in ahead} == {0}
+    settle(world, policy)
+
+
+def test_it_really_goes_ahead() -> None:
+    world = World({name: NamedByMd5(memory_store(name)) for name in ("aws", "gcp")})
+    for name in MANY:
+        world.source.put(name, name.encode())
+    seen: list[SentAhead] = []
+
+    def wrap(site: str, store: object) -> SentAhead:
+        seen.append(SentAhead(store, random.Random(site), 0.0))
+        return seen[-1]
+
+    report = world.sync(policy=Sync(verify=Verification.PROVIDER), wrap=wrap)
+    assert report.targets[0].copied_objects == len(MANY)
+    assert [store.taken for store in seen] == [len(MANY), len(MANY)]
+    assert world.shows("gcp") == world.source.live
+
+
+@pytest.mark.parametrize("concurrency", [1, 2, 5])
+@pytest.mark.parametrize("verify", [Verification.ALL, Verification.PROVIDER])
+def test_few_places_are_shared_and_all_given_back(concurrency: int, verify: Verification) -> None:
+    world = World({name: NamedByMd5(memory_store(name)) for name in ("aws", "gcp")}, clock=SystemClock())
+    for number in range(150):
+        world.source.put(f"{number}", f"{number}".encode())
+    limiters = {name: SiteLimiter(Limits(concurrency=concurrency)) for name in world.stores}
+
+    def wrap(site: str, store: object) -> RetryingStore:
+        return RetryingStore(limited(SentAhead(store, random.Random(site)), limiters[site]), HURRIED)
+
+    report = world.sync(policy=Sync(verify=verify), threads=64, wrap=wrap)
+    assert report.targets[0].error is None
+    assert world.shows("gcp") == world.source.live
+    assert {limiter.places.in_flight for limiter in limiters.values()} == {0}
