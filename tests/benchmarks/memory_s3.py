@@ -167,7 +167,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def __init__(self, bucket: Bucket) -> None:
         self._bucket = bucket
-        self._scratch = memoryview(bytearray(_SCRATCH_BYTES))
+        self._raw = bytearray(_SCRATCH_BYTES)
+        self._scratch = memoryview(self._raw)
         self._filled = 0
         self._body: bytearray | None = None
         self._view = memoryview(b"")
@@ -194,11 +195,10 @@ class Connection(asyncio.BufferedProtocol):
 
     def _heads(self) -> None:
         while self._body is None and self._filled:
-            text = bytes(self._scratch[: self._filled])
-            end = text.find(b"\r\n\r\n")
+            end = self._raw.find(b"\r\n\r\n", 0, self._filled)
             if end < 0:
                 return
-            first, *lines = text[:end].decode("latin-1").split("\r\n")
+            first, *lines = self._raw[:end].decode("latin-1").split("\r\n")
             headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
             method, target, _ = first.split(" ", 2)
             self._request = (method, target, headers)
@@ -208,17 +208,18 @@ class Connection(asyncio.BufferedProtocol):
                 return
             if headers.get("expect") and self._transport is not None:
                 self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            rest = text[end + 4 :]
-            taken = rest[:length]
-            self._filled = len(rest) - len(taken)
-            self._scratch[: self._filled] = rest[length:]
-            if len(taken) == length:
-                self._answered(bytearray(taken))
-                continue
-            self._body = bytearray(length)
-            self._view = memoryview(self._body)
-            self._view[: len(taken)] = taken
-            self._received = len(taken)
+            begin, have = end + 4, self._filled
+            stop = min(begin + length, have)
+            body = bytearray(self._scratch[begin:stop]) if stop - begin == length else bytearray(length)
+            if stop - begin < length:
+                self._view = memoryview(body)
+                self._view[: stop - begin] = self._scratch[begin:stop]
+                self._body, self._received = body, stop - begin
+            self._filled = have - stop
+            if self._filled:
+                self._raw[: self._filled] = self._raw[stop:have]
+            if self._body is None:
+                self._answered(body)
 
     def _answered(self, body: bytearray) -> None:
         method, target, headers = self._request
