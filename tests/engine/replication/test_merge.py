@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from holdfast.clock import SystemClock
 from holdfast.engine.config import Residency
 from holdfast.engine.config.sync import Deletes, Filters, Sync, Verification
 from holdfast.engine.objectstore import local_store, memory_store
 from holdfast.engine.objectstore.encrypted import EncryptedStore, Scope
 from holdfast.engine.objectstore.envelope import KeyRing
 from holdfast.engine.objectstore.errors import BytesCorrupted, StoreUnavailable
+from holdfast.engine.objectstore.interface import CREATE
+from holdfast.engine.objectstore.parts import part_store
 from holdfast.engine.replication.deletes import SourceState, mark
 from holdfast.engine.replication.directions import NoCommonSnapshot
 from holdfast.engine.replication.errors import Interrupted, ReplicaDamaged, ReplicationError, ResidencyRefused
@@ -348,6 +351,25 @@ def test_what_was_prepared_is_finished_though_the_peers_writers_removed_an_objec
     assert report.merge is not None
     assert report.merge.finished_snapshot_id is not None
     assert "new_there" not in world.check_agreed()
+
+
+def test_the_writers_own_uploads_are_left_alone_however_long_they_take() -> None:
+    world = MergeWorld(FILES)
+    began: list[tuple[str, str]] = []
+    for site in SITES:
+        parts = part_store(world.stores[site])
+        assert parts is not None
+        for key in (f"{PREFIX}of-a-writer", f"{PREFIX}.versions/{'0' * 16}/orphan"):
+            parts.begin(key, size_bytes=20 * 1024 * 1024, mode=CREATE, part_bytes=5 * 1024 * 1024)
+    world.clock.advance((SystemClock().now() - world.clock.now()).total_seconds() + 7200)
+    world.put(HERE, "here")
+    world.merge()
+    for site in SITES:
+        parts = part_store(world.stores[site])
+        assert parts is not None
+        began += [(site, upload.key) for upload in parts.uploads("")]
+    # Under `.versions/`, and at the site without writers, they can only be a sync's that died.
+    assert began == [(site, f"{PREFIX}of-a-writer") for site in (HERE, THERE)]
 
 
 def test_stopped_it_publishes_nothing_and_goes_on_later() -> None:

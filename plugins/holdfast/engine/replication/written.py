@@ -111,6 +111,11 @@ class WrittenTarget(Target):
         """Own keys are its writers', who may have removed an object since; no delete run looks at them."""
         return used.filter(pc.starts_with(used, f"{self.run.prefix}{keys.VERSIONS}/"))
 
+    @property
+    def _ours(self) -> str:
+        """An upload to an own key may be a writer's, who completes it when a job commits, hours later."""
+        return f"{self.run.prefix}{keys.VERSIONS}/"
+
     def placement(self) -> pa.Table:
         """Where everything lies here: schema `STATE`."""
         assert self._settled is not None
