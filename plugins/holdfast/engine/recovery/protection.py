@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from holdfast.engine.authority.interface import EpochState
 from holdfast.engine.checkpoint import elect, replicate_checkpoint
-from holdfast.engine.config.writers import written_sites
+from holdfast.engine.config.writers import is_written
 from holdfast.engine.objectstore.errors import ObjectNotFound, ObjectStoreError
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.recovery.interface import Rooms
@@ -112,7 +112,7 @@ def _snapshot(rooms: Rooms, group: str, subject: str, target: str, state: EpochS
     if record is None:
         note_complete(rooms, group, state, subject, target, None, as_of)
         return Protected(subject, target, True, "nothing is published yet")
-    if subject in rooms.topology.datasets and target in written_sites(rooms.topology, group, subject):
+    if is_written(rooms.topology, group, subject, target):
         if not is_committed(target_store, record):
             # A copy alone would take what was written there since for leftovers of the older state.
             return Protected(
