@@ -196,6 +196,28 @@ def test_an_object_of_a_replication_that_died_is_not_taken_for_the_peers_new_dat
     assert report.merge.from_peer_objects == 0
 
 
+@pytest.mark.parametrize("site", [HERE, THERE])
+@pytest.mark.parametrize("path", ["own", "displaced"])
+def test_an_object_that_was_edited_in_place_with_the_mark_it_came_with_is_a_change(site: str, path: str) -> None:
+    """gcsfuse and s3fs keep an object's metadata. It was taken for a leftover: the object was dropped everywhere."""
+    world = MergeWorld({"k": b"0"})
+    other = THERE if site == HERE else HERE
+    for name in ("own", "displaced"):
+        world.put(other, name)
+    world.merge()
+    world.put(other, "displaced")
+    world.merge()
+    store = world.stores[site]
+    mark = dict(store.open(PREFIX + path).metadata)
+    assert mark
+    store.put(PREFIX + path, b"edited in place", metadata=mark)
+    report = world.merge()
+    assert report.merge is not None
+    assert (report.merge.overruled, report.merge.removed_objects) == ((), 0)
+    assert world.check_agreed()[path] == b"edited in place"
+    assert world.merge().record is None
+
+
 def test_sites_that_never_agreed_are_refused_and_told_to_sync_one_way_first() -> None:
     world = MergeWorld({})
     world.put(HERE, "a")

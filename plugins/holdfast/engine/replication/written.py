@@ -208,14 +208,22 @@ class Written:
             self.know_more(now)
 
     def take(self, outcome: Outcome) -> int:
-        """Learn what was read; how many objects were not as listed any more, or were no data of the dataset."""
+        """Learn what was read; how many objects were not as listed any more, or were no data of the dataset.
+
+        A mark is not believed at the own key of an object that is published here: nothing but a writer puts other bytes
+        there, and tools that edit an object in place keep its metadata.
+        """
         fresh = outcome.work.select(["path", *FACTS])
         rows = fresh.take(pa.array(outcome.hashed, pa.int64()))
-        strays = fresh.take(pa.array(outcome.left_over, pa.int64()))
+        marked = fresh.take(pa.array(outcome.left_over, pa.int64()))
+        edited = is_among(marked["path"], self._published)
+        digests = pa.chunked_array([pa.array(outcome.left_over_digests, _TEXT)]).filter(edited)
         texts = (pa.array(column, _TEXT) for column in (outcome.digests, outcome.versions))
         self._learn(hashed_rows(rows, *texts))
+        self._learn(hashed_rows(marked.filter(edited), digests))
+        strays = marked.filter(pc.invert(edited))
         self.state = merge(self.state, left_over_rows(strays, self.state, self.seen.inside))
-        self.hashed_objects += len(outcome.hashed)
+        self.hashed_objects += len(outcome.hashed) + len(digests)
         self.hashed_bytes += outcome.hashed_bytes
         self.read_bytes += outcome.read_bytes
         return outcome.moved + len(outcome.left_over)
