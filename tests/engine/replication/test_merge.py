@@ -38,7 +38,7 @@ from holdfast.engine.snapshot import (
 from holdfast.engine.snapshot.errors import LineSplit
 from holdfast.engine.snapshot.placement import locate
 from merge_world import ELSEWHERE, HERE, PREFIX, THERE, MergeWorld
-from sync_harms import Cut, Trace
+from sync_harms import Cut, HarmedStore, Trace
 from sync_world import DATASET, FOLDER, SITES
 
 FILES = {"same": b"0", "here": b"0", "there": b"0", "both": b"0", "gone_here": b"0", "gone_there": b"0"}
@@ -287,6 +287,27 @@ def test_a_listing_that_ends_early_waits_for_a_person() -> None:
         world.drop(THERE, f"{n:03d}")
     with pytest.raises(MergeNeedsApproval, match="ends before the last 12"):
         world.merge(policy=Sync(deletes=Deletes(most_share=0.5)))
+
+
+def test_a_listing_that_ends_early_is_told_by_a_snapshot_too_that_the_peer_never_got(monkeypatch) -> None:
+    world = MergeWorld({f"{n:03d}": b"0" for n in range(5)})
+    for n in range(5, 60):
+        world.put(HERE, f"{n:03d}")
+    take_and_publish(world.stores[HERE], dataset=DATASET, path=FOLDER, epoch=1, site=HERE, clock=world.clock)
+    whole = HarmedStore.list
+
+    def ends_early(store: HarmedStore, prefix: str = "", **kwargs):
+        for info in whole(store, prefix, **kwargs):
+            if (store.name, prefix) == (world.stores[HERE].name, PREFIX) and info.key > f"{PREFIX}020":
+                return
+            yield info
+
+    with monkeypatch.context() as patch:
+        patch.setattr(HarmedStore, "list", ends_early)
+        with pytest.raises(MergeNeedsApproval, match="39 of 60 objects"):
+            world.merge(Trace())
+    assert world.merge().record is None
+    assert len(world.check_agreed()) == 60
 
 
 def test_a_third_site_that_fails_does_not_stop_the_merge_and_gets_it_later() -> None:

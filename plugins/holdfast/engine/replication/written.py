@@ -145,7 +145,8 @@ class Written:
         placed = locate_table(self.store, record, load_manifest(self.store, record)).cast(STATE)
         #: As published, and with what this run has hashed.
         self.base = self.state = placed.sort_by("path")
-        self._published = self.base.filter(pc.is_valid(self.base["key"]))["path"]
+        #: The paths of the newest snapshot here.
+        self.published = self.base.filter(pc.is_valid(self.base["key"]))["path"]
         self._read_anew = {""}
         self.seen: Look
         self._landed_before = _identity(target.landed())
@@ -167,7 +168,7 @@ class Written:
     def _look_at(self, listing: pa.Table, now: datetime) -> Look:
         run = self.run
         self.seen = look(self.store, run.folder, self.state, policy=run.policy, now=now, listing=listing)
-        self.target.see(self.seen.chosen, self._listing, self._published)
+        self.target.see(self.seen.chosen, self._listing, self.published)
         return self.seen
 
     def _is_landed(self, listing: pa.Table) -> pa.ChunkedArray:
@@ -216,7 +217,7 @@ class Written:
         fresh = outcome.work.select(["path", *FACTS])
         rows = fresh.take(pa.array(outcome.hashed, pa.int64()))
         marked = fresh.take(pa.array(outcome.left_over, pa.int64()))
-        edited = is_among(marked["path"], self._published)
+        edited = is_among(marked["path"], self.published)
         digests = pa.chunked_array([pa.array(outcome.left_over_digests, _TEXT)]).filter(edited)
         texts = (pa.array(column, _TEXT) for column in (outcome.digests, outcome.versions))
         self._learn(hashed_rows(rows, *texts))
