@@ -258,6 +258,19 @@ def test_a_failover_to_the_peer_keeps_what_its_writers_did_since_the_last_merge(
     ] * 3
 
 
+def test_after_a_failover_the_old_site_may_be_gone_back_to_though_nothing_was_merged_since(world: World) -> None:
+    """Protecting the group brings no snapshot there; it has to know the epoch, or nothing of it may be selected."""
+    record = run(both(world, AWS)).record
+    world.senses.verdicts = Verdict.HEALTHY
+    there = new_plan(world, GROUP, verb="failover", reason="test", plan_id="there")
+    assert run_plan(world, there, senses=world.senses, approved_by="ada").complete
+    state = require_active(as_runtime(world), GROUP)
+    assert all(one.ok for one in protect_group(world, GROUP, state))
+    assert latest(world.bare(AWS), DATASET, epoch=2) == record
+    back = new_plan(world, GROUP, verb="switchover", reason="test", plan_id="back")
+    assert run_plan(world, back, senses=world.senses, approved_by="ada").complete
+
+
 def test_bytes_that_rotted_at_the_peer_are_no_change_of_its_writers(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,7 @@ from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.recovery.interface import Rooms
 from holdfast.engine.recovery.subjects import base_run, current_run, snapshot_subjects
 from holdfast.engine.replication import ResidencyRefused, check_hop, replicate, residency_for
+from holdfast.engine.replication.admission import copy_forks, refuse_stale
 from holdfast.engine.snapshot import latest
 from holdfast.engine.snapshot.records import is_committed
 from holdfast.errors import HoldfastError
@@ -113,6 +114,10 @@ def _snapshot(rooms: Rooms, group: str, subject: str, target: str, state: EpochS
         note_complete(rooms, group, state, subject, target, None, as_of)
         return Protected(subject, target, True, "nothing is published yet")
     if is_written(rooms.topology, group, subject, target):
+        # Where the epochs began goes there all the same: without it nothing there may be selected after a failover.
+        lineage = {"dataset": subject, "source_site": state.active_site}
+        refuse_stale(source_store, target_store, epoch=record.epoch, snapshot_id=record.snapshot_id, **lineage)
+        copy_forks(source_store, target_store, target_site=target, **lineage)
         if not is_committed(target_store, record):
             # A copy alone would take what was written there since for leftovers of the older state.
             return Protected(
