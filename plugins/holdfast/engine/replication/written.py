@@ -211,13 +211,13 @@ class Written:
     def take(self, outcome: Outcome) -> int:
         """Learn what was read; how many objects were not as listed any more, or were no data of the dataset.
 
-        A mark is not believed at the own key of an object that is published here: nothing but a writer puts other bytes
-        there, and tools that edit an object in place keep its metadata.
+        A mark is not believed where the newest snapshot here has the object at its own key: nothing but a writer puts
+        other bytes there, and tools that edit an object in place keep its metadata.
         """
         fresh = outcome.work.select(["path", *FACTS])
         rows = fresh.take(pa.array(outcome.hashed, pa.int64()))
         marked = fresh.take(pa.array(outcome.left_over, pa.int64()))
-        edited = is_among(marked["path"], self.published)
+        edited = is_among(marked["key"], self.base["key"])
         digests = pa.chunked_array([pa.array(outcome.left_over_digests, _TEXT)]).filter(edited)
         texts = (pa.array(column, _TEXT) for column in (outcome.digests, outcome.versions))
         self._learn(hashed_rows(rows, *texts))
