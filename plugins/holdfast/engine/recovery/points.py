@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from holdfast.engine.checkpoint import Election, elect
 from holdfast.engine.config.writers import is_written
-from holdfast.engine.objectstore.errors import ObjectNotFound
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.recovery.errors import NoRecoveryPoint
 from holdfast.engine.recovery.interface import Rooms
@@ -116,16 +115,12 @@ def _verified(store: ObjectStore, record: CommitRecord, site: str, *, live: bool
 def _changed_by_writers(store: ObjectStore, record: CommitRecord, paths: Sequence[str]) -> bool:
     """Whether each of these objects lay at its own key, and is another one there now, or none."""
     placed = locate(store, record, load_manifest(store, record))
+    listed = {info.key: info for info in store.list(keys.data_folder(record.path) + "/")}
     for path in paths:
         own, place = keys.object_key(record.path, path), placed[path]
-        pin = place.object_version
-        if place.key != own or pin is None:
+        pin, there = place.object_version, listed.get(own)
+        if place.key != own or pin is None or (there is not None and same_version(there.version, pin)):
             return False
-        try:
-            if same_version(store.head(own).version, pin):
-                return False
-        except ObjectNotFound:
-            continue
     return True
 
 
