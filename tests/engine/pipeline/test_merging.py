@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import pytest
@@ -11,14 +12,15 @@ from pydantic import ValidationError
 
 from holdfast.engine.config.sync import Deletes, Filters, Sync
 from holdfast.engine.config.writers import written_sites
+from holdfast.engine.health.interface import Verdict
 from holdfast.engine.objectstore.errors import StoreUnavailable
 from holdfast.engine.pipeline import conflicts, going_back, merging, removals, shards, sync
 from holdfast.engine.pipeline.active import require_active
-from holdfast.engine.recovery import protect_group
+from holdfast.engine.recovery import new_plan, points, protect_group, run_plan
 from holdfast.engine.recovery.protection import read_note
 from holdfast.engine.replication.directions import NoCommonSnapshot
 from holdfast.engine.runtime import Runtime
-from holdfast.engine.snapshot import latest, open_snapshot, take_and_publish
+from holdfast.engine.snapshot import VerifyReport, keys, latest, open_snapshot, read_fork, take_and_publish, verify
 from holdfast.errors import ConfigError
 from world import AWS, AZURE, DATASET, GCP, GROUP, World, make_world
 
@@ -233,6 +235,62 @@ def test_the_dataset_is_merged_again_after_a_failover_the_other_way_round(world:
     assert report.merge is not None
     assert [(one.path, one.site) for one in report.merge.overruled] == [("both", GCP)]
     assert [shows(world, site, 2)["both"] for site in (AWS, GCP, AZURE)] == [b"old site"] * 3
+
+
+def test_a_failover_to_the_peer_keeps_what_its_writers_did_since_the_last_merge(world: World) -> None:
+    """Neither are they leftovers of an old epoch, nor is a snapshot damaged of which they changed an object."""
+    record = run(both(world, AWS)).record
+    assert record is not None
+    put(world, "new", b"gcp", GCP)
+    put(world, "there", b"gcp again", GCP)
+    put(world, "here", b"over what lies there under .versions/", GCP)
+    world.bare(GCP).delete(FOLDER + "sp500.parquet")
+    world.senses.verdicts = Verdict.HEALTHY
+    plan = new_plan(world, GROUP, verb="failover", reason="test", plan_id="p")
+    assert run_plan(world, plan, senses=world.senses, approved_by="ada").complete
+    fork = read_fork(world.bare(GCP), keys.root(DATASET), 2)
+    assert fork is not None
+    assert fork.forked_from == record.snapshot_id
+    report = run(world)
+    assert report.source_site == GCP
+    assert [shows(world, site, 2) for site in (AWS, GCP, AZURE)] == [
+        {"both": b"aws", "here": b"over what lies there under .versions/", "new": b"gcp", "there": b"gcp again"}
+    ] * 3
+
+
+def test_after_a_failover_the_old_site_may_be_gone_back_to_though_nothing_was_merged_since(world: World) -> None:
+    """Protecting the group brings no snapshot there; it has to know the epoch, or nothing of it may be selected."""
+    record = run(both(world, AWS)).record
+    world.senses.verdicts = Verdict.HEALTHY
+    there = new_plan(world, GROUP, verb="failover", reason="test", plan_id="there")
+    assert run_plan(world, there, senses=world.senses, approved_by="ada").complete
+    state = require_active(as_runtime(world), GROUP)
+    assert all(one.ok for one in protect_group(world, GROUP, state))
+    assert latest(world.bare(AWS), DATASET, epoch=2) == record
+    back = new_plan(world, GROUP, verb="switchover", reason="test", plan_id="back")
+    assert run_plan(world, back, senses=world.senses, approved_by="ada").complete
+
+
+def test_bytes_that_rotted_at_the_peer_are_no_change_of_its_writers(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = run(both(world, AWS)).record
+    assert record is not None
+    plan = new_plan(world, GROUP, verb="failover", reason="test", plan_id="p")
+    rotten = VerifyReport(record.snapshot_id, 4, 0, missing=(), corrupt=("there",), extra=())
+    monkeypatch.setattr(points, "verify", lambda store, one: rotten if one == record else verify(store, one))
+
+    def elected() -> points.SnapshotPoint:
+        with ThreadPoolExecutor(1) as pool:
+            found = points.find_points(world, plan, pool).snapshot(DATASET)
+        assert found is not None
+        return found
+
+    (passed,) = elected().passed_over
+    assert passed == (record.snapshot_id, "damaged: an object is missing or has another digest")
+    put(world, "there", b"gcp again", GCP)
+    assert elected().record == record
+    assert "1 objects its own writers changed" in str(elected().verified_by)
 
 
 def begin(world: World, site: str) -> None:

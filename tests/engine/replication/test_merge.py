@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from holdfast.clock import SystemClock
 from holdfast.engine.config import Residency
 from holdfast.engine.config.sync import Deletes, Filters, Sync, Verification
 from holdfast.engine.objectstore import local_store, memory_store
 from holdfast.engine.objectstore.encrypted import EncryptedStore, Scope
 from holdfast.engine.objectstore.envelope import KeyRing
 from holdfast.engine.objectstore.errors import BytesCorrupted, StoreUnavailable
+from holdfast.engine.objectstore.interface import CREATE
+from holdfast.engine.objectstore.parts import part_store
 from holdfast.engine.replication.deletes import SourceState, mark
 from holdfast.engine.replication.directions import NoCommonSnapshot
 from holdfast.engine.replication.errors import Interrupted, ReplicaDamaged, ReplicationError, ResidencyRefused
@@ -35,7 +38,7 @@ from holdfast.engine.snapshot import (
 from holdfast.engine.snapshot.errors import LineSplit
 from holdfast.engine.snapshot.placement import locate
 from merge_world import ELSEWHERE, HERE, PREFIX, THERE, MergeWorld
-from sync_harms import Cut, Trace
+from sync_harms import Cut, HarmedStore, Trace
 from sync_world import DATASET, FOLDER, SITES
 
 FILES = {"same": b"0", "here": b"0", "there": b"0", "both": b"0", "gone_here": b"0", "gone_there": b"0"}
@@ -193,6 +196,35 @@ def test_an_object_of_a_replication_that_died_is_not_taken_for_the_peers_new_dat
     assert report.merge.from_peer_objects == 0
 
 
+@pytest.mark.parametrize("site", [HERE, THERE])
+def test_an_object_that_was_edited_in_place_with_the_mark_it_came_with_is_a_change(site: str) -> None:
+    """gcsfuse and s3fs keep an object's metadata. It was taken for a leftover: the object was dropped everywhere."""
+    world = MergeWorld({"k": b"0"})
+    world.put(THERE if site == HERE else HERE, "x")
+    world.merge()
+    store = world.stores[site]
+    mark = dict(store.open(PREFIX + "x").metadata)
+    assert mark
+    store.put(PREFIX + "x", b"edited in place", metadata=mark)
+    report = world.merge()
+    assert report.merge is not None
+    assert (report.merge.overruled, report.merge.removed_objects) == ((), 0)
+    assert world.check_agreed()["x"] == b"edited in place"
+    assert world.merge().record is None
+
+
+def test_a_marked_object_that_was_copied_over_itself_does_not_come_back() -> None:
+    """To encrypt it anew, or for another storage class. What lies under `.versions/` beside it stands."""
+    world = MergeWorld({"k": b"0", "x": b"stale"})
+    newer = world.put(HERE, "x")
+    world.merge()
+    store = world.stores[THERE]
+    found = store.open(PREFIX + "x")
+    store.put(PREFIX + "x", b"".join(found), metadata=dict(found.metadata))
+    world.merge()
+    assert world.check_agreed()["x"] == newer
+
+
 def test_sites_that_never_agreed_are_refused_and_told_to_sync_one_way_first() -> None:
     world = MergeWorld({})
     world.put(HERE, "a")
@@ -262,6 +294,27 @@ def test_a_listing_that_ends_early_waits_for_a_person() -> None:
         world.drop(THERE, f"{n:03d}")
     with pytest.raises(MergeNeedsApproval, match="ends before the last 12"):
         world.merge(policy=Sync(deletes=Deletes(most_share=0.5)))
+
+
+def test_a_listing_that_ends_early_is_told_by_a_snapshot_too_that_the_peer_never_got(monkeypatch) -> None:
+    world = MergeWorld({f"{n:03d}": b"0" for n in range(5)})
+    for n in range(5, 60):
+        world.put(HERE, f"{n:03d}")
+    take_and_publish(world.stores[HERE], dataset=DATASET, path=FOLDER, epoch=1, site=HERE, clock=world.clock)
+    whole = HarmedStore.list
+
+    def ends_early(store: HarmedStore, prefix: str = "", **kwargs):
+        for info in whole(store, prefix, **kwargs):
+            if (store.name, prefix) == (world.stores[HERE].name, PREFIX) and info.key > f"{PREFIX}020":
+                return
+            yield info
+
+    with monkeypatch.context() as patch:
+        patch.setattr(HarmedStore, "list", ends_early)
+        with pytest.raises(MergeNeedsApproval, match="39 of 60 objects"):
+            world.merge(Trace())
+    assert world.merge().record is None
+    assert len(world.check_agreed()) == 60
 
 
 def test_a_third_site_that_fails_does_not_stop_the_merge_and_gets_it_later() -> None:
@@ -348,6 +401,25 @@ def test_what_was_prepared_is_finished_though_the_peers_writers_removed_an_objec
     assert report.merge is not None
     assert report.merge.finished_snapshot_id is not None
     assert "new_there" not in world.check_agreed()
+
+
+def test_the_writers_own_uploads_are_left_alone_however_long_they_take() -> None:
+    world = MergeWorld(FILES)
+    began: list[tuple[str, str]] = []
+    for site in SITES:
+        parts = part_store(world.stores[site])
+        assert parts is not None
+        for key in (f"{PREFIX}of-a-writer", f"{PREFIX}.versions/{'0' * 16}/orphan"):
+            parts.begin(key, size_bytes=20 * 1024 * 1024, mode=CREATE, part_bytes=5 * 1024 * 1024)
+    world.clock.advance((SystemClock().now() - world.clock.now()).total_seconds() + 7200)
+    world.put(HERE, "here")
+    world.merge()
+    for site in SITES:
+        parts = part_store(world.stores[site])
+        assert parts is not None
+        began += [(site, upload.key) for upload in parts.uploads("")]
+    # Under `.versions/`, and at the site without writers, they can only be a sync's that died.
+    assert began == [(site, f"{PREFIX}of-a-writer") for site in (HERE, THERE)]
 
 
 def test_stopped_it_publishes_nothing_and_goes_on_later() -> None:

@@ -228,6 +228,32 @@ def test_a_removal_is_still_seen_after_a_run_that_died_while_it_brought_the_othe
     assert world.check_agreed() == {"k": b"0"}
 
 
+class DropAfterPut(Harm):
+    """When an object has landed at the other site's own key, its writers remove it where it came from."""
+
+    def __init__(self, world: MergeWorld, path: str) -> None:
+        self.world, self.path, self.done = world, path, False
+
+    def after(self, op: Op) -> None:
+        if not self.done and (op.site, op.verb, op.key) == (THERE, "put", PREFIX + self.path):
+            self.done = True
+            self.world.drop(HERE, self.path)
+
+
+def test_runs_that_have_nothing_to_publish_leave_nothing_behind_at_either_site() -> None:
+    world = MergeWorld({"a": b"0"})
+    world.put(HERE, "a")
+    world.put(HERE, "x")
+    world.merge(Trace([DropAfterPut(world, "x")]))
+    assert world.at(THERE, "x") is not None  # of no snapshot, and read by each run until one is published
+    before = {site: [info.key for info in world.stores[site].list("")] for site in SITES}
+    for _ in range(2):
+        report = world.merge()
+        assert report.record is None
+        assert all(target.ok and target.receipt_key for target in report.targets)
+    assert {site: [info.key for info in world.stores[site].list("")] for site in SITES} == before
+
+
 class TwoRemovals(Harm):
     """Before the n-th page of the listings of a site's folder, its first object goes, and then its last."""
 

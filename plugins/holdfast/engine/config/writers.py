@@ -15,3 +15,8 @@ def written_sites(topology: Topology, group: str, dataset: str) -> tuple[str, ..
     if policy.direction == "one-way":
         return ()
     return policy.writers or tuple(site for site in sites.all() if site not in sites.witness)
+
+
+def is_written(topology: Topology, group: str, subject: str, site: str) -> bool:
+    """Whether a dataset is written to at a site by others than Holdfast; models never are."""
+    return subject in topology.datasets and site in written_sites(topology, group, subject)

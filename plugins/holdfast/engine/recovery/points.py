@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from holdfast.engine.checkpoint import Election, elect
+from holdfast.engine.config.writers import is_written
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.recovery.errors import NoRecoveryPoint
 from holdfast.engine.recovery.interface import Rooms
 from holdfast.engine.recovery.plan import Plan
 from holdfast.engine.recovery.residency import require_allowed
 from holdfast.engine.recovery.subjects import current_run, served_models, snapshot_subjects
-from holdfast.engine.snapshot import CommitRecord, read_receipt, selectable, verify
+from holdfast.engine.snapshot import CommitRecord, keys, load_manifest, read_receipt, selectable, verify
+from holdfast.engine.snapshot.placement import locate, same_version
 
 #: Up to this size every byte is read again before a promotion; above, the replica's receipt counts.
 READ_AGAIN_BYTES = 256 * 1024 * 1024
@@ -59,7 +62,10 @@ def find_points(rooms: Rooms, plan: Plan, pool: ThreadPoolExecutor) -> RecoveryP
     topology, store = rooms.topology, rooms.store(plan.target)
     subjects = snapshot_subjects(topology, plan.group)
     needed = {*topology.group(plan.group).datasets, *served_models(topology, plan.group)}
-    snapshots = [pool.submit(_snapshot_point, store, plan, s) for s in subjects]
+    snapshots = [
+        pool.submit(_snapshot_point, store, plan, s, live=is_written(topology, plan.group, s, plan.target))
+        for s in subjects
+    ]
     runs = [pool.submit(_run_point, store, plan, job) for job in topology.group(plan.group).training]
     points = RecoveryPoints(
         tuple(f.result() for f in snapshots), tuple(p for f in runs if (p := f.result()) is not None)
@@ -76,23 +82,46 @@ def find_points(rooms: Rooms, plan: Plan, pool: ThreadPoolExecutor) -> RecoveryP
     return points
 
 
-def _snapshot_point(store: ObjectStore, plan: Plan, subject: str) -> SnapshotPoint:
+def _snapshot_point(store: ObjectStore, plan: Plan, subject: str, *, live: bool) -> SnapshotPoint:
     passed: list[tuple[str, str]] = []
     for record in selectable(store, subject, epoch=plan.expected_epoch):
-        how, why_not = _verified(store, record, plan.target)
+        how, why_not = _verified(store, record, plan.target, live=live)
         if how is not None:
             return SnapshotPoint(subject, record, how, tuple(passed))
         passed.append((record.snapshot_id, why_not))
     return SnapshotPoint(subject, None, None, tuple(passed))
 
 
-def _verified(store: ObjectStore, record: CommitRecord, site: str) -> tuple[str | None, str]:
+def _verified(store: ObjectStore, record: CommitRecord, site: str, *, live: bool) -> tuple[str | None, str]:
+    """How a snapshot is known to be whole, or why it is not.
+
+    Args:
+        live: the target has writers of its own. What they changed at own keys since is no damage: an older snapshot
+            would have lost it too, and with it everything that was brought here since then.
+    """
     if record.site != site and read_receipt(store, record.dataset, record.snapshot_id, site) is None:
         return None, "no receipt: it was never read back here"
     if record.size_bytes > READ_AGAIN_BYTES:
         return "receipt", ""
     report = verify(store, record)
-    return ("every byte read again", "") if report.ok else (None, "damaged: an object is missing or has another digest")
+    wrong = (*report.missing, *report.corrupt)
+    if not wrong:
+        return "every byte read again", ""
+    if live and _changed_by_writers(store, record, wrong):
+        return f"every byte read again, but for {len(wrong)} objects its own writers changed since", ""
+    return None, "damaged: an object is missing or has another digest"
+
+
+def _changed_by_writers(store: ObjectStore, record: CommitRecord, paths: Sequence[str]) -> bool:
+    """Whether each of these objects lay at its own key, and is another one there now, or none."""
+    placed = locate(store, record, load_manifest(store, record))
+    listed = {info.key: info for info in store.list(keys.data_folder(record.path) + "/")}
+    for path in paths:
+        own, place = keys.object_key(record.path, path), placed[path]
+        pin, there = place.object_version, listed.get(own)
+        if place.key != own or pin is None or (there is not None and same_version(there.version, pin)):
+            return False
+    return True
 
 
 def _run_point(store: ObjectStore, plan: Plan, job: str) -> RunPoint | None:

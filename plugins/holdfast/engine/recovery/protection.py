@@ -16,12 +16,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from holdfast.engine.authority.interface import EpochState
 from holdfast.engine.checkpoint import elect, replicate_checkpoint
-from holdfast.engine.config.writers import written_sites
+from holdfast.engine.config.writers import is_written
 from holdfast.engine.objectstore.errors import ObjectNotFound, ObjectStoreError
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.recovery.interface import Rooms
 from holdfast.engine.recovery.subjects import base_run, current_run, snapshot_subjects
 from holdfast.engine.replication import ResidencyRefused, check_hop, replicate, residency_for
+from holdfast.engine.replication.admission import copy_forks, refuse_stale
 from holdfast.engine.snapshot import latest
 from holdfast.engine.snapshot.records import is_committed
 from holdfast.errors import HoldfastError
@@ -112,7 +113,11 @@ def _snapshot(rooms: Rooms, group: str, subject: str, target: str, state: EpochS
     if record is None:
         note_complete(rooms, group, state, subject, target, None, as_of)
         return Protected(subject, target, True, "nothing is published yet")
-    if subject in rooms.topology.datasets and target in written_sites(rooms.topology, group, subject):
+    if is_written(rooms.topology, group, subject, target):
+        # Where the epochs began goes there all the same: without it nothing there may be selected after a failover.
+        lineage = {"dataset": subject, "source_site": state.active_site}
+        refuse_stale(source_store, target_store, epoch=record.epoch, snapshot_id=record.snapshot_id, **lineage)
+        copy_forks(source_store, target_store, target_site=target, **lineage)
         if not is_committed(target_store, record):
             # A copy alone would take what was written there since for leftovers of the older state.
             return Protected(

@@ -215,6 +215,8 @@ class _Merge:
             elif not (is_newest and self._there.is_base()):
                 record = self._publish(decision)
                 self._finish(record)
+            else:
+                self.peer.look_for(record)  # it was enlisted, and has it: what it was told is tidied up there too
         except Exception:
             self._note()
             raise

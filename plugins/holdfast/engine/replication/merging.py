@@ -20,7 +20,8 @@ from holdfast.engine.snapshot.documents import canonical
 from holdfast.engine.snapshot.manifest import Manifest
 from holdfast.errors import Refused
 
-MERGED = pa.schema([("path", pa.string()), ("digest", pa.string()), ("size_bytes", pa.int64())])
+_TEXT = pa.string()
+MERGED = pa.schema([("path", _TEXT), ("digest", _TEXT), ("size_bytes", pa.int64())])
 
 
 class MergeNeedsApproval(Refused, ReplicationError):
@@ -45,7 +46,7 @@ class Decision:
     #: Schema `MERGED`, sorted by path.
     merged: pa.Table
     merge: Merge
-    #: Paths of the common snapshot that are not in it.
+    #: Paths of the common snapshot, or of the active site's newest, that are not in it.
     dropped: tuple[str, ...]
     overruled: tuple[Overruled, ...]
 
@@ -70,10 +71,11 @@ def decide(common: Manifest, here: Written, there: Written, winner: str) -> Deci
     leaves = pa.chunked_array([merge.to_left["path"].combine_chunks(), pa.array(merge.delete_left, pa.string())])
     stays = mine.filter(pc.invert(is_among(mine["path"], leaves)))
     merged = pa.concat_tables([stays.cast(MERGED), merge.to_left.select(MERGED.names).cast(MERGED)]).sort_by("path")
-    gone = common.table["path"].filter(pc.invert(is_among(common.table["path"], merged["path"])))
+    known = _known(common, here)
+    gone = known.filter(pc.invert(is_among(known, merged["path"])))
     loser = there if winner == here.site else here
     overruled = tuple(_overruled(merge.comparison, loser, "left" if loser is here else "right"))
-    return Decision(merged.combine_chunks(), merge, tuple(gone.to_pylist()), overruled)
+    return Decision(merged.combine_chunks(), merge, tuple(sorted(gone.to_pylist())), overruled)
 
 
 def _overruled(comparison: Comparison, loser: Written, side: str) -> Iterator[Overruled]:
@@ -112,7 +114,7 @@ def require_few_dropped(
     dataset = here.run.dataset
     approval_id = digest_of(canonical([dataset, "merge", list(decision.dropped)])).partition(":")[2][:16]
     why = [f"at {side.site} {cut_off}" for side in (here, there) if (cut_off := _cut_off(side, common)) is not None]
-    count, total = len(decision.dropped), common.object_count
+    count, total = len(decision.dropped), len(_known(common, here))
     if count >= FEW_OBJECTS and (count > limits.most_objects or count > limits.most_share * total):
         why.append(
             f"{count} of {total} objects ({count / total:.0%}) would go, more than {limits.most_objects} or "
@@ -123,10 +125,16 @@ def require_few_dropped(
         raise MergeNeedsApproval(approval_id, " and ".join(why), where, decision.dropped[0])
 
 
+def _known(common: Manifest, side: Written) -> pa.ChunkedArray:
+    """The paths of the common snapshot and of a site's newest: that may be one the other site never got."""
+    both = pa.chunked_array([*common.table["path"].chunks, *side.published.chunks], _TEXT)
+    return pa.chunked_array([pc.unique(both)])
+
+
 def _cut_off(side: Written, common: Manifest) -> str | None:
-    """Why a site's listing looks cut off beside the common snapshot."""
-    standing, known = side.seen.standing["path"].cast(pa.string()), common.table["path"]
+    """Why a site's listing looks cut off beside the common snapshot and its own newest one."""
+    standing, known = side.seen.standing["path"].cast(_TEXT), _known(common, side)
     gone = known.filter(pc.invert(is_among(known, standing)))
     last = pc.max(standing)
     tail = int(pc.sum(pc.greater(gone, last)).as_py() or 0) if last.is_valid else len(gone)
-    return looks_truncated(listed=len(standing), known=common.object_count, removed=len(gone), tail=tail)
+    return looks_truncated(listed=len(standing), known=len(known), removed=len(gone), tail=tail)

@@ -99,7 +99,7 @@ class MergeReport:
     from_peer_objects: int = 0
     #: Both sites changed them to the same.
     same_objects: int = 0
-    #: Gone since the common snapshot.
+    #: Gone since the common snapshot, or since a newer one of the active site.
     removed_objects: int = 0
     #: Brought from the peer to the active site by this run.
     brought_objects: int = 0

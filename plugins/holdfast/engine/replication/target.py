@@ -460,7 +460,12 @@ class Target:
                 self.store.delete(name)
             else:
                 keep.append(note.upload_id)
-        sweep_uploads(self.store, self.run.prefix, older_than_seconds=ORPHAN_SECONDS, clock=self.run.clock, keep=keep)
+        sweep_uploads(self.store, self._ours, older_than_seconds=ORPHAN_SECONDS, clock=self.run.clock, keep=keep)
+
+    @property
+    def _ours(self) -> str:
+        """The prefix below which nobody but Holdfast uploads anything here."""
+        return self.run.prefix
 
     def _is_here(self, path: str) -> bool:
         return is_among(pa.chunked_array([[path]]), self._have["path"])[0].as_py() is True

@@ -147,7 +147,9 @@ class Outcome:
     hashed: list[int] = field(default_factory=list)
     digests: list[str] = field(default_factory=list)
     versions: list[str | None] = field(default_factory=list)
+    #: Rows that came with a replication, and the digests of what was read.
     left_over: list[int] = field(default_factory=list)
+    left_over_digests: list[str | None] = field(default_factory=list)
     moved: int = 0
     read_bytes: int = 0
     hashed_bytes: int = 0
@@ -160,6 +162,7 @@ class Outcome:
             self.read_bytes += one.read_bytes
             if one.left_over:
                 self.left_over.append(one.item.index)
+                self.left_over_digests.append(one.digest)
                 continue
             if one.digest is None:
                 self.moved += 1

@@ -111,6 +111,11 @@ class WrittenTarget(Target):
         """Own keys are its writers', who may have removed an object since; no delete run looks at them."""
         return used.filter(pc.starts_with(used, f"{self.run.prefix}{keys.VERSIONS}/"))
 
+    @property
+    def _ours(self) -> str:
+        """An upload to an own key may be a writer's, who completes it when a job commits, hours later."""
+        return f"{self.run.prefix}{keys.VERSIONS}/"
+
     def placement(self) -> pa.Table:
         """Where everything lies here: schema `STATE`."""
         assert self._settled is not None
@@ -140,7 +145,8 @@ class Written:
         placed = locate_table(self.store, record, load_manifest(self.store, record)).cast(STATE)
         #: As published, and with what this run has hashed.
         self.base = self.state = placed.sort_by("path")
-        self._published = self.base.filter(pc.is_valid(self.base["key"]))["path"]
+        #: The paths of the newest snapshot here.
+        self.published = self.base.filter(pc.is_valid(self.base["key"]))["path"]
         self._read_anew = {""}
         self.seen: Look
         self._landed_before = _identity(target.landed())
@@ -162,7 +168,7 @@ class Written:
     def _look_at(self, listing: pa.Table, now: datetime) -> Look:
         run = self.run
         self.seen = look(self.store, run.folder, self.state, policy=run.policy, now=now, listing=listing)
-        self.target.see(self.seen.chosen, self._listing, self._published)
+        self.target.see(self.seen.chosen, self._listing, self.published)
         return self.seen
 
     def _is_landed(self, listing: pa.Table) -> pa.ChunkedArray:
@@ -203,14 +209,22 @@ class Written:
             self.know_more(now)
 
     def take(self, outcome: Outcome) -> int:
-        """Learn what was read; how many objects were not as listed any more, or were no data of the dataset."""
+        """Learn what was read; how many objects were not as listed any more, or were no data of the dataset.
+
+        A mark is not believed where the newest snapshot here has the object at its own key: nothing but a writer puts
+        other bytes there, and tools that edit an object in place keep its metadata.
+        """
         fresh = outcome.work.select(["path", *FACTS])
         rows = fresh.take(pa.array(outcome.hashed, pa.int64()))
-        strays = fresh.take(pa.array(outcome.left_over, pa.int64()))
+        marked = fresh.take(pa.array(outcome.left_over, pa.int64()))
+        edited = is_among(marked["key"], self.base["key"])
+        digests = pa.chunked_array([pa.array(outcome.left_over_digests, _TEXT)]).filter(edited)
         texts = (pa.array(column, _TEXT) for column in (outcome.digests, outcome.versions))
         self._learn(hashed_rows(rows, *texts))
+        self._learn(hashed_rows(marked.filter(edited), digests))
+        strays = marked.filter(pc.invert(edited))
         self.state = merge(self.state, left_over_rows(strays, self.state, self.seen.inside))
-        self.hashed_objects += len(outcome.hashed)
+        self.hashed_objects += len(outcome.hashed) + len(digests)
         self.hashed_bytes += outcome.hashed_bytes
         self.read_bytes += outcome.read_bytes
         return outcome.moved + len(outcome.left_over)

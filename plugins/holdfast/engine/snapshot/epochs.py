@@ -12,7 +12,7 @@ from holdfast.engine.snapshot.read import open_snapshot
 from holdfast.engine.snapshot.records import CommitRecord
 
 
-def begin_epoch(store: ObjectStore, record: CommitRecord | None, fork: EpochFork) -> EpochFork:
+def begin_epoch(store: ObjectStore, record: CommitRecord | None, fork: EpochFork, *, live: bool = False) -> EpochFork:
     """Write where an epoch of a dataset forked from, at the site that becomes active.
 
     What lies in the dataset's folder and is not in the recovery point (writes of an old epoch, parts of a replication
@@ -21,6 +21,8 @@ def begin_epoch(store: ObjectStore, record: CommitRecord | None, fork: EpochFork
     Args:
         record: the verified recovery point; ``None``: the dataset begins with nothing here.
         fork: names it; idempotent on its plan as `write_fork` is.
+        live: the site had writers of its own before. What they put there since the recovery point is new data to the
+            next look, and nothing is noted; parts of a replication are told by their mark.
 
     Returns:
         the fork that holds. Go on with it, not with the argument.
@@ -29,7 +31,7 @@ def begin_epoch(store: ObjectStore, record: CommitRecord | None, fork: EpochFork
         ForkConflict: another plan wrote this epoch's fork.
     """
     root = keys.root(fork.subject)
-    if record is not None and read_fork(store, root, fork.epoch) is None:
+    if record is not None and not live and read_fork(store, root, fork.epoch) is None:
         _note_leftovers(store, record, fork.site)
     return write_fork(store, root, fork)
 

@@ -6,6 +6,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from holdfast.engine.checkpoint import copy_forks, fork_run
+from holdfast.engine.config.writers import is_written
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.recovery.context import StepContext
 from holdfast.engine.recovery.interface import Evidence
@@ -65,6 +66,7 @@ def _fork_snapshot(context: StepContext, store: ObjectStore, point: SnapshotPoin
             reason=plan.reason,
             created_at=context.rooms.clock.now(),
         ),
+        live=is_written(context.rooms.topology, plan.group, point.subject, plan.target),
     )
 
 
