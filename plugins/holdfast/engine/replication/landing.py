@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 from typing import Literal
 
 from holdfast.clock import Clock
 from holdfast.engine.config.sync import Sync
-from holdfast.engine.objectstore.ahead import Pending, ahead_store
+from holdfast.engine.objectstore.ahead import AheadStore, Pending, ahead_store
 from holdfast.engine.objectstore.attributes import NO_ATTRIBUTES, Attributes
 from holdfast.engine.objectstore.errors import ObjectExists, ObjectNotFound, PreconditionFailed, StoreUnavailable
 from holdfast.engine.objectstore.interface import CREATE, OVERWRITE, IfMatch, ObjectStore, ObjectVersion
@@ -104,7 +105,6 @@ class Landing:
         can = store.capabilities()
         self._swaps = can.compare_and_swap is True
         self._keeps_metadata = can.metadata is True
-        self._ahead = ahead_store(store)
         self.verifier = Verifier(store, policy)
         #: Whether a plain write is answered with the MD5 of what the store has.
         self.names_by_md5 = can.backend == "s3"
@@ -163,6 +163,10 @@ class Landing:
                 if attempt == ATTEMPTS:
                     raise
             self._clock.sleep(BACKOFF_SECONDS * 2**attempt)
+
+    @cached_property
+    def _ahead(self) -> AheadStore | None:
+        return ahead_store(self._store)
 
     def takes_ahead(self) -> bool:
         """Whether `begin` is worth a try: the store takes requests ahead, and nothing is to be found there first."""

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from holdfast.engine.objectstore.ahead import AHEAD_BYTES, Pending, ahead_store
+from holdfast.engine.objectstore.ahead import AHEAD_BYTES, AheadStore, Pending, ahead_store
 from holdfast.engine.objectstore.errors import ObjectNotFound, PreconditionFailed
 from holdfast.engine.objectstore.interface import ObjectReader, ObjectStore, ObjectVersion
 from holdfast.engine.replication.copying import Done, Item, Read, Receiver, SmallCopier
@@ -70,8 +71,11 @@ class SeveralCopier:
     def __init__(
         self, source: ObjectStore, receivers: Sequence[Receiver], small: SmallCopier, *, preserves: bool
     ) -> None:
-        self._ahead, self._receivers, self._small = ahead_store(source), receivers, small
-        self._reads = self._ahead is not None and not preserves
+        self._source, self._receivers, self._small, self._preserves = source, receivers, small, preserves
+
+    @cached_property
+    def _ahead(self) -> AheadStore | None:
+        return ahead_store(self._source)
 
     def serves(self, work: pa.Table) -> pa.ChunkedArray:
         """Which rows of a table of work are brought this way.
@@ -81,7 +85,7 @@ class SeveralCopier:
         """
         digest, tag = pc.is_null(work["digest"]), pc.match_substring_regex(work["e_tag"], MD5_TAG)
         few = pc.and_(pc.and_(digest, pc.fill_null(tag, False)), pc.less_equal(work["size_bytes"], AHEAD_BYTES))
-        few = pc.and_(few, self._reads)
+        few = pc.and_(few, self._ahead is not None and not self._preserves)
         for number, receiver in enumerate(self._receivers):
             need = work[f"need_{number}"]
             if not pc.any(need).as_py():
