@@ -302,7 +302,7 @@ class Connection(asyncio.BufferedProtocol):
         if (wanted := headers.get("if-match")) is not None and wanted.strip('"') != stored.tag:
             raise Refused(412, "PreconditionFailed")
         said = stored.head
-        if stored.crc is not None and headers.get("x-amz-checksum-mode"):
+        if stored.crc is not None and headers.get("x-amz-checksum-mode") and "range" not in headers:
             said += f"x-amz-checksum-crc64nvme: {stored.crc}\r\nx-amz-checksum-type: FULL_OBJECT\r\n".encode()
         if method == "HEAD":
             self._send(200, b"", said, length=stored.size)

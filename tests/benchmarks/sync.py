@@ -170,12 +170,12 @@ def report(bench: Bench, case: str, title: str, runs: dict[str, list[Run]], ours
     bench.cases.append(Case(title, "server_cpu_seconds", "s", statistics.median(serving), runs=serving))
 
 
-def limits(bench: Bench) -> None:
+def limits(cases: list[Case]) -> None:
     """What the box can do at most."""
     print("==> the box")
-    bench.cases.append(Case("box: loopback, one stream", "bytes_per_second", "B/s", loopback_bytes_per_second()))
+    cases.append(Case("box: loopback, one stream", "bytes_per_second", "B/s", loopback_bytes_per_second()))
     for name, rate in checksum_rates().items():
-        bench.cases.append(Case(f"box: {name}, one core", "bytes_per_second", "B/s", rate))
+        cases.append(Case(f"box: {name}, one core", "bytes_per_second", "B/s", rate))
 
 
 # -- the contenders ----------------------------------------------------------------------------------------------------
@@ -383,20 +383,30 @@ def main() -> None:
     options = parser.parse_args()
     # Ended from outside it still takes its servers with it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    cases: list[Case] = []
+    try:
+        measure(options, cases)
+    finally:  # a case that fails takes nothing from those before it
+        if cases:
+            write_results(options.output, cases, PACKAGES)
+
+
+def measure(options: argparse.Namespace, cases: list[Case]) -> None:
+    """Run the chosen cases, and note what they came to as they end."""
     without = tuple(options.without.split(","))
     with tempfile.TemporaryDirectory(prefix="bench-sync-") as name:
-        folder, cases = Path(name), []
+        folder = Path(name)
         for letters, case in (("a", case_a), ("b", case_b), ("cd", case_c_and_d), ("e", case_e)):
             chosen = "".join(letter for letter in letters if letter in options.case)
-            if not chosen:
-                continue
-            for kind in SERVERS if letters in "ab" and options.server is None else (options.server or SERVERS[0],):
+            both = letters in "ab" and options.server is None
+            for kind in SERVERS if both else (options.server or SERVERS[0],):
+                if not chosen:
+                    continue
                 with serve_s3(folder / "source.log", kind) as source:
                     bench = Bench(source, source, folder, options.rounds, cases, without=without, kind=kind)
                     bench.work("create_bucket", "src")
                     case(bench, options.scale, *([chosen] if letters == "cd" else []))
-        limits(Bench(source, source, folder, 0, cases))
-    write_results(options.output, cases, PACKAGES)
+        limits(cases)
 
 
 if __name__ == "__main__":
