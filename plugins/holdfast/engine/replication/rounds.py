@@ -40,7 +40,9 @@ class Rounds:
         self._run, self._targets, self._threads, self._stop = run, targets, threads, stop
         self._preserve = run.policy.preserve
         self._small = SmallCopier(run.source.store, targets, run.clock, preserve=self._preserve)
-        self._several = SeveralCopier(run.source.store, targets, self._small, preserves=bool(self._preserve))
+        self._several = SeveralCopier(
+            run.source.store, targets, self._small, preserves=bool(self._preserve), at_once=threads
+        )
         if self._preserve and not tells_class_and_tags(run.source.store):
             for target in targets:
                 target.lose("storage class, tags: the source's store, as it is opened here, does not tell them")

@@ -26,9 +26,8 @@ from holdfast.engine.replication.landing import Landed, Need, Own, PendingLandin
 from holdfast.engine.replication.verification import MD5_TAG
 from holdfast.errors import HoldfastError
 
-#: Requests to one site on their way at a time, in one thread.
+#: Requests to one site on their way at a time, in one thread, at most.
 AT_ONCE = 16
-_GROUP = AT_ONCE // 2
 
 
 @dataclass
@@ -66,11 +65,19 @@ class SeveralCopier:
         receivers: the targets at their places.
         small: copies one object.
         preserves: whether more has to be asked of the source about each object than its bytes.
+        at_once: objects on their way in one thread.
     """
 
     def __init__(
-        self, source: ObjectStore, receivers: Sequence[Receiver], small: SmallCopier, *, preserves: bool
+        self,
+        source: ObjectStore,
+        receivers: Sequence[Receiver],
+        small: SmallCopier,
+        *,
+        preserves: bool,
+        at_once: int = AT_ONCE,
     ) -> None:
+        self._group = max(1, min(at_once, AT_ONCE) // 2)
         self._source, self._receivers, self._small, self._preserves = source, receivers, small, preserves
 
     @cached_property
@@ -125,7 +132,7 @@ class SeveralCopier:
         reads: list[Pending[ObjectReader]] = []
         before: list[_Flight] = []
         now: list[_Flight] = []
-        groups = [trip.items[start : start + _GROUP] for start in range(0, len(trip.items), _GROUP)]
+        groups = [trip.items[start : start + self._group] for start in range(0, len(trip.items), self._group)]
         try:
             reads = self._begin(groups[0], trip)
             for number, group in enumerate(groups):

@@ -1,6 +1,7 @@
 """Pooled connections to one service: for parts, which go from and to a caller's memory, and for small objects.
 
-One request is made once; only a connection that the server had closed meanwhile is replaced.
+One request is made once; only a connection that the server had closed meanwhile is replaced, and not under a
+conditional write: whether it happened is for whoever made it to find out.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ _LARGEST_ANSWER_BYTES = 32 * 1024 * 1024
 _FRESH_SECONDS = 0.5
 #: No more time than this is given to a server that puts an object together.
 _LONGEST_WORK_SECONDS = 256
+_CONDITIONS = frozenset(("If-None-Match", "If-Match"))
 _GONE = (Disconnected, ConnectionResetError, BrokenPipeError, ConnectionAbortedError)
 
 
@@ -162,7 +164,9 @@ class HttpPool:
             StoreUnavailable: no connection could be made.
         """
         head = _head(method, self._target(target), headers, len(body))
-        return Exchange(self, call, limits, method, head, body, into, most_bytes)
+        # A conditional write that happened, and whose answer was lost, would be refused by what it wrote itself.
+        again = method in ("GET", "HEAD") or _CONDITIONS.isdisjoint(headers)
+        return Exchange(self, call, limits, method, head, body, into, most_bytes, again=again)
 
     def take(self, call: Call, limits: RequestLimits) -> tuple[Connection, bool]:
         """A connection, and whether it is a new one."""
@@ -222,11 +226,15 @@ class HttpPool:
 
 
 class Exchange:
-    """One request, sent when this is made, and its answer."""
+    """One request, sent when this is made, and its answer.
+
+    Args:
+        again: it may be sent again when the connection turns out to have been closed.
+    """
 
     __slots__ = (
-        "_body", "_call", "_connection", "_failed", "_fresh", "_head", "_into", "_limits", "_method", "_most_bytes",
-        "_pool", "_until",
+        "_again", "_body", "_call", "_connection", "_failed", "_fresh", "_head", "_into", "_limits", "_method",
+        "_most_bytes", "_pool", "_until",
     )  # fmt: skip
 
     def __init__(
@@ -239,8 +247,10 @@ class Exchange:
         body: bytes | bytearray | memoryview,
         into: memoryview | None,
         most_bytes: int,
+        *,
+        again: bool,
     ) -> None:
-        self._pool, self._call, self._limits = pool, call, limits
+        self._pool, self._call, self._limits, self._again = pool, call, limits, again
         self._method, self._head, self._body, self._into, self._most_bytes = method, head, body, into, most_bytes
         self._until = time.monotonic() + limits.total_seconds
         self._connection, self._fresh = pool.take(call, limits)
@@ -269,7 +279,7 @@ class Exchange:
                 answer = self._receive()
             except (OSError, BadAnswer) as error:
                 self._connection.close()
-                if self._fresh or not isinstance(error, _GONE):
+                if self._fresh or not self._again or not isinstance(error, _GONE):
                     raise _unavailable(error, self._call) from None
                 # The server had closed it between two requests; ours was not looked at.
                 self._connection, self._fresh, self._failed = self._pool.connected(self._call, self._limits), True, None
