@@ -6,6 +6,8 @@ The rule is the one of `test_seeded_faults`; besides, nothing is left on its way
 from __future__ import annotations
 
 import random
+import threading
+from dataclasses import replace
 
 import pytest
 
@@ -14,7 +16,13 @@ from holdfast.clock import FakeClock, SystemClock
 from holdfast.engine.config.models import Limits
 from holdfast.engine.config.sync import Sync, Verification
 from holdfast.engine.objectstore import RetryingStore, memory_store
+from holdfast.engine.objectstore.attributes import Attributes
+from holdfast.engine.objectstore.interface import ObjectInfo, ObjectStore, ObjectVersion
 from holdfast.engine.objectstore.limited import SiteLimiter, limited
+from holdfast.engine.replication.copying import Done, Item, SmallCopier
+from holdfast.engine.replication.landing import Landing
+from holdfast.engine.replication.several import SeveralCopier
+from holdfast.engine.replication.verification import md5_tag
 from holdfast.errors import HoldfastError
 from sync_faults import HURRIED, KINDS, NAMES, settle
 from sync_harms import Killed, Trace
@@ -95,3 +103,48 @@ def test_few_places_are_shared_and_all_given_back(concurrency: int, verify: Veri
     assert report.targets[0].error is None
     assert world.shows("gcp") == world.source.live
     assert {limiter.places.in_flight for limiter in limiters.values()} == {0}
+
+
+def test_a_source_whose_etags_only_look_like_md5s_waits_for_no_place_of_its_own() -> None:
+    class Encrypted(NamedByMd5):
+        """As S3 with SSE-KMS: an ETag of the same look that is none of the bytes'."""
+
+        def _whole(self, key: str) -> tuple[ObjectInfo, bytes, Attributes]:
+            info, data, attributes = super()._whole(key)
+            tag = md5_tag(b"another" + data) if key.startswith("data/") else info.version.e_tag
+            return replace(info, version=ObjectVersion(tag)), data, attributes
+
+    world = World({"aws": Encrypted(memory_store("aws")), "gcp": NamedByMd5(memory_store("gcp"))}, clock=SystemClock())
+    for number in range(60):
+        world.source.put(f"{number}", f"{number}".encode())
+    limiters = {name: SiteLimiter(Limits(concurrency=8)) for name in world.stores}
+    receiver = Taker(world.stores["gcp"])
+    store = limited(SentAhead(world.stores["aws"], random.Random(1), 0.0), limiters["aws"])
+    small = SmallCopier(store, [receiver], world.clock)
+    several = SeveralCopier(store, [receiver], small, preserves=False)
+    items = [
+        Item(n, info.key, info.key, info.key, info.size_bytes, info.version, None, None, ())
+        for n, info in enumerate(world.stores["aws"].list("data/"))
+    ]
+    done: list[Done] = []
+    thread = threading.Thread(target=several.copy, args=(items, done.append, lambda: False), daemon=True)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert sorted(one.item.index for one in done) == list(range(60))
+    assert limiters["aws"].places.in_flight == 0
+
+
+class Taker:
+    """A target that nothing is brought to."""
+
+    active = True
+
+    def __init__(self, store: ObjectStore) -> None:
+        self.landing = Landing(
+            store, folder="market", policy=Sync(), run_id="0" * 32, clock=SystemClock(),
+            translate=lambda found: found, spares={},
+        )  # fmt: skip
+
+    def fail(self, error: HoldfastError) -> None:
+        raise error

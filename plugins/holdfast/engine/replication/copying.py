@@ -22,7 +22,7 @@ from holdfast.engine.objectstore.errors import BytesCorrupted, ObjectNotFound, P
 from holdfast.engine.objectstore.interface import ObjectReader, ObjectStore, ObjectVersion
 from holdfast.engine.replication.errors import Interrupted, SourceDamaged
 from holdfast.engine.replication.landing import Landed, Landing, Need
-from holdfast.engine.replication.verification import SourceCheck, is_md5
+from holdfast.engine.replication.verification import SourceCheck, is_md5, md5_tag
 from holdfast.engine.snapshot.digest import digest_of
 from holdfast.engine.snapshot.placement import is_replica, same_version
 from holdfast.errors import HoldfastError
@@ -207,11 +207,12 @@ class SmallCopier:
                 return done
         return Done(item, None, read, wrong=self._wrong(item))
 
-    def read(self, item: Item, reader: ObjectReader, before: int = 0) -> Read | Done:
+    def read(self, item: Item, reader: ObjectReader, before: int = 0, *, asks: bool = True) -> Read | Done:
         """Take an object's bytes and judge them.
 
         Args:
             before: bytes of it that were read already, for nothing.
+            asks: whether the source may be asked about them. Else they are wrong unless its ETag is their MD5.
 
         Raises:
             PreconditionFailed, ObjectNotFound: it moved.
@@ -231,6 +232,8 @@ class SmallCopier:
         told = item.digest is None and self._is_told_by_answers(item)
         if item.digest is not None:
             wrong = digest != item.digest
+        elif not told and not asks:
+            wrong = item.pin is None or md5_tag(data) != item.pin.e_tag
         else:
             wrong = not told and self.check.agrees(item.key, item.pin, data=data) is False
         if self._preserve and item.needs and not wrong:

@@ -186,7 +186,7 @@ class SeveralCopier:
         if reader is None or isinstance(reader, Done):
             return reader
         try:
-            return self._small.read(item, reader)
+            return self._small.read(item, reader, asks=False)
         except (PreconditionFailed, ObjectNotFound):
             return Done(item, None)
         except HoldfastError:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
@@ -63,6 +66,52 @@ def test_a_conditional_write_is_not_sent_twice_over_a_connection_that_was_closed
         http.request(WRITE, "PUT", "/k", {"Host": "h", "If-None-Match": "*"}, b"x")
     assert raised.value.outcome_unknown
     assert http.request(WRITE, "PUT", "/k", {"Host": "h", "If-None-Match": "*"}, b"x").body == b"two"
+
+
+def test_what_nobody_asked_for_is_no_answer() -> None:
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        told = threading.Event()
+
+        def serve() -> None:
+            for number in range(2):
+                connection, _ = server.accept()
+                with connection:
+                    connection.recv(65536)
+                    connection.sendall(answer + b"r%d" % number)
+                    if not number:
+                        connection.sendall(answer + b"XX")
+                        told.wait(10)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        http = pool(f"http://127.0.0.1:{server.getsockname()[1]}")
+        assert http.request(READ, "GET", "/a", {"Host": "h"}).body == b"r0"
+        for connection in http._idle:
+            select.select([connection.socket], [], [], 10)
+        assert http.request(READ, "GET", "/b", {"Host": "h"}).body == b"r1"
+        told.set()
+        thread.join()
+
+
+def test_a_connection_that_took_half_a_request_is_not_used_again() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(10)
+                connection.sendall(b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\n\r\n")
+                connection.shutdown(socket.SHUT_RD)
+                time.sleep(0.2)  # not reset before the answer is read
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        http = pool(f"http://127.0.0.1:{server.getsockname()[1]}")
+        with suppress(StoreUnavailable):
+            assert http.request(WRITE, "PUT", "/k", {"Host": "h"}, bytes(64 << 20)).status == 503
+        assert http._idle == []
+        thread.join()
 
 
 def test_a_lost_answer_to_a_write_is_an_unknown_outcome(scripted: Any, reply: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 from typing import Any
 
 import pytest
@@ -159,3 +161,25 @@ def test_an_option_only_obstore_knows_leaves_the_object_to_it(scripted: Any, rep
     scripted.answers(reply(200, {**DATED, "ETag": '"t"'}, b"bytes"))
     assert opened(scripted.url, request_payer="true").get("k") == b"bytes"
     assert scripted.seen[0].headers["x-amz-request-payer"] == "requester"
+
+
+def test_an_etag_without_quotes_is_the_one_the_listing_has(scripted: Any, reply: Any) -> None:
+    scripted.answers(reply(200, {**DATED, "ETag": "t"}, b"bytes"))
+    reader = opened(scripted.url).open("k", size_bytes=5, if_match=ObjectVersion('"t"'))
+    assert reader.info.version == ObjectVersion('"t"')
+
+
+def test_a_body_of_unknown_length_is_no_object() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b'HTTP/1.0 200 OK\r\nETag: "t"\r\nLast-Modified: x\r\n\r\nhalf of')
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with pytest.raises(StoreUnavailable, match="length"):
+            opened(f"http://127.0.0.1:{server.getsockname()[1]}").get("k")
+        thread.join()

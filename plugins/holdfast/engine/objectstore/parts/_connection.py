@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import http.client
 import re
+import select
 import socket
 import ssl
 import struct
@@ -90,12 +91,17 @@ class Connection:
         self._limit = 0.0
         #: How long an answer may be without a byte; ``None``: only the whole counts.
         self.silence_seconds: float | None = None
-        #: When its last request ended, of `time.monotonic`.
-        self.idle_since = 0.0
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN | select.POLLHUP | select.POLLERR)
 
     def close(self) -> None:
         """End it."""
         self._connected.close()
+
+    def has_news(self) -> bool:
+        """Whether there is something to receive: of an idle connection the end, or what nobody asked for."""
+        waiting = isinstance(self.socket, ssl.SSLSocket) and self.socket.pending()
+        return bool(waiting or self._poll.poll(0))
 
     def send(self, head: bytes, body: bytes | bytearray | memoryview, until: float) -> None:
         """Send a request.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import http.client
 import os
-import select
 import ssl
 import threading
 import time
@@ -28,8 +27,6 @@ from holdfast.errors import ConfigError
 _MOST_IDLE = 64
 #: An answer that is not an object's bytes is a small document.
 _LARGEST_ANSWER_BYTES = 32 * 1024 * 1024
-#: A connection that was used a moment ago is not asked whether it is still there.
-_FRESH_SECONDS = 0.5
 #: No more time than this is given to a server that puts an object together.
 _LONGEST_WORK_SECONDS = 256
 _CONDITIONS = frozenset(("If-None-Match", "If-Match"))
@@ -179,14 +176,13 @@ class HttpPool:
                 connection = idle.pop()
             except IndexError:
                 break
-            if time.monotonic() - connection.idle_since < _FRESH_SECONDS or not _has_news(connection):
+            if not connection.has_news():
                 return connection, False
             connection.close()
         return self.connected(call, limits), True
 
     def give(self, connection: Connection) -> None:
         """Keep a connection for the next request."""
-        connection.idle_since = time.monotonic()
         if len(self._idle) < _MOST_IDLE:
             self._idle.append(connection)
         else:
@@ -288,7 +284,7 @@ class Exchange:
             except BaseException:
                 self._connection.close()
                 raise
-            if answer.stays:
+            if answer.stays and self._failed is None:
                 self._pool.give(self._connection)
             else:
                 self._connection.close()
@@ -321,13 +317,6 @@ def _head(method: str, target: str, headers: Mapping[str, str], size_bytes: int)
     if text.count("\n") >= len(lines) or text.count("\r") >= len(lines):
         raise ValueError("a header with a line break")
     return f"{text}\r\n\r\n".encode("latin-1")
-
-
-def _has_news(connection: Connection) -> bool:
-    """An idle connection has nothing to say; when it has, it is the end."""
-    poll = select.poll()
-    poll.register(connection.socket, select.POLLIN | select.POLLHUP | select.POLLERR)
-    return bool(poll.poll(0))
 
 
 def _unavailable(error: Exception, call: Call) -> StoreUnavailable:

@@ -74,11 +74,16 @@ class S3Whole:
         if answer.status != 200:
             raise self._refused(answer, call)
         said = answer.headers
+        if "content-length" not in said and "transfer-encoding" not in said:  # whether it is whole nobody can know
+            raise StoreUnavailable(
+                "the answer is not one of an object store", where=call.where, expected="its length", found="none"
+            )
         tag = said.get("etag")
         if tag is None:  # a login page of some proxy
             raise StoreUnavailable(
                 "the answer is not one of an object store", where=call.where, expected="an ETag", found="none"
             )
+        tag = _quoted(tag)
         if if_match is not None and if_match.e_tag is not None and if_match.e_tag != tag:
             raise PreconditionFailed(
                 "the object is not in the version named", where=call.where, expected=if_match.e_tag, found=tag
@@ -121,7 +126,7 @@ class S3Whole:
         stored = answer.headers.get(_CHECKSUM)
         if None not in (checksum, stored) and stored != checksum and from_s3_text(stored or "") is not None:
             raise corrupted(call, f"CRC-64/NVME {stored}, expected {checksum}")
-        return ObjectVersion(tag if tag.endswith('"') else f'"{tag}"', _version(answer.headers))
+        return ObjectVersion(_quoted(tag), _version(answer.headers))
 
     def _put_refused(self, answer: Answer, mode: PutMode, call: Call) -> Exception:
         if answer.status == 412 and isinstance(mode, Create):
@@ -214,6 +219,11 @@ class PendingPut:
     def abandon(self) -> None:
         """Nobody waits for it any more; it may have happened."""
         self._exchange.abandon()
+
+
+def _quoted(tag: str) -> str:
+    """As listings have it; some servers leave the quotes out."""
+    return tag if tag.endswith('"') else f'"{tag}"'
 
 
 def _version(headers: Mapping[str, str]) -> str | None:
