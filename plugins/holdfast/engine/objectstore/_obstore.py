@@ -19,6 +19,7 @@ from holdfast.engine.objectstore._clients import Clients
 from holdfast.engine.objectstore._listings import ObstoreListings, Traits
 from holdfast.engine.objectstore._translate import Call, is_unsatisfiable_range, translate
 from holdfast.engine.objectstore._values import read_condition, same, take, version_of
+from holdfast.engine.objectstore._whole import PendingOpen, in_memory, pieces
 from holdfast.engine.objectstore.ahead import AHEAD_BYTES
 from holdfast.engine.objectstore.attribute_rules import put_options
 from holdfast.engine.objectstore.attributes import Attributes, attributes_of
@@ -208,7 +209,7 @@ class ObstoreStore(ObstoreListings):
         if (whole := self._whole_objects()) is not None:
             found = whole.begin_get(call, path, if_match, WINDOW_BYTES).result()
             self._bucket_seen_at = self._monotonic()
-            return None if found is None else _in_memory(found, chunk_bytes)
+            return None if found is None else in_memory(found, chunk_bytes)
 
         def request() -> tuple[Any, bytes | None]:
             client = self._client(self._whole_limits)
@@ -226,7 +227,7 @@ class ObstoreStore(ObstoreListings):
         if len(data) != info.size_bytes:
             raise _cut_short(call, info.size_bytes, len(data))
         attributes = attributes_of(result.attributes)
-        return ObjectReader(info=info, chunks=_pieces(data, chunk_bytes), attributes=attributes, is_whole=True)
+        return ObjectReader(info=info, chunks=pieces(data, chunk_bytes), attributes=attributes, is_whole=True)
 
     def _chunks(
         self,
@@ -244,7 +245,7 @@ class ObstoreStore(ObstoreListings):
             expected = min(window_bytes, end - position)
             if len(data) != expected:
                 raise _cut_short(call, expected, len(data))
-            yield from _pieces(data, chunk_bytes)
+            yield from pieces(data, chunk_bytes)
             position += len(data)
             if position >= end:
                 return
@@ -394,7 +395,7 @@ class ObstoreStore(ObstoreListings):
             return None
         path = self._path(key)
         call = Call(self._name, "get", key, writes=False)
-        return _PendingOpen(self, key, if_match, whole.begin_get(call, path, if_match, AHEAD_BYTES))
+        return PendingOpen(self, key, if_match, whole.begin_get(call, path, if_match, AHEAD_BYTES))
 
     def begin_put(
         self,
@@ -475,45 +476,6 @@ class ObstoreStore(ObstoreListings):
             modified_at=meta["last_modified"],
             version=version_of(meta),
         )
-
-
-class _PendingOpen:
-    """A read on its way."""
-
-    __slots__ = ("_if_match", "_key", "_pending", "_store")
-
-    def __init__(
-        self,
-        store: ObstoreStore,
-        key: str,
-        if_match: ObjectVersion | None,
-        pending: Pending[tuple[ObjectInfo, bytes, Attributes] | None],
-    ) -> None:
-        self._store, self._key, self._if_match, self._pending = store, key, if_match, pending
-
-    def result(self) -> ObjectReader:
-        """As `ObjectStore.open`."""
-        try:
-            found = self._pending.result()
-        except ObjectNotFound:
-            if self._if_match is not None:
-                self._store.missed(self._key)
-            raise
-        return self._store.open(self._key, if_match=self._if_match) if found is None else _in_memory(found, AHEAD_BYTES)
-
-    def abandon(self) -> None:
-        """Nobody wants it any more."""
-        self._pending.abandon()
-
-
-def _in_memory(found: tuple[ObjectInfo, bytes, Attributes], chunk_bytes: int) -> ObjectReader:
-    return ObjectReader(found[0], _pieces(found[1], chunk_bytes), found[2], is_whole=True)
-
-
-def _pieces(data: bytes, chunk_bytes: int) -> Iterator[bytes]:
-    if len(data) <= chunk_bytes:
-        return iter((data,) if data else ())
-    return (data[offset : offset + chunk_bytes] for offset in range(0, len(data), chunk_bytes))
 
 
 def _cut_short(call: Call, expected_bytes: int, found_bytes: int) -> StoreUnavailable:

@@ -95,7 +95,7 @@ class HttpPool:
         patience_bytes = min(work_bytes, _LONGEST_WORK_SECONDS * self._timeouts.minimum_bytes_per_second)
         limits = self._timeouts.writing(max(size_bytes, patience_bytes))
         try:
-            return self._exchanged(call, limits, method, target, headers, body, None, _LARGEST_ANSWER_BYTES)
+            return self.begin(call, limits, method, target, headers, body, None, _LARGEST_ANSWER_BYTES).answer()
         except TooLong as error:
             raise StoreUnavailable(
                 "the answer is not one of an object store",
@@ -122,7 +122,7 @@ class HttpPool:
         """
         limits = self._timeouts.reading(buffer.nbytes)
         try:
-            return self._exchanged(call, limits, "GET", target, headers, b"", buffer, _LARGEST_ANSWER_BYTES)
+            return self.begin(call, limits, "GET", target, headers, b"", buffer, _LARGEST_ANSWER_BYTES).answer()
         except TooLong as error:
             raise StoreUnavailable(
                 "the answer is not as long as asked",
@@ -130,19 +130,6 @@ class HttpPool:
                 expected=f"{buffer.nbytes} bytes",
                 found=f"{error.size_bytes} bytes",
             ) from None
-
-    def _exchanged(
-        self,
-        call: Call,
-        limits: RequestLimits,
-        method: str,
-        target: str,
-        headers: Mapping[str, str],
-        body: bytes | bytearray | memoryview,
-        into: memoryview | None,
-        most_bytes: int,
-    ) -> Answer:
-        return self.begin(call, limits, method, target, headers, body, into, most_bytes).answer()
 
     def begin(
         self,
