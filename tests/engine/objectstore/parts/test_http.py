@@ -8,7 +8,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
@@ -73,18 +73,15 @@ def test_a_conditional_write_is_not_sent_twice_over_a_connection_that_was_closed
 
 def test_what_nobody_asked_for_is_no_answer() -> None:
     answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        told = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server, ExitStack() as connections:
 
         def serve() -> None:
             for number in range(2):
-                connection, _ = server.accept()
-                with connection:
-                    connection.recv(65536)
-                    connection.sendall(answer + b"r%d" % number)
-                    if not number:
-                        connection.sendall(answer + b"XX")
-                        told.wait(10)
+                connection = connections.enter_context(server.accept()[0])
+                connection.recv(65536)
+                connection.sendall(answer + b"r%d" % number)
+                if not number:
+                    connection.sendall(answer + b"XX")
 
         thread = threading.Thread(target=serve)
         thread.start()
@@ -93,7 +90,6 @@ def test_what_nobody_asked_for_is_no_answer() -> None:
         for connection in http._idle:
             select.select([connection.socket], [], [], 10)
         assert http.request(READ, "GET", "/b", {"Host": "h"}).body == b"r1"
-        told.set()
         thread.join()
 
 
