@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
 import select
 import socket
 import ssl
 import threading
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
@@ -19,6 +19,7 @@ import pytest
 
 from holdfast.engine.objectstore._translate import Call
 from holdfast.engine.objectstore.errors import ObjectStoreError, StoreUnavailable
+from holdfast.engine.objectstore.parts._connection import Connection
 from holdfast.engine.objectstore.parts._http import HttpPool
 from holdfast.engine.objectstore.timeouts import Timeouts
 from holdfast.errors import ConfigError
@@ -94,23 +95,24 @@ def test_what_nobody_asked_for_is_no_answer() -> None:
 
 
 def test_a_connection_that_took_half_a_request_is_not_used_again() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
+    class Half(Connection):
+        """The server answers and closes before it has taken the whole body."""
 
-        def serve() -> None:
-            connection, _ = server.accept()
-            with connection:
-                connection.recv(10)
-                connection.sendall(b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\n\r\n")
-                connection.shutdown(socket.SHUT_RD)
-                time.sleep(0.2)  # not reset before the answer is read
+        def has_news(self) -> bool:
+            return False  # its answer comes after the request began
 
-        thread = threading.Thread(target=serve)
-        thread.start()
-        http = pool(f"http://127.0.0.1:{server.getsockname()[1]}")
-        with suppress(StoreUnavailable):
-            assert http.request(WRITE, "PUT", "/k", {"Host": "h"}, bytes(64 << 20)).status == 503
-        assert http._idle == []
-        thread.join()
+        def send(self, *_: Any) -> None:
+            raise BrokenPipeError
+
+    here, there = socket.socketpair()
+    connected = http.client.HTTPConnection("127.0.0.1")
+    connected.sock = here
+    there.sendall(b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\n\r\n")
+    half = pool("http://127.0.0.1:1")
+    half._idle.append(Half(connected))
+    assert half.request(WRITE, "PUT", "/k", {"Host": "h"}, b"body").status == 503
+    assert half._idle == []
+    there.close()
 
 
 def test_a_lost_answer_to_a_write_is_an_unknown_outcome(scripted: Any, reply: Any) -> None:

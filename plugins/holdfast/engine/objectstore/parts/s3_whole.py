@@ -1,6 +1,6 @@
 """Small objects of S3, whole: one request each over the connections of the parts.
 
-obstore answers the same requests; per object of 64 KiB it takes twice to three times the processor time, most of it to
+obstore answers the same requests; per object of 64 KiB a large part of its processor time goes to
 hand the request to its own threads and back (docs/performance.md). It still lists, heads, deletes and copies.
 """
 
