@@ -161,6 +161,15 @@ class FakeBackend:
     def capabilities(self) -> BackendCapabilities:
         return BackendCapabilities("fake", None, False)
 
+    def log(self, handle: JobHandle, *, last_bytes: int = 8192) -> str:
+        return ""
+
+    def heartbeat(self, handle: JobHandle) -> dict[str, Any] | None:
+        return None
+
+    def links(self, handle: JobHandle) -> Mapping[str, str]:
+        return {}
+
 
 class FakeSenses:
     """DNS, services and the detector, told what the world is like."""

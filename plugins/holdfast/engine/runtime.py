@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property, partial
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from holdfast.clock import Clock, SystemClock
 from holdfast.engine.config import Connection, ConnectionSource, EnvironmentConnections, Site, Topology, load_topology
@@ -41,6 +41,7 @@ class Runtime:
         clock: wall and monotonic time.
         holder: who acts, in registers and journals: ``host/process/nonce``.
         environ: the environment training jobs and paths are resolved in.
+        compute_client: makes the SDK client of a site's compute service; by default its leaf does, from the connection.
     """
 
     def __init__(
@@ -52,7 +53,9 @@ class Runtime:
         clock: Clock | None = None,
         holder: str | None = None,
         environ: Mapping[str, str] | None = None,
+        compute_client: Callable[[str, Site], Any] | None = None,
     ) -> None:
+        self._compute_client = compute_client
         self.topology = topology
         self.connections = connections
         self.clock = clock or SystemClock()
@@ -160,6 +163,16 @@ class Runtime:
         """Where training jobs of a site run."""
         from holdfast.engine.compute import open_backend
 
+        settings = self.topology.site(site)
+        client = self._compute_client
         return open_backend(
-            site, self.topology.site(site), topology=self.topology, environ=self.environ, clock=self.clock
+            site,
+            settings,
+            topology=self.topology,
+            environ=self.environ,
+            clock=self.clock,
+            store=partial(self.store, site),
+            connection=partial(self.connections.get, settings.compute.connection or settings.connection),
+            client=partial(client, site, settings) if client is not None else None,
+            holder=self.holder,
         )

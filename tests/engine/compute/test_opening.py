@@ -25,6 +25,10 @@ PARENT = {
 }
 
 
+#: A process asks neither the bucket nor a service.
+NOWHERE = {"store": lambda: None, "connection": lambda: None}
+
+
 def topology(folder: Path, **compute: Any) -> Topology:
     (folder / "train.py").write_text("")
     site = {"cloud": "aws", "region": "r", "jurisdiction": "EU", "connection": "cloud", "bucket": "${BUCKET}"}
@@ -52,7 +56,9 @@ def topology(folder: Path, **compute: Any) -> Topology:
 
 def environ_of(folder: Path, parent: dict[str, str] = PARENT, **compute: Any) -> dict[str, str]:
     it = topology(folder, **compute)
-    return open_backend("site-a", it.site("site-a"), topology=it, environ=parent, clock=SystemClock()).environ
+    return open_backend(
+        "site-a", it.site("site-a"), topology=it, environ=parent, clock=SystemClock(), **NOWHERE
+    ).environ
 
 
 def test_without_an_environment_file_a_job_gets_what_the_topology_names(tmp_path: Path) -> None:
@@ -76,7 +82,9 @@ def test_an_environment_file_that_is_not_there_is_an_error_before_anything_start
 def test_jobs_lie_under_the_state_folder_or_where_the_site_says(tmp_path: Path) -> None:
     def folder(parent: dict[str, str], **compute: Any) -> Path:
         it = topology(tmp_path, **compute)
-        return open_backend("site-a", it.site("site-a"), topology=it, environ=parent, clock=SystemClock())._folder
+        return open_backend(
+            "site-a", it.site("site-a"), topology=it, environ=parent, clock=SystemClock(), **NOWHERE
+        )._folder
 
     assert folder(PARENT) == Path("/people/me/.holdfast/jobs/site-a")
     assert folder({**PARENT, "HOLDFAST_STATE": "/state"}) == Path("/state/jobs/site-a")

@@ -19,7 +19,7 @@ import pytest
 from holdfast.clock import SystemClock
 from holdfast.engine.checkpoint import elect, fork_run, replicate_checkpoint
 from holdfast.engine.checkpoint.format import blob_key, parse_manifest
-from holdfast.engine.compute import JobHandle, JobState, ProcessBackend, job_spec, open_backend
+from holdfast.engine.compute import JobHandle, JobState, ProcessBackend, job_spec
 from holdfast.engine.config import EnvironmentConnections, load_topology
 from holdfast.engine.objectstore import ObjectStore, local_store
 from holdfast.engine.runtime import Runtime
@@ -117,9 +117,7 @@ class World:
             )
 
     def backend(self, site: str) -> ProcessBackend:
-        return open_backend(
-            site, self.topology.site(site), topology=self.topology, environ=self.environ, clock=SystemClock()
-        )
+        return self.runtime.backend(site)
 
     def scratch(self, name: str) -> ObjectStore:
         (self.folder / "scratch" / name).mkdir(parents=True, exist_ok=True)

@@ -22,3 +22,19 @@ class OnAnotherHost(ComputeError):
 
 class UnknownHandle(ComputeError):
     """This backend has no job of this handle."""
+
+
+class NoCapacity(ComputeError):
+    """The service has no machine of this kind now; nothing was started. Another placement, or later."""
+
+    transient = True
+
+
+class ComputeUnavailable(ComputeError):
+    """The compute service does not answer, or throttles; whether it did what was asked is found out by asking again."""
+
+    transient = True
+
+
+class ComputeRefused(Refused, ComputeError):
+    """The compute service does not allow it: credentials, permission, quota of zero."""

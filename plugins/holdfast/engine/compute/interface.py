@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 from holdfast.errors import HoldfastError
 
@@ -26,6 +26,16 @@ class JobState(StrEnum):
     STOPPED = "stopped"
     #: Its handle names nothing that runs and nothing that ended properly: it was killed.
     LOST = "lost"
+    #: Its machine was taken away after a notice: spare capacity, or an eviction.
+    PREEMPTED = "preempted"
+    #: It never ran: the service had no machine of this kind.
+    NO_CAPACITY = "no-capacity"
+
+
+#: States after which a job does nothing any more.
+ENDED = frozenset(JobState) - {JobState.PENDING, JobState.RUNNING}
+#: States after which `submit` starts no other attempt: the job is done, or its epoch is over.
+FINAL = frozenset({JobState.SUCCEEDED, JobState.FENCED})
 
 
 #: How a training process says how it ended.
@@ -39,7 +49,13 @@ class JobSpec:
 
     ``environment`` is the contract every backend hands to the process: ``HOLDFAST_TOPOLOGY``, ``HOLDFAST_SITE``,
     ``HOLDFAST_GROUP``, ``HOLDFAST_JOB``, ``HOLDFAST_RUN``, ``HOLDFAST_EPOCH``, ``HOLDFAST_DATASET_SNAPSHOT`` and,
-    set by the backend, ``HOLDFAST_HEARTBEAT`` (a file). Where to resume is in ``runs/<run>/epochs/<epoch>.json``.
+    set by the backend, ``HOLDFAST_HEARTBEAT``: a file, or ``object:<key>`` for an object in the site's bucket (see
+    `remote`). Where to resume is in ``runs/<run>/epochs/<epoch>.json``; ``HOLDFAST_RESUME_FROM`` tells the digest that
+    was elected, when the submitter knows it.
+
+    Args:
+        machine: machine or instance type; None: what the site's compute names.
+        spot: run on capacity that may be taken away.
     """
 
     run: str
@@ -47,6 +63,8 @@ class JobSpec:
     site: str
     command: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
+    machine: str | None = None
+    spot: bool = False
 
     @property
     def name(self) -> str:
@@ -74,19 +92,36 @@ class JobStatus:
 
 @dataclass(frozen=True, slots=True)
 class BackendCapabilities:
+    """What a backend can do.
+
+    Args:
+        preemption_notice_seconds: how long before it is taken a spot machine is told; None: it is not, or no spot.
+        spot: whether `JobSpec.spot` means something here.
+        region: where its jobs run, as the provider names it; None: on the machine that asks.
+    """
+
     kind: str
     preemption_notice_seconds: float | None
     can_request_checkpoint: bool
+    spot: bool = False
+    region: str | None = None
 
 
 class TrainingBackend(Protocol):
     def submit(self, spec: JobSpec) -> JobHandle:
-        """Start the job, or reattach when a job of this name runs or ended well: never two writers."""
+        """Start the job, or reattach when a job of this name runs or ended well: never two writers.
+
+        Raises:
+            NoCapacity: the service has no such machine now; nothing was started.
+            JobNotStarted: the service refuses the job; trying again does not help.
+            ComputeUnavailable: the service does not answer; whether the job was started is found out by asking again.
+        """
 
     def find(self, name: str) -> JobHandle | None:
         """The newest attempt of the job of this name (`JobSpec.name`), ``None`` when there is none. Starts nothing."""
 
-    def status(self, handle: JobHandle) -> JobStatus: ...
+    def status(self, handle: JobHandle) -> JobStatus:
+        """How the attempt of this handle stands. Raises UnknownHandle, ComputeUnavailable."""
 
     def request_checkpoint(self, handle: JobHandle) -> None:
         """Ask it to checkpoint at the next step; a bonus, never the plan."""
@@ -98,3 +133,12 @@ class TrainingBackend(Protocol):
         """True only when it is known that the job cannot write any more."""
 
     def capabilities(self) -> BackendCapabilities: ...
+
+    def log(self, handle: JobHandle, *, last_bytes: int = 8192) -> str:
+        """The end of the job's output, as far as this backend can read it."""
+
+    def heartbeat(self, handle: JobHandle) -> dict[str, Any] | None:
+        """The job's heartbeat as it wrote it (docs/formats/checkpoint.md), ``None`` before its first."""
+
+    def links(self, handle: JobHandle) -> Mapping[str, str]:
+        """Where a person looks at the job: ``{"console": url, "logs": url}``, whichever there are."""

@@ -28,6 +28,7 @@ from holdfast.engine.compute import job
 from holdfast.engine.compute.errors import AlreadyRuns, JobNotStarted, OnAnotherHost, UnknownHandle
 from holdfast.engine.compute.interface import (
     FENCED_EXIT_CODE,
+    FINAL,
     STOPPED_EXIT_CODE,
     BackendCapabilities,
     JobHandle,
@@ -45,8 +46,6 @@ _KILL_SECONDS = 5.0
 _POLL_SECONDS = 0.02
 #: A job writes its heartbeat every second. Longer silence of one on another host says nothing: it may be suspended.
 _SILENT_SECONDS = 60.0
-#: States after which `submit` starts no other attempt: it is done, or its epoch is over.
-_FINAL = (JobState.SUCCEEDED, JobState.FENCED)
 _HEARTBEAT_ENDS = {"finished": JobState.SUCCEEDED, "fenced": JobState.FENCED, "stopped": JobState.STOPPED}
 
 
@@ -94,7 +93,7 @@ class ProcessBackend:
                 status = self.status(latest)
                 if status.state is JobState.RUNNING:
                     self._refuse_silent(latest, status)
-                if status.state in (JobState.RUNNING, JobState.PENDING) or status.state in _FINAL:
+                if status.state in (JobState.RUNNING, JobState.PENDING) or status.state in FINAL:
                     return latest
             return self._start(spec, folder)
 
@@ -166,6 +165,10 @@ class ProcessBackend:
                 return file.read().decode("utf-8", errors="replace")
         except FileNotFoundError:
             return ""
+
+    def links(self, handle: JobHandle) -> Mapping[str, str]:  # noqa: ARG002
+        """A process has no page of its own; `log` reads its output."""
+        return {}
 
     def heartbeat(self, handle: JobHandle) -> dict[str, Any] | None:
         """The job's heartbeat as it wrote it (docs/formats/checkpoint.md), ``None`` before its first."""

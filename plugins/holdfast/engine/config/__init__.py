@@ -1,10 +1,10 @@
 """Sites, groups, objectives and policies: read, validated, explained."""
 
+from holdfast.engine.config.compute import Compute, Placement
 from holdfast.engine.config.connections import Connection, ConnectionSource, EnvironmentConnections
 from holdfast.engine.config.load import load_topology, topology_path
 from holdfast.engine.config.models import (
     Cloud,
-    Compute,
     Dataset,
     Decision,
     Detection,
@@ -37,6 +37,7 @@ __all__ = [
     "Group",
     "Limits",
     "Objectives",
+    "Placement",
     "Record",
     "Residency",
     "Roles",

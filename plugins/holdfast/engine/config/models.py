@@ -12,6 +12,7 @@ from typing import Literal, Self, TypeVar
 from pydantic import Field, PrivateAttr, model_validator
 
 from holdfast.engine.config.base import Model, Name, RelativePath
+from holdfast.engine.config.compute import Compute, Placement
 from holdfast.engine.config.sync import Sync
 from holdfast.errors import UnknownName
 
@@ -23,24 +24,6 @@ class Cloud(StrEnum):
     GCP = "gcp"
     AZURE = "azure"
     LOCAL = "local"
-
-
-class Compute(Model):
-    """Where a site's training jobs run."""
-
-    kind: Literal["process"] = Field("process", description="`process`: its own process group on the worker's machine.")
-    queue: str | None = Field(
-        None,
-        description="Airflow queue of the workers in this site; shards of a sync go there.",
-    )
-    environment_file: str | None = Field(
-        None,
-        description="KEY=VALUE lines every job at this site gets: the site's own view of the network and credentials.",
-    )
-    state_folder: str | None = Field(
-        None,
-        description="Where job handles, heartbeats and logs lie on the worker; default `$HOLDFAST_STATE/jobs`.",
-    )
 
 
 class Limits(Model):
@@ -154,6 +137,10 @@ class TrainingJob(Model):
     checkpoint_every_steps: int = Field(gt=0)
     seed: int = Field(0, ge=0)
     step_seconds: float = Field(0.0, ge=0, description="At least this long per step; paces a small example.")
+    placements: tuple[Placement, ...] = Field((), description="Where it may run, best first; none: as the site says.")
+    recovery: Name = Field(
+        "next-placement", description="Registered strategy for a machine that is lost or not to be had."
+    )
 
 
 class Record(Model):

@@ -73,6 +73,9 @@ def _jobs(topology: Topology) -> Iterator[str]:
     for name, job in topology.training.items():
         if job.dataset not in topology.datasets:
             yield _missing(f"training.{name}.dataset", job.dataset, topology.datasets)
+        for number, placement in enumerate(job.placements):
+            if placement.site is not None and placement.site not in topology.sites:
+                yield _missing(f"training.{name}.placements.{number}.site", placement.site, topology.sites)
 
 
 def _services(topology: Topology) -> Iterator[str]:

@@ -1,0 +1,123 @@
+"""What every backend of another machine shares: heartbeats in the site's bucket, claims, attempts, names.
+
+A job of a cloud service cannot show a file. It is told ``HOLDFAST_HEARTBEAT=object:<key>`` and keeps that object in
+the site's bucket current; whoever wants a checkpoint creates ``<key>.request`` beside it.
+
+Not every service lets its caller name a job so that a second one of the name is refused. A *claim*, a create-only
+object per attempt, decides there who submits; everyone else looks for what the claimant started.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from holdfast.engine.compute.interface import (
+    FENCED_EXIT_CODE,
+    STOPPED_EXIT_CODE,
+    JobSpec,
+    JobState,
+    JobStatus,
+)
+from holdfast.engine.objectstore.errors import ObjectExists, ObjectNotFound
+from holdfast.engine.objectstore.interface import CREATE, OVERWRITE, ObjectStore
+
+HEARTBEAT_SCHEME = "object:"
+REQUEST_SUFFIX = ".request"
+#: How a heartbeat's own last state reads as a job's.
+_ENDS = {"finished": JobState.SUCCEEDED, "fenced": JobState.FENCED, "stopped": JobState.STOPPED}
+
+
+def heartbeat_key(run: str, epoch: int, attempt: int) -> str:
+    """Where attempt ``attempt`` of a run's job in an epoch keeps its heartbeat in its site's bucket."""
+    return f"runs/{run}/heartbeats/{epoch:06d}.{attempt:06d}.json"
+
+
+def with_heartbeat(spec: JobSpec, attempt: int) -> dict[str, str]:
+    """The environment of the job, its heartbeat included."""
+    key = heartbeat_key(spec.run, spec.epoch, attempt)
+    return {**spec.environment, "HOLDFAST_HEARTBEAT": f"{HEARTBEAT_SCHEME}{key}"}
+
+
+def read_heartbeat(store: ObjectStore, key: str) -> dict[str, Any] | None:
+    """The heartbeat as the job wrote it; None before its first, or when it is not readable. Raises ObjectStoreError."""
+    try:
+        document = json.loads(store.get(key))
+    except (ObjectNotFound, ValueError):
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def request_checkpoint(store: ObjectStore, key: str) -> None:
+    """Ask the job that keeps this heartbeat for a checkpoint at its next step."""
+    store.put(f"{key}{REQUEST_SUFFIX}", b"", mode=OVERWRITE)
+
+
+def status_of(state: JobState, beat: Mapping[str, Any] | None, detail: str | None) -> JobStatus:
+    """A job's status: what the service says of its state, and what the heartbeat says of its steps."""
+    beat = beat or {}
+    at = beat.get("at")
+    saving = beat.get("saving")
+    trouble = beat.get("detail") or (saving.get("error") if isinstance(saving, dict) else None)
+    return JobStatus(
+        state,
+        step=beat.get("step"),
+        total_steps=beat.get("total_steps"),
+        heartbeat_at=datetime.fromisoformat(at).astimezone(UTC) if isinstance(at, str) else None,
+        detail=detail or (str(trouble) if trouble else None),
+    )
+
+
+def ended_by_code(exit_code: int) -> JobState:
+    """How a training process that left with this code ended. 137 and 143 are a container's SIGKILL and SIGTERM."""
+    if exit_code == 0:
+        return JobState.SUCCEEDED
+    if exit_code == FENCED_EXIT_CODE:
+        return JobState.FENCED
+    if exit_code == STOPPED_EXIT_CODE:
+        return JobState.STOPPED
+    return JobState.LOST if exit_code in (137, 143) else JobState.FAILED
+
+
+def ended_by_heartbeat(beat: Mapping[str, Any] | None) -> JobState | None:
+    """How the job says itself that it ended; None when it does not. For services that tell no exit code."""
+    return _ENDS.get(str((beat or {}).get("state")))
+
+
+def service_name(name: str, attempt: int, *, limit: int, separator: str = "-") -> str:
+    """A deterministic name most services take: lower-case letters, digits and dashes, at most ``limit`` characters.
+
+    Two job names never become one: where characters were replaced or cut, a digest of the whole name is in it.
+    """
+    plain = re.sub(r"[^a-z0-9]+", separator, name.lower()).strip(separator)
+    ending = f"{separator}a{attempt}"
+    if plain != name or len(plain) + len(ending) > limit:
+        ending = f"{separator}{hashlib.sha256(name.encode()).hexdigest()[:8]}{ending}"
+        plain = plain[: limit - len(ending)].rstrip(separator)
+    return f"{plain}{ending}"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Who may submit an attempt. ``claimed_at`` is by the store's own clock."""
+
+    attempt: int
+    holder: str
+    mine: bool
+    claimed_at: datetime
+
+
+def claim_attempt(store: ObjectStore, spec: JobSpec, attempt: int, *, holder: str) -> Claim:
+    """Claim an attempt, or learn who has it: of many claimants one wins, and claiming again changes nothing."""
+    key = f"runs/{spec.run}/jobs/{spec.epoch:06d}.{attempt:06d}.json"
+    document = json.dumps({"format": "holdfast.job-claim/1", "job": spec.name, "holder": holder}, sort_keys=True)
+    with contextlib.suppress(ObjectExists):
+        store.put(key, document.encode(), mode=CREATE, content_type="application/json")
+    found = str(json.loads(store.get(key)).get("holder"))
+    return Claim(attempt, found, found == holder, store.head(key).modified_at)
