@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from holdfast.engine.authority.lease import Lease
-from holdfast.engine.checkpoint.checkpointer import Checkpointer, Finished
+from holdfast.engine.checkpoint.checkpointer import Checkpointer
 from holdfast.engine.checkpoint.environment import TrainingEnvironment
 from holdfast.engine.checkpoint.errors import CheckpointError
 from holdfast.engine.checkpoint.fingerprint import environment_fingerprint
 from holdfast.engine.checkpoint.guard import AlwaysGranted, Permission, WriteGuard
+from holdfast.engine.checkpoint.outcome import Finished
 from holdfast.engine.config import Topology, TrainingJob
 from holdfast.engine.objectstore import ObjectStore, local_store
 from holdfast.engine.replication import ResidencyRefused, check_hop, replicate, residency_for

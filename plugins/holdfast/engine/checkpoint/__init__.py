@@ -1,6 +1,7 @@
 """The training side: save, elect, fork, replicate, resume."""
 
-from holdfast.engine.checkpoint.checkpointer import Checkpointer, Finished, Resumed, load_state
+from holdfast.engine.checkpoint.capturing import SaveMode
+from holdfast.engine.checkpoint.checkpointer import Checkpointer
 from holdfast.engine.checkpoint.elect import Election, PassedOver, elect, newest
 from holdfast.engine.checkpoint.errors import (
     CheckpointError,
@@ -8,13 +9,18 @@ from holdfast.engine.checkpoint.errors import (
     CheckpointUnreadable,
     EnvironmentIncomplete,
     Fenced,
+    StateTooLarge,
     StepTaken,
     StopRequested,
+    TornState,
 )
 from holdfast.engine.checkpoint.fork import begin_run, copy_forks, fork_run
 from holdfast.engine.checkpoint.format import BlobRef, CheckpointManifest
 from holdfast.engine.checkpoint.guard import AlwaysGranted, Permission, WriteGuard
+from holdfast.engine.checkpoint.live import LiveAdapter, LiveGroup, LiveState, LiveTensor
+from holdfast.engine.checkpoint.outcome import Finished, Resumed
 from holdfast.engine.checkpoint.replicate import CheckpointReceipt, read_checkpoint_receipt, replicate_checkpoint
+from holdfast.engine.checkpoint.restore import load_state
 from holdfast.engine.checkpoint.risk import WorkAtRisk, work_at_risk
 from holdfast.engine.checkpoint.state import Adapter, TrainingState
 
@@ -32,11 +38,18 @@ __all__ = [
     "EnvironmentIncomplete",
     "Fenced",
     "Finished",
+    "LiveAdapter",
+    "LiveGroup",
+    "LiveState",
+    "LiveTensor",
     "PassedOver",
     "Permission",
     "Resumed",
+    "SaveMode",
+    "StateTooLarge",
     "StepTaken",
     "StopRequested",
+    "TornState",
     "TrainingState",
     "WorkAtRisk",
     "WriteGuard",

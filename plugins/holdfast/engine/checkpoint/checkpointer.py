@@ -20,20 +20,24 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 from holdfast.clock import Clock, SystemClock
+from holdfast.engine.checkpoint.capturing import LiveCapturer, SaveMode
 from holdfast.engine.checkpoint.commit import require_permission
-from holdfast.engine.checkpoint.elect import Election, PassedOver, elect
-from holdfast.engine.checkpoint.errors import CheckpointError, CheckpointUnreadable, Fenced, StopRequested
+from holdfast.engine.checkpoint.elect import Election, elect
+from holdfast.engine.checkpoint.errors import CheckpointError, Fenced, StopRequested
 from holdfast.engine.checkpoint.fingerprint import environment_fingerprint
-from holdfast.engine.checkpoint.format import CheckpointManifest, blob_key, digest_of
+from holdfast.engine.checkpoint.format import CheckpointManifest
 from holdfast.engine.checkpoint.guard import AlwaysGranted, Permission, WriteGuard
 from holdfast.engine.checkpoint.heartbeat import Heartbeat, stamp
+from holdfast.engine.checkpoint.live import LiveAdapter
+from holdfast.engine.checkpoint.outcome import Finished, Resumed
 from holdfast.engine.checkpoint.replicator import Replicator
+from holdfast.engine.checkpoint.restore import load_state
 from holdfast.engine.checkpoint.state import Adapter, TrainingState
 from holdfast.engine.checkpoint.writer import Capture, CheckpointWriter, Origin
 from holdfast.engine.objectstore.interface import ObjectStore
@@ -41,29 +45,7 @@ from holdfast.engine.objectstore.interface import ObjectStore
 #: Airflow kills five seconds after it asks; a save that is not durable by then is left to the last periodic one.
 STOP_SAVE_SECONDS = 3.5
 
-StateSource = Adapter | TrainingState | Callable[[], TrainingState]
-
-
-@dataclass(frozen=True, slots=True)
-class Resumed:
-    """What training goes on from.
-
-    ``resume`` is "bitwise" only when this environment's fingerprint equals the checkpoint's.
-    """
-
-    step: int
-    state: TrainingState
-    manifest: CheckpointManifest
-    resume: str
-    passed_over: tuple[PassedOver, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """The last checkpoint, and at which standby sites it is, read back."""
-
-    manifest: CheckpointManifest
-    replicated: dict[str, bool]
+StateSource = Adapter | LiveAdapter | TrainingState | Callable[[], TrainingState]
 
 
 class Checkpointer:
@@ -72,7 +54,12 @@ class Checkpointer:
     Args:
         store: the site's own bucket.
         run, epoch, site: what this process was told; the epoch is in every key it writes.
-        every_steps: a checkpoint each so many steps.
+        every_steps: a checkpoint each so many steps; None: only by ``every_seconds``.
+        every_seconds: a checkpoint once so many seconds have passed since the one before, e.g. of an `IntervalPlan`.
+        mode: how long training waits for a save of a live adapter; see `capturing`. Other adapters hand over finished
+            bytes, which is ``copy``, or ``blocking``.
+        memory_bytes: bound of the buffers a live state is copied into, twice its size; None: none.
+        self_test: find out whether the mode fits the training loop; slow. See `TornState`.
         total_steps: shown in the heartbeat.
         guard: asked immediately before each manifest is committed.
         replicas: the standby sites' buckets by site name.
@@ -90,7 +77,11 @@ class Checkpointer:
         *,
         epoch: int,
         site: str,
-        every_steps: int,
+        every_steps: int | None = None,
+        every_seconds: float | None = None,
+        mode: SaveMode | str = SaveMode.COPY,
+        memory_bytes: int | None = None,
+        self_test: bool = False,
         total_steps: int | None = None,
         guard: WriteGuard | None = None,
         replicas: Mapping[str, ObjectStore] | None = None,
@@ -103,18 +94,14 @@ class Checkpointer:
         clock: Clock | None = None,
         notes: Mapping[str, Any] | None = None,
     ) -> None:
-        if every_steps < 1:
-            raise CheckpointError(
-                "the checkpoint interval is no number of steps",
-                where="every_steps",
-                expected="1 or more",
-                found=str(every_steps),
-            )
+        _check_interval(every_steps, every_seconds)
         self.store = store
         self.run = run
         self.epoch = epoch
         self.site = site
         self.every_steps = every_steps
+        self.every_seconds = every_seconds
+        self.mode = _mode(mode)
         self.guard = guard or AlwaysGranted()
         self.fingerprint = dict(fingerprint if fingerprint is not None else environment_fingerprint())
         self._clock = clock or SystemClock()
@@ -151,6 +138,10 @@ class Checkpointer:
         self._before: dict[int, Any] = {}
         self._last_step = 0
         self._saved_step = 0
+        self._saved_at = self._clock.monotonic()
+        self._memory_bytes = memory_bytes
+        self._self_test = self_test
+        self._live: LiveCapturer | None = None
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Checkpointer:
@@ -168,7 +159,9 @@ class Checkpointer:
 
     # -- resume -------------------------------------------------------------------------------------------------
 
-    def resume(self, adapter: Adapter | None = None, *, fingerprint: Mapping[str, str] | None = None) -> Resumed | None:
+    def resume(
+        self, adapter: Adapter | LiveAdapter | None = None, *, fingerprint: Mapping[str, str] | None = None
+    ) -> Resumed | None:
         """Load what this epoch goes on from, or None to start from scratch. Call it before entering the context.
 
         The epoch's fork record says what the orchestrator elected; a job restarted within its epoch goes on from the
@@ -184,7 +177,7 @@ class Checkpointer:
         """
         if self.guard.permission() is Permission.FENCED:
             require_permission(self.guard, where=self.run, epoch=self.epoch)
-        extra = fingerprint if fingerprint is not None else (adapter.state().fingerprint if adapter else {})
+        extra = fingerprint if fingerprint is not None else _fingerprint_of(adapter)
         election = elect(self.store, self.run, epoch=self.epoch, fingerprint={**self.fingerprint, **extra})
         if election.manifest is None:
             self._note_resume(election)
@@ -226,6 +219,15 @@ class Checkpointer:
             retry_seconds=self._retry_seconds,
         )
         self._writer.start()
+        self._live = LiveCapturer(
+            self.mode,
+            submit=self._writer.submit,
+            reclaim=self._writer.reclaim,
+            clock=self._clock,
+            memory_bytes=self._memory_bytes,
+            self_test=self._self_test,
+        )
+        self._saved_at = self._clock.monotonic()
         for replicator in self._replicators.values():
             replicator.start()
             if self._parent is not None:  # what this epoch goes on from must survive this site as well
@@ -240,6 +242,8 @@ class Checkpointer:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self._live is not None:
+            self._live.close()
         if self._writer is not None:
             self._writer.close()
         for replicator in self._replicators.values():
@@ -274,11 +278,13 @@ class Checkpointer:
         writer = self._ready()
         self._last_step = step
         stopping = self._stop.is_set()
-        due = step % self.every_steps == 0 or writer.wants_another
-        if taken := (due or stopping or self._heartbeat.checkpoint_requested()):
-            self._capture(step, state)
+        due = self._is_due(step) or writer.wants_another
+        taken = (due or stopping or self._heartbeat.checkpoint_requested()) and self._capture(step, state)
+        if taken and self.mode is SaveMode.BLOCKING:
+            self._wait_durable(step)
         self._heartbeat.note(step=step, loss=loss, state="training", step_at=stamp(self._clock.now()), **self._facts())
         if stopping:
+            self.before_update()
             durable = writer.wait(step, STOP_SAVE_SECONDS)
             raise StopRequested(
                 "asked to leave",
@@ -297,10 +303,15 @@ class Checkpointer:
             CheckpointError: it is not durable after ``save_seconds``.
         """
         writer = self._ready()
-        if self._saved_step != self._last_step:
-            self._capture(self._last_step, state)
+        deadline = self._clock.monotonic() + save_seconds
+        while self._saved_step != self._last_step and not self._capture(self._last_step, state):
+            # Both buffers hold states that are not durable yet; the last one must not be left out.
+            if not writer.wait_progress(deadline - self._clock.monotonic()):
+                break
+            self._ready()
+        self.before_update()
         self._heartbeat.write(state="finishing", **self._facts())
-        if not writer.wait(self._last_step, save_seconds):
+        if not writer.wait(self._last_step, max(0.0, deadline - self._clock.monotonic())):
             self._ready()
             raise CheckpointError(
                 "the last checkpoint is not durable",
@@ -318,6 +329,15 @@ class Checkpointer:
         }
         self._heartbeat.write(state="finishing", model_digest=manifest.model_digest, **self._facts())
         return Finished(manifest, replicated)
+
+    def before_update(self) -> None:
+        """Wait for a copy under way; call it before anything changes the weights outside ``optimizer.step``.
+
+        Raises:
+            TornState: the self-test found that something did already.
+        """
+        if self._live is not None:
+            self._live.wait()
 
     def require_permission(self, what: str) -> None:
         """Ask the guard before something else is published for this epoch. Raises Fenced, WritesHeld."""
@@ -343,14 +363,37 @@ class Checkpointer:
             require_permission(self.guard, where=self.run, epoch=self.epoch)
         return writer
 
-    def _capture(self, step: int, source: StateSource) -> None:
+    def _is_due(self, step: int) -> bool:
+        if self.every_steps is not None and step % self.every_steps == 0:
+            return True
+        return self.every_seconds is not None and self._clock.monotonic() - self._saved_at >= self.every_seconds
+
+    def _wait_durable(self, step: int) -> None:
+        """Until it is, or training has to end; a store that is down holds it up, that is what blocking means."""
+        while not self._ready().wait(step, 1.0):
+            if self._stop.is_set():
+                return
+
+    def _capture(self, step: int, source: StateSource) -> bool:
+        """Whether the state was taken; False: put off, no buffer is free."""
+        assert self._writer is not None
+        assert self._live is not None
+        self._writer.wants_another = False
+        if isinstance(source, LiveAdapter):
+            if not self._live.capture(step, source):
+                self._writer.wants_another = True
+                return False
+        else:
+            self._submit(step, source)
+        self._saved_step, self._saved_at = step, self._clock.monotonic()
+        return True
+
+    def _submit(self, step: int, source: Adapter | TrainingState | Callable[[], TrainingState]) -> None:
         assert self._writer is not None
         if isinstance(source, Adapter):
             source = source.state
         state = source if isinstance(source, TrainingState) else source()
-        self._writer.wants_another = False
         self._writer.submit(Capture(step, state.frozen(), self._clock.now()))
-        self._saved_step = step
 
     def _committed(self, manifest: CheckpointManifest, blobs: Mapping[str, bytes]) -> None:
         for replicator in self._replicators.values():
@@ -387,27 +430,46 @@ class Checkpointer:
                 "model_digest": last.model_digest,
                 "warnings": list(last.warnings),
             },
-            "saving": asdict(writer),
+            "saving": {**asdict(writer), **self._stall()},
             "replicas": replicas,
             "permission": str(self.guard.permission()),
         }
 
+    def _stall(self) -> dict[str, Any]:
+        live = self._live
+        return {
+            "mode": str(self.mode),
+            "stall_seconds": live.stall_seconds if live else None,
+            "deferred": live.deferred if live else 0,
+        }
 
-def load_state(store: ObjectStore, manifest: CheckpointManifest) -> TrainingState:
-    """A checkpoint's state, every blob checked against its digest as it is used. Raises CheckpointUnreadable."""
-    blobs = {}
-    for name, reference in manifest.blobs.items():
-        key = blob_key(manifest.run, reference.digest)
-        data = store.get(key)
-        if digest_of(data) != reference.digest:
-            raise CheckpointUnreadable(
-                "a blob changed after it was verified",
-                where=f"{store.name}: {key}",
-                expected=reference.digest,
-                found=digest_of(data),
-            )
-        blobs[name] = data
-    return TrainingState(blobs, dict(manifest.state), manifest.model)
+
+def _check_interval(every_steps: int | None, every_seconds: float | None) -> None:
+    if every_steps is None and every_seconds is None:
+        wrong = ("every_steps, every_seconds", "one of them", "neither")
+    elif every_steps is not None and every_steps < 1:
+        wrong = ("every_steps", "1 or more", str(every_steps))
+    elif every_seconds is not None and not every_seconds > 0:
+        wrong = ("every_seconds", "more than 0", str(every_seconds))
+    else:
+        return
+    where, expected, found = wrong
+    raise CheckpointError("there is no checkpoint interval", where=where, expected=expected, found=found)
+
+
+def _mode(mode: str) -> SaveMode:
+    try:
+        return SaveMode(mode)
+    except ValueError:
+        raise CheckpointError(
+            "there is no such save mode", where="mode", expected=", ".join(SaveMode), found=repr(mode)
+        ) from None
+
+
+def _fingerprint_of(adapter: Adapter | LiveAdapter | None) -> Mapping[str, str]:
+    if adapter is None:
+        return {}
+    return adapter.live().rest.fingerprint if isinstance(adapter, LiveAdapter) else adapter.state().fingerprint
 
 
 def _final_state(error: BaseException | None) -> str:

@@ -37,3 +37,11 @@ class StopRequested(CheckpointError):
     """The job was asked to stop and its last step is saved. Exit with STOPPED_EXIT_CODE."""
 
     exit_code = 75
+
+
+class StateTooLarge(CheckpointError):
+    """The state does not fit into the memory allowed for saving it; nothing was saved."""
+
+
+class TornState(CheckpointError):
+    """The state changed while it was copied: the save mode does not fit this training loop."""

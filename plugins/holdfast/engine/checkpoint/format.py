@@ -27,9 +27,9 @@ Digest = Annotated[str, StringConstraints(pattern=r"^blake3:[0-9a-f]{64}$")]
 _MANIFEST_KEY = re.compile(r"/checkpoints/(\d{12})\.(\d{6})\.json$")
 
 
-def digest_of(data: bytes | Iterable[bytes]) -> str:
+def digest_of(data: bytes | bytearray | memoryview | Iterable[bytes]) -> str:
     """``blake3:<64 hex digits>`` of the bytes."""
-    if isinstance(data, bytes):
+    if isinstance(data, bytes | bytearray | memoryview):
         return f"blake3:{blake3(data).hexdigest()}"
     hasher = blake3()
     for chunk in data:

@@ -9,6 +9,7 @@ from datetime import datetime
 from threading import Condition, Thread
 
 from holdfast.clock import Clock
+from holdfast.engine.checkpoint.buffers import BufferSet, LentBlobs
 from holdfast.engine.checkpoint.commit import WritesHeld, write_checkpoint
 from holdfast.engine.checkpoint.errors import CheckpointError, CheckpointFailed, Fenced, StepTaken
 from holdfast.engine.checkpoint.format import ANCESTORS_NAMED, BlobRef, CheckpointManifest, digest_of, model_digest
@@ -40,6 +41,21 @@ class Capture:
     step: int
     state: TrainingState
     captured_at: datetime
+    buffers: BufferSet | None = None
+
+    def release(self) -> None:
+        """Nobody writes it any more."""
+        if self.buffers is not None:
+            self.buffers.release()
+
+    def by_digest(self, manifest: CheckpointManifest) -> Mapping[str, bytes]:
+        """Its blobs, for the replicas; those in buffers only until the buffers are needed again."""
+        own = {name: data for name, data in self.state.blobs.items() if isinstance(data, bytes)}
+        others = {manifest.blobs[name].digest: data for name, data in own.items()}
+        if self.buffers is None:
+            return others
+        lent = {manifest.blobs[name].digest: name for name in self.buffers.views()}
+        return LentBlobs(self.buffers, lent, others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +119,19 @@ class CheckpointWriter:
         with self._condition:
             if self._pending is not None:
                 self._superseded += 1
+                self._pending.release()
             self._pending = capture
             self._condition.notify_all()
+
+    def reclaim(self) -> bool:
+        """Give up what only waits, for a newer state; whether there was something."""
+        with self._condition:
+            if self._pending is None:
+                return False
+            self._superseded += 1
+            self._pending.release()
+            self._pending = None
+            return True
 
     def wait(self, step: int, seconds: float) -> bool:
         """Wait until a checkpoint of this step or a later one is committed. False: not in time, or never."""
@@ -116,6 +143,14 @@ class CheckpointWriter:
                     return False
                 self._condition.wait(min(left, 0.5))
             return self._has(step)
+
+    def wait_progress(self, seconds: float) -> bool:
+        """Wait until a save in flight ends, whatever becomes of it. False: not in time, or never."""
+        with self._condition:
+            begun = self._count, self._in_flight
+            return self._condition.wait_for(
+                lambda: self.failure is not None or (self._count, self._in_flight) != begun, max(0.0, seconds)
+            )
 
     def status(self) -> WriterStatus:
         with self._condition:
@@ -153,6 +188,8 @@ class CheckpointWriter:
                         found=f"{type(error).__name__}: {error}",
                     )
                 )
+            finally:
+                capture.release()
             if self.failure is not None:
                 return
 
@@ -186,7 +223,7 @@ class CheckpointWriter:
                 if not self._wait_to_retry(str(error)):
                     return
             else:
-                self._done(done, blobs, self._clock.monotonic() - began)
+                self._done(done, capture, self._clock.monotonic() - began)
                 return
 
     def _wait_to_retry(self, error: str) -> bool:
@@ -200,7 +237,7 @@ class CheckpointWriter:
                 return False
             return not self._closing
 
-    def _done(self, manifest: CheckpointManifest, blobs: Mapping[str, bytes], seconds: float) -> None:
+    def _done(self, manifest: CheckpointManifest, capture: Capture, seconds: float) -> None:
         with self._condition:
             self.last = manifest
             # Later checkpoints share blobs with this one, if with any.
@@ -208,7 +245,7 @@ class CheckpointWriter:
             self._count += 1
             self._save_seconds, self._error = seconds, None
             self._condition.notify_all()
-        self._committed(manifest, {manifest.blobs[name].digest: data for name, data in blobs.items()})
+        self._committed(manifest, capture.by_digest(manifest))
 
     def _fail(self, error: HoldfastError) -> None:
         if not isinstance(error, CheckpointError):

@@ -13,15 +13,19 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from holdfast.engine.checkpoint.adapters.torch_tensors import (
+    TorchCopier,
+    blob_of,
+    copy_into,
+    is_part,
+    live_tensor,
+    tensors_of,
+)
 from holdfast.engine.checkpoint.errors import CheckpointError
+from holdfast.engine.checkpoint.live import LiveState, LiveTensor, grouped
 from holdfast.engine.checkpoint.state import TrainingState
 
-MODEL_BLOB, OPTIMIZER_BLOB, GENERATORS_BLOB, REST_BLOB = (
-    "model.safetensors",
-    "optimizer.safetensors",
-    "generators.safetensors",
-    "rest.json",
-)
+GENERATORS_BLOB, REST_BLOB = "generators.safetensors", "rest.json"
 
 
 class TorchAdapter:
@@ -31,6 +35,7 @@ class TorchAdapter:
         module: a ``torch.nn.Module``.
         optimizer: a ``torch.optim.Optimizer`` over its parameters.
         scheduler: anything with ``state_dict`` and ``load_state_dict`` whose state is JSON.
+        scaler: a ``torch.amp.GradScaler``.
         generators: further ``torch.Generator`` objects, e.g. a sampler's.
         extra: gives the trainer's own JSON state, e.g. the data position; `load_state` hands it to ``load_extra``.
     """
@@ -41,6 +46,7 @@ class TorchAdapter:
         optimizer: Any,
         *,
         scheduler: Any = None,
+        scaler: Any = None,
         generators: Mapping[str, Any] | None = None,
         extra: Callable[[], Any] | None = None,
         load_extra: Callable[[Any], None] | None = None,
@@ -48,46 +54,96 @@ class TorchAdapter:
         self._module = module
         self._optimizer = optimizer
         self._scheduler = scheduler
+        self._scaler = scaler
+        self.copier = TorchCopier()
         self._generators = dict(generators or {})
         self._extra = extra
         self._load_extra = load_extra
 
-    def state(self) -> TrainingState:
-        """A copy of everything; training may go on at once."""
-        save = _import("safetensors.torch").save
-        optimizer_tensors, optimizer_rest = _split(self._optimizer.state_dict())
+    def live(self) -> LiveState:
+        """The tensors where they are, in groups: weights that train, weights that do not, statistics, moments."""
+        trained, frozen, statistics = self._model_tensors()
+        moments, optimizer_rest = _split(self._optimizer.state_dict())
+        groups = [
+            *grouped("model", trained, model=True),
+            *grouped("model-frozen", frozen, model=True),
+            *grouped("model-statistics", statistics, model=True),
+            *grouped("optimizer", moments, model=False),
+        ]
         rest = {
             "optimizer": optimizer_rest,
             "python": random.getstate(),
             "numpy": _numpy_state(),
             "scheduler": self._scheduler.state_dict() if self._scheduler is not None else None,
+            "scaler": self._scaler.state_dict() if self._scaler is not None else None,
             "extra": self._extra() if self._extra is not None else None,
         }
+        blobs = {GENERATORS_BLOB: blob_of(self._generator_states()), REST_BLOB: _to_json(rest)}
+        return LiveState(tuple(groups), TrainingState(blobs, {}, (), fingerprint()))
+
+    def state(self) -> TrainingState:
+        """A copy of everything; training may go on at once."""
+        live = self.live()
         blobs = {
-            MODEL_BLOB: save(_copies(self._module.state_dict())),
-            OPTIMIZER_BLOB: save(optimizer_tensors),
-            GENERATORS_BLOB: save(self._generator_states()),
-            REST_BLOB: _to_json(rest),
+            group.name: blob_of({tensor.spec.name: tensor.source for tensor in group.tensors}) for group in live.groups
         }
-        return TrainingState(blobs, {}, (MODEL_BLOB,), fingerprint())
+        model = tuple(group.name for group in live.groups if group.model)
+        return TrainingState({**blobs, **live.rest.blobs}, {}, model, live.rest.fingerprint)
+
+    def before_update(self, hook: Callable[[], None]) -> bool:
+        """Have ``hook`` called at the begin of every ``optimizer.step``."""
+        self._optimizer.register_step_pre_hook(lambda *_: hook())
+        return True
 
     def load_state(self, state: TrainingState) -> None:
-        """Continue exactly there. The generators are set last: building the rest may draw from them."""
-        load = _import("safetensors.torch").load
+        """Continue exactly there. The generators are set last: building the rest may draw from them.
+
+        Raises:
+            CheckpointUnreadable: a blob is no tensors, or names others than the module and optimizer have.
+        """
         blobs = state.blobs
         rest = json.loads(blobs[REST_BLOB])
-        self._module.load_state_dict(load(blobs[MODEL_BLOB]), strict=True)
+        copy_into(self._module.state_dict(keep_vars=True), blobs, "model")
+        optimizer = {
+            name: tensor
+            for blob in sorted(blobs)
+            if is_part(blob, "optimizer")
+            for name, tensor in tensors_of(blobs[blob], where=blob).items()
+        }
         self._optimizer.load_state_dict(
-            _join(load(blobs[OPTIMIZER_BLOB]), rest["optimizer"], self._optimizer.state_dict()["param_groups"])
+            _join(optimizer, rest["optimizer"], self._optimizer.state_dict()["param_groups"])
         )
         if self._scheduler is not None:
             self._scheduler.load_state_dict(rest["scheduler"])
+        if self._scaler is not None:
+            self._scaler.load_state_dict(rest["scaler"])
         if self._load_extra is not None:
             self._load_extra(rest["extra"])
-        self._set_generators(load(blobs[GENERATORS_BLOB]))
+        self._set_generators(tensors_of(blobs[GENERATORS_BLOB], where=GENERATORS_BLOB))
         version, internal, gauss = rest["python"]
         random.setstate((version, tuple(internal), gauss))
         _set_numpy_state(rest["numpy"])
+
+    def _model_tensors(self) -> tuple[list[LiveTensor], list[LiveTensor], list[LiveTensor]]:
+        """Trained, frozen, and statistics (buffers, which a forward pass may change)."""
+        torch = _import("torch")
+        trained: list[LiveTensor] = []
+        frozen: list[LiveTensor] = []
+        statistics: list[LiveTensor] = []
+        for name, tensor in self._module.state_dict(keep_vars=True).items():
+            if not isinstance(tensor, torch.Tensor):
+                raise CheckpointError(
+                    "a part of the module's state is no tensor",
+                    where=f"TorchAdapter: {name}",
+                    expected="parameters and buffers",
+                    found=type(tensor).__name__,
+                    fix="Keep what get_extra_state gives in `extra`, as JSON",
+                )
+            if not isinstance(tensor, torch.nn.Parameter):
+                statistics.append(live_tensor(name, tensor, volatile=True))
+            else:
+                (trained if tensor.requires_grad else frozen).append(live_tensor(name, tensor))
+        return trained, frozen, statistics
 
     def _generator_states(self) -> dict[str, Any]:
         torch = _import("torch")
@@ -125,23 +181,18 @@ def _import(name: str) -> Any:
     return importlib.import_module(name)
 
 
-def _copies(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """On the CPU, contiguous, sharing memory with nothing: tied weights are written twice and load into both."""
-    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-
-
-def _split(state: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _split(state: Mapping[str, Any]) -> tuple[list[LiveTensor], dict[str, Any]]:
     """An optimizer's state as tensors named ``<parameter>.<name>`` and the JSON rest."""
     torch = _import("torch")
-    tensors: dict[str, Any] = {}
+    tensors: list[LiveTensor] = []
     rest: dict[str, dict[str, Any]] = {}
     for parameter, values in state["state"].items():
         for name, value in values.items():
             if isinstance(value, torch.Tensor):
-                tensors[f"{parameter}.{name}"] = value
+                tensors.append(live_tensor(f"{parameter}.{name}", value))
             else:
                 rest.setdefault(str(parameter), {})[name] = value
-    return _copies(tensors), {"state": rest, "param_groups": state["param_groups"]}
+    return tensors, {"state": rest, "param_groups": state["param_groups"]}
 
 
 def _join(tensors: Mapping[str, Any], rest: Mapping[str, Any], like: list[dict[str, Any]]) -> dict[str, Any]:
