@@ -23,6 +23,7 @@ from holdfast.engine.checkpoint.environment import TrainingEnvironment
 from holdfast.engine.checkpoint.errors import CheckpointError
 from holdfast.engine.checkpoint.fingerprint import environment_fingerprint
 from holdfast.engine.checkpoint.guard import AlwaysGranted, Permission, WriteGuard
+from holdfast.engine.checkpoint.heartbeat import HeartbeatObject
 from holdfast.engine.checkpoint.outcome import Finished
 from holdfast.engine.config import Topology, TrainingJob
 from holdfast.engine.objectstore import ObjectStore, local_store
@@ -33,6 +34,9 @@ from holdfast.errors import ConfigError, HoldfastError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+#: A heartbeat in a bucket is a request each time.
+_OBJECT_HEARTBEAT_SECONDS = 5.0
 
 
 class LeaseGuard:
@@ -126,7 +130,8 @@ class Training:
             dataset_snapshot=record.snapshot_id,
             clock=runtime.clock,
             fingerprint=environment_fingerprint(("numpy", "pyarrow")),
-            heartbeat=environment.heartbeat,
+            heartbeat=_heartbeat(environment, data_store),
+            heartbeat_seconds=1.0 if environment.heartbeat_key is None else _OBJECT_HEARTBEAT_SECONDS,
             notes={"job": environment.job, "group": environment.group, "refused_standbys": refused},
         )
         step_seconds = job.step_seconds if environment.step_seconds is None else environment.step_seconds
@@ -208,6 +213,11 @@ def open_local(folder: Path) -> ObjectStore:
     """A store in a local folder, made when it is not there."""
     folder.mkdir(parents=True, exist_ok=True)
     return local_store("scratch", folder)
+
+
+def _heartbeat(environment: TrainingEnvironment, store: ObjectStore) -> Path | HeartbeatObject | None:
+    key = environment.heartbeat_key
+    return environment.heartbeat if key is None else HeartbeatObject(store, key)
 
 
 def _scratch(folder: Path) -> ObjectStore:

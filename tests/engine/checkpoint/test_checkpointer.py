@@ -25,6 +25,9 @@ from holdfast.engine.checkpoint import (
     replicate_checkpoint,
 )
 from holdfast.engine.checkpoint.format import blob_key
+from holdfast.engine.checkpoint.heartbeat import HeartbeatObject
+from holdfast.engine.compute import JobState
+from holdfast.engine.compute.remote import REQUEST_SUFFIX, ended_by_heartbeat, read_heartbeat, request_checkpoint
 from holdfast.engine.objectstore import ObjectStore, memory_store
 from holdfast.engine.objectstore.errors import PermissionRefused
 from holdfast.engine.snapshot.errors import EpochUnknownHere
@@ -332,6 +335,25 @@ def test_a_requested_checkpoint_is_taken_at_the_next_step(tmp_path: Path) -> Non
         assert not it.step(5, state_at(5))
         wait_for(lambda: it.status()["checkpoint"] is not None)
     assert elect(store, "run", epoch=1).step == 4
+
+
+def test_a_job_elsewhere_keeps_its_heartbeat_in_the_bucket_and_is_asked_there() -> None:
+    store, key = memory_store(), "runs/run/heartbeats/000001.000001.json"
+    with Checkpointer(
+        store,
+        "run",
+        epoch=1,
+        site="site-a",
+        every_steps=1000,
+        heartbeat=HeartbeatObject(store, key),
+        heartbeat_seconds=0.01,
+    ) as checkpointer:
+        checkpointer.step(1, TrainingState({"model": b"1"}))
+        wait_for(lambda: json.loads(store.get(key)).get("step") == 1)
+        request_checkpoint(store, key)
+        wait_for(lambda: not list(store.list(f"{key}{REQUEST_SUFFIX}")))
+        wait_for(lambda: checkpointer.step(2, TrainingState({"model": b"2"})))
+    assert ended_by_heartbeat(read_heartbeat(store, key)) is JobState.SUCCEEDED
 
 
 def test_the_heartbeat_moves_during_a_long_step_and_tells_it_from_progress(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from holdfast.engine.checkpoint.errors import CheckpointError, Fenced, StopReque
 from holdfast.engine.checkpoint.fingerprint import environment_fingerprint
 from holdfast.engine.checkpoint.format import CheckpointManifest
 from holdfast.engine.checkpoint.guard import AlwaysGranted, Permission, WriteGuard
-from holdfast.engine.checkpoint.heartbeat import Heartbeat, stamp
+from holdfast.engine.checkpoint.heartbeat import Heartbeat, HeartbeatObject, stamp
 from holdfast.engine.checkpoint.live import LiveAdapter
 from holdfast.engine.checkpoint.outcome import Finished, Resumed
 from holdfast.engine.checkpoint.replicator import Replicator
@@ -66,7 +66,8 @@ class Checkpointer:
         keep_every: of the checkpoints that a slow replica leaves out, each so many-th is kept.
         dataset_snapshot: recorded in every manifest.
         fingerprint: of this environment; by default the machine, its instruction sets and Python.
-        heartbeat: the file to keep current; None: none.
+        heartbeat: the file, or the object, to keep current; None: none.
+        heartbeat_seconds: the longest time between two writes of it.
         clock: wall and monotonic time.
     """
 
@@ -88,7 +89,7 @@ class Checkpointer:
         keep_every: int = 10,
         dataset_snapshot: str | None = None,
         fingerprint: Mapping[str, str] | None = None,
-        heartbeat: Path | None = None,
+        heartbeat: Path | HeartbeatObject | None = None,
         heartbeat_seconds: float = 1.0,
         retry_seconds: float = 0.5,
         clock: Clock | None = None,

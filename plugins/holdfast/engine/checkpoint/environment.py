@@ -9,6 +9,9 @@ from pathlib import Path
 
 from holdfast.engine.checkpoint.errors import EnvironmentIncomplete
 
+#: How ``HOLDFAST_HEARTBEAT`` says that it names an object.
+_OBJECT = "object:"
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingEnvironment:
@@ -18,6 +21,7 @@ class TrainingEnvironment:
         run, epoch, site, group, job: which run of which job this is, in which epoch and where.
         dataset_snapshot: the snapshot id to train on; None: the newest.
         heartbeat: the file to keep current.
+        heartbeat_key: the object in the site's bucket to keep current instead, for a job on another machine.
         scratch: a local folder that replaces the site's bucket for everything written: a reference run, which
             touches neither buckets nor the authority. Data is still read from the site.
         steps, step_seconds: override the job's own, e.g. for a short first model or an unpaced reference.
@@ -30,6 +34,7 @@ class TrainingEnvironment:
     job: str
     dataset_snapshot: str | None = None
     heartbeat: Path | None = None
+    heartbeat_key: str | None = None
     scratch: Path | None = None
     steps: int | None = None
     step_seconds: float | None = None
@@ -59,6 +64,8 @@ class TrainingEnvironment:
         if not epoch or epoch < 1 or epoch != int(epoch):
             wrong.append("HOLDFAST_EPOCH is no epoch: expected a whole number from 1")
         step_seconds = number("HOLDFAST_STEP_SECONDS")
+        _, is_object, object_key = environ.get("HOLDFAST_HEARTBEAT", "").partition(_OBJECT)
+        key = object_key if is_object else None
         run, site, group, job = (text(f"HOLDFAST_{name}") for name in ("RUN", "SITE", "GROUP", "JOB"))
         if wrong:
             raise EnvironmentIncomplete(
@@ -75,7 +82,8 @@ class TrainingEnvironment:
             group=group,
             job=job,
             dataset_snapshot=environ.get("HOLDFAST_DATASET_SNAPSHOT") or None,
-            heartbeat=_path(environ, "HOLDFAST_HEARTBEAT"),
+            heartbeat=None if key else _path(environ, "HOLDFAST_HEARTBEAT"),
+            heartbeat_key=key,
             scratch=_path(environ, "HOLDFAST_SCRATCH"),
             steps=None if steps is None else int(steps),
             step_seconds=step_seconds,

@@ -1,11 +1,13 @@
-"""The heartbeat file: how a training process shows that it lives, and separately that it gets on.
+"""The heartbeat: how a training process shows that it lives, and separately that it gets on.
 
-Written by atomic rename, so a reader sees a whole file or the one before. A thread rewrites it every second, also
-during a long step; ``at`` then moves and ``step_at`` does not, which tells a slow step from a dead process.
+A file, or, on a machine whose files nobody reads, an object in the site's bucket. The file is written by atomic rename,
+so a reader sees a whole one or the one before. A thread rewrites it every second, also during a long step; ``at`` then
+moves and ``step_at`` does not, which tells a slow step from a dead process.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from datetime import UTC, datetime
@@ -14,6 +16,8 @@ from threading import Event, Lock, Thread
 from typing import Any
 
 from holdfast.clock import Clock
+from holdfast.engine.objectstore.errors import ObjectStoreError
+from holdfast.engine.objectstore.interface import OVERWRITE, ObjectStore
 
 FORMAT = "holdfast.job-heartbeat/1"
 #: Beside the heartbeat: whoever creates this file asks for a checkpoint at the next step.
@@ -24,13 +28,15 @@ class Heartbeat:
     """Keeps the file current until `close`.
 
     Args:
-        path: the file; None keeps the facts in memory only.
+        path: the file, or the object; None keeps the facts in memory only.
         clock: stamps ``at``.
         interval_seconds: the longest time between two writes.
         facts: what does not change: run, epoch, site, pid.
     """
 
-    def __init__(self, path: Path | None, clock: Clock, *, interval_seconds: float = 1.0, **facts: Any) -> None:
+    def __init__(
+        self, path: Path | HeartbeatObject | None, clock: Clock, *, interval_seconds: float = 1.0, **facts: Any
+    ) -> None:
         self.path = path
         self._clock = clock
         self._interval_seconds = interval_seconds
@@ -53,7 +59,7 @@ class Heartbeat:
         """Change facts; they are written soon, at most twenty times a second."""
         with self._lock:
             self._facts.update(facts)
-        if self._clock.monotonic() - self._written >= 0.05:
+        if not isinstance(self.path, HeartbeatObject) and self._clock.monotonic() - self._written >= 0.05:
             self.write()
 
     def write(self, **facts: Any) -> None:
@@ -62,8 +68,11 @@ class Heartbeat:
             self._facts.update(facts)
             self._facts["at"] = stamp(self._clock.now())
             self._written = self._clock.monotonic()
-            if self.path is not None:
-                _replace(self.path, self._facts)
+            facts = dict(self._facts)
+            if isinstance(self.path, Path):
+                _replace(self.path, facts)
+        if isinstance(self.path, HeartbeatObject):
+            self.path.write(facts)
 
     def close(self, **facts: Any) -> None:
         self._closed.set()
@@ -75,6 +84,8 @@ class Heartbeat:
         """Whether somebody asked for a checkpoint; asking is then over."""
         if self.path is None:
             return False
+        if isinstance(self.path, HeartbeatObject):
+            return self.path.take_request()
         try:
             self.path.with_name(f"{self.path.name}{REQUEST_SUFFIX}").unlink()
         except FileNotFoundError:
@@ -85,8 +96,42 @@ class Heartbeat:
         while not self._closed.wait(self._interval_seconds):
             try:
                 self.write()
+                if isinstance(self.path, HeartbeatObject):
+                    self.path.look_for_request()
             except OSError:  # a full disk must not end the training; the file grows old and says so
                 continue
+
+
+class HeartbeatObject:
+    """A heartbeat in a bucket. The training thread never waits for it: a thread writes it and looks for requests.
+
+    Args:
+        store: the site's bucket.
+        key: the object's.
+    """
+
+    def __init__(self, store: ObjectStore, key: str) -> None:
+        self._store = store
+        self.key = key
+        self._requested = Event()
+
+    def write(self, facts: dict[str, Any]) -> None:
+        """Replace the object. A bucket that does not answer makes the heartbeat old, and ends nothing."""
+        with contextlib.suppress(ObjectStoreError):
+            data = json.dumps(facts, sort_keys=True).encode()
+            self._store.put(self.key, data, mode=OVERWRITE, content_type="application/json")
+
+    def look_for_request(self) -> None:
+        with contextlib.suppress(ObjectStoreError):
+            self._store.head(f"{self.key}{REQUEST_SUFFIX}")
+            self._store.delete(f"{self.key}{REQUEST_SUFFIX}")
+            self._requested.set()
+
+    def take_request(self) -> bool:
+        """Whether somebody asked since the last time."""
+        asked = self._requested.is_set()
+        self._requested.clear()
+        return asked
 
 
 def stamp(moment: datetime) -> str:
