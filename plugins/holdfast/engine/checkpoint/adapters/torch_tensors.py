@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import re
 from collections.abc import Mapping, Sequence
@@ -33,6 +34,7 @@ _TYPES = {
 }
 
 
+@functools.cache
 def _torch() -> Any:
     # By name: the type checker then says the same with and without PyTorch installed.
     return importlib.import_module("torch")
@@ -40,8 +42,7 @@ def _torch() -> Any:
 
 def live_tensor(name: str, tensor: Any, *, volatile: bool = False) -> LiveTensor:
     """A tensor of a module or optimizer as something to save. Raises CheckpointError for a type without a name."""
-    names = {f"torch.{value}": key for key, value in _TYPES.items()}
-    dtype = names.get(str(tensor.dtype))
+    dtype = _names().get(tensor.dtype)
     if dtype is None or tensor.layout is not _torch().strided:
         raise CheckpointError(
             "a tensor cannot be saved",
@@ -49,7 +50,18 @@ def live_tensor(name: str, tensor: Any, *, volatile: bool = False) -> LiveTensor
             expected=f"a dense tensor of {', '.join(_TYPES.values())}",
             found=f"{tensor.dtype}, {tensor.layout}",
         )
-    return LiveTensor(TensorSpec(name, dtype, tuple(tensor.shape)), tensor.detach(), volatile)
+    return LiveTensor(_spec(name, dtype, tensor.shape), tensor.detach(), volatile)
+
+
+@functools.cache
+def _names() -> dict[Any, str]:
+    return {getattr(_torch(), value): key for key, value in _TYPES.items()}
+
+
+@functools.lru_cache(65_536)
+def _spec(name: str, dtype: str, shape: tuple[int, ...]) -> TensorSpec:
+    # The same tensors are saved again and again, and training waits while they are described.
+    return TensorSpec(name, dtype, tuple(shape))
 
 
 class TorchCopier:
