@@ -28,6 +28,8 @@ from holdfast.engine.compute import azure_container_instances as leaf
 from holdfast.engine.compute.claimed import CLAIM_SECONDS
 from holdfast.engine.compute.interface import JobHandle
 from holdfast.engine.compute.remote import claim_attempt, heartbeat_key
+from holdfast.engine.config import Connection
+from holdfast.errors import ConfigError
 
 SETTINGS = {
     "subscription": "0000",
@@ -377,6 +379,20 @@ def test_log_links_and_heartbeat(world: World) -> None:
 def test_a_handle_of_another_backend_is_unknown(world: World) -> None:
     with pytest.raises(UnknownHandle):
         leaf.open_backend(world.opening).status(JobHandle("process", "site-c", "fx.e1", {"folder": "/x"}))
+
+
+def test_without_a_hook_the_connection_logs_in_at_its_own_cloud(world: World) -> None:
+    extra = {"tenantId": "tenant", "cloud_environment": "AzureUSGovernment"}
+    of = Connection(conn_id="c", conn_type="azure", login="app", password="secret", extra=extra)
+    opening = world.held_by("w", client=None, connection=lambda: of)
+    settings = opening.site.compute.azure_container_instances
+    assert settings is not None
+    client = leaf.ContainerGroups(opening, settings)._client()
+    assert client._config.subscription_id == "0000"
+    assert client._config.credential_scopes == ["https://management.usgovcloudapi.net/.default"]
+    nowhere = of.model_copy(update={"extra": {"cloud_environment": "AzureMoon"}})
+    with pytest.raises(ConfigError, match="AzureMoon"):
+        leaf.ContainerGroups(world.held_by("w", client=None, connection=lambda: nowhere), settings)._client()
 
 
 def test_the_stub_refuses_what_the_models_do_not_know() -> None:

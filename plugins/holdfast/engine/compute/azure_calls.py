@@ -58,7 +58,10 @@ def is_capacity(code: str | None, message: str | None) -> bool:
 
 def error_code(error: Any) -> str:
     """The service's own code of an ``HttpResponseError``; empty when it gave none."""
-    return str(getattr(getattr(error, "error", None), "code", None) or "")
+    for told in (getattr(error, "error", None), getattr(error, "model", None)):  # Resource Manager's form, Batch's form
+        if code := getattr(told, "code", None):
+            return str(code)
+    return ""
 
 
 @contextlib.contextmanager
