@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -116,8 +117,6 @@ def test_the_topologys_text_lies_where_the_container_is_told(world: World, group
 
 
 def test_spot_is_the_groups_priority(world: World, groups: ContainerGroups) -> None:
-    from dataclasses import replace
-
     handle = leaf.open_backend(world.opening).submit(replace(world.spec, spot=True))
     assert groups.groups[name_of(handle)]["properties"]["priority"] == "Spot"
 
@@ -335,8 +334,6 @@ def test_a_stop_waits_no_longer_for_a_checkpoint_than_the_grace(world: World, gr
 
 
 def test_a_spot_group_that_is_stopped_unasked_is_preempted(world: World, groups: ContainerGroups) -> None:
-    from dataclasses import replace
-
     backend = leaf.open_backend(world.opening)
     handle = backend.submit(replace(world.spec, spot=True))
     groups.run(name_of(handle))
@@ -348,9 +345,16 @@ def test_a_spot_group_that_is_stopped_unasked_is_preempted(world: World, groups:
     assert backend.stop(second, grace_seconds=0).state is JobState.LOST
 
 
-def test_a_machine_type_is_refused_before_anything_is_made(world: World, stub: Stub) -> None:
-    from dataclasses import replace
+def test_a_spot_group_that_ran_out_of_memory_failed_and_was_not_preempted(
+    world: World, groups: ContainerGroups
+) -> None:
+    backend = leaf.open_backend(world.opening)
+    handle = backend.submit(replace(world.spec, spot=True))
+    groups.exit(name_of(handle), 137, "OOMKilled")
+    assert backend.status(handle).state is JobState.FAILED
 
+
+def test_a_machine_type_is_refused_before_anything_is_made(world: World, stub: Stub) -> None:
     with pytest.raises(JobNotStarted, match="cpus"):
         leaf.open_backend(world.opening).submit(replace(world.spec, machine="Standard_NC6"))
     assert stub.sent("PUT") == []

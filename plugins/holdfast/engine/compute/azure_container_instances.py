@@ -220,7 +220,8 @@ def seen(group: Any) -> Seen:
 def _terminated(now: Any, *, spot: bool) -> Seen:
     if now.exit_code is None:
         return Seen(JobState.LOST, alive=False, detail=f"terminated: {now.detail_status or 'no exit code'}", spot=spot)
-    state = ended_by_code(now.exit_code)
+    # Out of memory is a SIGKILL too, and no fault of the machine: another one of the size kills it again.
+    state = JobState.FAILED if "OOM" in (now.detail_status or "") else ended_by_code(now.exit_code)
     why = f"exit code {now.exit_code}" + (f": {now.detail_status}" if now.detail_status else "")
     return Seen(state, alive=False, detail=None if state is JobState.SUCCEEDED else why, spot=spot)
 
