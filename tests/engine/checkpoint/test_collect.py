@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -338,6 +339,63 @@ def test_a_writer_that_commits_over_a_deletion_is_told_of_and_passed_over() -> N
     done = run_collect(CommitsMeanwhile(store), KeepPolicy(last=1))
     assert done.endangered == (late.key,)
     assert elect(store, "run", epoch=1).step == 30
+
+
+def test_the_record_names_only_what_no_manifest_that_stays_names() -> None:
+    store = clocked()
+    first = write(store, 10, model=b"frozen")
+    second = write(store, 20, parent=first, model=b"torn")
+    third = write(store, 30, parent=second, model=b"gone")
+    for step, model in ((40, b"torn"), (50, b"frozen")):
+        third = write(store, step, parent=third, model=model)
+    torn = manifest_key("run", 40, 1)
+    store.put(torn, store.get(torn)[:-1])
+    run_collect(store, KeepPolicy(last=1))
+    (record,) = dict(read_records(store, "run")).values()
+    assert record is not None
+    assert record.blobs == (digest_of(b"gone"),)
+    assert [one.key for one in record.manifests] == [manifest_key("run", step, 1) for step in (30, 20, 10)]
+
+
+def test_a_step_that_another_process_reached_again_is_not_deleted() -> None:
+    store = clocked()
+    chain(store, 10, 20, 30)
+    again, _ = manifest_of(10, model=b"another")
+
+    class ReachesAgain(StoreDecorator):
+        def put(self, key: str, data: bytes | Iterable[bytes], **options: Any) -> ObjectVersion:  # type: ignore[override]
+            version = super().put(key, data, **options)
+            if "/retired/" in key:  # another collection took the old one meanwhile
+                super().put(again.key, again.data)
+            return version
+
+    run_collect(ReachesAgain(store))
+    assert store.get(again.key) == again.data
+
+
+def test_a_receipt_of_a_checkpoint_that_came_back_stays() -> None:
+    source, target = memory_store("a"), clocked()
+    manifests: list[CheckpointManifest] = []
+    for step in (10, 20):
+        manifests.append(write(source, step, parent=manifests[-1] if manifests else None))
+        replicate_checkpoint(source, target, "run", manifests[-1], site="site-b")
+    run_collect(target, KeepPolicy(last=1), site="site-b")
+    replicate_checkpoint(source, target, "run", manifests[0], site="site-b")
+    target.clock.advance(GRACE_SECONDS)
+    run_collect(target, KeepPolicy(last=2), site="site-b")
+    assert len(list(target.list("receipts/"))) == 2
+    target.delete(blob_of(20))
+    assert elect(target, "run", epoch=1, site="site-b").step == 10
+
+
+def test_the_golden_record_is_what_a_collection_writes_and_reads() -> None:
+    store = clocked()
+    chain(store, 10, 20, 30)
+    done = run_collect(store, new_id=lambda: "0123456789abcdef" * 2)
+    assert done.record == f"runs/run/retired/{'0123456789abcdef' * 2}.json"
+    golden = (Path(__file__).parents[2] / "golden" / "checkpoint" / "retired.json").read_bytes()
+    assert store.get(done.record) == golden
+    assert dict(read_records(store, "run"))[done.record] is not None
 
 
 def fork(store: ObjectStore, epoch: int) -> None:
