@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,6 +22,8 @@ from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.snapshot.lineage import EpochFork, require_fork
 
 Resume = Literal["bitwise", "numerically equivalent", "from the start"]
+#: None, or why residency forbids a checkpoint where it would be resumed.
+Allowed = Callable[[CheckpointManifest], str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,15 @@ class Located:
     manifest: CheckpointManifest
 
 
-def elect(store: ObjectStore, run: str, *, epoch: int, fingerprint: Mapping[str, str] | None = None) -> Election:
+def elect(
+    store: ObjectStore,
+    run: str,
+    *,
+    epoch: int,
+    fingerprint: Mapping[str, str] | None = None,
+    site: str | None = None,
+    allowed: Allowed | None = None,
+) -> Election:
     """Choose the checkpoint to resume from at this site.
 
     Selectable are the checkpoints of the newest epoch, the one its fork record names, and that one's ancestors. What
@@ -68,6 +78,9 @@ def elect(store: ObjectStore, run: str, *, epoch: int, fingerprint: Mapping[str,
     Args:
         epoch: the newest committed epoch, from the authority. When electing for a promotion: the epoch that ends.
         fingerprint: of the environment that will resume; None when that is not known here.
+        site: this site's name. With it, what was written at another site needs this site's receipt: without one
+            nobody ever read it back here. None: the bytes read now are all that is asked for.
+        allowed: None or the reason why residency forbids a checkpoint here. None: everything is allowed.
 
     Raises:
         EpochUnknownHere: epoch > 1 and this bucket has no fork record of it; nothing is selectable.
@@ -76,8 +89,8 @@ def elect(store: ObjectStore, run: str, *, epoch: int, fingerprint: Mapping[str,
     fork = require_fork(store, run_root(run), epoch)
     passed: list[PassedOver] = []
     for located in lineage(store, run, epoch=epoch, fork=fork, passed=passed):
-        damage = _damage(store, located.manifest)
-        if damage is None:
+        against = refusal(store, located.manifest, site=site, allowed=allowed) or damage(store, located.manifest)
+        if against is None:
             found = located.manifest
             unlike = differences(found.fingerprint, fingerprint) if fingerprint is not None else ()
             exact = fingerprint is not None and not unlike
@@ -91,15 +104,38 @@ def elect(store: ObjectStore, run: str, *, epoch: int, fingerprint: Mapping[str,
                 tuple(passed),
                 unlike,
             )
-        passed.append(PassedOver(located.key, damage))
+        passed.append(PassedOver(located.key, against))
     return Election(run, epoch, None, None, 0, "from the start", tuple(passed))
 
 
-def newest(store: ObjectStore, run: str, *, epoch: int) -> CheckpointManifest | None:
-    """The newest committed checkpoint of the lineage, its blobs not read. Raises as `elect`."""
+def newest(
+    store: ObjectStore, run: str, *, epoch: int, site: str | None = None, allowed: Allowed | None = None
+) -> CheckpointManifest | None:
+    """The newest committed checkpoint of the lineage, its blobs not read. Arguments and errors as `elect`."""
     fork = require_fork(store, run_root(run), epoch)
-    first = next(lineage(store, run, epoch=epoch, fork=fork, passed=[]), None)
-    return first.manifest if first else None
+    line = (located.manifest for located in lineage(store, run, epoch=epoch, fork=fork, passed=[]))
+    return next((found for found in line if refusal(store, found, site=site, allowed=allowed) is None), None)
+
+
+def refusal(
+    store: ObjectStore, manifest: CheckpointManifest, *, site: str | None, allowed: Allowed | None
+) -> str | None:
+    """Why a checkpoint may not be resumed from at this site, whatever its bytes are; None when it may."""
+    if allowed is not None and (reason := allowed(manifest)) is not None:
+        return reason
+    if site is None or manifest.site == site:
+        return None
+    from holdfast.engine.checkpoint.replicate import read_checkpoint_receipt  # it imports forks, and they elections
+
+    try:
+        receipt = read_checkpoint_receipt(store, manifest.run, manifest.digest, site)
+    except ValueError:
+        return f"the receipt at {site} is not readable"
+    if receipt is None:
+        return f"no receipt at {site}"
+    if (receipt.manifest, receipt.site) != (manifest.digest, site):
+        return f"the receipt at {site} is of another checkpoint or site"
+    return None
 
 
 def lineage(
@@ -120,15 +156,30 @@ def lineage(
     # An ancestor can be newer than a checkpoint of the epoch itself only when the epoch resumed below its fork point;
     # own checkpoints then still come first: they are what this epoch has done.
     yield from own
-    wanted = {fork.forked_from: 0}  # digest -> how far back
+    wanted = {fork.forked_from}
     for located in _readable(store, run, [key for _, key in older], passed):
-        distance = wanted.get(located.manifest.digest)
-        if distance is None:
+        if located.manifest.digest not in wanted:
             passed.append(PassedOver(located.key, f"not in the lineage of epoch {epoch}"))
             continue
-        for back, digest in enumerate(located.manifest.ancestors or filter(None, [located.manifest.parent]), start=1):
-            wanted.setdefault(digest, distance + back)
+        wanted.update(ancestors_named(located.manifest))
         yield located
+
+
+def ancestors_named(manifest: CheckpointManifest) -> tuple[str, ...]:
+    """Whom a checkpoint descends from, as far as it says, newest first."""
+    return manifest.ancestors or ((manifest.parent,) if manifest.parent else ())
+
+
+def in_line(manifests: Iterable[CheckpointManifest], *, epoch: int, fork: EpochFork | None) -> list[CheckpointManifest]:
+    """The same lineage as `lineage`, of manifests that were read before: newest first."""
+    ordered = sorted(manifests, key=lambda found: (found.step, found.epoch), reverse=True)
+    line = [found for found in ordered if found.epoch == epoch]
+    wanted = {fork.forked_from} if fork is not None else set()
+    for found in ordered:
+        if found.epoch < epoch and found.digest in wanted:
+            wanted.update(ancestors_named(found))
+            line.append(found)
+    return line
 
 
 def _readable(store: ObjectStore, run: str, keys: list[str], passed: list[PassedOver]) -> Iterator[Located]:
@@ -144,7 +195,8 @@ def _readable(store: ObjectStore, run: str, keys: list[str], passed: list[Passed
         yield Located(key, manifest)
 
 
-def _damage(store: ObjectStore, manifest: CheckpointManifest) -> str | None:
+def damage(store: ObjectStore, manifest: CheckpointManifest) -> str | None:
+    """What is wrong with a checkpoint's blobs, every byte read; None when nothing is."""
     for name, reference in manifest.blobs.items():
         key = blob_key(manifest.run, reference.digest)
         try:

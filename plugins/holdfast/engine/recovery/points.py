@@ -12,7 +12,7 @@ from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.recovery.errors import NoRecoveryPoint
 from holdfast.engine.recovery.interface import Rooms
 from holdfast.engine.recovery.plan import Plan
-from holdfast.engine.recovery.residency import require_allowed
+from holdfast.engine.recovery.residency import checkpoints_allowed, require_allowed
 from holdfast.engine.recovery.subjects import current_run, served_models, snapshot_subjects
 from holdfast.engine.snapshot import CommitRecord, keys, load_manifest, read_receipt, selectable, verify
 from holdfast.engine.snapshot.placement import locate, same_version
@@ -66,7 +66,7 @@ def find_points(rooms: Rooms, plan: Plan, pool: ThreadPoolExecutor) -> RecoveryP
         pool.submit(_snapshot_point, store, plan, s, live=is_written(topology, plan.group, s, plan.target))
         for s in subjects
     ]
-    runs = [pool.submit(_run_point, store, plan, job) for job in topology.group(plan.group).training]
+    runs = [pool.submit(_run_point, rooms, store, plan, job) for job in topology.group(plan.group).training]
     points = RecoveryPoints(
         tuple(f.result() for f in snapshots), tuple(p for f in runs if (p := f.result()) is not None)
     )
@@ -124,6 +124,9 @@ def _changed_by_writers(store: ObjectStore, record: CommitRecord, paths: Sequenc
     return True
 
 
-def _run_point(store: ObjectStore, plan: Plan, job: str) -> RunPoint | None:
+def _run_point(rooms: Rooms, store: ObjectStore, plan: Plan, job: str) -> RunPoint | None:
     run = current_run(store, plan.group, job)
-    return None if run is None else RunPoint(job, run, elect(store, run, epoch=plan.expected_epoch))
+    if run is None:
+        return None
+    allowed = checkpoints_allowed(rooms.topology, job, plan.target)
+    return RunPoint(job, run, elect(store, run, epoch=plan.expected_epoch, site=plan.target, allowed=allowed))

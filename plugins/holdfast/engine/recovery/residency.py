@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from holdfast.engine.checkpoint import CheckpointManifest
 from holdfast.engine.config import Topology
 from holdfast.engine.recovery.subjects import snapshot_subjects
 from holdfast.engine.replication import ResidencyRefused, check_hop, residency_for
@@ -33,3 +36,18 @@ def require_allowed(topology: Topology, group: str, site: str) -> None:
             found="; ".join(f"{error.where}: expected {error.expected}, found {error.found}" for error in found),
             fix="Choose another target, or have the residency class changed by who answers for the data",
         )
+
+
+def checkpoints_allowed(topology: Topology, job: str, site: str) -> Callable[[CheckpointManifest], str | None]:
+    """What an election at a site asks of each checkpoint of a job: None, or why it may not lie there.
+
+    The class of a job's dataset is the topology's word of today: what was replicated before it was tightened lies
+    there still, and is not resumed from.
+    """
+    dataset = topology.job(job).dataset
+    try:
+        check_hop(dataset, residency_for(topology, dataset), site, topology.sites)
+    except ResidencyRefused as error:
+        reason = f"residency forbids it at {site}: expected {error.expected}, found {error.found}"
+        return lambda _: reason
+    return lambda _: None

@@ -72,7 +72,7 @@ def _start_run(rooms: Rooms, group: str, job: str, *, run: str, state: EpochStat
                 found=f"plan {moving.plan_id} of {moving.holder}",
                 fix="Ask again when it has ended; it resumes the group's training itself",
             )
-        data = _trained_on(store, run, settings.dataset, state.epoch)
+        data = _trained_on(store, run, settings.dataset, state)
         return StartedJob(run, state.epoch, state.active_site, data, handle)
     # First of all: where the data is not promoted yet, nothing of a new run may be written.
     latest(store, settings.dataset, epoch=state.epoch)
@@ -85,7 +85,7 @@ def _start_run(rooms: Rooms, group: str, job: str, *, run: str, state: EpochStat
         holder=rooms.holder,
         clock=rooms.clock,
     )
-    data = _trained_on(store, run, settings.dataset, state.epoch)
+    data = _trained_on(store, run, settings.dataset, state)
     spec = job_spec(
         rooms.topology,
         group,
@@ -115,12 +115,12 @@ def _without_starting(rooms: Rooms, run: str, state: EpochState) -> JobHandle | 
     return handle if handle is not None and backend.status(handle).state not in _STARTED_AGAIN else None
 
 
-def _trained_on(store: ObjectStore, run: str, dataset: str, epoch: int) -> str:
+def _trained_on(store: ObjectStore, run: str, dataset: str, state: EpochState) -> str:
     """The snapshot a run goes on with: what its newest checkpoint was trained on, for a new run the newest there is."""
-    election = elect(store, run, epoch=epoch)
+    election = elect(store, run, epoch=state.epoch, site=state.active_site)
     if election.manifest is not None and election.manifest.dataset_snapshot is not None:
         return election.manifest.dataset_snapshot
-    newest = latest(store, dataset, epoch=epoch)
+    newest = latest(store, dataset, epoch=state.epoch)
     if newest is None:
         raise ConfigError(
             "there is nothing to train on",

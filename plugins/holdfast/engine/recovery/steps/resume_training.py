@@ -36,7 +36,7 @@ class ResumeTraining:
                 "detail": f"no run of {base_run(plan.group, job)} to resume",
             }
         run = promoted["run"]
-        election = elect(context.target, run, epoch=plan.epoch)
+        election = elect(context.target, run, epoch=plan.epoch, site=plan.target)
         if election.step >= settings.steps and self._is_published(context, job, run):
             return {"job": job, "run": run, "step": election.step, "handle": None, "detail": "it had ended before"}
         spec = job_spec(
