@@ -6,13 +6,13 @@ starts an attempt: whoever comes second, or comes back after a crash, is refused
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote
 
 from holdfast.engine.compute import remote, sagemaker_job
+from holdfast.engine.compute.beats import Beats
 from holdfast.engine.compute.errors import (
     ComputeRefused,
     ComputeUnavailable,
@@ -32,7 +32,6 @@ from holdfast.engine.compute.interface import (
 from holdfast.engine.compute.opening import Opening
 from holdfast.engine.config import Connection
 from holdfast.engine.config.compute import SageMaker
-from holdfast.engine.objectstore.errors import ObjectStoreError
 
 KIND = "sagemaker"
 #: From SIGTERM to SIGKILL, by the service: of a stop, and of a spot machine that is taken.
@@ -81,6 +80,7 @@ class SageMakerBackend:
             raise JobNotStarted("the site has no SageMaker settings", where=f"sites.{opening.site_name}.compute")
         self._opening = opening
         self._settings: SageMaker = settings
+        self._beats = Beats(opening.store)
         self._clients: Clients | None = None
 
     def submit(self, spec: JobSpec) -> JobHandle:
@@ -119,13 +119,12 @@ class SageMakerBackend:
         """What SageMaker says of the attempt; its heartbeat tells the steps, and the end where SageMaker does not."""
         job = self._describe(handle)
         ended = job["TrainingJobStatus"] in sagemaker_job.TERMINAL
-        beat = self._beat(handle, needed=ended and job["TrainingJobStatus"] != "Completed")
+        beat = self._beats.read(handle, needed=ended and job["TrainingJobStatus"] != "Completed")
         state, detail = sagemaker_job.state_of(job, beat)
         return remote.status_of(state, beat, detail)
 
     def request_checkpoint(self, handle: JobHandle) -> None:
-        with self._bucket(handle):
-            remote.request_checkpoint(self._opening.store(), self._heartbeat_key(handle))
+        self._beats.request_checkpoint(handle)
 
     def stop(self, handle: JobHandle, *, grace_seconds: float) -> JobStatus:
         """StopTrainingJob: SIGTERM, and SIGKILL after 120 s by the service, whatever the grace.
@@ -184,7 +183,7 @@ class SageMakerBackend:
         return text.encode()[-last_bytes:].decode(errors="replace")
 
     def heartbeat(self, handle: JobHandle) -> dict[str, Any] | None:
-        return self._beat(handle, needed=True)
+        return self._beats.read(handle, needed=True)
 
     def links(self, handle: JobHandle) -> Mapping[str, str]:
         region, job = self._region(), self._training_job(handle)
@@ -248,29 +247,6 @@ class SageMakerBackend:
                 found=f"one of {handle.backend}",
             )
         return name
-
-    def _heartbeat_key(self, handle: JobHandle) -> str:
-        run, _, epoch = handle.name.rpartition(".e")
-        return remote.heartbeat_key(run, int(epoch), int(handle.reference["attempt"]))
-
-    def _beat(self, handle: JobHandle, *, needed: bool) -> dict[str, Any] | None:
-        """The heartbeat. A bucket that does not answer matters only where the heartbeat decides."""
-        try:
-            with self._bucket(handle):
-                return remote.read_heartbeat(self._opening.store(), self._heartbeat_key(handle))
-        except ComputeUnavailable:
-            if needed:
-                raise
-            return None
-
-    @contextmanager
-    def _bucket(self, handle: JobHandle) -> Iterator[None]:
-        try:
-            yield
-        except ObjectStoreError as error:
-            raise ComputeUnavailable(
-                "the job's heartbeat cannot be reached", where=self._where(handle.name), found=str(error)
-            ) from error
 
     def _stem(self, name: str) -> str:
         return sagemaker_job.name_stem(name, f"{self._opening.site.bucket}/{self._opening.site.prefix}")
