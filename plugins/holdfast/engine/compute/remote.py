@@ -113,9 +113,14 @@ class Claim:
     claimed_at: datetime
 
 
+def claim_key(run: str, epoch: int, attempt: int) -> str:
+    """Where the claim of an attempt lies in the site's bucket."""
+    return f"runs/{run}/jobs/{epoch:06d}.{attempt:06d}.json"
+
+
 def claim_attempt(store: ObjectStore, spec: JobSpec, attempt: int, *, holder: str) -> Claim:
     """Claim an attempt, or learn who has it: of many claimants one wins, and claiming again changes nothing."""
-    key = f"runs/{spec.run}/jobs/{spec.epoch:06d}.{attempt:06d}.json"
+    key = claim_key(spec.run, spec.epoch, attempt)
     document = json.dumps({"format": "holdfast.job-claim/1", "job": spec.name, "holder": holder}, sort_keys=True)
     with contextlib.suppress(ObjectExists):
         store.put(key, document.encode(), mode=CREATE, content_type="application/json")
