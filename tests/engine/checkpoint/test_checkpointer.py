@@ -289,7 +289,7 @@ def test_what_a_new_epoch_goes_on_from_is_replicated_onwards_at_once() -> None:
     with checkpointer(first) as it:
         train(it, 1, 10)
         manifest = it.finish(state_at(10)).manifest
-    replicate_checkpoint(first, second, "run", manifest)
+    replicate_checkpoint(first, second, "run", manifest, site="site-b")
     fork_run(
         second,
         "run",

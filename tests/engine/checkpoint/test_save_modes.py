@@ -114,6 +114,7 @@ def test_a_store_that_hangs_holds_two_states_and_says_that_saves_are_put_off() -
         for step in range(1, 9):
             loop.step()
             saving.step(step, loop.adapter)
+            wait_for(lambda: saving.status()["saving"]["in_flight_step"] == 1)
         seen = saving.status()["saving"]
         assert seen["in_flight_step"] == 1
         assert seen["superseded"] > 0

@@ -179,7 +179,9 @@ class Checkpointer:
         if self.guard.permission() is Permission.FENCED:
             require_permission(self.guard, where=self.run, epoch=self.epoch)
         extra = fingerprint if fingerprint is not None else _fingerprint_of(adapter)
-        election = elect(self.store, self.run, epoch=self.epoch, fingerprint={**self.fingerprint, **extra})
+        election = elect(
+            self.store, self.run, epoch=self.epoch, site=self.site, fingerprint={**self.fingerprint, **extra}
+        )
         if election.manifest is None:
             self._note_resume(election)
             return None

@@ -45,7 +45,6 @@ _LEAVES = {
     "vertex": "vertex",
     "azure-container-instances": "azure_container_instances",
     "azure-batch": "azure_batch",
-    "azure-ml": "azure_ml",
 }
 
 

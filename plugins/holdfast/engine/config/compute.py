@@ -77,23 +77,12 @@ class AzureBatch(Model):
     image: str | None = Field(None, description="Container image; none: the command runs on the node itself.")
 
 
-class AzureML(Model):
-    """Command jobs of an Azure Machine Learning workspace."""
-
-    subscription: str
-    resource_group: str
-    workspace: str
-    compute_target: str = Field(description="A compute cluster of the workspace.")
-    environment: str = Field(description="`azureml:<name>:<version>` or a container image.")
-    experiment: str = "holdfast"
-
-
 class Compute(Model):
     """Where a site's training jobs run."""
 
-    kind: Literal[
-        "process", "kubernetes", "sagemaker", "vertex", "azure-container-instances", "azure-batch", "azure-ml"
-    ] = Field("process", description="`process`: its own process group on the worker's machine.")
+    kind: Literal["process", "kubernetes", "sagemaker", "vertex", "azure-container-instances", "azure-batch"] = Field(
+        "process", description="`process`: its own process group on the worker's machine."
+    )
     connection: str | None = Field(
         None, description="Airflow connection of the compute service; default: the site's own connection."
     )
@@ -114,7 +103,6 @@ class Compute(Model):
     vertex: Vertex | None = None
     azure_container_instances: AzureContainerInstances | None = None
     azure_batch: AzureBatch | None = None
-    azure_ml: AzureML | None = None
 
     @model_validator(mode="after")
     def _has_its_settings(self) -> Self:
