@@ -41,6 +41,7 @@ class HoldfastHook(BaseHook):
         """
         if self._runtime is None:
             from holdfast.engine.runtime import Runtime
+            from holdfast.hooks.compute import compute_client
             from holdfast.hooks.connections import AirflowConnections
             from holdfast.hooks.site import SiteHook
 
@@ -48,6 +49,7 @@ class HoldfastHook(BaseHook):
                 load_topology(self.topology_path or topology_file()),
                 AirflowConnections(),
                 access=lambda name, site: SiteHook(name, site).store_access(),
+                compute_client=compute_client,
             )
         return self._runtime
 

@@ -13,9 +13,6 @@ from holdfast.errors import ConfigError, HoldfastError
 if TYPE_CHECKING:
     from holdfast.engine.compute import JobHandle, TrainingBackend
 
-#: States after which a job does nothing any more.
-ENDED = frozenset({"succeeded", "failed", "fenced", "stopped", "lost"})
-
 
 class TrainingJobTrigger(BaseTrigger):
     """Fires once, when the job has ended.
@@ -66,6 +63,8 @@ class TrainingJobTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Yield one event with the fields of the job's last status."""
+        from holdfast.engine.compute import ENDED
+
         backend = await asyncio.to_thread(self._backend)
         handle = self._handle()
         while True:

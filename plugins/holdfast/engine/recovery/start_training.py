@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from holdfast.engine.authority.interface import EpochState, Operation
 from holdfast.engine.checkpoint import begin_run, elect
-from holdfast.engine.compute import JobHandle, JobState, job_spec
+from holdfast.engine.compute import ENDED, FINAL, JobHandle, job_spec
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.recovery.errors import RecoveryError
 from holdfast.engine.recovery.interface import Rooms
@@ -16,7 +16,7 @@ from holdfast.engine.snapshot import EpochUnknownHere, latest
 from holdfast.errors import ConfigError
 
 #: Jobs that ended like this get another attempt when they are submitted.
-_STARTED_AGAIN = frozenset({JobState.FAILED, JobState.STOPPED, JobState.LOST})
+_STARTED_AGAIN = ENDED - FINAL
 
 
 class TrainingMustWait(RecoveryError):
