@@ -12,6 +12,7 @@ import pytest
 from holdfast.clock import SystemClock
 from holdfast.engine.compute import job_spec, open_backend
 from holdfast.engine.config import Topology, load_topology
+from holdfast.engine.config.compute import Placement
 from holdfast.errors import ConfigError, UnknownName
 
 PARENT = {
@@ -139,3 +140,11 @@ def test_steps_and_pacing_can_be_overridden_and_nothing_else_is_taken(tmp_path: 
 def test_an_unknown_site_is_named(tmp_path: Path) -> None:
     with pytest.raises(UnknownName):
         spec(tmp_path, site="site-z")
+
+
+def test_a_placement_says_the_machine_and_one_of_another_site_is_refused(tmp_path: Path) -> None:
+    assert (spec(tmp_path).machine, spec(tmp_path).spot) == (None, False)
+    made = spec(tmp_path, placement=Placement(site="site-a", machine="big", spot=True))
+    assert (made.machine, made.spot) == ("big", True)
+    with pytest.raises(ConfigError, match="another site"):
+        spec(tmp_path, placement=Placement(site="site-b"))

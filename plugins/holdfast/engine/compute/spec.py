@@ -6,7 +6,9 @@ import sys
 from collections.abc import Mapping
 
 from holdfast.engine.compute.interface import JobSpec
+from holdfast.engine.compute.placement import ANYWHERE, check_placement, check_recovery
 from holdfast.engine.config import Topology
+from holdfast.engine.config.compute import Placement
 
 
 def job_spec(
@@ -19,6 +21,7 @@ def job_spec(
     site: str,
     dataset_snapshot: str | None,
     environ: Mapping[str, str],
+    placement: Placement | None = None,
 ) -> JobSpec:
     """The job of a group's run in an epoch at a site.
 
@@ -27,13 +30,18 @@ def job_spec(
         dataset_snapshot: what to train on; None: the newest at the site.
         environ: ``HOLDFAST_STEPS`` and ``HOLDFAST_STEP_SECONDS`` in it stand instead of the job's own, e.g. for a
             short first model. Nothing else is taken from it.
+        placement: which machine, see `next_placement`; None: as the site's compute says.
 
     Raises:
-        UnknownName: the topology has no such group, job or site.
+        UnknownName: the topology has no such group, job or site; the job's recovery names no strategy.
+        ConfigError: the placement is at another site, or the recovery strategy is no use for the job's placements.
     """
     topology.group(group)
     topology.site(site)
     settings = topology.job(job)
+    check_recovery(topology, job)
+    chosen = placement or ANYWHERE
+    check_placement(chosen, site)
     contract = {
         "HOLDFAST_TOPOLOGY": str(topology.path),
         "HOLDFAST_SITE": site,
@@ -45,7 +53,8 @@ def job_spec(
     if dataset_snapshot is not None:
         contract["HOLDFAST_DATASET_SNAPSHOT"] = dataset_snapshot
     contract |= {name: environ[name] for name in ("HOLDFAST_STEPS", "HOLDFAST_STEP_SECONDS") if environ.get(name)}
-    return JobSpec(run, epoch, site, _command(topology, settings.command), contract)
+    command = _command(topology, settings.command)
+    return JobSpec(run, epoch, site, command, contract, machine=chosen.machine, spot=chosen.spot)
 
 
 def _command(topology: Topology, words: tuple[str, ...]) -> tuple[str, ...]:
