@@ -4,134 +4,27 @@ from __future__ import annotations
 
 import json
 import socket
-import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from holdfast.clock import FakeClock, SystemClock
+from holdfast.clock import FakeClock
 from holdfast.engine.compute import (
     AlreadyRuns,
     ComputeRefused,
     ComputeUnavailable,
     JobHandle,
     JobNotStarted,
-    JobSpec,
     JobState,
     NoCapacity,
     UnknownHandle,
-    open_backend,
 )
 from holdfast.engine.compute.kubernetes import KubernetesBackend
-from holdfast.engine.compute.kubernetes_job import container_command, job_manifest, label_value
-from holdfast.engine.config import load_topology
 from holdfast.engine.config.compute import Kubernetes
-from holdfast.engine.objectstore import local_store
 from holdfast.errors import ConfigError
-from kubernetes_pod import expand
-from kubernetes_schema import Invalid, check
-from kubernetes_server import KubernetesServer
-
-TRAINER = '''
-"""Beats once, then does what its argument says."""
-import json, os, pathlib, signal, sys, time
-
-what = sys.argv[1]
-told = []
-signal.signal(signal.SIGTERM, lambda *_: told.append(1))
-topology = pathlib.Path(os.environ["HOLDFAST_TOPOLOGY"]).read_text()
-beat = pathlib.Path(os.environ["BUCKET"], os.environ["HOLDFAST_HEARTBEAT"].removeprefix("object:"))
-
-
-def write(state):
-    beat.parent.mkdir(parents=True, exist_ok=True)
-    facts = {"state": state, "step": 7, "total_steps": 9, "at": "2026-01-01T00:00:00.000000Z"}
-    beat.with_suffix(".new").write_text(json.dumps(facts | {"environ": dict(os.environ), "topology": topology}))
-    beat.with_suffix(".new").replace(beat)
-
-
-write("training")
-print("the trainer says", what, flush=True)
-if what == "until-told":
-    while not told:
-        time.sleep(0.02)
-    write("stopped")
-    sys.exit(75)
-while what == "stubborn":
-    time.sleep(0.02)
-sys.exit(int(what))
-'''
-RUN = "Market_Data.volatility.2026-01-01"
-
-
-class World:
-    """A cluster, a site and its bucket."""
-
-    def __init__(self, folder: Path) -> None:
-        self.image, self.bucket = folder / "image", folder / "bucket"
-        self.image.mkdir()
-        self.bucket.mkdir()
-        (self.image / "train.py").write_text(TRAINER)
-        (folder / "site.env").write_text(f"BUCKET={self.bucket}\nTOKEN='a$(HOSTNAME)b'\n")
-        self.server = KubernetesServer(self.image, folder / "pods")
-        self.environment_file: str | None = str(folder / "site.env")
-        self.settings: dict[str, Any] = {"image": "trainer:1", "requests": {"cpu": "500m", "memory": "1Gi"}}
-        self.clock: Any = SystemClock()
-        self.url = self.server.url
-        self.store = local_store("bucket", self.bucket)
-
-    def backend(self, **settings: Any) -> KubernetesBackend:
-        compute = {
-            "kind": "kubernetes",
-            "environment_file": self.environment_file,
-            "kubernetes": self.settings | settings,
-        }
-        site = {
-            "cloud": "gcp",
-            "region": "europe-west4",
-            "jurisdiction": "EU",
-            "connection": "c",
-            "bucket": "b",
-            "compute": compute,
-        }
-        path = self.image / "topology.yaml"
-        path.write_text(json.dumps({"version": 1, "sites": {"here": site}, "groups": {}}))
-        topology = load_topology(path, {})
-        backend = open_backend(
-            "here",
-            topology.site("here"),
-            topology=topology,
-            environ={},
-            clock=self.clock,
-            store=lambda: self.store,
-            connection=lambda: pytest.fail("a client is given"),
-            client=self.client,
-        )
-        assert isinstance(backend, KubernetesBackend)
-        return backend
-
-    def client(self) -> Any:
-        from kubernetes import client
-
-        configuration = client.Configuration()
-        configuration.host = self.url
-        return client.ApiClient(configuration)
-
-    def spec(self, what: str, **changes: Any) -> JobSpec:
-        contract = {"HOLDFAST_TOPOLOGY": str(self.image / "topology.yaml"), "HOLDFAST_RUN": RUN, "ODD": "$(PATH) $$ $"}
-        spec = JobSpec(RUN, 3, "here", (sys.executable, "-u", str(self.image / "train.py"), what), contract)
-        return replace(spec, **changes)
-
-    def pods(self) -> list[str]:
-        return list(self.server.objects["pods"])
-
-    def jobs(self) -> list[str]:
-        return list(self.server.objects["jobs"])
+from kubernetes_world import RUN, World, begun, ended
 
 
 @pytest.fixture
@@ -139,25 +32,6 @@ def world(tmp_path: Path) -> Iterator[World]:
     it = World(tmp_path)
     yield it
     it.server.stop()
-
-
-def until(what: Callable[[], Any]) -> Any:
-    """Wait for what another process does."""
-    deadline = time.monotonic() + 60
-    while not (found := what()):
-        assert time.monotonic() < deadline, "it did not come"
-        time.sleep(0.02)
-    return found
-
-
-def ended(backend: KubernetesBackend, handle: JobHandle) -> Any:
-    return until(
-        lambda: (status := backend.status(handle)).state not in (JobState.PENDING, JobState.RUNNING) and status
-    )
-
-
-def begun(backend: KubernetesBackend, handle: JobHandle) -> None:
-    until(lambda: backend.heartbeat(handle))
 
 
 # -- how a job ends ---------------------------------------------------------------------------------------------
@@ -220,14 +94,11 @@ def test_of_many_submitters_one_starts_the_job_and_all_get_it(world: World) -> N
     handles: list[JobHandle] = []
     barrier = threading.Barrier(5)
 
-    def submit() -> None:
-        backend = world.backend_of_its_own()
+    def submit(backend: KubernetesBackend) -> None:
         barrier.wait()
         handles.append(backend.submit(world.spec("until-told")))
 
-    backend = world.backend()
-    world.backend_of_its_own = lambda: type(backend)(backend._opening, backend._settings, _another_api(world, backend))
-    threads = [threading.Thread(target=submit) for _ in range(5)]
+    threads = [threading.Thread(target=submit, args=(world.backend(),)) for _ in range(5)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -237,14 +108,6 @@ def test_of_many_submitters_one_starts_the_job_and_all_get_it(world: World) -> N
     assert (len(world.jobs()), len(world.pods())) == (1, 1)
 
 
-def _another_api(world: World, backend: KubernetesBackend) -> Any:
-    import random
-
-    from holdfast.engine.compute.kubernetes_api import ClusterApi
-
-    return ClusterApi(world.client, namespace="default", where="here", clock=backend._clock, rng=random.Random(1))
-
-
 def test_a_create_whose_answer_was_lost_is_found_again(world: World) -> None:
     world.server.lose_answers = 1
     handle = world.backend().submit(world.spec("until-told"))
@@ -252,8 +115,7 @@ def test_a_create_whose_answer_was_lost_is_found_again(world: World) -> None:
 
 
 def test_a_submitter_that_died_before_its_handle_was_stored_left_a_job_to_reattach_to(world: World) -> None:
-    first = world.backend().submit(world.spec("until-told"))
-    del first
+    world.backend().submit(world.spec("until-told"))
     second = world.backend().submit(world.spec("until-told"))
     assert second == world.backend().find(f"{RUN}.e3")
     assert len(world.pods()) == 1
@@ -480,69 +342,6 @@ def test_without_an_environment_of_its_own_no_secret_is_made(world: World) -> No
     assert world.server.objects["secrets"] == {}
 
 
-def manifest(world: World, settings: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
-    (world.image / "topology.yaml").touch()
-    return job_manifest(
-        world.spec("0", **changes),
-        2,
-        settings=Kubernetes(**(world.settings | (settings or {}))),
-        topology=world.image / "topology.yaml",
-        has_environment=True,
-    )
-
-
-def test_the_settings_of_a_site_are_in_the_job(world: World) -> None:
-    made = manifest(
-        world,
-        {
-            "service_account": "trainer",
-            "node_selector": {"pool": "gpu"},
-            "spot_node_selector": {"kubernetes.azure.com/scalesetpriority": "spot"},
-            "limits": {"nvidia.com/gpu": "1"},
-            "secrets": ("keys",),
-            "active_deadline_seconds": 60,
-        },
-        spot=True,
-        machine="n1-standard-4",
-    )
-    job = check(made, "V1Job")
-    pod = job.spec.template.spec
-    assert (job.spec.backoff_limit, job.spec.active_deadline_seconds, pod.restart_policy) == (0, 60, "Never")
-    assert pod.service_account_name == "trainer"
-    assert pod.node_selector == {
-        "pool": "gpu",
-        "kubernetes.azure.com/scalesetpriority": "spot",
-        "node.kubernetes.io/instance-type": "n1-standard-4",
-    }
-    assert [toleration.key for toleration in pod.tolerations] == ["kubernetes.azure.com/scalesetpriority"]
-    assert pod.containers[0].resources.limits == {"nvidia.com/gpu": "1"}
-    assert [source.secret_ref.name for source in pod.containers[0].env_from] == [made["metadata"]["name"], "keys"]
-
-
-def test_names_are_safe_and_the_exact_ones_are_kept(world: World) -> None:
-    long = "Größe " + "x" * 150
-    made = check(manifest(world, run=long), "V1Job")
-    assert made.metadata.annotations["holdfast.io/run-name"] == long
-    assert label_value("a" * 70 + "b") != label_value("a" * 70 + "c")
-    assert made.metadata.name != check(manifest(world, run=long + "y"), "V1Job").metadata.name
-
-
-def test_spot_without_nodes_for_it_is_refused(world: World) -> None:
-    with pytest.raises(JobNotStarted, match="spot_node_selector"):
-        manifest(world, spot=True)
-
-
-def test_a_topology_too_long_for_an_annotation_is_refused(world: World) -> None:
-    (world.image / "topology.yaml").write_text("#" * 256 * 1024)
-    with pytest.raises(JobNotStarted, match="bytes"):
-        manifest(world)
-
-
-def test_a_command_names_the_images_interpreter_and_files(tmp_path: Path) -> None:
-    words = (sys.executable, "-u", str(tmp_path / "jobs" / "train.py"), "/opt/data", "--x")
-    assert container_command(words, tmp_path) == ("python", "-u", "jobs/train.py", "/opt/data", "--x")
-
-
 def test_spot_and_its_notice_are_told_where_there_are_nodes_for_it(world: World) -> None:
     assert not world.backend().capabilities().spot
     told = world.backend(spot_node_selector={"cloud.google.com/gke-spot": "true"}).capabilities()
@@ -559,40 +358,3 @@ def test_a_login_that_is_not_there_is_an_error_of_the_settings(tmp_path: Path) -
 
     with pytest.raises(ConfigError, match="login"):
         own_client(Kubernetes(image="i", kubeconfig=str(tmp_path / "none")))
-
-
-# -- the stub itself --------------------------------------------------------------------------------------------
-
-
-def test_the_stub_refuses_a_field_the_model_does_not_have(world: World) -> None:
-    from kubernetes.client import ApiException, BatchV1Api
-
-    made = manifest(world)
-    made["spec"]["template"]["spec"]["containers"][0]["enviroment"] = []
-    with pytest.raises(ApiException) as caught:
-        BatchV1Api(world.client()).create_namespaced_job("default", made)
-    assert (caught.value.status, "containers[0].enviroment" in caught.value.body) == (400, True)
-    assert world.jobs() == []
-
-
-@pytest.mark.parametrize(
-    ("change", "match"),
-    [
-        (lambda job: job["spec"].update(backoffLimit="0"), "expected int"),
-        (lambda job: job["spec"].pop("template"), "template"),
-        (lambda job: job["metadata"].update(name="Upper"), "DNS-1123"),
-        (lambda job: job["metadata"]["labels"].update(x="a b"), "label value"),
-        (lambda job: job["spec"]["template"]["spec"].update(restartPolicy="Always"), "restartPolicy"),
-        (lambda job: job["spec"]["template"]["spec"].pop("volumes"), "no volume"),
-    ],
-)
-def test_the_stub_refuses_what_the_api_server_would(world: World, change: Callable[[Any], Any], match: str) -> None:
-    made = manifest(world)
-    check(made, "V1Job")
-    change(made)
-    with pytest.raises(Invalid, match=match):
-        check(made, "V1Job")
-
-
-def test_the_stub_puts_variables_in_as_the_kubelet_does() -> None:
-    assert expand("$(A) $(B) $$(A) $$ $", {"A": "1"}) == "1 $(B) $(A) $ $"
