@@ -1,6 +1,7 @@
 """``holdfast …``: the engine on the command line, without Airflow.
 
-Exit codes: 0 done, 1 failed (or a drill deviated), 2 bad input, 3 refused by a rule, 4 no majority.
+Exit codes: 0 done, 1 failed (or a drill deviated), 2 bad input, 3 refused by a rule, 4 no majority. A command with more
+of them says so: `holdfast train --help`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Annotated
 import typer
 
 from holdfast import __version__
-from holdfast.cli import authority, check, drill, failover, sandbox, sync
+from holdfast.cli import authority, check, drill, failover, sandbox, sync, train
 
 app = typer.Typer(
     name="holdfast",
@@ -26,6 +27,7 @@ app.add_typer(authority.app, name="authority")
 app.add_typer(drill.app, name="drill")
 app.add_typer(failover.app, name="failover")
 app.add_typer(sync.app, name="sync")
+app.add_typer(train.app, name="train")
 
 
 def _version(wanted: bool) -> None:

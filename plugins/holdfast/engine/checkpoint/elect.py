@@ -10,6 +10,7 @@ from holdfast.engine.checkpoint.commit import blob_is_intact
 from holdfast.engine.checkpoint.errors import CheckpointUnreadable
 from holdfast.engine.checkpoint.fingerprint import differences
 from holdfast.engine.checkpoint.format import (
+    BlobRef,
     CheckpointManifest,
     blob_key,
     manifest_prefix,
@@ -197,14 +198,18 @@ def _readable(store: ObjectStore, run: str, keys: list[str], passed: list[Passed
 
 def damage(store: ObjectStore, manifest: CheckpointManifest) -> str | None:
     """What is wrong with a checkpoint's blobs, every byte read; None when nothing is."""
-    for name, reference in manifest.blobs.items():
-        key = blob_key(manifest.run, reference.digest)
-        try:
-            size = store.head(key).size_bytes
-        except ObjectNotFound:
-            return f"the blob of {name!r} is missing"
-        if size != reference.size_bytes:
-            return f"the blob of {name!r} has {size} bytes instead of {reference.size_bytes}"
-        if not blob_is_intact(store, manifest.run, reference.digest):
-            return f"the blob of {name!r} has another digest"
+    found = (blob_damage(store, manifest.run, name, reference) for name, reference in manifest.blobs.items())
+    return next((against for against in found if against is not None), None)
+
+
+def blob_damage(store: ObjectStore, run: str, name: str, reference: BlobRef) -> str | None:
+    """What is wrong with one blob, every byte read; None when nothing is."""
+    try:
+        size = store.head(blob_key(run, reference.digest)).size_bytes
+    except ObjectNotFound:
+        return f"the blob of {name!r} is missing"
+    if size != reference.size_bytes:
+        return f"the blob of {name!r} has {size} bytes instead of {reference.size_bytes}"
+    if not blob_is_intact(store, run, reference.digest):
+        return f"the blob of {name!r} has another digest"
     return None

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from holdfast.engine.authority.interface import EpochState
+from holdfast.engine.checkpoint import newest
 from holdfast.engine.compute import JobState, JobStatus
 from holdfast.engine.pipeline.active import require_active
 from holdfast.engine.recovery.start_training import StartedJob, start_run
 from holdfast.engine.runtime import Runtime
-from holdfast.engine.snapshot import EpochUnknownHere, iter_selectable
+from holdfast.engine.snapshot import CommitRecord, EpochUnknownHere, iter_selectable
 from holdfast.errors import HoldfastError
 
 
 class TrainingLost(HoldfastError):
-    """The job ended without a result: it was fenced, stopped or killed. Its checkpoints are there; start it again."""
+    """The job ended without a result: fenced, stopped, killed, preempted, or without a machine. Start it again."""
 
+    exit_code = 7
     transient = True
 
 
@@ -34,8 +37,10 @@ def start_training(runtime: Runtime, group: str, job: str, *, run: str) -> Start
 
 def training_outcome(
     runtime: Runtime, group: str, job: str, *, run: str, status: JobStatus, epoch: int | None = None
-) -> dict[str, str | int]:
+) -> dict[str, str | int | None]:
     """What a finished run published.
+
+    ``checkpoint`` is the digest of the checkpoint the model was made from, ``None`` when it is not there.
 
     Args:
         status: how the job ended.
@@ -91,4 +96,16 @@ def training_outcome(
         "snapshot_id": record.snapshot_id,
         "step": int(record.labels.get("step", 0)),
         "model_digest": record.labels.get("model_digest", ""),
+        "checkpoint": _checkpoint_of(runtime, run, record, state),
     }
+
+
+def _checkpoint_of(runtime: Runtime, run: str, record: CommitRecord, state: EpochState) -> str | None:
+    """The newest checkpoint, if it has the published model; not knowing it is no reason to fail a finished run."""
+    try:
+        found = newest(runtime.store(state.active_site), run, epoch=state.epoch)
+    except HoldfastError:
+        return None
+    if found is None or found.model_digest != record.labels.get("model_digest"):
+        return None
+    return found.digest

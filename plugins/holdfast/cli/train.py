@@ -1,0 +1,214 @@
+"""``holdfast train``: start training, look at it, go on with it, and check what it saved; without Airflow."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+import typer
+
+from holdfast.cli import train_tables as show
+from holdfast.cli.output import JsonOption, TopologyOption, console, errors, print_json, reports_errors
+from holdfast.cli.train_progress import Watching, leaving
+from holdfast.engine.compute import JobStatus, TrainingBackend
+from holdfast.engine.pipeline import checkpoints as saved
+from holdfast.engine.pipeline import resuming, start_training, training_outcome, training_status, waiting
+from holdfast.engine.pipeline.runs import check_run_name, require_job
+from holdfast.engine.recovery.start_training import StartedJob
+from holdfast.engine.recovery.subjects import run_name
+from holdfast.engine.runtime import Runtime
+
+app = typer.Typer(
+    help="Training at the active site: run, status, resume, checkpoints, verify.",
+    no_args_is_help=True,
+    epilog="Exit codes: 0 done, 1 failed, 2 bad input, 3 refused by a rule, 4 no majority, 5 a checkpoint is damaged, "
+    "6 there is nothing to verify, 7 the job ended without a result and may be started again, "
+    "130 Ctrl-C: the job goes on.",
+)
+
+DAMAGED, NOTHING, LEFT = 5, 6, 130
+_TELL_SECONDS = 30.0
+
+GroupArgument = Annotated[str, typer.Argument(metavar="GROUP", help="The protection group.")]
+JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="One of the group's training jobs.")]
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="The run's name.")]
+RunOption = Annotated[str | None, typer.Option("--run", help="The run; by default the job's newest.")]
+OwnerOption = Annotated[str | None, typer.Option("--group", help="Whose run it is, where its name does not say so.")]
+SiteOption = Annotated[str | None, typer.Option("--site", help="One site; by default all that hold checkpoints.")]
+PollOption = Annotated[float, typer.Option("--poll", min=0.05, help="Seconds between two looks.")]
+
+
+@app.command("run")
+@reports_errors
+def run(
+    group: GroupArgument,
+    job: JobArgument,
+    name: Annotated[
+        str | None, typer.Option("--run", help="Name of the run: a new one, or one to find; by default a new one.")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Show how it gets on until it ends.")] = False,
+    poll: PollOption = 1.0,
+    topology: TopologyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Start a run at the active site, or find it there: never two writers.
+
+    With --wait, Ctrl-C ends the waiting only. With --json, progress goes to stderr and stdout has one document.
+
+    Exit codes: 0 started (with --wait: ended well), 1 the job failed by itself, 2 bad input, 3 refused by a rule,
+    4 no majority, 7 the job ended without a result and may be started again, 130 Ctrl-C: the job goes on.
+    """
+    runtime = Runtime.from_environment(topology)
+    require_job(runtime.topology, group, job)
+    chosen = name or run_name(group, job, runtime.clock.now())
+    check_run_name(group, job, chosen)
+    started = start_training(runtime, group, job, run=chosen)
+    backend = runtime.backend(started.site)
+    if not wait:
+        status = backend.status(started.handle)
+        if as_json:
+            print_json({**show.started_facts(started), "state": status.state})
+        else:
+            console.print(show.started_text(started, status.state), markup=False)
+            console.print(f"Look at it with `holdfast train status {group} {job} --run {chosen}`.", markup=False)
+        return
+    errors.print(show.started_text(started, None), markup=False)
+    ended = _wait(runtime, group, job, started, backend, poll)
+    if ended is None:
+        if as_json:
+            print_json({**show.started_facts(started), "state": "left running"})
+        errors.print(
+            f"\nThe job goes on. `holdfast train run {group} {job} --run {chosen} --wait` waits for it again; "
+            f"`holdfast train status {group} {job} --run {chosen}` looks at it.",
+            markup=False,
+        )
+        raise typer.Exit(LEFT)
+    outcome = training_outcome(runtime, group, job, run=chosen, status=ended, epoch=started.epoch)
+    if as_json:
+        print_json({**outcome, "state": ended.state})
+    else:
+        show.print_outcome(outcome)
+
+
+@app.command("status")
+@reports_errors
+def status(
+    group: GroupArgument,
+    job: JobArgument,
+    name: RunOption = None,
+    topology: TopologyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """How a run stands: its job, its heartbeat, what is durable, and what a loss of the site would cost per standby.
+
+    Exit codes: 0 all of it is known, 1 something is not (it says what), 2 bad input or no such run, 4 no majority.
+    """
+    runtime = Runtime.from_environment(topology)
+    found = training_status.training_status(runtime, group, job, run=name)
+    if as_json:
+        print_json(found)
+    else:
+        show.print_status(found)
+    if found.problems:
+        raise typer.Exit(1)
+
+
+@app.command("resume")
+@reports_errors
+def resume(
+    group: GroupArgument,
+    job: JobArgument,
+    name: RunOption = None,
+    tell_seconds: Annotated[
+        float, typer.Option("--tell-seconds", min=0.0, help="How long to wait for the job's word on what it resumed.")
+    ] = _TELL_SECONDS,
+    topology: TopologyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Start a run again from the checkpoint that is elected at the active site; a job that runs is left alone.
+
+    Whether the resume is bitwise is the job's own word: only there its environment is known.
+
+    Exit codes: 0 it runs (or had ended well), 1 failed, 2 bad input or no such run, 3 refused by a rule, 4 no majority.
+    """
+    runtime = Runtime.from_environment(topology)
+    found = resuming.resume_training(runtime, group, job, run=name)
+    word = _word(runtime, found, tell_seconds) if found.begun else None
+    if as_json:
+        print_json(show.resumption_facts(found, word))
+    else:
+        show.print_resumption(found, word)
+
+
+@app.command("checkpoints")
+@reports_errors
+def checkpoints(
+    name: RunArgument,
+    site: SiteOption = None,
+    group: OwnerOption = None,
+    topology: TopologyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """A run's checkpoints at each site, with their receipts, their lineage and what is odd about them.
+
+    Exit codes: 0 listed, 1 a site did not answer or does not know the newest epoch, 2 bad input, 4 no majority.
+    """
+    runtime = Runtime.from_environment(topology)
+    found = saved.list_checkpoints(runtime, name, group=group, site=site)
+    if as_json:
+        print_json({**show.plain(found), "alarms": found.alarms})
+    else:
+        show.print_listing(found)
+    if any(one.error for one in found.sites):
+        raise typer.Exit(1)
+
+
+@app.command("verify")
+@reports_errors
+def verify(
+    name: RunArgument,
+    site: SiteOption = None,
+    step: Annotated[int | None, typer.Option("--step", min=0, help="Only this step's checkpoints.")] = None,
+    group: OwnerOption = None,
+    topology: TopologyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Read every blob of a run's checkpoints back, and hash it. Nothing is changed.
+
+    Exit codes: 0 every checkpoint is whole, 1 a site did not answer, so not all of it is known; 2 bad input,
+    4 no majority, 5 a checkpoint is damaged, 6 there is nothing to verify.
+    """
+    runtime = Runtime.from_environment(topology)
+    found = saved.verify_checkpoints(runtime, name, group=group, site=site, step=step)
+    if as_json:
+        print_json({**show.plain(found), "verdict": found.verdict})
+    else:
+        show.print_verification(found)
+    code = {"intact": 0, "unknown": 1, "damaged": DAMAGED, "nothing to verify": NOTHING}[found.verdict]
+    if code:
+        raise typer.Exit(code)
+
+
+def _wait(
+    runtime: Runtime, group: str, job: str, started: StartedJob, backend: TrainingBackend, poll_seconds: float
+) -> JobStatus | None:
+    with leaving() as left:
+        watching = Watching(runtime, group, job, started, backend, errors)
+        return waiting.wait_for_job(
+            backend,
+            started.handle,
+            pause=lambda: left.wait(poll_seconds),
+            seen=watching.seen,
+            unanswered=watching.unanswered,
+        )
+
+
+def _word(runtime: Runtime, found: resuming.Resumption, seconds: float) -> dict[str, Any] | None:
+    """What the new attempt says it resumed from, if it says so in time."""
+    backend = runtime.backend(found.started.site)
+    end = time.monotonic() + seconds
+    while True:
+        word = resuming.resumed_by(backend, found.started.handle)
+        if word is not None or time.monotonic() >= end:
+            return word
+        time.sleep(0.2)

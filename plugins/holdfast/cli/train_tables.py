@@ -1,0 +1,185 @@
+"""What `holdfast train` shows a person."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from rich.table import Table
+
+from holdfast.cli.output import console, errors, to_json
+from holdfast.engine.checkpoint.risk import RunAtRisk
+from holdfast.engine.compute import JobState
+from holdfast.engine.pipeline.checkpoints import CheckpointListing, CheckpointVerification, ListedCheckpoint
+from holdfast.engine.pipeline.resuming import Resumption
+from holdfast.engine.pipeline.telling import size
+from holdfast.engine.pipeline.training_status import Beat, TrainingStatus
+from holdfast.engine.recovery.start_training import StartedJob
+
+
+def plain(value: object) -> dict[str, Any]:
+    """A dataclass as the document `--json` prints."""
+    found: dict[str, Any] = json.loads(to_json(value))
+    return found
+
+
+def started_facts(started: StartedJob) -> dict[str, Any]:
+    return {
+        "run": started.run,
+        "epoch": started.epoch,
+        "site": started.site,
+        "dataset_snapshot": started.dataset_snapshot,
+        "handle": {**asdict(started.handle), "reference": dict(started.handle.reference)},
+    }
+
+
+def started_text(started: StartedJob, state: JobState | None) -> str:
+    stands = "" if state is None else f": {state}"
+    return f"{started.run} at {started.site} in epoch {started.epoch}, as {started.handle.name}{stands}"
+
+
+def print_outcome(outcome: Mapping[str, Any]) -> None:
+    console.print(
+        f"{outcome['run']} ended well at step {outcome['step']} ({outcome['site']}, epoch {outcome['epoch']}): "
+        f"{outcome['model']} {outcome['snapshot_id']}, {outcome['model_digest']}",
+        markup=False,
+    )
+
+
+def print_status(found: TrainingStatus) -> None:
+    """One table of facts, one of standbys; what is not known is on stderr."""
+    console.print(f"{found.run} at {found.active_site}, epoch {found.epoch}", markup=False)
+    facts = Table(box=None, show_header=False)
+    job = found.job_status
+    facts.add_row("job", "none in this epoch" if job is None else f"{job.state}{_detail(job.detail)}")
+    if found.beat is not None:
+        for name, value in _beat_rows(found.beat):
+            facts.add_row(name, value)
+    facts.add_row("durable step", "unknown" if found.durable_step is None else str(found.durable_step))
+    console.print(facts, markup=False)
+    table = Table("standby", "replicated step", "at risk", "unsaved", "not replicated", "", box=None)
+    for one in found.at_risk:
+        table.add_row(
+            one.standby,
+            str(one.standby_step),
+            risk_text(one),
+            str(one.unsaved_steps),
+            str(one.unreplicated_steps),
+            one.detail,
+        )
+    for site, why in found.refused_standbys.items():
+        table.add_row(site, "none", "", "", "", f"refused: {why}")
+    if table.row_count:
+        console.print(table, markup=False)
+    for problem in found.problems:
+        errors.print(f"not known: {problem}", style="red", markup=False)
+
+
+def print_resumption(found: Resumption, word: Mapping[str, Any] | None) -> None:
+    started = found.started
+    if not found.begun:
+        console.print(f"{started_text(started, found.was)}; nothing was started", markup=False)
+        return
+    election = found.election
+    if election.manifest is None:
+        console.print(f"{started_text(started, None)}, from the start: there is no checkpoint to take", markup=False)
+    else:
+        console.print(
+            f"{started_text(started, None)}, from step {election.step} of epoch {election.manifest.epoch}, "
+            f"written at {election.manifest.site} ({election.digest})",
+            markup=False,
+        )
+    for passed in election.passed_over:
+        console.print(f"  passed over {passed.key}: {passed.reason}", markup=False)
+    if word is None:
+        console.print("The job has not said yet whether its resume is bitwise; `holdfast train status` tells it then.")
+        return
+    console.print(f"The job resumed at step {word.get('step')}: {word.get('resume')}", markup=False)
+    for unlike in word.get("differences", []):
+        console.print(f"  differs: {unlike}", markup=False)
+
+
+def resumption_facts(found: Resumption, word: Mapping[str, Any] | None) -> dict[str, Any]:
+    election = found.election
+    return {
+        **started_facts(found.started),
+        "begun": found.begun,
+        "was": found.was,
+        "elected": {
+            "step": election.step,
+            "digest": election.digest,
+            "epoch": election.manifest.epoch if election.manifest else None,
+            "site": election.manifest.site if election.manifest else None,
+            "passed_over": [asdict(one) for one in election.passed_over],
+        },
+        "resumed": word,
+    }
+
+
+def print_listing(found: CheckpointListing) -> None:
+    console.print(f"{found.run}, epoch {found.epoch}, active at {found.active_site}", markup=False)
+    table = Table("site", "step", "epoch", "written at", "size", "receipt", "lineage", "odd", box=None)
+    for site in found.sites:
+        for one in site.checkpoints:
+            table.add_row(site.site, str(one.step), str(one.epoch), *_row(one))
+        if not site.checkpoints and site.error is None:
+            table.add_row(site.site, "none")
+    console.print(table, markup=False)
+    for alarm in found.alarms:
+        errors.print(f"ALARM: {alarm}", style="red", markup=False)
+    for site in found.sites:
+        if site.error is not None:
+            errors.print(f"{site.site}: {site.error}", style="red", markup=False)
+
+
+def print_verification(found: CheckpointVerification) -> None:
+    for site in found.sites:
+        damaged = [one for one in site.checkpoints if one.damage is not None]
+        console.print(
+            f"{site.site}: {len(site.checkpoints)} checkpoints, {size(site.read_bytes)} read and whole, "
+            f"{len(damaged)} damaged",
+            markup=False,
+        )
+        for one in damaged:
+            errors.print(f"  {one.key}: {one.damage}", style="red", markup=False)
+        if site.error is not None:
+            errors.print(f"  not all of it is known: {site.error}", style="red", markup=False)
+    console.print(f"{found.run}: {found.verdict}", markup=False)
+
+
+def risk_text(one: RunAtRisk) -> str:
+    """Steps, and seconds where they are known."""
+    seconds = "unknown time" if one.seconds is None else f"{one.seconds:.0f} s"
+    return f"{one.steps} steps, {seconds}"
+
+
+def _row(one: ListedCheckpoint) -> tuple[str, str, str, str, str]:
+    if one.unreadable is not None:
+        return "", "", "", "", one.unreadable
+    line = "unknown" if one.in_lineage is None else "yes" if one.in_lineage else "no"
+    odd = "; ".join(filter(None, (*one.warnings, one.alarm)))
+    return one.written_at or "", size(one.size_bytes or 0), one.receipt or "", line, odd
+
+
+def _beat_rows(beat: Beat) -> list[tuple[str, str]]:
+    age = "" if beat.age_seconds is None else f", {beat.age_seconds:.0f} s ago"
+    rows = [
+        ("heartbeat", f"{beat.state}{age}"),
+        ("step", f"{'?' if beat.step is None else beat.step}/{'?' if beat.total_steps is None else beat.total_steps}"),
+    ]
+    if beat.loss is not None:
+        rows.append(("loss", f"{beat.loss:g}"))
+    if beat.permission is not None:
+        rows.append(("permission", beat.permission))
+    if beat.resumed is not None:
+        rows.append(("resumed", f"at step {beat.resumed.get('step')}, {beat.resumed.get('resume')}"))
+    if beat.saving:
+        told = ", ".join(f"{name} {value}" for name, value in beat.saving.items() if value not in (None, "", 0))
+        rows.append(("saving", told or "idle"))
+    return rows
+
+
+def _detail(detail: str | None) -> str:
+    return f" ({detail})" if detail else ""

@@ -1,0 +1,225 @@
+"""How a run stands: what its job says, what is durable, and what a loss of the site would cost per standby."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from holdfast.clock import Clock
+from holdfast.engine.checkpoint.elect import Allowed
+from holdfast.engine.checkpoint.errors import CheckpointUnreadable
+from holdfast.engine.checkpoint.risk import RunAtRisk, TrainedTo, run_at_risk, trained_to
+from holdfast.engine.compute import JobHandle, JobStatus, TrainingBackend
+from holdfast.engine.pipeline.active import require_active
+from holdfast.engine.pipeline.runs import require_job, require_run, sites_of
+from holdfast.engine.recovery.residency import checkpoints_allowed
+from holdfast.engine.recovery.stop_jobs import find_job
+from holdfast.engine.replication import ResidencyRefused, check_hop, residency_for
+from holdfast.engine.runtime import Runtime
+from holdfast.errors import ConfigError, HoldfastError
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """What a job's heartbeat tells; what it does not tell is ``None``.
+
+    Args:
+        age_seconds: since it was written, by this machine's clock.
+        saving: the back-pressure, as docs/formats/checkpoint.md has it.
+        resumed: what this process went on from, as there.
+    """
+
+    state: str | None = None
+    at: datetime | None = None
+    age_seconds: float | None = None
+    step: int | None = None
+    step_at: datetime | None = None
+    total_steps: int | None = None
+    loss: float | None = None
+    permission: str | None = None
+    checkpoint_step: int | None = None
+    saving: Mapping[str, Any] = field(default_factory=dict)
+    resumed: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingStatus:
+    """How one run stands. What could not be found out is ``None``, and ``problems`` says why.
+
+    Args:
+        job_status: of the job in this epoch; ``None``: there is none.
+        durable_step: of the newest checkpoint at the active site, which then counts as saved.
+        at_risk: per standby that may hold checkpoints.
+        refused_standbys: the others, and why.
+    """
+
+    group: str
+    job: str
+    run: str
+    epoch: int
+    active_site: str
+    job_status: JobStatus | None
+    beat: Beat | None
+    durable_step: int | None
+    at_risk: tuple[RunAtRisk, ...]
+    refused_standbys: Mapping[str, str]
+    problems: tuple[str, ...] = ()
+
+
+def training_status(runtime: Runtime, group: str, job: str, *, run: str | None = None) -> TrainingStatus:
+    """Look at a run; nothing is started or written.
+
+    Args:
+        run: by default the job's newest.
+
+    Raises:
+        UnknownName, ConfigError, NoRun: there is no such group, job or run.
+        GroupNotInitialised, NoMajority: see `require_active`.
+        StoreUnavailable: no run was named and the active site does not answer.
+    """
+    require_job(runtime.topology, group, job)
+    state = require_active(runtime, group)
+    named = run or require_run(runtime.store(state.active_site), group, job, None)
+    problems: list[str] = []
+    status, beat = _look_at_job(runtime, state.active_site, named, state.epoch, problems)
+    refused = refused_standbys(runtime, group, job, state.active_site)
+    risks: tuple[RunAtRisk, ...] = ()
+    durable: int | None = None
+    try:
+        risks, durable = _at_risk(runtime, group, job, named, state.epoch, state.active_site, refused, beat)
+    except HoldfastError as error:
+        problems.append(str(error))
+    return TrainingStatus(
+        group, job, named, state.epoch, state.active_site, status, beat, durable, risks, refused, tuple(problems)
+    )
+
+
+def work_at_risk_of(runtime: Runtime, group: str, job: str, *, run: str | None = None) -> tuple[RunAtRisk, ...]:
+    """What a loss of the active site would cost now, per standby that may hold checkpoints.
+
+    Raises:
+        CheckpointUnreadable: the heartbeat cannot be read; nothing is claimed then.
+        as `training_status`; and whatever the active site's store or the job's backend says.
+    """
+    require_job(runtime.topology, group, job)
+    state = require_active(runtime, group)
+    named = run or require_run(runtime.store(state.active_site), group, job, None)
+    backend = runtime.backend(state.active_site)
+    handle = find_job(backend, state.active_site, named, state.epoch)
+    beat = read_beat(backend, handle, clock=runtime.clock) if handle is not None else None
+    refused = refused_standbys(runtime, group, job, state.active_site)
+    return _at_risk(runtime, group, job, named, state.epoch, state.active_site, refused, beat)[0]
+
+
+def read_beat(backend: TrainingBackend, handle: JobHandle, *, clock: Clock) -> Beat | None:
+    """The job's heartbeat, ``None`` before its first.
+
+    Raises:
+        CheckpointUnreadable: a time in it is none.
+        ComputeUnavailable, UnknownHandle: of the backend.
+    """
+    found = backend.heartbeat(handle)
+    return None if found is None else _beat(found, clock)
+
+
+def refused_standbys(runtime: Runtime, group: str, job: str, active: str) -> dict[str, str]:
+    """The standbys that the residency of the job's data forbids, and why."""
+    dataset = runtime.topology.job(job).dataset
+    residency = residency_for(runtime.topology, dataset)
+    refused = {}
+    for site in _standbys(runtime, group, active):
+        try:
+            check_hop(dataset, residency, site, runtime.topology.sites)
+        except ResidencyRefused as error:
+            refused[site] = str(error)
+    return refused
+
+
+def _standbys(runtime: Runtime, group: str, active: str) -> list[str]:
+    return [site for site in sites_of(runtime.topology, group, active=active) if site != active]
+
+
+def _look_at_job(
+    runtime: Runtime, site: str, run: str, epoch: int, problems: list[str]
+) -> tuple[JobStatus | None, Beat | None]:
+    try:
+        backend = runtime.backend(site)
+        handle = find_job(backend, site, run, epoch)
+        if handle is None:
+            return None, None
+        status = backend.status(handle)
+    except ConfigError:
+        raise
+    except HoldfastError as error:
+        problems.append(str(error))
+        return None, None
+    try:
+        return status, read_beat(backend, handle, clock=runtime.clock)
+    except HoldfastError as error:
+        problems.append(str(error))
+        return status, None
+
+
+def _at_risk(
+    runtime: Runtime,
+    group: str,
+    job: str,
+    run: str,
+    epoch: int,
+    active: str,
+    refused: Mapping[str, str],
+    beat: Beat | None,
+) -> tuple[tuple[RunAtRisk, ...], int]:
+    """Per standby what a loss would cost, and the newest step saved at the active site."""
+    from holdfast.engine.checkpoint import newest
+
+    standbys = [site for site in _standbys(runtime, group, active) if site not in refused]
+    allowed: dict[str, Allowed] = {site: checkpoints_allowed(runtime.topology, job, site) for site in standbys}
+    store = runtime.store(active)
+    risks = run_at_risk(store, runtime.stores(standbys), run, epoch=epoch, trained=_trained(beat, run), allowed=allowed)
+    saved = newest(store, run, epoch=epoch)
+    return risks, saved.step if saved is not None else 0
+
+
+def _trained(beat: Beat | None, run: str) -> TrainedTo | None:
+    return None if beat is None else trained_to({"run": run, "step": beat.step, "step_at": beat.step_at})
+
+
+def _beat(found: Mapping[str, Any], clock: Clock) -> Beat:
+    at, step_at = _moment(found, "at"), _moment(found, "step_at")
+    checkpoint = found.get("checkpoint")
+    saving = found.get("saving")
+    resumed = found.get("resumed")
+    return Beat(
+        state=found.get("state"),
+        at=at,
+        age_seconds=None if at is None else max(0.0, (clock.now() - at).total_seconds()),
+        step=found.get("step"),
+        step_at=step_at,
+        total_steps=found.get("total_steps"),
+        loss=found.get("loss"),
+        permission=found.get("permission"),
+        checkpoint_step=checkpoint.get("step") if isinstance(checkpoint, dict) else None,
+        saving=saving if isinstance(saving, dict) else {},
+        resumed=resumed if isinstance(resumed, dict) else None,
+    )
+
+
+def _moment(found: Mapping[str, Any], name: str) -> datetime | None:
+    value = found.get(name)
+    if value is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise CheckpointUnreadable(
+            "the heartbeat's time is none",
+            where=name,
+            expected="an RFC 3339 time with its zone",
+            found=repr(value),
+        )
+    return moment

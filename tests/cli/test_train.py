@@ -1,0 +1,251 @@
+"""`holdfast train` as somebody types it: text and JSON, and the exit codes a script goes by."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from holdfast.cli import train
+from holdfast.cli.main import app
+from holdfast.engine.checkpoint import replicate_checkpoint
+from holdfast.engine.checkpoint.format import blob_key
+from holdfast.engine.checkpoint.heartbeat import stamp
+from holdfast.engine.compute import ComputeUnavailable, JobHandle, JobState, JobStatus
+from holdfast.engine.objectstore.interface import OVERWRITE
+from holdfast.engine.runtime import Runtime
+from world import AWS, GCP, GROUP, JOB, MODEL, RUN, FakeBackend, World, make_world
+
+
+class TellingBackend(FakeBackend):
+    """A backend whose jobs have heartbeats, and which sometimes does not answer."""
+
+    def __init__(self, world: World, site: str) -> None:
+        super().__init__(world, site)
+        self.beats: dict[str, dict[str, Any]] = {}
+        self.unanswered = 0
+        self.on_look: Callable[[], None] = lambda: None
+
+    def status(self, handle: JobHandle) -> JobStatus:
+        if self.unanswered:
+            self.unanswered -= 1
+            raise ComputeUnavailable("the service does not answer", where=self.site)
+        self.on_look()
+        return super().status(handle)
+
+    def heartbeat(self, handle: JobHandle) -> dict[str, Any] | None:
+        return self.beats.get(handle.name)
+
+
+@dataclass
+class Program:
+    """The command over a world in memory."""
+
+    world: World
+    backend: TellingBackend = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.backend = TellingBackend(self.world, AWS)
+        self.backend.jobs = self.world.backends[AWS].jobs
+        self.world.backends[AWS] = self.backend
+
+    def __call__(self, *words: str, code: int = 0) -> Result:
+        done = CliRunner().invoke(app, ["train", *words])
+        assert done.exit_code == code, done.output + done.stderr
+        assert "Traceback" not in done.output + done.stderr
+        return done
+
+    def json(self, *words: str, code: int = 0) -> Any:
+        return json.loads(self(*words, "--json", code=code).stdout)
+
+    def beat(self, step: int, **facts: Any) -> None:
+        now = stamp(self.world.clock.now())
+        self.backend.beats[f"{RUN}.e1"] = {
+            "at": now,
+            "step": step,
+            "step_at": now,
+            "total_steps": 300,
+            "state": "training",
+            "permission": "granted",
+            **facts,
+        }
+
+    def ends(self, state: JobState, **facts: Any) -> None:
+        self.backend.jobs[f"{RUN}.e1"] = JobStatus(state, **facts)
+
+
+@pytest.fixture
+def program(monkeypatch: pytest.MonkeyPatch) -> Program:
+    world = make_world()
+    monkeypatch.setattr(Runtime, "from_environment", lambda *_args, **_kwargs: world)
+    return Program(world)
+
+
+def test_a_run_starts_once_and_a_second_call_finds_it(program: Program) -> None:
+    name = f"{RUN}.one"
+    first = program.json("run", GROUP, JOB, "--run", name)
+    again = program.json("run", GROUP, JOB, "--run", name)
+    assert (first["run"], first["site"], first["epoch"], first["state"]) == (name, AWS, 1, "running")
+    assert again["handle"] == first["handle"]
+    assert program.backend.submitted == 1
+    assert f"holdfast train status {GROUP} {JOB} --run {name}" in program("run", GROUP, JOB, "--run", name).stdout
+
+
+def test_waiting_goes_on_through_an_api_that_does_not_answer_and_tells_the_model(program: Program) -> None:
+    program.beat(150, checkpoint={"step": 100})
+    program.backend.unanswered = 3
+
+    def look() -> None:
+        program.world.checkpoint(AWS, 300, 1)
+        digest = program.world.publish_model(AWS, 1, b"model at step 300", run=RUN, step="300")
+        assert digest.startswith("blake3:")
+        program.ends(JobState.SUCCEEDED, step=300, total_steps=300)
+        program.backend.on_look = lambda: None
+
+    program.backend.on_look = look
+    done = program("run", GROUP, JOB, "--run", RUN, "--wait", "--poll", "0.05")
+    assert f"{RUN} ended well at step 300" in done.stdout
+    assert done.stderr.count("cannot be asked now") == 1
+    found = program.json("run", GROUP, JOB, "--run", RUN, "--wait")
+    assert (found["model"], found["step"], found["state"]) == (MODEL, 300, "succeeded")
+    assert found["checkpoint"].startswith("blake3:")
+
+
+@pytest.mark.parametrize(
+    ("state", "code"),
+    [
+        (JobState.FAILED, 1),
+        (JobState.PREEMPTED, 7),
+        (JobState.NO_CAPACITY, 7),
+        (JobState.LOST, 7),
+        (JobState.FENCED, 7),
+    ],
+)
+def test_the_exit_code_tells_a_failed_job_from_one_to_start_again(program: Program, state: JobState, code: int) -> None:
+    program.backend.on_look = lambda: program.ends(state)
+    done = program("run", GROUP, JOB, "--run", RUN, "--wait", code=code)
+    assert str(state) in done.stderr
+
+
+def test_ctrl_c_leaves_the_job_and_says_how_to_go_on(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = threading.Event()
+    left.set()
+    monkeypatch.setattr(train, "leaving", lambda: contextlib.nullcontext(left))
+    done = program("run", GROUP, JOB, "--run", RUN, "--wait", code=130)
+    assert f"holdfast train run {GROUP} {JOB} --run {RUN} --wait" in done.stderr
+    assert program.backend.jobs[f"{RUN}.e1"].state is JobState.RUNNING
+
+
+def test_the_status_tells_what_a_loss_would_cost(program: Program) -> None:
+    program.world.checkpoint(AWS, 120, 1)
+    program.world.clock.advance(30)
+    program.beat(150, loss=0.5, checkpoint={"step": 120}, saving={"pending_step": 150, "superseded": 2})
+    found = program.json("status", GROUP, JOB, "--run", RUN)
+    (risk,) = found["at_risk"]
+    assert (risk["standby"], risk["standby_step"], risk["steps"]) == (GCP, 100, 50)
+    assert (risk["unsaved_steps"], risk["unreplicated_steps"]) == (30, 20)
+    assert risk["seconds"] == pytest.approx(31.0)
+    assert (found["durable_step"], found["beat"]["permission"], found["beat"]["age_seconds"]) == (120, "granted", 0.0)
+    text = program("status", GROUP, JOB).stdout
+    for said in ("150/300", "superseded 2", "50 steps, 31 s", GCP):
+        assert said in text
+
+
+def test_a_status_without_everything_known_is_no_success(program: Program) -> None:
+    program.backend.unanswered = 1
+    done = program("status", GROUP, JOB, code=1)
+    assert "not known: " in done.stderr
+    program.beat(150, step_at="yesterday")
+    assert "the heartbeat's time is none" in program("status", GROUP, JOB, code=1).stderr
+
+
+def test_a_standby_that_is_cut_off_is_told_as_the_whole_run(program: Program) -> None:
+    program.beat(150)
+    program.world.board.cut.add(GCP)
+    (risk,) = program.json("status", GROUP, JOB)["at_risk"]
+    assert (risk["steps"], risk["seconds"]) == (150, None)
+    assert "did not answer" in risk["detail"]
+
+
+def test_resume_says_which_checkpoint_and_why_not_a_newer_one(program: Program) -> None:
+    newer = program.world.checkpoint(AWS, 200, 1)
+    program.world.bare(AWS).put(blob_key(RUN, newer.blobs["model"].digest), b"x", mode=OVERWRITE)
+    program.ends(JobState.LOST)
+    program.beat(100, resumed={"step": 100, "resume": "bitwise", "differences": [], "passed_over": []})
+    found = program.json("resume", GROUP, JOB)
+    assert (found["begun"], found["was"], found["elected"]["step"]) == (True, "lost", 100)
+    assert [one["key"] for one in found["elected"]["passed_over"]] == [newer.key]
+    assert found["resumed"]["resume"] == "bitwise"
+    program.ends(JobState.LOST)
+    text = program("resume", GROUP, JOB).stdout
+    assert "from step 100" in text
+    assert f"passed over {newer.key}" in text
+
+
+def test_resume_claims_nothing_the_job_has_not_said(program: Program) -> None:
+    program.ends(JobState.LOST)
+    found = program.json("resume", GROUP, JOB, "--tell-seconds", "0")
+    assert found["resumed"] is None
+    program.ends(JobState.LOST)
+    assert "has not said yet" in program("resume", GROUP, JOB, "--tell-seconds", "0").stdout
+
+
+def test_resume_leaves_a_running_job_alone(program: Program) -> None:
+    found = program.json("resume", GROUP, JOB)
+    assert (found["begun"], found["was"]) == (False, "running")
+    assert program.backend.submitted == 0
+    assert "nothing was started" in program("resume", GROUP, JOB).stdout
+
+
+def test_resume_refuses_a_run_that_nobody_knows(program: Program) -> None:
+    found = program.json("resume", GROUP, JOB, "--run", f"{RUN}.other", code=2)
+    assert found["error"] == "NoRun"
+    assert program.backend.submitted == 0
+
+
+def test_checkpoints_are_listed_per_site(program: Program) -> None:
+    found = program.json("checkpoints", RUN)
+    assert [(site["site"], [one["step"] for one in site["checkpoints"]]) for site in found["sites"]] == [
+        (AWS, [100]),
+        (GCP, [100]),
+    ]
+    assert found["alarms"] == []
+    text = program("checkpoints", RUN, "--site", GCP).stdout
+    assert GCP in text
+    assert "yes" in text
+    program.world.board.cut.add(GCP)
+    assert "cut off" in program("checkpoints", RUN, code=1).stderr
+
+
+def test_verify_has_a_code_for_whole_for_damaged_for_unknown_and_for_nothing(program: Program) -> None:
+    assert program.json("verify", RUN)["verdict"] == "intact"
+    program("verify", RUN, "--step", "7", code=6)
+    program.world.board.cut.add(GCP)
+    program("verify", RUN, code=1)
+    program.world.board.cut.clear()
+    later = program.world.checkpoint(AWS, 200, 1)
+    replicate_checkpoint(program.world.bare(AWS), program.world.bare(GCP), RUN, later, site=GCP)
+    program.world.bare(GCP).put(blob_key(RUN, later.blobs["model"].digest), b"model at step 2oo", mode=OVERWRITE)
+    assert later.key in program("verify", RUN, code=5).stderr
+    assert program.json("verify", RUN, "--site", AWS)["verdict"] == "intact"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("run", "nobody", JOB), "nobody"),
+        (("run", GROUP, "nothing"), "nothing"),
+        (("run", GROUP, JOB, "--run", "mine"), "cannot have this name"),
+        (("status", GROUP, "nothing"), "nothing"),
+        (("verify", RUN, "--site", "nowhere"), "nowhere"),
+    ],
+)
+def test_bad_input_is_one_clear_error(program: Program, words: tuple[str, ...], said: str) -> None:
+    assert said in program(*words, code=2).stderr

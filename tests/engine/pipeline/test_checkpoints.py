@@ -1,0 +1,146 @@
+"""A run's checkpoints per site: what counts, what is odd, what is damaged."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import pytest
+
+from holdfast.engine.checkpoint import AlwaysGranted, CheckpointManifest, replicate_checkpoint
+from holdfast.engine.checkpoint.commit import commit_manifest, ensure_blob
+from holdfast.engine.checkpoint.format import blob_key
+from holdfast.engine.drill import checkpoints as drill_checkpoints
+from holdfast.engine.objectstore.interface import OVERWRITE
+from holdfast.engine.pipeline.checkpoints import list_checkpoints, verify_checkpoints
+from holdfast.engine.pipeline.runs import NoRun, check_run_name, owner_of
+from holdfast.engine.recovery import new_plan, run_plan
+from holdfast.engine.runtime import Runtime
+from holdfast.errors import ConfigError, UnknownName
+from world import AWS, AZURE, GCP, GROUP, JOB, RUN, World, make_world
+
+
+@pytest.fixture
+def world() -> World:
+    return make_world()
+
+
+def as_runtime(world: World) -> Runtime:
+    return cast("Runtime", world)
+
+
+def flip(world: World, site: str, step: int) -> None:
+    """Other bytes of the same length in the blob of this step."""
+    manifest = next(one for one in all_of(world, site) if one.step == step)
+    key = blob_key(RUN, manifest.blobs["model"].digest)
+    data = bytearray(world.bare(site).get(key))
+    data[0] ^= 1
+    world.bare(site).put(key, bytes(data), mode=OVERWRITE)
+
+
+def all_of(world: World, site: str) -> list[CheckpointManifest]:
+    return drill_checkpoints.list_checkpoints(world.bare(site), RUN)
+
+
+def test_a_listing_tells_own_replicated_and_missing_receipts_apart(world: World) -> None:
+    unread = world.checkpoint(AWS, 150, 1)
+    reference = unread.blobs["model"]
+    ensure_blob(world.bare(GCP), RUN, reference.digest, b"model at step 150")
+    commit_manifest(world.bare(GCP), unread, guard=AlwaysGranted())
+    found = list_checkpoints(as_runtime(world), RUN)
+    receipts = {(site.site, one.step): one.receipt for site in found.sites for one in site.checkpoints}
+    assert receipts == {(AWS, 150): "own", (AWS, 100): "own", (GCP, 150): f"no receipt at {GCP}", (GCP, 100): "yes"}
+    assert (found.group, found.job, found.active_site) == (GROUP, JOB, AWS)
+
+
+def test_what_a_stale_writer_left_is_listed_and_not_in_the_lineage(world: World) -> None:
+    world.board.cut.add(AWS)
+    assert run_plan(world, new_plan(world, GROUP, reason="test"), senses=world.senses).complete
+    world.board.cut.clear()
+    stale = world.checkpoint(AWS, 250, 1)
+    replicate_checkpoint(world.bare(AWS), world.bare(GCP), RUN, stale, site=GCP, clock=world.clock)
+    found = {site.site: site for site in list_checkpoints(as_runtime(world), RUN).sites}
+    assert {one.step: one.in_lineage for one in found[GCP].checkpoints} == {250: False, 100: True}
+    # Nobody told the lost site of the new epoch: nothing is claimed of its lineage.
+    assert {one.in_lineage for one in found[AWS].checkpoints} == {None}
+    assert "epoch" in str(found[AWS].error)
+
+
+def test_equal_models_raise_an_alarm_only_when_steps_were_done(world: World) -> None:
+    assert list_checkpoints(as_runtime(world), RUN).alarms == ()
+    first = next(iter(all_of(world, AWS)))
+    same = first.model_copy(update={"step": 200, "parent": first.digest, "write_id": "0" * 32})
+    commit_manifest(world.bare(AWS), type(first).model_validate(same.model_dump()), guard=AlwaysGranted())
+    found = list_checkpoints(as_runtime(world), RUN, site=AWS)
+    assert found.alarms == ("the model at step 200 is identical to step 100's: nothing was learnt",)
+    assert [one.alarm is not None for one in found.sites[0].checkpoints] == [True, False]
+
+
+def test_an_unreadable_manifest_is_named_and_hides_no_other(world: World) -> None:
+    world.bare(AWS).put(f"runs/{RUN}/checkpoints/{200:012d}.{1:06d}.json", b"{}")
+    found = list_checkpoints(as_runtime(world), RUN, site=AWS).sites[0].checkpoints
+    assert [(one.step, one.unreadable is None) for one in found] == [(200, False), (100, True)]
+
+
+def test_a_site_that_does_not_answer_is_reported_and_the_others_are_listed(world: World) -> None:
+    world.board.cut.add(GCP)
+    found = {site.site: site for site in list_checkpoints(as_runtime(world), RUN).sites}
+    assert "cut off" in str(found[GCP].error)
+    assert len(found[AWS].checkpoints) == 1
+
+
+def test_whole_checkpoints_are_intact_and_shared_blobs_are_read_once(world: World) -> None:
+    found = verify_checkpoints(as_runtime(world), RUN)
+    assert found.verdict == "intact"
+    assert [(site.site, len(site.checkpoints)) for site in found.sites] == [(AWS, 1), (GCP, 1)]
+    assert found.sites[0].read_bytes == len(b"model at step 100")
+
+
+@pytest.mark.parametrize("harm", ["flipped", "missing", "manifest"])
+def test_every_damage_is_found_at_its_site_and_step_alone(world: World, harm: str) -> None:
+    later = world.checkpoint(AWS, 200, 1)
+    if harm == "flipped":
+        flip(world, AWS, 200)
+    elif harm == "missing":
+        world.bare(AWS).delete(blob_key(RUN, later.blobs["model"].digest))
+    else:
+        world.bare(AWS).put(later.key, b"{}", mode=OVERWRITE)
+    found = verify_checkpoints(as_runtime(world), RUN)
+    assert found.verdict == "damaged"
+    assert [(site.site, one.step) for site in found.sites for one in site.checkpoints if one.damage] == [(AWS, 200)]
+    assert verify_checkpoints(as_runtime(world), RUN, step=100).verdict == "intact"
+
+
+def test_a_site_that_does_not_answer_is_unknown_and_damage_outweighs_it(world: World) -> None:
+    world.board.cut.add(GCP)
+    assert verify_checkpoints(as_runtime(world), RUN).verdict == "unknown"
+    flip(world, AWS, 100)
+    assert verify_checkpoints(as_runtime(world), RUN).verdict == "damaged"
+
+
+def test_nothing_is_no_pass(world: World) -> None:
+    assert verify_checkpoints(as_runtime(world), RUN, step=7).verdict == "nothing to verify"
+
+
+def test_a_site_without_checkpoints_of_the_group_is_refused(world: World) -> None:
+    with pytest.raises(ConfigError, match="keeps no checkpoints"):
+        list_checkpoints(as_runtime(world), RUN, site=AZURE)
+    with pytest.raises(UnknownName):
+        list_checkpoints(as_runtime(world), RUN, site="nowhere")
+
+
+def test_a_run_is_told_by_the_longest_name_that_fits(world: World) -> None:
+    topology = world.topology
+    groups = {**topology.groups, f"{GROUP}-eu": topology.groups[GROUP]}
+    both = topology.model_copy(update={"groups": groups})
+    assert owner_of(both, f"{GROUP}-eu-{JOB}.one").group == f"{GROUP}-eu"
+    assert owner_of(both, f"{GROUP}-{JOB}.one").group == GROUP
+    with pytest.raises(NoRun, match="which job"):
+        owner_of(both, "mine")
+    assert owner_of(topology, "mine").job == JOB  # there is one job
+
+
+@pytest.mark.parametrize("name", ["mine", f"{RUN}x", f"{RUN}.Übung", f"{RUN}/../x", f"{RUN}.{'x' * 100}"])
+def test_a_name_that_a_failover_would_not_find_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="cannot have this name"):
+        check_run_name(GROUP, JOB, name)
+    check_run_name(GROUP, JOB, f"{RUN}.one")
