@@ -8,7 +8,7 @@ import pendulum
 from airflow.sdk import DAG, AssetAny, Param
 
 from holdfast.hooks.topology import topology_outline
-from holdfast.operators.assets import TRAINED_MODEL, dataset_asset
+from holdfast.operators.assets import FINISHED_TRAINING, TRAINED_MODEL, dataset_asset
 from holdfast.operators.replication import ProtectGroupOperator
 from holdfast.operators.training import TrainOperator
 
@@ -73,6 +73,7 @@ with DAG(
         group="{{ params.group }}",
         job="{{ params.job }}",
         run="{{ params.run or '' }}",
+        outlets=[FINISHED_TRAINING],
     )
     protect = ProtectGroupOperator(
         task_id="protect",

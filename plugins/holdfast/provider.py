@@ -31,7 +31,7 @@ def get_provider_info() -> dict[str, Any]:
         "sensors": [
             {
                 "integration-name": "Holdfast",
-                "python-modules": ["holdfast.sensors.health", "holdfast.sensors.lag"],
+                "python-modules": ["holdfast.sensors.health", "holdfast.sensors.lag", "holdfast.sensors.training"],
             }
         ],
         "triggers": [
@@ -41,9 +41,11 @@ def get_provider_info() -> dict[str, Any]:
                     "holdfast.triggers.health",
                     "holdfast.triggers.lag",
                     "holdfast.triggers.training",
+                    "holdfast.triggers.work_at_risk",
                 ],
             }
         ],
+        "extra-links": ["holdfast.operators.links.JobLogsLink", "holdfast.operators.links.JobConsoleLink"],
         "config": {
             "holdfast": {
                 "description": "Options of Holdfast's operators, hooks and DAGs.",

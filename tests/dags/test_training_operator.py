@@ -6,98 +6,26 @@ import asyncio
 import json
 import os
 import signal
-import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from holdfast.engine.checkpoint import fork_run
-from holdfast.engine.pipeline import publish_dataset, start_training
+from holdfast.engine.pipeline import start_training
 from holdfast.engine.replication import replicate
-from holdfast.engine.runtime import Runtime
 from holdfast.engine.snapshot import keys, latest
 from holdfast.engine.snapshot.lineage import new_fork, write_fork
 from holdfast.sandbox import Sandbox
 from holdfast.triggers.training import TrainingJobTrigger
-
-TRAINER = Path(__file__).parent / "fake_trainer.py"
-DAG_FILE = """
-from datetime import timedelta
-from airflow.sdk import DAG
-from holdfast.operators.training import TrainOperator
-
-with DAG("train_once", schedule=None, catchup=False, default_args={"retries": 2, "retry_delay": timedelta(seconds=1)}):
-    TrainOperator(task_id="train", group="GROUP", job="job-x", run="GROUP-job-x.one", poll_seconds=0.1)
-"""
-
-
-@dataclass
-class TrainingWorld:
-    """A group of its own in the sandbox, whose training job does what the test says."""
-
-    folder: Path
-    group: str
-    runtime: Runtime
-    environ: dict[str, str]
-
-    @property
-    def dag(self) -> Path:
-        return self.folder / "dags" / "train_once.py"
-
-    def jobs(self) -> list[str]:
-        """A line per started process: run, epoch, pid."""
-        file = self.folder / "started"
-        return file.read_text().splitlines() if file.exists() else []
-
-    def finish(self, code: int = 0) -> None:
-        """Let the job, now or when it starts, end with this exit code."""
-        (self.folder / "finish.new").write_text(str(code))
-        (self.folder / "finish.new").replace(self.folder / "finish")
-
-    def status(self, epoch: int = 1, site: str = "aws-eu-west-1") -> Any:
-        backend = self.runtime.backend(site)
-        handle = backend.find(f"{self.group}-job-x.one.e{epoch}")
-        return None if handle is None else backend.status(handle).state
+from training_world import TrainingWorld, make_training_world
 
 
 @pytest.fixture
 def world(sandbox: Sandbox, tmp_path: Path) -> Iterator[TrainingWorld]:
-    group = f"g-{uuid.uuid4().hex[:8]}"
-    topology = yaml.safe_load(Path(sandbox.environment()["HOLDFAST_TOPOLOGY"]).read_text())
-    topology["datasets"] = {f"{group}-data": {"path": f"{group}-data"}}
-    topology["services"] = {}
-    topology["training"] = {
-        "job-x": {
-            "dataset": f"{group}-data",
-            "model": f"{group}-model",
-            "steps": 2,
-            "checkpoint_every_steps": 1,
-            "command": ["{python}", str(TRAINER), str(tmp_path), f"{group}-model"],
-        }
-    }
-    topology["groups"] = {
-        group: {
-            **topology["groups"]["market-risk"],
-            "datasets": [f"{group}-data"],
-            "training": ["job-x"],
-            "services": [],
-        }
-    }
-    (tmp_path / "topology.yaml").write_text(yaml.safe_dump(topology))
-    (tmp_path / "dags").mkdir()
-    (tmp_path / "dags" / "train_once.py").write_text(DAG_FILE.replace("GROUP", group))
-    environ = {**sandbox.environment(), "HOLDFAST_TOPOLOGY": str(tmp_path / "topology.yaml")}
-    runtime = Runtime.from_environment(tmp_path / "topology.yaml", {**os.environ, **environ})
-    runtime.authority(group).advance(
-        group, expected_epoch=0, active_site="aws-eu-west-1", plan_id="init", reason="test"
-    )
-    runtime.store("aws-eu-west-1").put(f"data/{group}-data/part.parquet", b"rows")
-    publish_dataset(runtime, group, f"{group}-data")
-    made = TrainingWorld(tmp_path, group, runtime, environ)
+    made = make_training_world(sandbox, tmp_path)
     yield made
     made.finish(1)
 
@@ -115,6 +43,7 @@ def test_it_defers_waits_and_reports_the_published_model(world: TrainingWorld, s
         "snapshot_id": found["snapshot_id"],
         "step": 2,
         "model_digest": "blake3:00",
+        "checkpoint": None,  # this trainer saves none
     }
     assert len(world.jobs()) == 1
 

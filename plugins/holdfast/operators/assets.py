@@ -10,6 +10,8 @@ from airflow.sdk import Asset, AssetAlias
 
 #: Stands for the asset of whichever model a run trained.
 TRAINED_MODEL = AssetAlias("holdfast-trained-model", group="holdfast")
+#: Stands for the asset of whichever job's run ended well.
+FINISHED_TRAINING = AssetAlias("holdfast-finished-training", group="holdfast")
 
 
 def dataset_asset(name: str) -> Asset:
@@ -25,3 +27,8 @@ def new_snapshot(dataset: str) -> AssetAlias:
 def model_asset(name: str) -> Asset:
     """Updated when a new version of the model is verified at every site of its group."""
     return Asset(name=f"holdfast-model-{name}", uri=f"x-holdfast://models/{name}", group="holdfast")
+
+
+def training_asset(job: str) -> Asset:
+    """Updated when a run of the job ended well, at its own site: `model_asset` waits for the others."""
+    return Asset(name=f"holdfast-training-{job}", uri=f"x-holdfast://training/{job}", group="holdfast")

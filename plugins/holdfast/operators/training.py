@@ -2,44 +2,60 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
+from holdfast.errors import ConfigError
+from holdfast.operators.assets import FINISHED_TRAINING, training_asset
 from holdfast.operators.base import HoldfastOperator, failing_clearly
+from holdfast.operators.links import JOB_LINKS, keep_links
 from holdfast.triggers.training import TrainingJobTrigger
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from holdfast.engine.compute import JobStatus
+    from holdfast.engine.recovery.start_training import StartedJob
     from holdfast.engine.runtime import Runtime
+    from holdfast.errors import HoldfastError
 
 #: Where the job is kept in the task's state store, which survives retries (an XCom does not).
 STATE_KEY = "training_job"
 
 
 class TrainOperator(HoldfastOperator):
-    """Runs a training job at the group's active site and waits for it in the triggerer.
+    """Runs a training job at the group's active site and waits for it, in the triggerer or in the worker.
 
     The job's name follows from run and epoch, and its handle is in the task state store before the task defers. So a
     retry finds the job instead of starting a second one, also when the task died between submitting and storing. When
     the job's cloud was lost, the retry finds the run under its new epoch at the site a failover resumed it at.
 
-    There is no ``on_kill`` here on purpose: Airflow calls it as well when a worker shuts down or loses the API server,
-    and the training must not die with it. A user who fails or clears the waiting task stops the job through
-    `TrainingJobTrigger.on_kill`.
+    What a retry can mend is retried: a job that was lost, preempted or found no machine, and one that failed in an
+    epoch that is over. A job that failed by itself fails the task at once.
+
+    ``on_kill`` leaves the job alone: Airflow calls it as well when a worker shuts down or loses the API server, and
+    the training must not die with it. A user who fails or clears the *deferred* task stops the job through
+    `TrainingJobTrigger.on_kill`, which Airflow calls for a user's action only. With ``deferrable=False`` Airflow does
+    not tell the two apart, so the job is stopped only where ``stop_on_kill`` says that somebody wants that.
+
+    With `FINISHED_TRAINING` among its outlets, it updates the job's asset; what it returns is in the event's extra.
 
     :param group: the protection group. (templated)
     :param job: the training job. (templated)
     :param run: name of the run; by default one per DAG run, kept over retries. (templated)
     :param poll_seconds: how often the triggerer asks the job's backend.
     :param grace_seconds: how long a stopped job may take to write a last checkpoint.
-    :returns: ``run``, ``epoch``, ``site``, ``model``, ``snapshot_id``, ``step``, ``model_digest``.
+    :param deferrable: wait in the triggerer; False: in the worker, which stays occupied.
+    :param stop_on_kill: with ``deferrable=False``: let the job die with the task, whatever killed it.
+    :returns: ``run``, ``epoch``, ``site``, ``model``, ``snapshot_id``, ``step``, ``model_digest``, ``checkpoint``.
     """
 
     template_fields: Sequence[str] = ("group", "job", "run")
+    operator_extra_links = JOB_LINKS
 
     def __init__(
         self,
@@ -49,6 +65,8 @@ class TrainOperator(HoldfastOperator):
         run: str | None = None,
         poll_seconds: float = 2.0,
         grace_seconds: float = 10.0,
+        deferrable: bool = True,
+        stop_on_kill: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -57,11 +75,27 @@ class TrainOperator(HoldfastOperator):
         self.run = run
         self.poll_seconds = poll_seconds
         self.grace_seconds = grace_seconds
+        self.deferrable = deferrable
+        self.stop_on_kill = stop_on_kill
+        self._waiting_for: StartedJob | None = None
+        if deferrable and stop_on_kill:
+            raise ConfigError(
+                "a deferred task's job is stopped by whom Airflow calls a user, and by nobody else",
+                where=f"task {self.task_id}: stop_on_kill",
+                expected="deferrable=False with it",
+                found="deferrable=True",
+            )
         self.check_names(group=group, job=job)
         self.check_positive(poll_seconds=poll_seconds, grace_seconds=grace_seconds)
 
-    def act(self, context: Context, runtime: Runtime) -> None:
-        """Start or find the job, remember it, and hand over to the triggerer."""
+    def act(self, context: Context, runtime: Runtime) -> dict[str, Any]:
+        """Start or find the job, remember it, and hand over to the triggerer, or wait for it here."""
+        started = self._start(context, runtime)
+        if self.deferrable:
+            self._hand_over(started)
+        return self._finish(context, runtime, self._wait(runtime, started), started.epoch)
+
+    def _start(self, context: Context, runtime: Runtime) -> StartedJob:
         from holdfast.engine.pipeline import start_training
 
         run = self._run_name(context)
@@ -81,6 +115,10 @@ class TrainOperator(HoldfastOperator):
             )
         context["task_state_store"].set(STATE_KEY, job, retention=NEVER_EXPIRE)
         self.log.info("Training %s at %s in epoch %s as %s", run, started.site, started.epoch, started.handle.name)
+        keep_links(context, runtime.backend(started.site), started.handle, self.log)
+        return started
+
+    def _hand_over(self, started: StartedJob) -> None:
         self.defer(
             trigger=TrainingJobTrigger(
                 site=started.site,
@@ -99,19 +137,58 @@ class TrainOperator(HoldfastOperator):
         :raises AirflowFailException: it failed by itself, in an epoch that was not over.
         """
         from holdfast.engine.compute import JobState, JobStatus
-        from holdfast.engine.pipeline import training_outcome
 
         status = JobStatus(JobState(event["state"]), event["step"], event["total_steps"], None, event["detail"])
         known = context["task_state_store"].get(STATE_KEY)
+        epoch = int(str(known["epoch"])) if isinstance(known, dict) else None
         with failing_clearly():
-            return training_outcome(
-                self.hook.runtime,
-                self.group,
-                self.job,
-                run=self._run_name(context),
-                status=status,
-                epoch=int(str(known["epoch"])) if isinstance(known, dict) else None,
-            )
+            return self._finish(context, self.hook.runtime, status, epoch)
+
+    def on_kill(self) -> None:
+        """Leave the job to the next try, or stop it where ``stop_on_kill`` says so."""
+        started = self._waiting_for
+        if started is None:
+            return
+        if not self.stop_on_kill:
+            self.log.info("The task ends and %s goes on; a retry finds it", started.handle.name)
+            return
+        status = self.hook.runtime.backend(started.site).stop(started.handle, grace_seconds=self.grace_seconds)
+        self.log.info("%s was stopped: %s", started.handle.name, status.state)
+
+    def _wait(self, runtime: Runtime, started: StartedJob) -> JobStatus:
+        from holdfast.engine.pipeline import wait_for_job
+
+        self._waiting_for = started
+        ended = wait_for_job(
+            runtime.backend(started.site),
+            started.handle,
+            pause=self._pause,
+            seen=self._seen,
+            unanswered=self._unanswered,
+        )
+        self._waiting_for = None
+        assert ended is not None, "a pause of this task never gives up"
+        return ended
+
+    def _pause(self) -> bool:
+        time.sleep(self.poll_seconds)
+        return False
+
+    def _seen(self, status: JobStatus) -> None:
+        self.log.info("%s, step %s of %s", status.state, status.step, status.total_steps)
+
+    def _unanswered(self, error: HoldfastError) -> None:
+        self.log.warning("The job's backend cannot be asked, asking again: %s", error)
+
+    def _finish(self, context: Context, runtime: Runtime, status: JobStatus, epoch: int | None) -> dict[str, Any]:
+        from holdfast.engine.pipeline import training_outcome
+
+        run = self._run_name(context)
+        outcome = training_outcome(runtime, self.group, self.job, run=run, status=status, epoch=epoch)
+        if FINISHED_TRAINING in self.outlets:
+            extra = {**outcome, "group": self.group, "job": self.job}
+            context["outlet_events"][FINISHED_TRAINING].add(training_asset(self.job), extra=extra)
+        return outcome
 
     def _run_name(self, context: Context) -> str:
         from holdfast.engine.recovery.subjects import run_name

@@ -6,6 +6,6 @@ from airflow.sdk.plugins_manager import AirflowPlugin
 
 
 class HoldfastPlugin(AirflowPlugin):
-    """Holdfast in Airflow's plugin list. Pages and operator links are to be added here."""
+    """Holdfast in Airflow's plugin list. Pages are to be added here; operator links need no plugin."""
 
     name = "holdfast"

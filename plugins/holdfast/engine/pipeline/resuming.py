@@ -8,7 +8,7 @@ from typing import Any
 from holdfast.engine.checkpoint import Election, elect
 from holdfast.engine.compute import ENDED, FINAL, JobHandle, JobState, TrainingBackend
 from holdfast.engine.pipeline.active import require_active
-from holdfast.engine.pipeline.runs import NoRun, require_job, require_run
+from holdfast.engine.pipeline.runs import NoRun, is_known, require_job, require_run
 from holdfast.engine.pipeline.training import start_training
 from holdfast.engine.recovery.residency import checkpoints_allowed
 from holdfast.engine.recovery.start_training import StartedJob
@@ -56,7 +56,7 @@ def resume_training(runtime: Runtime, group: str, job: str, *, run: str | None =
     election = elect(
         store, named, epoch=state.epoch, site=site, allowed=checkpoints_allowed(runtime.topology, job, site)
     )
-    if handle is None and election.manifest is None and not election.passed_over and not _is_known(store, named):
+    if handle is None and not is_known(store, named):
         raise NoRun(
             "there is no such run to go on with",
             where=f"{store.name}: {named}",
@@ -76,7 +76,3 @@ def resumed_by(backend: TrainingBackend, handle: JobHandle) -> dict[str, Any] | 
     beat = backend.heartbeat(handle)
     found = beat.get("resumed") if beat is not None else None
     return found if isinstance(found, dict) else None
-
-
-def _is_known(store: Any, run: str) -> bool:
-    return next(iter(store.list(f"runs/{run}/")), None) is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from holdfast.engine.checkpoint.format import run_root
 from holdfast.engine.config import Topology
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.recovery.subjects import base_run, current_run
@@ -97,6 +98,11 @@ def require_run(store: ObjectStore, group: str, job: str, run: str | None) -> st
             fix=f"Start one with `holdfast train run {group} {job}`",
         )
     return chosen
+
+
+def is_known(store: ObjectStore, run: str) -> bool:
+    """Whether this bucket holds anything of a run: a checkpoint, a fork record, a heartbeat."""
+    return next(iter(store.list(f"{run_root(run)}/")), None) is not None
 
 
 def sites_of(topology: Topology, group: str, *, active: str, site: str | None = None) -> tuple[str, ...]:

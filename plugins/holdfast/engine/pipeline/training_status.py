@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -13,7 +13,7 @@ from holdfast.engine.checkpoint.errors import CheckpointUnreadable
 from holdfast.engine.checkpoint.risk import RunAtRisk, TrainedTo, run_at_risk, trained_to
 from holdfast.engine.compute import JobHandle, JobStatus, TrainingBackend
 from holdfast.engine.pipeline.active import require_active
-from holdfast.engine.pipeline.runs import require_job, require_run, sites_of
+from holdfast.engine.pipeline.runs import NoRun, is_known, require_job, require_run, sites_of
 from holdfast.engine.recovery.residency import checkpoints_allowed
 from holdfast.engine.recovery.stop_jobs import find_job
 from holdfast.engine.replication import ResidencyRefused, check_hop, residency_for
@@ -88,7 +88,11 @@ def training_status(runtime: Runtime, group: str, job: str, *, run: str | None =
     risks: tuple[RunAtRisk, ...] = ()
     durable: int | None = None
     try:
+        if status is None and not problems:
+            _require_known(runtime, state.active_site, named)
         risks, durable = _at_risk(runtime, group, job, named, state.epoch, state.active_site, refused, beat)
+    except NoRun:
+        raise
     except HoldfastError as error:
         problems.append(str(error))
     return TrainingStatus(
@@ -109,8 +113,35 @@ def work_at_risk_of(runtime: Runtime, group: str, job: str, *, run: str | None =
     backend = runtime.backend(state.active_site)
     handle = find_job(backend, state.active_site, named, state.epoch)
     beat = read_beat(backend, handle, clock=runtime.clock) if handle is not None else None
+    if handle is None:
+        _require_known(runtime, state.active_site, named)
     refused = refused_standbys(runtime, group, job, state.active_site)
     return _at_risk(runtime, group, job, named, state.epoch, state.active_site, refused, beat)[0]
+
+
+def over_limits(
+    risks: Sequence[RunAtRisk], *, max_steps: int | None = None, max_seconds: float | None = None
+) -> tuple[str, ...]:
+    """What of the work at risk is above a limit, one sentence each; empty when all of it is within.
+
+    What is not known is never within: a standby that did not answer, or has nothing to resume from, is over. So is a
+    run that no standby may hold.
+
+    Args:
+        max_steps: per standby; None: any number.
+        max_seconds: of training, per standby; None: any time.
+    """
+    if not risks:
+        return ("no standby holds this run's checkpoints",)
+    over = []
+    for one in risks:
+        if one.seconds is None:
+            over.append(f"{one.standby}: {one.detail}")
+        elif max_steps is not None and one.steps > max_steps:
+            over.append(f"{one.standby}: {one.steps} steps at risk, more than {max_steps}")
+        elif max_seconds is not None and one.seconds > max_seconds:
+            over.append(f"{one.standby}: {one.seconds:.1f} s at risk, more than {max_seconds:g} s")
+    return tuple(over)
 
 
 def read_beat(backend: TrainingBackend, handle: JobHandle, *, clock: Clock) -> Beat | None:
@@ -135,6 +166,17 @@ def refused_standbys(runtime: Runtime, group: str, job: str, active: str) -> dic
         except ResidencyRefused as error:
             refused[site] = str(error)
     return refused
+
+
+def _require_known(runtime: Runtime, site: str, run: str) -> None:
+    """A run without a job and without a trace has nothing at risk only because it is not there. Raises NoRun."""
+    if not is_known(runtime.store(site), run):
+        raise NoRun(
+            "there is no such run",
+            where=f"{site}: {run}",
+            expected="a job, a checkpoint or a fork record of it",
+            found="nothing",
+        )
 
 
 def _standbys(runtime: Runtime, group: str, active: str) -> list[str]:
