@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -141,6 +142,17 @@ def test_ctrl_c_leaves_the_job_and_says_how_to_go_on(program: Program, monkeypat
     done = program("run", GROUP, JOB, "--run", RUN, "--wait", code=130)
     assert f"holdfast train run {GROUP} {JOB} --run {RUN} --wait" in done.stderr
     assert program.backend.jobs[f"{RUN}.e1"].state is JobState.RUNNING
+
+
+def test_the_first_ctrl_c_ends_the_waiting_and_a_second_one_the_program() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with train.leaving() as left:
+        assert not left.is_set()
+        signal.raise_signal(signal.SIGINT)
+        assert left.is_set()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_the_status_tells_what_a_loss_would_cost(program: Program) -> None:
