@@ -50,9 +50,9 @@ with DAG(
         "run": Param(
             None,
             type=["null", "string"],
-            pattern="^[a-z0-9][a-z0-9.-]{1,99}$",
+            pattern="^[A-Za-z0-9][A-Za-z0-9.-]{1,99}$",
             title="Run",
-            description="Name of the run to go on with; leave it empty for a new one.",
+            description="Run to go on with, <group>-<job>.<name>; leave it empty for a new one.",
         ),
     },
     doc_md="""

@@ -65,7 +65,7 @@ class World:
         self.settings: dict[str, Any] = {"image": "trainer:1", "requests": {"cpu": "500m", "memory": "1Gi"}}
         self.clock: Any = SystemClock()
         self.url = self.server.url
-        self.store = local_store("bucket", self.bucket)
+        self.store: Any = local_store("bucket", self.bucket)
 
     def backend(self, **settings: Any) -> KubernetesBackend:
         compute = {

@@ -99,6 +99,13 @@ def test_a_run_starts_once_and_a_second_call_finds_it(program: Program) -> None:
     assert f"holdfast train status {GROUP} {JOB} --run {name}" in program("run", GROUP, JOB, "--run", name).stdout
 
 
+def test_a_run_that_nobody_names_gets_the_name_of_a_new_one(program: Program) -> None:
+    started = program.json("run", GROUP, JOB)["run"]
+    assert started.startswith(f"{RUN}.")
+    assert program.json("run", GROUP, JOB, "--run", started)["state"] == "running"
+    assert program.backend.submitted == 1
+
+
 def test_waiting_goes_on_through_an_api_that_does_not_answer_and_tells_the_model(program: Program) -> None:
     program.beat(150, checkpoint={"step": 100})
     program.backend.unanswered = 3

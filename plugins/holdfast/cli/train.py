@@ -13,7 +13,7 @@ from holdfast.cli.train_progress import Watching, leaving
 from holdfast.engine.compute import JobStatus, TrainingBackend
 from holdfast.engine.pipeline import checkpoints as saved
 from holdfast.engine.pipeline import resuming, start_training, training_outcome, training_status, waiting
-from holdfast.engine.pipeline.runs import check_run_name, require_job
+from holdfast.engine.pipeline.runs import require_job
 from holdfast.engine.recovery.start_training import StartedJob
 from holdfast.engine.recovery.subjects import run_name
 from holdfast.engine.runtime import Runtime
@@ -61,7 +61,6 @@ def run(
     runtime = Runtime.from_environment(topology)
     require_job(runtime.topology, group, job)
     chosen = name or run_name(group, job, runtime.clock.now())
-    check_run_name(group, job, chosen)
     started = start_training(runtime, group, job, run=chosen)
     backend = runtime.backend(started.site)
     if not wait:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from holdfast.errors import ConfigError, HoldfastError
+from holdfast.triggers.looking import looks
 
 if TYPE_CHECKING:
     from holdfast.engine.runtime import Runtime
@@ -77,25 +76,24 @@ class ReplicationLagTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Yield one event: ``found`` says whether it came true, ``lag_seconds`` the last lag (``None``: unknown)."""
-        deadline = time.monotonic() + self.window_seconds
-        runtime = await asyncio.to_thread(self._runtime)
         lag: float | None = None
-        while True:
-            try:
-                lag = await asyncio.to_thread(self._look, runtime)
-            except HoldfastError as error:
-                if not error.transient:
-                    raise
-                self.log.warning("No look at %s at %s now: %s", self.dataset, self.site, error)
-            else:
-                if self._found(lag):
-                    yield TriggerEvent({"found": True, "lag_seconds": lag})
-                    return
-            left = deadline - time.monotonic()
-            if left <= 0:
-                yield TriggerEvent({"found": False, "lag_seconds": lag})
+        async for lag in self._looks():
+            if self._found(lag):
+                yield TriggerEvent({"found": True, "lag_seconds": lag})
                 return
-            await asyncio.sleep(min(self.poll_seconds, left))
+        yield TriggerEvent({"found": False, "lag_seconds": lag})
+
+    def _looks(self) -> AsyncIterator[float | None]:
+        return looks(
+            self._look,
+            topology_path=self.topology_path,
+            window_seconds=self.window_seconds,
+            poll_seconds=self.poll_seconds,
+            unanswered=self._unanswered,
+        )
+
+    def _unanswered(self, error: HoldfastError) -> None:
+        self.log.warning("No look at %s at %s now: %s", self.dataset, self.site, error)
 
     def _found(self, lag: float | None) -> bool:
         over = lag is None or lag > self.seconds
@@ -105,8 +103,3 @@ class ReplicationLagTrigger(BaseTrigger):
         from holdfast.engine.pipeline.replicas import lag_seconds
 
         return lag_seconds(runtime, self.group, self.dataset, self.site)
-
-    def _runtime(self) -> Runtime:
-        from holdfast.hooks.runtime import HoldfastHook
-
-        return HoldfastHook(self.topology_path).runtime

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from holdfast.errors import ConfigError, HoldfastError
+from holdfast.triggers.looking import looks
 
 if TYPE_CHECKING:
     from holdfast.engine.runtime import Runtime
@@ -68,35 +67,28 @@ class WorkAtRiskTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Yield one event: what `look_at_risk` found last; ``over`` is empty when all is within the limits."""
-        deadline = time.monotonic() + self.window_seconds
-        runtime = await asyncio.to_thread(self._runtime)
         found: dict[str, Any] = {"standbys": [], "over": ["no look succeeded"]}
-        while True:
-            try:
-                found = await asyncio.to_thread(self._look, runtime)
-            except HoldfastError as error:
-                if not error.transient:
-                    raise
-                self.log.warning("No look at the work at risk of %s now: %s", self.group, error)
-            else:
-                if not found["over"]:
-                    yield TriggerEvent(found)
-                    return
-            left = deadline - time.monotonic()
-            if left <= 0:
-                yield TriggerEvent(found)
-                return
-            await asyncio.sleep(min(self.poll_seconds, left))
+        async for found in self._looks():
+            if not found["over"]:
+                break
+        yield TriggerEvent(found)
+
+    def _looks(self) -> AsyncIterator[dict[str, Any]]:
+        return looks(
+            self._look,
+            topology_path=self.topology_path,
+            window_seconds=self.window_seconds,
+            poll_seconds=self.poll_seconds,
+            unanswered=self._unanswered,
+        )
+
+    def _unanswered(self, error: HoldfastError) -> None:
+        self.log.warning("No look at the work at risk of %s now: %s", self.group, error)
 
     def _look(self, runtime: Runtime) -> dict[str, Any]:
         return look_at_risk(
             runtime, self.group, self.job, self.run_name, max_steps=self.max_steps, max_seconds=self.max_seconds
         )
-
-    def _runtime(self) -> Runtime:
-        from holdfast.hooks.runtime import HoldfastHook
-
-        return HoldfastHook(self.topology_path).runtime
 
 
 def look_at_risk(

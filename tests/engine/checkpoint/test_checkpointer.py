@@ -144,12 +144,13 @@ def test_a_run_restarted_over_a_damaged_checkpoint_reaches_its_step_again() -> N
     assert elect(store, "run", epoch=1).step == 20
 
 
-def test_other_content_at_a_taken_step_saves_the_next_one_instead() -> None:
+@pytest.mark.parametrize("mode", ["copy", "blocking"])
+def test_other_content_at_a_taken_step_saves_the_next_one_instead(mode: str) -> None:
     store = memory_store()
     with checkpointer(store) as it:
         train(it, 1, 10)
         it.finish(state_at(10))
-    other = checkpointer(store)  # starts over, on another path
+    other = checkpointer(store, mode=mode)  # starts over, on another path
     with other:
         for step in range(1, 11):
             other.step(step, TrainingState({"model.bin": f"other {step}".encode()}))

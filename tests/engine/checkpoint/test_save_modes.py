@@ -107,7 +107,7 @@ def test_a_state_is_as_of_its_step_though_the_writer_comes_to_it_much_later() ->
     assert dict(load_state(store, found.manifest).blobs) == saved
 
 
-def test_a_store_that_hangs_holds_two_states_and_says_that_saves_are_put_off() -> None:
+def test_a_store_that_hangs_holds_two_states_and_the_newest_takes_the_place_of_the_one_that_waits() -> None:
     store, loop, go = OrderedFaults(memory_store()), Loop(), threading.Event()
     store.before_put = lambda _key: hold(go)
     with Checkpointer(store, "run", epoch=1, site="site-a", every_steps=1, fingerprint={}) as saving:

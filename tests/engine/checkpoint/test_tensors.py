@@ -49,9 +49,12 @@ def test_a_truncated_blob_is_refused(specs: list[TensorSpec], missing: int) -> N
         parse_tensors(filled(specs)[:-missing], where="blob")
 
 
+def raw(header: bytes, data: bytes) -> bytes:
+    return len(header).to_bytes(8, "little") + header + data
+
+
 def blob(entries: Any, data: bytes) -> bytes:
-    text = json.dumps(entries).encode()
-    return len(text).to_bytes(8, "little") + text + data
+    return raw(json.dumps(entries).encode(), data)
 
 
 def entry(start: int, end: int, dtype: str = "U8", shape: list[Any] | None = None) -> dict[str, Any]:
@@ -65,11 +68,16 @@ def entry(start: int, end: int, dtype: str = "U8", shape: list[Any] | None = Non
         (blob({"a": entry(0, 4), "b": entry(5, 6)}, bytes(6)), "hole"),
         (blob({"a": entry(0, 4)}, bytes(6)), "do not end where"),
         (blob({"a": entry(0, 9)}, bytes(6)), "do not end where"),
-        (blob({"a": entry(0, 4, shape=[5])}, bytes(4)), "do not fit their shape|do not fit its shape"),
+        (blob({"a": entry(0, 4, shape=[5])}, bytes(4)), "do not fit its shape"),
         (blob({"a": entry(0, 4, dtype="OBJECT")}, bytes(4)), "in a way"),
         (blob({"a": entry(0, 4, shape=[-4])}, bytes(4)), "in a way"),
         (blob({"a": entry(0, 4, shape=[True, 4])}, bytes(4)), "in a way"),
+        (blob({"a": entry(0, 4, shape=[2**40, 2**40])}, bytes(4)), "do not fit its shape"),
+        (blob({"a": {**entry(0, 4), "shape": "4"}}, bytes(4)), "in a way"),
+        (blob({"a": {**entry(0, 4), "dtype": []}}, bytes(4)), "in a way"),
         (blob({"a": 5}, b""), "in a way"),
+        (raw(b'{"a":%b,"a":%b}' % ((json.dumps(entry(0, 4)).encode(),) * 2), bytes(4)), "stands twice"),
+        (raw(b"[" * 100_000, b""), "no JSON"),
         (blob([], b""), "no object"),
         ((1 << 62).to_bytes(8, "little") + b"{}", "a header of"),
         (b"\x02\0\0\0\0\0\0\0{]", "no JSON"),

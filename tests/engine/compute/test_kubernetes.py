@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.checkpoint.worlds import OrderedFaults
 from holdfast.clock import FakeClock
 from holdfast.engine.compute import (
     AlreadyRuns,
@@ -21,6 +22,7 @@ from holdfast.engine.compute import (
     NoCapacity,
     UnknownHandle,
 )
+from holdfast.engine.compute.beats import key_of
 from holdfast.engine.compute.kubernetes import KubernetesBackend
 from holdfast.engine.config.compute import Kubernetes
 from holdfast.errors import ConfigError
@@ -128,7 +130,7 @@ def test_one_that_died_between_the_job_and_its_secret_is_completed_by_the_next(w
     job = world.server.objects["jobs"].pop(world.jobs()[0])
     world.server.objects["pods"].clear()
     world.server.objects["secrets"].clear()
-    (world.bucket / str(handle.reference["heartbeat"])).unlink()
+    (world.bucket / key_of(handle)).unlink()
     world.server.create("jobs", {key: job[key] for key in ("apiVersion", "kind", "metadata", "spec")})
     found = backend.find(f"{RUN}.e3")
     waiting = backend.status(found)
@@ -182,7 +184,7 @@ def test_anothers_job_of_the_same_name_is_refused_and_left_alone(world: World) -
     begun(backend, handle)
     backend.stop(handle, grace_seconds=20)
     job["metadata"].update(labels={}, annotations={})
-    (world.bucket / str(handle.reference["heartbeat"])).unlink()
+    (world.bucket / key_of(handle)).unlink()
     with pytest.raises(JobNotStarted, match="another Job has the name"):
         backend.submit(world.spec("0"))
 
@@ -215,11 +217,24 @@ def test_stop_of_one_that_never_began_keeps_it_from_beginning(world: World) -> N
     assert world.jobs() == []
 
 
+def test_a_bucket_that_is_down_ends_no_job_and_hides_none(world: World) -> None:
+    backend = world.backend()
+    handle = backend.submit(world.spec("until-told"))
+    begun(backend, handle)
+    world.store = OrderedFaults(world.store)
+    world.store.down = True
+    assert backend.status(handle).state is JobState.RUNNING
+    with pytest.raises(ComputeUnavailable, match="bucket"):
+        backend.submit(world.spec("until-told"))
+    world.store.down = False
+    assert backend.stop(handle, grace_seconds=20).state is JobState.STOPPED
+
+
 def test_a_checkpoint_is_asked_for_beside_the_heartbeat(world: World) -> None:
     backend = world.backend()
     handle = backend.submit(world.spec("until-told"))
     backend.request_checkpoint(handle)
-    assert world.store.get(f"{handle.reference['heartbeat']}.request") == b""
+    assert world.store.get(f"{key_of(handle)}.request") == b""
 
 
 # -- waiting ----------------------------------------------------------------------------------------------------
@@ -320,7 +335,7 @@ def test_the_container_gets_the_contract_the_sites_environment_and_the_topologys
     ended(backend, handle)
     beat = backend.heartbeat(handle)
     environ = beat["environ"]
-    assert environ["HOLDFAST_HEARTBEAT"] == f"object:{handle.reference['heartbeat']}"
+    assert environ["HOLDFAST_HEARTBEAT"] == f"object:{key_of(handle)}"
     assert environ["HOLDFAST_RUN"] == RUN
     assert environ["ODD"] == "$(PATH) $$ $"
     assert environ["TOKEN"] == "a$(HOSTNAME)b"

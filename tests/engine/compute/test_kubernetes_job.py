@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from holdfast.engine.compute import JobNotStarted
-from holdfast.engine.compute.kubernetes_job import container_command, job_manifest, label_value
+from holdfast.engine.compute.kubernetes_job import job_manifest, label_value
+from holdfast.engine.compute.remote import command_elsewhere
 from holdfast.engine.config.compute import Kubernetes
 from kubernetes_pod import expand
 from kubernetes_schema import Invalid, check
@@ -84,7 +85,7 @@ def test_a_topology_too_long_for_an_annotation_is_refused(world: World) -> None:
 
 def test_a_command_names_the_images_interpreter_and_files(tmp_path: Path) -> None:
     words = (sys.executable, "-u", str(tmp_path / "jobs" / "train.py"), "/opt/data", "--x")
-    assert container_command(words, tmp_path) == ("python", "-u", "jobs/train.py", "/opt/data", "--x")
+    assert command_elsewhere(words, tmp_path) == ("python", "-u", "jobs/train.py", "/opt/data", "--x")
 
 
 # -- the stub itself --------------------------------------------------------------------------------------------

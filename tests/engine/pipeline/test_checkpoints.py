@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import cast
 
 import pytest
@@ -14,6 +15,7 @@ from holdfast.engine.objectstore.interface import OVERWRITE
 from holdfast.engine.pipeline.checkpoints import list_checkpoints, verify_checkpoints
 from holdfast.engine.pipeline.runs import NoRun, check_run_name, owner_of
 from holdfast.engine.recovery import new_plan, run_plan
+from holdfast.engine.recovery.subjects import run_name
 from holdfast.engine.runtime import Runtime
 from holdfast.errors import ConfigError, UnknownName
 from world import AWS, AZURE, GCP, GROUP, JOB, RUN, World, make_world
@@ -144,3 +146,4 @@ def test_a_name_that_a_failover_would_not_find_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="cannot have this name"):
         check_run_name(GROUP, JOB, name)
     check_run_name(GROUP, JOB, f"{RUN}.one")
+    check_run_name(GROUP, JOB, run_name(GROUP, JOB, datetime.now(UTC)))  # as a run is named that nobody names

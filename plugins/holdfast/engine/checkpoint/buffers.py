@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from threading import Lock
 from typing import Any
 
@@ -109,11 +109,9 @@ class LentBlobs(Mapping[str, bytes]):
     """Blobs by digest that lie in a buffer set, each read as a copy; gone as soon as the set is used again."""
 
     lender: BufferSet
+    generation: int
     names: Mapping[str, str]
-    others: Mapping[str, bytes] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "generation", self.lender.generation)
+    others: Mapping[str, bytes]
 
     def __getitem__(self, digest: str) -> bytes:
         if digest in self.others:
@@ -124,7 +122,7 @@ class LentBlobs(Mapping[str, bytes]):
         # In slices: the training thread must not wait for the interpreter while 64 MiB are copied.
         for begin in range(0, len(view), _SLICE_BYTES):
             with lender.lock:
-                if lender.generation != self.generation:  # type: ignore[attr-defined]
+                if lender.generation != self.generation:
                     raise KeyError(digest)
                 copy += view[begin : begin + _SLICE_BYTES]
         return copy  # type: ignore[return-value]

@@ -33,12 +33,13 @@ class SaveMode(StrEnum):
 
 @dataclass
 class _Copying:
-    """A copy under way: what becomes of it, and what it must have copied."""
+    """A copy under way: what becomes of it, and what it must have copied, by the copier's own digests."""
 
     future: Future[None]
     capture: Capture
     expected: dict[str, str]
     targets: dict[str, Any]
+    digest: Callable[[Any], str]
 
 
 class LiveCapturer:
@@ -46,7 +47,7 @@ class LiveCapturer:
 
     Args:
         submit: gets each finished capture.
-        reclaim: takes back a finished capture that nobody has begun to write; whether there was one.
+        reclaim: gives up a finished capture that nobody has begun to write, if there is one.
         memory_bytes: bound of the buffers, twice the state; None: none.
         self_test: hash every tensor before and after its copy. Slow; for finding out whether a mode fits a loop.
     """
@@ -56,7 +57,7 @@ class LiveCapturer:
         mode: SaveMode,
         *,
         submit: Callable[[Capture], None],
-        reclaim: Callable[[], bool],
+        reclaim: Callable[[], None],
         clock: Clock,
         memory_bytes: int | None = None,
         self_test: bool = False,
@@ -69,15 +70,13 @@ class LiveCapturer:
         self._pool = BufferPool(memory_bytes=memory_bytes)
         self._copying: _Copying | None = None
         self._thread: ThreadPoolExecutor | None = None
-        self._hooked: set[int] = set()
+        self._hooked: list[LiveAdapter] = []
         self._stall_seconds = 0.0
         #: How long training waited for the last finished capture, in seconds.
         self.stall_seconds: float | None = None
-        #: How many saves were put off because both buffers held states that were not durable yet.
-        self.deferred = 0
 
-    def capture(self, step: int, adapter: LiveAdapter) -> bool:
-        """Take the state after ``step``. False: no buffer is free; ask again after the next step.
+    def capture(self, step: int, adapter: LiveAdapter) -> None:
+        """Take the state after ``step``; one that only waits to be written gives way to it.
 
         Raises:
             CheckpointError: overlap, and the adapter cannot tell when the weights are about to change.
@@ -88,11 +87,11 @@ class LiveCapturer:
         self._hook(adapter)
         state = adapter.live()
         buffers = self._pool.take(state, adapter.copier)
-        if buffers is None and self._reclaim():
-            buffers = self._pool.take(state, adapter.copier)
         if buffers is None:
-            self.deferred += 1
-            return False
+            # One is being written. The other waits to be, and gives way, or is free by now.
+            self._reclaim()
+            buffers = self._pool.take(state, adapter.copier)
+        assert buffers is not None, "one save is in flight at most"
         try:
             self._begin(step, adapter, state, buffers)
         except BaseException:
@@ -101,7 +100,6 @@ class LiveCapturer:
         self._stall_seconds = self._clock.monotonic() - began
         if self._mode is not SaveMode.OVERLAP:
             self.wait()
-        return True
 
     def wait(self) -> None:
         """Until the copy under way is complete; at once when there is none. Called before the weights change.
@@ -131,7 +129,7 @@ class LiveCapturer:
             copying.capture.release()
 
     def _hook(self, adapter: LiveAdapter) -> None:
-        if self._mode is not SaveMode.OVERLAP or id(adapter) in self._hooked:
+        if self._mode is not SaveMode.OVERLAP or any(known is adapter for known in self._hooked):
             return
         if not adapter.before_update(self.wait):
             raise CheckpointError(
@@ -141,7 +139,7 @@ class LiveCapturer:
                 found=type(adapter).__name__,
                 fix="Use mode `copy`",
             )
-        self._hooked.add(id(adapter))
+        self._hooked.append(adapter)
 
     def _begin(self, step: int, adapter: LiveAdapter, state: LiveState, buffers: BufferSet) -> None:
         copier, pairs = adapter.copier, buffers.pairs(state, volatile=False)
@@ -165,11 +163,10 @@ class LiveCapturer:
             copier.copy(pairs)
             future = Future()
             future.set_result(None)
-        self._copying = _Copying(future, capture, expected, targets)
-        self._digest = copier.digest
+        self._copying = _Copying(future, capture, expected, targets, copier.digest)
 
     def _check(self, copying: _Copying) -> None:
-        torn = [name for name, digest in copying.expected.items() if self._digest(copying.targets[name]) != digest]
+        torn = [name for name, digest in copying.expected.items() if copying.digest(copying.targets[name]) != digest]
         if torn:
             raise TornState(
                 "the state changed while it was copied; this checkpoint was not saved",

@@ -282,9 +282,10 @@ class Checkpointer:
         self._last_step = step
         stopping = self._stop.is_set()
         due = self._is_due(step) or writer.wants_another
-        taken = (due or stopping or self._heartbeat.checkpoint_requested()) and self._capture(step, state)
-        if taken and self.mode is SaveMode.BLOCKING:
-            self._wait_durable(step)
+        if taken := (due or stopping or self._heartbeat.checkpoint_requested()):
+            self._capture(step, state)
+            if self.mode is SaveMode.BLOCKING:
+                self._wait_durable(step)
         self._heartbeat.note(step=step, loss=loss, state="training", step_at=stamp(self._clock.now()), **self._facts())
         if stopping:
             self.before_update()
@@ -306,15 +307,11 @@ class Checkpointer:
             CheckpointError: it is not durable after ``save_seconds``.
         """
         writer = self._ready()
-        deadline = self._clock.monotonic() + save_seconds
-        while self._saved_step != self._last_step and not self._capture(self._last_step, state):
-            # Both buffers hold states that are not durable yet; the last one must not be left out.
-            if not writer.wait_progress(deadline - self._clock.monotonic()):
-                break
-            self._ready()
+        if self._saved_step != self._last_step:
+            self._capture(self._last_step, state)
         self.before_update()
         self._heartbeat.write(state="finishing", **self._facts())
-        if not writer.wait(self._last_step, max(0.0, deadline - self._clock.monotonic())):
+        if not writer.wait(self._last_step, save_seconds):
             self._ready()
             raise CheckpointError(
                 "the last checkpoint is not durable",
@@ -372,24 +369,23 @@ class Checkpointer:
         return self.every_seconds is not None and self._clock.monotonic() - self._saved_at >= self.every_seconds
 
     def _wait_durable(self, step: int) -> None:
-        """Until it is, or training has to end; a store that is down holds it up, that is what blocking means."""
-        while not self._ready().wait(step, 1.0):
-            if self._stop.is_set():
+        """Until it is, training has to end, or another step is to be saved instead.
+
+        A store that is down holds training up: that is what blocking means.
+        """
+        while not (writer := self._ready()).wait(step, 1.0):
+            if self._stop.is_set() or writer.wants_another:
                 return
 
-    def _capture(self, step: int, source: StateSource) -> bool:
-        """Whether the state was taken; False: put off, no buffer is free."""
+    def _capture(self, step: int, source: StateSource) -> None:
         assert self._writer is not None
         assert self._live is not None
         self._writer.wants_another = False
         if isinstance(source, LiveAdapter):
-            if not self._live.capture(step, source):
-                self._writer.wants_another = True
-                return False
+            self._live.capture(step, source)
         else:
             self._submit(step, source)
         self._saved_step, self._saved_at = step, self._clock.monotonic()
-        return True
 
     def _submit(self, step: int, source: Adapter | TrainingState | Callable[[], TrainingState]) -> None:
         assert self._writer is not None
@@ -433,17 +429,13 @@ class Checkpointer:
                 "model_digest": last.model_digest,
                 "warnings": list(last.warnings),
             },
-            "saving": {**asdict(writer), **self._stall()},
+            "saving": {
+                **asdict(writer),
+                "mode": str(self.mode),
+                "stall_seconds": self._live and self._live.stall_seconds,
+            },
             "replicas": replicas,
             "permission": str(self.guard.permission()),
-        }
-
-    def _stall(self) -> dict[str, Any]:
-        live = self._live
-        return {
-            "mode": str(self.mode),
-            "stall_seconds": live.stall_seconds if live else None,
-            "deferred": live.deferred if live else 0,
         }
 
 

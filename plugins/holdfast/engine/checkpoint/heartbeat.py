@@ -56,7 +56,7 @@ class Heartbeat:
         self._thread.start()
 
     def note(self, **facts: Any) -> None:
-        """Change facts; they are written soon, at most twenty times a second."""
+        """Change facts; a file is written soon, at most twenty times a second, an object when its turn comes."""
         with self._lock:
             self._facts.update(facts)
         if not isinstance(self.path, HeartbeatObject) and self._clock.monotonic() - self._written >= 0.05:
@@ -103,7 +103,7 @@ class Heartbeat:
 
 
 class HeartbeatObject:
-    """A heartbeat in a bucket. The training thread never waits for it: a thread writes it and looks for requests.
+    """A heartbeat in a bucket. A step never waits for it: a thread writes it and looks for requests.
 
     Args:
         store: the site's bucket.

@@ -130,12 +130,18 @@ def _header(view: memoryview, where: str) -> tuple[Mapping[str, Any], int]:
     if length > min(HEADER_BYTES_MAX, len(view) - 8):
         raise refuse(f"a header of {length} bytes in {len(view)}")
     try:
-        entries = json.loads(bytes(view[8 : 8 + length]))
-    except ValueError as error:
+        entries = json.loads(bytes(view[8 : 8 + length]), object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
         raise refuse(f"a header that is no JSON: {error}") from None
     if not isinstance(entries, dict):
         raise refuse("a header that is no object")
     return entries, 8 + length
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len({name for name, _ in pairs}) != len(pairs):
+        raise ValueError("a name stands twice in it")
+    return dict(pairs)
 
 
 def _foreign(magic: bytes) -> str | None:

@@ -55,7 +55,7 @@ class Capture:
         if self.buffers is None:
             return others
         lent = {manifest.blobs[name].digest: name for name in self.buffers.views()}
-        return LentBlobs(self.buffers, lent, others)
+        return LentBlobs(self.buffers, self.buffers.generation, lent, others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,15 +123,13 @@ class CheckpointWriter:
             self._pending = capture
             self._condition.notify_all()
 
-    def reclaim(self) -> bool:
-        """Give up what only waits, for a newer state; whether there was something."""
+    def reclaim(self) -> None:
+        """Give up what only waits, for a newer state."""
         with self._condition:
-            if self._pending is None:
-                return False
-            self._superseded += 1
-            self._pending.release()
-            self._pending = None
-            return True
+            if self._pending is not None:
+                self._superseded += 1
+                self._pending.release()
+                self._pending = None
 
     def wait(self, step: int, seconds: float) -> bool:
         """Wait until a checkpoint of this step or a later one is committed. False: not in time, or never."""
@@ -143,14 +141,6 @@ class CheckpointWriter:
                     return False
                 self._condition.wait(min(left, 0.5))
             return self._has(step)
-
-    def wait_progress(self, seconds: float) -> bool:
-        """Wait until a save in flight ends, whatever becomes of it. False: not in time, or never."""
-        with self._condition:
-            begun = self._count, self._in_flight
-            return self._condition.wait_for(
-                lambda: self.failure is not None or (self._count, self._in_flight) != begun, max(0.0, seconds)
-            )
 
     def status(self) -> WriterStatus:
         with self._condition:

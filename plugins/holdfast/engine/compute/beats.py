@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from holdfast.engine.compute import remote
-from holdfast.engine.compute.errors import ComputeUnavailable, UnknownHandle
+from holdfast.engine.compute.errors import ComputeUnavailable
 from holdfast.engine.compute.interface import JobHandle
 from holdfast.engine.objectstore.errors import ObjectStoreError
 from holdfast.engine.objectstore.interface import ObjectStore
@@ -46,17 +46,9 @@ class Beats:
             remote.request_checkpoint(self._store(), key_of(handle))
 
 
-def run_and_epoch(name: str) -> tuple[str, int]:
-    """What a job's name is made of (`JobSpec.name`). Raises UnknownHandle: it is none."""
-    run, _, epoch = name.rpartition(".e")
-    if not run or not epoch.isdecimal():
-        raise UnknownHandle("this is no job's name", where=name, expected="<run>.e<epoch>", found=repr(name))
-    return run, int(epoch)
-
-
 def key_of(handle: JobHandle) -> str:
     """Where the attempt of this handle keeps its heartbeat."""
-    return remote.heartbeat_key(*run_and_epoch(handle.name), int(handle.reference["attempt"]))
+    return remote.heartbeat_key(*remote.run_and_epoch(handle.name), int(handle.reference["attempt"]))
 
 
 @contextmanager

@@ -13,11 +13,9 @@ The sequence of a submit:
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, Protocol
 
 from holdfast.clock import Clock
@@ -34,15 +32,18 @@ from holdfast.engine.compute.opening import Opening
 from holdfast.engine.compute.remote import (
     Claim,
     claim_attempt,
+    claim_key,
+    command_elsewhere,
     ended_by_heartbeat,
     heartbeat_key,
+    newest_claimed,
     read_heartbeat,
     request_checkpoint,
+    run_and_epoch,
     service_name,
     status_of,
     with_heartbeat,
 )
-from holdfast.engine.config import Topology
 from holdfast.engine.objectstore.errors import ObjectNotFound, ObjectStoreError
 from holdfast.engine.objectstore.interface import OVERWRITE, ObjectStore
 
@@ -138,7 +139,7 @@ class ClaimedBackend:
     def submit(self, spec: JobSpec) -> JobHandle:
         """Start the job, or reattach; see the module for the sequence and `TrainingBackend.submit` for the errors."""
         with self._bucket() as store:
-            number = max(_newest_attempt(store, spec.run, spec.epoch), 1)
+            number = max(newest_claimed(store, spec.run, spec.epoch), 1)
             seen = self._service.look(self._job(spec.name, number))
             if seen is not None:
                 state = self._settled(store, spec.run, spec.epoch, number, seen)
@@ -157,9 +158,9 @@ class ClaimedBackend:
             return self._start(store, spec, number)
 
     def find(self, name: str) -> JobHandle | None:
-        run, epoch = _run_and_epoch(name, self._opening.site_name)
+        run, epoch = run_and_epoch(name)
         with self._bucket() as store:
-            number = _newest_attempt(store, run, epoch)
+            number = newest_claimed(store, run, epoch)
         if number == 0 or self._service.look(self._job(name, number)) is None:
             return self._earlier(name, run, epoch, number)
         return self._handle(run, epoch, number)
@@ -243,7 +244,7 @@ class ClaimedBackend:
         except (NoCapacity, JobNotStarted, ComputeRefused):
             # Nothing was made: whoever comes next need not wait for this claim to grow old.
             with contextlib.suppress(ObjectStoreError):
-                store.delete(_claim_key(spec.run, spec.epoch, number))
+                store.delete(claim_key(spec.run, spec.epoch, number))
             raise
         return self._handle(spec.run, spec.epoch, number)
 
@@ -258,7 +259,7 @@ class ClaimedBackend:
         environment = with_heartbeat(spec, number)
         environment.pop("HOLDFAST_TOPOLOGY", None)
         return Order(
-            command=tuple(_elsewhere(word, topology) for word in spec.command),
+            command=command_elsewhere(spec.command, topology.path.parent),
             environment=environment,
             secrets={name: value for name, value in self._opening.environ.items() if name not in environment},
             topology=text,
@@ -363,25 +364,14 @@ class ClaimedBackend:
             ) from error
 
 
-def _claim_key(run: str, epoch: int, number: int) -> str:
-    return f"runs/{run}/jobs/{epoch:06d}.{number:06d}.json"
-
-
 def _stop_key(run: str, epoch: int, number: int) -> str:
-    return f"{_claim_key(run, epoch, number)}.stop"
-
-
-def _newest_attempt(store: ObjectStore, run: str, epoch: int) -> int:
-    """The highest claimed attempt; 0: none."""
-    prefix = f"runs/{run}/jobs/{epoch:06d}."
-    numbers = (found.key.removeprefix(prefix).split(".")[0] for found in store.list(prefix))
-    return max((int(number) for number in numbers if number.isdecimal()), default=0)
+    return f"{claim_key(run, epoch, number)}.stop"
 
 
 def _is_fresh(store: ObjectStore, run: str, epoch: int, number: int, clock: Clock) -> bool:
     """Whether the claimant may still be about to make the job. A bucket that does not answer: it may."""
     try:
-        claimed_at = store.head(_claim_key(run, epoch, number)).modified_at
+        claimed_at = store.head(claim_key(run, epoch, number)).modified_at
     except ObjectNotFound:
         return False
     except ObjectStoreError:
@@ -405,22 +395,6 @@ def _heartbeat(store: ObjectStore, run: str, epoch: int, number: int) -> dict[st
         return read_heartbeat(store, heartbeat_key(run, epoch, number))
     except ObjectStoreError:
         return None
-
-
-def _run_and_epoch(name: str, site: str) -> tuple[str, int]:
-    run, mark, epoch = name.rpartition(".e")
-    if not mark or not epoch.isdecimal():
-        raise UnknownHandle("this is no job's name", where=site, expected="<run>.e<epoch>", found=repr(name))
-    return run, int(epoch)
-
-
-def _elsewhere(word: str, topology: Topology) -> str:
-    """A word of the command as another machine's image has it: its own python, files relative to its folder."""
-    if word == sys.executable:
-        return "python"
-    if word.startswith("/") and Path(word).is_relative_to(topology.path.parent):
-        return str(Path(word).relative_to(topology.path.parent))
-    return word
 
 
 def limited_name(limit: int) -> Callable[[str, int], str]:

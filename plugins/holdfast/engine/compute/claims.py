@@ -17,19 +17,17 @@ started; 4, or the next submit, ends one. Until then both write manifests under 
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from holdfast.clock import Clock
 from holdfast.engine.compute.errors import ComputeUnavailable
 from holdfast.engine.compute.interface import JobSpec
-from holdfast.engine.compute.remote import claim_attempt, claim_key
+from holdfast.engine.compute.remote import claim_attempt, claim_key, newest_claimed
 from holdfast.engine.objectstore.errors import ObjectExists, ObjectNotFound
 from holdfast.engine.objectstore.interface import CREATE, OVERWRITE, ObjectStore
 
 _GIVEN_BACK, _ASKED = ".given-back", ".asked"
-_CLAIM = re.compile(r"\.(\d{6})\.json$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +82,7 @@ class Claims:
 
     def newest(self, spec: JobSpec) -> int:
         """The newest attempt anybody claimed; 0: none."""
-        found = (_CLAIM.search(one.key) for one in self._store.list(f"runs/{spec.run}/jobs/{spec.epoch:06d}."))
-        return max((int(one[1]) for one in found if one is not None), default=0)
+        return newest_claimed(self._store, spec.run, spec.epoch)
 
     def _is_spent(self, spec: JobSpec, attempt: int) -> bool:
         key = self._key(spec, attempt)

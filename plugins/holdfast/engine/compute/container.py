@@ -24,6 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from holdfast.engine.compute.errors import JobNotStarted
+from holdfast.engine.compute.remote import command_elsewhere
 from holdfast.engine.config.load import TOPOLOGY_VARIABLE
 from holdfast.errors import ConfigError
 
@@ -62,7 +63,7 @@ def packed_environment(
         if len(value) <= value_limit and name.isidentifier() and name.isascii() and name != TOPOLOGY_VARIABLE
     }
     rest = {name: value for name, value in environment.items() if name not in plain and name != TOPOLOGY_VARIABLE}
-    words = [_for_the_image(word, topology.parent) for word in command]
+    words = command_elsewhere(command, topology.parent, python=_PYTHON)
     document = json.dumps({"command": words, "environment": rest, "topology": text}, sort_keys=True)
     packed = base64.b64encode(zlib.compress(document.encode(), 9)).decode("ascii")
     parts = [packed[start : start + value_limit] for start in range(0, len(packed), value_limit)]
@@ -109,13 +110,6 @@ def main(
     """Become the job's command."""
     command, environment = unpacked(environ, Path(tempfile.mkdtemp(prefix="holdfast-")))
     become(command[0], command, environment)
-
-
-def _for_the_image(word: str, beside: Path) -> str:
-    if word == sys.executable:
-        return _PYTHON
-    path = Path(word)
-    return str(path.relative_to(beside)) if path.is_absolute() and path.is_relative_to(beside) else word
 
 
 if __name__ == "__main__":

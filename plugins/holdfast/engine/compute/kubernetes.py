@@ -12,6 +12,7 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
+from holdfast.engine.compute.beats import Beats, bucket_answers
 from holdfast.engine.compute.errors import AlreadyRuns, ComputeRefused, JobNotStarted, UnknownHandle
 from holdfast.engine.compute.interface import (
     ENDED,
@@ -26,7 +27,6 @@ from holdfast.engine.compute.kubernetes_api import ClusterApi
 from holdfast.engine.compute.kubernetes_job import (
     ATTEMPT_LABEL,
     CONTAINER,
-    HEARTBEAT_ANNOTATION,
     JOB_ANNOTATION,
     JOB_LABEL,
     TERMINATION_GRACE_SECONDS,
@@ -37,13 +37,7 @@ from holdfast.engine.compute.kubernetes_job import (
 )
 from holdfast.engine.compute.kubernetes_status import is_over, may_write, state_of
 from holdfast.engine.compute.opening import Opening
-from holdfast.engine.compute.remote import (
-    ended_by_heartbeat,
-    heartbeat_key,
-    read_heartbeat,
-    request_checkpoint,
-    status_of,
-)
+from holdfast.engine.compute.remote import ended_by_heartbeat, heartbeat_key, status_of
 from holdfast.engine.config import Cloud
 from holdfast.engine.config.compute import Kubernetes
 from holdfast.engine.objectstore.errors import ObjectNotFound
@@ -121,6 +115,7 @@ class KubernetesBackend:
         self._settings = settings
         self._api = api
         self._clock = opening.clock
+        self._beats = Beats(opening.store)
 
     def capabilities(self) -> BackendCapabilities:
         """Spot is what ``spot_node_selector`` names. The notice is the vendors' word, not measured."""
@@ -173,11 +168,12 @@ class KubernetesBackend:
         """How the attempt of this handle stands. A cluster that does not answer raises; it is never LOST for that."""
         job, pods = self._look(handle)
         state, detail = state_of(job, pods)
-        beat = self.heartbeat(handle)
+        beat = self._beats.read(handle, needed=state is None)
         return status_of(state or ended_by_heartbeat(beat) or JobState.LOST, beat, detail)
 
     def request_checkpoint(self, handle: JobHandle) -> None:
-        request_checkpoint(self._opening.store(), self._key(handle))
+        self._reference(handle)
+        self._beats.request_checkpoint(handle)
 
     def stop(self, handle: JobHandle, *, grace_seconds: float) -> JobStatus:
         """Delete the attempt's pod with this grace; its Job stays and tells how it ended.
@@ -219,7 +215,8 @@ class KubernetesBackend:
 
     def heartbeat(self, handle: JobHandle) -> dict[str, Any] | None:
         """The job's heartbeat as it wrote it, ``None`` before its first."""
-        return read_heartbeat(self._opening.store(), self._key(handle))
+        self._reference(handle)
+        return self._beats.read(handle, needed=True)
 
     def links(self, handle: JobHandle) -> Mapping[str, str]:  # noqa: ARG002
         """A cluster has no page of its own that its API would name; `log` reads the output."""
@@ -278,12 +275,13 @@ class KubernetesBackend:
         return 1 + max((_attempt(found) for found in (*jobs, *pods)), default=0)
 
     def _first_without_heartbeat(self, spec: JobSpec) -> int:
-        store = self._opening.store()
-        for attempt in itertools.count(1):
-            try:
-                store.head(heartbeat_key(spec.run, spec.epoch, attempt))
-            except ObjectNotFound:
-                return attempt
+        with bucket_answers(spec.name):
+            store = self._opening.store()
+            for attempt in itertools.count(1):
+                try:
+                    store.head(heartbeat_key(spec.run, spec.epoch, attempt))
+                except ObjectNotFound:
+                    return attempt
         raise AssertionError("unreachable")
 
     def _jobs(self, name: str) -> list[Any]:
@@ -310,12 +308,8 @@ class KubernetesBackend:
                 "job": job.metadata.name,
                 "uid": job.metadata.uid,
                 "attempt": _attempt(job),
-                "heartbeat": job.metadata.annotations[HEARTBEAT_ANNOTATION],
             },
         )
-
-    def _key(self, handle: JobHandle) -> str:
-        return str(self._reference(handle)["heartbeat"])
 
     def _reference(self, handle: JobHandle) -> Mapping[str, str | int | float]:
         known = handle.backend == KIND and handle.site == self._site and "uid" in handle.reference

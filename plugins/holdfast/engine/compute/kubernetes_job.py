@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from holdfast.engine.compute.errors import JobNotStarted
 from holdfast.engine.compute.interface import JobSpec
-from holdfast.engine.compute.remote import heartbeat_key, service_name, with_heartbeat
+from holdfast.engine.compute.remote import command_elsewhere, service_name, with_heartbeat
 from holdfast.engine.config.compute import Kubernetes
 
 CONTAINER = "trainer"
@@ -24,7 +23,7 @@ TOPOLOGY_FOLDER, TOPOLOGY_FILE = "/etc/holdfast", "topology.yaml"
 #: From SIGTERM to SIGKILL when the cluster takes the pod away; `stop` gives its own grace.
 TERMINATION_GRACE_SECONDS = 30
 JOB_LABEL, ATTEMPT_LABEL, UID_LABEL = "holdfast.io/job", "holdfast.io/attempt", "batch.kubernetes.io/controller-uid"
-JOB_ANNOTATION, HEARTBEAT_ANNOTATION = "holdfast.io/job-name", "holdfast.io/heartbeat"
+JOB_ANNOTATION = "holdfast.io/job-name"
 TOPOLOGY_ANNOTATION = "holdfast.io/topology"
 KUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 MACHINE_LABEL = "node.kubernetes.io/instance-type"
@@ -77,7 +76,6 @@ def job_manifest(
     annotations = {
         JOB_ANNOTATION: spec.name,
         "holdfast.io/run-name": spec.run,
-        HEARTBEAT_ANNOTATION: heartbeat_key(spec.run, spec.epoch, attempt),
     }
     queue = {KUEUE_LABEL: settings.kueue_queue} if settings.kueue_queue else {}
     body: dict[str, Any] = {
@@ -136,7 +134,7 @@ def _pod(spec: JobSpec, attempt: int, settings: Kubernetes, topology: Path, has_
     container = {
         "name": CONTAINER,
         "image": settings.image,
-        "command": [_literal(word) for word in container_command(spec.command, topology.parent)],
+        "command": [_literal(word) for word in command_elsewhere(spec.command, topology.parent)],
         "env": [{"name": name, "value": _literal(value)} for name, value in sorted(contract.items())],
         "envFrom": [{"secretRef": {"name": name}} for name in (*own, *settings.secrets)],
         "resources": {"requests": dict(settings.requests), "limits": dict(settings.limits)},
@@ -163,18 +161,6 @@ def _pod(spec: JobSpec, attempt: int, settings: Kubernetes, topology: Path, has_
     if settings.service_account is not None:
         pod["serviceAccountName"] = settings.service_account
     return pod
-
-
-def container_command(words: tuple[str, ...], folder: Path) -> tuple[str, ...]:
-    """The command as the image knows it: its own ``python``, and files beside the topology below its working folder."""
-    return tuple(_word(word, folder) for word in words)
-
-
-def _word(word: str, folder: Path) -> str:
-    if word == sys.executable:
-        return "python"
-    path = Path(word)
-    return path.relative_to(folder).as_posix() if path.is_absolute() and path.is_relative_to(folder) else word
 
 
 def _literal(text: str) -> str:

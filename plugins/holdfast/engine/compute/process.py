@@ -19,7 +19,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,7 @@ from holdfast.clock import Clock
 from holdfast.engine.compute import job
 from holdfast.engine.compute.errors import AlreadyRuns, JobNotStarted, OnAnotherHost, UnknownHandle
 from holdfast.engine.compute.interface import (
-    FENCED_EXIT_CODE,
     FINAL,
-    STOPPED_EXIT_CODE,
     BackendCapabilities,
     JobHandle,
     JobSpec,
@@ -38,6 +36,7 @@ from holdfast.engine.compute.interface import (
 )
 from holdfast.engine.compute.job import boot
 from holdfast.engine.compute.processes import is_locked, is_suspended, session_members, signal_all
+from holdfast.engine.compute.remote import ended_by_code, ended_by_heartbeat, status_of
 
 KIND = "process"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}")
@@ -46,7 +45,6 @@ _KILL_SECONDS = 5.0
 _POLL_SECONDS = 0.02
 #: A job writes its heartbeat every second. Longer silence of one on another host says nothing: it may be suspended.
 _SILENT_SECONDS = 60.0
-_HEARTBEAT_ENDS = {"finished": JobState.SUCCEEDED, "fenced": JobState.FENCED, "stopped": JobState.STOPPED}
 
 
 class ProcessBackend:
@@ -120,8 +118,7 @@ class ProcessBackend:
             ended = self._result(attempt)  # it may have ended between the two looks
         if ended is not None:
             return self._status(attempt, *ended)
-        beat = _read(attempt / "heartbeat.json") or {}
-        state = _HEARTBEAT_ENDS.get(str(beat.get("state")), JobState.LOST)
+        state = ended_by_heartbeat(_read(attempt / "heartbeat.json")) or JobState.LOST
         return self._status(
             attempt,
             state,
@@ -257,8 +254,7 @@ class ProcessBackend:
     def _elsewhere(self, handle: JobHandle, attempt: Path) -> JobStatus:
         """An attempt on another host without a result: nobody here can see whether its processes live."""
         host, here = handle.reference.get("host", "an unknown host"), boot()
-        beat = _read(attempt / "heartbeat.json") or {}
-        ended = _HEARTBEAT_ENDS.get(str(beat.get("state")))
+        ended = ended_by_heartbeat(_read(attempt / "heartbeat.json"))
         if ended is not None:
             return self._status(attempt, ended, f"on {host}; the heartbeat tells how it ended")
         newest = self.find(handle.name)
@@ -301,15 +297,7 @@ class ProcessBackend:
         return None if result is None else _ended(int(result["exit_code"]), result.get("detail"))
 
     def _status(self, attempt: Path, state: JobState, detail: str | None) -> JobStatus:
-        beat = _read(attempt / "heartbeat.json") or {}
-        at = beat.get("at")
-        return JobStatus(
-            state,
-            step=beat.get("step"),
-            total_steps=beat.get("total_steps"),
-            heartbeat_at=datetime.fromisoformat(at).astimezone(UTC) if isinstance(at, str) else None,
-            detail=detail or _trouble(beat),
-        )
+        return status_of(state, _read(attempt / "heartbeat.json"), detail)
 
     def _wait_gone(self, handle: JobHandle, seconds: float) -> bool:
         deadline = self._clock.monotonic() + seconds
@@ -321,22 +309,10 @@ class ProcessBackend:
 
 
 def _ended(exit_code: int, detail: str | None) -> tuple[JobState, str | None]:
-    if exit_code == 0:
-        return JobState.SUCCEEDED, detail
-    if exit_code == FENCED_EXIT_CODE:
-        return JobState.FENCED, detail
-    if exit_code == STOPPED_EXIT_CODE:
-        return JobState.STOPPED, detail
     if exit_code in (-signal.SIGKILL, -signal.SIGTERM):
         return JobState.LOST, f"killed by {signal.Signals(-exit_code).name}"
-    return JobState.FAILED, detail or f"exit code {exit_code}"
-
-
-def _trouble(beat: Mapping[str, Any]) -> str | None:
-    """What the job itself says is in its way: why it ended, or why its checkpoints are not durable."""
-    saving = beat.get("saving")
-    found = beat.get("detail") or (saving.get("error") if isinstance(saving, dict) else None)
-    return str(found) if found else None
+    state = ended_by_code(exit_code)
+    return state, detail or (None if state not in (JobState.FAILED, JobState.LOST) else f"exit code {exit_code}")
 
 
 def _read(path: Path) -> dict[str, Any] | None:

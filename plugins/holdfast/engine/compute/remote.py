@@ -13,11 +13,14 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
+from holdfast.engine.compute.errors import UnknownHandle
 from holdfast.engine.compute.interface import (
     FENCED_EXIT_CODE,
     STOPPED_EXIT_CODE,
@@ -30,6 +33,7 @@ from holdfast.engine.objectstore.interface import CREATE, OVERWRITE, ObjectStore
 
 HEARTBEAT_SCHEME = "object:"
 REQUEST_SUFFIX = ".request"
+_CLAIM = re.compile(r"\.(\d{6})\.json$")
 #: How a heartbeat's own last state reads as a job's.
 _ENDS = {"finished": JobState.SUCCEEDED, "fenced": JobState.FENCED, "stopped": JobState.STOPPED}
 
@@ -37,6 +41,31 @@ _ENDS = {"finished": JobState.SUCCEEDED, "fenced": JobState.FENCED, "stopped": J
 def heartbeat_key(run: str, epoch: int, attempt: int) -> str:
     """Where attempt ``attempt`` of a run's job in an epoch keeps its heartbeat in its site's bucket."""
     return f"runs/{run}/heartbeats/{epoch:06d}.{attempt:06d}.json"
+
+
+def run_and_epoch(name: str) -> tuple[str, int]:
+    """What a job's name is made of (`JobSpec.name`). Raises UnknownHandle: it is none."""
+    run, _, epoch = name.rpartition(".e")
+    if not run or not epoch.isdecimal():
+        raise UnknownHandle("this is no job's name", where=name, expected="<run>.e<epoch>", found=repr(name))
+    return run, int(epoch)
+
+
+def command_elsewhere(words: Iterable[str], beside: Path, *, python: str = "python") -> tuple[str, ...]:
+    """A job's command as an image has it: its own python, and a file beside the topology below its working folder.
+
+    Args:
+        beside: the topology's folder.
+        python: what stands for this machine's interpreter.
+    """
+    return tuple(_word_elsewhere(word, beside, python) for word in words)
+
+
+def _word_elsewhere(word: str, beside: Path, python: str) -> str:
+    if word == sys.executable:
+        return python
+    path = Path(word)
+    return path.relative_to(beside).as_posix() if path.is_absolute() and path.is_relative_to(beside) else word
 
 
 def with_heartbeat(spec: JobSpec, attempt: int) -> dict[str, str]:
@@ -116,6 +145,12 @@ class Claim:
 def claim_key(run: str, epoch: int, attempt: int) -> str:
     """Where the claim of an attempt lies in the site's bucket."""
     return f"runs/{run}/jobs/{epoch:06d}.{attempt:06d}.json"
+
+
+def newest_claimed(store: ObjectStore, run: str, epoch: int) -> int:
+    """The newest attempt anybody claimed; 0: none. Raises ObjectStoreError."""
+    found = (_CLAIM.search(one.key) for one in store.list(f"runs/{run}/jobs/{epoch:06d}."))
+    return max((int(one[1]) for one in found if one is not None), default=0)
 
 
 def claim_attempt(store: ObjectStore, spec: JobSpec, attempt: int, *, holder: str) -> Claim:

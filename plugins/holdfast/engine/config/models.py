@@ -137,9 +137,9 @@ class TrainingJob(Model):
     checkpoint_every_steps: int = Field(gt=0)
     seed: int = Field(0, ge=0)
     step_seconds: float = Field(0.0, ge=0, description="At least this long per step; paces a small example.")
-    placements: tuple[Placement, ...] = Field((), description="Where it may run, best first; none: as the site says.")
+    placements: tuple[Placement, ...] = Field((), description="Where it may run, best first. Not acted on yet.")
     recovery: Name = Field(
-        "next-placement", description="Registered strategy for a machine that is lost or not to be had."
+        "next-placement", description="Registered strategy for a lost machine. Checked, not acted on yet."
     )
 
 

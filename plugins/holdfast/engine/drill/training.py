@@ -8,7 +8,7 @@ from typing import Any
 
 from holdfast.engine.authority.interface import NoMajority
 from holdfast.engine.compute import job_spec
-from holdfast.engine.compute.interface import JobHandle, JobSpec, JobState, JobStatus
+from holdfast.engine.compute.interface import ENDED, FINAL, JobHandle, JobSpec, JobState, JobStatus
 from holdfast.engine.drill.errors import TrainingFailed
 from holdfast.engine.drill.log import DrillState
 from holdfast.engine.recovery.interface import Progress
@@ -19,8 +19,6 @@ _LOOK_SECONDS = 0.25
 _RENEW_SECONDS = 300.0
 _LEAST_SECONDS = 120.0
 _MOST_RESTARTS = 2
-_RESTARTABLE = {JobState.FAILED, JobState.LOST, JobState.STOPPED}
-_ENDED = {JobState.SUCCEEDED, JobState.FAILED, JobState.FENCED, JobState.STOPPED, JobState.LOST}
 
 
 def await_jobs(state: DrillState, *, renew: Callable[[], object] = lambda: None) -> dict[str, Any]:
@@ -67,7 +65,7 @@ def _until_succeeded(
     """
     handle, restarts = JobHandle(**job["handle"]), 0
     while (status := _ended(state, job["run"], handle, patience_seconds, renew)).state is not JobState.SUCCEEDED:
-        if status.state not in _RESTARTABLE or restarts == _MOST_RESTARTS:
+        if status.state in FINAL or restarts == _MOST_RESTARTS:
             raise TrainingFailed(
                 "the resumed training did not end well",
                 where=f"run {job['run']} at {state.plan.target}",
@@ -102,7 +100,7 @@ def _ended(
     due = clock.monotonic() + _RENEW_SECONDS
     while True:
         status = backend.status(handle)
-        if status.state in _ENDED:
+        if status.state in ENDED:
             return status
         if clock.monotonic() >= until:
             raise TrainingFailed(

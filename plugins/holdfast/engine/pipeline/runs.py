@@ -12,7 +12,7 @@ from holdfast.engine.recovery.subjects import base_run, current_run
 from holdfast.errors import ConfigError
 
 #: It is a folder's name, a part of keys and of job names.
-_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{1,99}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{1,99}")
 
 
 class NoRun(ConfigError):
@@ -52,7 +52,7 @@ def check_run_name(group: str, job: str, run: str) -> None:
         raise ConfigError(
             "a run of this job cannot have this name",
             where=f"run {run!r}",
-            expected=f"{base} or {base}.<name>, of small letters, digits, `.` and `-`, at most 100",
+            expected=f"{base} or {base}.<name>, of letters, digits, `.` and `-`, at most 100",
             found=repr(run),
             fix="A failover plan finds a job's runs by how their names begin",
         )

@@ -6,6 +6,7 @@ from holdfast.engine.authority.interface import EpochState
 from holdfast.engine.checkpoint import newest
 from holdfast.engine.compute import JobState, JobStatus
 from holdfast.engine.pipeline.active import require_active
+from holdfast.engine.pipeline.runs import check_run_name
 from holdfast.engine.recovery.start_training import StartedJob, start_run
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.snapshot import CommitRecord, EpochUnknownHere, iter_selectable
@@ -29,9 +30,11 @@ def start_training(runtime: Runtime, group: str, job: str, *, run: str) -> Start
     A run that a failover took to another site is found under its new epoch, where the plan resumed it.
 
     Raises:
+        ConfigError: the run has a name a failover would not find it by, see `check_run_name`.
         UnknownName, GroupNotInitialised, NoMajority: see `require_active`.
         ConfigError, ResidencyRefused, TrainingMustWait: see `start_run`.
     """
+    check_run_name(group, job, run)
     return start_run(runtime, group, job, run=run, state=require_active(runtime, group))
 
 
