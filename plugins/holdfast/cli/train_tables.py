@@ -178,7 +178,27 @@ def _beat_rows(beat: Beat) -> list[tuple[str, str]]:
     if beat.saving:
         told = ", ".join(f"{name} {value}" for name, value in beat.saving.items() if value not in (None, "", 0))
         rows.append(("saving", told or "idle"))
+    if beat.interval:
+        rows.append(("interval", interval_text(beat.interval)))
+    for site, kept in beat.retention.items():
+        if kept:
+            rows.append((f"kept at {site}", _retention_text(kept)))
     return rows
+
+
+def interval_text(plan: Mapping[str, Any]) -> str:
+    """A planned interval in one line."""
+    return (
+        f"every {plan['steps']} steps, {plan['seconds']:.3g} s, decided by {plan['bound']}; "
+        f"expected goodput {plan['expected_goodput']:.2%}, loss per failure {plan['expected_lost_seconds']:.3g} s"
+    )
+
+
+def _retention_text(kept: Mapping[str, Any]) -> str:
+    if kept.get("error"):
+        return f"nothing retired: {kept['error']}"
+    told = f"{kept.get('retained')} checkpoints, {kept.get('retired')} retired by this process"
+    return f"{told}; missing blobs in {', '.join(kept['endangered'])}" if kept.get("endangered") else told
 
 
 def _detail(detail: str | None) -> str:

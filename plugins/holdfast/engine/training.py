@@ -24,7 +24,11 @@ from holdfast.engine.checkpoint.errors import CheckpointError
 from holdfast.engine.checkpoint.fingerprint import environment_fingerprint
 from holdfast.engine.checkpoint.guard import AlwaysGranted, Permission, WriteGuard
 from holdfast.engine.checkpoint.heartbeat import HeartbeatObject
+from holdfast.engine.checkpoint.housekeeping import Retention
+from holdfast.engine.checkpoint.interval import FailureRate
 from holdfast.engine.checkpoint.outcome import Finished
+from holdfast.engine.checkpoint.pacing import IntervalPolicy
+from holdfast.engine.checkpoint.retention import KeepPolicy
 from holdfast.engine.config import Topology, TrainingJob
 from holdfast.engine.objectstore import ObjectStore, local_store
 from holdfast.engine.replication import ResidencyRefused, check_hop, replicate, residency_for
@@ -125,6 +129,8 @@ class Training:
             site=environment.site,
             total_steps=steps,
             every_steps=job.checkpoint_every_steps,
+            interval=_interval(job, topology.site(environment.site).egress_cost_per_gib),
+            retention=None if reference else _retention(job),
             guard=AlwaysGranted() if reference else _guard(runtime, environment),
             replicas=runtime.stores(standbys),
             dataset_snapshot=record.snapshot_id,
@@ -218,6 +224,29 @@ def open_local(folder: Path) -> ObjectStore:
 def _heartbeat(environment: TrainingEnvironment, store: ObjectStore) -> Path | HeartbeatObject | None:
     key = environment.heartbeat_key
     return environment.heartbeat if key is None else HeartbeatObject(store, key)
+
+
+def _interval(job: TrainingJob, egress_price_per_gib: float) -> IntervalPolicy | None:
+    asked = job.checkpoint_interval
+    if asked is None:
+        return None
+    return IntervalPolicy(
+        FailureRate(prior_mtbf_seconds=asked.mtbf_hours * 3600, prior_weight_failures=asked.mtbf_weight),
+        restart_seconds=asked.restart_seconds,
+        minimum_seconds=asked.minimum_seconds,
+        egress_price_per_gib=egress_price_per_gib,
+        egress_budget_per_hour=asked.egress_budget_per_hour,
+    )
+
+
+def _retention(job: TrainingJob) -> Retention | None:
+    asked = job.keep_checkpoints
+    if asked is None:
+        return None
+    policy = KeepPolicy(
+        last=asked.last, every_steps=asked.every_steps, best=asked.best, metric=asked.metric, mode=asked.mode
+    )
+    return Retention(policy, grace_seconds=asked.grace_hours * 3600)
 
 
 def _scratch(folder: Path) -> ObjectStore:

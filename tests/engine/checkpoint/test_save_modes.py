@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from engine.checkpoint.worlds import OrderedFaults, wait_for
-from holdfast.engine.checkpoint import CheckpointError, SaveMode, StateTooLarge, TornState, elect, load_state
+from holdfast.engine.checkpoint import CheckpointError, SaveMode, StateTooLarge, TornState, buffers, elect, load_state
 from holdfast.engine.checkpoint.adapters.torch import TorchAdapter
 from holdfast.engine.checkpoint.checkpointer import Checkpointer
 from holdfast.engine.objectstore import memory_store
@@ -181,6 +181,39 @@ def test_a_state_beyond_the_memory_allowed_is_refused_before_anything_is_written
     ):
         saving.step(1, loop.adapter)
     assert store.puts == []
+
+
+def test_a_state_beyond_the_memory_allowed_is_refused_at_the_first_step_though_no_save_is_due() -> None:
+    store, loop = OrderedFaults(memory_store()), Loop()
+    loop.step()
+    with (
+        pytest.raises(StateTooLarge, match="twice the state"),
+        Checkpointer(store, "run", epoch=1, site="a", every_steps=50, fingerprint={}, memory_bytes=10_000) as saving,
+    ):
+        saving.step(1, loop.adapter)
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_the_buffers_are_made_before_the_first_save(resumed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are taken from the pool as they were made in the background: the save makes none."""
+    made: list[int] = []
+    store, loop = memory_store(), Loop()
+    run(store, loop, range(1, 3))
+    make = buffers.BufferSet.__init__
+    monkeypatch.setattr(
+        buffers.BufferSet, "__init__", lambda *given: (made.append(threading.get_ident()), make(*given))[1]
+    )
+    again = Loop() if resumed else loop
+    saving = Checkpointer(store, "run" if resumed else "other", epoch=1, site="site-a", every_steps=4, fingerprint={})
+    if resumed:
+        assert saving.resume(again.adapter) is not None
+    with saving:
+        for step in (3, 4):
+            again.step()
+            saving.step(step, again.adapter)
+        saving.finish(again.adapter)
+    assert len(made) == 2
+    assert threading.get_ident() not in made, "made by another thread than the one that trains"
 
 
 def test_a_frozen_backbone_is_written_once() -> None:

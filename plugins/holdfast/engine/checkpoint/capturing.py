@@ -70,10 +70,21 @@ class LiveCapturer:
         self._pool = BufferPool(memory_bytes=memory_bytes)
         self._copying: _Copying | None = None
         self._thread: ThreadPoolExecutor | None = None
+        self._warming: Future[None] | None = None
         self._hooked: list[LiveAdapter] = []
         self._stall_seconds = 0.0
         #: How long training waited for the last finished capture, in seconds.
         self.stall_seconds: float | None = None
+
+    def warm(self, adapter: LiveAdapter) -> None:
+        """Have the buffers made while training goes on; the first save then finds them warm.
+
+        Raises:
+            StateTooLarge: two sets of this state are more than the memory allowed.
+        """
+        state = adapter.live()
+        self._pool.refuse_too_large(state)
+        self._warming = self._executor().submit(self._pool.warm, state, adapter.copier)
 
     def capture(self, step: int, adapter: LiveAdapter) -> None:
         """Take the state after ``step``; one that only waits to be written gives way to it.
@@ -84,6 +95,9 @@ class LiveCapturer:
         """
         self.wait()
         began = self._clock.monotonic()
+        if self._warming is not None:
+            self._warming.result()
+            self._warming = None
         self._hook(adapter)
         state = adapter.live()
         buffers = self._pool.take(state, adapter.copier)
@@ -156,14 +170,17 @@ class LiveCapturer:
         capture = Capture(step, _state_of(state, buffers), self._clock.now(), buffers)
         future: Future[None]
         if self._mode is SaveMode.OVERLAP:
-            if self._thread is None:
-                self._thread = ThreadPoolExecutor(1, thread_name_prefix="state-copier")
-            future = self._thread.submit(copier.copy, pairs)
+            future = self._executor().submit(copier.copy, pairs)
         else:
             copier.copy(pairs)
             future = Future()
             future.set_result(None)
         self._copying = _Copying(future, capture, expected, targets, copier.digest)
+
+    def _executor(self) -> ThreadPoolExecutor:
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="state-copier")
+        return self._thread
 
     def _check(self, copying: _Copying) -> None:
         torn = [name for name, digest in copying.expected.items() if copying.digest(copying.targets[name]) != digest]

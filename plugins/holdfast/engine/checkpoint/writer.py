@@ -68,6 +68,8 @@ class WriterStatus:
     committed: int
     save_seconds: float | None
     error: str | None
+    #: Of the last checkpoint, the bytes of blobs that the one before it did not name.
+    changed_bytes: int = 0
 
 
 class CheckpointWriter:
@@ -104,6 +106,7 @@ class CheckpointWriter:
         self._superseded = 0
         self._count = 0
         self._save_seconds: float | None = None
+        self._changed_bytes = 0
         self._error: str | None = None
         self.failure: HoldfastError | None = None
         #: A step's key was taken; the next step should be saved instead.
@@ -151,7 +154,12 @@ class CheckpointWriter:
                 self._count,
                 self._save_seconds,
                 self._error,
+                self._changed_bytes,
             )
+
+    def forget(self) -> None:
+        """Believe nothing to be in the store that this process put there; called in the writer's own thread."""
+        self._intact.clear()
 
     def close(self, seconds: float = 5.0) -> None:
         """Stop after the save in flight; what only waits is given up."""
@@ -228,8 +236,11 @@ class CheckpointWriter:
             return not self._closing
 
     def _done(self, manifest: CheckpointManifest, capture: Capture, seconds: float) -> None:
+        before = set() if self.last is None else {blob.digest for blob in self.last.blobs.values()}
+        new = {blob.digest: blob.size_bytes for blob in manifest.blobs.values() if blob.digest not in before}
         with self._condition:
             self.last = manifest
+            self._changed_bytes = sum(new.values())
             # Later checkpoints share blobs with this one, if with any.
             self._intact = {reference.digest for reference in manifest.blobs.values()}
             self._count += 1
