@@ -452,8 +452,9 @@ def test_nothing_listens_is_unavailable(world: World, free_port: int) -> None:
         backend.submit(world.spec)
 
 
-def test_every_client_of_the_sdk_has_the_limits() -> None:
+def test_every_client_of_the_sdk_has_the_limits_and_sends_no_telemetry() -> None:
     client = leaf.ml_client(AzureML.model_validate(SETTINGS), Token(), "AzureCloud")
+    assert not client._operation_config.enable_telemetry
     services = [one for name, one in vars(client).items() if name.startswith("_service_client")]
     assert len(services) > 5
     for service in services:
@@ -640,8 +641,10 @@ def test_without_a_hook_the_connection_logs_in_at_its_own_cloud(world: World) ->
         leaf.CommandJobs(world.held_by("w", client=None, connection=lambda: nowhere), settings)._client()
 
 
-def test_a_missing_sdk_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_sdk_names_the_extra(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "azure.ai.ml", None)
+    with pytest.raises(ConfigError, match=r"holdfast\[azureml\]"):
+        leaf.open_backend(world.opening)
     with pytest.raises(ConfigError, match=r"holdfast\[azureml\]"):
         leaf.ml_client(AzureML.model_validate(SETTINGS), Token(), "AzureCloud")
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import importlib.util
 import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -47,7 +48,8 @@ _NOT_THERE = frozenset({"", "UserError", "NotFound", "JobNotFound"})
 
 
 def open_backend(opening: Opening) -> TrainingBackend:
-    """The backend of a site with ``compute.kind: azure-ml``."""
+    """The backend of a site with ``compute.kind: azure-ml``. Raises ConfigError: the SDK is not installed."""
+    _require_sdk()
     settings = opening.site.compute.azure_ml
     assert settings is not None  # the topology's own check
     return ClaimedBackend(opening, CommandJobs(opening, settings))
@@ -207,16 +209,9 @@ def ml_client(settings: AzureML, credential: Any, cloud: str, **more: Any) -> An
     Raises:
         ConfigError: the SDK is not installed.
     """
-    try:
-        from azure.ai.ml import MLClient
-    except ImportError as error:
-        raise ConfigError(
-            "the SDK of Azure ML is not installed",
-            where=f"compute.kind {KIND}",
-            expected="the package azure-ai-ml",
-            found=str(error),
-            fix="Install holdfast[azureml]",
-        ) from None
+    _require_sdk()
+    from azure.ai.ml import MLClient
+
     limits = {**LOOKING, **more}
     return MLClient(
         credential,
@@ -228,6 +223,21 @@ def ml_client(settings: AzureML, credential: Any, cloud: str, **more: Any) -> An
         show_progress=False,
         **limits,
     )
+
+
+def _require_sdk() -> None:
+    """Found out without importing it, which takes a second."""
+    try:
+        found = importlib.util.find_spec("azure.ai.ml")
+    except ImportError:
+        found = None
+    if found is None:
+        raise ConfigError(
+            "the SDK of Azure ML is not installed",
+            where=f"compute.kind {KIND}",
+            expected="the package azure-ai-ml",
+            fix="Install holdfast[azureml]",
+        )
 
 
 def command_line(words: tuple[str, ...], folder: str | None) -> str:
