@@ -49,6 +49,7 @@ class LiveCapturer:
         submit: gets each finished capture.
         reclaim: gives up a finished capture that nobody has begun to write, if there is one.
         memory_bytes: bound of the buffers, twice the state; None: none.
+        encoded: blobs are compressed: one of them beside the buffers counts as well.
         self_test: hash every tensor before and after its copy. Slow; for finding out whether a mode fits a loop.
     """
 
@@ -60,6 +61,7 @@ class LiveCapturer:
         reclaim: Callable[[], None],
         clock: Clock,
         memory_bytes: int | None = None,
+        encoded: bool = False,
         self_test: bool = False,
     ) -> None:
         self._mode = mode
@@ -67,7 +69,7 @@ class LiveCapturer:
         self._reclaim = reclaim
         self._clock = clock
         self._self_test = self_test
-        self._pool = BufferPool(memory_bytes=memory_bytes)
+        self._pool = BufferPool(memory_bytes=memory_bytes, encoded=encoded)
         self._copying: _Copying | None = None
         self._thread: ThreadPoolExecutor | None = None
         self._hooked: list[LiveAdapter] = []

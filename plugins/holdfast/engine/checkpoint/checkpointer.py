@@ -28,6 +28,7 @@ from typing import Any, Self
 from holdfast.clock import Clock, SystemClock
 from holdfast.engine.checkpoint.capturing import LiveCapturer, SaveMode
 from holdfast.engine.checkpoint.commit import require_permission
+from holdfast.engine.checkpoint.compression import BlobEncoder, Compression
 from holdfast.engine.checkpoint.elect import Election, elect
 from holdfast.engine.checkpoint.errors import CheckpointError, Fenced, StopRequested
 from holdfast.engine.checkpoint.fingerprint import environment_fingerprint
@@ -58,7 +59,9 @@ class Checkpointer:
         every_seconds: a checkpoint once so many seconds have passed since the one before, e.g. of an `IntervalPlan`.
         mode: how long training waits for a save of a live adapter; see `capturing`. Other adapters hand over finished
             bytes, which is ``copy``, or ``blocking``.
-        memory_bytes: bound of the buffers a live state is copied into, twice its size; None: none.
+        memory_bytes: bound of the buffers a live state is copied into, twice its size, and with compression of one
+            encoded blob beside them; None: none.
+        compression: how blobs are stored, a policy's name or a `Compression`; encoded in the writer's thread.
         self_test: find out whether the mode fits the training loop; slow. See `TornState`.
         total_steps: shown in the heartbeat.
         guard: asked immediately before each manifest is committed.
@@ -82,6 +85,7 @@ class Checkpointer:
         every_seconds: float | None = None,
         mode: SaveMode | str = SaveMode.COPY,
         memory_bytes: int | None = None,
+        compression: Compression | str = "none",
         self_test: bool = False,
         total_steps: int | None = None,
         guard: WriteGuard | None = None,
@@ -141,6 +145,7 @@ class Checkpointer:
         self._saved_step = 0
         self._saved_at = self._clock.monotonic()
         self._memory_bytes = memory_bytes
+        self._encoder = BlobEncoder(compression if isinstance(compression, Compression) else Compression(compression))
         self._self_test = self_test
         self._live: LiveCapturer | None = None
 
@@ -220,6 +225,7 @@ class Checkpointer:
             parent=self._parent,
             committed=self._committed,
             retry_seconds=self._retry_seconds,
+            encoder=self._encoder,
         )
         self._writer.start()
         self._live = LiveCapturer(
@@ -228,6 +234,7 @@ class Checkpointer:
             reclaim=self._writer.reclaim,
             clock=self._clock,
             memory_bytes=self._memory_bytes,
+            encoded=self._encoder.compression.is_on,
             self_test=self._self_test,
         )
         self._saved_at = self._clock.monotonic()

@@ -126,6 +126,16 @@ class Residency(Model):
     jurisdictions: tuple[str, ...] = Field(min_length=1, description="Where bytes of this class may lie.")
 
 
+class CheckpointCompression(Model):
+    """How a job's checkpoints are stored. Encoding takes a core of the job's machine while a checkpoint is written."""
+
+    policy: Literal["none", "auto", "zstd"] = Field(
+        "none",
+        description="`auto`: blobs of 64 KiB or more, where it saves a tenth; `zstd`: each blob that becomes smaller.",
+    )
+    level: int = Field(1, ge=1, le=19, description="Zstandard's; above 1 it hardly saves more on floating point.")
+
+
 class TrainingJob(Model):
     dataset: Name
     model: Name = Field(description="Dataset-like name under which the finished model is published.")
@@ -135,6 +145,7 @@ class TrainingJob(Model):
     )
     steps: int = Field(gt=0)
     checkpoint_every_steps: int = Field(gt=0)
+    checkpoint_compression: CheckpointCompression = Field(default_factory=lambda: CheckpointCompression())
     seed: int = Field(0, ge=0)
     step_seconds: float = Field(0.0, ge=0, description="At least this long per step; paces a small example.")
     placements: tuple[Placement, ...] = Field((), description="Where it may run, best first. Not acted on yet.")
