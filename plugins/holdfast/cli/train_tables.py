@@ -135,6 +135,9 @@ def print_listing(found: CheckpointListing) -> None:
     for alarm in found.alarms:
         errors.print(f"ALARM: {alarm}", style="red", markup=False)
     for site in found.sites:
+        for one in site.checkpoints:
+            if one.unreadable is not None:
+                errors.print(f"{site.site}: {one.key}: {one.unreadable}", style="red", markup=False)
         if site.error is not None:
             errors.print(f"{site.site}: {site.error}", style="red", markup=False)
 
@@ -164,7 +167,7 @@ def risk_text(one: RunAtRisk) -> str:
 
 def _row(one: ListedCheckpoint) -> tuple[str, str, str, str, str]:
     if one.unreadable is not None:
-        return "", "", "", "", one.unreadable
+        return "", "", "", "", "unreadable"
     line = "unknown" if one.in_lineage is None else "yes" if one.in_lineage else "no"
     odd = "; ".join(filter(None, (*one.warnings, one.alarm)))
     stored = size(one.size_bytes or 0) + (f" of {size(one.content_bytes or 0)}" if one.encoded else "")
