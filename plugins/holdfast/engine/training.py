@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from holdfast.engine.authority.lease import Lease
 from holdfast.engine.checkpoint.checkpointer import Checkpointer
+from holdfast.engine.checkpoint.compression import Compression
 from holdfast.engine.checkpoint.environment import TrainingEnvironment
 from holdfast.engine.checkpoint.errors import CheckpointError
 from holdfast.engine.checkpoint.fingerprint import environment_fingerprint
@@ -131,6 +132,7 @@ class Training:
             every_steps=job.checkpoint_every_steps,
             interval=_interval(job, topology.site(environment.site).egress_cost_per_gib),
             retention=None if reference else _retention(job),
+            compression=Compression(job.checkpoint_compression.policy, job.checkpoint_compression.level),
             guard=AlwaysGranted() if reference else _guard(runtime, environment),
             replicas=runtime.stores(standbys),
             dataset_snapshot=record.snapshot_id,

@@ -1,4 +1,4 @@
-"""A job's heartbeat as Airflow metrics: whoever watches a StatsD or OpenTelemetry backend sees the work at risk live."""
+"""A job's heartbeat as Airflow metrics: a StatsD or OpenTelemetry backend shows the work at risk live."""
 
 from __future__ import annotations
 

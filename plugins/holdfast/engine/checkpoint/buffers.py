@@ -62,10 +62,11 @@ class BufferSet:
 
 
 class BufferPool:
-    """Two sets at most. ``memory_bytes`` bounds both together."""
+    """Two sets at most. ``memory_bytes`` bounds both together, with ``encoded`` one encoded blob as well."""
 
-    def __init__(self, *, memory_bytes: int | None = None) -> None:
+    def __init__(self, *, memory_bytes: int | None = None, encoded: bool = False) -> None:
         self._memory_bytes = memory_bytes
+        self._encoded = encoded
         self._sets: list[BufferSet] = []
         self._lock = Lock()
 
@@ -73,7 +74,7 @@ class BufferPool:
         """A set for this state, or None while both hold a state that is not durable yet.
 
         Raises:
-            StateTooLarge: two sets of this state are more than the memory allowed.
+            StateTooLarge: two sets of this state, and what encoding takes, are more than the memory allowed.
         """
         shape = shape_of(state.groups)
         with self._lock:
@@ -106,13 +107,15 @@ class BufferPool:
 
     def refuse_too_large(self, state: LiveState) -> None:
         """Raises StateTooLarge: see `take`."""
-        needed = SETS * sum(tensor.spec.size_bytes for group in state.groups for tensor in group.tensors)
+        sizes = [sum(tensor.spec.size_bytes for tensor in group.tensors) for group in state.groups]
+        # An encoded blob is held while it is written, and is never larger than the plain one.
+        needed = SETS * sum(sizes) + (max(sizes, default=0) if self._encoded else 0)
         if self._memory_bytes is not None and needed > self._memory_bytes:
             raise StateTooLarge(
                 "the state is larger than the memory allowed for saving it",
                 where="memory_bytes",
                 expected=f"at most {self._memory_bytes} bytes",
-                found=f"{needed} bytes, twice the state",
+                found=f"{needed} bytes, twice the state{' and its largest blob encoded' if self._encoded else ''}",
                 fix="Allow more memory, shard the state over more ranks, or save fewer tensors",
             )
 

@@ -31,6 +31,16 @@ class SaveMode(StrEnum):
     OVERLAP = "overlap"
 
 
+def save_mode(name: str) -> SaveMode:
+    """The mode of a name. Raises CheckpointError: there is none."""
+    try:
+        return SaveMode(name)
+    except ValueError:
+        raise CheckpointError(
+            "there is no such save mode", where="mode", expected=", ".join(SaveMode), found=repr(name)
+        ) from None
+
+
 @dataclass
 class _Copying:
     """A copy under way: what becomes of it, and what it must have copied, by the copier's own digests."""
@@ -49,6 +59,7 @@ class LiveCapturer:
         submit: gets each finished capture.
         reclaim: gives up a finished capture that nobody has begun to write, if there is one.
         memory_bytes: bound of the buffers, twice the state; None: none.
+        encoded: blobs are compressed: one of them beside the buffers counts as well.
         self_test: hash every tensor before and after its copy. Slow; for finding out whether a mode fits a loop.
     """
 
@@ -60,6 +71,7 @@ class LiveCapturer:
         reclaim: Callable[[], None],
         clock: Clock,
         memory_bytes: int | None = None,
+        encoded: bool = False,
         self_test: bool = False,
     ) -> None:
         self._mode = mode
@@ -67,7 +79,7 @@ class LiveCapturer:
         self._reclaim = reclaim
         self._clock = clock
         self._self_test = self_test
-        self._pool = BufferPool(memory_bytes=memory_bytes)
+        self._pool = BufferPool(memory_bytes=memory_bytes, encoded=encoded)
         self._copying: _Copying | None = None
         self._thread: ThreadPoolExecutor | None = None
         self._warming: Future[None] | None = None

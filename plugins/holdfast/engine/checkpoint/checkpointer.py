@@ -28,8 +28,9 @@ from typing import Any, Self
 
 from holdfast.clock import Clock, SystemClock
 from holdfast.engine.checkpoint.after_commit import AfterCommit
-from holdfast.engine.checkpoint.capturing import LiveCapturer, SaveMode
+from holdfast.engine.checkpoint.capturing import LiveCapturer, SaveMode, save_mode
 from holdfast.engine.checkpoint.commit import require_permission
+from holdfast.engine.checkpoint.compression import BlobEncoder, Compression
 from holdfast.engine.checkpoint.elect import Election, elect
 from holdfast.engine.checkpoint.errors import CheckpointError, Fenced, StopRequested
 from holdfast.engine.checkpoint.facts import checkpoint_facts
@@ -65,7 +66,9 @@ class Checkpointer:
         retention: what to keep of this run, here and at every standby; None: everything.
         mode: how long training waits for a save of a live adapter; see `capturing`. Other adapters hand over finished
             bytes, which is ``copy``, or ``blocking``.
-        memory_bytes: bound of the buffers a live state is copied into, twice its size; None: none.
+        memory_bytes: bound of the buffers a live state is copied into, twice its size, and with compression of one
+            encoded blob beside them; None: none.
+        compression: how blobs are stored, a policy's name or a `Compression`; encoded in the writer's thread.
         self_test: find out whether the mode fits the training loop; slow. See `TornState`.
         total_steps: shown in the heartbeat.
         guard: asked immediately before each manifest is committed.
@@ -91,6 +94,7 @@ class Checkpointer:
         retention: Retention | None = None,
         mode: SaveMode | str = SaveMode.COPY,
         memory_bytes: int | None = None,
+        compression: Compression | str = "none",
         self_test: bool = False,
         total_steps: int | None = None,
         guard: WriteGuard | None = None,
@@ -111,7 +115,7 @@ class Checkpointer:
         self.site = site
         self.every_steps = every_steps
         self.every_seconds = every_seconds
-        self.mode = _mode(mode)
+        self.mode = save_mode(mode)
         self.guard = guard or AlwaysGranted()
         self.fingerprint = dict(fingerprint if fingerprint is not None else environment_fingerprint())
         self._clock = clock or SystemClock()
@@ -153,6 +157,7 @@ class Checkpointer:
         self._saved_step = 0
         self._saved_at = self._clock.monotonic()
         self._memory_bytes = memory_bytes
+        self._encoder = BlobEncoder(compression if isinstance(compression, Compression) else Compression(compression))
         self._self_test = self_test
         self._live: LiveCapturer | None = None
         self._stepped_at = self._saved_at
@@ -236,6 +241,7 @@ class Checkpointer:
             parent=self._parent,
             committed=self._committed,
             retry_seconds=self._retry_seconds,
+            encoder=self._encoder,
         )
         self._live = LiveCapturer(
             self.mode,
@@ -243,6 +249,7 @@ class Checkpointer:
             reclaim=self._writer.reclaim,
             clock=self._clock,
             memory_bytes=self._memory_bytes,
+            encoded=self._encoder.compression.is_on,
             self_test=self._self_test,
         )
         if self._to_warm is not None:
@@ -471,15 +478,6 @@ def _check_interval(every_steps: int | None, every_seconds: float | None, interv
         return
     where, expected, found = wrong
     raise CheckpointError("there is no checkpoint interval", where=where, expected=expected, found=found)
-
-
-def _mode(mode: str) -> SaveMode:
-    try:
-        return SaveMode(mode)
-    except ValueError:
-        raise CheckpointError(
-            "there is no such save mode", where="mode", expected=", ".join(SaveMode), found=repr(mode)
-        ) from None
 
 
 def _fingerprint_of(adapter: Adapter | LiveAdapter | None) -> Mapping[str, str]:

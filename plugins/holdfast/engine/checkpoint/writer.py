@@ -10,11 +10,19 @@ from threading import Condition, Thread
 
 from holdfast.clock import Clock
 from holdfast.engine.checkpoint.buffers import BufferSet, LentBlobs
-from holdfast.engine.checkpoint.commit import WritesHeld, write_checkpoint
+from holdfast.engine.checkpoint.commit import WritesHeld, commit_manifest
+from holdfast.engine.checkpoint.compression import BlobEncoder, Compression
 from holdfast.engine.checkpoint.errors import CheckpointError, CheckpointFailed, Fenced, StepTaken
-from holdfast.engine.checkpoint.format import ANCESTORS_NAMED, BlobRef, CheckpointManifest, digest_of, model_digest
+from holdfast.engine.checkpoint.format import (
+    ANCESTORS_NAMED,
+    BlobRef,
+    CheckpointManifest,
+    format_of,
+    model_digest,
+)
 from holdfast.engine.checkpoint.guard import WriteGuard
 from holdfast.engine.checkpoint.state import TrainingState
+from holdfast.engine.checkpoint.storing import StoredForms, Storing
 from holdfast.engine.objectstore.errors import BucketNotFound, NotSupported, PermissionRefused
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.errors import HoldfastError
@@ -48,14 +56,14 @@ class Capture:
         if self.buffers is not None:
             self.buffers.release()
 
-    def by_digest(self, manifest: CheckpointManifest) -> Mapping[str, bytes]:
-        """Its blobs, for the replicas; those in buffers only until the buffers are needed again."""
+    def by_digest(self, manifest: CheckpointManifest, encoder: BlobEncoder) -> Mapping[str, bytes]:
+        """Its blobs as they are stored, for the replicas; those in buffers only until the buffers are needed again."""
         own = {name: data for name, data in self.state.blobs.items() if isinstance(data, bytes)}
-        others = {manifest.blobs[name].digest: data for name, data in own.items()}
+        others = {manifest.blobs[name].content: data for name, data in own.items()}
         if self.buffers is None:
-            return others
-        lent = {manifest.blobs[name].digest: name for name in self.buffers.views()}
-        return LentBlobs(self.buffers, self.buffers.generation, lent, others)
+            return StoredForms(manifest, others, encoder)
+        lent = {manifest.blobs[name].content: name for name in self.buffers.views()}
+        return StoredForms(manifest, LentBlobs(self.buffers, self.buffers.generation, lent, others), encoder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +87,7 @@ class CheckpointWriter:
 
     Args:
         committed: called in the writer's thread after each commit, with the manifest and the blobs by digest.
+        encoder: gives blobs the form they are stored in, in this thread; by default as they are.
     """
 
     def __init__(
@@ -91,9 +100,11 @@ class CheckpointWriter:
         parent: CheckpointManifest | None,
         committed: Callable[[CheckpointManifest, Mapping[str, bytes]], None],
         retry_seconds: float = 0.5,
+        encoder: BlobEncoder | None = None,
     ) -> None:
         self._store = store
         self._origin = origin
+        self._encoder = encoder or BlobEncoder(Compression())
         self._guard = guard
         self._clock = clock
         self._committed = committed
@@ -203,12 +214,22 @@ class CheckpointWriter:
             return self._in_flight
 
     def _save(self, capture: Capture) -> None:
-        manifest = self._manifest(capture)
-        blobs = capture.state.blobs
+        storing = Storing(
+            self._store,
+            self._origin.run,
+            capture.state.blobs,
+            parent=self.last,
+            encoder=self._encoder,
+            intact=self._intact,
+        )
+        manifest: CheckpointManifest | None = None
         while True:
             began = self._clock.monotonic()
             try:
-                done = write_checkpoint(self._store, manifest, blobs, guard=self._guard, intact=self._intact)
+                blobs = storing.ensure()
+                if manifest is None or manifest.blobs != blobs:
+                    manifest = self._manifest(capture, blobs)
+                done = commit_manifest(self._store, manifest, guard=self._guard)
             except (Fenced, *_PERMANENT):
                 raise
             except StepTaken as error:
@@ -246,7 +267,7 @@ class CheckpointWriter:
             self._count += 1
             self._save_seconds, self._error = seconds, None
             self._condition.notify_all()
-        self._committed(manifest, capture.by_digest(manifest))
+        self._committed(manifest, capture.by_digest(manifest, self._encoder))
 
     def _fail(self, error: HoldfastError) -> None:
         if not isinstance(error, CheckpointError):
@@ -260,9 +281,8 @@ class CheckpointWriter:
             self.failure, self._error = error, str(error)
             self._condition.notify_all()
 
-    def _manifest(self, capture: Capture) -> CheckpointManifest:
+    def _manifest(self, capture: Capture, blobs: dict[str, BlobRef]) -> CheckpointManifest:
         state, origin, parent = capture.state, self._origin, self.last
-        blobs = {name: BlobRef(digest=digest_of(data), size_bytes=len(data)) for name, data in state.blobs.items()}
         model = model_digest(blobs, state.model)
         warnings: tuple[str, ...] = ()
         if parent is not None and parent.model_digest == model and capture.step > parent.step:
@@ -270,6 +290,7 @@ class CheckpointWriter:
             warnings = (f"the model is identical to step {parent.step}'s, {capture.step - parent.step} steps ago",)
         ancestors = (parent.digest, *parent.ancestors)[:ANCESTORS_NAMED] if parent is not None else ()
         return CheckpointManifest(
+            format=format_of(blobs),
             run=origin.run,
             step=capture.step,
             epoch=origin.epoch,

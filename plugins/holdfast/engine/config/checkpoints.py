@@ -1,4 +1,4 @@
-"""How often a training job saves, and what is kept of it."""
+"""How often a training job saves, how it is stored, and what is kept of it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,16 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from holdfast.engine.config.base import Model
+
+
+class CheckpointCompression(Model):
+    """How a job's checkpoints are stored. Encoding takes a core of the job's machine while a checkpoint is written."""
+
+    policy: Literal["none", "auto", "zstd"] = Field(
+        "none",
+        description="`auto`: blobs of 64 KiB or more, where it saves a tenth; `zstd`: each blob that becomes smaller.",
+    )
+    level: int = Field(1, ge=1, le=19, description="Zstandard's; above 1 it hardly saves more on floating point.")
 
 
 class PlannedInterval(Model):

@@ -12,7 +12,7 @@ from typing import Literal, Self, TypeVar
 from pydantic import Field, PrivateAttr, model_validator
 
 from holdfast.engine.config.base import Model, Name, RelativePath
-from holdfast.engine.config.checkpoints import KeepCheckpoints, PlannedInterval
+from holdfast.engine.config.checkpoints import CheckpointCompression, KeepCheckpoints, PlannedInterval
 from holdfast.engine.config.compute import Compute, Placement
 from holdfast.engine.config.sync import Sync
 from holdfast.errors import UnknownName
@@ -140,6 +140,7 @@ class TrainingJob(Model):
         None, description="Instead: planned from what the job measures. `{}` takes the defaults."
     )
     keep_checkpoints: KeepCheckpoints | None = Field(None, description="What stays of a run; none: everything.")
+    checkpoint_compression: CheckpointCompression = Field(default_factory=lambda: CheckpointCompression())
     seed: int = Field(0, ge=0)
     step_seconds: float = Field(0.0, ge=0, description="At least this long per step; paces a small example.")
     placements: tuple[Placement, ...] = Field((), description="Where it may run, best first. Not acted on yet.")
