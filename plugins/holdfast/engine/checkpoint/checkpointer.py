@@ -42,8 +42,9 @@ from holdfast.engine.checkpoint.housekeeping import Retention
 from holdfast.engine.checkpoint.live import LiveAdapter
 from holdfast.engine.checkpoint.outcome import Finished, Resumed
 from holdfast.engine.checkpoint.pacing import IntervalPolicy, Pace
-from holdfast.engine.checkpoint.restore import load_state
+from holdfast.engine.checkpoint.restore import load_state, spare_memory_bytes
 from holdfast.engine.checkpoint.state import Adapter, TrainingState
+from holdfast.engine.checkpoint.verify import KeptBlobs
 from holdfast.engine.checkpoint.writer import Capture, CheckpointWriter, Origin
 from holdfast.engine.objectstore.interface import ObjectStore
 
@@ -199,13 +200,13 @@ class Checkpointer:
         if self.guard.permission() is Permission.FENCED:
             require_permission(self.guard, where=self.run, epoch=self.epoch)
         extra = fingerprint if fingerprint is not None else _fingerprint_of(adapter)
-        election = elect(
-            self.store, self.run, epoch=self.epoch, site=self.site, fingerprint={**self.fingerprint, **extra}
-        )
+        kept = KeptBlobs(spare_memory_bytes() if self._memory_bytes is None else self._memory_bytes)
+        known = {**self.fingerprint, **extra}
+        election = elect(self.store, self.run, epoch=self.epoch, site=self.site, fingerprint=known, kept=kept)
         if election.manifest is None:
             self._note_resume(election)
             return None
-        state = load_state(self.store, election.manifest)
+        state = load_state(self.store, election.manifest, kept=kept)
         if adapter is not None:
             adapter.load_state(state)
             self._to_warm = adapter if isinstance(adapter, LiveAdapter) else None

@@ -15,7 +15,7 @@ from holdfast.engine.checkpoint.format import (
     parse_manifest_key,
     run_root,
 )
-from holdfast.engine.checkpoint.verify import damage
+from holdfast.engine.checkpoint.verify import KeptBlobs, damage
 from holdfast.engine.objectstore.errors import ObjectNotFound
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.snapshot.lineage import EpochFork, require_fork
@@ -67,6 +67,7 @@ def elect(
     fingerprint: Mapping[str, str] | None = None,
     site: str | None = None,
     allowed: Allowed | None = None,
+    kept: KeptBlobs | None = None,
 ) -> Election:
     """Choose the checkpoint to resume from at this site.
 
@@ -81,6 +82,7 @@ def elect(
         site: this site's name. With it, what was written at another site needs this site's receipt: without one
             nobody ever read it back here. None: the bytes read now are all that is asked for.
         allowed: None or the reason why residency forbids a checkpoint here. None: everything is allowed.
+        kept: gets the contents of the elected checkpoint's blobs, for `load_state`.
 
     Raises:
         EpochUnknownHere: epoch > 1 and this bucket has no fork record of it; nothing is selectable.
@@ -90,7 +92,9 @@ def elect(
     fork = require_fork(store, run_root(run), epoch)
     passed: list[PassedOver] = []
     for located in lineage(store, run, epoch=epoch, fork=fork, passed=passed):
-        against = refusal(store, located.manifest, site=site, allowed=allowed) or damage(store, located.manifest)
+        against = refusal(store, located.manifest, site=site, allowed=allowed) or damage(
+            store, located.manifest, kept=kept
+        )
         if against is None:
             found = located.manifest
             unlike = differences(found.fingerprint, fingerprint) if fingerprint is not None else ()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
+import os
 from collections.abc import Iterator, Mapping
 
 from holdfast.engine.checkpoint.errors import CheckpointUnreadable
-from holdfast.engine.checkpoint.format import BlobRef, CheckpointManifest, blob_key, digest_of
+from holdfast.engine.checkpoint.format import CheckpointManifest, blob_key
 from holdfast.engine.checkpoint.state import TrainingState
-from holdfast.engine.checkpoint.verify import content
+from holdfast.engine.checkpoint.verify import KeptBlobs, read_content, space_for
 from holdfast.engine.objectstore.errors import ObjectNotFound
 from holdfast.engine.objectstore.interface import ObjectStore
 
@@ -18,24 +18,37 @@ class StoredBlobs(Mapping[str, bytes]):
 
     An encoded blob is decoded as it comes: in memory is its content, not its stored form, and a few mebibytes.
 
+    Args:
+        kept: contents that were verified just now; each is handed out once, and after that read again.
+
     Raises, on access:
         CheckpointUnreadable: a blob is missing, or its bytes are not those the manifest names.
         ConfigError: it is encoded, and what decodes it is not installed here.
     """
 
-    def __init__(self, store: ObjectStore, manifest: CheckpointManifest) -> None:
+    def __init__(self, store: ObjectStore, manifest: CheckpointManifest, *, kept: KeptBlobs | None = None) -> None:
         self._store = store
         self._manifest = manifest
+        self._kept = kept
 
     def __getitem__(self, name: str) -> bytes:
+        return bytes(self.take(name))
+
+    def take(self, name: str) -> memoryview:
+        """The blob as memory of the caller's own, to keep and to change; one copy less than `bytes`."""
         reference = self._manifest.blobs[name]
+        if self._kept is not None and (content := self._kept.take(reference)) is not None:
+            return content
         key = blob_key(self._manifest.run, reference.digest)
+        space = space_for(reference)
         try:
-            return self._plain(reference) if reference.encoding is None else self._decoded(reference)
+            read_content(self._store, self._manifest.run, reference, space)
         except ObjectNotFound:
             wrong = reference.digest, "nothing"
         except CheckpointUnreadable as error:
             wrong = error.expected or reference.digest, f"{error.found} ({error.what})"
+        else:
+            return space
         raise CheckpointUnreadable(
             "a blob changed after it was verified",
             where=f"{self._store.name}: {key}",
@@ -44,18 +57,6 @@ class StoredBlobs(Mapping[str, bytes]):
             fix="Resume again: the newest older checkpoint that is intact is elected then",
         )
 
-    def _plain(self, reference: BlobRef) -> bytes:
-        data = self._store.get(blob_key(self._manifest.run, reference.digest))
-        if (found := digest_of(data)) != reference.digest:
-            raise CheckpointUnreadable("other bytes", expected=reference.digest, found=found)
-        return data
-
-    def _decoded(self, reference: BlobRef) -> bytes:
-        plain = io.BytesIO()
-        for block in content(self._store, self._manifest.run, reference):
-            plain.write(block)
-        return plain.getvalue()
-
     def __iter__(self) -> Iterator[str]:
         return iter(self._manifest.blobs)
 
@@ -63,6 +64,23 @@ class StoredBlobs(Mapping[str, bytes]):
         return len(self._manifest.blobs)
 
 
-def load_state(store: ObjectStore, manifest: CheckpointManifest) -> TrainingState:
-    """A checkpoint's state. Its blobs are read as they are used; reading one raises CheckpointUnreadable."""
-    return TrainingState(StoredBlobs(store, manifest), dict(manifest.state), manifest.model)
+def load_state(store: ObjectStore, manifest: CheckpointManifest, *, kept: KeptBlobs | None = None) -> TrainingState:
+    """A checkpoint's state. Its blobs are read as they are used; reading one raises CheckpointUnreadable.
+
+    Args:
+        kept: what the election of this checkpoint read already.
+    """
+    return TrainingState(StoredBlobs(store, manifest, kept=kept), dict(manifest.state), manifest.model)
+
+
+def take(blobs: Mapping[str, bytes], name: str) -> memoryview:
+    """A blob as memory to keep and to change; without a copy where it comes from a store."""
+    return blobs.take(name) if isinstance(blobs, StoredBlobs) else memoryview(bytearray(blobs[name]))
+
+
+def spare_memory_bytes() -> int:
+    """Half of the memory that is free now: what a restore may keep beside what it fills."""
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (OSError, ValueError):  # not a POSIX system that tells
+        return 0

@@ -2,18 +2,23 @@
 
 Which digest is compared when: `blob_is_intact` compares the stored bytes, which is what a writer, a replica and its
 receipt vouch for, and decodes nothing. `damage`, hence an election, and `content` compare both digests of an encoded
-blob in one pass.
+blob in one pass. A restore that follows an election uses what that read and compared, see `KeptBlobs`.
 """
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
+
+from blake3 import blake3
 
 from holdfast.engine.checkpoint.encoding import decoded
 from holdfast.engine.checkpoint.errors import CheckpointUnreadable
 from holdfast.engine.checkpoint.format import BlobRef, CheckpointManifest, blob_key, digest_of
 from holdfast.engine.objectstore.errors import ObjectNotFound
 from holdfast.engine.objectstore.interface import ObjectStore
+
+_READ_BYTES = 8 * 1024 * 1024
 
 
 def blob_is_intact(store: ObjectStore, run: str, digest: str) -> bool:
@@ -24,42 +29,121 @@ def blob_is_intact(store: ObjectStore, run: str, digest: str) -> bool:
         return False
 
 
-def damage(store: ObjectStore, manifest: CheckpointManifest) -> str | None:
-    """What is wrong with a checkpoint's blobs, every byte read; None when nothing is."""
-    found = (blob_damage(store, manifest.run, name, reference) for name, reference in manifest.blobs.items())
-    return next((against for against in found if against is not None), None)
+class KeptBlobs:
+    """The contents of the blobs an election has verified, for the restore after it: read and hashed once, not twice.
+
+    Args:
+        limit_bytes: keep no more than so many; what is beyond is read again when it is used.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._left = limit_bytes
+        self._blobs: dict[str, memoryview] = {}
+
+    def space(self, reference: BlobRef) -> memoryview | None:
+        """Memory for a blob's content, or None: there is none left."""
+        return space_for(reference) if content_size(reference) <= self._left else None
+
+    def keep(self, reference: BlobRef, content: memoryview) -> None:
+        """This content has been verified."""
+        self._left -= len(content)
+        self._blobs[reference.digest] = content
+
+    def take(self, reference: BlobRef) -> memoryview | None:
+        """The content, once; whoever takes it owns it."""
+        content = self._blobs.pop(reference.digest, None)
+        if content is not None:
+            self._left += len(content)
+        return content
+
+    def clear(self) -> None:
+        for content in self._blobs.values():
+            self._left += len(content)
+        self._blobs.clear()
 
 
-def blob_damage(store: ObjectStore, run: str, name: str, reference: BlobRef) -> str | None:
+def content_size(reference: BlobRef) -> int:
+    """The bytes of a blob's content, encoded or not."""
+    return reference.size_bytes if reference.content_size_bytes is None else reference.content_size_bytes
+
+
+def space_for(reference: BlobRef) -> memoryview:
+    """Memory for a blob's content that nobody has touched yet: it is not written twice."""
+    size_bytes = content_size(reference)
+    return memoryview(mmap.mmap(-1, size_bytes) if size_bytes else bytearray())
+
+
+def damage(store: ObjectStore, manifest: CheckpointManifest, *, kept: KeptBlobs | None = None) -> str | None:
+    """What is wrong with a checkpoint's blobs, every byte read; None when nothing is.
+
+    Args:
+        kept: gets the contents; emptied when something is wrong.
+    """
+    found = (blob_damage(store, manifest.run, name, reference, kept=kept) for name, reference in manifest.blobs.items())
+    wrong = next((against for against in found if against is not None), None)
+    if wrong is not None and kept is not None:
+        kept.clear()
+    return wrong
+
+
+def blob_damage(
+    store: ObjectStore, run: str, name: str, reference: BlobRef, *, kept: KeptBlobs | None = None
+) -> str | None:
     """What is wrong with one blob, every byte read, and decoded where it is encoded; None when nothing is.
 
     Raises:
         ConfigError: it is encoded, and what decodes it is not installed here.
     """
+    space = kept.space(reference) if kept is not None else None
     try:
         size = store.head(blob_key(run, reference.digest)).size_bytes
-    except ObjectNotFound:
-        return f"the blob of {name!r} is missing"
-    if size != reference.size_bytes:
-        return f"the blob of {name!r} has {size} bytes instead of {reference.size_bytes}"
-    if reference.encoding is None:
-        return None if blob_is_intact(store, run, reference.digest) else f"the blob of {name!r} has another digest"
-    try:
-        for _ in content(store, run, reference):
-            pass
+        if size != reference.size_bytes:
+            return f"the blob of {name!r} has {size} bytes instead of {reference.size_bytes}"
+        read_content(store, run, reference, space)
     except ObjectNotFound:
         return f"the blob of {name!r} is missing"
     except CheckpointUnreadable as error:
+        if reference.encoding is None:
+            return f"the blob of {name!r} has another digest"
         return f"the blob of {name!r}: {error.what}; expected {error.expected}, found {error.found}"
+    if kept is not None and space is not None:
+        kept.keep(reference, space)
     return None
 
 
-def content(store: ObjectStore, run: str, reference: BlobRef) -> Iterator[memoryview]:
-    """The content of an encoded blob in pieces, each valid until the next; right only once the iteration has ended.
+def read_content(store: ObjectStore, run: str, reference: BlobRef, space: memoryview | None) -> None:
+    """Read a blob's content into memory of its size, and compare its digests; None: only compare.
+
+    Raises:
+        CheckpointUnreadable: the stored bytes or their content are others than the manifest names.
+        ObjectNotFound: it is missing.
+        ConfigError: as `blob_damage`.
+    """
+    at = 0
+    for piece in content(store, run, reference):
+        if space is not None:
+            if at + len(piece) > len(space):
+                raise CheckpointUnreadable("a blob is longer than it was", expected=str(len(space)), found="more")
+            space[at : at + len(piece)] = piece
+        at += len(piece)
+
+
+def content(store: ObjectStore, run: str, reference: BlobRef) -> Iterator[bytes | memoryview]:
+    """The content of a blob in pieces, each valid until the next; right only once the iteration has ended.
 
     Raises:
         CheckpointUnreadable: the stored bytes or their content are others than the manifest names.
         ObjectNotFound: it is missing.
     """
     key = blob_key(run, reference.digest)
-    yield from decoded(iter(store.open(key)), reference, where=f"{store.name}: {key}")
+    where = f"{store.name}: {key}"
+    chunks = iter(store.open(key, chunk_bytes=_READ_BYTES))
+    if reference.encoding is not None:
+        yield from decoded(chunks, reference, where=where)
+        return
+    stored = blake3()
+    for chunk in chunks:
+        stored.update(chunk)
+        yield chunk
+    if (found := f"blake3:{stored.hexdigest()}") != reference.digest:
+        raise CheckpointUnreadable("other bytes", where=where, expected=reference.digest, found=found)

@@ -23,6 +23,7 @@ from holdfast.engine.checkpoint.adapters.torch_tensors import (
 )
 from holdfast.engine.checkpoint.errors import CheckpointError
 from holdfast.engine.checkpoint.live import LiveState, LiveTensor, grouped
+from holdfast.engine.checkpoint.restore import take
 from holdfast.engine.checkpoint.state import TrainingState
 
 GENERATORS_BLOB, REST_BLOB = "generators.safetensors", "rest.json"
@@ -108,7 +109,7 @@ class TorchAdapter:
             name: tensor
             for blob in sorted(blobs)
             if is_part(blob, "optimizer")
-            for name, tensor in tensors_of(blobs[blob], where=blob).items()
+            for name, tensor in tensors_of(take(blobs, blob), where=blob).items()
         }
         self._optimizer.load_state_dict(
             _join(optimizer, rest["optimizer"], self._optimizer.state_dict()["param_groups"])
@@ -119,7 +120,7 @@ class TorchAdapter:
             self._scaler.load_state_dict(rest["scaler"])
         if self._load_extra is not None:
             self._load_extra(rest["extra"])
-        self._set_generators(tensors_of(blobs[GENERATORS_BLOB], where=GENERATORS_BLOB))
+        self._set_generators(tensors_of(take(blobs, GENERATORS_BLOB), where=GENERATORS_BLOB))
         version, internal, gauss = rest["python"]
         random.setstate((version, tuple(internal), gauss))
         _set_numpy_state(rest["numpy"])

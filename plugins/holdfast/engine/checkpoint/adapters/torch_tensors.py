@@ -11,6 +11,7 @@ from typing import Any
 from holdfast.engine.checkpoint.errors import CheckpointError, CheckpointUnreadable
 from holdfast.engine.checkpoint.format import digest_of
 from holdfast.engine.checkpoint.live import LiveTensor
+from holdfast.engine.checkpoint.restore import take
 from holdfast.engine.checkpoint.tensors import TensorSpec, layout, parse_tensors
 
 #: The layout's name of each type and PyTorch's.
@@ -95,10 +96,9 @@ def blob_of(tensors: Mapping[str, Any]) -> bytes:
     return bytes(data)
 
 
-def tensors_of(data: bytes, *, where: str) -> dict[str, Any]:
-    """The tensors of a blob, over its own bytes: do not change them. Raises CheckpointUnreadable."""
-    # A writable copy: PyTorch warns about tensors over read-only memory, and an optimizer keeps what it is given.
-    found = parse_tensors(memoryview(bytearray(data)), where=where)
+def tensors_of(data: memoryview | bytearray, *, where: str) -> dict[str, Any]:
+    """The tensors of a blob, over its own memory, which they keep. Raises CheckpointUnreadable."""
+    found = parse_tensors(memoryview(data), where=where)
     return {name: _view(spec, slot) for name, (spec, slot) in found.items()}
 
 
@@ -119,7 +119,7 @@ def copy_into(tensors: Mapping[str, Any], blobs: Mapping[str, bytes], prefix: st
         for blob in sorted(blobs):
             if not is_part(blob, prefix):
                 continue
-            for name, tensor in tensors_of(blobs[blob], where=blob).items():
+            for name, tensor in tensors_of(take(blobs, blob), where=blob).items():
                 target = left.pop(name, None)
                 if target is None or target.shape != tensor.shape or target.dtype != tensor.dtype:
                     raise CheckpointUnreadable(
