@@ -10,7 +10,7 @@ export PYTHONUNBUFFERED := 1
 .DEFAULT_GOAL := help
 # One area at a time: two benchmarks at once would measure each other.
 .NOTPARALLEL: bench
-.PHONY: help setup demo test test-slow test-torch lint bench bench-failover bench-sync docs lock clean
+.PHONY: help setup demo test test-slow test-torch lint bench bench-failover bench-sync bench-compression docs lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -66,6 +66,9 @@ bench-failover: setup ## Measure the failover on the sandbox
 
 bench-sync: setup ## Measure replication beside Airflow's own operator
 	$(BIN)/python tests/benchmarks/sync.py --output build/bench/sync.json
+
+bench-compression: $(VENV)/.torch ## Measure the compression of checkpoints, with torch
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/compression.py --output build/bench/compression.json
 
 docs: setup ## Rebuild the generated parts of docs/ and check its links
 	$(BIN)/python scripts/docs.py
