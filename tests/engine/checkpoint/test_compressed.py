@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from engine.checkpoint.worlds import OrderedFaults, wait_for
 from holdfast.clock import SystemClock
@@ -307,6 +309,35 @@ def test_a_restore_holds_one_blob_and_not_its_stored_form() -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 1.5 * len(content) + 16 * 1024 * 1024
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["none", "auto", "zstd"]), st.lists(st.integers(0, 3), min_size=3, max_size=3)),
+        min_size=1,
+        max_size=8,
+    )
+)
+def test_whatever_changes_under_whatever_policy_each_checkpoint_reads_back(saves: list[tuple[str, list[int]]]) -> None:
+    """Three blobs that each take one of four contents: every save by a new process."""
+    contents = [bytes(100_000), b"text " * 20_000, np.random.default_rng(3).bytes(70_000), b"small"]
+    store, plain_store = memory_store(), memory_store()
+    for number, (policy, chosen) in enumerate(saves, start=1):
+        state = TrainingState({f"blob-{place}": contents[which] for place, which in enumerate(chosen)})
+        made = []
+        for where, how in ((store, policy), (plain_store, "none")):
+            it = checkpointer(where, how)
+            it.resume()
+            with it:
+                it.step(5 * number, state)
+                made.append(it.finish(state).manifest)
+        manifest, plain = made
+        assert blobs_of(store, manifest) == dict(state.blobs)
+        assert elected(store).digest == manifest.digest
+        assert (manifest.model_digest, manifest.content_bytes) == (plain.model_digest, plain.size_bytes)
+        assert policy != "none" or manifest.encoded == 0
+        assert [one.warnings != () for one in made] in ([True, True], [False, False])
 
 
 # -- what lies, and what is damaged ----------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.checkpoint.worlds import MOMENT, manifest_of
@@ -165,6 +165,7 @@ def test_a_policy_that_cannot_be_meant_is_refused(options: dict[str, Any]) -> No
         KeepPolicy(**options)
 
 
+@settings(deadline=None)  # on a busy machine an example takes longer than Hypothesis's 200 ms
 @given(
     saves=st.integers(1, 60),
     last=st.integers(1, 4),
