@@ -211,15 +211,8 @@ class Checkpointer:
     # -- life ---------------------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
-        origin = Origin(self.run, self.epoch, self.site, self._dataset_snapshot, self.fingerprint)
-        self._writer = CheckpointWriter(
-            self.store,
-            origin,
-            guard=self.guard,
-            clock=self._clock,
-            parent=self._parent,
-            committed=self._committed,
-            retry_seconds=self._retry_seconds,
+        self._writer = self._new_writer(
+            Origin(self.run, self.epoch, self.site, self._dataset_snapshot, self.fingerprint)
         )
         self._writer.start()
         self._live = LiveCapturer(
@@ -239,6 +232,17 @@ class Checkpointer:
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._asked_to_stop) for number in (signal.SIGTERM,)}
         return self
+
+    def _new_writer(self, origin: Origin) -> CheckpointWriter:
+        return CheckpointWriter(
+            self.store,
+            origin,
+            guard=self.guard,
+            clock=self._clock,
+            parent=self._parent,
+            committed=self._committed,
+            retry_seconds=self._retry_seconds,
+        )
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -25,6 +25,8 @@ from holdfast.engine.snapshot.lineage import EpochFork, require_fork
 Resume = Literal["bitwise", "numerically equivalent", "from the start"]
 #: None, or why residency forbids a checkpoint where it would be resumed.
 Allowed = Callable[[CheckpointManifest], str | None]
+#: None, or what is wrong with a checkpoint's blobs in this store.
+DamageOf = Callable[[ObjectStore, CheckpointManifest], str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ def elect(
     fingerprint: Mapping[str, str] | None = None,
     site: str | None = None,
     allowed: Allowed | None = None,
+    damage_of: DamageOf | None = None,
 ) -> Election:
     """Choose the checkpoint to resume from at this site.
 
@@ -82,15 +85,17 @@ def elect(
         site: this site's name. With it, what was written at another site needs this site's receipt: without one
             nobody ever read it back here. None: the bytes read now are all that is asked for.
         allowed: None or the reason why residency forbids a checkpoint here. None: everything is allowed.
+        damage_of: who reads a checkpoint's blobs; by default this process, `damage`.
 
     Raises:
         EpochUnknownHere: epoch > 1 and this bucket has no fork record of it; nothing is selectable.
         StoreUnavailable: the bucket does not answer.
     """
+    damage_of = damage_of or damage
     fork = require_fork(store, run_root(run), epoch)
     passed: list[PassedOver] = []
     for located in lineage(store, run, epoch=epoch, fork=fork, passed=passed):
-        against = refusal(store, located.manifest, site=site, allowed=allowed) or damage(store, located.manifest)
+        against = refusal(store, located.manifest, site=site, allowed=allowed) or damage_of(store, located.manifest)
         if against is None:
             found = located.manifest
             unlike = differences(found.fingerprint, fingerprint) if fingerprint is not None else ()

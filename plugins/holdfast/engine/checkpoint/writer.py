@@ -250,8 +250,15 @@ class CheckpointWriter:
             self._condition.notify_all()
 
     def _manifest(self, capture: Capture) -> CheckpointManifest:
-        state, origin, parent = capture.state, self._origin, self.last
-        blobs = {name: BlobRef(digest=digest_of(data), size_bytes=len(data)) for name, data in state.blobs.items()}
+        blobs = capture.state.blobs
+        return self._manifest_of(
+            capture,
+            capture.state,
+            {name: BlobRef(digest=digest_of(data), size_bytes=len(data)) for name, data in blobs.items()},
+        )
+
+    def _manifest_of(self, capture: Capture, state: TrainingState, blobs: dict[str, BlobRef]) -> CheckpointManifest:
+        origin, parent = self._origin, self.last
         model = model_digest(blobs, state.model)
         warnings: tuple[str, ...] = ()
         if parent is not None and parent.model_digest == model and capture.step > parent.step:
