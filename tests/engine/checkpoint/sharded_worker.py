@@ -6,19 +6,25 @@ process of its own. A line of JSON in, a line of JSON out.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import os
+import pickle
 import random
 import signal
 import sys
 import time
 import traceback
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
+import torch._dynamo  # FSDP imports it at its first use, seconds in each process
 import torch.distributed as dist
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -27,8 +33,9 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
 
-from engine.checkpoint.worlds import Guard, OrderedFaults
+from engine.checkpoint.worlds import Guard, OrderedFaults, wait_for
 from holdfast.engine.checkpoint import Permission
 from holdfast.engine.checkpoint.adapters.torch_sharded import ShardedTorchAdapter
 from holdfast.engine.checkpoint.format import digest_of
@@ -52,16 +59,12 @@ class Run:
         layers += [torch.nn.Linear(9, 5), torch.nn.Tanh(), torch.nn.Linear(5, 1)]
         self.module = torch.nn.Sequential(*layers)
         self.module.append(torch.nn.Linear(1, 1).requires_grad_(False))
-        self.unused = torch.nn.Linear(3, 2)
-        self.module.register_module("unused", self.unused)
-        self.module.forward = self._forward  # type: ignore[method-assign]
+        self.module.append(torch.nn.Linear(3, 2))  # trains by name, and never gets a gradient
+        used = [*self.module][:-1]
+        self.module.forward = lambda value: functools.reduce(lambda so_far, layer: layer(so_far), used, value)  # type: ignore[method-assign]
         self.kind, self.rank, self.world = kind, rank, world
         if dist.is_initialized():
-            mesh = init_device_mesh("cpu", (world,))
-            for layer in list(self.module.children()):
-                if isinstance(layer, torch.nn.Linear):
-                    fully_shard(layer, mesh=mesh)
-            fully_shard(self.module, mesh=mesh)
+            self._distribute(world)
         trained = [one for one in self.module.parameters() if one.requires_grad]
         self.optimizer = torch.optim.AdamW(
             [{"params": trained[:2], "lr": 3e-2}, {"params": trained[2:]}], lr=1e-2, betas=(0.8, 0.99)
@@ -85,10 +88,20 @@ class Run:
             load_extra=self._go_to,
         )
 
-    def _forward(self, value: torch.Tensor) -> torch.Tensor:
-        for name, layer in self.module.named_children():
-            value = value if name == "unused" else layer(value)
-        return value
+    def _distribute(self, world: int) -> None:
+        if self.kind == "replicated":  # by hand, with nobody who sees that the replicas stay equal
+            for one in self.module.parameters():
+                if one.requires_grad:
+                    one.register_hook(functools.partial(_mean, world))
+            return
+        if self.kind == "ddp":
+            self.module = DistributedDataParallel(self.module, find_unused_parameters=True)  # type: ignore[assignment]
+            return
+        mesh = init_device_mesh("cpu", (world,))
+        for layer in list(self.module.children()):
+            if isinstance(layer, torch.nn.Linear):
+                fully_shard(layer, mesh=mesh)
+        fully_shard(self.module, mesh=mesh)
 
     def _go_to(self, state: Any) -> None:
         self.position = self.order.position(state)
@@ -111,15 +124,21 @@ class Run:
         return float(value) / self.world
 
     def digests(self) -> dict[str, str]:
-        """Of the whole tensors, put together by PyTorch itself, and of this rank's statistics."""
+        """Of the whole tensors, put together by PyTorch itself."""
         options = StateDictOptions(full_state_dict=True)
         found = {}
         for name, tensor in get_model_state_dict(self.module, options=options).items():
             found[f"model.{name}"] = _digest(tensor)
-        for parameter, values in get_optimizer_state_dict(self.module, self.optimizer, options=options)["state"].items():
+        for parameter, values in get_optimizer_state_dict(self.module, self.optimizer, options=options)[
+            "state"
+        ].items():
             for name, value in values.items():
                 found[f"optimizer.{parameter}.{name}"] = _digest(value)
         return found
+
+    def statistics(self) -> dict[str, str]:
+        """Of this rank's buffers."""
+        return {name: _digest(one) for name, one in self.module.named_buffers()}
 
     def draws(self) -> list[float]:
         """What the generators give next."""
@@ -131,6 +150,12 @@ class Run:
         ]
 
 
+def _mean(world: int, gradient: torch.Tensor) -> torch.Tensor:
+    gradient = gradient.clone()
+    dist.all_reduce(gradient)
+    return gradient / world
+
+
 def _digest(tensor: torch.Tensor) -> str:
     return digest_of(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
 
@@ -138,24 +163,22 @@ def _digest(tensor: torch.Tensor) -> str:
 def work(plan: dict[str, Any], rank: int, world: int, result: dict[str, Any]) -> None:
     run = Run(plan.get("kind", "plain"), rank, world)
     store, guard = OrderedFaults(local_store("site-a", Path(plan["store"]))), Guard()
-    if "watch" in plan:
-        result["puts"] = store.puts
-    ranks = Ranks.join(timeout_seconds=plan.get("timeout_seconds", 30))
     standby = plan.get("standby")
     checkpointer = ShardedCheckpointer(
         store,
         "run",
         epoch=plan.get("epoch", 1),
-        site="site-a",
-        ranks=ranks,
+        site=plan.get("site", "site-a"),
+        ranks=Ranks.join(timeout_seconds=plan.get("timeout_seconds", 30)),
         every_steps=plan.get("every", 3),
         mode=plan.get("mode", "blocking"),
         guard=guard,
         retry_seconds=0.01,
         replicas={"site-b": local_store("site-b", Path(standby))} if standby else None,
-        fingerprint=plan.get("fingerprint"),
+        heartbeat=Path(plan["store"]) / f"heartbeat-{rank}.json",
     )
-    resumed = checkpointer.resume(run.adapter)
+    with _without_pickle():
+        resumed = checkpointer.resume(run.adapter)
     result["resumed"] = None
     begin = 1
     if resumed is not None:
@@ -165,27 +188,62 @@ def work(plan: dict[str, Any], rank: int, world: int, result: dict[str, Any]) ->
             "resume": resumed.resume,
             "passed_over": [one.reason for one in resumed.passed_over],
         }
-        result["loaded"] = run.digests()
-        result["rng"] = [torch.get_rng_state().sum().item(), run.own.get_state().sum().item()]
+        result["loaded"], result["statistics"] = run.digests(), run.statistics()
+        if plan.get("draw"):
+            result["draws"] = run.draws()
     result["losses"] = losses = []
     with checkpointer:
         for step in range(begin, plan["steps"] + 1):
-            _faults(plan, step, rank, store, guard, run)
+            fault = _fault(plan, step, rank)
+            if fault is not None:
+                _before(fault, store, guard, run, Path(plan["store"]))
             losses.append(run.step())
+            if plan.get("digests_at") == step:
+                result["at"] = run.digests()
+            if fault is not None and fault["kind"] == "late":
+                wait_for(lambda: _state_of_the_leader(plan) == "failed")
+            result["reached"] = step
             checkpointer.step(step, run.adapter, loss=losses[-1])
             result["step"] = step
+            if rank == 0 and plan.get("open_gate_after") == step:
+                (Path(plan["store"]) / "gate").touch()
         if plan.get("finish", True):
             finished = checkpointer.finish(run.adapter)
             result["finished"] = {"step": finished.manifest.step, "replicated": finished.replicated}
-    result["state"] = run.digests()
-    result["status"] = {name: checkpointer.status().get(name) for name in ("state", "saving")}
+    result["state"], result["statistics"] = run.digests(), run.statistics()
     result["draws"] = run.draws()
 
 
-def _faults(plan: dict[str, Any], step: int, rank: int, store: OrderedFaults, guard: Guard, run: Run) -> None:
+def _state_of_the_leader(plan: dict[str, Any]) -> str:
+    return str(json.loads((Path(plan["store"]) / "heartbeat-0.json").read_text())["state"])
+
+
+@contextlib.contextmanager
+def _without_pickle() -> Iterator[None]:
+    """Whatever unpickles in here fails, also what peers would send each other."""
+
+    def refuse(*_arguments: Any, **_settings: Any) -> Any:
+        raise AssertionError("something was unpickled")
+
+    with contextlib.ExitStack() as patched:
+        for where, name in (
+            (pickle, "load"),
+            (pickle, "loads"),
+            (pickle, "Unpickler"),
+            (torch, "load"),
+            (dist.distributed_c10d, "_unpickler"),
+        ):
+            patched.enter_context(mock.patch.object(where, name, refuse))
+        yield
+
+
+def _fault(plan: dict[str, Any], step: int, rank: int) -> dict[str, Any] | None:
     fault = plan.get("fault")
-    if fault is None or fault["step"] != step or fault.get("rank", rank) != rank:
-        return
+    here = fault is not None and fault["step"] == step and fault.get("rank", rank) == rank
+    return fault if here else None
+
+
+def _before(fault: dict[str, Any], store: OrderedFaults, guard: Guard, run: Run, folder: Path) -> None:
     kind = fault["kind"]
     if kind == "kill":
         store.before_put = lambda _key: os.kill(os.getpid(), signal.SIGKILL)
@@ -193,20 +251,21 @@ def _faults(plan: dict[str, Any], step: int, rank: int, store: OrderedFaults, gu
         store.before_put = _refuse
     elif kind == "outage":
         store.before_put = _Outage(fault["puts"])
+    elif kind == "gate":
+        store.before_put = lambda _key: wait_for((folder / "gate").exists)
     elif kind == "stop":
         os.kill(os.getpid(), signal.SIGTERM)
-    elif kind == "fence":
-        guard.value = Permission.FENCED
-    elif kind == "hold":
-        guard.value = Permission.HELD
+    elif kind in ("fenced", "held"):
+        guard.value = Permission(kind)
     elif kind == "diverge":
         run.scheduler.base_lrs[0] += 1.0
-    elif kind == "hang":
-        time.sleep(3600)
+    elif kind == "unequal":
+        with torch.no_grad():
+            next(iter(run.module.parameters())).add_(1)
     elif kind == "breaks":
         run.adapter.shards = lambda: 1 / 0  # type: ignore[method-assign,assignment]
     else:
-        raise AssertionError(kind)
+        assert kind == "late"
 
 
 def _refuse(key: str) -> None:
@@ -214,7 +273,7 @@ def _refuse(key: str) -> None:
 
 
 class _Outage:
-    """The store does not answer so many writes."""
+    """The store does not take the first so many writes."""
 
     def __init__(self, puts: int) -> None:
         self.left = puts
@@ -282,3 +341,4 @@ def launch(request: dict[str, Any]) -> list[dict[str, Any] | None]:
 if __name__ == "__main__":
     for line in sys.stdin:
         print(json.dumps(launch(json.loads(line))), flush=True)
+    os._exit(0)  # taking PyTorch down in order takes seconds

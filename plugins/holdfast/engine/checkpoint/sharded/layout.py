@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right, insort
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -64,11 +64,11 @@ class ShardLayout(BaseModel):
         return canonical(self.model_dump(mode="json"))
 
 
-def parse_layout(data: bytes, *, blobs: Collection[str], where: str) -> ShardLayout:
+def parse_layout(data: bytes, *, blobs: Mapping[str, int], where: str) -> ShardLayout:
     """Read and check a layout.
 
     Args:
-        blobs: the names of the manifest's blobs.
+        blobs: the manifest's blobs: name and size in bytes.
 
     Raises:
         CheckpointUnreadable: it is damaged or of another version, or what it says cannot be.
@@ -83,6 +83,7 @@ def parse_layout(data: bytes, *, blobs: Collection[str], where: str) -> ShardLay
         raise _refused("is not in canonical form", where, "RFC 8785 bytes", "other bytes of the same meaning")
     for name, tensor in found.tensors.items():
         _check_tensor(tensor, blobs, f"{where}: {name!r}")
+    _check_sizes(found, blobs, where)
     for name, of_ranks in found.own.items():
         if len(of_ranks) != found.world:
             raise _refused(
@@ -119,6 +120,20 @@ def _check_tensor(tensor: ShardedTensor, blobs: Collection[str], where: str) -> 
     covered, elements = sum(math.prod(chunk.shape) for chunk in tensor.chunks), math.prod(tensor.shape)
     if covered != elements:
         raise _refused("leaves a hole", where, f"{elements} elements for {list(tensor.shape)}", str(covered))
+
+
+def _check_sizes(layout: ShardLayout, blobs: Mapping[str, int], where: str) -> None:
+    """Nobody makes room for tensors that no blob could hold."""
+    claimed: dict[str, int] = {}
+    for tensor in layout.tensors.values():
+        for chunk in tensor.chunks:
+            size_bytes = math.prod(chunk.shape) * ITEM_BYTES[tensor.dtype]
+            claimed[chunk.blob] = claimed.get(chunk.blob, 0) + size_bytes
+    for name, size_bytes in sorted(claimed.items()):
+        if size_bytes > blobs[name]:
+            raise _refused(
+                "claims more than its blob holds", f"{where}: {name!r}", f"at most {blobs[name]} bytes", str(size_bytes)
+            )
 
 
 def _check_blobs(named: Sequence[str], blobs: Collection[str], where: str) -> None:

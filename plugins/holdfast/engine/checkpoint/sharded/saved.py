@@ -39,7 +39,11 @@ class SavedShards:
                 found=", ".join(sorted(manifest.blobs)[:5]),
                 fix="Load it with the adapter that saved it",
             )
-        self.layout: ShardLayout = parse_layout(self._blobs[LAYOUT_BLOB], blobs=manifest.blobs.keys(), where=where)
+        self.layout: ShardLayout = parse_layout(
+            self._blobs[LAYOUT_BLOB],
+            blobs={name: reference.size_bytes for name, reference in manifest.blobs.items()},
+            where=where,
+        )
 
     @property
     def world(self) -> int:
