@@ -250,7 +250,7 @@ def _before(fault: dict[str, Any], store: OrderedFaults, guard: Guard, run: Run,
     elif kind == "refuse":
         store.before_put = _refuse
     elif kind == "outage":
-        store.before_put = _Outage(fault["puts"])
+        store.before_put = _Outage(fault["puts"], then_stop=fault.get("then_stop", False))
     elif kind == "gate":
         store.before_put = lambda _key: wait_for((folder / "gate").exists)
     elif kind == "stop":
@@ -275,12 +275,15 @@ def _refuse(key: str) -> None:
 class _Outage:
     """The store does not take the first so many writes."""
 
-    def __init__(self, puts: int) -> None:
-        self.left = puts
+    def __init__(self, puts: int, *, then_stop: bool) -> None:
+        self.left, self.then_stop = puts, then_stop
 
     def __call__(self, _key: str) -> None:
         if self.left:
             self.left -= 1
+            if self.then_stop:
+                self.then_stop = False
+                os.kill(os.getpid(), signal.SIGTERM)
             raise StoreUnavailable("the store is away", where="site-a")
 
 

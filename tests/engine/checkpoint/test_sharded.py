@@ -271,6 +271,21 @@ def test_sigterm_at_one_rank_saves_and_stops_all(launch: Launcher, tmp_path: Pat
     assert steps_of(tmp_path) == [4]
 
 
+def test_sigterm_while_training_waits_for_the_store_leaves_with_the_step_it_is_at(
+    launch: Launcher, tmp_path: Path
+) -> None:
+    fault = {"kind": "outage", "step": 3, "rank": 1, "puts": 10**6, "then_stop": True}
+    error = the_error(launch(2, tmp_path, fault=fault))
+    assert (error["error"], error["found"]) == ("StopRequested", "step 3 could not be saved in time; step 0 is")
+    assert steps_of(tmp_path) == []
+
+
+def test_nothing_is_committed_while_it_is_not_known_whether_the_epoch_counts(launch: Launcher, tmp_path: Path) -> None:
+    results = launch.well(2, tmp_path, mode="copy", every=2, finish=False, fault={"kind": "held", "step": 1})
+    assert results[0]["step"] == STEPS
+    assert steps_of(tmp_path) == []
+
+
 def test_an_epoch_that_is_over_ends_all_and_commits_nothing(launch: Launcher, tmp_path: Path) -> None:
     error = the_error(launch(4, tmp_path, fault={"kind": "fenced", "step": 3, "rank": 0}))
     assert (error["error"], error["exit_code"]) == ("Fenced", 76)

@@ -28,7 +28,7 @@ from holdfast.engine.checkpoint.adapters.torch_tensors import TorchCopier, blob_
 from holdfast.engine.checkpoint.errors import CheckpointError, CheckpointUnreadable
 from holdfast.engine.checkpoint.order import rank_key
 from holdfast.engine.checkpoint.sharded.saved import SavedShards
-from holdfast.engine.checkpoint.sharded.state import ShardedState
+from holdfast.engine.checkpoint.sharded.state import ShardedState, to_json
 
 STATISTICS, GENERATORS, OTHER_GENERATORS = "model-statistics.safetensors", "generators.safetensors", "generators.json"
 
@@ -87,7 +87,7 @@ class ShardedTorchAdapter:
         """This rank's part, where it lies.
 
         Raises:
-            CheckpointError: a part of the module's state is no tensor.
+            CheckpointError: a part of the module's state is no tensor, or another part is no JSON.
         """
         model, optimizer, rest = self._parts()
         buffers = self._buffers(model)
@@ -100,13 +100,13 @@ class ShardedTorchAdapter:
             {
                 STATISTICS: blob_of(buffers),
                 GENERATORS: blob_of(torch_states(self._generators, every_device=False)),
-                OTHER_GENERATORS: json.dumps(other_states(), sort_keys=True).encode(),
+                OTHER_GENERATORS: to_json(other_states(), OTHER_GENERATORS),
             },
             {
-                "optimizer": rest,
-                "scheduler": self._scheduler.state_dict() if self._scheduler is not None else None,
-                "scaler": self._scaler.state_dict() if self._scaler is not None else None,
-                "extra": self._extra() if self._extra is not None else None,
+                "optimizer": to_json(rest, "optimizer"),
+                "scheduler": to_json(self._scheduler and self._scheduler.state_dict(), "scheduler"),
+                "scaler": to_json(self._scaler and self._scaler.state_dict(), "scaler"),
+                "extra": to_json(self._extra() if self._extra is not None else None, "extra"),
             },
             self.fingerprint(),
         )

@@ -3,7 +3,7 @@
 ::
 
     torch.distributed.init_process_group("gloo", timeout=timedelta(minutes=5))
-    checkpointer = ShardedCheckpointer(store, run, epoch=…, site=…, every_steps=100, ranks=Ranks.join())
+    checkpointer = ShardedCheckpointer.from_environment()
     resumed = checkpointer.resume(adapter)
     with checkpointer:
         for step in range(resumed.step + 1 if resumed else 1, total + 1):
@@ -19,6 +19,7 @@ that another never enters.
 from __future__ import annotations
 
 import importlib
+import os
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
@@ -85,6 +86,25 @@ class ShardedCheckpointer(Checkpointer):
         self._compared = False
         #: A checkpoint was due while another was being written.
         self._owed = False
+
+    @classmethod
+    def from_environment(
+        cls, environ: Mapping[str, str] | None = None, *, ranks: Ranks | None = None
+    ) -> ShardedCheckpointer:
+        """The checkpointer of one rank of a job that a `TrainingBackend` started; ``torchrun`` is its command.
+
+        Args:
+            ranks: by default those of the default process group.
+
+        Raises:
+            EnvironmentIncomplete, ConfigError: see `Checkpointer.from_environment`.
+        """
+        # The composition root stands above this room; looked up by name, so the arrow still points down.
+        training = importlib.import_module("holdfast.engine.training").Training
+        of_job = ranks if ranks is not None else Ranks.join()
+        checkpointer = training.from_environment(os.environ if environ is None else environ, ranks=of_job).checkpointer
+        assert isinstance(checkpointer, cls)
+        return checkpointer
 
     # -- resume -------------------------------------------------------------------------------------------------
 
@@ -169,6 +189,22 @@ class ShardedCheckpointer(Checkpointer):
         replicated = self.ranks.from_leader(lambda: self._wait_for_replicas(manifest.step, replica_seconds))
         self._heartbeat.write(state="finishing", model_digest=manifest.model_digest, **self._facts())
         return Finished(manifest, replicated)
+
+    def require_permission(self, what: str) -> None:
+        """As `Checkpointer.require_permission`; rank 0 alone asks and publishes.
+
+        Raises:
+            CheckpointError: called at another rank.
+        """
+        if not self.ranks.leads:
+            raise CheckpointError(
+                "another rank than 0 is about to publish",
+                where=what,
+                expected="rank 0",
+                found=f"rank {self.ranks.rank}",
+                fix="Publish where `ranks.leads`",
+            )
+        super().require_permission(what)
 
     # -- how ----------------------------------------------------------------------------------------------------
 
@@ -263,10 +299,10 @@ class ShardedCheckpointer(Checkpointer):
         return copied
 
     def _hold(self, step: int, adapter: ShardedAdapter, *, seconds: float | None) -> bool:
-        """Save this step until it is durable at every rank; False: not in time, or its key is taken, or told to stop.
+        """Save this step until it is durable at every rank; False: not in time, or its key is taken.
 
         Args:
-            seconds: None: as long as it takes, unless asked to leave.
+            seconds: None: as long as it takes, unless asked to leave, which raises StopRequested.
         """
         saver = self._running()
         deadline = None if seconds is None else self._clock.monotonic() + seconds
@@ -276,8 +312,11 @@ class ShardedCheckpointer(Checkpointer):
             votes = self._ask(step, late=deadline is not None and self._clock.monotonic() >= deadline)
             if not votes.behind:
                 return True
-            if votes.taken or votes.late or (deadline is None and votes.stop):
+            if votes.taken or votes.late:
                 return False
+            if votes.stop and deadline is None:
+                # Not back to training: a save under way reads the tensors where they are.
+                self._leave(step, adapter)
             if not votes.busy:
                 if saver.wants_another:  # the last try failed
                     self._pause.wait(self._retry_seconds)

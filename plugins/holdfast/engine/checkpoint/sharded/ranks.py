@@ -41,11 +41,15 @@ class Ranks:
         Args:
             timeout_seconds: how long a rank may be late for a call. Longer than the slowest step and the slowest
                 checkpoint of one rank.
+
+        Raises:
+            RankLost: a rank did not come.
         """
         dist = _distributed()
         if not (dist.is_available() and dist.is_initialized()):
             return cls()
-        group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_seconds))
+        with _lost():
+            group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_seconds))
         return cls(dist.get_rank(), dist.get_world_size(), group)
 
     @property
