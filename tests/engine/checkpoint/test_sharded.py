@@ -213,6 +213,24 @@ def test_what_a_script_without_ranks_reads_is_the_whole_state(plain: tuple[Path,
     assert digests == saved[0]["state"]
 
 
+def test_an_ordinary_module_takes_the_whole_model_with_the_first_rank_s_statistics(
+    noisy: tuple[Path, Results], tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    from engine.checkpoint.sharded_worker import Run
+    from holdfast.engine.checkpoint.adapters.torch_sharded import whole_model
+
+    store, saved = noisy
+    model = whole_model(SavedShards(local_store("site-a", store), newest(store)))
+    save_file(model, tmp_path / "model.safetensors")
+    alone = Run("noisy", 0, 1)
+    alone.module.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    expected = {name: digest for name, digest in saved[0]["state"].items() if name.startswith("model.")}
+    assert {name: digest for name, digest in alone.digests().items() if name in expected} == expected
+    assert alone.statistics() == saved[0]["statistics"]
+
+
 def test_a_standby_gets_the_checkpoint_and_two_ranks_resume_there(launch: Launcher, tmp_path: Path) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     there.mkdir()

@@ -240,6 +240,15 @@ class ShardedTorchAdapter:
         return name
 
 
+def whole_model(saved: SavedShards) -> dict[str, Any]:
+    """The module's ``state_dict``, put together in this process: every rank's pieces, and rank 0's buffers.
+
+    Raises:
+        CheckpointUnreadable: a blob is damaged.
+    """
+    return {**saved.whole("model."), **tensors_of(saved.own(STATISTICS, 0), where=STATISTICS)}
+
+
 def _groups(saved: list[dict[str, Any]], now: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ours, theirs = ([group["params"] for group in groups] for groups in (now, saved))
     if ours != theirs:

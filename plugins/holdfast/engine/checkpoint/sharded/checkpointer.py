@@ -11,7 +11,7 @@
             checkpointer.step(step, adapter, loss=loss)
         last = checkpointer.finish(adapter)
 
-Only rank 0 asks the guard, keeps the heartbeat, replicates and writes manifests. At each step the ranks exchange six
+Only rank 0 asks the guard, keeps the heartbeat, replicates and writes manifests. At each step the ranks exchange nine
 numbers, so that what follows (save, stop, end with an error) is the same at all of them and none waits in a collective
 that another never enters.
 """
