@@ -13,7 +13,8 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,7 @@ from holdfast.engine.checkpoint.interval import FailureRate
 from holdfast.engine.checkpoint.outcome import Finished
 from holdfast.engine.checkpoint.pacing import IntervalPolicy
 from holdfast.engine.checkpoint.retention import KeepPolicy
+from holdfast.engine.checkpoint.sharded import Ranks, ShardedCheckpointer
 from holdfast.engine.config import Topology, TrainingJob
 from holdfast.engine.objectstore import ObjectStore, local_store
 from holdfast.engine.replication import ResidencyRefused, check_hop, replicate, residency_for
@@ -101,8 +103,11 @@ class Training:
     refused: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Training:
+    def from_environment(cls, environ: Mapping[str, str] = os.environ, *, ranks: Ranks | None = None) -> Training:
         """Open everything the environment contract names.
+
+        Args:
+            ranks: of a distributed job, whose checkpointer is then a `ShardedCheckpointer`; every rank calls this.
 
         Raises:
             EnvironmentIncomplete, ConfigError, UnknownName: something is missing or wrong; nothing was started.
@@ -110,20 +115,26 @@ class Training:
             StoreUnavailable: the site's own bucket does not answer.
         """
         environment = TrainingEnvironment.read(environ)
-        return cls.open(environment, Runtime.from_environment(environ=environ))
+        return cls.open(environment, Runtime.from_environment(environ=environ), ranks=ranks)
 
     @classmethod
-    def open(cls, environment: TrainingEnvironment, runtime: Runtime) -> Training:
+    def open(cls, environment: TrainingEnvironment, runtime: Runtime, *, ranks: Ranks | None = None) -> Training:
         topology = runtime.topology
         job = topology.job(environment.job)
         check_hop(job.dataset, residency_for(topology, job.dataset), environment.site, topology.sites)
         data_store = runtime.store(environment.site)
+        if ranks is not None and environment.dataset_snapshot is None:
+            # The newest may be another one by the time the last rank looks.
+            newest = ranks.from_leader(lambda: _data_record(data_store, job.dataset, environment).snapshot_id)
+            environment = replace(environment, dataset_snapshot=newest)
         record = _data_record(data_store, job.dataset, environment)
+        leads = ranks is None or ranks.leads
         steps = environment.steps or job.steps
         reference = environment.scratch is not None
         store = _scratch(environment.scratch) if environment.scratch is not None else data_store
         standbys, refused = ((), {}) if reference else _standbys(topology, environment)
-        checkpointer = Checkpointer(
+        make = Checkpointer if ranks is None else partial(ShardedCheckpointer, ranks=ranks)
+        checkpointer = make(
             store,
             environment.run,
             epoch=environment.epoch,
@@ -131,14 +142,14 @@ class Training:
             total_steps=steps,
             every_steps=job.checkpoint_every_steps,
             interval=_interval(job, topology.site(environment.site).egress_cost_per_gib),
-            retention=None if reference else _retention(job),
+            retention=None if reference or not leads else _retention(job),
             compression=Compression(job.checkpoint_compression.policy, job.checkpoint_compression.level),
-            guard=AlwaysGranted() if reference else _guard(runtime, environment),
-            replicas=runtime.stores(standbys),
+            guard=AlwaysGranted() if reference or not leads else _guard(runtime, environment),
+            replicas=runtime.stores(standbys) if leads else {},
             dataset_snapshot=record.snapshot_id,
             clock=runtime.clock,
             fingerprint=environment_fingerprint(("numpy", "pyarrow")),
-            heartbeat=_heartbeat(environment, data_store),
+            heartbeat=_heartbeat(environment, data_store) if leads else None,
             heartbeat_seconds=1.0 if environment.heartbeat_key is None else _OBJECT_HEARTBEAT_SECONDS,
             notes={"job": environment.job, "group": environment.group, "refused_standbys": refused},
         )
@@ -155,10 +166,11 @@ class Training:
         """Publish the finished model as a snapshot of the job's model and bring it to the standby sites.
 
         A standby that does not answer is left to the replication DAG, and one whose jurisdiction the model may not lie
-        in is refused it; the heartbeat says so.
+        in is refused it; the heartbeat says so. In a distributed job rank 0 calls it.
 
         Raises:
             Fenced: the epoch is over; nothing was published.
+            CheckpointError: called at another rank than 0.
         """
         self.checkpointer.require_permission(f"model {self.job.model}")
         manifest = finished.manifest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from engine.checkpoint.worlds import write
 from holdfast.engine.checkpoint import Checkpointer, CheckpointUnreadable, TrainingState, elect, load_state
 from holdfast.engine.checkpoint.format import blob_key
 from holdfast.engine.checkpoint.restore import spare_memory_bytes, take
-from holdfast.engine.checkpoint.verify import KeptBlobs
+from holdfast.engine.checkpoint.verify import KeptBlobs, damage
 from holdfast.engine.objectstore import OVERWRITE, ObjectReader, ObjectStore, memory_store
 from holdfast.engine.objectstore._decorator import StoreDecorator
 
@@ -72,7 +73,7 @@ def test_every_byte_is_read_once_within_the_memory_allowed(
 def test_a_blob_used_twice_is_read_and_verified_again() -> None:
     store = saved()
     kept = KeptBlobs(10_000)
-    found = elect(store, "run", epoch=1, kept=kept).manifest
+    found = elect(store, "run", epoch=1, damage_of=partial(damage, kept=kept)).manifest
     assert found is not None
     blobs = load_state(store, found, kept=kept).blobs
     assert blobs["small.bin"] == b"small"
@@ -88,7 +89,7 @@ def test_nothing_of_a_checkpoint_that_is_passed_over_is_used_or_kept() -> None:
     victim = sorted(second.blobs)[-1]
     store.put(blob_key("run", second.blobs[victim].digest), b"damage", mode=OVERWRITE)
     kept = KeptBlobs(1_000)
-    elected = elect(store, "run", epoch=1, kept=kept).manifest
+    elected = elect(store, "run", epoch=1, damage_of=partial(damage, kept=kept)).manifest
     assert elected is not None
     assert elected.step == 1
     assert all(kept.take(blob) is None for name, blob in second.blobs.items() if blob not in first.blobs.values())

@@ -24,6 +24,7 @@ from holdfast.engine.checkpoint import (
     fork_run,
 )
 from holdfast.engine.checkpoint.environment import TrainingEnvironment
+from holdfast.engine.checkpoint.sharded import Ranks, ShardedCheckpointer
 from holdfast.engine.config import EnvironmentConnections, Topology, TrainingJob
 from holdfast.engine.objectstore import ObjectStore, memory_store
 from holdfast.engine.replication import ResidencyRefused, replicate
@@ -31,6 +32,18 @@ from holdfast.engine.runtime import Runtime
 from holdfast.engine.snapshot import begin_epoch, latest, new_fork, take_and_publish, verify
 from holdfast.engine.training import LeaseGuard, Training
 from holdfast.errors import ConfigError
+
+
+class OneOfTwo(Ranks):
+    """A rank of two whose leader says what the test says."""
+
+    def __init__(self, rank: int, leader_says: Any = None) -> None:
+        super().__init__(rank, 2, group="none")
+        self.leader_says = leader_says
+
+    def exchange(self, value: Any) -> list[Any]:
+        return [value if self.leads else {"value": self.leader_says}, value]
+
 
 ENVIRONMENT = TrainingEnvironment(run="run", epoch=1, site="site-a", group="risk", job="forecast")
 
@@ -323,3 +336,36 @@ def test_an_incomplete_environment_names_everything_that_is_wrong() -> None:
     for name in ("HOLDFAST_EPOCH", "HOLDFAST_STEPS", "HOLDFAST_SITE", "HOLDFAST_GROUP", "HOLDFAST_JOB"):
         assert name in str(refused.value)
     assert refused.value.exit_code == 2
+
+
+def test_of_the_ranks_only_the_first_asks_the_authority_and_replicates(world: World, tmp_path: Path) -> None:
+    environment = replace(ENVIRONMENT, heartbeat=tmp_path / "heartbeat.json")
+    leader = Training.open(environment, world, ranks=OneOfTwo(0))
+    assert isinstance(leader.checkpointer, ShardedCheckpointer)
+    assert isinstance(leader.checkpointer.guard, LeaseGuard)
+    assert leader.checkpointer.standbys == set(leader.standbys) != set()
+    leader.checkpointer.guard.close()
+    world.register.set(2, "site-b")  # a follower would be fenced, were it to ask
+    follower = Training.open(environment, world, ranks=OneOfTwo(1, world.data.snapshot_id)).checkpointer
+    assert follower.guard.permission() is Permission.GRANTED
+    assert follower.standbys == set()
+    assert follower._heartbeat.path is None
+
+
+def test_every_rank_trains_on_the_snapshot_that_the_first_found(world: World) -> None:
+    first = world.data.snapshot_id
+    world.memory["site-a"].put("data/market/more.parquet", world.memory["site-a"].get("data/market/part.parquet"))
+    world.clock.advance(1)
+    take_and_publish(world.memory["site-a"], dataset="market", path="market", epoch=1, site="site-a", clock=world.clock)
+    follower = Training.open(ENVIRONMENT, world, ranks=OneOfTwo(1, first))
+    assert follower.data_record.snapshot_id == first
+    alone = Training.open(ENVIRONMENT, world)
+    assert alone.data_record.snapshot_id != first
+    alone.checkpointer.guard.close()  # type: ignore[attr-defined]
+
+
+def test_another_rank_than_the_first_publishes_nothing(world: World) -> None:
+    follower = Training.open(ENVIRONMENT, world, ranks=OneOfTwo(1, world.data.snapshot_id))
+    with pytest.raises(CheckpointError, match="another rank than 0"):
+        follower.publish_model({"model.bin": b"model"}, None)  # type: ignore[arg-type]
+    assert latest(world.memory["site-a"], "model", epoch=1) is None

@@ -79,6 +79,11 @@ class AfterCommit:
             for name, target in standbys.items()
         }
 
+    @property
+    def standbys(self) -> frozenset[str]:
+        """The sites that get every checkpoint."""
+        return frozenset(self._replicators)
+
     def start(self, parent: CheckpointManifest | None) -> None:
         """``parent``: what this epoch goes on from; it must survive this site as well."""
         for replicator in self._replicators.values():

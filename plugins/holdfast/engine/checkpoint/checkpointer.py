@@ -22,6 +22,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -33,7 +34,7 @@ from holdfast.engine.checkpoint.commit import require_permission
 from holdfast.engine.checkpoint.compression import BlobEncoder, Compression
 from holdfast.engine.checkpoint.elect import Election, elect
 from holdfast.engine.checkpoint.errors import CheckpointError, Fenced, StopRequested
-from holdfast.engine.checkpoint.facts import checkpoint_facts
+from holdfast.engine.checkpoint.facts import checkpoint_facts, resume_facts
 from holdfast.engine.checkpoint.fingerprint import environment_fingerprint
 from holdfast.engine.checkpoint.format import CheckpointManifest
 from holdfast.engine.checkpoint.guard import AlwaysGranted, Permission, WriteGuard
@@ -41,10 +42,10 @@ from holdfast.engine.checkpoint.heartbeat import Heartbeat, HeartbeatObject, sta
 from holdfast.engine.checkpoint.housekeeping import Retention
 from holdfast.engine.checkpoint.live import LiveAdapter
 from holdfast.engine.checkpoint.outcome import Finished, Resumed
-from holdfast.engine.checkpoint.pacing import IntervalPolicy, Pace
+from holdfast.engine.checkpoint.pacing import IntervalPolicy, Pace, check_interval
 from holdfast.engine.checkpoint.restore import load_state, spare_memory_bytes
 from holdfast.engine.checkpoint.state import Adapter, TrainingState
-from holdfast.engine.checkpoint.verify import KeptBlobs
+from holdfast.engine.checkpoint.verify import KeptBlobs, damage
 from holdfast.engine.checkpoint.writer import Capture, CheckpointWriter, Origin
 from holdfast.engine.objectstore.interface import ObjectStore
 
@@ -109,7 +110,7 @@ class Checkpointer:
         clock: Clock | None = None,
         notes: Mapping[str, Any] | None = None,
     ) -> None:
-        _check_interval(every_steps, every_seconds, interval)
+        check_interval(every_steps, every_seconds, interval)
         self.store = store
         self.run = run
         self.epoch = epoch
@@ -202,7 +203,14 @@ class Checkpointer:
         extra = fingerprint if fingerprint is not None else _fingerprint_of(adapter)
         kept = KeptBlobs(spare_memory_bytes() if self._memory_bytes is None else self._memory_bytes)
         known = {**self.fingerprint, **extra}
-        election = elect(self.store, self.run, epoch=self.epoch, site=self.site, fingerprint=known, kept=kept)
+        election = elect(
+            self.store,
+            self.run,
+            epoch=self.epoch,
+            site=self.site,
+            fingerprint=known,
+            damage_of=partial(damage, kept=kept),
+        )
         if election.manifest is None:
             self._note_resume(election)
             return None
@@ -216,33 +224,18 @@ class Checkpointer:
         return Resumed(election.step, state, election.manifest, election.resume, election.passed_over)
 
     def _note_resume(self, election: Election) -> None:
-        found = election.manifest
-        self._heartbeat.write(
-            step=election.step,
-            resumed={
-                "step": election.step,
-                "resume": election.resume,
-                "manifest": election.digest,
-                "from_epoch": found.epoch if found else None,
-                "from_site": found.site if found else None,
-                "differences": list(election.differences),
-                "passed_over": [asdict(one) for one in election.passed_over],
-            },
-        )
+        self._heartbeat.write(step=election.step, resumed=resume_facts(election))
+
+    @property
+    def standbys(self) -> frozenset[str]:
+        """The sites this process replicates to."""
+        return self._after.standbys
 
     # -- life ---------------------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
-        origin = Origin(self.run, self.epoch, self.site, self._dataset_snapshot, self.fingerprint)
-        self._writer = CheckpointWriter(
-            self.store,
-            origin,
-            guard=self.guard,
-            clock=self._clock,
-            parent=self._parent,
-            committed=self._committed,
-            retry_seconds=self._retry_seconds,
-            encoder=self._encoder,
+        self._writer = self._new_writer(
+            Origin(self.run, self.epoch, self.site, self._dataset_snapshot, self.fingerprint)
         )
         self._live = LiveCapturer(
             self.mode,
@@ -262,6 +255,18 @@ class Checkpointer:
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._asked_to_stop) for number in (signal.SIGTERM,)}
         return self
+
+    def _new_writer(self, origin: Origin) -> CheckpointWriter:
+        return CheckpointWriter(
+            self.store,
+            origin,
+            guard=self.guard,
+            clock=self._clock,
+            parent=self._parent,
+            committed=self._committed,
+            retry_seconds=self._retry_seconds,
+            encoder=self._encoder,
+        )
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -301,10 +306,7 @@ class Checkpointer:
             CheckpointFailed: the site's store refuses for a reason that waiting does not cure.
         """
         writer = self._ready()
-        self._last_step, self._last_step_at = step, self._clock.now()
-        self._stepped_at = self._clock.monotonic()
-        if self._pace is not None:
-            self._pace.stepped(step, self._stepped_at)
+        self._stepped(step)
         stopping = self._stop.is_set()
         due = self._is_due(step) or writer.wants_another
         if taken := (due or stopping or self._heartbeat.checkpoint_requested()):
@@ -314,7 +316,13 @@ class Checkpointer:
             self._count_stall()
         elif isinstance(state, LiveAdapter):
             self._warm(state)
-        self._heartbeat.note(step=step, loss=loss, state="training", step_at=stamp(self._last_step_at), **self._facts())
+        self._heartbeat.note(
+            step=step,
+            loss=loss,
+            state="training",
+            step_at=stamp(self._last_step_at or self._clock.now()),
+            **self._facts(),
+        )
         if stopping:
             self.before_update()
             durable = writer.wait(step, STOP_SAVE_SECONDS)
@@ -387,6 +395,12 @@ class Checkpointer:
             require_permission(self.guard, where=self.run, epoch=self.epoch)
         return writer
 
+    def _stepped(self, step: int) -> None:
+        self._last_step, self._last_step_at = step, self._clock.now()
+        self._stepped_at = self._clock.monotonic()
+        if self._pace is not None:
+            self._pace.stepped(step, self._stepped_at)
+
     def _is_due(self, step: int) -> bool:
         if self.every_steps is not None and step % self.every_steps == 0:
             return True
@@ -448,6 +462,10 @@ class Checkpointer:
         self._pace.stalled(stalled)
         self._pace.resumed(now)
 
+    def _tell(self, step: int, loss: float | None) -> None:
+        at = stamp(self._last_step_at or self._clock.now())
+        self._heartbeat.note(step=step, loss=loss, state="training", step_at=at, **self._facts())
+
     def _durable_step(self) -> int:
         last = self._writer.last if self._writer else self._parent
         return last.step if last else 0
@@ -466,19 +484,6 @@ class Checkpointer:
             },
             "permission": str(self.guard.permission()),
         }
-
-
-def _check_interval(every_steps: int | None, every_seconds: float | None, interval: IntervalPolicy | None) -> None:
-    if every_steps is None and every_seconds is None and interval is None:
-        wrong = ("every_steps, every_seconds, interval", "one of them", "none")
-    elif every_steps is not None and every_steps < 1:
-        wrong = ("every_steps", "1 or more", str(every_steps))
-    elif every_seconds is not None and not every_seconds > 0:
-        wrong = ("every_seconds", "more than 0", str(every_seconds))
-    else:
-        return
-    where, expected, found = wrong
-    raise CheckpointError("there is no checkpoint interval", where=where, expected=expected, found=found)
 
 
 def _fingerprint_of(adapter: Adapter | LiveAdapter | None) -> Mapping[str, str]:

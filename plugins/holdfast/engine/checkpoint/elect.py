@@ -15,7 +15,7 @@ from holdfast.engine.checkpoint.format import (
     parse_manifest_key,
     run_root,
 )
-from holdfast.engine.checkpoint.verify import KeptBlobs, damage
+from holdfast.engine.checkpoint.verify import damage
 from holdfast.engine.objectstore.errors import ObjectNotFound
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.snapshot.lineage import EpochFork, require_fork
@@ -23,6 +23,8 @@ from holdfast.engine.snapshot.lineage import EpochFork, require_fork
 Resume = Literal["bitwise", "numerically equivalent", "from the start"]
 #: None, or why residency forbids a checkpoint where it would be resumed.
 Allowed = Callable[[CheckpointManifest], str | None]
+#: None, or what is wrong with a checkpoint's blobs in this store.
+DamageOf = Callable[[ObjectStore, CheckpointManifest], str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ def elect(
     fingerprint: Mapping[str, str] | None = None,
     site: str | None = None,
     allowed: Allowed | None = None,
-    kept: KeptBlobs | None = None,
+    damage_of: DamageOf | None = None,
 ) -> Election:
     """Choose the checkpoint to resume from at this site.
 
@@ -82,19 +84,18 @@ def elect(
         site: this site's name. With it, what was written at another site needs this site's receipt: without one
             nobody ever read it back here. None: the bytes read now are all that is asked for.
         allowed: None or the reason why residency forbids a checkpoint here. None: everything is allowed.
-        kept: gets the contents of the elected checkpoint's blobs, for `load_state`.
+        damage_of: who reads a checkpoint's blobs; by default this process, `damage`; it may keep them for `load_state`.
 
     Raises:
         EpochUnknownHere: epoch > 1 and this bucket has no fork record of it; nothing is selectable.
         StoreUnavailable: the bucket does not answer.
         ConfigError: a blob is encoded, and what decodes it is not installed here; nothing older is elected instead.
     """
+    damage_of = damage_of or damage
     fork = require_fork(store, run_root(run), epoch)
     passed: list[PassedOver] = []
     for located in lineage(store, run, epoch=epoch, fork=fork, passed=passed):
-        against = refusal(store, located.manifest, site=site, allowed=allowed) or damage(
-            store, located.manifest, kept=kept
-        )
+        against = refusal(store, located.manifest, site=site, allowed=allowed) or damage_of(store, located.manifest)
         if against is None:
             found = located.manifest
             unlike = differences(found.fingerprint, fingerprint) if fingerprint is not None else ()

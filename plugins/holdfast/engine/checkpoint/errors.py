@@ -49,3 +49,7 @@ class StateTooLarge(CheckpointError):
 
 class TornState(CheckpointError):
     """The state changed while it was copied: the save mode does not fit this training loop."""
+
+
+class RankLost(CheckpointError):
+    """A rank of a distributed job is gone or did not come in time; the job has to be started again."""

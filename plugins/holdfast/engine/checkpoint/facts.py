@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
+from holdfast.engine.checkpoint.elect import Election
 from holdfast.engine.checkpoint.format import CheckpointManifest
 from holdfast.engine.checkpoint.heartbeat import stamp
 from holdfast.engine.checkpoint.replicator import ReplicaStatus
@@ -43,4 +45,18 @@ def replica_facts(seen: ReplicaStatus, *, trained_step: int, trained_at: datetim
         "seconds": seen.seconds,
         "error": seen.error,
         "work_at_risk": {"steps": behind, "seconds": seconds},
+    }
+
+
+def resume_facts(election: Election) -> dict[str, Any]:
+    """What this process goes on from, and what it passed over."""
+    found = election.manifest
+    return {
+        "step": election.step,
+        "resume": election.resume,
+        "manifest": election.digest,
+        "from_epoch": found.epoch if found else None,
+        "from_site": found.site if found else None,
+        "differences": list(election.differences),
+        "passed_over": [asdict(one) for one in election.passed_over],
     }

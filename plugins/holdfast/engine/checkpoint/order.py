@@ -197,6 +197,11 @@ def sample_key(seed: int, epoch: int, index: int) -> int:
     return _digest("sample", seed, epoch, index) >> 128
 
 
+def rank_key(seed: int, step: int, rank: int) -> int:
+    """128 bits for a rank that goes on after ``step`` in a world the generators were not saved for."""
+    return _digest("rank", seed, step, rank) >> 128
+
+
 def sample_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
     """A generator for the augmentation of one sample in one epoch, whichever process asks for it.
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Any
 
+from holdfast.engine.checkpoint.errors import CheckpointError
 from holdfast.engine.checkpoint.interval import FailureRate, IntervalPlan, SaveCosts, plan_interval
 
 #: Steps whose median is the step's length: long enough to pass over a slow one, short enough to follow a change.
@@ -33,6 +34,20 @@ class IntervalPolicy:
     minimum_seconds: float = 0.0
     egress_price_per_gib: float = 0.0
     egress_budget_per_hour: float | None = None
+
+
+def check_interval(every_steps: int | None, every_seconds: float | None, interval: IntervalPolicy | None) -> None:
+    """Raises CheckpointError: nothing says when to save, or one of the intervals is none."""
+    if every_steps is None and every_seconds is None and interval is None:
+        wrong = ("every_steps, every_seconds, interval", "one of them", "none")
+    elif every_steps is not None and every_steps < 1:
+        wrong = ("every_steps", "1 or more", str(every_steps))
+    elif every_seconds is not None and not every_seconds > 0:
+        wrong = ("every_seconds", "more than 0", str(every_seconds))
+    else:
+        return
+    where, expected, found = wrong
+    raise CheckpointError("there is no checkpoint interval", where=where, expected=expected, found=found)
 
 
 class Pace:

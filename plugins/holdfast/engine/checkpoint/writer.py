@@ -282,7 +282,10 @@ class CheckpointWriter:
             self._condition.notify_all()
 
     def _manifest(self, capture: Capture, blobs: dict[str, BlobRef]) -> CheckpointManifest:
-        state, origin, parent = capture.state, self._origin, self.last
+        return self._manifest_of(capture, capture.state, blobs)
+
+    def _manifest_of(self, capture: Capture, state: TrainingState, blobs: dict[str, BlobRef]) -> CheckpointManifest:
+        origin, parent = self._origin, self.last
         model = model_digest(blobs, state.model)
         warnings: tuple[str, ...] = ()
         if parent is not None and parent.model_digest == model and capture.step > parent.step:

@@ -9,10 +9,15 @@ from __future__ import annotations
 
 import importlib
 import json
-import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from holdfast.engine.checkpoint.adapters.torch_generators import (
+    other_states,
+    set_other_states,
+    set_torch_states,
+    torch_states,
+)
 from holdfast.engine.checkpoint.adapters.torch_tensors import (
     TorchCopier,
     blob_of,
@@ -73,13 +78,12 @@ class TorchAdapter:
         ]
         rest = {
             "optimizer": optimizer_rest,
-            "python": random.getstate(),
-            "numpy": _numpy_state(),
+            **other_states(),
             "scheduler": self._scheduler.state_dict() if self._scheduler is not None else None,
             "scaler": self._scaler.state_dict() if self._scaler is not None else None,
             "extra": self._extra() if self._extra is not None else None,
         }
-        blobs = {GENERATORS_BLOB: blob_of(self._generator_states()), REST_BLOB: _to_json(rest)}
+        blobs = {GENERATORS_BLOB: blob_of(torch_states(self._generators)), REST_BLOB: _to_json(rest)}
         return LiveState(tuple(groups), TrainingState(blobs, {}, (), fingerprint()))
 
     def state(self) -> TrainingState:
@@ -120,10 +124,8 @@ class TorchAdapter:
             self._scaler.load_state_dict(rest["scaler"])
         if self._load_extra is not None:
             self._load_extra(rest["extra"])
-        self._set_generators(tensors_of(take(blobs, GENERATORS_BLOB), where=GENERATORS_BLOB))
-        version, internal, gauss = rest["python"]
-        random.setstate((version, tuple(internal), gauss))
-        _set_numpy_state(rest["numpy"])
+        set_torch_states(tensors_of(take(blobs, GENERATORS_BLOB), where=GENERATORS_BLOB), self._generators)
+        set_other_states(rest)
 
     def _model_tensors(self) -> tuple[list[LiveTensor], list[LiveTensor], list[LiveTensor]]:
         """Trained, frozen, and statistics (buffers, which a forward pass may change)."""
@@ -145,22 +147,6 @@ class TorchAdapter:
             else:
                 (trained if tensor.requires_grad else frozen).append(live_tensor(name, tensor))
         return trained, frozen, statistics
-
-    def _generator_states(self) -> dict[str, Any]:
-        torch = _import("torch")
-        states = {"cpu": torch.get_rng_state()}
-        if torch.cuda.is_available() and torch.cuda.is_initialized():
-            states |= {f"cuda.{index}": one for index, one in enumerate(torch.cuda.get_rng_state_all())}
-        return states | {f"own.{name}": generator.get_state() for name, generator in self._generators.items()}
-
-    def _set_generators(self, states: Mapping[str, Any]) -> None:
-        torch = _import("torch")
-        for name, generator in self._generators.items():
-            generator.set_state(states[f"own.{name}"])
-        cuda = [states[f"cuda.{index}"] for index in range(sum(name.startswith("cuda.") for name in states))]
-        if cuda and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(cuda)
-        torch.set_rng_state(states["cpu"])
 
 
 def fingerprint() -> dict[str, str]:
@@ -206,23 +192,6 @@ def _join(tensors: Mapping[str, Any], rest: Mapping[str, Any], like: list[dict[s
         for group, now in zip(rest["param_groups"], like, strict=True)
     ]
     return {"state": state, "param_groups": groups}
-
-
-def _numpy_state() -> list[Any] | None:
-    try:
-        import numpy as np
-    except ImportError:
-        return None
-    name, keys, position, has_gauss, cached = np.random.get_state()
-    return [name, [int(key) for key in keys], int(position), int(has_gauss), float(cached)]
-
-
-def _set_numpy_state(state: list[Any] | None) -> None:
-    if state is not None:
-        import numpy as np
-
-        name, keys, position, has_gauss, cached = state
-        np.random.set_state((name, np.asarray(keys, dtype=np.uint32), position, has_gauss, cached))
 
 
 def _to_json(rest: Mapping[str, Any]) -> bytes:

@@ -54,6 +54,11 @@ def live_tensor(name: str, tensor: Any, *, volatile: bool = False) -> LiveTensor
     return LiveTensor(_spec(name, dtype, tensor.shape), tensor, volatile)
 
 
+def dtype_of(name: str) -> Any:
+    """PyTorch's type of the layout's name, a key of `ITEM_BYTES`."""
+    return getattr(_torch(), _TYPES[name])
+
+
 @functools.cache
 def _names() -> dict[Any, str]:
     return {getattr(_torch(), value): key for key, value in _TYPES.items()}
@@ -141,7 +146,7 @@ def copy_into(tensors: Mapping[str, Any], blobs: Mapping[str, bytes], prefix: st
 
 def _view(spec: TensorSpec, slot: memoryview) -> Any:
     torch = _torch()
-    dtype = getattr(torch, _TYPES[spec.dtype])
+    dtype = dtype_of(spec.dtype)
     if spec.size_bytes == 0:
         return torch.empty(spec.shape, dtype=dtype)
     return torch.frombuffer(slot, dtype=dtype).reshape(spec.shape)
