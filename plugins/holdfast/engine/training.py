@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from holdfast.engine.authority.lease import Lease
+from holdfast.engine.checkpoint.capturing import SaveMode
 from holdfast.engine.checkpoint.checkpointer import Checkpointer
 from holdfast.engine.checkpoint.environment import TrainingEnvironment
 from holdfast.engine.checkpoint.errors import CheckpointError
@@ -96,8 +97,19 @@ class Training:
     refused: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Training:
+    def from_environment(
+        cls,
+        environ: Mapping[str, str] = os.environ,
+        *,
+        mode: SaveMode | str = SaveMode.COPY,
+        fingerprint: Mapping[str, str] | None = None,
+    ) -> Training:
         """Open everything the environment contract names.
+
+        Args:
+            mode: how long training waits for a save; see `Checkpointer`.
+            fingerprint: what the numbers depend on beyond the environment, e.g. the precision. A run that goes on with
+                another value is *numerically equivalent*, and the difference is named.
 
         Raises:
             EnvironmentIncomplete, ConfigError, UnknownName: something is missing or wrong; nothing was started.
@@ -105,10 +117,18 @@ class Training:
             StoreUnavailable: the site's own bucket does not answer.
         """
         environment = TrainingEnvironment.read(environ)
-        return cls.open(environment, Runtime.from_environment(environ=environ))
+        return cls.open(environment, Runtime.from_environment(environ=environ), mode=mode, fingerprint=fingerprint)
 
     @classmethod
-    def open(cls, environment: TrainingEnvironment, runtime: Runtime) -> Training:
+    def open(
+        cls,
+        environment: TrainingEnvironment,
+        runtime: Runtime,
+        *,
+        mode: SaveMode | str = SaveMode.COPY,
+        fingerprint: Mapping[str, str] | None = None,
+    ) -> Training:
+        """As `from_environment`, over what is open already."""
         topology = runtime.topology
         job = topology.job(environment.job)
         check_hop(job.dataset, residency_for(topology, job.dataset), environment.site, topology.sites)
@@ -125,11 +145,12 @@ class Training:
             site=environment.site,
             total_steps=steps,
             every_steps=job.checkpoint_every_steps,
+            mode=mode,
             guard=AlwaysGranted() if reference else _guard(runtime, environment),
             replicas=runtime.stores(standbys),
             dataset_snapshot=record.snapshot_id,
             clock=runtime.clock,
-            fingerprint=environment_fingerprint(("numpy", "pyarrow")),
+            fingerprint={**environment_fingerprint(("numpy", "pyarrow")), **(fingerprint or {})},
             heartbeat=_heartbeat(environment, data_store),
             heartbeat_seconds=1.0 if environment.heartbeat_key is None else _OBJECT_HEARTBEAT_SECONDS,
             notes={"job": environment.job, "group": environment.group, "refused_standbys": refused},
@@ -138,6 +159,10 @@ class Training:
         return cls(
             environment, runtime, job, steps, step_seconds, store, data_store, checkpointer, record, standbys, refused
         )
+
+    @property
+    def seed(self) -> int:
+        return self.job.seed
 
     def dataset(self) -> pa.Table:
         """The dataset's snapshot as a table, every byte checked. Raises ObjectDamaged."""
