@@ -33,7 +33,8 @@ class LocalTraining:
     """One training process in a folder.
 
     Args:
-        folder: ``checkpoints/``, ``model/`` and ``heartbeat.json`` lie in it. Its lock is held until the process ends.
+        folder: ``checkpoints/``, ``model/`` and ``heartbeat.json`` lie in it. Its lock is held until `close`, or the
+            process's end.
         step_seconds: at least this long per step.
     """
 
@@ -70,9 +71,8 @@ class LocalTraining:
         Raises:
             ConfigError: no Parquet lies in ``data``, or another process trains in ``folder``.
         """
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = _locked(folder / LOCK)
         table, digest = _read(data)
+        folder.mkdir(parents=True, exist_ok=True)
         checkpointer = Checkpointer(
             open_local(folder / CHECKPOINTS),
             "local",
@@ -85,7 +85,7 @@ class LocalTraining:
             heartbeat=folder / HEARTBEAT,
             clock=clock,
         )
-        return cls(folder, checkpointer, steps, seed, step_seconds, table, lock)
+        return cls(folder, checkpointer, steps, seed, step_seconds, table, _locked(folder / LOCK))
 
     def dataset(self) -> pa.Table:
         """All files as one table, in path order."""
@@ -102,6 +102,10 @@ class LocalTraining:
             new.replace(path)
         self.checkpointer.note(published={"folder": str(target), "model_digest": finished.manifest.model_digest})
         return target
+
+    def close(self) -> None:
+        """Let another process, or this one, train in the folder."""
+        os.close(self._lock)
 
 
 def _locked(path: Path) -> int:
