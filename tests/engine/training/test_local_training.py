@@ -11,12 +11,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
-from engine.training.killing import EXAMPLES, trained
+from engine.training.killing import EXAMPLES, REPOSITORY, trained
+from engine.training.manual import as_the_manual_says
 from holdfast.engine.checkpoint import CheckpointError, TrainingState, elect
 from holdfast.engine.local_training import LocalTraining
 from holdfast.engine.objectstore import local_store
 from holdfast.errors import ConfigError
+
+TRANSFORMER = "volatility-transformer"
 
 
 def parquet(path: Path, **columns: list[float]) -> None:
@@ -155,3 +159,11 @@ def test_trees_with_plain_python_killed_twice_are_those_nobody_disturbed(tmp_pat
     assert ends[0].manifest is not None
     assert ends[1].manifest is not None
     assert ends[0].manifest.blobs == ends[1].manifest.blobs
+
+
+def test_no_group_of_the_example_topology_trains_it_because_the_demo_does_without_torch() -> None:
+    topology = yaml.safe_load((REPOSITORY / "include" / "holdfast.yaml").read_text())
+    assert TRANSFORMER in topology["training"]
+    assert [group["training"] for group in topology["groups"].values()] == [["volatility"]]
+    as_the_manual_says(topology)
+    assert topology["groups"]["market-risk"]["training"] == ["volatility", TRANSFORMER]
