@@ -1,4 +1,4 @@
-"""The example transformer as a job of a group: started by the command, killed, found, and the plain run's bytes."""
+"""The example transformer as a job of a group: killed, or its cloud lost, it ends with the plain run's bytes."""
 
 from __future__ import annotations
 
@@ -24,13 +24,15 @@ from holdfast.engine.pipeline import publish_dataset
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.snapshot import latest, open_snapshot
 from holdfast.sandbox import Sandbox
+from holdfast.sandbox.scene import set_scene
 
-pytestmark = [pytest.mark.torch, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.torch, pytest.mark.sandbox, pytest.mark.timeout(600)]
 pytest.importorskip("torch")
 pytest.importorskip("arch")
 
 AWS, GCP = "aws-eu-west-1", "gcp-europe-west1"
 JOB, STEPS = "volatility-transformer", 80
+PROGRAM = "from holdfast.cli.main import main; main()"
 
 
 class World:
@@ -65,7 +67,7 @@ class World:
         self.backend = self.runtime.backend(AWS)
 
     def holdfast(self, *words: str) -> Any:
-        command = [sys.executable, "-c", "from holdfast.cli.main import main; main()", "train", *words, "--json"]
+        command = [sys.executable, "-c", PROGRAM, "train", *words, "--json"]
         done = subprocess.run(command, env=self.environ, capture_output=True, text=True, timeout=240, check=False)
         assert done.returncode == 0, done.stderr + self.log()
         return json.loads(done.stdout)
@@ -140,3 +142,53 @@ def test_a_group_that_names_the_job_trains_it_through_two_kills_to_the_plain_run
     assert found["model_digest"] in trained("volatility_transformer.py", *plain)
     for name in ("model.safetensors", "features.json"):
         assert published.read(name) == (tmp_path / "plain" / "model" / name).read_bytes()
+
+
+@pytest.mark.alone
+@pytest.mark.timeout(900)
+def test_a_drill_takes_it_to_another_cloud_where_it_ends_as_the_plain_run_does(tmp_path: Path) -> None:
+    for name in ("training", "expectations"):
+        (tmp_path / name).symlink_to(EXAMPLES.parent / name)
+    topology = yaml.safe_load((EXAMPLES.parent / "holdfast.yaml").read_text())
+    as_the_manual_says(topology)
+    (tmp_path / "topology.yaml").write_text(yaml.safe_dump(topology))
+    box = Sandbox(tmp_path / "state", topology=tmp_path / "topology.yaml", owner_pid=os.getpid())
+    try:
+        box.up(timeout=120, agents=True)
+        environ = {**os.environ, **box.environment()}
+        runtime = Runtime.from_environment(environ=environ)
+        set_scene(runtime, "market-risk")
+        try:
+            command = [sys.executable, "-c", PROGRAM, "drill", "run", "site-outage", "--json"]
+            done = subprocess.run(
+                command, env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=400, check=False
+            )
+            assert done.returncode == 0, done.stderr
+            journal = json.loads(done.stdout)
+            (found,) = [one for one in journal["training"] if one["job"] == JOB]
+            log = log_of(runtime, GCP, f"{found['run']}.e2")
+        finally:
+            stop_jobs(runtime, box)
+    finally:
+        box.down()
+    assert journal["verdict"]["passed"]
+    assert journal["verdict"]["model_identical"]
+    assert found["resumed_from_step"] > 0
+    assert f"step {found['resumed_from_step']} of 300, bitwise, from epoch 1" in log
+    assert found["model_digest"] in trained("volatility_transformer.py", "--folder", str(tmp_path / "plain"))
+
+
+def log_of(runtime: Runtime, site: str, name: str) -> str:
+    backend = runtime.backend(site)
+    handle = backend.find(name)
+    assert handle is not None
+    return backend.log(handle)
+
+
+def stop_jobs(runtime: Runtime, box: Sandbox) -> None:
+    """Whatever still runs, e.g. after a drill that failed, ends with its test."""
+    for site in runtime.topology.sites:
+        backend = runtime.backend(site)
+        for folder in (box.paths.state / "jobs" / site).glob("*.e*"):
+            if handle := backend.find(folder.name):
+                backend.stop(handle, grace_seconds=0.5)
