@@ -117,7 +117,12 @@ def open_training(options: argparse.Namespace) -> Training | LocalTraining:
         data = options.folder / "data"
         write(data)
     return LocalTraining.open(
-        options.folder, data=data, steps=options.steps, every_steps=options.every, seed=options.seed
+        options.folder,
+        data=data,
+        columns=[TARGET],
+        steps=options.steps,
+        every_steps=options.every,
+        seed=options.seed,
     )
 
 

@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 TARGET = "next_day_volatility"
+#: Last week's mean volatility: the forecast to beat is that it goes on.
+LAST_WEEK = "range_5d"
 #: Trading days a forecast looks back on: a month.
 DAYS = 22
 #: The share of the series, its newest part, that no step trains on: the model is judged by it.
@@ -132,6 +134,7 @@ def train(training: Training | LocalTraining, options: argparse.Namespace) -> No
     # Order and augmentation follow from (seed, epoch, index). Dropout draws from torch's generator: that is saved.
     loader = torch_loader(series, DataOrder(len(series), training.seed), batch_size=BATCH_SIZE, augment=augment)
     adapter = TorchAdapter(model, optimizer, scheduler=scheduler, extra=loader.state, load_extra=loader.load_state)
+    checkpointer.fingerprint["schedule_steps"] = str(steps)  # another length is another learning rate: not bitwise
     resumed = checkpointer.resume(adapter)
     begin = resumed.step if resumed else 0
     how = f"{resumed.resume}, from epoch {resumed.manifest.epoch}" if resumed else "from the start"
@@ -161,11 +164,11 @@ def train(training: Training | LocalTraining, options: argparse.Namespace) -> No
 
 @torch.no_grad()
 def held_out_report(model: Forecaster, series: Series) -> dict[str, float]:
-    """The deviance on the days no step trained on: of the model, and of a forecast that last week's mean goes on."""
+    """The deviance on the days no step trained on: of the model, and of the forecast to beat."""
     model.eval()
     windows, targets = series.held_out()
     forecasts = model(windows.to(model.position.device))[:, -1].cpu()
-    week = series.features.index("range_5d")
+    week = series.features.index(LAST_WEEK)
     last_week = np.sinh(windows[:, -1, week].double().numpy() * series.scale[week] + series.mean[week])
     return {
         "deviance": round(float(deviance(series.base + forecasts, targets)), 4),
@@ -225,6 +228,7 @@ def open_training(options: argparse.Namespace) -> Training | LocalTraining:
     return LocalTraining.open(
         options.folder,
         data=data,
+        columns=[TARGET, LAST_WEEK],
         steps=options.steps,
         every_steps=options.every,
         seed=options.seed,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,6 +55,7 @@ class LocalTraining:
         steps: int,
         every_steps: int,
         seed: int,
+        columns: Sequence[str] = (),
         step_seconds: float = 0.0,
         mode: SaveMode | str = SaveMode.COPY,
         fingerprint: Mapping[str, str] | None = None,
@@ -65,13 +66,24 @@ class LocalTraining:
         Args:
             data: a folder of Parquet files, read in the order of their paths. Their digest is part of the fingerprint.
             every_steps: a checkpoint each so many steps.
+            columns: that the data must have.
             mode: see `Checkpointer`.
             fingerprint: what else the numbers depend on, e.g. the precision; see `Training.from_environment`.
 
         Raises:
-            ConfigError: no Parquet lies in ``data``, or another process trains in ``folder``.
+            ConfigError: there are no steps, ``data`` holds no such table, or another process trains in ``folder``.
+            CheckpointError: there is no such mode or interval.
         """
+        if steps < 1:
+            raise ConfigError("a training needs steps", where="steps", expected="1 or more", found=str(steps))
         table, digest = _read(data)
+        if missing := [name for name in columns if name not in table.column_names]:
+            raise ConfigError(
+                "the data lacks columns",
+                where=str(data),
+                expected=", ".join(missing),
+                found=", ".join(table.column_names),
+            )
         folder.mkdir(parents=True, exist_ok=True)
         checkpointer = Checkpointer(
             open_local(folder / CHECKPOINTS),

@@ -95,9 +95,13 @@ def test_a_refused_start_leaves_the_folder_free(tmp_path: Path, data: Path) -> N
     opened(tmp_path / "run", data)
 
 
-def test_data_that_cannot_be_one_table_is_refused_with_its_place(tmp_path: Path, data: Path) -> None:
+def test_data_or_steps_that_cannot_be_are_refused_with_their_place(tmp_path: Path, data: Path) -> None:
     with pytest.raises(ConfigError, match="nothing to train on"):
         opened(tmp_path / "run", tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match=r"lacks columns; expected y; found x"):
+        opened(tmp_path / "run", data, columns=["x", "y"])
+    with pytest.raises(ConfigError, match="needs steps"):
+        opened(tmp_path / "run", data, steps=0)
     parquet(data / "year=2003" / "days.parquet", y=[1.0])
     with pytest.raises(ConfigError, match="do not make one table"):
         opened(tmp_path / "run", data)

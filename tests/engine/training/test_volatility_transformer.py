@@ -119,15 +119,15 @@ def test_a_run_killed_twice_ends_with_the_bytes_of_one_nobody_disturbed(
     assert run.model() == undisturbed[precision].model()
 
 
-def test_a_precision_is_another_model_and_changing_it_is_told(
+def test_a_precision_is_another_model_and_changing_it_or_the_schedule_is_told(
     undisturbed: dict[str, Run], data: Path, tmp_path: Path
 ) -> None:
     assert undisturbed["float32"].model() != undisturbed["bfloat16"].model()
     run = Run(tmp_path / "run", data)
     run.start(kill=(13, 10))
-    assert f"step 10 of {STEPS}, numerically equivalent" in run.start("--bf16")
+    assert "step 10 of 30, numerically equivalent" in run.start("--bf16", "--steps", "30")
     beat = json.loads((run.folder / "heartbeat.json").read_text())
-    assert beat["resumed"]["differences"] == ["autocast: off -> bfloat16"]
+    assert beat["resumed"]["differences"] == ["autocast: off -> bfloat16", f"schedule_steps: {STEPS} -> 30"]
 
 
 def test_deterministic_operations_are_all_it_uses(undisturbed: dict[str, Run], data: Path, tmp_path: Path) -> None:
