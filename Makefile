@@ -10,7 +10,7 @@ export PYTHONUNBUFFERED := 1
 .DEFAULT_GOAL := help
 # One area at a time: two benchmarks at once would measure each other.
 .NOTPARALLEL: bench
-.PHONY: help setup demo test test-slow test-torch lint bench bench-failover bench-sync docs lock clean
+.PHONY: help setup demo test test-slow test-torch lint bench bench-failover bench-sync bench-training docs lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -59,7 +59,7 @@ lint: setup ## Check style, types and layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-bench: bench-failover bench-sync ## Measure everything; results in build/bench/*.json
+bench: bench-failover bench-sync bench-training ## Measure everything; results in build/bench/*.json
 
 bench-failover: setup ## Measure the failover on the sandbox
 	$(BIN)/python tests/benchmarks/failover.py --output build/bench/failover.json
@@ -67,14 +67,17 @@ bench-failover: setup ## Measure the failover on the sandbox
 bench-sync: setup ## Measure replication beside Airflow's own operator
 	$(BIN)/python tests/benchmarks/sync.py --output build/bench/sync.json
 
+bench-training: $(VENV)/.torch ## Measure checkpoints beside PyTorch's own ways of saving
+	$(BIN)/python tests/benchmarks/training.py --output build/bench/training.json
+
 docs: setup ## Rebuild the generated parts of docs/ and check its links
 	$(BIN)/python scripts/docs.py
 
 lock: $(BIN)/uv ## Resolve the dependencies again
 	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--no-emit-find-links --no-annotate --custom-compile-command "make lock" \
-		--extra airflow --extra celery --extra trees --extra jobs --extra feeds --extra tables --extra sandbox --extra dev \
-		--output-file $(LOCK)
+		--extra airflow --extra celery --extra trees --extra jobs --extra azureml --extra feeds --extra tables \
+		--extra sandbox --extra dev --output-file $(LOCK)
 	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--no-emit-find-links --no-annotate --custom-compile-command "make lock" --constraints $(LOCK) \
 		--extra airflow --extra celery --extra trees --extra jobs --extra feeds --extra tables --output-file requirements/runtime.lock

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import typing
 from dataclasses import dataclass, field
 from typing import Any
 
-from azure_stub import Answer, Wrong
+from azure_stub import Answer, check_rest_fields
 
 _PATH = re.compile(r"/(?:jobs(?:/(?P<job>[\w-]{1,64})(?P<tasks>/tasks(?:/(?P<task>[\w-]{1,64})(?P<rest>/.*)?)?)?)?)")
 _TIME = "2026-01-01T00:00:00Z"
@@ -89,54 +88,3 @@ class Batch:
         if method == "GET" and rest == "/files/stdout.txt":
             return Answer(200, "step 1\nstep 2\n")
         return batch_error(405, "UnsupportedHttpVerb")
-
-
-def check_rest_fields(model: Any, document: Any, at: str = "body") -> None:
-    """Against a model of the newer generator (``_attr_to_rest_field`` and annotations). Raises Wrong."""
-    if not isinstance(document, dict):
-        raise Wrong(f"{at}: expected {model.__name__}, found {document!r}")
-    hints = _hints(model)
-    left = dict(document)
-    for attribute, declared in model._attr_to_rest_field.items():
-        optional, kind = hints[attribute]
-        if declared._rest_name in left:
-            if declared._visibility == ["read"]:
-                raise Wrong(f"{at}.{declared._rest_name}: expected no read-only member")
-            _check_value(kind, left.pop(declared._rest_name), f"{at}.{declared._rest_name}")
-        elif not optional:
-            raise Wrong(f"{at}.{declared._rest_name}: expected it, found nothing")
-    if left:
-        raise Wrong(f"{at}: expected only members of {model.__name__}, found {left!r}")
-
-
-def _hints(model: Any) -> dict[str, tuple[bool, Any]]:
-    import sys
-
-    found: dict[str, tuple[bool, Any]] = {}
-    for base in reversed(model.__mro__):
-        for name, text in getattr(base, "__annotations__", {}).items():
-            scope = {**vars(sys.modules[base.__module__]), "_models": sys.modules["azure.batch.models"]}
-            kind = eval(text, scope) if isinstance(text, str) else text
-            arguments = typing.get_args(kind)
-            optional = type(None) in arguments
-            kinds = [argument for argument in arguments if argument is not type(None)]
-            found[name] = (optional, kinds[0] if optional and len(kinds) == 1 else kind)
-    return found
-
-
-def _check_value(kind: Any, value: Any, at: str) -> None:
-    import azure.batch.models as models
-
-    if isinstance(kind, typing.ForwardRef):
-        kind = getattr(models, kind.__forward_arg__.rsplit(".", 1)[-1])
-    if typing.get_origin(kind) is list:
-        if not isinstance(value, list):
-            raise Wrong(f"{at}: expected a list, found {value!r}")
-        for index, entry in enumerate(value):
-            _check_value(typing.get_args(kind)[0], entry, f"{at}[{index}]")
-    elif isinstance(kind, str):
-        _check_value(getattr(models, kind.rsplit(".", 1)[-1]), value, at)
-    elif hasattr(kind, "_attr_to_rest_field"):
-        check_rest_fields(kind, value, at)
-    elif kind in (str, int, bool) and type(value) is not kind:
-        raise Wrong(f"{at}: expected {kind.__name__}, found {value!r}")

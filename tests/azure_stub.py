@@ -6,8 +6,12 @@ they call read-only. It says nothing of what the real service makes of a body.
 
 from __future__ import annotations
 
+import enum
 import json
+import sys
 import threading
+import types
+import typing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -38,7 +42,7 @@ class Stub:
     A fault is (method, answer, effect): with ``effect`` the request is carried out and its answer lost.
     """
 
-    service: Callable[[str, str, dict[str, str], Any], Answer]
+    service: Callable[[str, str, dict[str, str], Any], Answer | None]
     requests: list[tuple[str, str]] = field(default_factory=list)
     faults: list[tuple[str, Answer | None, bool]] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -160,3 +164,83 @@ def _check_model(models: Any, model: Any, document: Any, at: str) -> None:
 def _expect(holds: bool, at: str, expected: str, found: object) -> None:
     if not holds:
         raise Wrong(f"{at}: expected {expected}, found {found!r}")
+
+
+def check_rest_fields(model: Any, document: Any, at: str = "body") -> None:
+    """Against a model of the newer generator (``_attr_to_rest_field`` and annotations). Raises Wrong."""
+    _expect(isinstance(document, dict), at, model.__name__, document)
+    model = _by_discriminator(model, document)
+    hints = _hints(model)
+    left = dict(document)
+    for attribute, declared in _fields(model).items():
+        optional, kinds = hints[attribute]
+        if declared._rest_name in left:
+            _expect(declared._visibility != ["read"], f"{at}.{declared._rest_name}", "no read-only member", document)
+            _check_value(kinds, left.pop(declared._rest_name), f"{at}.{declared._rest_name}")
+        else:
+            _expect(optional or declared._visibility == ["read"], f"{at}.{declared._rest_name}", "it", None)
+    _expect(not left, at, f"only members of {model.__name__}", left)
+
+
+def _by_discriminator(model: Any, document: dict[str, Any]) -> Any:
+    named = next((one for one in _fields(model).values() if one._is_discriminator), None)
+    return getattr(model, "__mapping__", {}).get(document.get(named._rest_name), model) if named else model
+
+
+def _fields(model: Any) -> dict[str, Any]:
+    """A model's members, which it works out when the first of it is made."""
+    model.__new__(model)
+    return model._attr_to_rest_field  # type: ignore[no-any-return]
+
+
+def _hints(model: Any) -> dict[str, tuple[bool, tuple[Any, ...]]]:
+    """Per attribute, whether it may be left out, and the types it may have."""
+    found: dict[str, tuple[bool, tuple[Any, ...]]] = {}
+    for base in reversed(model.__mro__):
+        for name, text in getattr(base, "__annotations__", {}).items():
+            scope = {**vars(sys.modules[base.__module__]), "_models": sys.modules[base.__module__.rsplit(".", 1)[0]]}
+            kinds = _alternatives(eval(text, scope) if isinstance(text, str) else text, scope)
+            found[name] = (type(None) in kinds, tuple(kind for kind in kinds if kind is not type(None)))
+    return found
+
+
+def _alternatives(kind: Any, scope: dict[str, Any]) -> tuple[Any, ...]:
+    if isinstance(kind, (str, typing.ForwardRef)):
+        kind = eval(kind if isinstance(kind, str) else kind.__forward_arg__, scope)
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        return tuple(one for part in typing.get_args(kind) for one in _alternatives(part, scope))
+    if typing.get_origin(kind) in (list, dict):
+        inner = typing.get_args(kind)[-1]
+        return ((typing.get_origin(kind), _alternatives(inner, scope)),)
+    return (kind,)
+
+
+def _check_value(kinds: tuple[Any, ...], value: Any, at: str) -> None:
+    """The value is of one of the types; of an enumeration, where there is one among them."""
+    known = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, enum.Enum)]
+    if known:
+        values = {one.value for kind in known for one in kind}
+        _expect(value in values, at, f"one of {sorted(values)}", value)
+        return
+    reasons = []
+    for kind in kinds:
+        try:
+            _check_kind(kind, value, at)
+        except Wrong as wrong:
+            reasons.append(wrong)
+        else:
+            return
+    if reasons:
+        raise reasons[-1]
+
+
+def _check_kind(kind: Any, value: Any, at: str) -> None:
+    if isinstance(kind, tuple):
+        container, inner = kind
+        _expect(isinstance(value, container), at, f"a {container.__name__}", value)
+        for place, entry in enumerate(value) if container is list else value.items():
+            _check_value(inner, entry, f"{at}[{place}]")
+    elif hasattr(kind, "_get_discriminator"):
+        check_rest_fields(kind, value, at)
+    elif kind in (str, int, bool):
+        _expect(type(value) is kind, at, kind.__name__, value)

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from holdfast.sandbox import Sandbox
@@ -18,6 +19,10 @@ from holdfast.sandbox.ports import free_port as any_free_port
 if "AIRFLOW_HOME" not in os.environ:
     os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="holdfast-tests-airflow-")
     atexit.register(shutil.rmtree, os.environ["AIRFLOW_HOME"], ignore_errors=True)
+
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("holdfast", deadline=None)
+hypothesis.settings.load_profile("holdfast")
 
 TOPOLOGY = Path(__file__).resolve().parents[1] / "include" / "holdfast.yaml"
 

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 
 from holdfast.cli import train
 from holdfast.cli.main import app
-from holdfast.engine.checkpoint import replicate_checkpoint
-from holdfast.engine.checkpoint.format import blob_key
+from holdfast.engine.checkpoint import Checkpointer, TrainingState, replicate_checkpoint
+from holdfast.engine.checkpoint.format import blob_key, canonical
 from holdfast.engine.checkpoint.heartbeat import stamp
 from holdfast.engine.compute import ComputeUnavailable, JobHandle, JobState, JobStatus
 from holdfast.engine.objectstore.interface import OVERWRITE
@@ -254,6 +254,35 @@ def test_verify_has_a_code_for_whole_for_damaged_for_unknown_and_for_nothing(pro
     program.world.bare(GCP).put(blob_key(RUN, later.blobs["model"].digest), b"model at step 2oo", mode=OVERWRITE)
     assert later.key in program("verify", RUN, code=5).stderr
     assert program.json("verify", RUN, "--site", AWS)["verdict"] == "intact"
+
+
+def test_a_checkpoint_of_a_later_version_is_told_apart_from_damage_and_the_older_one_is_taken(program: Program) -> None:
+    key = f"runs/{RUN}/checkpoints/000000000200.000001.json"
+    program.world.bare(AWS).put(key, canonical({"format": "holdfast.checkpoint/3"}), mode=OVERWRITE)
+    shown = program("verify", RUN, "--site", AWS, code=1)
+    assert f"{key}: the checkpoint is of a format that this version of holdfast does not read" in shown.stderr
+    assert "1 checkpoints" in shown.stdout
+    told = program("checkpoints", RUN, "--site", AWS).stderr
+    assert f"{key}: the checkpoint is of a format that this version of holdfast does not read" in told
+    assert "holdfast.checkpoint/3" in told
+    program.ends(JobState.LOST)
+    found = program.json("resume", GROUP, JOB, "--tell-seconds", "0")
+    assert found["elected"]["step"] == 100
+    assert [one["key"] for one in found["elected"]["passed_over"]] == [key]
+
+
+def test_compressed_checkpoints_show_what_they_are_stored_in_and_what_they_hold(program: Program) -> None:
+    state = TrainingState({"model": bytes(2_000_000)})
+    store = program.world.bare(AWS)
+    with Checkpointer(store, RUN, epoch=1, site=AWS, every_steps=1, compression="auto") as it:
+        it.step(200, state)
+        stored = it.finish(state).manifest.size_bytes
+    listed = program.json("checkpoints", RUN, "--site", AWS)["sites"][0]["checkpoints"][0]
+    assert (listed["encoded"], listed["size_bytes"], listed["content_bytes"]) == (1, stored, 2_000_000)
+    assert "2.0 MB" in program("checkpoints", RUN, "--site", AWS).stdout
+    shown = program("verify", RUN, "--site", AWS).stdout
+    assert f"1 compressed, decoded and compared, {stored} bytes of 2.0 MB" in shown
+    assert [one["encoded"] for one in program.json("verify", RUN, "--site", AWS)["sites"][0]["checkpoints"]] == [1, 0]
 
 
 @pytest.mark.parametrize(

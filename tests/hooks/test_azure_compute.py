@@ -10,12 +10,14 @@ import pytest
 
 from holdfast.engine.config import Site
 from holdfast.errors import ConfigError
-from holdfast.hooks.azure_compute import batch_client, container_instances_client
+from holdfast.hooks.azure_compute import batch_client, container_instances_client, ml_client
+from holdfast.hooks.compute import compute_client
 
 URL = "https://account.westeurope.batch.azure.com"
 KINDS: dict[str, dict[str, Any]] = {
     "azure-container-instances": {"subscription": "0000", "resource_group": "training", "image": "i"},
     "azure-batch": {"account_url": URL, "pool": "gpus"},
+    "azure-ml": {"subscription": "0000", "resource_group": "training", "workspace": "models", "image": "i"},
 }
 
 
@@ -60,3 +62,40 @@ def test_fields_that_make_no_client_name_the_connection(monkeypatch: pytest.Monk
     connect(monkeypatch, "azure_batch", "account", "key")
     with pytest.raises(ConfigError, match=r"connection 'compute'.*Account URL"):
         batch_client("site-c", site("azure-batch"))
+
+
+def test_azure_ml_is_reached_as_the_service_principal_at_its_cloud(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AZUREML_CURRENT_CLOUD", "AzureCloud")  # the SDK notes the cloud there
+    extra = {"tenantId": "tenant", "subscriptionId": "0000", "cloud_environment": "AzureChinaCloud"}
+    connect(monkeypatch, "azure", "app", "secret", **extra)
+    client = compute_client("site-c", site("azure-ml"))
+    assert (client.subscription_id, client.resource_group_name, client.workspace_name) == ("0000", "training", "models")
+    assert client._base_url == "https://management.chinacloudapi.cn"
+    assert type(client._credential).__name__ == "ClientSecretCredential"
+
+
+def test_azure_ml_without_a_secret_is_reached_as_the_machine_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AZUREML_CURRENT_CLOUD", "AzureCloud")
+    connect(monkeypatch, "azure", "", "", managed_identity_client_id="1234")
+    assert type(ml_client("site-c", site("azure-ml"))._credential).__name__ == "DefaultAzureCredential"
+
+
+@pytest.mark.parametrize(
+    ("extra", "says"),
+    [
+        ({"tenantId": "tenant", "subscriptionId": "1111"}, "expected 0000; found 1111"),
+        ({"tenantId": "tenant", "cloud_environment": "AzureMoon"}, "AzureMoon"),
+        ({"tenantId": "no tenant"}, "connection 'compute'"),
+    ],
+)
+def test_azure_ml_of_wrong_fields_names_the_connection(
+    monkeypatch: pytest.MonkeyPatch, extra: dict[str, str], says: str
+) -> None:
+    connect(monkeypatch, "azure", "app", "secret", **extra)
+    with pytest.raises(ConfigError, match=says):
+        ml_client("site-c", site("azure-ml"))
+
+
+def test_azure_ml_without_a_connection_says_so() -> None:
+    with pytest.raises(ConfigError, match="not defined"):
+        ml_client("site-c", site("azure-ml"))

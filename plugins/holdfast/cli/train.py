@@ -172,9 +172,11 @@ def verify(
     topology: TopologyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Read every blob of a run's checkpoints back, and hash it. Nothing is changed.
+    """Read every blob of a run's checkpoints back, and hash it, decoded as well where it is compressed. Nothing is
+    changed.
 
-    Exit codes: 0 every checkpoint is whole, 1 a site did not answer, so not all of it is known; 2 bad input,
+    Exit codes: 0 every checkpoint is whole, 1 a site did not answer, or a checkpoint is of a later version's format, so
+    not all of it is known; 2 bad input,
     4 no majority, 5 a checkpoint is damaged, 6 there is nothing to verify.
     """
     runtime = Runtime.from_environment(topology)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -12,7 +12,12 @@ from rich.table import Table
 from holdfast.cli.output import console, errors, to_json
 from holdfast.engine.checkpoint.risk import RunAtRisk
 from holdfast.engine.compute import JobState
-from holdfast.engine.pipeline.checkpoints import CheckpointListing, CheckpointVerification, ListedCheckpoint
+from holdfast.engine.pipeline.checkpoints import (
+    CheckpointListing,
+    CheckpointVerification,
+    ListedCheckpoint,
+    VerifiedCheckpoint,
+)
 from holdfast.engine.pipeline.resuming import Resumption
 from holdfast.engine.pipeline.telling import size
 from holdfast.engine.pipeline.training_status import Beat, TrainingStatus
@@ -130,6 +135,9 @@ def print_listing(found: CheckpointListing) -> None:
     for alarm in found.alarms:
         errors.print(f"ALARM: {alarm}", style="red", markup=False)
     for site in found.sites:
+        for one in site.checkpoints:
+            if one.unreadable is not None:
+                errors.print(f"{site.site}: {one.key}: {one.unreadable}", style="red", markup=False)
         if site.error is not None:
             errors.print(f"{site.site}: {site.error}", style="red", markup=False)
 
@@ -137,13 +145,15 @@ def print_listing(found: CheckpointListing) -> None:
 def print_verification(found: CheckpointVerification) -> None:
     for site in found.sites:
         damaged = [one for one in site.checkpoints if one.damage is not None]
+        known = sum(one.unknown is None for one in site.checkpoints)
         console.print(
-            f"{site.site}: {len(site.checkpoints)} checkpoints, {size(site.read_bytes)} read and whole, "
-            f"{len(damaged)} damaged",
+            f"{site.site}: {known} checkpoints, {size(site.read_bytes)} read and whole, "
+            f"{len(damaged)} damaged{_encoded_text(site.checkpoints)}",
             markup=False,
         )
-        for one in damaged:
-            errors.print(f"  {one.key}: {one.damage}", style="red", markup=False)
+        for one in site.checkpoints:
+            if one.damage is not None or one.unknown is not None:
+                errors.print(f"  {one.key}: {one.damage or one.unknown}", style="red", markup=False)
         if site.error is not None:
             errors.print(f"  not all of it is known: {site.error}", style="red", markup=False)
     console.print(f"{found.run}: {found.verdict}", markup=False)
@@ -157,10 +167,20 @@ def risk_text(one: RunAtRisk) -> str:
 
 def _row(one: ListedCheckpoint) -> tuple[str, str, str, str, str]:
     if one.unreadable is not None:
-        return "", "", "", "", one.unreadable
+        return "", "", "", "", "unreadable"
     line = "unknown" if one.in_lineage is None else "yes" if one.in_lineage else "no"
     odd = "; ".join(filter(None, (*one.warnings, one.alarm)))
-    return one.written_at or "", size(one.size_bytes or 0), one.receipt or "", line, odd
+    stored = size(one.size_bytes or 0) + (f" of {size(one.content_bytes or 0)}" if one.encoded else "")
+    return one.written_at or "", stored, one.receipt or "", line, odd
+
+
+def _encoded_text(checkpoints: Sequence[VerifiedCheckpoint]) -> str:
+    """Of the whole ones: a damaged one's blobs may not have been decoded."""
+    encoded = [one for one in checkpoints if one.encoded and one.damage is None]
+    if not encoded:
+        return ""
+    stored, plain = sum(one.size_bytes for one in encoded), sum(one.content_bytes for one in encoded)
+    return f"; {len(encoded)} compressed, decoded and compared, {size(stored)} of {size(plain)}"
 
 
 def _beat_rows(beat: Beat) -> list[tuple[str, str]]:
@@ -178,7 +198,27 @@ def _beat_rows(beat: Beat) -> list[tuple[str, str]]:
     if beat.saving:
         told = ", ".join(f"{name} {value}" for name, value in beat.saving.items() if value not in (None, "", 0))
         rows.append(("saving", told or "idle"))
+    if beat.interval:
+        rows.append(("interval", interval_text(beat.interval)))
+    for site, kept in beat.retention.items():
+        if kept:
+            rows.append((f"kept at {site}", _retention_text(kept)))
     return rows
+
+
+def interval_text(plan: Mapping[str, Any]) -> str:
+    """A planned interval in one line."""
+    return (
+        f"every {plan['steps']} steps, {plan['seconds']:.3g} s, decided by {plan['bound']}; "
+        f"expected goodput {plan['expected_goodput']:.2%}, loss per failure {plan['expected_lost_seconds']:.3g} s"
+    )
+
+
+def _retention_text(kept: Mapping[str, Any]) -> str:
+    if kept.get("error"):
+        return f"nothing retired: {kept['error']}"
+    told = f"{kept.get('retained')} checkpoints, {kept.get('retired')} retired by this process"
+    return f"{told}; missing blobs in {', '.join(kept['endangered'])}" if kept.get("endangered") else told
 
 
 def _detail(detail: str | None) -> str:

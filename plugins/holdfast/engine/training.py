@@ -20,12 +20,17 @@ from typing import TYPE_CHECKING
 from holdfast.engine.authority.lease import Lease
 from holdfast.engine.checkpoint.capturing import SaveMode
 from holdfast.engine.checkpoint.checkpointer import Checkpointer
+from holdfast.engine.checkpoint.compression import Compression
 from holdfast.engine.checkpoint.environment import TrainingEnvironment
 from holdfast.engine.checkpoint.errors import CheckpointError
 from holdfast.engine.checkpoint.fingerprint import environment_fingerprint
 from holdfast.engine.checkpoint.guard import AlwaysGranted, Permission, WriteGuard
 from holdfast.engine.checkpoint.heartbeat import HeartbeatObject
+from holdfast.engine.checkpoint.housekeeping import Retention
+from holdfast.engine.checkpoint.interval import FailureRate
 from holdfast.engine.checkpoint.outcome import Finished
+from holdfast.engine.checkpoint.pacing import IntervalPolicy
+from holdfast.engine.checkpoint.retention import KeepPolicy
 from holdfast.engine.config import Topology, TrainingJob
 from holdfast.engine.objectstore import ObjectStore, local_store
 from holdfast.engine.replication import ResidencyRefused, check_hop, replicate, residency_for
@@ -146,6 +151,9 @@ class Training:
             total_steps=steps,
             every_steps=job.checkpoint_every_steps,
             mode=mode,
+            interval=_interval(job, topology.site(environment.site).egress_cost_per_gib),
+            retention=None if reference else _retention(job),
+            compression=Compression(job.checkpoint_compression.policy, job.checkpoint_compression.level),
             guard=AlwaysGranted() if reference else _guard(runtime, environment),
             replicas=runtime.stores(standbys),
             dataset_snapshot=record.snapshot_id,
@@ -243,6 +251,29 @@ def open_local(folder: Path) -> ObjectStore:
 def _heartbeat(environment: TrainingEnvironment, store: ObjectStore) -> Path | HeartbeatObject | None:
     key = environment.heartbeat_key
     return environment.heartbeat if key is None else HeartbeatObject(store, key)
+
+
+def _interval(job: TrainingJob, egress_price_per_gib: float) -> IntervalPolicy | None:
+    asked = job.checkpoint_interval
+    if asked is None:
+        return None
+    return IntervalPolicy(
+        FailureRate(prior_mtbf_seconds=asked.mtbf_hours * 3600, prior_weight_failures=asked.mtbf_weight),
+        restart_seconds=asked.restart_seconds,
+        minimum_seconds=asked.minimum_seconds,
+        egress_price_per_gib=egress_price_per_gib,
+        egress_budget_per_hour=asked.egress_budget_per_hour,
+    )
+
+
+def _retention(job: TrainingJob) -> Retention | None:
+    asked = job.keep_checkpoints
+    if asked is None:
+        return None
+    policy = KeepPolicy(
+        last=asked.last, every_steps=asked.every_steps, best=asked.best, metric=asked.metric, mode=asked.mode
+    )
+    return Retention(policy, grace_seconds=asked.grace_hours * 3600)
 
 
 def _scratch(folder: Path) -> ObjectStore:

@@ -1,7 +1,7 @@
 """Clients of Azure's compute services, through the Microsoft provider's hooks.
 
 The hooks log in. Their clients have the SDK's own timeouts (minutes, ten tries); the backends give theirs with each
-call.
+call. The provider has no hook of Azure ML, whose client is made with its limits here, by the same fields.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 from holdfast.engine.config import Site
 from holdfast.errors import ConfigError
-from holdfast.hooks.connections import airflow_connection
+from holdfast.hooks.connections import AirflowConnections, airflow_connection
 
 
 def container_instances_client(site_name: str, site: Site) -> Any:
@@ -23,15 +23,8 @@ def container_instances_client(site_name: str, site: Site) -> Any:
     from airflow.providers.microsoft.azure.hooks.container_instance import AzureContainerInstanceHook
 
     settings = site.compute.azure_container_instances
-    connection = airflow_connection(_connection_id(site))
-    named = connection.extra_dejson.get("subscriptionId")
-    if settings is not None and named not in (None, settings.subscription):
-        raise ConfigError(
-            "the connection is of another subscription than the site's compute",
-            where=f"sites.{site_name}.compute, connection {_connection_id(site)!r}",
-            expected=settings.subscription,
-            found=str(named),
-        )
+    if settings is not None:
+        _require_subscription(site_name, site, settings.subscription)
     hook = AzureContainerInstanceHook(azure_conn_id=_connection_id(site))
     return _made(site_name, site, hook.get_conn)
 
@@ -56,6 +49,35 @@ def batch_client(site_name: str, site: Site) -> Any:
             found=str(named),
         )
     return _made(site_name, site, AzureBatchHook(azure_batch_conn_id=_connection_id(site)).get_conn)
+
+
+def ml_client(site_name: str, site: Site) -> Any:
+    """An ``MLClient`` of the site's workspace for its compute connection, an ``azure`` one.
+
+    :param site_name: the site's name, for messages.
+    :param site: a site with ``compute.kind: azure-ml``.
+    :raises ConfigError: there is no such connection, its fields make no client, it is of another subscription, or the
+        SDK is not installed.
+    """
+    from holdfast.engine.compute import azure_ml
+    from holdfast.engine.compute.azure_calls import credential, ml_cloud
+
+    settings = site.compute.azure_ml
+    assert settings is not None  # the topology's own check
+    _require_subscription(site_name, site, settings.subscription)
+    connection = AirflowConnections().get(_connection_id(site))
+    return _made(site_name, site, lambda: azure_ml.ml_client(settings, credential(connection), ml_cloud(connection)))
+
+
+def _require_subscription(site_name: str, site: Site, subscription: str) -> None:
+    named = airflow_connection(_connection_id(site)).extra_dejson.get("subscriptionId")
+    if named not in (None, "", subscription):
+        raise ConfigError(
+            "the connection is of another subscription than the site's compute",
+            where=f"sites.{site_name}.compute, connection {_connection_id(site)!r}",
+            expected=subscription,
+            found=str(named),
+        )
 
 
 def _connection_id(site: Site) -> str:

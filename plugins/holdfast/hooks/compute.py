@@ -14,6 +14,7 @@ _CLIENTS = {
     "vertex": ("vertex", "vertex_client"),
     "azure-container-instances": ("azure_compute", "container_instances_client"),
     "azure-batch": ("azure_compute", "batch_client"),
+    "azure-ml": ("azure_compute", "ml_client"),
 }
 
 

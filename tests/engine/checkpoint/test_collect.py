@@ -286,7 +286,7 @@ def test_a_newer_fork_in_the_bucket_fences_and_an_unknown_epoch_refuses() -> Non
 def test_a_manifest_of_a_later_format_stops_everything() -> None:
     store = clocked()
     chain(store, 10, 20, 30)
-    store.put(manifest_key("run", 40, 1), canonical({"format": "holdfast.checkpoint/2"}))
+    store.put(manifest_key("run", 40, 1), canonical({"format": "holdfast.checkpoint/3"}))
     with pytest.raises(CheckpointUnreadable, match="another format"):
         run_collect(store)
     assert len(keys(store, "checkpoints")) == 4

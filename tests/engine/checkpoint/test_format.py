@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 
 from engine.checkpoint.worlds import manifest_of
-from holdfast.engine.checkpoint.errors import CheckpointUnreadable
-from holdfast.engine.checkpoint.format import BlobRef, blob_key, digest_of, model_digest, parse_manifest
+from holdfast.engine.checkpoint.errors import CheckpointUnreadable, FormatUnknown
+from holdfast.engine.checkpoint.format import (
+    FORMATS,
+    BlobRef,
+    Encoding,
+    blob_key,
+    canonical,
+    digest_of,
+    model_digest,
+    parse_manifest,
+)
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "checkpoint"
 KEY = "runs/market-risk-volatility/checkpoints/000000000120.000002.json"
@@ -83,3 +94,83 @@ def test_the_jobs_heartbeat_and_the_sites_are_two_formats() -> None:
     documented = (Path(__file__).resolve().parents[3] / "docs/formats/checkpoint.md").read_text()
     assert f"`{OF_THE_JOB}`" in documented
     assert f"`{OF_THE_SITE}`" not in documented
+
+
+# -- /2: with encoded blobs ------------------------------------------------------------------------------------------
+
+ENCODED_KEY = KEY.replace("120.", "130.")
+
+
+def encoded() -> bytes:
+    return (GOLDEN / "000000000130.000002.json").read_bytes()
+
+
+def changed(of: bytes, **members: Any) -> bytes:
+    return canonical({**json.loads(of), **members})
+
+
+def with_blob(**members: Any) -> bytes:
+    """The golden manifest with other members in its model's blob; ``None`` takes one out."""
+    document = json.loads(encoded())
+    blob = {**document["blobs"]["model-000.safetensors"], **members}
+    document["blobs"]["model-000.safetensors"] = {name: value for name, value in blob.items() if value is not None}
+    return canonical(document)
+
+
+def test_the_golden_manifest_with_encoded_blobs_is_read_and_written_byte_for_byte() -> None:
+    manifest = parse_manifest(encoded(), where=ENCODED_KEY)
+    assert manifest.data == encoded()
+    assert manifest.digest == (GOLDEN / "digest-130.txt").read_text().strip()
+    assert (manifest.encoded, manifest.size_bytes, manifest.content_bytes) == (2, 62337 + 2129 + 2, 80000 + 80000 + 2)
+    assert manifest.model_digest == manifest.blobs["model-000.safetensors"].content_digest
+
+
+def test_the_models_digest_does_not_depend_on_how_it_is_stored() -> None:
+    blobs = parse_manifest(encoded(), where=ENCODED_KEY).blobs
+    plain = {name: BlobRef(digest=blob.content, size_bytes=blob.content_bytes) for name, blob in blobs.items()}
+    names = ["model-000.safetensors", "optimizer-000.safetensors"]
+    for model in (names, names[:1]):
+        assert model_digest(blobs, model) == model_digest(plain, model)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        changed(encoded(), format="holdfast.checkpoint/1"),
+        changed(golden(), format="holdfast.checkpoint/2"),
+        with_blob(encoding="brotli"),
+        with_blob(encoding="zstd-shuffled-3"),
+        with_blob(content_size_bytes=-1),
+        with_blob(content_digest="sha256:" + "0" * 64),
+        with_blob(encoding=None),
+        with_blob(content_digest=None),
+        with_blob(content_size_bytes=None),
+        with_blob(level=3),
+    ],
+)
+def test_a_manifest_whose_blobs_are_not_what_its_version_has_is_refused(data: bytes) -> None:
+    step = json.loads(data)["step"]
+    with pytest.raises(CheckpointUnreadable, match="not readable"):
+        parse_manifest(data, where=KEY.replace("120.", f"{step}."))
+
+
+def test_an_absent_member_is_not_written_as_null() -> None:
+    data = changed(golden(), blobs={"model.ubj": {**json.loads(golden())["blobs"]["model.ubj"], "encoding": None}})
+    with pytest.raises(CheckpointUnreadable, match="canonical"):
+        parse_manifest(data, where=KEY)
+
+
+@pytest.mark.parametrize(
+    "data", [changed(encoded(), format="holdfast.checkpoint/3", blobs=[], shards=4), b'{"format":"x"}']
+)
+def test_a_later_format_is_refused_with_one_clear_error(data: bytes) -> None:
+    with pytest.raises(FormatUnknown) as refused:
+        parse_manifest(data, where=ENCODED_KEY)
+    assert refused.value.found == json.loads(data)["format"]
+    assert refused.value.expected == "holdfast.checkpoint/1 or holdfast.checkpoint/2"
+    assert "version of holdfast that wrote it" in str(refused.value)
+
+
+def test_the_formats_are_specified() -> None:
+    documented = (Path(__file__).resolve().parents[3] / "docs/formats/checkpoint.md").read_text()
+    assert all(f"`{one}`" in documented for one in (*FORMATS, *get_args(Encoding)))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from engine.checkpoint.worlds import OrderedFaults, wait_for
-from holdfast.engine.checkpoint import CheckpointError, SaveMode, StateTooLarge, TornState, elect, load_state
+from holdfast.engine.checkpoint import CheckpointError, SaveMode, StateTooLarge, TornState, buffers, elect, load_state
 from holdfast.engine.checkpoint.adapters.torch import TorchAdapter
 from holdfast.engine.checkpoint.checkpointer import Checkpointer
 from holdfast.engine.objectstore import memory_store
@@ -87,6 +87,21 @@ def test_every_mode_saves_the_state_of_its_step_and_resumes_bit_for_bit(mode: Sa
     for _ in range(12):
         reference.step()
     assert blobs(again) == blobs(reference)
+
+
+@pytest.mark.parametrize("mode", list(SaveMode))
+def test_every_mode_resumes_bit_for_bit_from_compressed_checkpoints(mode: SaveMode) -> None:
+    stores, digests = (memory_store(), memory_store()), []
+    for store, policies in zip(stores, (("zstd", "none", "zstd"), ("none", "none", "none")), strict=True):
+        for part, policy in enumerate(policies):
+            loop = Loop()
+            run(store, loop, range(4 * part + 1, 4 * part + 5), mode=mode, compression=policy)
+            found = elect(store, "run", epoch=1).manifest
+            assert found is not None
+            assert dict(load_state(store, found).blobs) == blobs(loop)
+            assert (found.encoded > 0) is (policy == "zstd")
+            digests.append(found.model_digest)
+    assert digests[:3] == digests[3:]
 
 
 def test_a_state_is_as_of_its_step_though_the_writer_comes_to_it_much_later() -> None:
@@ -183,6 +198,67 @@ def test_a_state_beyond_the_memory_allowed_is_refused_before_anything_is_written
     assert store.puts == []
 
 
+def test_a_state_beyond_the_memory_allowed_is_refused_at_the_first_step_though_no_save_is_due() -> None:
+    store, loop = OrderedFaults(memory_store()), Loop()
+    loop.step()
+    with (
+        pytest.raises(StateTooLarge, match="twice the state"),
+        Checkpointer(store, "run", epoch=1, site="a", every_steps=50, fingerprint={}, memory_bytes=10_000) as saving,
+    ):
+        saving.step(1, loop.adapter)
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_the_buffers_are_made_before_the_first_save(resumed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are taken from the pool as they were made in the background: the save makes none."""
+    made: list[int] = []
+    store, loop = memory_store(), Loop()
+    run(store, loop, range(1, 3))
+    make = buffers.BufferSet.__init__
+    monkeypatch.setattr(
+        buffers.BufferSet, "__init__", lambda *given: (made.append(threading.get_ident()), make(*given))[1]
+    )
+    again = Loop() if resumed else loop
+    saving = Checkpointer(store, "run" if resumed else "other", epoch=1, site="site-a", every_steps=4, fingerprint={})
+    if resumed:
+        assert saving.resume(again.adapter) is not None
+    with saving:
+        for step in (3, 4):
+            again.step()
+            saving.step(step, again.adapter)
+        saving.finish(again.adapter)
+    assert len(made) == 2
+    assert threading.get_ident() not in made, "made by another thread than the one that trains"
+
+
+def test_with_compression_the_memory_allowed_has_to_hold_an_encoded_blob_too() -> None:
+    loop = Loop()
+    loop.step()
+    sizes = [sum(one.spec.size_bytes for one in group.tensors) for group in loop.adapter.live().groups]
+    for compression, memory_bytes, fits in (
+        ("none", 2 * sum(sizes), True),
+        ("zstd", 2 * sum(sizes) + max(sizes) - 1, False),
+        ("zstd", 2 * sum(sizes) + max(sizes), True),
+    ):
+        saving = Checkpointer(
+            memory_store(),
+            "run",
+            epoch=1,
+            site="a",
+            every_steps=1,
+            fingerprint={},
+            memory_bytes=memory_bytes,
+            compression=compression,
+        )
+        with saving:
+            if fits:
+                saving.step(1, loop.adapter)
+                saving.finish(loop.adapter)
+            else:
+                with pytest.raises(StateTooLarge, match="twice the state and its largest blob encoded"):
+                    saving.step(1, loop.adapter)
+
+
 def test_a_frozen_backbone_is_written_once() -> None:
     store, loop = OrderedFaults(memory_store()), Loop()
     run(store, loop, range(1, 5), mode="copy")
@@ -202,7 +278,8 @@ def test_a_checkpoint_of_another_model_is_refused() -> None:
         checkpointer.resume(other.adapter)
 
 
-def test_the_replica_gets_the_state_though_the_buffers_were_used_again() -> None:
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+def test_the_replica_gets_the_state_though_the_buffers_were_used_again(compression: str) -> None:
     source, target, loop = memory_store(), OrderedFaults(memory_store()), Loop()
     with Checkpointer(
         source,
@@ -213,6 +290,7 @@ def test_the_replica_gets_the_state_though_the_buffers_were_used_again() -> None
         fingerprint={},
         replicas={"site-b": target},
         retry_seconds=0.01,
+        compression=compression,
     ) as saving:
         target.down = True
         for step in range(1, 6):

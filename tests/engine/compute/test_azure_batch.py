@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from azure_batch_stub import Batch, batch_error, check_rest_fields
-from azure_stub import Stub, Wrong, serving
+from azure_batch_stub import Batch, batch_error
+from azure_stub import Stub, Wrong, check_rest_fields, serving
 from azure_world import SECRETS, World
 from holdfast.engine.compute import ComputeRefused, ComputeUnavailable, JobNotStarted, JobState, NoCapacity
 from holdfast.engine.compute import azure_batch as leaf

@@ -9,9 +9,10 @@ import pytest
 
 from holdfast.engine.checkpoint import AlwaysGranted, CheckpointManifest, replicate_checkpoint
 from holdfast.engine.checkpoint.commit import commit_manifest, ensure_blob
-from holdfast.engine.checkpoint.format import blob_key
+from holdfast.engine.checkpoint.compression import BlobEncoder, Compression
+from holdfast.engine.checkpoint.format import ENCODED_FORMAT, BlobRef, blob_key, canonical, digest_of, model_digest
 from holdfast.engine.drill import checkpoints as drill_checkpoints
-from holdfast.engine.objectstore.interface import OVERWRITE
+from holdfast.engine.objectstore.interface import CREATE, OVERWRITE
 from holdfast.engine.pipeline.checkpoints import list_checkpoints, verify_checkpoints
 from holdfast.engine.pipeline.runs import NoRun, check_run_name, owner_of
 from holdfast.engine.recovery import new_plan, run_plan
@@ -19,6 +20,8 @@ from holdfast.engine.recovery.subjects import run_name
 from holdfast.engine.runtime import Runtime
 from holdfast.errors import ConfigError, UnknownName
 from world import AWS, AZURE, GCP, GROUP, JOB, RUN, World, make_world
+
+LATER = "holdfast.checkpoint/3"
 
 
 @pytest.fixture
@@ -95,6 +98,59 @@ def test_whole_checkpoints_are_intact_and_shared_blobs_are_read_once(world: Worl
     assert found.verdict == "intact"
     assert [(site.site, len(site.checkpoints)) for site in found.sites] == [(AWS, 1), (GCP, 1)]
     assert found.sites[0].read_bytes == len(b"model at step 100")
+
+
+def compressed(world: World, step: int, **lies: object) -> CheckpointManifest:
+    """A checkpoint at the active site whose model lies compressed; its manifest may lie about it."""
+    content = b"the model " * 10_000
+    reference, frame = BlobEncoder(Compression("auto")).form(content, digest_of(content))
+    ensure_blob(world.bare(AWS), RUN, reference.digest, frame)
+    blobs = {"model": BlobRef.model_validate({**reference.model_dump(), **lies})}
+    document = {**all_of(world, AWS)[0].model_dump(), "step": step, "format": ENCODED_FORMAT, "blobs": blobs}
+    document |= {"model_digest": model_digest(blobs, ["model"]), "write_id": f"{step:032}"}
+    return commit_manifest(world.bare(AWS), CheckpointManifest.model_validate(document), guard=AlwaysGranted())
+
+
+def test_compressed_checkpoints_are_decoded_and_told_with_both_sizes(world: World) -> None:
+    manifest = compressed(world, 200)
+    found = verify_checkpoints(as_runtime(world), RUN, site=AWS)
+    assert found.verdict == "intact"
+    sizes = {one.step: (one.encoded, one.size_bytes, one.content_bytes) for one in found.sites[0].checkpoints}
+    assert sizes == {100: (0, 17, 17), 200: (1, manifest.size_bytes, 100_000)}
+    listed = list_checkpoints(as_runtime(world), RUN, site=AWS).sites[0].checkpoints[0]
+    assert (listed.encoded, listed.size_bytes, listed.content_bytes) == (1, manifest.size_bytes, 100_000)
+
+
+def test_a_manifest_that_lies_about_compressed_content_is_damaged(world: World) -> None:
+    compressed(world, 200, content_size_bytes=99_999)
+    found = verify_checkpoints(as_runtime(world), RUN, site=AWS)
+    assert found.verdict == "damaged"
+    (told,) = [one.damage for one in found.sites[0].checkpoints if one.damage]
+    assert "does not decode to what its manifest names" in told
+
+
+def test_a_blob_that_one_manifest_names_rightly_and_another_wrongly_is_looked_at_twice(world: World) -> None:
+    compressed(world, 200)
+    compressed(world, 300, content_digest=digest_of(b"something else"))
+    found = verify_checkpoints(as_runtime(world), RUN, site=AWS)
+    assert {one.step: one.damage is not None for one in found.sites[0].checkpoints} == {
+        300: True,
+        200: False,
+        100: False,
+    }
+
+
+def test_a_checkpoint_of_a_later_format_is_unknown_and_no_damage(world: World) -> None:
+    world.bare(AWS).put(f"runs/{RUN}/checkpoints/000000000200.000001.json", canonical({"format": LATER}), mode=CREATE)
+    found = verify_checkpoints(as_runtime(world), RUN, site=AWS)
+    assert found.verdict == "unknown"
+    later, older = found.sites[0].checkpoints
+    assert (later.damage, older.damage, older.unknown) == (None, None, None)
+    assert LATER in str(later.unknown)
+    listed = list_checkpoints(as_runtime(world), RUN, site=AWS).sites[0].checkpoints
+    assert [one.unreadable is not None for one in listed] == [True, False]
+    flip(world, AWS, 100)
+    assert verify_checkpoints(as_runtime(world), RUN, site=AWS).verdict == "damaged"
 
 
 @pytest.mark.parametrize("harm", ["flipped", "missing", "manifest"])

@@ -26,7 +26,7 @@ from holdfast.engine.checkpoint import (
     fork_run,
 )
 from holdfast.engine.checkpoint.environment import TrainingEnvironment
-from holdfast.engine.config import EnvironmentConnections, Topology
+from holdfast.engine.config import EnvironmentConnections, Topology, TrainingJob
 from holdfast.engine.objectstore import ObjectStore, memory_store
 from holdfast.engine.replication import ResidencyRefused, replicate
 from holdfast.engine.runtime import Runtime
@@ -314,6 +314,20 @@ def test_a_checkpointer_of_the_environment_saves_in_the_mode_it_is_told(
     }
     assert Checkpointer.from_environment(environ, mode="overlap").mode is SaveMode.OVERLAP
     assert Checkpointer.from_environment(environ).mode is SaveMode.COPY
+
+
+def test_a_jobs_checkpoints_are_compressed_as_its_topology_says(world: World) -> None:
+    state = TrainingState({"model": bytes(100_000)})
+    for policy, encoding in (("none", None), ("auto", "zstd")):
+        jobs = dict(world.topology.training)
+        document = {**jobs["forecast"].model_dump(), "checkpoint_compression": {"policy": policy, "level": 3}}
+        jobs["forecast"] = TrainingJob.model_validate(document)
+        world.topology = world.topology.model_copy(update={"training": jobs})
+        training = Training.open(replace(ENVIRONMENT, run=f"run-{policy}"), world)
+        with training.checkpointer as checkpointer:
+            checkpointer.step(10, state)
+            manifest = checkpointer.finish(state).manifest
+        assert manifest.blobs["model"].encoding == encoding
 
 
 def test_a_dataset_snapshot_that_is_not_here_is_named(world: World) -> None:

@@ -2,6 +2,7 @@
 
 from holdfast.engine.checkpoint.capturing import SaveMode
 from holdfast.engine.checkpoint.checkpointer import Checkpointer
+from holdfast.engine.checkpoint.compression import Compression
 from holdfast.engine.checkpoint.elect import Election, PassedOver, elect, newest
 from holdfast.engine.checkpoint.errors import (
     CheckpointError,
@@ -9,6 +10,7 @@ from holdfast.engine.checkpoint.errors import (
     CheckpointUnreadable,
     EnvironmentIncomplete,
     Fenced,
+    FormatUnknown,
     StateTooLarge,
     StepTaken,
     StopRequested,
@@ -34,10 +36,12 @@ __all__ = [
     "CheckpointReceipt",
     "CheckpointUnreadable",
     "Checkpointer",
+    "Compression",
     "Election",
     "EnvironmentIncomplete",
     "Fenced",
     "Finished",
+    "FormatUnknown",
     "LiveAdapter",
     "LiveGroup",
     "LiveState",

@@ -7,6 +7,7 @@ stays readable for the replicas until it is needed: then they read from the stor
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -61,10 +62,11 @@ class BufferSet:
 
 
 class BufferPool:
-    """Two sets at most. ``memory_bytes`` bounds both together."""
+    """Two sets at most. ``memory_bytes`` bounds both together, with ``encoded`` one encoded blob as well."""
 
-    def __init__(self, *, memory_bytes: int | None = None) -> None:
+    def __init__(self, *, memory_bytes: int | None = None, encoded: bool = False) -> None:
         self._memory_bytes = memory_bytes
+        self._encoded = encoded
         self._sets: list[BufferSet] = []
         self._lock = Lock()
 
@@ -72,7 +74,7 @@ class BufferPool:
         """A set for this state, or None while both hold a state that is not durable yet.
 
         Raises:
-            StateTooLarge: two sets of this state are more than the memory allowed.
+            StateTooLarge: two sets of this state, and what encoding takes, are more than the memory allowed.
         """
         shape = shape_of(state.groups)
         with self._lock:
@@ -86,20 +88,34 @@ class BufferPool:
                         return known
             if len(self._sets) >= SETS:
                 return None
-            self._refuse_too_large(state)
+            self.refuse_too_large(state)
             made = BufferSet(state.groups, copier)
             made.busy, made.generation = True, 1
             self._sets.append(made)
             return made
 
-    def _refuse_too_large(self, state: LiveState) -> None:
-        needed = SETS * sum(tensor.spec.size_bytes for group in state.groups for tensor in group.tensors)
+    def warm(self, state: LiveState, copier: Copier) -> None:
+        """Make both sets now, so that no save waits for it; the interpreter's lock is free for most of it."""
+        shape = shape_of(state.groups)
+        while len(self._sets) < SETS:
+            made = BufferSet(state.groups, copier)
+            with self._lock:
+                if len(self._sets) < SETS and all(known.shape == shape for known in self._sets):
+                    self._sets.append(made)
+                else:
+                    return
+
+    def refuse_too_large(self, state: LiveState) -> None:
+        """Raises StateTooLarge: see `take`."""
+        sizes = [sum(tensor.spec.size_bytes for tensor in group.tensors) for group in state.groups]
+        # An encoded blob is held while it is written, and is never larger than the plain one.
+        needed = SETS * sum(sizes) + (max(sizes, default=0) if self._encoded else 0)
         if self._memory_bytes is not None and needed > self._memory_bytes:
             raise StateTooLarge(
                 "the state is larger than the memory allowed for saving it",
                 where="memory_bytes",
                 expected=f"at most {self._memory_bytes} bytes",
-                found=f"{needed} bytes, twice the state",
+                found=f"{needed} bytes, twice the state{' and its largest blob encoded' if self._encoded else ''}",
                 fix="Allow more memory, shard the state over more ranks, or save fewer tensors",
             )
 
@@ -141,13 +157,18 @@ def shape_of(groups: tuple[LiveGroup, ...]) -> tuple[Any, ...]:
 
 def _blob(group: LiveGroup, copier: Copier) -> _Blob:
     plan: Layout = layout([tensor.spec for tensor in group.tensors])
-    memory = memoryview(mmap.mmap(-1, plan.size_bytes))
+    memory = _warm_memory(plan.size_bytes)
     memory[: len(plan.header)] = plan.header
-    for page in range(0, plan.size_bytes, mmap.PAGESIZE):
-        memory[page : page + 1] = memory[page : page + 1]  # touched now, so that the first save is warm as well
     where = {tensor.spec.name: position for position, tensor in enumerate(group.tensors)}
     targets = tuple(
         copier.target(spec, memory[at : at + spec.size_bytes])
         for spec, at in zip(plan.specs, plan.offsets, strict=True)
     )
     return _Blob(group.name, memory, targets, tuple(where[spec.name] for spec in plan.specs))
+
+
+def _warm_memory(size_bytes: int) -> memoryview:
+    """Memory that was written once. By the C library: training goes on meanwhile, a loop here would hold it up."""
+    pages = mmap.mmap(-1, size_bytes)
+    ctypes.memset(ctypes.addressof(ctypes.c_char.from_buffer(pages)), 0, size_bytes)
+    return memoryview(pages)

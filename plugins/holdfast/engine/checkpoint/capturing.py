@@ -31,6 +31,16 @@ class SaveMode(StrEnum):
     OVERLAP = "overlap"
 
 
+def save_mode(name: str) -> SaveMode:
+    """The mode of a name. Raises CheckpointError: there is none."""
+    try:
+        return SaveMode(name)
+    except ValueError:
+        raise CheckpointError(
+            "there is no such save mode", where="mode", expected=", ".join(SaveMode), found=repr(name)
+        ) from None
+
+
 @dataclass
 class _Copying:
     """A copy under way: what becomes of it, and what it must have copied, by the copier's own digests."""
@@ -49,6 +59,7 @@ class LiveCapturer:
         submit: gets each finished capture.
         reclaim: gives up a finished capture that nobody has begun to write, if there is one.
         memory_bytes: bound of the buffers, twice the state; None: none.
+        encoded: blobs are compressed: one of them beside the buffers counts as well.
         self_test: hash every tensor before and after its copy. Slow; for finding out whether a mode fits a loop.
     """
 
@@ -60,6 +71,7 @@ class LiveCapturer:
         reclaim: Callable[[], None],
         clock: Clock,
         memory_bytes: int | None = None,
+        encoded: bool = False,
         self_test: bool = False,
     ) -> None:
         self._mode = mode
@@ -67,13 +79,24 @@ class LiveCapturer:
         self._reclaim = reclaim
         self._clock = clock
         self._self_test = self_test
-        self._pool = BufferPool(memory_bytes=memory_bytes)
+        self._pool = BufferPool(memory_bytes=memory_bytes, encoded=encoded)
         self._copying: _Copying | None = None
         self._thread: ThreadPoolExecutor | None = None
+        self._warming: Future[None] | None = None
         self._hooked: list[LiveAdapter] = []
         self._stall_seconds = 0.0
         #: How long training waited for the last finished capture, in seconds.
         self.stall_seconds: float | None = None
+
+    def warm(self, adapter: LiveAdapter) -> None:
+        """Have the buffers made while training goes on; the first save then finds them warm.
+
+        Raises:
+            StateTooLarge: two sets of this state are more than the memory allowed.
+        """
+        state = adapter.live()
+        self._pool.refuse_too_large(state)
+        self._warming = self._executor().submit(self._pool.warm, state, adapter.copier)
 
     def capture(self, step: int, adapter: LiveAdapter) -> None:
         """Take the state after ``step``; one that only waits to be written gives way to it.
@@ -84,6 +107,9 @@ class LiveCapturer:
         """
         self.wait()
         began = self._clock.monotonic()
+        if self._warming is not None:
+            self._warming.result()
+            self._warming = None
         self._hook(adapter)
         state = adapter.live()
         buffers = self._pool.take(state, adapter.copier)
@@ -156,14 +182,17 @@ class LiveCapturer:
         capture = Capture(step, _state_of(state, buffers), self._clock.now(), buffers)
         future: Future[None]
         if self._mode is SaveMode.OVERLAP:
-            if self._thread is None:
-                self._thread = ThreadPoolExecutor(1, thread_name_prefix="state-copier")
-            future = self._thread.submit(copier.copy, pairs)
+            future = self._executor().submit(copier.copy, pairs)
         else:
             copier.copy(pairs)
             future = Future()
             future.set_result(None)
         self._copying = _Copying(future, capture, expected, targets, copier.digest)
+
+    def _executor(self) -> ThreadPoolExecutor:
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="state-copier")
+        return self._thread
 
     def _check(self, copying: _Copying) -> None:
         torn = [name for name, digest in copying.expected.items() if copying.digest(copying.targets[name]) != digest]

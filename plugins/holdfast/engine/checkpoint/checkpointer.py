@@ -21,22 +21,27 @@ import signal
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 from holdfast.clock import Clock, SystemClock
-from holdfast.engine.checkpoint.capturing import LiveCapturer, SaveMode
+from holdfast.engine.checkpoint.after_commit import AfterCommit
+from holdfast.engine.checkpoint.capturing import LiveCapturer, SaveMode, save_mode
 from holdfast.engine.checkpoint.commit import require_permission
+from holdfast.engine.checkpoint.compression import BlobEncoder, Compression
 from holdfast.engine.checkpoint.elect import Election, elect
 from holdfast.engine.checkpoint.errors import CheckpointError, Fenced, StopRequested
+from holdfast.engine.checkpoint.facts import checkpoint_facts
 from holdfast.engine.checkpoint.fingerprint import environment_fingerprint
 from holdfast.engine.checkpoint.format import CheckpointManifest
 from holdfast.engine.checkpoint.guard import AlwaysGranted, Permission, WriteGuard
 from holdfast.engine.checkpoint.heartbeat import Heartbeat, HeartbeatObject, stamp
+from holdfast.engine.checkpoint.housekeeping import Retention
 from holdfast.engine.checkpoint.live import LiveAdapter
 from holdfast.engine.checkpoint.outcome import Finished, Resumed
-from holdfast.engine.checkpoint.replicator import Replicator
+from holdfast.engine.checkpoint.pacing import IntervalPolicy, Pace
 from holdfast.engine.checkpoint.restore import load_state
 from holdfast.engine.checkpoint.state import Adapter, TrainingState
 from holdfast.engine.checkpoint.writer import Capture, CheckpointWriter, Origin
@@ -55,10 +60,15 @@ class Checkpointer:
         store: the site's own bucket.
         run, epoch, site: what this process was told; the epoch is in every key it writes.
         every_steps: a checkpoint each so many steps; None: only by ``every_seconds``.
-        every_seconds: a checkpoint once so many seconds have passed since the one before, e.g. of an `IntervalPlan`.
+        every_seconds: a checkpoint once so many seconds have passed since the one before.
+        interval: plan the interval, and plan it anew after every save from what this run measures; the plan is in the
+            heartbeat. Beside it the other two still count when they are given.
+        retention: what to keep of this run, here and at every standby; None: everything.
         mode: how long training waits for a save of a live adapter; see `capturing`. Other adapters hand over finished
             bytes, which is ``copy``, or ``blocking``.
-        memory_bytes: bound of the buffers a live state is copied into, twice its size; None: none.
+        memory_bytes: bound of the buffers a live state is copied into, twice its size, and with compression of one
+            encoded blob beside them; None: none.
+        compression: how blobs are stored, a policy's name or a `Compression`; encoded in the writer's thread.
         self_test: find out whether the mode fits the training loop; slow. See `TornState`.
         total_steps: shown in the heartbeat.
         guard: asked immediately before each manifest is committed.
@@ -80,8 +90,11 @@ class Checkpointer:
         site: str,
         every_steps: int | None = None,
         every_seconds: float | None = None,
+        interval: IntervalPolicy | None = None,
+        retention: Retention | None = None,
         mode: SaveMode | str = SaveMode.COPY,
         memory_bytes: int | None = None,
+        compression: Compression | str = "none",
         self_test: bool = False,
         total_steps: int | None = None,
         guard: WriteGuard | None = None,
@@ -95,14 +108,14 @@ class Checkpointer:
         clock: Clock | None = None,
         notes: Mapping[str, Any] | None = None,
     ) -> None:
-        _check_interval(every_steps, every_seconds)
+        _check_interval(every_steps, every_seconds, interval)
         self.store = store
         self.run = run
         self.epoch = epoch
         self.site = site
         self.every_steps = every_steps
         self.every_seconds = every_seconds
-        self.mode = _mode(mode)
+        self.mode = save_mode(mode)
         self.guard = guard or AlwaysGranted()
         self.fingerprint = dict(fingerprint if fingerprint is not None else environment_fingerprint())
         self._clock = clock or SystemClock()
@@ -120,29 +133,36 @@ class Checkpointer:
             state="starting",
             **(notes or {}),
         )
-        self._replicators = {
-            name: Replicator(
-                store,
-                target,
-                name,
-                run,
-                guard=self.guard,
-                clock=self._clock,
-                keep_every=keep_every,
-                retry_seconds=retry_seconds,
-            )
-            for name, target in (replicas or {}).items()
-        }
+        self._pace = Pace(interval, standbys=len(replicas or {}), began=self._clock.monotonic()) if interval else None
+        self._after = AfterCommit(
+            store,
+            run,
+            epoch=epoch,
+            site=site,
+            standbys=replicas or {},
+            guard=self.guard,
+            clock=self._clock,
+            retention=retention,
+            pace=self._pace,
+            forget=self._forget,
+            keep_every=keep_every,
+            retry_seconds=retry_seconds,
+        )
         self._parent: CheckpointManifest | None = None
         self._writer: CheckpointWriter | None = None
         self._stop = threading.Event()
         self._before: dict[int, Any] = {}
         self._last_step = 0
+        self._last_step_at: datetime | None = None
         self._saved_step = 0
         self._saved_at = self._clock.monotonic()
         self._memory_bytes = memory_bytes
+        self._encoder = BlobEncoder(compression if isinstance(compression, Compression) else Compression(compression))
         self._self_test = self_test
         self._live: LiveCapturer | None = None
+        self._stepped_at = self._saved_at
+        self._to_warm: LiveAdapter | None = None
+        self._warmed = False
 
     @classmethod
     def from_environment(
@@ -190,6 +210,7 @@ class Checkpointer:
         state = load_state(self.store, election.manifest)
         if adapter is not None:
             adapter.load_state(state)
+            self._to_warm = adapter if isinstance(adapter, LiveAdapter) else None
         self._parent = election.manifest
         self._last_step = self._saved_step = election.step
         self._note_resume(election)
@@ -222,21 +243,22 @@ class Checkpointer:
             parent=self._parent,
             committed=self._committed,
             retry_seconds=self._retry_seconds,
+            encoder=self._encoder,
         )
-        self._writer.start()
         self._live = LiveCapturer(
             self.mode,
             submit=self._writer.submit,
             reclaim=self._writer.reclaim,
             clock=self._clock,
             memory_bytes=self._memory_bytes,
+            encoded=self._encoder.compression.is_on,
             self_test=self._self_test,
         )
+        if self._to_warm is not None:
+            self._warm(self._to_warm)
+        self._writer.start()
         self._saved_at = self._clock.monotonic()
-        for replicator in self._replicators.values():
-            replicator.start()
-            if self._parent is not None:  # what this epoch goes on from must survive this site as well
-                replicator.offer(self._parent, {})
+        self._after.start(self._parent)
         self._heartbeat.start()
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._asked_to_stop) for number in (signal.SIGTERM,)}
@@ -251,8 +273,7 @@ class Checkpointer:
             self._live.close()
         if self._writer is not None:
             self._writer.close()
-        for replicator in self._replicators.values():
-            replicator.close()
+        self._after.close()
         self._heartbeat.close(state=_final_state(error), detail=None if error is None else str(error), **self._facts())
 
     def request_stop(self) -> None:
@@ -281,14 +302,20 @@ class Checkpointer:
             CheckpointFailed: the site's store refuses for a reason that waiting does not cure.
         """
         writer = self._ready()
-        self._last_step = step
+        self._last_step, self._last_step_at = step, self._clock.now()
+        self._stepped_at = self._clock.monotonic()
+        if self._pace is not None:
+            self._pace.stepped(step, self._stepped_at)
         stopping = self._stop.is_set()
         due = self._is_due(step) or writer.wants_another
         if taken := (due or stopping or self._heartbeat.checkpoint_requested()):
             self._capture(step, state)
             if self.mode is SaveMode.BLOCKING:
                 self._wait_durable(step)
-        self._heartbeat.note(step=step, loss=loss, state="training", step_at=stamp(self._clock.now()), **self._facts())
+            self._count_stall()
+        elif isinstance(state, LiveAdapter):
+            self._warm(state)
+        self._heartbeat.note(step=step, loss=loss, state="training", step_at=stamp(self._last_step_at), **self._facts())
         if stopping:
             self.before_update()
             durable = writer.wait(step, STOP_SAVE_SECONDS)
@@ -324,11 +351,7 @@ class Checkpointer:
             )
         manifest = writer.last
         assert manifest is not None
-        deadline = self._clock.monotonic() + replica_seconds
-        replicated = {
-            site: replicator.wait(manifest.step, max(0.0, deadline - self._clock.monotonic()))
-            for site, replicator in self._replicators.items()
-        }
+        replicated = self._after.wait(manifest.step, replica_seconds)
         self._heartbeat.write(state="finishing", model_digest=manifest.model_digest, **self._facts())
         return Finished(manifest, replicated)
 
@@ -368,6 +391,8 @@ class Checkpointer:
     def _is_due(self, step: int) -> bool:
         if self.every_steps is not None and step % self.every_steps == 0:
             return True
+        if self._pace is not None and self._pace.is_due(step, saved_step=self._saved_step, now=self._clock.monotonic()):
+            return True
         return self.every_seconds is not None and self._clock.monotonic() - self._saved_at >= self.every_seconds
 
     def _wait_durable(self, step: int) -> None:
@@ -397,9 +422,32 @@ class Checkpointer:
         self._writer.submit(Capture(step, state.frozen(), self._clock.now()))
 
     def _committed(self, manifest: CheckpointManifest, blobs: Mapping[str, bytes]) -> None:
-        for replicator in self._replicators.values():
-            replicator.offer(manifest, blobs)
+        """In the writer's thread, after each commit."""
+        assert self._writer is not None
+        self._after.offer(manifest, blobs, self._writer.status())
         self._heartbeat.note(**self._facts())
+        self._after.keep_house()
+
+    def _forget(self) -> None:
+        if self._writer is not None:
+            self._writer.forget()
+
+    def _warm(self, adapter: LiveAdapter) -> None:
+        """Make the buffers in the background, once; a first save at step one is there before it."""
+        if self._live is not None and not self._warmed:
+            self._warmed = True
+            self._live.warm(adapter)
+
+    def _count_stall(self) -> None:
+        """Training stood still for this save since the step was done; a copy that goes on is counted when it ends."""
+        if self._pace is None:
+            return
+        now = self._clock.monotonic()
+        stalled = now - self._stepped_at
+        if self.mode is SaveMode.OVERLAP and self._live is not None and self._live.stall_seconds is not None:
+            stalled = self._live.stall_seconds
+        self._pace.stalled(stalled)
+        self._pace.resumed(now)
 
     def _durable_step(self) -> int:
         last = self._writer.last if self._writer else self._parent
@@ -409,41 +457,21 @@ class Checkpointer:
         if self._writer is None:
             return {}
         last, writer = self._writer.last, self._writer.status()
-        replicas = {}
-        for site, replicator in self._replicators.items():
-            seen = replicator.status()
-            replicas[site] = {
-                "step": seen.step,
-                "at": stamp(seen.at) if seen.at else None,
-                "waiting": seen.waiting,
-                "skipped": seen.skipped,
-                "seconds": seen.seconds,
-                "error": seen.error,
-            }
         return {
-            "checkpoint": None
-            if last is None
-            else {
-                "step": last.step,
-                "epoch": last.epoch,
-                "digest": last.digest,
-                "at": stamp(last.saved_at),
-                "model_digest": last.model_digest,
-                "warnings": list(last.warnings),
-            },
+            "checkpoint": None if last is None else checkpoint_facts(last),
+            **self._after.facts(trained_step=self._last_step, trained_at=self._last_step_at),
             "saving": {
                 **asdict(writer),
                 "mode": str(self.mode),
                 "stall_seconds": self._live and self._live.stall_seconds,
             },
-            "replicas": replicas,
             "permission": str(self.guard.permission()),
         }
 
 
-def _check_interval(every_steps: int | None, every_seconds: float | None) -> None:
-    if every_steps is None and every_seconds is None:
-        wrong = ("every_steps, every_seconds", "one of them", "neither")
+def _check_interval(every_steps: int | None, every_seconds: float | None, interval: IntervalPolicy | None) -> None:
+    if every_steps is None and every_seconds is None and interval is None:
+        wrong = ("every_steps, every_seconds, interval", "one of them", "none")
     elif every_steps is not None and every_steps < 1:
         wrong = ("every_steps", "1 or more", str(every_steps))
     elif every_seconds is not None and not every_seconds > 0:
@@ -452,15 +480,6 @@ def _check_interval(every_steps: int | None, every_seconds: float | None) -> Non
         return
     where, expected, found = wrong
     raise CheckpointError("there is no checkpoint interval", where=where, expected=expected, found=found)
-
-
-def _mode(mode: str) -> SaveMode:
-    try:
-        return SaveMode(mode)
-    except ValueError:
-        raise CheckpointError(
-            "there is no such save mode", where="mode", expected=", ".join(SaveMode), found=repr(mode)
-        ) from None
 
 
 def _fingerprint_of(adapter: Adapter | LiveAdapter | None) -> Mapping[str, str]:

@@ -15,7 +15,7 @@ from datetime import datetime
 
 from holdfast.clock import Clock
 from holdfast.engine.checkpoint.commit import require_permission
-from holdfast.engine.checkpoint.elect import Allowed, damage, in_line, refusal
+from holdfast.engine.checkpoint.elect import Allowed, in_line, refusal
 from holdfast.engine.checkpoint.errors import CheckpointUnreadable, Fenced
 from holdfast.engine.checkpoint.format import CheckpointManifest, blob_key, run_root
 from holdfast.engine.checkpoint.guard import WriteGuard
@@ -31,6 +31,7 @@ from holdfast.engine.checkpoint.retired import (
     record_key,
     retired_prefix,
 )
+from holdfast.engine.checkpoint.verify import damage
 from holdfast.engine.objectstore.errors import ObjectNotFound
 from holdfast.engine.objectstore.interface import OVERWRITE, ObjectStore
 from holdfast.engine.snapshot.lineage import EpochFork, read_forks, require_fork
@@ -115,7 +116,7 @@ def collect(
         Fenced: the epoch is over, by the guard or by a newer fork in this bucket; nothing more is deleted.
         WritesHeld: it is not known whether it is.
         EpochUnknownHere: this bucket does not know where the epoch forked from.
-        CheckpointUnreadable: a manifest of another format is here; what it needs is not known.
+        FormatUnknown: a manifest of another format is here; what it needs is not known.
         GraceInvalid: the grace is negative or no number.
         ObjectStoreError: the store did not do it; call again.
     """

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from holdfast.engine.checkpoint.errors import Fenced, StepTaken
-from holdfast.engine.checkpoint.format import CheckpointManifest, blob_key, digest_of, parse_manifest
+from holdfast.engine.checkpoint.format import CheckpointManifest, blob_key, parse_manifest
 from holdfast.engine.checkpoint.guard import Permission, WriteGuard
-from holdfast.engine.objectstore.errors import ObjectExists, ObjectNotFound
+from holdfast.engine.checkpoint.verify import blob_damage, blob_is_intact
+from holdfast.engine.objectstore.errors import ObjectExists
 from holdfast.engine.objectstore.interface import CREATE, OVERWRITE, ObjectStore
 from holdfast.errors import HoldfastError
 
@@ -51,20 +52,12 @@ def ensure_blob(store: ObjectStore, run: str, digest: str, data: bytes) -> None:
             store.put(key, data, mode=OVERWRITE)
 
 
-def blob_is_intact(store: ObjectStore, run: str, digest: str) -> bool:
-    """Whether the blob reads back with this digest."""
-    try:
-        return digest_of(iter(store.open(blob_key(run, digest)))) == digest
-    except ObjectNotFound:
-        return False
-
-
 def commit_manifest(store: ObjectStore, manifest: CheckpointManifest, *, guard: WriteGuard) -> CheckpointManifest:
     """Commit the checkpoint; its blobs must be there.
 
     Returns:
         The manifest that is now at the key: this one, or one of the same content that an earlier attempt or an
-        earlier process of this epoch wrote.
+        earlier process of this epoch wrote, maybe with blobs encoded in another way.
 
     Raises:
         Fenced: the epoch is over.
@@ -84,7 +77,7 @@ def commit_manifest(store: ObjectStore, manifest: CheckpointManifest, *, guard: 
         existing = parse_manifest(there, where=manifest.key)
     except HoldfastError as error:
         raise StepTaken("a damaged checkpoint manifest has this key", where=manifest.key, found=str(error)) from None
-    if _content(existing) == _content(manifest):
+    if _content(existing) == _content(manifest) and _others_are_intact(store, existing, manifest):
         return existing
     raise StepTaken(
         "this step has another checkpoint of this epoch",
@@ -112,4 +105,14 @@ def write_checkpoint(
 
 
 def _content(manifest: CheckpointManifest) -> tuple[object, ...]:
-    return manifest.step, manifest.epoch, manifest.blobs, manifest.state, manifest.dataset_snapshot
+    blobs = {name: (reference.content, reference.content_bytes) for name, reference in manifest.blobs.items()}
+    return manifest.step, manifest.epoch, blobs, manifest.state, manifest.dataset_snapshot
+
+
+def _others_are_intact(store: ObjectStore, existing: CheckpointManifest, ours: CheckpointManifest) -> bool:
+    """Whether the blobs of a manifest that lie there in another form than ours are whole: nobody has written them."""
+    written = {reference.digest for reference in ours.blobs.values()}
+    return all(
+        reference.digest in written or blob_damage(store, existing.run, name, reference) is None
+        for name, reference in existing.blobs.items()
+    )

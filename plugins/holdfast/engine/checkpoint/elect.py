@@ -6,18 +6,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from holdfast.engine.checkpoint.commit import blob_is_intact
 from holdfast.engine.checkpoint.errors import CheckpointUnreadable
 from holdfast.engine.checkpoint.fingerprint import differences
 from holdfast.engine.checkpoint.format import (
-    BlobRef,
     CheckpointManifest,
-    blob_key,
     manifest_prefix,
     parse_manifest,
     parse_manifest_key,
     run_root,
 )
+from holdfast.engine.checkpoint.verify import damage
 from holdfast.engine.objectstore.errors import ObjectNotFound
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.snapshot.lineage import EpochFork, require_fork
@@ -74,7 +72,8 @@ def elect(
 
     Selectable are the checkpoints of the newest epoch, the one its fork record names, and that one's ancestors. What
     an older epoch wrote after the fork is no ancestor, so a stale writer's checkpoints are never elected, however
-    new they are. Of the selectable the newest step wins whose blobs all read back with their digests.
+    new they are. Of the selectable the newest step wins whose blobs all read back with their digests, and decode to
+    what the manifest names where they are encoded.
 
     Args:
         epoch: the newest committed epoch, from the authority. When electing for a promotion: the epoch that ends.
@@ -86,6 +85,7 @@ def elect(
     Raises:
         EpochUnknownHere: epoch > 1 and this bucket has no fork record of it; nothing is selectable.
         StoreUnavailable: the bucket does not answer.
+        ConfigError: a blob is encoded, and what decodes it is not installed here; nothing older is elected instead.
     """
     fork = require_fork(store, run_root(run), epoch)
     passed: list[PassedOver] = []
@@ -188,28 +188,9 @@ def _readable(store: ObjectStore, run: str, keys: list[str], passed: list[Passed
         try:
             manifest = parse_manifest(store.get(key), where=key)
         except (CheckpointUnreadable, ObjectNotFound) as error:
-            passed.append(PassedOver(key, error.found or error.what))
+            passed.append(PassedOver(key, error.what if error.found is None else f"{error.what}: {error.found}"))
             continue
         if manifest.run != run:
             passed.append(PassedOver(key, f"of another run: {manifest.run}"))
             continue
         yield Located(key, manifest)
-
-
-def damage(store: ObjectStore, manifest: CheckpointManifest) -> str | None:
-    """What is wrong with a checkpoint's blobs, every byte read; None when nothing is."""
-    found = (blob_damage(store, manifest.run, name, reference) for name, reference in manifest.blobs.items())
-    return next((against for against in found if against is not None), None)
-
-
-def blob_damage(store: ObjectStore, run: str, name: str, reference: BlobRef) -> str | None:
-    """What is wrong with one blob, every byte read; None when nothing is."""
-    try:
-        size = store.head(blob_key(run, reference.digest)).size_bytes
-    except ObjectNotFound:
-        return f"the blob of {name!r} is missing"
-    if size != reference.size_bytes:
-        return f"the blob of {name!r} has {size} bytes instead of {reference.size_bytes}"
-    if not blob_is_intact(store, run, reference.digest):
-        return f"the blob of {name!r} has another digest"
-    return None

@@ -13,6 +13,10 @@ class CheckpointUnreadable(CheckpointError):
     """A manifest or blob is not what was written: damaged, truncated or missing."""
 
 
+class FormatUnknown(CheckpointUnreadable):
+    """A manifest of a format that this version does not read; it may well be whole."""
+
+
 class StepTaken(CheckpointError):
     """This step already has a checkpoint of this epoch with other content; the next step's key is free."""
 

@@ -1,4 +1,5 @@
-"""The checkpoint format ``holdfast.checkpoint/1``: keys, manifests, digests. docs/formats/checkpoint.md specifies it.
+"""The checkpoint formats ``holdfast.checkpoint/1`` and ``/2``: keys, manifests, digests. docs/formats/checkpoint.md
+specifies them. ``/2`` is ``/1`` with blobs that lie encoded in the store; a manifest without one is ``/1``.
 
 A checkpoint is a manifest, written last and create-only, that names content-addressed blobs. The manifest's own
 digest is taken over its exact bytes, and each manifest names its parent's: the manifests of a run form a chain that
@@ -7,19 +8,38 @@ shows who resumed from what.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import rfc8785
 from blake3 import blake3
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError, field_serializer
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    ValidationError,
+    field_serializer,
+    model_serializer,
+    model_validator,
+)
 
-from holdfast.engine.checkpoint.errors import CheckpointUnreadable
+from holdfast.engine.checkpoint.errors import CheckpointUnreadable, FormatUnknown
 
-FORMAT: Literal["holdfast.checkpoint/1"] = "holdfast.checkpoint/1"
+Format = Literal["holdfast.checkpoint/1", "holdfast.checkpoint/2"]
+#: Without encoded blobs, and with some.
+PLAIN_FORMAT: Literal["holdfast.checkpoint/1"] = "holdfast.checkpoint/1"
+ENCODED_FORMAT: Literal["holdfast.checkpoint/2"] = "holdfast.checkpoint/2"
+FORMATS: tuple[Format, ...] = (PLAIN_FORMAT, ENCODED_FORMAT)
+#: How a blob lies in the store: a Zstandard frame, of the bytes as they are or with the bytes of each element of so
+#: many bytes sorted by their place in it, see `encoding`.
+Encoding = Literal["zstd", "zstd-shuffled-2", "zstd-shuffled-4", "zstd-shuffled-8"]
 #: How many ancestors a manifest names. A replica that coalesced checkpoints lacks some parents; the chain still holds.
 ANCESTORS_NAMED = 16
 
@@ -62,12 +82,40 @@ def parse_manifest_key(key: str) -> tuple[int, int] | None:
 
 
 class BlobRef(BaseModel):
-    """One named part of a checkpoint: which bytes, and how many."""
+    """One named part of a checkpoint: which bytes, and how many.
+
+    ``digest`` and ``size_bytes`` are of the bytes in the store. For an encoded blob ``content_digest`` and
+    ``content_size_bytes`` are of what they decode to; a plain one has none of these three.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     digest: Digest
     size_bytes: int = Field(ge=0)
+    encoding: Encoding | None = None
+    content_digest: Digest | None = None
+    content_size_bytes: int | None = Field(None, ge=0)
+
+    @property
+    def content(self) -> str:
+        """The digest of the plain bytes, whether they lie encoded or not."""
+        return self.content_digest or self.digest
+
+    @property
+    def content_bytes(self) -> int:
+        """How many plain bytes."""
+        return self.size_bytes if self.content_size_bytes is None else self.content_size_bytes
+
+    @model_validator(mode="after")
+    def _all_or_none(self) -> Self:
+        named = [one is not None for one in (self.encoding, self.content_digest, self.content_size_bytes)]
+        if any(named) != all(named):
+            raise ValueError("an encoded blob has encoding, content_digest and content_size_bytes, a plain one none")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in dump(self).items() if value is not None}
 
 
 class CheckpointManifest(BaseModel):
@@ -79,7 +127,7 @@ class CheckpointManifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal["holdfast.checkpoint/1"] = FORMAT
+    format: Format = PLAIN_FORMAT
     run: str
     step: int = Field(ge=0)
     epoch: int = Field(ge=1)
@@ -115,8 +163,29 @@ class CheckpointManifest(BaseModel):
 
     @property
     def size_bytes(self) -> int:
-        """The blobs' bytes."""
+        """The blobs' bytes in the store."""
         return sum(blob.size_bytes for blob in self.blobs.values())
+
+    @property
+    def content_bytes(self) -> int:
+        """The blobs' plain bytes: what a restore reads into memory."""
+        return sum(blob.content_bytes for blob in self.blobs.values())
+
+    @property
+    def encoded(self) -> int:
+        """How many of the blobs lie encoded."""
+        return sum(blob.encoding is not None for blob in self.blobs.values())
+
+    @model_validator(mode="after")
+    def _format_says_it(self) -> Self:
+        if (expected := format_of(self.blobs)) != self.format:
+            raise ValueError(f"a manifest with {self.encoded} encoded blobs is {expected}, not {self.format}")
+        return self
+
+
+def format_of(blobs: Mapping[str, BlobRef]) -> Format:
+    """The version of a manifest with these blobs: what no blob needs is not asked of its readers."""
+    return PLAIN_FORMAT if all(blob.encoding is None for blob in blobs.values()) else ENCODED_FORMAT
 
 
 def canonical(value: Any) -> bytes:
@@ -127,9 +196,10 @@ def canonical(value: Any) -> bytes:
 def model_digest(blobs: Mapping[str, BlobRef], model: Iterable[str]) -> str:
     """The digest of the model's blob; of several, the digest of their canonical ``{name: digest}``.
 
-    A model of one file so has the digest any tool computes over that file.
+    A model of one file so has the digest any tool computes over that file. The digests are of the plain bytes: how a
+    model is stored does not make it another.
     """
-    parts = {name: blobs[name].digest for name in model}
+    parts = {name: blobs[name].content for name in model}
     if len(parts) == 1:
         return next(iter(parts.values()))
     return digest_of(canonical(parts))
@@ -139,17 +209,19 @@ def parse_manifest(data: bytes, *, where: str) -> CheckpointManifest:
     """Read and check a manifest's bytes.
 
     Raises:
-        CheckpointUnreadable: it is damaged, of an unknown version, or says another key than it lies under.
+        CheckpointUnreadable: it is damaged, or says another key than it lies under.
+        FormatUnknown: a later version of the format, or another one.
     """
     try:
         manifest = CheckpointManifest.model_validate_json(data)
     except ValidationError as error:
+        _refuse_unknown_format(data, where)
         first = error.errors(include_url=False, include_input=False)[0]
         at = ".".join(str(part) for part in first["loc"])
         raise CheckpointUnreadable(
             "the checkpoint manifest is not readable",
             where=where,
-            expected=FORMAT,
+            expected=" or ".join(FORMATS),
             found=f"{at}: {first['msg']}" if at else first["msg"],
         ) from None
     if manifest.data != data:
@@ -174,3 +246,19 @@ def parse_manifest(data: bytes, *, where: str) -> CheckpointManifest:
             found=", ".join(missing),
         )
     return manifest
+
+
+def _refuse_unknown_format(data: bytes, where: str) -> None:
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError):  # damage, not a format
+        return
+    found = document.get("format") if isinstance(document, dict) else None
+    if isinstance(found, str) and found not in FORMATS:
+        raise FormatUnknown(
+            "the checkpoint is of a format that this version of holdfast does not read",
+            where=where,
+            expected=" or ".join(FORMATS),
+            found=found,
+            fix="Read it with the version of holdfast that wrote it, or a later one",
+        ) from None

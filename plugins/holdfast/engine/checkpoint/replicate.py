@@ -9,11 +9,12 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from holdfast.clock import Clock, SystemClock
-from holdfast.engine.checkpoint.commit import blob_is_intact, commit_manifest, ensure_blob
+from holdfast.engine.checkpoint.commit import commit_manifest, ensure_blob
 from holdfast.engine.checkpoint.errors import CheckpointUnreadable
 from holdfast.engine.checkpoint.fork import copy_forks
 from holdfast.engine.checkpoint.format import CheckpointManifest, blob_key, canonical, digest_of
 from holdfast.engine.checkpoint.guard import AlwaysGranted, WriteGuard
+from holdfast.engine.checkpoint.verify import blob_is_intact
 from holdfast.engine.objectstore.errors import ObjectExists, ObjectNotFound
 from holdfast.engine.objectstore.interface import CREATE, ObjectStore
 
@@ -21,7 +22,7 @@ ReadBlob = Callable[[str], bytes]
 
 
 class CheckpointReceipt(BaseModel):
-    """Says that every blob of a checkpoint was read back and hashed at this site."""
+    """Says that every blob of a checkpoint was read back and hashed at this site, as it lies in the store."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

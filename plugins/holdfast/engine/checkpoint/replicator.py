@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from threading import Condition, Thread
@@ -27,6 +27,8 @@ class ReplicaStatus:
     skipped: int
     seconds: float | None
     error: str | None
+    #: When the state of ``step`` was captured, by the writer's clock.
+    saved_at: datetime | None = None
 
 
 class Replicator:
@@ -34,6 +36,9 @@ class Replicator:
 
     A site that is down costs a retry every few seconds and bounded memory: the newest checkpoint's bytes, and the
     manifests of at most eight kept ones, whose blobs are read from the source when their turn comes.
+
+    Args:
+        arrived: called in this worker's thread with the seconds a checkpoint took, once it is at the site.
     """
 
     def __init__(
@@ -48,6 +53,7 @@ class Replicator:
         keep_every: int = 10,
         retry_seconds: float = 0.5,
         retry_seconds_max: float = 5.0,
+        arrived: Callable[[float], None] = lambda _seconds: None,
     ) -> None:
         self._source = source
         self._target = target
@@ -58,6 +64,7 @@ class Replicator:
         self._keep_every = keep_every
         self._retry_seconds = retry_seconds
         self._retry_seconds_max = retry_seconds_max
+        self._arrived = arrived
         self._condition = Condition()
         self._newest: tuple[int, CheckpointManifest, Mapping[str, bytes]] | None = None
         self._kept: deque[CheckpointManifest] = deque(maxlen=8)
@@ -105,6 +112,7 @@ class Replicator:
                 self._skipped,
                 self._seconds,
                 self._error,
+                self._done.saved_at if self._done else None,
             )
 
     def close(self, seconds: float = 5.0) -> None:
@@ -164,11 +172,13 @@ class Replicator:
                 pause_seconds = min(pause_seconds * 2, self._retry_seconds_max)
                 continue
             pause_seconds = self._retry_seconds
+            seconds = self._clock.monotonic() - began
             with self._condition:
                 if self._done is None or manifest.step > self._done.step:
                     self._done, self._done_at = manifest, self._clock.now()
-                self._seconds, self._error = self._clock.monotonic() - began, None
+                self._seconds, self._error = seconds, None
                 self._condition.notify_all()
+            self._arrived(seconds)
 
     def _failed(
         self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -10,9 +9,8 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from holdfast.engine.checkpoint.errors import CheckpointUnreadable
+from holdfast.engine.checkpoint.errors import CheckpointUnreadable, FormatUnknown
 from holdfast.engine.checkpoint.format import (
-    FORMAT,
     CheckpointManifest,
     Digest,
     manifest_prefix,
@@ -73,7 +71,7 @@ def read_manifests(store: ObjectStore, run: str) -> Manifests:
     """Every manifest in the bucket, stale epochs' too.
 
     Raises:
-        CheckpointUnreadable: one is of another format: what it needs is not known, so nothing may be deleted.
+        FormatUnknown: one is of another format: what it needs is not known, so nothing may be deleted.
     """
     readable: list[CheckpointManifest] = []
     loose: set[str] = set()
@@ -86,8 +84,15 @@ def read_manifests(store: ObjectStore, run: str) -> Manifests:
             continue
         try:
             manifest = parse_manifest(data, where=info.key)
+        except FormatUnknown as error:
+            raise FormatUnknown(
+                "a checkpoint of another format is here, so nothing is retired",
+                where=info.key,
+                expected=error.expected,
+                found=error.found,
+                fix="Collect with a version of holdfast that reads it",
+            ) from None
         except CheckpointUnreadable:
-            _require_no_other_format(data, info.key)
             loose |= _digests_in(data)
             continue
         if manifest.run == run:
@@ -137,19 +142,3 @@ def _parse(data: bytes, run: str) -> RetiredRecord | None:
 
 def _digests_in(data: bytes) -> frozenset[str]:
     return frozenset(found.decode() for found in _ANY_DIGEST.findall(data))
-
-
-def _require_no_other_format(data: bytes, key: str) -> None:
-    try:
-        document = json.loads(data)
-    except ValueError:  # damage, not a format
-        return
-    found = document.get("format") if isinstance(document, dict) else None
-    if isinstance(found, str) and found != FORMAT:
-        raise CheckpointUnreadable(
-            "a checkpoint of another format is here, so nothing is retired",
-            where=key,
-            expected=FORMAT,
-            found=found,
-            fix="Collect with a version of holdfast that reads it",
-        )

@@ -10,11 +10,19 @@ from threading import Condition, Thread
 
 from holdfast.clock import Clock
 from holdfast.engine.checkpoint.buffers import BufferSet, LentBlobs
-from holdfast.engine.checkpoint.commit import WritesHeld, write_checkpoint
+from holdfast.engine.checkpoint.commit import WritesHeld, commit_manifest
+from holdfast.engine.checkpoint.compression import BlobEncoder, Compression
 from holdfast.engine.checkpoint.errors import CheckpointError, CheckpointFailed, Fenced, StepTaken
-from holdfast.engine.checkpoint.format import ANCESTORS_NAMED, BlobRef, CheckpointManifest, digest_of, model_digest
+from holdfast.engine.checkpoint.format import (
+    ANCESTORS_NAMED,
+    BlobRef,
+    CheckpointManifest,
+    format_of,
+    model_digest,
+)
 from holdfast.engine.checkpoint.guard import WriteGuard
 from holdfast.engine.checkpoint.state import TrainingState
+from holdfast.engine.checkpoint.storing import StoredForms, Storing
 from holdfast.engine.objectstore.errors import BucketNotFound, NotSupported, PermissionRefused
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.errors import HoldfastError
@@ -48,14 +56,14 @@ class Capture:
         if self.buffers is not None:
             self.buffers.release()
 
-    def by_digest(self, manifest: CheckpointManifest) -> Mapping[str, bytes]:
-        """Its blobs, for the replicas; those in buffers only until the buffers are needed again."""
+    def by_digest(self, manifest: CheckpointManifest, encoder: BlobEncoder) -> Mapping[str, bytes]:
+        """Its blobs as they are stored, for the replicas; those in buffers only until the buffers are needed again."""
         own = {name: data for name, data in self.state.blobs.items() if isinstance(data, bytes)}
-        others = {manifest.blobs[name].digest: data for name, data in own.items()}
+        others = {manifest.blobs[name].content: data for name, data in own.items()}
         if self.buffers is None:
-            return others
-        lent = {manifest.blobs[name].digest: name for name in self.buffers.views()}
-        return LentBlobs(self.buffers, self.buffers.generation, lent, others)
+            return StoredForms(manifest, others, encoder)
+        lent = {manifest.blobs[name].content: name for name in self.buffers.views()}
+        return StoredForms(manifest, LentBlobs(self.buffers, self.buffers.generation, lent, others), encoder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +76,8 @@ class WriterStatus:
     committed: int
     save_seconds: float | None
     error: str | None
+    #: Of the last checkpoint, the bytes of blobs that the one before it did not name.
+    changed_bytes: int = 0
 
 
 class CheckpointWriter:
@@ -77,6 +87,7 @@ class CheckpointWriter:
 
     Args:
         committed: called in the writer's thread after each commit, with the manifest and the blobs by digest.
+        encoder: gives blobs the form they are stored in, in this thread; by default as they are.
     """
 
     def __init__(
@@ -89,9 +100,11 @@ class CheckpointWriter:
         parent: CheckpointManifest | None,
         committed: Callable[[CheckpointManifest, Mapping[str, bytes]], None],
         retry_seconds: float = 0.5,
+        encoder: BlobEncoder | None = None,
     ) -> None:
         self._store = store
         self._origin = origin
+        self._encoder = encoder or BlobEncoder(Compression())
         self._guard = guard
         self._clock = clock
         self._committed = committed
@@ -104,6 +117,7 @@ class CheckpointWriter:
         self._superseded = 0
         self._count = 0
         self._save_seconds: float | None = None
+        self._changed_bytes = 0
         self._error: str | None = None
         self.failure: HoldfastError | None = None
         #: A step's key was taken; the next step should be saved instead.
@@ -151,7 +165,12 @@ class CheckpointWriter:
                 self._count,
                 self._save_seconds,
                 self._error,
+                self._changed_bytes,
             )
+
+    def forget(self) -> None:
+        """Believe nothing to be in the store that this process put there; called in the writer's own thread."""
+        self._intact.clear()
 
     def close(self, seconds: float = 5.0) -> None:
         """Stop after the save in flight; what only waits is given up."""
@@ -195,12 +214,22 @@ class CheckpointWriter:
             return self._in_flight
 
     def _save(self, capture: Capture) -> None:
-        manifest = self._manifest(capture)
-        blobs = capture.state.blobs
+        storing = Storing(
+            self._store,
+            self._origin.run,
+            capture.state.blobs,
+            parent=self.last,
+            encoder=self._encoder,
+            intact=self._intact,
+        )
+        manifest: CheckpointManifest | None = None
         while True:
             began = self._clock.monotonic()
             try:
-                done = write_checkpoint(self._store, manifest, blobs, guard=self._guard, intact=self._intact)
+                blobs = storing.ensure()
+                if manifest is None or manifest.blobs != blobs:
+                    manifest = self._manifest(capture, blobs)
+                done = commit_manifest(self._store, manifest, guard=self._guard)
             except (Fenced, *_PERMANENT):
                 raise
             except StepTaken as error:
@@ -228,14 +257,17 @@ class CheckpointWriter:
             return not self._closing
 
     def _done(self, manifest: CheckpointManifest, capture: Capture, seconds: float) -> None:
+        before = set() if self.last is None else {blob.digest for blob in self.last.blobs.values()}
+        new = {blob.digest: blob.size_bytes for blob in manifest.blobs.values() if blob.digest not in before}
         with self._condition:
             self.last = manifest
+            self._changed_bytes = sum(new.values())
             # Later checkpoints share blobs with this one, if with any.
             self._intact = {reference.digest for reference in manifest.blobs.values()}
             self._count += 1
             self._save_seconds, self._error = seconds, None
             self._condition.notify_all()
-        self._committed(manifest, capture.by_digest(manifest))
+        self._committed(manifest, capture.by_digest(manifest, self._encoder))
 
     def _fail(self, error: HoldfastError) -> None:
         if not isinstance(error, CheckpointError):
@@ -249,9 +281,8 @@ class CheckpointWriter:
             self.failure, self._error = error, str(error)
             self._condition.notify_all()
 
-    def _manifest(self, capture: Capture) -> CheckpointManifest:
+    def _manifest(self, capture: Capture, blobs: dict[str, BlobRef]) -> CheckpointManifest:
         state, origin, parent = capture.state, self._origin, self.last
-        blobs = {name: BlobRef(digest=digest_of(data), size_bytes=len(data)) for name, data in state.blobs.items()}
         model = model_digest(blobs, state.model)
         warnings: tuple[str, ...] = ()
         if parent is not None and parent.model_digest == model and capture.step > parent.step:
@@ -259,6 +290,7 @@ class CheckpointWriter:
             warnings = (f"the model is identical to step {parent.step}'s, {capture.step - parent.step} steps ago",)
         ancestors = (parent.digest, *parent.ancestors)[:ANCESTORS_NAMED] if parent is not None else ()
         return CheckpointManifest(
+            format=format_of(blobs),
             run=origin.run,
             step=capture.step,
             epoch=origin.epoch,

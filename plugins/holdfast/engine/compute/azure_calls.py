@@ -27,7 +27,7 @@ LOOKING: dict[str, Any] = {
 #: Of a call that makes something: once. Whether it was made is found out by looking.
 MAKING: dict[str, Any] = {**LOOKING, "retry_total": 0, "retry_connect": 0, "retry_read": 0, "retry_status": 0}
 
-#: Seen in issue threads of users of Container Instances; the service documents no closed list.
+#: Seen in issue threads of users of Container Instances and Azure ML; no service documents a closed list.
 _CAPACITY_CODES = frozenset(
     {
         "InsufficientCapacity",
@@ -39,15 +39,22 @@ _CAPACITY_CODES = frozenset(
         "ClusterCoreQuotaReached",
         "AccountCoreQuotaReached",
         "LowPriorityCoreQuotaReached",
+        "JobNodeCountExceedsCoreQuota",
+        "ClusterMinNodesExceedCoreQuota",
     }
 )
-_CAPACITY_WORDS = re.compile(r"not available in the location|insufficient capacity|quota .{0,60}exceeded", re.I)
+_CAPACITY_WORDS = re.compile(
+    r"not available in the location|insufficient capacity|quota .{0,60}exceeded"
+    r"|vcpu quota of \d+ and (?:is less than|cannot acc?omm?odate)",
+    re.I,
+)
 
-#: Login server, ARM endpoint and scope per ``extra.cloud_environment``, as Airflow's Azure hooks name them.
+#: Login server, ARM endpoint and Azure ML's name of the cloud per ``extra.cloud_environment``, as Airflow's Azure hooks
+#: name them.
 _CLOUDS = {
-    "AzurePublicCloud": ("login.microsoftonline.com", "https://management.azure.com"),
-    "AzureUSGovernment": ("login.microsoftonline.us", "https://management.usgovcloudapi.net"),
-    "AzureChinaCloud": ("login.chinacloudapi.cn", "https://management.chinacloudapi.cn"),
+    "AzurePublicCloud": ("login.microsoftonline.com", "https://management.azure.com", "AzureCloud"),
+    "AzureUSGovernment": ("login.microsoftonline.us", "https://management.usgovcloudapi.net", "AzureUSGovernment"),
+    "AzureChinaCloud": ("login.chinacloudapi.cn", "https://management.chinacloudapi.cn", "AzureChinaCloud"),
 }
 
 
@@ -105,6 +112,11 @@ def management_endpoint(connection: Connection) -> str:
     return _cloud(connection)[1]
 
 
+def ml_cloud(connection: Connection) -> str:
+    """The connection's cloud by Azure ML's name. Raises ConfigError for an unknown ``cloud_environment``."""
+    return _cloud(connection)[2]
+
+
 def credential(connection: Connection) -> Any:
     """A service principal's credential where the connection has one, else the machine's own identity.
 
@@ -129,7 +141,7 @@ def field(connection: Connection, name: str) -> Any:
     return connection.extra.get(name) or connection.extra.get(f"extra__{connection.conn_type}__{name}")
 
 
-def _cloud(connection: Connection) -> tuple[str, str]:
+def _cloud(connection: Connection) -> tuple[str, str, str]:
     name = str(field(connection, "cloud_environment") or "AzurePublicCloud")
     if name not in _CLOUDS:
         raise ConfigError(

@@ -81,7 +81,8 @@ class Seen:
 
     Args:
         alive: whether something of it may still write.
-        tells_end: False: the service does not tell how it ended, the heartbeat may.
+        tells_end: False: the service does not tell how it ended, the heartbeat may. On spot capacity, one that ran and
+            ended without a word was cut off.
         spot: it ran on capacity that may be taken away.
     """
 
@@ -166,7 +167,10 @@ class ClaimedBackend:
         return self._handle(run, epoch, number)
 
     def status(self, handle: JobHandle) -> JobStatus:
-        """How the attempt stands. Only the service's own word that there is no such job makes it LOST."""
+        """How the attempt stands. Only the service's own word that there is no such job makes it LOST.
+
+        Raises ComputeUnavailable also where only the heartbeat tells how it ended and the bucket does not answer.
+        """
         run, epoch, number = self._attempt(handle)
         seen = self._service.look(self._job(handle.name, number))
         store = self._opening.store()
@@ -176,7 +180,9 @@ class ClaimedBackend:
                 return status_of(JobState.PENDING, beat, "claimed a moment ago; the service does not show it yet")
             ended = ended_by_heartbeat(beat)
             return status_of(ended or JobState.LOST, beat, "the service has no such job any more")
-        return status_of(self._settled(store, run, epoch, number, seen, beat), beat, seen.detail)
+        state = self._settled(store, run, epoch, number, seen)
+        own = (beat or {}).get("detail") if not seen.tells_end else None
+        return status_of(state, beat, str(own) if own else seen.detail)
 
     def request_checkpoint(self, handle: JobHandle) -> None:
         with self._bucket() as store:
@@ -267,22 +273,20 @@ class ClaimedBackend:
             spot=spec.spot,
         )
 
-    def _settled(
-        self,
-        store: ObjectStore,
-        run: str,
-        epoch: int,
-        number: int,
-        seen: Seen,
-        beat: Mapping[str, Any] | None = None,
-    ) -> JobState:
+    def _settled(self, store: ObjectStore, run: str, epoch: int, number: int, seen: Seen) -> JobState:
         """The state, with what the service does not tell taken from the heartbeat and from whether a stop was asked."""
+        state = seen.state
         if not seen.tells_end:
-            beat = beat or _heartbeat(store, run, epoch, number)
-            return ended_by_heartbeat(beat) or seen.state
-        if seen.state is JobState.LOST and seen.spot and not _stop_was_asked(store, run, epoch, number):
+            with self._answers():
+                beat = read_heartbeat(store, heartbeat_key(run, epoch, number))
+            told = ended_by_heartbeat(beat)
+            if told is not None:
+                return told
+            if seen.spot and beat is not None and beat.get("state") != "failed":
+                state = JobState.LOST
+        if state is JobState.LOST and seen.spot and not _stop_was_asked(store, run, epoch, number):
             return JobState.PREEMPTED
-        return seen.state
+        return state
 
     def _is_alive(self, job: str) -> bool:
         seen = self._service.look(job)
@@ -352,8 +356,13 @@ class ClaimedBackend:
     @contextlib.contextmanager
     def _bucket(self) -> Iterator[ObjectStore]:
         """The bucket; one that does not answer reads as the service not answering: asking again is right."""
-        try:
+        with self._answers():
             yield self._opening.store()
+
+    @contextlib.contextmanager
+    def _answers(self) -> Iterator[None]:
+        try:
+            yield
         except ObjectStoreError as error:
             if not error.transient:
                 raise

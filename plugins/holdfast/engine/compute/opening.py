@@ -45,6 +45,7 @@ _LEAVES = {
     "vertex": "vertex",
     "azure-container-instances": "azure_container_instances",
     "azure-batch": "azure_batch",
+    "azure-ml": "azure_ml",
 }
 
 

@@ -77,12 +77,43 @@ class AzureBatch(Model):
     image: str | None = Field(None, description="Container image; none: the command runs on the node itself.")
 
 
+class AzureML(Model):
+    """Command jobs of an Azure Machine Learning workspace."""
+
+    subscription: str
+    resource_group: str
+    workspace: str
+    image: str = Field(description="Image with the trainer and `holdfast` in it.")
+    working_folder: str | None = Field(
+        None, description="Folder of the image the command starts in; none: an empty one that Azure ML makes."
+    )
+    compute: str | None = Field(None, description="Compute cluster; none: serverless compute.")
+    spot_compute: str | None = Field(
+        None, description="Cluster of low-priority machines for placements that ask for spot; serverless needs none."
+    )
+    machine: str | None = Field(None, description="VM size on serverless compute; none: Azure ML chooses.")
+    identity: str | None = Field(
+        None, description="Client id of a user-assigned managed identity of the cluster or, serverless, the workspace."
+    )
+    experiment: str = Field("holdfast", description="Experiment the jobs are shown under.")
+    timeout_seconds: int = Field(86_400, gt=0, description="After it Azure ML cancels the attempt.")
+
+    @model_validator(mode="after")
+    def _machine_is_serverless(self) -> Self:
+        if self.machine is not None and self.compute is not None:
+            raise ValueError(
+                f"a cluster has its own machines: expected `machine` or `compute`; "
+                f"found machine {self.machine} and compute {self.compute}"
+            )
+        return self
+
+
 class Compute(Model):
     """Where a site's training jobs run."""
 
-    kind: Literal["process", "kubernetes", "sagemaker", "vertex", "azure-container-instances", "azure-batch"] = Field(
-        "process", description="`process`: its own process group on the worker's machine."
-    )
+    kind: Literal[
+        "process", "kubernetes", "sagemaker", "vertex", "azure-container-instances", "azure-batch", "azure-ml"
+    ] = Field("process", description="`process`: its own process group on the worker's machine.")
     connection: str | None = Field(
         None, description="Airflow connection of the compute service; default: the site's own connection."
     )
@@ -103,6 +134,7 @@ class Compute(Model):
     vertex: Vertex | None = None
     azure_container_instances: AzureContainerInstances | None = None
     azure_batch: AzureBatch | None = None
+    azure_ml: AzureML | None = None
 
     @model_validator(mode="after")
     def _has_its_settings(self) -> Self:

@@ -12,6 +12,7 @@ from typing import Literal, Self, TypeVar
 from pydantic import Field, PrivateAttr, model_validator
 
 from holdfast.engine.config.base import Model, Name, RelativePath
+from holdfast.engine.config.checkpoints import CheckpointCompression, KeepCheckpoints, PlannedInterval
 from holdfast.engine.config.compute import Compute, Placement
 from holdfast.engine.config.sync import Sync
 from holdfast.errors import UnknownName
@@ -134,13 +135,25 @@ class TrainingJob(Model):
         description="What to run; `{python}` is this interpreter, relative paths are beside the topology file.",
     )
     steps: int = Field(gt=0)
-    checkpoint_every_steps: int = Field(gt=0)
+    checkpoint_every_steps: int | None = Field(None, gt=0, description="A checkpoint each so many steps.")
+    checkpoint_interval: PlannedInterval | None = Field(
+        None, description="Instead: planned from what the job measures. `{}` takes the defaults."
+    )
+    keep_checkpoints: KeepCheckpoints | None = Field(None, description="What stays of a run; none: everything.")
+    checkpoint_compression: CheckpointCompression = Field(default_factory=lambda: CheckpointCompression())
     seed: int = Field(0, ge=0)
     step_seconds: float = Field(0.0, ge=0, description="At least this long per step; paces a small example.")
     placements: tuple[Placement, ...] = Field((), description="Where it may run, best first. Not acted on yet.")
     recovery: Name = Field(
         "next-placement", description="Registered strategy for a lost machine. Checked, not acted on yet."
     )
+
+    @model_validator(mode="after")
+    def _has_one_interval(self) -> Self:
+        if (self.checkpoint_every_steps is None) is (self.checkpoint_interval is None):
+            found = "neither" if self.checkpoint_interval is None else "both"
+            raise ValueError(f"expected `checkpoint_every_steps` or `checkpoint_interval`; found {found}")
+        return self
 
 
 class Record(Model):

@@ -12,9 +12,10 @@ from itertools import pairwise
 from typing import Literal
 
 from holdfast.engine.authority.interface import EpochState
-from holdfast.engine.checkpoint import CheckpointManifest, CheckpointUnreadable
-from holdfast.engine.checkpoint.elect import blob_damage, lineage, refusal
+from holdfast.engine.checkpoint import BlobRef, CheckpointManifest, CheckpointUnreadable, FormatUnknown
+from holdfast.engine.checkpoint.elect import lineage, refusal
 from holdfast.engine.checkpoint.format import manifest_prefix, parse_manifest, parse_manifest_key, run_root
+from holdfast.engine.checkpoint.verify import blob_damage
 from holdfast.engine.objectstore.errors import ObjectNotFound, ObjectStoreError
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.pipeline.active import require_active
@@ -35,6 +36,8 @@ class ListedCheckpoint:
 
     Args:
         written_at: the site that wrote it.
+        size_bytes: of its blobs in the store; ``content_bytes``: of what they decode to.
+        encoded: how many of its blobs lie compressed.
         receipt: ``own`` where it was written here, ``yes`` where this site's receipt is there, else what is missing.
         in_lineage: whether the newest epoch descends from it; ``None``: this site does not know that epoch.
         warnings: what the writer found odd.
@@ -48,6 +51,8 @@ class ListedCheckpoint:
     digest: str | None = None
     model_digest: str | None = None
     size_bytes: int | None = None
+    content_bytes: int | None = None
+    encoded: int | None = None
     saved_at: datetime | None = None
     receipt: Receipt | None = None
     in_lineage: bool | None = None
@@ -85,7 +90,12 @@ class CheckpointListing:
 
 @dataclass(frozen=True, slots=True)
 class VerifiedCheckpoint:
-    """One checkpoint whose every blob was read: ``damage`` is None when each had its size and digest."""
+    """One checkpoint whose every blob was read.
+
+    ``damage`` is None when each had its size and digest, and the ``encoded`` ones of them decoded to what the manifest
+    names: ``content_bytes`` in all, plain ones included. ``unknown`` says why nothing was read: its format is a later
+    version's, so it may well be whole.
+    """
 
     key: str
     step: int
@@ -93,6 +103,9 @@ class VerifiedCheckpoint:
     blobs: int
     size_bytes: int
     damage: str | None
+    encoded: int = 0
+    content_bytes: int = 0
+    unknown: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +134,7 @@ class CheckpointVerification:
         """Damage outweighs what is not known, and that outweighs everything: unknown is never a pass."""
         if any(one.damage for site in self.sites for one in site.checkpoints):
             return "damaged"
-        if any(site.error for site in self.sites):
+        if any(site.error or any(one.unknown for one in site.checkpoints) for site in self.sites):
             return "unknown"
         return "intact" if any(site.checkpoints for site in self.sites) else "nothing to verify"
 
@@ -146,7 +159,8 @@ def list_checkpoints(
 def verify_checkpoints(
     runtime: Runtime, run: str, *, group: str | None = None, site: str | None = None, step: int | None = None
 ) -> CheckpointVerification:
-    """Read every blob of a run's checkpoints back, and hash it; each blob once per site.
+    """Read every blob of a run's checkpoints back, hash it, and decode and hash it where it is encoded; each blob once
+    per site.
 
     Args:
         step: only the checkpoints of this step, of whatever epoch.
@@ -213,7 +227,10 @@ def _keys(store: ObjectStore, run: str, step: int | None) -> list[str]:
 
 def _listed(store: ObjectStore, run: str, key: str) -> tuple[ListedCheckpoint, CheckpointManifest | None] | None:
     step, epoch = parse_manifest_key(key) or (0, 0)
-    manifest, against = _read_manifest(store, run, key)
+    try:
+        manifest, against = _read_manifest(store, run, key)
+    except FormatUnknown as error:
+        manifest, against = None, _said(error)
     if manifest is None:
         return None if against is None else (ListedCheckpoint(key, step, epoch, unreadable=against), None)
     return (
@@ -225,6 +242,8 @@ def _listed(store: ObjectStore, run: str, key: str) -> tuple[ListedCheckpoint, C
             digest=manifest.digest,
             model_digest=manifest.model_digest,
             size_bytes=manifest.size_bytes,
+            content_bytes=manifest.content_bytes,
+            encoded=manifest.encoded,
             saved_at=manifest.saved_at,
             warnings=manifest.warnings,
         ),
@@ -233,41 +252,67 @@ def _listed(store: ObjectStore, run: str, key: str) -> tuple[ListedCheckpoint, C
 
 
 def _read_manifest(store: ObjectStore, run: str, key: str) -> tuple[CheckpointManifest | None, str | None]:
-    """The manifest, or why it is none of this run; neither when a collection has just removed it."""
+    """The manifest, or why it is none of this run; neither when a collection has just removed it.
+
+    Raises:
+        FormatUnknown: it is not for this version to say.
+    """
     try:
         manifest = parse_manifest(store.get(key), where=key)
     except ObjectNotFound:
         return None, None
+    except FormatUnknown:
+        raise
     except CheckpointUnreadable as error:
-        return None, f"{error.what}: {error.found}"
+        return None, _said(error)
     if manifest.run != run:
         return None, f"of another run: {manifest.run}"
     return manifest, None
 
 
+def _said(error: CheckpointUnreadable) -> str:
+    return f"{error.what}: {error.found}"
+
+
 def _verify_site(store: ObjectStore, site: str, run: str, step: int | None) -> SiteVerification:
     done: list[VerifiedCheckpoint] = []
-    blobs: dict[tuple[str, int], str | None] = {}
+    blobs: dict[BlobRef, str | None] = {}
     read_bytes = 0
     try:
         for key in _keys(store, run, step):
             at = parse_manifest_key(key) or (0, 0)
-            manifest, against = _read_manifest(store, run, key)
+            try:
+                manifest, against = _read_manifest(store, run, key)
+            except FormatUnknown as error:
+                done.append(VerifiedCheckpoint(key, *at, blobs=0, size_bytes=0, damage=None, unknown=_said(error)))
+                continue
             if manifest is None:
                 if against is not None:
                     done.append(VerifiedCheckpoint(key, *at, blobs=0, size_bytes=0, damage=against))
                 continue
             for name, reference in manifest.blobs.items():
-                which = (reference.digest, reference.size_bytes)
-                if which not in blobs:
-                    blobs[which] = blob_damage(store, run, name, reference)
-                    read_bytes += reference.size_bytes if blobs[which] is None else 0
-                against = against or blobs[which]
+                if reference not in blobs:
+                    blobs[reference] = blob_damage(store, run, name, reference)
+                    read_bytes += reference.size_bytes if blobs[reference] is None else 0
+                against = against or blobs[reference]
             if against is None or _is_there(store, key):
-                done.append(VerifiedCheckpoint(key, *at, len(manifest.blobs), manifest.size_bytes, against))
+                done.append(_verified(key, manifest, against))
     except ObjectStoreError as error:
         return SiteVerification(site, tuple(done), read_bytes, str(error))
     return SiteVerification(site, tuple(done), read_bytes)
+
+
+def _verified(key: str, manifest: CheckpointManifest, against: str | None) -> VerifiedCheckpoint:
+    return VerifiedCheckpoint(
+        key,
+        manifest.step,
+        manifest.epoch,
+        blobs=len(manifest.blobs),
+        size_bytes=manifest.size_bytes,
+        damage=against,
+        encoded=manifest.encoded,
+        content_bytes=manifest.content_bytes,
+    )
 
 
 def _is_there(store: ObjectStore, key: str) -> bool:

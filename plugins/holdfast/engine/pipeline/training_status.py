@@ -28,6 +28,8 @@ class Beat:
     Args:
         age_seconds: since it was written, by this machine's clock.
         saving: the back-pressure, as docs/formats/checkpoint.md has it.
+        interval: the planned interval, as there; empty where it is not planned.
+        retention: per site what is kept and what went, as there.
         resumed: what this process went on from, as there.
     """
 
@@ -41,6 +43,8 @@ class Beat:
     permission: str | None = None
     checkpoint_step: int | None = None
     saving: Mapping[str, Any] = field(default_factory=dict)
+    interval: Mapping[str, Any] = field(default_factory=dict)
+    retention: Mapping[str, Any] = field(default_factory=dict)
     resumed: Mapping[str, Any] | None = None
 
 
@@ -232,7 +236,6 @@ def _trained(beat: Beat | None, run: str) -> TrainedTo | None:
 def _beat(found: Mapping[str, Any], clock: Clock) -> Beat:
     at, step_at = _moment(found, "at"), _moment(found, "step_at")
     checkpoint = found.get("checkpoint")
-    saving = found.get("saving")
     resumed = found.get("resumed")
     return Beat(
         state=found.get("state"),
@@ -244,9 +247,16 @@ def _beat(found: Mapping[str, Any], clock: Clock) -> Beat:
         loss=found.get("loss"),
         permission=found.get("permission"),
         checkpoint_step=checkpoint.get("step") if isinstance(checkpoint, dict) else None,
-        saving=saving if isinstance(saving, dict) else {},
+        saving=_section(found, "saving"),
+        interval=_section(found, "interval"),
+        retention=_section(found, "retention"),
         resumed=resumed if isinstance(resumed, dict) else None,
     )
+
+
+def _section(found: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = found.get(name)
+    return value if isinstance(value, dict) else {}
 
 
 def _moment(found: Mapping[str, Any], name: str) -> datetime | None:

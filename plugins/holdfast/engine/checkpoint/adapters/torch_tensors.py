@@ -50,7 +50,7 @@ def live_tensor(name: str, tensor: Any, *, volatile: bool = False) -> LiveTensor
             expected=f"a dense tensor of {', '.join(_TYPES.values())}",
             found=f"{tensor.dtype}, {tensor.layout}",
         )
-    return LiveTensor(_spec(name, dtype, tensor.shape), tensor.detach(), volatile)
+    return LiveTensor(_spec(name, dtype, tensor.shape), tensor, volatile)
 
 
 @functools.cache

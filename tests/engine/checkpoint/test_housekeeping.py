@@ -1,0 +1,124 @@
+"""Retention while training goes on: what is not kept goes, at the run's own site and at its standbys."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from engine.checkpoint.worlds import Guard, OrderedFaults, wait_for
+from holdfast.clock import SystemClock
+from holdfast.engine.checkpoint import Checkpointer, Permission, TrainingState, elect, load_state
+from holdfast.engine.checkpoint.format import manifest_prefix, run_root
+from holdfast.engine.checkpoint.housekeeping import Housekeeper, Retention
+from holdfast.engine.checkpoint.retention import KeepPolicy
+from holdfast.engine.objectstore import ObjectStore, memory_store
+from holdfast.engine.objectstore.errors import StoreUnavailable
+
+AT_ONCE = Retention(KeepPolicy(last=2, every_steps=10), grace_seconds=0.0, every_saves=3)
+
+
+def state_at(step: int) -> TrainingState:
+    return TrainingState({"model.bin": b"model %d" % step, "shared.bin": b"never changes"}, {"position": step})
+
+
+def run(store: ObjectStore, steps: range, retention: Retention = AT_ONCE, **settings: Any) -> dict[str, Any]:
+    it = Checkpointer(
+        store,
+        "run",
+        epoch=1,
+        site="site-a",
+        every_steps=1,
+        retention=retention,
+        fingerprint={},
+        retry_seconds=0.01,
+        **settings,
+    )
+    it.resume()
+    with it:
+        for step in steps:
+            it.step(step, state_at(step))
+            wait_for(lambda step=step: (it.status()["checkpoint"] or {"step": 0})["step"] == step)
+            for site, replica in it.status()["replicas"].items():
+                wait_for(lambda site=site, step=step: it.status()["replicas"][site]["step"] == step)
+                assert replica["work_at_risk"]["steps"] <= 1
+        it.finish(state_at(steps[-1]))
+    return it.status()
+
+
+def steps_at(store: ObjectStore) -> list[int]:
+    return sorted(int(info.key.rpartition("/")[2].split(".")[0]) for info in store.list(manifest_prefix("run")))
+
+
+def blobs_at(store: ObjectStore) -> int:
+    return sum(1 for _ in store.list(f"{run_root('run')}/blobs/"))
+
+
+def test_old_checkpoints_go_here_and_at_the_standby_and_what_is_left_resumes() -> None:
+    here, there = memory_store("site-a"), memory_store("site-b")
+    shown = run(here, range(1, 26), replicas={"site-b": there})
+    for store in (here, there):
+        kept = steps_at(store)
+        assert {10, 20, 24, 25} <= set(kept)
+        assert len(kept) <= 4 + AT_ONCE.every_saves
+        # Of each that is left, one; the shared one; and those of the last retirement, whose second phase is to come.
+        assert blobs_at(store) <= 1 + len(kept) + AT_ONCE.every_saves
+    assert shown["retention"]["site-a"]["retired"] > 10
+    assert shown["retention"]["site-b"]["deleted_blobs"] > 10
+    election = elect(there, "run", epoch=1, site="site-b")
+    assert election.manifest is not None
+    assert load_state(there, election.manifest).blobs["shared.bin"] == b"never changes"
+
+
+def test_a_process_that_dies_soon_still_keeps_house() -> None:
+    store = memory_store("site-a")
+    for begin in range(1, 13, 2):
+        run(store, range(begin, begin + 2))
+    assert len(steps_at(store)) < 8
+
+
+def test_without_a_policy_everything_stays() -> None:
+    store = memory_store("site-a")
+    it = Checkpointer(store, "run", epoch=1, site="site-a", every_steps=1, fingerprint={})
+    with it:
+        for step in range(1, 15):
+            it.step(step, state_at(step))
+            wait_for(lambda step=step: (it.status()["checkpoint"] or {"step": 0})["step"] == step)
+    assert steps_at(store) == list(range(1, 15))
+
+
+def test_a_collection_that_fails_is_told_tried_again_and_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = OrderedFaults(memory_store("site-a"))
+    failing = [True]
+    inner = store.inner.delete
+
+    def delete(key: str) -> None:
+        if failing[0]:
+            raise StoreUnavailable("no deletions today", where=key, outcome_unknown=True)
+        inner(key)
+
+    monkeypatch.setattr(store, "delete", delete)
+    shown = run(store, range(1, 6), Retention(KeepPolicy(last=1), grace_seconds=0.0, every_saves=3))
+    assert "no deletions today" in shown["retention"]["site-a"]["error"]
+    assert elect(store, "run", epoch=1).step == 5
+    failing[0] = False
+    shown = run(store, range(6, 8), Retention(KeepPolicy(last=1), grace_seconds=0.0, every_saves=1))
+    assert shown["retention"]["site-a"]["error"] is None
+    assert steps_at(store) == [7]
+
+
+def test_an_epoch_that_is_over_retires_nothing() -> None:
+    store = memory_store("site-a")
+    run(store, range(1, 4), Retention(KeepPolicy(last=9)))
+    keeper = Housekeeper(
+        store,
+        "run",
+        Retention(KeepPolicy(last=1), 0.0),
+        epoch=1,
+        site="site-a",
+        guard=Guard(Permission.FENCED),
+        clock=SystemClock(),
+    )
+    keeper.committed()
+    assert "epoch" in keeper.facts()["error"]
+    assert steps_at(store) == [1, 2, 3]
