@@ -41,9 +41,20 @@ TARGET = "next_day_volatility"
 
 def frame() -> pd.DataFrame:
     """One row per trading day, indexed by date. VIX is missing before 2014, which trees take as it is."""
-    import numpy as np
-    import pandas as pd
-    from arch.data import nasdaq, sp500, vix
+    try:
+        import numpy as np
+        import pandas as pd
+        from arch.data import nasdaq, sp500, vix
+    except ModuleNotFoundError as missing:
+        from holdfast.errors import ConfigError
+
+        raise ConfigError(
+            "the market data cannot be made",
+            where=Path(__file__).name,
+            expected="the extra `sandbox`, which carries it",
+            found=str(missing),
+            fix="pip install 'holdfast[sandbox]'",
+        ) from None
 
     spx, ndq = sp500.load(), nasdaq.load().reindex(sp500.load().index)
     fear = vix.load()["vix"].reindex(spx.index)

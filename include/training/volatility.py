@@ -3,16 +3,22 @@
 A training backend starts it with the environment contract of a job (docs/explanation/training.md). It reads its
 dataset snapshot from its own site, checkpoints there, replicates each checkpoint to the standby sites, and at its
 end publishes the model as a snapshot. It exits 0 when it is done, 76 when its epoch is over, 75 when asked to leave.
+On its own it keeps everything in one folder, and started again it goes on there:
+
+    python include/training/volatility.py --folder /tmp/trees
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.engine.checkpoint.adapters.xgboost import MODEL_BLOB, BoosterAdapter, import_xgboost
+from holdfast.engine.local_training import LocalTraining
 from holdfast.engine.training import Training
 from holdfast.errors import HoldfastError
 
@@ -50,20 +56,18 @@ def features(table: pa.Table) -> list[str]:
     return [name for name in table.column_names if name not in ("date", TARGET)]
 
 
-def train(training: Training) -> None:
+def train(training: Training | LocalTraining) -> None:
     """Train from wherever the run is to its last step, and publish the model."""
     table = training.dataset()
     data = matrix(table)
-    model = BoosterAdapter(PARAMETERS, data, seed=training.job.seed)
+    model = BoosterAdapter(PARAMETERS, data, seed=training.seed)
     resumed = training.checkpointer.resume(model)
     begin = resumed.step if resumed else 0
     how = f"{resumed.resume}, from epoch {resumed.manifest.epoch}" if resumed else "from the start"
-    print(
-        f"{training.environment.run} epoch {training.environment.epoch} at {training.environment.site}: "
-        f"step {begin} of {training.steps}, {how}",
-        flush=True,
-    )
-    with training.checkpointer as checkpointer:
+    checkpointer = training.checkpointer
+    where = f"{checkpointer.run} epoch {checkpointer.epoch} at {checkpointer.site}"
+    print(f"{where}: step {begin} of {training.steps}, {how}", flush=True)
+    with checkpointer:
         for step in range(begin + 1, training.steps + 1):
             due = time.monotonic() + training.step_seconds
             model.step(step)
@@ -72,8 +76,8 @@ def train(training: Training) -> None:
                 time.sleep(wait_seconds)
         finished = checkpointer.finish(model)
         files = {MODEL_BLOB: model.state().blobs[MODEL_BLOB], "features.json": _features_json(table)}
-        record = training.publish_model(files, finished)
-    print(f"published {training.job.model} {record.snapshot_id}: {finished.manifest.model_digest}", flush=True)
+        training.publish_model(files, finished)
+    print(f"published {finished.manifest.model_digest}", flush=True)
 
 
 def _loss(model: BoosterAdapter, data: Any) -> float:
@@ -92,9 +96,40 @@ def _features_json(table: pa.Table) -> bytes:
     return json.dumps(described, sort_keys=True, indent=1).encode()
 
 
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    alone = parser.add_argument_group("on its own")
+    alone.add_argument("--folder", type=Path, help="keeps the run; without it an orchestrator must have started this")
+    alone.add_argument("--data", type=Path, help="folder of Parquet files (made by prepare_data.py)")
+    alone.add_argument("--steps", type=int, default=300, help="(%(default)s)")
+    alone.add_argument("--every", type=int, default=10, help="steps from one checkpoint to the next (%(default)s)")
+    alone.add_argument("--seed", type=int, default=20081015, help="(%(default)s)")
+    return parser.parse_args()
+
+
+def open_training(options: argparse.Namespace) -> Training | LocalTraining:
+    if options.folder is None:
+        return Training.from_environment()
+    data = options.data
+    if data is None:
+        from prepare_data import write
+
+        data = options.folder / "data"
+        write(data)
+    return LocalTraining.open(
+        options.folder,
+        data=data,
+        columns=[TARGET],
+        steps=options.steps,
+        every_steps=options.every,
+        seed=options.seed,
+    )
+
+
 def main() -> int:
+    options = arguments()
     try:
-        train(Training.from_environment())
+        train(open_training(options))
     except HoldfastError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
         return error.exit_code

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from holdfast.engine.authority.lease import Lease
+from holdfast.engine.checkpoint.capturing import SaveMode
 from holdfast.engine.checkpoint.checkpointer import Checkpointer
 from holdfast.engine.checkpoint.compression import Compression
 from holdfast.engine.checkpoint.environment import TrainingEnvironment
@@ -103,10 +104,20 @@ class Training:
     refused: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def from_environment(cls, environ: Mapping[str, str] = os.environ, *, ranks: Ranks | None = None) -> Training:
+    def from_environment(
+        cls,
+        environ: Mapping[str, str] = os.environ,
+        *,
+        mode: SaveMode | str = SaveMode.COPY,
+        fingerprint: Mapping[str, str] | None = None,
+        ranks: Ranks | None = None,
+    ) -> Training:
         """Open everything the environment contract names.
 
         Args:
+            mode: how long training waits for a save; see `Checkpointer`.
+            fingerprint: what the numbers depend on beyond the environment, e.g. the precision. A run that goes on with
+                another value is *numerically equivalent*, and the difference is named.
             ranks: of a distributed job, whose checkpointer is then a `ShardedCheckpointer`; every rank calls this.
 
         Raises:
@@ -115,10 +126,20 @@ class Training:
             StoreUnavailable: the site's own bucket does not answer.
         """
         environment = TrainingEnvironment.read(environ)
-        return cls.open(environment, Runtime.from_environment(environ=environ), ranks=ranks)
+        runtime = Runtime.from_environment(environ=environ)
+        return cls.open(environment, runtime, mode=mode, fingerprint=fingerprint, ranks=ranks)
 
     @classmethod
-    def open(cls, environment: TrainingEnvironment, runtime: Runtime, *, ranks: Ranks | None = None) -> Training:
+    def open(
+        cls,
+        environment: TrainingEnvironment,
+        runtime: Runtime,
+        *,
+        mode: SaveMode | str = SaveMode.COPY,
+        fingerprint: Mapping[str, str] | None = None,
+        ranks: Ranks | None = None,
+    ) -> Training:
+        """As `from_environment`, over what is open already."""
         topology = runtime.topology
         job = topology.job(environment.job)
         check_hop(job.dataset, residency_for(topology, job.dataset), environment.site, topology.sites)
@@ -141,6 +162,7 @@ class Training:
             site=environment.site,
             total_steps=steps,
             every_steps=job.checkpoint_every_steps,
+            mode=mode,
             interval=_interval(job, topology.site(environment.site).egress_cost_per_gib),
             retention=None if reference or not leads else _retention(job),
             compression=Compression(job.checkpoint_compression.policy, job.checkpoint_compression.level),
@@ -148,7 +170,7 @@ class Training:
             replicas=runtime.stores(standbys) if leads else {},
             dataset_snapshot=record.snapshot_id,
             clock=runtime.clock,
-            fingerprint=environment_fingerprint(("numpy", "pyarrow")),
+            fingerprint={**environment_fingerprint(("numpy", "pyarrow")), **(fingerprint or {})},
             heartbeat=_heartbeat(environment, data_store) if leads else None,
             heartbeat_seconds=1.0 if environment.heartbeat_key is None else _OBJECT_HEARTBEAT_SECONDS,
             notes={"job": environment.job, "group": environment.group, "refused_standbys": refused},
@@ -157,6 +179,10 @@ class Training:
         return cls(
             environment, runtime, job, steps, step_seconds, store, data_store, checkpointer, record, standbys, refused
         )
+
+    @property
+    def seed(self) -> int:
+        return self.job.seed
 
     def dataset(self) -> pa.Table:
         """The dataset's snapshot as a table, every byte checked. Raises ObjectDamaged."""

@@ -15,10 +15,12 @@ from holdfast.clock import FakeClock
 from holdfast.engine.authority.interface import EpochState, NoMajority
 from holdfast.engine.authority.lease import Lease
 from holdfast.engine.checkpoint import (
+    Checkpointer,
     CheckpointError,
     EnvironmentIncomplete,
     Fenced,
     Permission,
+    SaveMode,
     TrainingState,
     elect,
     fork_run,
@@ -304,6 +306,27 @@ def test_a_reference_run_writes_into_its_scratch_folder_alone(world: World, tmp_
     train(Training.open(replace(ENVIRONMENT, scratch=tmp_path / "scratch"), world))
     assert {site: [info.key for info in store.list()] for site, store in world.memory.items()} == keys
     assert list((tmp_path / "scratch").rglob("*.json"))
+
+
+def test_the_trainer_chooses_the_save_mode_and_adds_to_the_fingerprint(world: World) -> None:
+    training = Training.open(ENVIRONMENT, world, mode="blocking", fingerprint={"precision": "bfloat16"})
+    assert training.checkpointer.mode is SaveMode.BLOCKING
+    train(training)
+    manifest = elect(world.store("site-a"), "run", epoch=1).manifest
+    assert manifest is not None
+    assert manifest.fingerprint["precision"] == "bfloat16"
+    assert "machine" in manifest.fingerprint
+
+
+def test_a_checkpointer_of_the_environment_saves_in_the_mode_it_is_told(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Runtime, "from_environment", lambda **_: world)
+    environ = {
+        f"HOLDFAST_{name.upper()}": str(getattr(ENVIRONMENT, name)) for name in ("run", "epoch", "site", "group", "job")
+    }
+    assert Checkpointer.from_environment(environ, mode="overlap").mode is SaveMode.OVERLAP
+    assert Checkpointer.from_environment(environ).mode is SaveMode.COPY
 
 
 def test_a_jobs_checkpoints_are_compressed_as_its_topology_says(world: World) -> None:

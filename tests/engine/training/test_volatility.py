@@ -98,7 +98,7 @@ class World:
             )
         )
         # Whether a killed interpreter left half a cache beside the source is not this test's business.
-        self.environ = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ} | {
+        self.environ = {name: os.environ[name] for name in ("PATH", "HOME", "PYTHONPATH") if name in os.environ} | {
             "AIRFLOW_CONN_LOCAL": '{"conn_type": "generic"}',
             "HOLDFAST_STATE": str(folder / "state"),
         }

@@ -167,8 +167,10 @@ class Checkpointer:
         self._warmed = False
 
     @classmethod
-    def from_environment(cls, environ: Mapping[str, str] | None = None) -> Checkpointer:
-        """The checkpointer of a process that a `TrainingBackend` started.
+    def from_environment(
+        cls, environ: Mapping[str, str] | None = None, *, mode: SaveMode | str = SaveMode.COPY
+    ) -> Checkpointer:
+        """The checkpointer of a process that a `TrainingBackend` started, saving in this mode.
 
         Raises:
             EnvironmentIncomplete: the process was not started with the contract's variables.
@@ -176,7 +178,7 @@ class Checkpointer:
         """
         # The composition root stands above this room; looked up by name, so the arrow still points down.
         training = importlib.import_module("holdfast.engine.training").Training
-        checkpointer = training.from_environment(os.environ if environ is None else environ).checkpointer
+        checkpointer = training.from_environment(os.environ if environ is None else environ, mode=mode).checkpointer
         assert isinstance(checkpointer, cls)
         return checkpointer
 

@@ -73,7 +73,8 @@ class TrainingEnvironment:
                 where="environment",
                 expected="the variables of JobSpec",
                 found="; ".join(wrong),
-                fix="Start the job with `holdfast`, a TrainingBackend or the train_model DAG",
+                fix="Start the job with `holdfast`, a TrainingBackend or the train_model DAG; without any of them, "
+                "train in the folder of a LocalTraining (the examples' --folder)",
             )
         return cls(
             run=run,
