@@ -429,7 +429,7 @@ def test_a_long_training_does_not_outlast_the_drills_claim(world: World) -> None
         if len(claimed) == 4:
             backend.jobs[handle.name] = JobStatus(JobState.SUCCEEDED)
 
-    assert training._ended(state, RUN, handle, 9000.0, renew).state is JobState.SUCCEEDED
+    assert training._ended(state, RUN, handle, None, 9000.0, renew).state is JobState.SUCCEEDED
     assert world.clock.monotonic() > 4000
 
 
