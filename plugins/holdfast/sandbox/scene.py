@@ -123,7 +123,7 @@ def train_first_models(runtime: Runtime, group: str) -> dict[str, str]:
         record = latest(runtime.store(state.active_site), model, epoch=state.epoch)
         if record is None:
             for attempt in range(1, _ATTEMPTS + 1):
-                run = start_training(short, group, job, run=base_run(group, job)).run
+                run = start_training(short, group, job, run=base_run(group, job), again_after=attempt - 1).run
                 if _ended_well(runtime, job, run, state, last=attempt == _ATTEMPTS):
                     break
             record = latest(runtime.store(state.active_site), model, epoch=state.epoch)

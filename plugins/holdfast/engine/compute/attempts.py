@@ -71,11 +71,6 @@ class AttemptRecord(Document):
     before: tuple[PastAttempt, ...] = ()
     left_out: int = Field(0, ge=0)
 
-    @property
-    def counted(self) -> tuple[PastAttempt, ...]:
-        """The attempts before this one that still count."""
-        return tuple(one for one in self.before if one.attempt >= self.counted_from)
-
 
 class AttemptEnd(Document):
     """How an attempt ended, by its backend's word. The first who saw it wrote it, and it stands."""
