@@ -205,7 +205,7 @@ def train(runtime: Runtime, group: str) -> dict[str, str]:
 
 
 def _running(runtime: Runtime, group: str, job: str, state: EpochState) -> str | None:
-    run = current_run(runtime.store(state.active_site), group, job)
+    run = current_run(runtime.store(state.active_site), group, job, epoch=state.epoch)
     status = job_status(runtime, state.active_site, run, state.epoch) if run else None
     return run if status is not None and status.state is JobState.RUNNING else None
 

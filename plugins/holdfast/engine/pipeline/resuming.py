@@ -57,7 +57,7 @@ def resume_training(
     state = require_active(runtime, group)
     site = state.active_site
     store = runtime.store(site)
-    named = require_run(store, group, job, run)
+    named = require_run(store, group, job, run, epoch=state.epoch)
     backend = runtime.backend(site)
     handle = find_job(backend, site, named, state.epoch)
     was = None if handle is None else backend.status(handle).state

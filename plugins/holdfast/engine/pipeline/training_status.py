@@ -104,7 +104,7 @@ def training_status(runtime: Runtime, group: str, job: str, *, run: str | None =
     """
     require_job(runtime.topology, group, job)
     state = require_active(runtime, group)
-    named = run or require_run(runtime.store(state.active_site), group, job, None)
+    named = run or require_run(runtime.store(state.active_site), group, job, None, epoch=state.epoch)
     problems: list[str] = []
     status, beat = _look_at_job(runtime, state.active_site, named, state.epoch, problems)
     refused = refused_standbys(runtime, group, job, state.active_site)
@@ -144,7 +144,7 @@ def work_at_risk_of(runtime: Runtime, group: str, job: str, *, run: str | None =
     """
     require_job(runtime.topology, group, job)
     state = require_active(runtime, group)
-    named = run or require_run(runtime.store(state.active_site), group, job, None)
+    named = run or require_run(runtime.store(state.active_site), group, job, None, epoch=state.epoch)
     backend = runtime.backend(state.active_site)
     handle = find_job(backend, state.active_site, named, state.epoch)
     beat = read_beat(backend, handle, clock=runtime.clock) if handle is not None else None
