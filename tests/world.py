@@ -19,8 +19,11 @@ from holdfast.engine.authority import EpochStore, MemoryEpochStore
 from holdfast.engine.checkpoint import AlwaysGranted, CheckpointManifest, elect, replicate_checkpoint
 from holdfast.engine.checkpoint.commit import write_checkpoint
 from holdfast.engine.checkpoint.format import BlobRef, digest_of, model_digest
-from holdfast.engine.compute.interface import BackendCapabilities, JobHandle, JobSpec, JobState, JobStatus
+from holdfast.engine.compute.errors import NoCapacity
+from holdfast.engine.compute.interface import ENDED, FINAL, BackendCapabilities, JobHandle, JobSpec, JobState, JobStatus
 from holdfast.engine.config import Topology, load_topology
+from holdfast.engine.config.compute import Placement
+from holdfast.engine.config.models import NoCapacityPolicy
 from holdfast.engine.health.interface import SiteVerdict, Verdict
 from holdfast.engine.objectstore import memory_store
 from holdfast.engine.objectstore.errors import StoreUnavailable
@@ -127,23 +130,39 @@ class FakeTraffic:
 
 
 class FakeBackend:
-    """Training processes that run until a test, or the clock, lets them end."""
+    """Training processes that run until a test, or the clock, lets them end.
+
+    ``full`` are the machines there are none of: asking for one starts nothing, as the interface says.
+    """
 
     def __init__(self, world: World, site: str) -> None:
         self.world, self.site = world, site
         self.jobs: dict[str, JobStatus] = {}
         self.specs: dict[str, JobSpec] = {}
+        self.attempts: dict[str, int] = {}
+        self.full: set[str | None] = set()
+        self.asked: list[str] = []
         self.submitted = 0
 
     def submit(self, spec: JobSpec) -> JobHandle:
-        if spec.name not in self.jobs or self.jobs[spec.name].state is JobState.LOST:
-            self.submitted += 1
-            self.specs[spec.name] = spec
-            self.jobs[spec.name] = JobStatus(JobState.RUNNING, step=0, total_steps=300)
-        return JobHandle("fake", self.site, spec.name, {"n": 1})
+        state = self.jobs[spec.name].state if spec.name in self.jobs else None
+        ended = state is None or (state in ENDED and state not in FINAL)
+        if not ended or (state is not None and spec.means(self.attempts.get(spec.name, 1))):
+            return self._handle(spec.name)
+        self.asked.append(f"{spec.machine or 'any'}{', spot' if spec.spot else ''}")
+        if spec.machine in self.full:
+            raise NoCapacity("there is none", where=self.site, found=f"no {spec.machine} left")
+        self.submitted += 1
+        self.specs[spec.name] = spec
+        self.attempts[spec.name] = self.attempts.get(spec.name, 0 if state is None else 1) + 1
+        self.jobs[spec.name] = JobStatus(JobState.RUNNING, step=0, total_steps=300)
+        return self._handle(spec.name)
 
     def find(self, name: str) -> JobHandle | None:
-        return JobHandle("fake", self.site, name, {"n": 1}) if name in self.jobs else None
+        return self._handle(name) if name in self.jobs else None
+
+    def _handle(self, name: str) -> JobHandle:
+        return JobHandle("fake", self.site, name, {"attempt": self.attempts.get(name, 1)})
 
     def status(self, handle: JobHandle) -> JobStatus:
         self.world.on_status(self, handle)
@@ -254,6 +273,17 @@ class World:
 
     def backend(self, site: str) -> FakeBackend:
         return self.backends[site]
+
+    def may_run_at(
+        self,
+        *placements: Placement,
+        recovery: str = "next-placement",
+        no_capacity: NoCapacityPolicy = NoCapacityPolicy.WAIT,
+    ) -> None:
+        """The job's placements and strategy, and its group's policy, as a topology would say them."""
+        job = self.topology.job(JOB).model_copy(update={"placements": placements, "recovery": recovery})
+        group = self.topology.group(GROUP).model_copy(update={"no_capacity": no_capacity})
+        self.topology = self.topology.model_copy(update={"training": {JOB: job}, "groups": {GROUP: group}})
 
     # -- what happens in it ------------------------------------------------------------------------------------------
 

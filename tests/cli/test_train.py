@@ -20,6 +20,9 @@ from holdfast.engine.checkpoint import Checkpointer, TrainingState, replicate_ch
 from holdfast.engine.checkpoint.format import blob_key, canonical
 from holdfast.engine.checkpoint.heartbeat import stamp
 from holdfast.engine.compute import ComputeUnavailable, JobHandle, JobState, JobStatus
+from holdfast.engine.compute.placement import MOST_LOST_MACHINES
+from holdfast.engine.config.compute import Placement
+from holdfast.engine.config.models import NoCapacityPolicy
 from holdfast.engine.objectstore.interface import OVERWRITE
 from holdfast.engine.runtime import Runtime
 from world import AWS, GCP, GROUP, JOB, MODEL, RUN, FakeBackend, World, make_world
@@ -130,9 +133,6 @@ def test_waiting_goes_on_through_an_api_that_does_not_answer_and_tells_the_model
     ("state", "code"),
     [
         (JobState.FAILED, 1),
-        (JobState.PREEMPTED, 7),
-        (JobState.NO_CAPACITY, 7),
-        (JobState.LOST, 7),
         (JobState.FENCED, 7),
     ],
 )
@@ -140,6 +140,81 @@ def test_the_exit_code_tells_a_failed_job_from_one_to_start_again(program: Progr
     program.backend.on_look = lambda: program.ends(state)
     done = program("run", GROUP, JOB, "--run", RUN, "--wait", code=code)
     assert str(state) in done.stderr
+
+
+@pytest.mark.parametrize("state", [JobState.LOST, JobState.PREEMPTED])
+def test_waiting_goes_on_with_the_next_machine_until_too_many_were_lost(program: Program, state: JobState) -> None:
+    program.backend.on_look = lambda: program.ends(state, detail="the node went")
+    done = program("run", GROUP, JOB, "--run", RUN, "--wait", "--poll", "0.05", code=1)
+    assert f"{MOST_LOST_MACHINES + 1} machines were lost" in done.stderr
+    assert program.backend.submitted == MOST_LOST_MACHINES
+    assert f"holdfast train resume {GROUP} {JOB} --run {RUN}" in done.stderr
+
+
+class Pauses(threading.Event):
+    """Ctrl-C that never comes; each pause moves the world's clock."""
+
+    def __init__(self, program: Program) -> None:
+        super().__init__()
+        self.program, self.count = program, 0
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.count += 1
+        self.program.world.clock.advance(60)
+        if self.count == 3:
+            self.program.backend.full.clear()
+        return self.is_set()
+
+
+def test_waiting_goes_through_the_placements_until_one_has_a_machine(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program.world.may_run_at(Placement(machine="small", spot=True), Placement(machine="big"))
+    program.backend.full = {"small", "big"}
+    pauses = Pauses(program)
+    monkeypatch.setattr(train, "leaving", lambda: contextlib.nullcontext(pauses))
+    name = f"{RUN}.one"
+
+    def look() -> None:
+        program.world.publish_model(AWS, 1, b"m", run=name, step="300")
+        program.backend.jobs[f"{name}.e1"] = JobStatus(JobState.SUCCEEDED, step=300, total_steps=300)
+        program.backend.on_look = lambda: None
+
+    program.backend.on_look = look
+    done = program("run", GROUP, JOB, "--run", name, "--wait")
+    assert program.backend.asked[:4] == ["small, spot", "big", "small, spot", "big"]
+    assert program.backend.asked[-1] == "small, spot"
+    assert "attempt 1: no machine at small, spot: no small left" in done.stderr
+    found = program.json("status", GROUP, JOB, "--run", name)
+    (ran,) = (one for one in found["attempts"] if one["state"] == "succeeded")
+    assert ran["placement"] == {"machine": "small", "spot": True}
+    assert "no placement had a machine" in ran["reason"]
+
+
+@pytest.mark.parametrize(
+    ("policy", "code"),
+    [(NoCapacityPolicy.WAIT, 7), (NoCapacityPolicy.GO_ON, 7), (NoCapacityPolicy.FAIL, 1)],
+)
+def test_without_waiting_no_machine_is_one_clear_error(program: Program, policy: NoCapacityPolicy, code: int) -> None:
+    program.world.may_run_at(Placement(machine="small"), Placement(machine="big"), no_capacity=policy)
+    program.backend.full = {"small", "big"}
+    found = program.json("run", GROUP, JOB, "--run", f"{RUN}.one", code=code)
+    assert "big: no big left" in found["found"]
+    assert "2 placements without a machine" in found["found"]
+    attempts = program.json("status", GROUP, JOB, "--run", f"{RUN}.one")["attempts"]
+    assert [(one["attempt"], one["state"]) for one in attempts] == [(1, "no-capacity"), (2, "no-capacity")]
+    assert "no small left" in program("status", GROUP, JOB, "--run", f"{RUN}.one").stdout
+
+
+def test_a_run_that_failed_by_itself_is_started_again_by_resume_alone(program: Program) -> None:
+    program.json("run", GROUP, JOB, "--run", f"{RUN}.one")
+    program.backend.jobs[f"{RUN}.one.e1"] = JobStatus(JobState.FAILED, detail="exit code 3")
+    refused = program("run", GROUP, JOB, "--run", f"{RUN}.one", code=1)
+    assert "1 fault of its own" in refused.stderr
+    assert program.backend.submitted == 1
+    found = program.json("resume", GROUP, JOB, "--run", f"{RUN}.one", "--tell-seconds", "0")
+    assert (found["begun"], found["was"], found["attempt"]) == (True, "failed", 2)
+    assert program.backend.submitted == 2
 
 
 def test_ctrl_c_leaves_the_job_and_says_how_to_go_on(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from holdfast.engine.checkpoint import replicate_checkpoint
 from holdfast.engine.compute import ComputeUnavailable, JobHandle, JobState, JobStatus
 from holdfast.engine.pipeline import TrainingLost
 from holdfast.engine.pipeline.runs import NoRun
+from holdfast.engine.recovery.start_training import TrainingMustWait
 from holdfast.errors import ConfigError
 from holdfast.hooks.runtime import HoldfastHook
 from holdfast.operators.links import JOB_LINKS, LINKS_KEY, JobConsoleLink, JobLogsLink, keep_links
@@ -160,10 +161,8 @@ def ended(state: JobState) -> dict[str, Any]:
     return {"state": str(state), "step": 7, "total_steps": 300, "detail": "why"}
 
 
-@pytest.mark.parametrize(
-    "state", [JobState.LOST, JobState.PREEMPTED, JobState.NO_CAPACITY, JobState.STOPPED, JobState.FENCED]
-)
-def test_a_loss_is_retried(world: World, state: JobState) -> None:
+@pytest.mark.parametrize("state", [JobState.STOPPED, JobState.FENCED])
+def test_a_stop_and_a_fence_are_left_to_a_retry(world: World, state: JobState) -> None:
     with pytest.raises(TrainingLost, match=str(state)):
         train().execute_complete(context(), ended(state))
 
@@ -172,11 +171,13 @@ def test_a_fault_of_the_job_itself_is_not_retried_unless_its_epoch_is_over(world
     with pytest.raises(AirflowFailException, match="failed"):
         train().execute_complete(context(), ended(JobState.FAILED))
     world.epochs.advance(GROUP, expected_epoch=1, active_site=GCP, plan_id="p", reason="test")
-    with pytest.raises(TrainingLost, match="epoch that is over"):
+    with pytest.raises(TrainingMustWait, match="epoch 2"):
         train().execute_complete(context(), ended(JobState.FAILED))
 
 
-@pytest.mark.parametrize(("state", "error"), [(JobState.FAILED, AirflowFailException), (JobState.LOST, TrainingLost)])
+@pytest.mark.parametrize(
+    ("state", "error"), [(JobState.FAILED, AirflowFailException), (JobState.STOPPED, TrainingLost)]
+)
 def test_a_task_that_waits_in_its_worker_ends_alike(world: World, state: JobState, error: type[Exception]) -> None:
     silent = Silent(world, AWS)
     silent.jobs[f"{RUN}.e1"] = JobStatus(JobState.RUNNING)

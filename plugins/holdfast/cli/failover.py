@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from holdfast.cli.drill import GroupOption, choose_group
-from holdfast.cli.output import JsonOption, TopologyOption, console, print_json, reports_errors
+from holdfast.cli.output import JsonOption, TopologyOption, console, errors, print_json, reports_errors
 from holdfast.cli.watching import show_progress
 from holdfast.engine.recovery.plan import Plan, Verb
 from holdfast.engine.runtime import Runtime
@@ -130,3 +130,9 @@ def _run(runtime: Runtime, made: Plan, *, yes: bool, as_json: bool) -> None:
         table.add_row(record.step, f"{record.seconds:.3f}", record.ended_at.isoformat(timespec="milliseconds"))
     console.print(table)
     console.print(f"{made.target} is active in epoch {made.epoch}.")
+    resumed = result.record("resume_training")
+    for job in resumed.evidence.get("jobs", []) if resumed is not None else []:
+        if job.get("degraded"):
+            errors.print(
+                f"{job['detail']}. `holdfast train resume {made.group} {job['job']}` asks again.", markup=False
+            )

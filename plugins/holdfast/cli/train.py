@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from datetime import datetime
 from typing import Annotated, Any
 
 import typer
@@ -10,19 +12,21 @@ import typer
 from holdfast.cli import train_tables as show
 from holdfast.cli.output import JsonOption, TopologyOption, console, errors, print_json, reports_errors
 from holdfast.cli.train_progress import Watching, leaving
-from holdfast.engine.compute import JobStatus, TrainingBackend
+from holdfast.engine.compute import JobStatus
+from holdfast.engine.config.models import NoCapacityPolicy
 from holdfast.engine.pipeline import checkpoints as saved
-from holdfast.engine.pipeline import resuming, start_training, training_outcome, training_status, waiting
+from holdfast.engine.pipeline import goes_on, resuming, start_training, training_outcome, training_status, waiting
 from holdfast.engine.pipeline.runs import require_job
-from holdfast.engine.recovery.start_training import StartedJob
+from holdfast.engine.recovery.start_training import NoMachine, StartedJob
 from holdfast.engine.recovery.subjects import run_name
 from holdfast.engine.runtime import Runtime
+from holdfast.errors import HoldfastError
 
 app = typer.Typer(
     help="Training at the active site: run, status, resume, checkpoints, verify.",
     no_args_is_help=True,
     epilog="Exit codes: 0 done, 1 failed, 2 bad input, 3 refused by a rule, 4 no majority, 5 a checkpoint is damaged, "
-    "6 there is nothing to verify, 7 the job ended without a result and may be started again, "
+    "6 there is nothing to verify, 7 no machine, or the job ended without a result and may be started again, "
     "130 Ctrl-C: the job goes on.",
 )
 
@@ -53,36 +57,44 @@ def run(
 ) -> None:
     """Start a run at the active site, or find it there: never two writers.
 
+    A machine that is lost is replaced, and a placement without one is followed by the next, as the job's placements and
+    its recovery strategy say. With --wait that goes on until the run ends, or nothing helps; without, one call goes
+    through the placements once.
+
     With --wait, Ctrl-C ends the waiting only. With --json, progress goes to stderr and stdout has one document.
 
-    Exit codes: 0 started (with --wait: ended well), 1 the job failed by itself, 2 bad input, 3 refused by a rule,
-    4 no majority, 7 the job ended without a result and may be started again, 130 Ctrl-C: the job goes on.
+    Exit codes: 0 started (with --wait: ended well), 1 the job failed by itself or another machine would not help, 2 bad
+    input, 3 refused by a rule, 4 no majority, 7 no machine, or the job ended without a result and may be started again,
+    130 Ctrl-C: the job goes on.
     """
     runtime = Runtime.from_environment(topology)
     require_job(runtime.topology, group, job)
     chosen = name or run_name(group, job, runtime.clock.now())
-    started = start_training(runtime, group, job, run=chosen)
-    backend = runtime.backend(started.site)
     if not wait:
-        status = backend.status(started.handle)
+        started = start_training(runtime, group, job, run=chosen, say=_tell)
+        status = runtime.backend(started.site).status(started.handle)
         if as_json:
             print_json({**show.started_facts(started), "state": status.state})
         else:
             console.print(show.started_text(started, status.state), markup=False)
             console.print(f"Look at it with `holdfast train status {group} {job} --run {chosen}`.", markup=False)
         return
-    errors.print(show.started_text(started, None), markup=False)
-    ended = _wait(runtime, group, job, started, backend, poll)
+    last, ended = _to_its_end(runtime, group, job, chosen, poll)
     if ended is None:
         if as_json:
-            print_json({**show.started_facts(started), "state": "left running"})
+            facts = {"run": chosen, "site": None} if last is None else show.started_facts(last)
+            print_json({**facts, "state": "left without a machine" if last is None else "left running"})
         errors.print(
-            f"\nThe job goes on. `holdfast train run {group} {job} --run {chosen} --wait` waits for it again; "
+            "\nNothing runs." if last is None else "\nThe job goes on.",
+            markup=False,
+        )
+        errors.print(
+            f"`holdfast train run {group} {job} --run {chosen} --wait` waits for it again; "
             f"`holdfast train status {group} {job} --run {chosen}` looks at it.",
             markup=False,
         )
         raise typer.Exit(LEFT)
-    outcome = training_outcome(runtime, group, job, run=chosen, status=ended, epoch=started.epoch)
+    outcome = training_outcome(runtime, group, job, run=chosen, status=ended, epoch=last.epoch if last else None)
     if as_json:
         print_json({**outcome, "state": ended.state})
     else:
@@ -131,7 +143,7 @@ def resume(
     Exit codes: 0 it runs (or had ended well), 1 failed, 2 bad input or no such run, 3 refused by a rule, 4 no majority.
     """
     runtime = Runtime.from_environment(topology)
-    found = resuming.resume_training(runtime, group, job, run=name)
+    found = resuming.resume_training(runtime, group, job, run=name, say=_tell)
     word = _word(runtime, found, tell_seconds) if found.begun else None
     if as_json:
         print_json(show.resumption_facts(found, word))
@@ -190,18 +202,67 @@ def verify(
         raise typer.Exit(code)
 
 
-def _wait(
-    runtime: Runtime, group: str, job: str, started: StartedJob, backend: TrainingBackend, poll_seconds: float
-) -> JobStatus | None:
+def _tell(said: str) -> None:
+    errors.print(said, markup=False)
+
+
+def _to_its_end(
+    runtime: Runtime, group: str, job: str, run: str, poll_seconds: float
+) -> tuple[StartedJob | None, JobStatus | None]:
+    """Start the run, and again as long as a machine is what it lacks.
+
+    Returns:
+        the job that was waited for last, and how it ended; no end: Ctrl-C left it, or, without a job, the waiting for
+        a machine.
+    """
+    started: StartedJob | None = None
     with leaving() as left:
-        watching = Watching(runtime, group, job, started, backend, errors)
-        return waiting.wait_for_job(
-            backend,
-            started.handle,
-            pause=lambda: left.wait(poll_seconds),
-            seen=watching.seen,
-            unanswered=watching.unanswered,
-        )
+        while True:
+            try:
+                started = start_training(runtime, group, job, run=run, say=_tell)
+            except NoMachine as none:
+                if none.policy is not NoCapacityPolicy.WAIT or none.ask_again_at is None:
+                    raise
+                _tell(str(none))
+                started = None
+                if not _until(runtime, none.ask_again_at, left, poll_seconds):
+                    return None, None
+                continue
+            except HoldfastError as error:
+                if not error.transient or started is None:
+                    raise
+                _tell(f"It cannot be started again now, and is asked again: {error}")
+                if left.wait(poll_seconds):
+                    return started, None
+                continue
+            _tell(show.started_text(started, None))
+            ended = _wait(runtime, group, job, started, left, poll_seconds)
+            if ended is None or not goes_on(runtime, group, status=ended, epoch=started.epoch):
+                return started, ended
+            _tell(f"{ended.state}{f': {ended.detail}' if ended.detail else ''}; the run goes on")
+
+
+def _until(runtime: Runtime, moment: datetime, left: threading.Event, poll_seconds: float) -> bool:
+    """Wait until then; False: Ctrl-C came first."""
+    while runtime.clock.now() < moment:
+        if left.wait(poll_seconds):
+            return False
+    return True
+
+
+def _wait(
+    runtime: Runtime, group: str, job: str, started: StartedJob, left: threading.Event, poll_seconds: float
+) -> JobStatus | None:
+    backend = runtime.backend(started.site)
+    watching = Watching(runtime, group, job, started, backend, errors)
+    return waiting.wait_for_job(
+        backend,
+        started.handle,
+        pause=lambda: left.wait(poll_seconds),
+        seen=watching.seen,
+        unanswered=watching.unanswered,
+        is_over=waiting.JobWatch(runtime, group, epoch=started.epoch, move_on_at=started.move_on_at).is_over,
+    )
 
 
 def _word(runtime: Runtime, found: resuming.Resumption, seconds: float) -> dict[str, Any] | None:

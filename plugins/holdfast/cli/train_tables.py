@@ -12,6 +12,7 @@ from rich.table import Table
 from holdfast.cli.output import console, errors, to_json
 from holdfast.engine.checkpoint.risk import RunAtRisk
 from holdfast.engine.compute import JobState
+from holdfast.engine.config.compute import Placement
 from holdfast.engine.pipeline.checkpoints import (
     CheckpointListing,
     CheckpointVerification,
@@ -21,6 +22,7 @@ from holdfast.engine.pipeline.checkpoints import (
 from holdfast.engine.pipeline.resuming import Resumption
 from holdfast.engine.pipeline.telling import size
 from holdfast.engine.pipeline.training_status import Beat, TrainingStatus
+from holdfast.engine.recovery.placing import describe
 from holdfast.engine.recovery.start_training import StartedJob
 
 
@@ -36,13 +38,16 @@ def started_facts(started: StartedJob) -> dict[str, Any]:
         "epoch": started.epoch,
         "site": started.site,
         "dataset_snapshot": started.dataset_snapshot,
+        "attempt": started.attempt,
+        "placement": started.placement.model_dump(mode="json", exclude_none=True),
         "handle": {**asdict(started.handle), "reference": dict(started.handle.reference)},
     }
 
 
 def started_text(started: StartedJob, state: JobState | None) -> str:
     stands = "" if state is None else f": {state}"
-    return f"{started.run} at {started.site} in epoch {started.epoch}, as {started.handle.name}{stands}"
+    where = f"{started.run} at {started.site} in epoch {started.epoch}, as {started.handle.name}"
+    return f"{where}, attempt {started.attempt} at {describe(started.placement)}{stands}"
 
 
 def print_outcome(outcome: Mapping[str, Any]) -> None:
@@ -64,6 +69,8 @@ def print_status(found: TrainingStatus) -> None:
             facts.add_row(name, value)
     facts.add_row("durable step", "unknown" if found.durable_step is None else str(found.durable_step))
     console.print(facts, markup=False)
+    if found.attempts:
+        console.print(_attempts_table(found), markup=False)
     table = Table("standby", "replicated step", "at risk", "unsaved", "not replicated", "", box=None)
     for one in found.at_risk:
         table.add_row(
@@ -80,6 +87,14 @@ def print_status(found: TrainingStatus) -> None:
         console.print(table, markup=False)
     for problem in found.problems:
         errors.print(f"not known: {problem}", style="red", markup=False)
+
+
+def _attempts_table(found: TrainingStatus) -> Table:
+    table = Table("attempt", "placement", "state", "why", "", box=None)
+    for one in found.attempts:
+        placement = describe(Placement.model_validate(one.placement))
+        table.add_row(str(one.attempt), placement, one.state, one.reason, one.detail or "")
+    return table
 
 
 def print_resumption(found: Resumption, word: Mapping[str, Any] | None) -> None:

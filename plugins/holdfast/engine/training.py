@@ -33,6 +33,7 @@ from holdfast.engine.checkpoint.outcome import Finished
 from holdfast.engine.checkpoint.pacing import IntervalPolicy
 from holdfast.engine.checkpoint.retention import KeepPolicy
 from holdfast.engine.checkpoint.sharded import Ranks, ShardedCheckpointer
+from holdfast.engine.compute.attempts import Attempts
 from holdfast.engine.config import Topology, TrainingJob
 from holdfast.engine.objectstore import ObjectStore, local_store
 from holdfast.engine.replication import ResidencyRefused, check_hop, replicate, residency_for
@@ -163,7 +164,7 @@ class Training:
             total_steps=steps,
             every_steps=job.checkpoint_every_steps,
             mode=mode,
-            interval=_interval(job, topology.site(environment.site).egress_cost_per_gib),
+            interval=_interval(job, environment, runtime),
             retention=None if reference or not leads else _retention(job),
             compression=Compression(job.checkpoint_compression.policy, job.checkpoint_compression.level),
             guard=AlwaysGranted() if reference or not leads else _guard(runtime, environment),
@@ -266,15 +267,22 @@ def _heartbeat(environment: TrainingEnvironment, store: ObjectStore) -> Path | H
     return environment.heartbeat if key is None else HeartbeatObject(store, key)
 
 
-def _interval(job: TrainingJob, egress_price_per_gib: float) -> IntervalPolicy | None:
+def _interval(job: TrainingJob, environment: TrainingEnvironment, runtime: Runtime) -> IntervalPolicy | None:
     asked = job.checkpoint_interval
     if asked is None:
         return None
+    rate = FailureRate(prior_mtbf_seconds=asked.mtbf_hours * 3600, prior_weight_failures=asked.mtbf_weight)
+    attempts = Attempts(runtime.store(environment.site), environment.run, environment.epoch, holder="")
+    try:
+        failures, seconds = attempts.failures(now=runtime.clock.now())
+        rate = rate.observe(failures=failures, seconds=seconds)
+    except HoldfastError:  # a plan by the guess alone is better than no training
+        pass
     return IntervalPolicy(
-        FailureRate(prior_mtbf_seconds=asked.mtbf_hours * 3600, prior_weight_failures=asked.mtbf_weight),
+        rate,
         restart_seconds=asked.restart_seconds,
         minimum_seconds=asked.minimum_seconds,
-        egress_price_per_gib=egress_price_per_gib,
+        egress_price_per_gib=runtime.topology.site(environment.site).egress_cost_per_gib,
         egress_budget_per_hour=asked.egress_budget_per_hour,
     )
 

@@ -10,6 +10,7 @@ from airflow.providers.standard.operators.hitl import ApprovalOperator
 
 from holdfast.errors import ConfigError
 from holdfast.operators.base import HoldfastOperator, failing_clearly
+from holdfast.operators.training import NO_MACHINE_METRIC
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -137,7 +138,8 @@ class ResumeTrainingOperator(HoldfastOperator):
 
     :param group: the protection group. (templated)
     :param plan_id: the plan. (templated)
-    :returns: what each run resumed from.
+    :returns: what each run resumed from, at which placement, and whether it stands still for want of a machine. That is
+        also a warning in the log and counted as `NO_MACHINE_METRIC`.
     """
 
     template_fields: Sequence[str] = ("group", "plan_id")
@@ -149,9 +151,16 @@ class ResumeTrainingOperator(HoldfastOperator):
         self.check_names(group=group)
 
     def act(self, _context: Context, runtime: Runtime) -> dict[str, Any]:
+        from airflow.sdk.observability.stats import Stats
+
         from holdfast.engine.pipeline import finish_plan
 
-        return finish_plan(runtime, self.group, self.plan_id, say=self.log.info)
+        done = finish_plan(runtime, self.group, self.plan_id, say=self.log.info)
+        for job in done["evidence"].get("jobs", []):
+            if job.get("degraded"):
+                Stats.incr(NO_MACHINE_METRIC, tags={"group": self.group, "job": job["job"]})
+                self.log.warning("%s", job["detail"])
+        return done
 
 
 def plan_id_of(context: Context) -> str:

@@ -5,23 +5,28 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from airflow.sdk.exceptions import AirflowSkipException
 from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
 from holdfast.errors import ConfigError
 from holdfast.operators.assets import FINISHED_TRAINING, training_asset
 from holdfast.operators.base import HoldfastOperator, failing_clearly
 from holdfast.operators.links import JOB_LINKS, keep_links
-from holdfast.triggers.training import TrainingJobTrigger
+from holdfast.triggers.training import NoMachineTrigger, TrainingJobTrigger
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from holdfast.engine.compute import JobStatus
-    from holdfast.engine.recovery.start_training import StartedJob
+    from holdfast.engine.recovery.start_training import NoMachine, StartedJob
     from holdfast.engine.runtime import Runtime
     from holdfast.errors import HoldfastError
+
+#: Counted each time a task finds no placement with a machine; tagged with group and job.
+NO_MACHINE_METRIC = "holdfast.training.no_machine"
 
 #: Where the job is kept in the task's state store, which survives retries (an XCom does not).
 STATE_KEY = "training_job"
@@ -32,10 +37,13 @@ class TrainOperator(HoldfastOperator):
 
     The job's name follows from run and epoch, and its handle is in the task state store before the task defers. So a
     retry finds the job instead of starting a second one, also when the task died between submitting and storing. When
-    the job's cloud was lost, the retry finds the run under its new epoch at the site a failover resumed it at.
+    the job's cloud was lost, the task finds the run under its new epoch at the site a failover resumed it at.
 
-    What a retry can mend is retried: a job that was lost, preempted or found no machine, and one that failed in an
-    epoch that is over. A job that failed by itself fails the task at once.
+    A machine that was lost, taken away or not to be had is replaced within the same try, as the job's placements and
+    its recovery strategy say; how often is counted in the site's bucket. While no placement has a machine, the group's
+    ``no_capacity`` says what becomes of the task: it waits, it is skipped, or it fails. A job that was stopped or
+    fenced is left to a retry. One that failed by itself, or lost too many machines, fails the task at once; clearing
+    the task after that starts the run again.
 
     ``on_kill`` leaves the job alone: Airflow calls it as well when a worker shuts down or loses the API server, and
     the training must not die with it. A user who fails or clears the *deferred* task stops the job through
@@ -91,19 +99,44 @@ class TrainOperator(HoldfastOperator):
 
     def act(self, context: Context, runtime: Runtime) -> dict[str, Any]:
         """Start or find the job, remember it, and hand over to the triggerer, or wait for it here."""
-        started = self._start(context, runtime)
-        if self.deferrable:
-            self._hand_over(started)
-        return self._finish(context, runtime, self._wait(runtime, started), started.epoch)
+        return self._until_ended(context, runtime)
+
+    def _until_ended(self, context: Context, runtime: Runtime) -> dict[str, Any]:
+        from holdfast.engine.pipeline import goes_on
+        from holdfast.engine.recovery.start_training import NoMachine, TrainingGivenUp
+
+        while True:
+            try:
+                started = self._start(context, runtime)
+            except NoMachine as none:
+                self._await_machine(none)
+                continue
+            except TrainingGivenUp as given_up:
+                self._tell(context, given_up.epoch, given_up.attempt)
+                raise
+            if self.deferrable:
+                self._hand_over(started)
+            status = self._wait(runtime, started)
+            if not goes_on(runtime, self.group, status=status, epoch=started.epoch):
+                return self._finish(context, runtime, status, started.epoch)
+            self._say_it_goes_on(status)
 
     def _start(self, context: Context, runtime: Runtime) -> StartedJob:
         from holdfast.engine.pipeline import start_training
 
         run = self._run_name(context)
-        started = start_training(runtime, self.group, self.job, run=run)
-        job = {"run": run, "epoch": started.epoch, "site": started.site, "handle": asdict(started.handle)}
         known = context["task_state_store"].get(STATE_KEY)
-        if known is not None:
+        told = self._told(context, runtime)
+        started = start_training(runtime, self.group, self.job, run=run, again_after=told, say=self.log.info)
+        job = {
+            "run": run,
+            "epoch": started.epoch,
+            "site": started.site,
+            "attempt": started.attempt,
+            "placement": started.placement.model_dump(mode="json", exclude_none=True),
+            "handle": asdict(started.handle),
+        }
+        if known is not None and "site" in known:
             moved = known["site"] != started.site or known["epoch"] != started.epoch
             self.log.info(
                 "Run %s was at %s in epoch %s; %s %s in epoch %s",
@@ -115,7 +148,15 @@ class TrainOperator(HoldfastOperator):
                 started.epoch,
             )
         context["task_state_store"].set(STATE_KEY, job, retention=NEVER_EXPIRE)
-        self.log.info("Training %s at %s in epoch %s as %s", run, started.site, started.epoch, started.handle.name)
+        self.log.info(
+            "Training %s at %s in epoch %s as %s, attempt %s at %s",
+            run,
+            started.site,
+            started.epoch,
+            started.handle.name,
+            started.attempt,
+            job["placement"] or "the site's own machine",
+        )
         keep_links(context, runtime.backend(started.site), started.handle, self.log)
         return started
 
@@ -124,6 +165,9 @@ class TrainOperator(HoldfastOperator):
             trigger=TrainingJobTrigger(
                 site=started.site,
                 handle=asdict(started.handle),
+                group=self.group,
+                epoch=started.epoch,
+                move_on_at=None if started.move_on_at is None else started.move_on_at.isoformat(),
                 poll_seconds=self.poll_seconds,
                 grace_seconds=self.grace_seconds,
                 topology_path=self.topology_path,
@@ -132,18 +176,27 @@ class TrainOperator(HoldfastOperator):
         )
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
-        """Say what the ended job published.
+        """Say what the ended job published; when a machine is what it lacks, start the next attempt and wait on.
 
-        :raises TrainingLost: it was fenced, stopped or killed; a retry goes on from its last checkpoint.
-        :raises AirflowFailException: it failed by itself, in an epoch that was not over.
+        :raises TrainingLost: it was fenced or stopped; a retry goes on from its last checkpoint.
+        :raises AirflowFailException: it failed by itself, in an epoch that was not over, or another machine would not
+            help.
         """
         from holdfast.engine.compute import JobState, JobStatus
+        from holdfast.engine.pipeline import goes_on
 
+        if event["state"] is None:
+            with failing_clearly():
+                return self._until_ended(context, self.hook.runtime)
         status = JobStatus(JobState(event["state"]), event["step"], event["total_steps"], None, event["detail"])
         known = context["task_state_store"].get(STATE_KEY)
         epoch = int(str(known["epoch"])) if isinstance(known, dict) else None
         with failing_clearly():
-            return self._finish(context, self.hook.runtime, status, epoch)
+            runtime = self.hook.runtime
+            if goes_on(runtime, self.group, status=status, epoch=epoch):
+                self._say_it_goes_on(status)
+                return self._until_ended(context, runtime)
+            return self._finish(context, runtime, status, epoch)
 
     def on_kill(self) -> None:
         """Leave the job to the next try, or stop it where ``stop_on_kill`` says so."""
@@ -157,7 +210,7 @@ class TrainOperator(HoldfastOperator):
         self.log.info("%s was stopped: %s", started.handle.name, status.state)
 
     def _wait(self, runtime: Runtime, started: StartedJob) -> JobStatus:
-        from holdfast.engine.pipeline import wait_for_job
+        from holdfast.engine.pipeline import JobWatch, wait_for_job
 
         self._waiting_for = started
         ended = wait_for_job(
@@ -166,10 +219,48 @@ class TrainOperator(HoldfastOperator):
             pause=self._pause,
             seen=self._seen,
             unanswered=self._unanswered,
+            is_over=JobWatch(runtime, self.group, epoch=started.epoch, move_on_at=started.move_on_at).is_over,
         )
         self._waiting_for = None
         assert ended is not None, "a pause of this task never gives up"
         return ended
+
+    def _await_machine(self, none: NoMachine) -> None:
+        """Wait until the placements are to be asked again, in the triggerer or here; or skip the task."""
+        from airflow.sdk.observability.stats import Stats
+
+        from holdfast.engine.config.models import NoCapacityPolicy
+
+        Stats.incr(NO_MACHINE_METRIC, tags={"group": self.group, "job": self.job})
+        if none.policy is NoCapacityPolicy.GO_ON or none.ask_again_at is None:
+            raise AirflowSkipException(f"The group goes on without this training. {none}")
+        self.log.warning("%s", none)
+        if self.deferrable:
+            self.defer(
+                trigger=NoMachineTrigger(ask_again_at=none.ask_again_at.isoformat(), poll_seconds=self.poll_seconds),
+                method_name="execute_complete",
+            )
+        while datetime.now(UTC) < none.ask_again_at:
+            time.sleep(self.poll_seconds)
+
+    def _say_it_goes_on(self, status: JobStatus) -> None:
+        self.log.info("%s: %s; the run goes on", status.state, status.detail or "no detail")
+
+    def _tell(self, context: Context, epoch: int, attempt: int) -> None:
+        """Remember the failure this task is about to tell: whoever clears it afterwards asks for the run again."""
+        known = context["task_state_store"].get(STATE_KEY)
+        job = {**(known if isinstance(known, dict) else {}), "told": {"epoch": epoch, "attempt": attempt}}
+        context["task_state_store"].set(STATE_KEY, job, retention=NEVER_EXPIRE)
+
+    def _told(self, context: Context, runtime: Runtime) -> int | None:
+        """The attempt of this epoch whose failure this task has told before; None: none."""
+        from holdfast.engine.pipeline import require_active
+
+        known = context["task_state_store"].get(STATE_KEY)
+        told = known.get("told") if isinstance(known, dict) else None
+        if not isinstance(told, dict) or told["epoch"] != require_active(runtime, self.group).epoch:
+            return None
+        return int(told["attempt"])
 
     def _pause(self) -> bool:
         time.sleep(self.poll_seconds)
@@ -182,10 +273,16 @@ class TrainOperator(HoldfastOperator):
         self.log.warning("The job's backend cannot be asked, asking again: %s", error)
 
     def _finish(self, context: Context, runtime: Runtime, status: JobStatus, epoch: int | None) -> dict[str, Any]:
-        from holdfast.engine.pipeline import training_outcome
+        from holdfast.engine.pipeline import TrainingFailed, training_outcome
 
         run = self._run_name(context)
-        outcome = training_outcome(runtime, self.group, self.job, run=run, status=status, epoch=epoch)
+        try:
+            outcome = training_outcome(runtime, self.group, self.job, run=run, status=status, epoch=epoch)
+        except TrainingFailed:
+            known = context["task_state_store"].get(STATE_KEY)
+            if isinstance(known, dict) and epoch is not None:
+                self._tell(context, epoch, int(str(known.get("attempt", 1))))
+            raise
         if FINISHED_TRAINING in self.outlets:
             extra = {**outcome, "group": self.group, "job": self.job}
             context["outlet_events"][FINISHED_TRAINING].add(training_asset(self.job), extra=extra)

@@ -241,7 +241,7 @@ class Demo:
         deadline = time.monotonic() + timeout_seconds
         seen = None
         while time.monotonic() < deadline:
-            run = current_run(self.runtime.store(state.active_site), group, job)
+            run = current_run(self.runtime.store(state.active_site), group, job, epoch=state.epoch)
             status = job_status(self.runtime, state.active_site, run, state.epoch) if run else None
             seen = status
             if status is not None and status.state is JobState.RUNNING and (status.step or 0) >= steps:

@@ -123,7 +123,7 @@ def train_first_models(runtime: Runtime, group: str) -> dict[str, str]:
         record = latest(runtime.store(state.active_site), model, epoch=state.epoch)
         if record is None:
             for attempt in range(1, _ATTEMPTS + 1):
-                run = start_training(short, group, job, run=base_run(group, job)).run
+                run = start_training(short, group, job, run=base_run(group, job), again_after=attempt - 1).run
                 if _ended_well(runtime, job, run, state, last=attempt == _ATTEMPTS):
                     break
             record = latest(runtime.store(state.active_site), model, epoch=state.epoch)
@@ -205,7 +205,7 @@ def train(runtime: Runtime, group: str) -> dict[str, str]:
 
 
 def _running(runtime: Runtime, group: str, job: str, state: EpochState) -> str | None:
-    run = current_run(runtime.store(state.active_site), group, job)
+    run = current_run(runtime.store(state.active_site), group, job, epoch=state.epoch)
     status = job_status(runtime, state.active_site, run, state.epoch) if run else None
     return run if status is not None and status.state is JobState.RUNNING else None
 

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from holdfast.errors import ConfigError, HoldfastError
+from holdfast.triggers.gauges import tell
 
 if TYPE_CHECKING:
-    from holdfast.engine.compute import JobHandle, TrainingBackend
+    from holdfast.engine.compute import JobHandle, JobStatus, TrainingBackend
 
 
 class TrainingJobTrigger(BaseTrigger):
-    """Fires once, when the job has ended.
+    """Fires once, when the job has ended, or when waiting for it is over: see `JobWatch`.
 
-    A backend that cannot be asked is asked again: "cannot reach" is not "ended". A restart of the triggerer resumes
-    from the arguments; the job does not notice.
+    A backend that cannot be asked is asked again: "cannot reach" is not "ended". When the group has moved on meanwhile,
+    the job's epoch is over, and the task looks for the run where it went. A restart of the triggerer resumes from the
+    arguments; the job does not notice.
 
     :param site: the site whose backend has the job.
     :param handle: the `JobHandle` as a mapping.
+    :param group: the protection group; with ``epoch``, so that the register can be asked whether it moved on.
+    :param epoch: the job's own.
+    :param move_on_at: RFC 3339; when a job that still waits for a machine has waited long enough.
     :param poll_seconds: how often the backend is asked.
     :param grace_seconds: how long a killed job may take to write a last checkpoint.
     :param topology_path: the topology file; by default the one the configuration names.
@@ -32,6 +38,9 @@ class TrainingJobTrigger(BaseTrigger):
         *,
         site: str,
         handle: Mapping[str, Any],
+        group: str | None = None,
+        epoch: int | None = None,
+        move_on_at: str | None = None,
         poll_seconds: float = 2.0,
         grace_seconds: float = 10.0,
         topology_path: str | None = None,
@@ -47,6 +56,9 @@ class TrainingJobTrigger(BaseTrigger):
             )
         self.site = site
         self.handle = dict(handle)
+        self.group = group
+        self.epoch = epoch
+        self.move_on_at = move_on_at
         self.poll_seconds = poll_seconds
         self.grace_seconds = grace_seconds
         self.topology_path = topology_path
@@ -56,6 +68,9 @@ class TrainingJobTrigger(BaseTrigger):
         return f"{type(self).__module__}.{type(self).__qualname__}", {
             "site": self.site,
             "handle": self.handle,
+            "group": self.group,
+            "epoch": self.epoch,
+            "move_on_at": self.move_on_at,
             "poll_seconds": self.poll_seconds,
             "grace_seconds": self.grace_seconds,
             "topology_path": self.topology_path,
@@ -64,10 +79,13 @@ class TrainingJobTrigger(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Yield one event with the fields of the job's last status."""
         from holdfast.engine.compute import ENDED
+        from holdfast.engine.pipeline.waiting import given_up
 
         backend = await asyncio.to_thread(self._backend)
+        is_over = await asyncio.to_thread(self._watch)
         handle = self._handle()
         while True:
+            status = None
             try:
                 status = await asyncio.to_thread(backend.status, handle)
             except HoldfastError as error:
@@ -76,18 +94,15 @@ class TrainingJobTrigger(BaseTrigger):
                 self.log.warning("The backend of %s cannot be asked, asking again: %s", self.site, error)
             else:
                 if status.state in ENDED:
-                    yield TriggerEvent(
-                        {
-                            "state": str(status.state),
-                            "step": status.step,
-                            "total_steps": status.total_steps,
-                            "detail": status.detail,
-                        }
-                    )
+                    yield _event(status)
                     return
                 self.log.info(
                     "%s at %s: %s, step %s of %s", handle.name, self.site, status.state, status.step, status.total_steps
                 )
+                await asyncio.to_thread(self._tell, backend, handle)
+            if await asyncio.to_thread(is_over, status):
+                yield _event(given_up(status))
+                return
             await asyncio.sleep(self.poll_seconds)
 
     async def on_kill(self) -> None:
@@ -100,12 +115,69 @@ class TrainingJobTrigger(BaseTrigger):
         status = await asyncio.to_thread(backend.stop, self._handle(), grace_seconds=self.grace_seconds)
         self.log.info("%s was stopped: %s", self.handle["name"], status.state)
 
+    def _tell(self, backend: TrainingBackend, handle: JobHandle) -> None:
+        """Set Airflow's gauges; a heartbeat that cannot be read now leaves them as they are."""
+        try:
+            heartbeat = backend.heartbeat(handle)
+        except HoldfastError:
+            return
+        if heartbeat is not None:
+            tell(heartbeat, run=handle.name, site=self.site)
+
     def _backend(self) -> TrainingBackend:
         from holdfast.hooks.runtime import HoldfastHook
 
         return HoldfastHook(self.topology_path).runtime.backend(self.site)
 
+    def _watch(self) -> Callable[[JobStatus | None], bool]:
+        from holdfast.engine.pipeline.waiting import JobWatch
+        from holdfast.hooks.runtime import HoldfastHook
+
+        if self.group is None:
+            return lambda _: False
+        moment = None if self.move_on_at is None else datetime.fromisoformat(self.move_on_at)
+        runtime = HoldfastHook(self.topology_path).runtime
+        return JobWatch(runtime, self.group, epoch=self.epoch, move_on_at=moment).is_over
+
     def _handle(self) -> JobHandle:
         from holdfast.engine.compute import JobHandle
 
         return JobHandle(**self.handle)
+
+
+class NoMachineTrigger(BaseTrigger):
+    """Fires when the placements of a training job are to be asked for a machine again. Nothing runs meanwhile.
+
+    :param ask_again_at: RFC 3339.
+    :param poll_seconds: how often the clock is looked at.
+    """
+
+    def __init__(self, *, ask_again_at: str, poll_seconds: float = 2.0) -> None:
+        super().__init__()
+        self.ask_again_at = ask_again_at
+        self.poll_seconds = poll_seconds
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """The class path and the arguments that make this trigger again."""
+        return f"{type(self).__module__}.{type(self).__qualname__}", {
+            "ask_again_at": self.ask_again_at,
+            "poll_seconds": self.poll_seconds,
+        }
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Yield one event, without a job's state."""
+        moment = datetime.fromisoformat(self.ask_again_at)
+        while datetime.now(UTC) < moment:
+            await asyncio.sleep(self.poll_seconds)
+        yield TriggerEvent({"state": None, "step": None, "total_steps": None, "detail": None})
+
+
+def _event(status: JobStatus) -> TriggerEvent:
+    return TriggerEvent(
+        {
+            "state": str(status.state),
+            "step": status.step,
+            "total_steps": status.total_steps,
+            "detail": status.detail,
+        }
+    )

@@ -203,6 +203,33 @@ def test_no_room_when_it_is_asked_for_starts_nothing_and_keeps_no_claim(
     assert len(groups.groups) == 1
 
 
+def test_an_end_the_submitter_does_not_know_of_is_found_and_not_started_again(
+    world: World, groups: ContainerGroups
+) -> None:
+    backend = leaf.open_backend(world.opening)
+    unknown, known = replace(world.spec, after=0), replace(world.spec, after=1)
+    first = backend.submit(unknown)
+    groups.run(name_of(first))
+    groups.exit(name_of(first), 3)
+    assert backend.submit(unknown) == first
+    second = backend.submit(known)
+    assert (first.attempt, second.attempt) == (1, 2)
+    assert backend.submit(known) == second
+    assert backend.submit(unknown) == second
+
+
+@pytest.mark.parametrize("beats", [True, False])
+def test_an_attempt_that_ended_and_is_gone_is_not_begun_again(
+    world: World, groups: ContainerGroups, *, beats: bool
+) -> None:
+    backend = leaf.open_backend(world.opening)
+    first = backend.submit(replace(world.spec, after=0))
+    if beats:
+        world.beat(state="training")
+    del groups.groups[name_of(first)]
+    assert backend.submit(replace(world.spec, after=1)).attempt == 2
+
+
 def test_a_quota_that_is_used_up_is_no_room(world: World, stub: Stub) -> None:
     stub.fail("PUT", arm_error(409, "ContainerGroupQuotaReached", "quota 'StandardCores' exceeded in region"))
     with pytest.raises(NoCapacity):

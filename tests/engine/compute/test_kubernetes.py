@@ -89,6 +89,17 @@ def test_how_a_job_ended_is_known_from_its_heartbeat_when_its_pod_is_gone(world:
     assert backend.status(handle).state is JobState.STOPPED
 
 
+def test_an_end_the_submitter_does_not_know_of_is_found_and_not_started_again(world: World) -> None:
+    backend = world.backend()
+    first = backend.submit(world.spec("3", after=0))
+    assert ended(backend, first).state is JobState.FAILED
+    assert backend.submit(world.spec("3", after=0)) == first
+    second = backend.submit(world.spec("until-told", after=1))
+    assert (first.attempt, second.attempt) == (1, 2)
+    assert backend.submit(world.spec("until-told", after=1)) == second
+    assert backend.submit(world.spec("3", after=0)) == second
+
+
 # -- never two writers ------------------------------------------------------------------------------------------
 
 

@@ -111,6 +111,18 @@ def test_what_ended_for_good_is_not_started_again(world: World, code: int, start
     assert (world.backend.submit(world.spec()) != first) is starts_again
 
 
+def test_an_end_the_submitter_does_not_know_of_is_found_and_not_started_again(world: World) -> None:
+    backend = world.backend
+    world.leave(1)
+    first = backend.submit(replace(world.spec(), after=0))
+    wait_for(lambda: backend.confirm_dead(first))
+    assert backend.submit(replace(world.spec(), after=0)) == first
+    second = backend.submit(replace(world.spec(), after=1))
+    assert (first.attempt, second.attempt) == (1, 2)
+    assert backend.submit(replace(world.spec(), after=1)) == second
+    assert backend.submit(replace(world.spec(), after=0)) == second
+
+
 def test_the_job_survives_the_kill_of_the_group_that_submitted_it(world: World) -> None:
     script = f"""
 import os, pathlib, signal, sys

@@ -156,6 +156,18 @@ def test_a_name_clash_reattaches_even_where_the_list_is_behind(
     assert len(service.jobs) == 2
 
 
+def test_an_end_the_submitter_does_not_know_of_is_found_and_not_started_again(
+    tmp_path: Path, backend: SageMakerBackend, service: SageMakerService
+) -> None:
+    first = backend.submit(job(tmp_path, after=0))
+    service.becomes(name(first), "Failed", reason="AlgorithmError: , exit code: 1")
+    assert backend.submit(job(tmp_path, after=0)) == first
+    second = backend.submit(job(tmp_path, after=1))
+    assert (first.attempt, second.attempt) == (1, 2)
+    assert backend.submit(job(tmp_path, after=1)) == second
+    assert backend.submit(job(tmp_path, after=0)) == second
+
+
 def test_the_newest_of_many_attempts_is_found_over_pages(
     tmp_path: Path, backend: SageMakerBackend, service: SageMakerService
 ) -> None:

@@ -160,6 +160,18 @@ def test_a_failed_job_is_started_again_and_a_fenced_one_never(
     assert len(service.jobs) == attempts
 
 
+def test_an_end_the_submitter_does_not_know_of_is_found_and_not_started_again(
+    tmp_path: Path, backend: VertexBackend, service: VertexService
+) -> None:
+    first = backend.submit(job(tmp_path, after=0))
+    service.becomes(name(first), "FAILED", code=3, message="exited with a non-zero status of 1.")
+    assert backend.submit(job(tmp_path, after=0)) == first
+    second = backend.submit(job(tmp_path, after=1))
+    assert (first.attempt, second.attempt) == (1, 2)
+    assert backend.submit(job(tmp_path, after=1)) == second
+    assert backend.submit(job(tmp_path, after=0)) == second
+
+
 def test_the_crash_between_submit_and_persist_reattaches(
     tmp_path: Path, service: VertexService, bucket: Bucket
 ) -> None:

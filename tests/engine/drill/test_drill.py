@@ -16,6 +16,8 @@ from holdfast.engine.authority import NoMajority, OperationInProgress
 from holdfast.engine.authority.interface import Operation
 from holdfast.engine.checkpoint import Fenced, elect
 from holdfast.engine.compute.interface import JobSpec, JobState, JobStatus
+from holdfast.engine.config.compute import Placement
+from holdfast.engine.config.models import NoCapacityPolicy
 from holdfast.engine.drill import SteadyStateFailed, comparison, phases, run, stale_writes, training
 from holdfast.engine.drill.checkpoints import list_checkpoints
 from holdfast.engine.drill.conclude import conclude, free_unrecorded
@@ -330,6 +332,72 @@ def test_a_resumed_job_that_dies_is_started_again(world: World, tmp_path: Path) 
     assert journal.green
 
 
+@pytest.mark.parametrize("state", [JobState.PREEMPTED, JobState.NO_CAPACITY])
+def test_a_resumed_job_without_its_machine_goes_on_at_the_next_placement(
+    world: World, tmp_path: Path, state: JobState
+) -> None:
+    world.may_run_at(Placement(machine="small", spot=True), Placement(machine="big"))
+    original = world.on_status
+
+    def first_is_taken(backend: Any, handle: Any) -> None:
+        if backend.site == GCP and handle.name == f"{RUN}.e2" and handle.attempt == 1:
+            backend.jobs[handle.name] = JobStatus(state, detail="taken")
+            return
+        original(backend, handle)
+
+    world.on_status = first_is_taken  # type: ignore[method-assign]  # the world is the test's own
+    journal = drill(world, tmp_path)
+    assert journal.training is not None
+    assert journal.training[0]["restarts"] == 1
+    assert journal.green
+    assert [one for one in world.backends[GCP].asked if one != "any"] == ["small, spot", "big"]
+
+
+def test_a_resumed_job_that_fails_by_itself_is_not_started_again(world: World, tmp_path: Path) -> None:
+    original = world.on_status
+
+    def fails(backend: Any, handle: Any) -> None:
+        if backend.site == GCP and handle.name == f"{RUN}.e2":
+            backend.jobs[handle.name] = JobStatus(JobState.FAILED, detail="exit code 3")
+            return
+        original(backend, handle)
+
+    world.on_status = fails  # type: ignore[method-assign]  # the world is the test's own
+    journal = drill(world, tmp_path)
+    assert journal.status == "failed"
+    assert "1 fault of its own" in str(journal.error)
+    assert f"{RUN}.e2" in world.backends[GCP].attempts
+    assert world.backends[GCP].attempts[f"{RUN}.e2"] == 1
+
+
+def test_a_drill_waits_for_a_machine_where_the_group_waits(world: World, tmp_path: Path) -> None:
+    world.may_run_at(Placement(machine="small"))
+    world.backends[GCP].full = {"small"}
+    sleep = world.clock.sleep
+
+    def sleeps(seconds: float) -> None:
+        if seconds > 20:
+            world.backends[GCP].full = set()
+        sleep(seconds)
+
+    world.clock.sleep = sleeps  # type: ignore[method-assign]  # the world is the test's own
+    journal = drill(world, tmp_path)
+    assert journal.green
+    assert journal.training is not None
+    assert "none of the 1 placements" in journal.training[0]["degraded"]
+
+
+def test_a_group_that_goes_on_without_training_proves_nothing_about_its_model(world: World, tmp_path: Path) -> None:
+    world.may_run_at(Placement(machine="small"), no_capacity=NoCapacityPolicy.GO_ON)
+    world.backends[GCP].full = {"small"}
+    journal = drill(world, tmp_path)
+    assert journal.training is not None
+    assert "the group goes on without it" in journal.training[0]["detail"]
+    assert journal.verdict.model_identical is None
+    assert journal.verdict.passed is not True
+    assert journal.rto_seconds["from_fault"] is not None
+
+
 def test_two_drills_at_once_are_refused_and_nothing_changed(world: World, tmp_path: Path) -> None:
     first = phases.prepare(world, GROUP, "site-outage", senses=world.senses)
     before = sorted(i.key for i in world.bare(GCP).list(""))
@@ -429,7 +497,7 @@ def test_a_long_training_does_not_outlast_the_drills_claim(world: World) -> None
         if len(claimed) == 4:
             backend.jobs[handle.name] = JobStatus(JobState.SUCCEEDED)
 
-    assert training._ended(state, RUN, handle, 9000.0, renew).state is JobState.SUCCEEDED
+    assert training._ended(state, RUN, handle, None, 9000.0, renew).state is JobState.SUCCEEDED
     assert world.clock.monotonic() > 4000
 
 

@@ -103,6 +103,7 @@ def test_a_runner_killed_at_any_store_operation_is_finished_by_another() -> None
     for kill_at in range(1, total + 1):
         world = make_world()
         world.board.cut.add(AWS)
+        world.training_ends = False  # a runner that finds the job looks at it
         plan = plan_of(world)
         world.board.operations, world.board.kill_at = 0, kill_at
         with contextlib.suppress(Killed):
@@ -114,6 +115,7 @@ def test_a_runner_killed_at_any_store_operation_is_finished_by_another() -> None
 
 
 def test_two_runners_of_one_plan_at_once_end_the_same(world: World) -> None:
+    world.training_ends = False
     plan = plan_of(world)
     with ThreadPoolExecutor(2) as pool:
         results = [pool.submit(run_plan, world, plan, senses=world.senses) for _ in range(2)]

@@ -27,7 +27,15 @@ from holdfast.engine.compute.errors import (
     NoCapacity,
     UnknownHandle,
 )
-from holdfast.engine.compute.interface import FINAL, BackendCapabilities, JobHandle, JobSpec, JobState, JobStatus
+from holdfast.engine.compute.interface import (
+    ENDED,
+    FINAL,
+    BackendCapabilities,
+    JobHandle,
+    JobSpec,
+    JobState,
+    JobStatus,
+)
 from holdfast.engine.compute.opening import Opening
 from holdfast.engine.compute.remote import (
     Claim,
@@ -144,7 +152,7 @@ class ClaimedBackend:
             seen = self._service.look(self._job(spec.name, number))
             if seen is not None:
                 state = self._settled(store, spec.run, spec.epoch, number, seen)
-                if state in FINAL or state in (JobState.PENDING, JobState.RUNNING):
+                if state in FINAL or state not in ENDED or spec.means(number):
                     return self._handle(spec.run, spec.epoch, number)
                 if seen.alive:
                     raise AlreadyRuns(
@@ -155,7 +163,11 @@ class ClaimedBackend:
                     )
                 number += 1
             elif self._once_ran(store, spec, number):
+                if spec.means(number):
+                    return self._handle(spec.run, spec.epoch, number)
                 number += 1
+            # An attempt that ended and of which nothing is left, not even its claim, is none to begin again.
+            number = max(number, (spec.after or 0) + 1)
             return self._start(store, spec, number)
 
     def find(self, name: str) -> JobHandle | None:

@@ -56,6 +56,9 @@ class JobSpec:
     Args:
         machine: machine or instance type; None: what the site's compute names.
         spot: run on capacity that may be taken away.
+        after: the newest attempt, by its handle's number, that the submitter knows to have ended; 0: none. An attempt
+            with a higher number is the one it means, and is found however it ended: what ended meanwhile is for the
+            submitter to judge, not to start again unseen. None: whatever ended unfinished is followed by another.
     """
 
     run: str
@@ -65,20 +68,33 @@ class JobSpec:
     environment: Mapping[str, str] = field(default_factory=dict)
     machine: str | None = None
     spot: bool = False
+    after: int | None = None
 
     @property
     def name(self) -> str:
         return f"{self.run}.e{self.epoch}"
 
+    def means(self, attempt: int) -> bool:
+        """Whether the attempt of this number is what the submitter wants to be found, however it ended."""
+        return self.after is not None and attempt > self.after
+
 
 @dataclass(frozen=True, slots=True)
 class JobHandle:
-    """Enough to find the job again from another process: JSON-able, no live objects."""
+    """Enough to find the job again from another process: JSON-able, no live objects.
+
+    ``reference`` has the number of the attempt, ``attempt``: a later attempt of the job has a higher one.
+    """
 
     backend: str
     site: str
     name: str
     reference: Mapping[str, str | int | float]
+
+    @property
+    def attempt(self) -> int:
+        """The attempt's number; 0 where the backend gives none."""
+        return int(self.reference.get("attempt", 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +125,9 @@ class BackendCapabilities:
 
 class TrainingBackend(Protocol):
     def submit(self, spec: JobSpec) -> JobHandle:
-        """Start the job, or reattach when a job of this name runs or ended well: never two writers.
+        """Start the job, or reattach when a job of this name runs, ended well, or is the one that is meant.
+
+        Never two writers: see `JobSpec.after` for what is meant.
 
         Raises:
             NoCapacity: the service has no such machine now; nothing was started.

@@ -147,7 +147,7 @@ class KubernetesBackend:
                 state = self.status(handle).state
                 if state is JobState.PENDING:
                     self._give_environment(jobs[-1])  # whoever created it may have died before
-                if state not in ENDED or state in FINAL:
+                if state not in ENDED or state in FINAL or spec.means(handle.attempt):
                     return handle
             attempt = max(unused, self._above_all(spec.name, jobs))
             created = self._create(spec, attempt)

@@ -44,6 +44,12 @@ class Counts:
             states.count(JobState.NO_CAPACITY),
         )
 
+    def __str__(self) -> str:
+        return (
+            f"{_many(self.user_errors, 'fault')} of its own, {_many(self.lost_machines, 'machine')} lost, "
+            f"{_many(self.without_capacity, 'placement')} without a machine"
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class RunAt:
@@ -186,6 +192,10 @@ def _asked_since_one_ran(history: Sequence[Attempt]) -> tuple[Placement, ...]:
             break
         asked.append(one.placement)
     return tuple(reversed(asked))
+
+
+def _many(count: int, thing: str) -> str:
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
 
 
 def _why(history: Sequence[Attempt], recovery: str) -> str:

@@ -27,6 +27,7 @@ from holdfast.clock import Clock
 from holdfast.engine.compute import job
 from holdfast.engine.compute.errors import AlreadyRuns, JobNotStarted, OnAnotherHost, UnknownHandle
 from holdfast.engine.compute.interface import (
+    ENDED,
     FINAL,
     BackendCapabilities,
     JobHandle,
@@ -76,7 +77,7 @@ class ProcessBackend:
     def submit(self, spec: JobSpec) -> JobHandle:
         """Start the job, or return the handle of the one of this name that runs or ended for good.
 
-        A job that failed, was stopped or was killed gets a new attempt in the same epoch.
+        A job that failed, was stopped or was killed gets a new attempt in the same epoch, unless it is the one meant.
 
         Raises:
             AlreadyRuns: something of an earlier attempt still lives though its handle does not say so.
@@ -91,7 +92,7 @@ class ProcessBackend:
                 status = self.status(latest)
                 if status.state is JobState.RUNNING:
                     self._refuse_silent(latest, status)
-                if status.state in (JobState.RUNNING, JobState.PENDING) or status.state in FINAL:
+                if status.state not in ENDED or status.state in FINAL or spec.means(latest.attempt):
                     return latest
             return self._start(spec, folder)
 

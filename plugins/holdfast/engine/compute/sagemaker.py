@@ -88,12 +88,12 @@ class SageMakerBackend:
         taken = 0
         for _ in range(_CLASHES):
             newest = self.find(spec.name)
-            if newest is not None and self._lives(newest):
+            if newest is not None and (spec.means(newest.attempt) or self._lives(newest)):
                 return newest
             # The list may be a moment behind; a name that was just refused is not tried again.
-            taken = max(taken, 0 if newest is None else int(newest.reference["attempt"]))
+            taken = max(taken, 0 if newest is None else newest.attempt)
             handle = self._handle(spec.name, taken + 1)
-            if self._create(spec, handle) or self._lives(handle):
+            if self._create(spec, handle) or spec.means(handle.attempt) or self._lives(handle):
                 return handle
             taken += 1
         raise ComputeUnavailable(

@@ -22,6 +22,7 @@ def job_spec(
     dataset_snapshot: str | None,
     environ: Mapping[str, str],
     placement: Placement | None = None,
+    after: int | None = None,
 ) -> JobSpec:
     """The job of a group's run in an epoch at a site.
 
@@ -31,6 +32,7 @@ def job_spec(
         environ: ``HOLDFAST_STEPS`` and ``HOLDFAST_STEP_SECONDS`` in it stand instead of the job's own, e.g. for a
             short first model. Nothing else is taken from it.
         placement: which machine, see `next_placement`; None: as the site's compute says.
+        after: see `JobSpec.after`.
 
     Raises:
         UnknownName: the topology has no such group, job or site; the job's recovery names no strategy.
@@ -54,7 +56,7 @@ def job_spec(
         contract["HOLDFAST_DATASET_SNAPSHOT"] = dataset_snapshot
     contract |= {name: environ[name] for name in ("HOLDFAST_STEPS", "HOLDFAST_STEP_SECONDS") if environ.get(name)}
     command = _command(topology, settings.command)
-    return JobSpec(run, epoch, site, command, contract, machine=chosen.machine, spot=chosen.spot)
+    return JobSpec(run, epoch, site, command, contract, machine=chosen.machine, spot=chosen.spot, after=after)
 
 
 def _command(topology: Topology, words: tuple[str, ...]) -> tuple[str, ...]:

@@ -85,7 +85,7 @@ class VertexBackend:
     def submit(self, spec: JobSpec) -> JobHandle:
         """Reattach to what lives or is done; else take the turn of the next attempt and create it."""
         jobs = self._jobs(spec.name)
-        standing = self._standing(spec.name, jobs)
+        standing = self._standing(spec, jobs)
         if standing is not None:
             return standing
         claims = self._claims()
@@ -170,20 +170,21 @@ class VertexBackend:
 
     # -----------------------------------------------------------------------------------------------------------
 
-    def _standing(self, name: str, jobs: list[_Job]) -> JobHandle | None:
-        """The attempt to reattach to: the newest that lives, else the newest where it is done for good.
+    def _standing(self, spec: JobSpec, jobs: list[_Job]) -> JobHandle | None:
+        """The attempt to reattach to: the newest that lives, else the newest that is done for good, or is meant.
 
         An older one that lives beside it was started by a submitter that lost its turn, and goes.
         """
         living = [job for job in jobs if not job.ended]
         for older in living[:-1]:
             if older.state != "CANCELLING":
-                self._cancel(name, older)
+                self._cancel(spec.name, older)
         if living:
-            return self._handle(name, living[-1])
-        if jobs and self.status(handle := self._handle(name, jobs[-1])).state in FINAL:
-            return handle
-        return None
+            return self._handle(spec.name, living[-1])
+        if not jobs:
+            return None
+        newest = self._handle(spec.name, jobs[-1])
+        return newest if spec.means(newest.attempt) or self.status(newest).state in FINAL else None
 
     def _create(self, spec: JobSpec, claims: Claims, turn: Turn) -> _Job:
         try:

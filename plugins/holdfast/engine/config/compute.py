@@ -150,4 +150,9 @@ class Placement(Model):
     site: Annotated[str | None, Field(description="Only at this site; none: at whichever is active.")] = None
     machine: str | None = Field(None, description="Machine or instance type; none: what the site's compute names.")
     spot: bool = Field(False, description="Spare capacity that may be taken away.")
+    wait_seconds: float | None = Field(
+        None,
+        gt=0,
+        description="How long a job may wait here for a machine before the next placement is asked; none: any time.",
+    )
     price_per_hour: float | None = Field(None, ge=0, description="For estimates, in the group's currency.")

@@ -67,6 +67,14 @@ class Decision(StrEnum):
     AUTOMATIC = "automatic"
 
 
+class NoCapacityPolicy(StrEnum):
+    """What a group gives up while no placement of a training job has a machine."""
+
+    WAIT = "wait"
+    GO_ON = "go-on-without-training"
+    FAIL = "fail"
+
+
 class Detection(Model):
     """When a site counts as down. Every condition must hold."""
 
@@ -111,6 +119,11 @@ class Group(Model):
     datasets: tuple[Name, ...] = ()
     training: tuple[Name, ...] = ()
     services: tuple[Name, ...] = ()
+    no_capacity: NoCapacityPolicy = Field(
+        NoCapacityPolicy.WAIT,
+        description="While no placement has a machine: `wait` asks again, ever more seldom; `go-on-without-training` "
+        "skips the training; `fail` fails at once. Only `fail` stops a plan, at its last step.",
+    )
     drill_schedule: str | None = Field(None, description="Cron expression of the scheduled drill; none: only by hand.")
 
 
@@ -143,10 +156,8 @@ class TrainingJob(Model):
     checkpoint_compression: CheckpointCompression = Field(default_factory=lambda: CheckpointCompression())
     seed: int = Field(0, ge=0)
     step_seconds: float = Field(0.0, ge=0, description="At least this long per step; paces a small example.")
-    placements: tuple[Placement, ...] = Field((), description="Where it may run, best first. Not acted on yet.")
-    recovery: Name = Field(
-        "next-placement", description="Registered strategy for a lost machine. Checked, not acted on yet."
-    )
+    placements: tuple[Placement, ...] = Field((), description="Where it may run, best first; none: as the site says.")
+    recovery: Name = Field("next-placement", description="Registered strategy for a machine that was lost.")
 
     @model_validator(mode="after")
     def _has_one_interval(self) -> Self:

@@ -163,7 +163,7 @@ def _bring_training(state: DrillState, committed: EpochState, started: list[Star
     """A drill brings its own load: where no training is under way it starts a run, or there is nothing to resume."""
     rooms, group, site = state.rooms, state.plan.group, committed.active_site
     for job in rooms.topology.group(group).training:
-        run = current_run(rooms.store(site), group, job)
+        run = current_run(rooms.store(site), group, job, epoch=committed.epoch)
         status = job_status(rooms, site, run, committed.epoch) if run else None
         if status is None or status.state not in (JobState.PENDING, JobState.RUNNING):
             name = run_name(group, job, rooms.clock.now())
@@ -216,7 +216,7 @@ def _jobs_now(state: DrillState) -> list[dict[str, Any]]:
     plan = state.plan
     found = []
     for job in state.rooms.topology.group(plan.group).training:
-        run = current_run(state.rooms.store(plan.target), plan.group, job)
+        run = current_run(state.rooms.store(plan.target), plan.group, job, epoch=plan.expected_epoch)
         status = job_status(state.rooms, plan.source, run, plan.expected_epoch) if run else None
         found.append(
             {

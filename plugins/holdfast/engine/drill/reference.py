@@ -9,7 +9,8 @@ from threading import Event
 from typing import Any
 
 from holdfast.engine.compute import job_spec
-from holdfast.engine.compute.interface import JobHandle, JobSpec, JobState, JobStatus, TrainingBackend
+from holdfast.engine.compute.interface import ENDED, JobHandle, JobSpec, JobState, JobStatus, TrainingBackend
+from holdfast.engine.config.models import NoCapacityPolicy
 from holdfast.engine.drill.errors import ReferenceFailed
 from holdfast.engine.drill.log import DrillState
 from holdfast.engine.objectstore import local_store
@@ -18,7 +19,6 @@ from holdfast.engine.snapshot import latest
 
 _LOOK_SECONDS = 0.2
 _PATIENCE_SECONDS = 180.0
-_ENDED = {JobState.SUCCEEDED, JobState.FAILED, JobState.FENCED, JobState.STOPPED, JobState.LOST}
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,15 @@ def run_references(state: DrillState, given_up: Event | None = None) -> dict[str
     """
     found = {}
     for job in state.evidence("resume_training").get("jobs", []):
-        if job["run"] is not None:
+        if job["run"] is not None and not _goes_on_without(job):
             with tempfile.TemporaryDirectory(prefix="holdfast-reference-") as folder:
                 found[job["job"]] = _train(state, job, Path(folder), given_up or Event())
     return found
+
+
+def _goes_on_without(job: dict[str, Any]) -> bool:
+    """Whether the group went on without this training: there is no model to compare, and perhaps no machine."""
+    return (job.get("degraded") or {}).get("policy") == NoCapacityPolicy.GO_ON
 
 
 def _train(state: DrillState, job: dict[str, Any], folder: Path, given_up: Event) -> Reference:
@@ -101,7 +106,7 @@ def _spec(state: DrillState, job: dict[str, Any], folder: Path) -> JobSpec:
 def _ended(state: DrillState, backend: TrainingBackend, handle: JobHandle, given_up: Event) -> JobStatus:
     clock = state.rooms.clock
     until = clock.monotonic() + _PATIENCE_SECONDS
-    while (status := backend.status(handle)).state not in _ENDED:
+    while (status := backend.status(handle)).state not in ENDED:
         if given_up.is_set() or clock.monotonic() >= until:
             raise ReferenceFailed(
                 "the reference run did not end in the time allowed",

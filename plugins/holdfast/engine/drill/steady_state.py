@@ -168,7 +168,7 @@ def _replica(rooms: Rooms, group: str, subject: str, site: str, state: EpochStat
 def _checkpoint(rooms: Rooms, group: str, job: str, site: str, state: EpochState) -> Check:
     source, target = rooms.store(state.active_site), rooms.store(site)
     name, where = "checkpoint_replicated", f"{job} at {site}"
-    run = current_run(source, group, job)
+    run = current_run(source, group, job, epoch=state.epoch)
     if run is None:
         return Check(name, where, None, "no run is known")
     risk = work_at_risk(source, target, run, state.epoch)
@@ -186,7 +186,7 @@ def _published(rooms: Rooms, job: str, run: str, state: EpochState) -> bool:
 
 
 def _training(rooms: Rooms, group: str, job: str, state: EpochState, may_have_ended: bool) -> Check:
-    run = current_run(rooms.store(state.active_site), group, job)
+    run = current_run(rooms.store(state.active_site), group, job, epoch=state.epoch)
     if run is None:
         return Check("training_alive", job, False, "no run is known at the active site")
     status = job_status(rooms, state.active_site, run, state.epoch)

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from holdfast.engine.checkpoint import Election, elect
-from holdfast.engine.compute import ENDED, FINAL, JobHandle, JobState, TrainingBackend
+from holdfast.engine.compute import JobHandle, JobState, TrainingBackend
+from holdfast.engine.compute.attempts import Attempts
 from holdfast.engine.pipeline.active import require_active
 from holdfast.engine.pipeline.runs import NoRun, is_known, require_job, require_run
 from holdfast.engine.pipeline.training import start_training
+from holdfast.engine.recovery.placing import Say, say_nothing
 from holdfast.engine.recovery.residency import checkpoints_allowed
 from holdfast.engine.recovery.start_training import StartedJob
 from holdfast.engine.recovery.stop_jobs import find_job
@@ -33,23 +35,29 @@ class Resumption:
     begun: bool
 
 
-def resume_training(runtime: Runtime, group: str, job: str, *, run: str | None = None) -> Resumption:
+def resume_training(
+    runtime: Runtime, group: str, job: str, *, run: str | None = None, say: Say = say_nothing
+) -> Resumption:
     """Start a run again at the active site, from what an election there takes. A job that runs is left alone.
+
+    Whoever calls it knows how the run stands and wants it all the same: also one that failed by itself, or lost more
+    machines than a run may. Its placements are asked from the first one on.
 
     Args:
         run: by default the job's newest.
+        say: told what is asked of which placement.
 
     Raises:
         NoRun: there is no such run here: nothing of it was ever saved or started.
         EpochUnknownHere: the site does not know yet what this epoch goes on from.
-        UnknownName, ConfigError, GroupNotInitialised, NoMajority, ResidencyRefused, TrainingMustWait: see
-            `start_training`.
+        UnknownName, ConfigError, GroupNotInitialised, NoMajority, ResidencyRefused, TrainingMustWait,
+            NoMachine: see `start_training`.
     """
     require_job(runtime.topology, group, job)
     state = require_active(runtime, group)
     site = state.active_site
     store = runtime.store(site)
-    named = require_run(store, group, job, run)
+    named = require_run(store, group, job, run, epoch=state.epoch)
     backend = runtime.backend(site)
     handle = find_job(backend, site, named, state.epoch)
     was = None if handle is None else backend.status(handle).state
@@ -64,8 +72,10 @@ def resume_training(runtime: Runtime, group: str, job: str, *, run: str | None =
             found="nothing",
             fix=f"Start it with `holdfast train run {group} {job} --run {named}`",
         )
-    started = start_training(runtime, group, job, run=named)
-    return Resumption(started, election, was, begun=was is None or was in ENDED - FINAL)
+    newest = Attempts(store, named, state.epoch, holder=runtime.holder).newest()
+    known = newest.attempt if newest is not None else 1
+    started = start_training(runtime, group, job, run=named, again_after=known, say=say)
+    return Resumption(started, election, was, begun=started.submitted)
 
 
 def resumed_by(backend: TrainingBackend, handle: JobHandle) -> dict[str, Any] | None:

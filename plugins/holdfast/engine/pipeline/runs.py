@@ -86,9 +86,9 @@ def owner_of(topology: Topology, run: str, *, group: str | None = None) -> RunOf
     return RunOf(*found[0], run)
 
 
-def require_run(store: ObjectStore, group: str, job: str, run: str | None) -> str:
-    """The run that is named, else the job's newest in this bucket. Raises NoRun: there is none."""
-    chosen = run or current_run(store, group, job)
+def require_run(store: ObjectStore, group: str, job: str, run: str | None, *, epoch: int) -> str:
+    """The run that is named, else the job's newest of this epoch in this bucket. Raises NoRun: there is none."""
+    chosen = run or current_run(store, group, job, epoch=epoch)
     if chosen is None:
         raise NoRun(
             "the job has no run yet",

@@ -5,8 +5,10 @@ from __future__ import annotations
 from holdfast.engine.authority.interface import EpochState
 from holdfast.engine.checkpoint import newest
 from holdfast.engine.compute import JobState, JobStatus
+from holdfast.engine.compute.placement import LOST_MACHINE
 from holdfast.engine.pipeline.active import require_active
 from holdfast.engine.pipeline.runs import check_run_name
+from holdfast.engine.recovery.placing import Say, say_nothing
 from holdfast.engine.recovery.start_training import StartedJob, start_run
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.snapshot import CommitRecord, EpochUnknownHere, iter_selectable
@@ -24,18 +26,45 @@ class TrainingFailed(HoldfastError):
     """The job itself failed; starting it again runs into the same."""
 
 
-def start_training(runtime: Runtime, group: str, job: str, *, run: str) -> StartedJob:
+def start_training(
+    runtime: Runtime, group: str, job: str, *, run: str, again_after: int | None = None, say: Say = say_nothing
+) -> StartedJob:
     """Start a run of a training job at the group's active site, or find it there: never two writers.
 
-    A run that a failover took to another site is found under its new epoch, where the plan resumed it.
+    A run that a failover took to another site is found under its new epoch, where the plan resumed it. One whose
+    machine was lost, or that found none, gets its next attempt, as its placements and its recovery strategy say.
+
+    Args:
+        again_after, say: see `start_run`.
 
     Raises:
         ConfigError: the run has a name a failover would not find it by, see `check_run_name`.
         UnknownName, GroupNotInitialised, NoMajority: see `require_active`.
-        ConfigError, ResidencyRefused, TrainingMustWait: see `start_run`.
+        ConfigError, ResidencyRefused, TrainingMustWait, TrainingGivenUp, NoMachine: see `start_run`.
     """
     check_run_name(group, job, run)
-    return start_run(runtime, group, job, run=run, state=require_active(runtime, group))
+    state = require_active(runtime, group)
+    return start_run(runtime, group, job, run=run, state=state, again_after=again_after, say=say)
+
+
+def goes_on(runtime: Runtime, group: str, *, status: JobStatus, epoch: int | None) -> bool:
+    """Whether `start_training` is to be called again after a wait: for the next attempt, or where the run went.
+
+    Not after an end that only a person mends: the job's own failure, a stop on request, a fence in its own epoch.
+
+    Args:
+        status: the last one seen; one that did not end: the waiting for it was given up, see `JobWatch`.
+        epoch: the job's own; None when it is not known.
+
+    Raises:
+        NoMajority: nobody knows which site is active; ask again.
+    """
+    if status.state is JobState.SUCCEEDED:
+        return False
+    waited_for = (JobState.PENDING, JobState.RUNNING, JobState.NO_CAPACITY)
+    if status.state in LOST_MACHINE or status.state in waited_for:
+        return True
+    return epoch is not None and require_active(runtime, group).epoch > epoch
 
 
 def training_outcome(

@@ -8,10 +8,13 @@ from datetime import datetime
 from typing import Any
 
 from holdfast.clock import Clock
+from holdfast.engine.authority.interface import EpochState
 from holdfast.engine.checkpoint.elect import Allowed
 from holdfast.engine.checkpoint.errors import CheckpointUnreadable
 from holdfast.engine.checkpoint.risk import RunAtRisk, TrainedTo, run_at_risk, trained_to
 from holdfast.engine.compute import JobHandle, JobStatus, TrainingBackend
+from holdfast.engine.compute.attempts import Attempts
+from holdfast.engine.config.compute import Placement
 from holdfast.engine.pipeline.active import require_active
 from holdfast.engine.pipeline.runs import NoRun, is_known, require_job, require_run, sites_of
 from holdfast.engine.recovery.residency import checkpoints_allowed
@@ -49,6 +52,24 @@ class Beat:
 
 
 @dataclass(frozen=True, slots=True)
+class ToldAttempt:
+    """One attempt of a run in this epoch.
+
+    Args:
+        placement: what of it is set: ``machine``, ``spot`` and so on.
+        state: ``unknown``: its backend did not answer; ``not submitted``: it is only written down.
+        reason: why it was asked for.
+        detail: what its backend says.
+    """
+
+    attempt: int
+    placement: Mapping[str, Any]
+    state: str
+    reason: str
+    detail: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class TrainingStatus:
     """How one run stands. What could not be found out is ``None``, and ``problems`` says why.
 
@@ -57,6 +78,7 @@ class TrainingStatus:
         durable_step: of the newest checkpoint at the active site, which then counts as saved.
         at_risk: per standby that may hold checkpoints.
         refused_standbys: the others, and why.
+        attempts: in this epoch, oldest first; of those that found no machine only the last round's.
     """
 
     group: str
@@ -69,6 +91,7 @@ class TrainingStatus:
     durable_step: int | None
     at_risk: tuple[RunAtRisk, ...]
     refused_standbys: Mapping[str, str]
+    attempts: tuple[ToldAttempt, ...] = ()
     problems: tuple[str, ...] = ()
 
 
@@ -85,7 +108,7 @@ def training_status(runtime: Runtime, group: str, job: str, *, run: str | None =
     """
     require_job(runtime.topology, group, job)
     state = require_active(runtime, group)
-    named = run or require_run(runtime.store(state.active_site), group, job, None)
+    named = run or require_run(runtime.store(state.active_site), group, job, None, epoch=state.epoch)
     problems: list[str] = []
     status, beat = _look_at_job(runtime, state.active_site, named, state.epoch, problems)
     refused = refused_standbys(runtime, group, job, state.active_site)
@@ -99,8 +122,20 @@ def training_status(runtime: Runtime, group: str, job: str, *, run: str | None =
         raise
     except HoldfastError as error:
         problems.append(str(error))
+    attempts = _attempts(runtime, named, state, status, problems)
     return TrainingStatus(
-        group, job, named, state.epoch, state.active_site, status, beat, durable, risks, refused, tuple(problems)
+        group,
+        job,
+        named,
+        state.epoch,
+        state.active_site,
+        status,
+        beat,
+        durable,
+        risks,
+        refused,
+        attempts,
+        tuple(problems),
     )
 
 
@@ -113,7 +148,7 @@ def work_at_risk_of(runtime: Runtime, group: str, job: str, *, run: str | None =
     """
     require_job(runtime.topology, group, job)
     state = require_active(runtime, group)
-    named = run or require_run(runtime.store(state.active_site), group, job, None)
+    named = run or require_run(runtime.store(state.active_site), group, job, None, epoch=state.epoch)
     backend = runtime.backend(state.active_site)
     handle = find_job(backend, state.active_site, named, state.epoch)
     beat = read_beat(backend, handle, clock=runtime.clock) if handle is not None else None
@@ -170,6 +205,33 @@ def refused_standbys(runtime: Runtime, group: str, job: str, active: str) -> dic
         except ResidencyRefused as error:
             refused[site] = str(error)
     return refused
+
+
+def _attempts(
+    runtime: Runtime, run: str, state: EpochState, status: JobStatus | None, problems: list[str]
+) -> tuple[ToldAttempt, ...]:
+    """The attempts as the bucket has them; the newest as its backend shows it until somebody writes its end down."""
+    try:
+        kept = Attempts(runtime.store(state.active_site), run, state.epoch, holder=runtime.holder)
+        newest = kept.newest()
+        end = None if newest is None else kept.end_of(newest.attempt)
+    except HoldfastError as error:
+        problems.append(str(error))
+        return ()
+    if newest is None:
+        return ()
+    before = [ToldAttempt(one.attempt, _set(one.placement), one.state, one.reason, one.detail) for one in newest.before]
+    if end is not None:
+        now, detail = str(end.state), end.detail
+    elif status is not None:
+        now, detail = str(status.state), status.detail
+    else:
+        now, detail = "unknown" if problems else "not submitted", None
+    return (*before, ToldAttempt(newest.attempt, _set(newest.placement), now, newest.reason, detail))
+
+
+def _set(placement: Placement) -> dict[str, Any]:
+    return placement.model_dump(mode="json", exclude_none=True)
 
 
 def _require_known(runtime: Runtime, site: str, run: str) -> None:

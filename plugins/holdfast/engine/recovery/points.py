@@ -125,7 +125,7 @@ def _changed_by_writers(store: ObjectStore, record: CommitRecord, paths: Sequenc
 
 
 def _run_point(rooms: Rooms, store: ObjectStore, plan: Plan, job: str) -> RunPoint | None:
-    run = current_run(store, plan.group, job)
+    run = current_run(store, plan.group, job, epoch=plan.expected_epoch)
     if run is None:
         return None
     allowed = checkpoints_allowed(rooms.topology, job, plan.target)

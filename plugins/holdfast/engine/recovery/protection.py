@@ -147,7 +147,7 @@ def _run(rooms: Rooms, group: str, job: str, target: str, state: EpochState) -> 
     check_hop(f"checkpoints of {base}", residency_for(rooms.topology, dataset), target, rooms.topology.sites)
     source_store = rooms.store(state.active_site)
     as_of = rooms.clock.now()
-    run = current_run(source_store, group, job)
+    run = current_run(source_store, group, job, epoch=state.epoch)
     election = elect(source_store, run, epoch=state.epoch) if run else None
     if run is None or election is None or election.manifest is None:
         note_complete(rooms, group, state, base, target, None, as_of)

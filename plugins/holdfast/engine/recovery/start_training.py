@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from holdfast.engine.authority.interface import EpochState, Operation
 from holdfast.engine.checkpoint import begin_run, elect
-from holdfast.engine.compute import ENDED, FINAL, JobHandle, job_spec
+from holdfast.engine.compute import ENDED, FINAL, JobHandle
+from holdfast.engine.compute.attempts import Attempts
+from holdfast.engine.compute.placement import ANYWHERE
+from holdfast.engine.config.compute import Placement
+from holdfast.engine.config.models import NoCapacityPolicy
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.recovery.errors import RecoveryError
 from holdfast.engine.recovery.interface import Rooms
+from holdfast.engine.recovery.placing import (
+    Answer,
+    GivenUp,
+    NoRoom,
+    Placed,
+    Say,
+    Wanted,
+    describe,
+    move_on_at,
+    place,
+    say_nothing,
+)
 from holdfast.engine.recovery.stop_jobs import find_job
 from holdfast.engine.replication import check_hop, residency_for
 from holdfast.engine.snapshot import EpochUnknownHere, latest
@@ -25,27 +42,82 @@ class TrainingMustWait(RecoveryError):
     transient = True
 
 
+class TrainingGivenUp(RecoveryError):
+    """The run is not started again by itself: it failed by itself, lost too many machines, or has no machine to get.
+
+    Args:
+        epoch, attempt: of the last attempt; who asks again says that he knows of it.
+    """
+
+    def __init__(self, what: str, *, epoch: int, attempt: int, **facts: str | None) -> None:
+        super().__init__(what, **facts)
+        self.epoch, self.attempt = epoch, attempt
+
+
+class NoMachine(RecoveryError):
+    """No placement has a machine now; nothing runs.
+
+    Args:
+        ask_again_at: before this nobody asks a service again; None: asking again does not help.
+        policy: what the group gives up.
+    """
+
+    exit_code = 7
+    transient = True
+
+    def __init__(
+        self, what: str, *, ask_again_at: datetime | None, policy: NoCapacityPolicy, **facts: str | None
+    ) -> None:
+        super().__init__(what, **facts)
+        self.ask_again_at, self.policy = ask_again_at, policy
+
+
 @dataclass(frozen=True, slots=True)
 class StartedJob:
-    """A training job that runs, or ran, and where to find it."""
+    """A training job that runs, or ran, and where to find it.
+
+    Args:
+        attempt: which attempt of the run in this epoch it is; 0: it was started before attempts were written down.
+        submitted: this call started it.
+        move_on_at: when it is to be asked for again if it still waits for a machine; None: it may wait.
+    """
 
     run: str
     epoch: int
     site: str
     dataset_snapshot: str
     handle: JobHandle
+    attempt: int = 0
+    placement: Placement = ANYWHERE
+    submitted: bool = False
+    move_on_at: datetime | None = None
 
 
-def start_run(rooms: Rooms, group: str, job: str, *, run: str, state: EpochState) -> StartedJob:
-    """Start a run at the site that is active in ``state``, or find it there.
+def start_run(
+    rooms: Rooms,
+    group: str,
+    job: str,
+    *,
+    run: str,
+    state: EpochState,
+    again_after: int | None = None,
+    say: Say = say_nothing,
+) -> StartedJob:
+    """Start a run at the site that is active in ``state``, or find it there; see `place` for where and how often.
+
+    Args:
+        again_after: who asks knows how this attempt ended, and asks for the run again all the same.
+        say: told what is asked of which placement and what came of it.
 
     Raises:
         ConfigError: the job's dataset has no snapshot yet.
         ResidencyRefused: the job's dataset may not lie at the active site.
         TrainingMustWait: a plan is moving the group, or has not said yet what the run resumes from; ask again.
+        TrainingGivenUp: another machine would not help, or the group's policy is to fail without one.
+        NoMachine: no placement has one now.
     """
     try:
-        return _start_run(rooms, group, job, run=run, state=state)
+        return _start_run(rooms, group, job, run=run, state=state, again_after=again_after, say=say)
     except EpochUnknownHere as error:
         raise TrainingMustWait(
             "the group failed over and its plan has not said yet what the run goes on from",
@@ -56,7 +128,26 @@ def start_run(rooms: Rooms, group: str, job: str, *, run: str, state: EpochState
         ) from error
 
 
-def _start_run(rooms: Rooms, group: str, job: str, *, run: str, state: EpochState) -> StartedJob:
+def without_machine(rooms: Rooms, group: str, run: str, site: str, none: NoRoom, *, epoch: int) -> RecoveryError:
+    """What the group's policy makes of there being no machine: `NoMachine`, or `TrainingGivenUp`."""
+    policy = rooms.topology.group(group).no_capacity
+    asked = "; ".join(f"{describe(placement)}: {said}" for placement, said in none.tried)
+    what = "no placement has a machine for the training"
+    facts = {
+        "where": f"run {run} at {site}, epoch {epoch}",
+        "expected": "a machine at one of its placements",
+        "found": f"{none.reason}{f' ({asked})' if asked else ''}; {none.counts}",
+    }
+    if policy is NoCapacityPolicy.FAIL or (policy is NoCapacityPolicy.WAIT and none.ask_again_at is None):
+        fix = "Give the job a placement that has one, then `holdfast train resume`"
+        return TrainingGivenUp(what, epoch=epoch, attempt=none.attempt, fix=fix, **facts)
+    later = None if none.ask_again_at is None else f"It is asked again from {none.ask_again_at:%H:%M:%S} UTC on"
+    return NoMachine(what, ask_again_at=none.ask_again_at, policy=policy, fix=later, **facts)
+
+
+def _start_run(
+    rooms: Rooms, group: str, job: str, *, run: str, state: EpochState, again_after: int | None, say: Say
+) -> StartedJob:
     settings = rooms.topology.job(job)
     check_hop(
         settings.dataset, residency_for(rooms.topology, settings.dataset), state.active_site, rooms.topology.sites
@@ -73,7 +164,19 @@ def _start_run(rooms: Rooms, group: str, job: str, *, run: str, state: EpochStat
                 fix="Ask again when it has ended; it resumes the group's training itself",
             )
         data = _trained_on(store, run, settings.dataset, state)
-        return StartedJob(run, state.epoch, state.active_site, data, handle)
+        newest = Attempts(store, run, state.epoch, holder=rooms.holder).newest()
+        if newest is None:
+            return StartedJob(run, state.epoch, state.active_site, data, handle)
+        return StartedJob(
+            run,
+            state.epoch,
+            state.active_site,
+            data,
+            handle,
+            newest.attempt,
+            newest.placement,
+            move_on_at=move_on_at(newest),
+        )
     # First of all: where the data is not promoted yet, nothing of a new run may be written.
     latest(store, settings.dataset, epoch=state.epoch)
     begin_run(
@@ -86,18 +189,40 @@ def _start_run(rooms: Rooms, group: str, job: str, *, run: str, state: EpochStat
         clock=rooms.clock,
     )
     data = _trained_on(store, run, settings.dataset, state)
-    spec = job_spec(
-        rooms.topology,
-        group,
-        job,
-        run=run,
-        epoch=state.epoch,
-        site=state.active_site,
-        dataset_snapshot=data,
-        environ=rooms.environ,
+    wanted = Wanted(group, job, run, state.epoch, state.active_site, data)
+    return _started(rooms, wanted, data, place(rooms, wanted, again_after=again_after, say=say))
+
+
+def _started(rooms: Rooms, wanted: Wanted, data: str, found: Answer) -> StartedJob:
+    if isinstance(found, Placed):
+        return StartedJob(
+            wanted.run,
+            wanted.epoch,
+            wanted.site,
+            data,
+            found.handle,
+            found.attempt,
+            found.placement,
+            found.submitted,
+            found.move_on_at,
+        )
+    if isinstance(found, NoRoom):
+        raise without_machine(rooms, wanted.group, wanted.run, wanted.site, found, epoch=wanted.epoch)
+    raise given_up(wanted, found)
+
+
+def given_up(wanted: Wanted, found: GivenUp) -> TrainingGivenUp:
+    """The one error for a run that no other machine would help."""
+    said = f": {found.detail}" if found.detail else ""
+    return TrainingGivenUp(
+        "the training is not started again by itself",
+        epoch=wanted.epoch,
+        attempt=found.attempt,
+        where=f"run {wanted.run} at {wanted.site}, epoch {wanted.epoch}",
+        expected="a job that runs or ends well",
+        found=f"attempt {found.attempt} at {describe(found.placement)}{said}; {found.reason}; {found.counts}",
+        fix=f"Mend it, then `holdfast train resume {wanted.group} {wanted.job} --run {wanted.run}`",
     )
-    handle = rooms.backend(state.active_site).submit(spec)
-    return StartedJob(run, state.epoch, state.active_site, data, handle)
 
 
 def _moving(rooms: Rooms, state: EpochState) -> Operation | None:

@@ -32,7 +32,7 @@ def _stop(context: StepContext, job: str, down: bool) -> dict[str, Any]:
             "detail": f"{plan.source} is down: its jobs cannot be reached, their epoch is over",
         }
     try:
-        run = current_run(context.target, plan.group, job)
+        run = current_run(context.target, plan.group, job, epoch=plan.expected_epoch)
         if run is None:
             return {"job": job, "dead": None, "detail": "no run is known here"}
         backend = context.rooms.backend(plan.source)

@@ -90,7 +90,11 @@ class ShardedCheckpointer(Checkpointer):
 
     @classmethod
     def from_environment(
-        cls, environ: Mapping[str, str] | None = None, *, ranks: Ranks | None = None
+        cls,
+        environ: Mapping[str, str] | None = None,
+        *,
+        mode: SaveMode | str = SaveMode.COPY,
+        ranks: Ranks | None = None,
     ) -> ShardedCheckpointer:
         """The checkpointer of one rank of a job that a `TrainingBackend` started; ``torchrun`` is its command.
 
@@ -103,7 +107,8 @@ class ShardedCheckpointer(Checkpointer):
         # The composition root stands above this room; looked up by name, so the arrow still points down.
         training = importlib.import_module("holdfast.engine.training").Training
         of_job = ranks if ranks is not None else Ranks.join()
-        checkpointer = training.from_environment(os.environ if environ is None else environ, ranks=of_job).checkpointer
+        named = os.environ if environ is None else environ
+        checkpointer = training.from_environment(named, mode=mode, ranks=of_job).checkpointer
         assert isinstance(checkpointer, cls)
         return checkpointer
 
