@@ -199,6 +199,7 @@ def _wait(
             pause=lambda: left.wait(poll_seconds),
             seen=watching.seen,
             unanswered=watching.unanswered,
+            over=waiting.EpochWatch(runtime, group, started.epoch).over,
         )
 
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
-from holdfast.errors import ConfigError
 from holdfast.operators.assets import FINISHED_TRAINING, training_asset
 from holdfast.operators.base import HoldfastOperator, failing_clearly
 from holdfast.operators.links import JOB_LINKS, keep_links
@@ -37,10 +36,10 @@ class TrainOperator(HoldfastOperator):
     What a retry can mend is retried: a job that was lost, preempted or found no machine, and one that failed in an
     epoch that is over. A job that failed by itself fails the task at once.
 
-    ``on_kill`` leaves the job alone: Airflow calls it as well when a worker shuts down or loses the API server, and
-    the training must not die with it. A user who fails or clears the *deferred* task stops the job through
-    `TrainingJobTrigger.on_kill`, which Airflow calls for a user's action only. With ``deferrable=False`` Airflow does
-    not tell the two apart, so the job is stopped only where ``stop_on_kill`` says that somebody wants that.
+    Whatever ends the task, the job goes on, and the next try finds it; who clears the task does not make a second one.
+    With ``stop_on_kill`` a person who marks the *deferred* task as failed or successful stops the job as well. With
+    ``deferrable=False`` Airflow does not tell a person from a worker that shuts down or loses the API server, so there
+    everything stops the job that ends the task before its time, short of a SIGKILL.
 
     With `FINISHED_TRAINING` among its outlets, it updates the job's asset; what it returns is in the event's extra.
 
@@ -51,7 +50,7 @@ class TrainOperator(HoldfastOperator):
     :param poll_seconds: how often the triggerer asks the job's backend.
     :param grace_seconds: how long a stopped job may take to write a last checkpoint.
     :param deferrable: wait in the triggerer; False: in the worker, which stays occupied.
-    :param stop_on_kill: with ``deferrable=False``: let the job die with the task, whatever killed it.
+    :param stop_on_kill: let the job write a checkpoint and leave when a person ends the task.
     :returns: ``run``, ``epoch``, ``site``, ``model``, ``snapshot_id``, ``step``, ``model_digest``, ``checkpoint``.
     """
 
@@ -79,13 +78,6 @@ class TrainOperator(HoldfastOperator):
         self.deferrable = deferrable
         self.stop_on_kill = stop_on_kill
         self._waiting_for: StartedJob | None = None
-        if deferrable and stop_on_kill:
-            raise ConfigError(
-                "a deferred task's job is stopped by whom Airflow calls a user, and by nobody else",
-                where=f"task {self.task_id}: stop_on_kill",
-                expected="deferrable=False with it",
-                found="deferrable=True",
-            )
         self.check_names(group=group, job=job)
         self.check_positive(poll_seconds=poll_seconds, grace_seconds=grace_seconds)
 
@@ -124,8 +116,11 @@ class TrainOperator(HoldfastOperator):
             trigger=TrainingJobTrigger(
                 site=started.site,
                 handle=asdict(started.handle),
+                group=self.group,
+                epoch=started.epoch,
                 poll_seconds=self.poll_seconds,
                 grace_seconds=self.grace_seconds,
+                stop_on_kill=self.stop_on_kill,
                 topology_path=self.topology_path,
             ),
             method_name="execute_complete",
@@ -157,7 +152,7 @@ class TrainOperator(HoldfastOperator):
         self.log.info("%s was stopped: %s", started.handle.name, status.state)
 
     def _wait(self, runtime: Runtime, started: StartedJob) -> JobStatus:
-        from holdfast.engine.pipeline import wait_for_job
+        from holdfast.engine.pipeline import EpochWatch, wait_for_job
 
         self._waiting_for = started
         ended = wait_for_job(
@@ -166,6 +161,7 @@ class TrainOperator(HoldfastOperator):
             pause=self._pause,
             seen=self._seen,
             unanswered=self._unanswered,
+            over=EpochWatch(runtime, self.group, started.epoch).over,
         )
         self._waiting_for = None
         assert ended is not None, "a pause of this task never gives up"

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from holdfast.errors import ConfigError, HoldfastError
+from holdfast.triggers.ending import ended_by_a_person
 
 if TYPE_CHECKING:
-    from holdfast.engine.compute import JobHandle, TrainingBackend
+    from holdfast.engine.compute import JobHandle, JobStatus, TrainingBackend
+    from holdfast.engine.runtime import Runtime
 
 
 class TrainingJobTrigger(BaseTrigger):
-    """Fires once, when the job has ended.
+    """Fires once, when the job has ended, or when its epoch is over: then nothing it does counts.
 
     A backend that cannot be asked is asked again: "cannot reach" is not "ended". A restart of the triggerer resumes
     from the arguments; the job does not notice.
 
     :param site: the site whose backend has the job.
     :param handle: the `JobHandle` as a mapping.
+    :param group: whose register says which epoch it is; ``None``, as older versions wrote it: nobody asks.
+    :param epoch: the job's.
     :param poll_seconds: how often the backend is asked.
-    :param grace_seconds: how long a killed job may take to write a last checkpoint.
+    :param grace_seconds: how long a stopped job may take to write a last checkpoint.
+    :param stop_on_kill: stop the job when a person ends the task.
     :param topology_path: the topology file; by default the one the configuration names.
     """
 
@@ -32,8 +37,11 @@ class TrainingJobTrigger(BaseTrigger):
         *,
         site: str,
         handle: Mapping[str, Any],
+        group: str | None = None,
+        epoch: int | None = None,
         poll_seconds: float = 2.0,
         grace_seconds: float = 10.0,
+        stop_on_kill: bool = False,
         topology_path: str | None = None,
     ) -> None:
         super().__init__()
@@ -47,8 +55,11 @@ class TrainingJobTrigger(BaseTrigger):
             )
         self.site = site
         self.handle = dict(handle)
+        self.group = group
+        self.epoch = epoch
         self.poll_seconds = poll_seconds
         self.grace_seconds = grace_seconds
+        self.stop_on_kill = stop_on_kill
         self.topology_path = topology_path
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
@@ -56,8 +67,11 @@ class TrainingJobTrigger(BaseTrigger):
         return f"{type(self).__module__}.{type(self).__qualname__}", {
             "site": self.site,
             "handle": self.handle,
+            "group": self.group,
+            "epoch": self.epoch,
             "poll_seconds": self.poll_seconds,
             "grace_seconds": self.grace_seconds,
+            "stop_on_kill": self.stop_on_kill,
             "topology_path": self.topology_path,
         }
 
@@ -65,47 +79,72 @@ class TrainingJobTrigger(BaseTrigger):
         """Yield one event with the fields of the job's last status."""
         from holdfast.engine.compute import ENDED
 
-        backend = await asyncio.to_thread(self._backend)
-        handle = self._handle()
+        runtime = await asyncio.to_thread(self._runtime)
+        backend, handle = await asyncio.to_thread(runtime.backend, self.site), self._handle()
+        over = self._epoch_watch(runtime)
         while True:
-            try:
-                status = await asyncio.to_thread(backend.status, handle)
-            except HoldfastError as error:
-                if not error.transient:
-                    raise
-                self.log.warning("The backend of %s cannot be asked, asking again: %s", self.site, error)
-            else:
-                if status.state in ENDED:
-                    yield TriggerEvent(
-                        {
-                            "state": str(status.state),
-                            "step": status.step,
-                            "total_steps": status.total_steps,
-                            "detail": status.detail,
-                        }
-                    )
-                    return
-                self.log.info(
-                    "%s at %s: %s, step %s of %s", handle.name, self.site, status.state, status.step, status.total_steps
-                )
+            status = await self._look(backend, handle)
+            if status is not None and status.state in ENDED:
+                yield _event(status)
+                return
+            if (ended := await asyncio.to_thread(over)) is not None:
+                yield _event(ended)
+                return
             await asyncio.sleep(self.poll_seconds)
 
     async def on_kill(self) -> None:
-        """A user failed, cleared or ended the task: let the job write a checkpoint and leave.
+        """Let the job write a checkpoint and leave, if that was asked for and a person ended the task.
 
-        Airflow calls this for a user's action only, never for a restart or a timeout, so a lost worker or triggerer
-        does not take the training with it.
+        Airflow calls this also for a task that was cleared, and in a triggerer whose triggers another one took over:
+        the task goes on then, and with it the job.
         """
+        if not self.stop_on_kill or not await ended_by_a_person(self):
+            self.log.info("The trigger ends and %s goes on", self.handle["name"])
+            return
         backend = await asyncio.to_thread(self._backend)
         status = await asyncio.to_thread(backend.stop, self._handle(), grace_seconds=self.grace_seconds)
         self.log.info("%s was stopped: %s", self.handle["name"], status.state)
 
+    async def _look(self, backend: TrainingBackend, handle: JobHandle) -> JobStatus | None:
+        try:
+            status = await asyncio.to_thread(backend.status, handle)
+        except HoldfastError as error:
+            if not error.transient:
+                raise
+            self.log.warning("The backend of %s cannot be asked, asking again: %s", self.site, error)
+            return None
+        self.log.info(
+            "%s at %s: %s, step %s of %s", handle.name, self.site, status.state, status.step, status.total_steps
+        )
+        return status
+
+    def _epoch_watch(self, runtime: Runtime) -> Callable[[], JobStatus | None]:
+        from holdfast.engine.pipeline.waiting import EpochWatch
+
+        if self.group is None or self.epoch is None:
+            return lambda: None
+        return EpochWatch(runtime, self.group, self.epoch).over
+
     def _backend(self) -> TrainingBackend:
+        return self._runtime().backend(self.site)
+
+    def _runtime(self) -> Runtime:
         from holdfast.hooks.runtime import HoldfastHook
 
-        return HoldfastHook(self.topology_path).runtime.backend(self.site)
+        return HoldfastHook(self.topology_path).runtime
 
     def _handle(self) -> JobHandle:
         from holdfast.engine.compute import JobHandle
 
         return JobHandle(**self.handle)
+
+
+def _event(status: JobStatus) -> TriggerEvent:
+    return TriggerEvent(
+        {
+            "state": str(status.state),
+            "step": status.step,
+            "total_steps": status.total_steps,
+            "detail": status.detail,
+        }
+    )

@@ -4,11 +4,12 @@ from holdfast.engine.pipeline.active import require_active
 from holdfast.engine.pipeline.datasets import NotProtected, protect_everything, publish_dataset, validate_dataset
 from holdfast.engine.pipeline.failover import Asked, finish_plan, identifier, plan_or_ask, run_critical_path
 from holdfast.engine.pipeline.training import TrainingFailed, TrainingLost, start_training, training_outcome
-from holdfast.engine.pipeline.waiting import wait_for_job
+from holdfast.engine.pipeline.waiting import EpochWatch, wait_for_job
 from holdfast.engine.pipeline.watching import GroupWatch
 
 __all__ = [
     "Asked",
+    "EpochWatch",
     "GroupWatch",
     "NotProtected",
     "TrainingFailed",
