@@ -16,6 +16,7 @@ from holdfast.triggers.training import TrainingJobTrigger
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+    from pydantic import JsonValue
 
     from holdfast.engine.compute import JobStatus
     from holdfast.engine.recovery.start_training import StartedJob
@@ -93,9 +94,14 @@ class TrainOperator(HoldfastOperator):
 
         run = self._run_name(context)
         started = start_training(runtime, self.group, self.job, run=run)
-        job = {"run": run, "epoch": started.epoch, "site": started.site, "handle": asdict(started.handle)}
+        job: dict[str, JsonValue] = {
+            "run": run,
+            "epoch": started.epoch,
+            "site": started.site,
+            "handle": asdict(started.handle),
+        }
         known = context["task_state_store"].get(STATE_KEY)
-        if known is not None:
+        if isinstance(known, dict):
             moved = known["site"] != started.site or known["epoch"] != started.epoch
             self.log.info(
                 "Run %s was at %s in epoch %s; %s %s in epoch %s",
@@ -183,7 +189,7 @@ class TrainOperator(HoldfastOperator):
         run = self._run_name(context)
         outcome = training_outcome(runtime, self.group, self.job, run=run, status=status, epoch=epoch)
         if FINISHED_TRAINING in self.outlets:
-            extra = {**outcome, "group": self.group, "job": self.job}
+            extra: dict[str, JsonValue] = {**outcome, "group": self.group, "job": self.job}
             context["outlet_events"][FINISHED_TRAINING].add(training_asset(self.job), extra=extra)
         return outcome
 
