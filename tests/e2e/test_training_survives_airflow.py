@@ -167,6 +167,17 @@ def test_who_ends_a_task_stops_its_job_where_that_was_asked_for(stage: Stage, wa
     training.assert_ended_well(attempts=2)
 
 
+def test_in_a_worker_that_stops_its_job_a_clear_stops_it_too_and_the_next_try_goes_on(stage: Stage) -> None:
+    training = stage.train("worker_stops", "cleared-stops")
+    training.wait_checkpoint(4)
+    training.wait_task("running")
+    (job,) = training.alive()
+    training.clear()
+    eventually(lambda: training.state_of(job) == "stopped")
+    training.allow_all()
+    training.assert_ended_well(attempts=2)
+
+
 def test_a_killed_worker_leaves_the_job_and_the_next_try_finds_it(stage: Stage) -> None:
     training = stage.train("worker", "sigkill")
     training.wait_checkpoint(4)
