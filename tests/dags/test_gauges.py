@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -77,12 +78,12 @@ class Job:
 
 def test_the_trigger_tells_while_the_job_trains(metrics: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     job = Job()
-    handle = {"backend": "process", "site": "aws", "name": "desk-job", "reference": {}}
+    handle = {"backend": "process", "site": "aws", "name": "desk-job.e1", "reference": {}}
     trigger = TrainingJobTrigger(site="aws", handle=handle, poll_seconds=0.0)
-    monkeypatch.setattr(trigger, "_backend", lambda: job)
+    monkeypatch.setattr(trigger, "_runtime", lambda: SimpleNamespace(backend=lambda _site: job))
 
     async def first_event() -> Any:
         return await anext(trigger.run())
 
     assert asyncio.run(first_event()).payload["state"] == "succeeded"
-    assert metrics.gauges == EXPECTED
+    assert metrics.gauges == EXPECTED * 2, "also of the last look"

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from holdfast.engine.checkpoint import fork_run
-from holdfast.engine.pipeline import start_training
 from holdfast.engine.replication import replicate
 from holdfast.engine.snapshot import keys, latest
 from holdfast.engine.snapshot.lineage import new_fork, write_fork
@@ -117,18 +114,6 @@ def fail_over_by_hand(world: TrainingWorld) -> None:
         new_fork(dataset, forked_from=record.snapshot_id, created_at=runtime.clock.now(), **facts),
     )
     fork_run(new, f"{group}-job-x.one", election=None, clock=runtime.clock, **facts)
-
-
-def test_only_a_users_kill_stops_the_job(world: TrainingWorld, monkeypatch, eventually):
-    for name, value in world.environ.items():
-        monkeypatch.setenv(name, value)
-    started = start_training(world.runtime, world.group, "job-x", run=f"{world.group}-job-x.one")
-    eventually(lambda: world.status() == "running" and world.jobs())
-    trigger = TrainingJobTrigger(site=started.site, handle=asdict(started.handle), grace_seconds=0.2)
-    asyncio.run(trigger.cleanup())
-    assert world.status() == "running"
-    asyncio.run(trigger.on_kill())
-    assert world.status() != "running"
 
 
 def test_a_trigger_is_made_again_from_what_it_serialises():

@@ -210,8 +210,6 @@ def killed_while_waiting(world: World, **arguments: Any) -> JobState:
 def test_a_killed_worker_stops_its_job_only_where_somebody_asked_for_it(world: World) -> None:
     assert killed_while_waiting(world) is JobState.RUNNING
     assert killed_while_waiting(world, stop_on_kill=True) is JobState.STOPPED
-    with pytest.raises(ConfigError, match="stop_on_kill"):
-        train(stop_on_kill=True)
 
 
 # -- links -----------------------------------------------------------------------------------------------------------

@@ -261,7 +261,7 @@ def _wait(
         pause=lambda: left.wait(poll_seconds),
         seen=watching.seen,
         unanswered=watching.unanswered,
-        is_over=waiting.JobWatch(runtime, group, epoch=started.epoch, move_on_at=started.move_on_at).is_over,
+        over=waiting.JobWatch(runtime, group, epoch=started.epoch, move_on_at=started.move_on_at).over,
     )
 
 

@@ -96,7 +96,8 @@ class ReplicateDatasetOperator(DatasetOperator):
                 "Overruled: %r, %s at %s (%s stays at %s)", one.path, one.what, one.site, one.digest, one.key
             )
         sync.require_synced(runtime, self.group, self.dataset, report)
-        announced = self.announce(context, snapshot_id=report.snapshot_id, source=report.source_site)
+        there = report.snapshot_id
+        announced = there is not None and self.announce(context, snapshot_id=there, source=report.source_site)
         return {**_summary(report), "announced": announced, "deletes": self._clean(runtime)}
 
     def _clean(self, runtime: Runtime) -> list[dict[str, Any]]:

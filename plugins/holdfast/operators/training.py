@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.exceptions import AirflowSkipException
 from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
-from holdfast.errors import ConfigError
 from holdfast.operators.assets import FINISHED_TRAINING, training_asset
 from holdfast.operators.base import HoldfastOperator, failing_clearly
 from holdfast.operators.links import JOB_LINKS, keep_links
@@ -19,6 +18,7 @@ from holdfast.triggers.training import NoMachineTrigger, TrainingJobTrigger
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+    from pydantic import JsonValue
 
     from holdfast.engine.compute import JobStatus
     from holdfast.engine.recovery.start_training import NoMachine, StartedJob
@@ -45,10 +45,10 @@ class TrainOperator(HoldfastOperator):
     fenced is left to a retry. One that failed by itself, or lost too many machines, fails the task at once; clearing
     the task after that starts the run again.
 
-    ``on_kill`` leaves the job alone: Airflow calls it as well when a worker shuts down or loses the API server, and
-    the training must not die with it. A user who fails or clears the *deferred* task stops the job through
-    `TrainingJobTrigger.on_kill`, which Airflow calls for a user's action only. With ``deferrable=False`` Airflow does
-    not tell the two apart, so the job is stopped only where ``stop_on_kill`` says that somebody wants that.
+    Whatever ends the task, the job goes on, and the next try finds it; who clears the task does not make a second one.
+    With ``stop_on_kill`` a person who marks the *deferred* task as failed or successful stops the job as well. With
+    ``deferrable=False`` Airflow does not tell a person from a worker that shuts down or loses the API server, so there
+    everything stops the job that ends the task before its time, short of a SIGKILL.
 
     With `FINISHED_TRAINING` among its outlets, it updates the job's asset; what it returns is in the event's extra.
 
@@ -59,7 +59,7 @@ class TrainOperator(HoldfastOperator):
     :param poll_seconds: how often the triggerer asks the job's backend.
     :param grace_seconds: how long a stopped job may take to write a last checkpoint.
     :param deferrable: wait in the triggerer; False: in the worker, which stays occupied.
-    :param stop_on_kill: with ``deferrable=False``: let the job die with the task, whatever killed it.
+    :param stop_on_kill: let the job write a checkpoint and leave when a person ends the task.
     :returns: ``run``, ``epoch``, ``site``, ``model``, ``snapshot_id``, ``step``, ``model_digest``, ``checkpoint``.
     """
 
@@ -87,13 +87,6 @@ class TrainOperator(HoldfastOperator):
         self.deferrable = deferrable
         self.stop_on_kill = stop_on_kill
         self._waiting_for: StartedJob | None = None
-        if deferrable and stop_on_kill:
-            raise ConfigError(
-                "a deferred task's job is stopped by whom Airflow calls a user, and by nobody else",
-                where=f"task {self.task_id}: stop_on_kill",
-                expected="deferrable=False with it",
-                found="deferrable=True",
-            )
         self.check_names(group=group, job=job)
         self.check_positive(poll_seconds=poll_seconds, grace_seconds=grace_seconds)
 
@@ -128,7 +121,7 @@ class TrainOperator(HoldfastOperator):
         known = context["task_state_store"].get(STATE_KEY)
         told = self._told(context, runtime)
         started = start_training(runtime, self.group, self.job, run=run, again_after=told, say=self.log.info)
-        job = {
+        job: dict[str, JsonValue] = {
             "run": run,
             "epoch": started.epoch,
             "site": started.site,
@@ -136,7 +129,7 @@ class TrainOperator(HoldfastOperator):
             "placement": started.placement.model_dump(mode="json", exclude_none=True),
             "handle": asdict(started.handle),
         }
-        if known is not None and "site" in known:
+        if isinstance(known, dict) and "site" in known:
             moved = known["site"] != started.site or known["epoch"] != started.epoch
             self.log.info(
                 "Run %s was at %s in epoch %s; %s %s in epoch %s",
@@ -170,6 +163,7 @@ class TrainOperator(HoldfastOperator):
                 move_on_at=None if started.move_on_at is None else started.move_on_at.isoformat(),
                 poll_seconds=self.poll_seconds,
                 grace_seconds=self.grace_seconds,
+                stop_on_kill=self.stop_on_kill,
                 topology_path=self.topology_path,
             ),
             method_name="execute_complete",
@@ -219,7 +213,7 @@ class TrainOperator(HoldfastOperator):
             pause=self._pause,
             seen=self._seen,
             unanswered=self._unanswered,
-            is_over=JobWatch(runtime, self.group, epoch=started.epoch, move_on_at=started.move_on_at).is_over,
+            over=JobWatch(runtime, self.group, epoch=started.epoch, move_on_at=started.move_on_at).over,
         )
         self._waiting_for = None
         assert ended is not None, "a pause of this task never gives up"
@@ -249,7 +243,10 @@ class TrainOperator(HoldfastOperator):
     def _tell(self, context: Context, epoch: int, attempt: int) -> None:
         """Remember the failure this task is about to tell: whoever clears it afterwards asks for the run again."""
         known = context["task_state_store"].get(STATE_KEY)
-        job = {**(known if isinstance(known, dict) else {}), "told": {"epoch": epoch, "attempt": attempt}}
+        job: dict[str, JsonValue] = {
+            **(known if isinstance(known, dict) else {}),
+            "told": {"epoch": epoch, "attempt": attempt},
+        }
         context["task_state_store"].set(STATE_KEY, job, retention=NEVER_EXPIRE)
 
     def _told(self, context: Context, runtime: Runtime) -> int | None:
@@ -260,7 +257,7 @@ class TrainOperator(HoldfastOperator):
         told = known.get("told") if isinstance(known, dict) else None
         if not isinstance(told, dict) or told["epoch"] != require_active(runtime, self.group).epoch:
             return None
-        return int(told["attempt"])
+        return int(str(told["attempt"]))
 
     def _pause(self) -> bool:
         time.sleep(self.poll_seconds)
@@ -284,7 +281,7 @@ class TrainOperator(HoldfastOperator):
                 self._tell(context, epoch, int(str(known.get("attempt", 1))))
             raise
         if FINISHED_TRAINING in self.outlets:
-            extra = {**outcome, "group": self.group, "job": self.job}
+            extra: dict[str, JsonValue] = {**outcome, "group": self.group, "job": self.job}
             context["outlet_events"][FINISHED_TRAINING].add(training_asset(self.job), extra=extra)
         return outcome
 

@@ -138,14 +138,14 @@ class AirflowStack:
         """Start the processes that are not running, after `prepare`; returns before they answer."""
         running = self._running()
         environ = self._environ(self._settings() if running else self._begin())
-        for name, command in COMPONENTS.items():
+        for name in COMPONENTS:
             if name not in running:
-                # Tasks are forks of the scheduler: what it has imported they need not.
-                airflow = [sys.executable, "-m", PRELOAD] if name == "scheduler" else [self._executable()]
-                _, running[name] = processes.spawn(
-                    [*airflow, *command], environ=environ, log=self.state / "logs" / f"{name}.log", cwd=self.state
-                )
+                running[name] = self._spawn(name, environ)
         write_json(self.state / "processes.json", {name: [one.pid, one.started] for name, one in running.items()})
+
+    def start_another(self, name: str) -> processes.Identity:
+        """Start a process beside one that runs, e.g. a second triggerer; whoever starts it stops it."""
+        return self._spawn(name, self._environ(self._settings()))
 
     def up(self, *, timeout_seconds: float = 180.0) -> None:
         """`prepare`, `start` and wait until every process reports healthy.
@@ -175,6 +175,22 @@ class AirflowStack:
             found=found,
             fix=f"Read the logs under {self.state / 'logs'}",
         )
+
+    def process(self, name: str) -> processes.Identity:
+        """One of the running processes of `COMPONENTS`, e.g. to kill it; `start` then starts it again.
+
+        Raises:
+            SandboxNotUp: it does not run.
+        """
+        running = self._running()
+        if name not in running:
+            raise SandboxNotUp(
+                "this part of Airflow does not run",
+                where=str(self.state),
+                expected=f"one of {', '.join(running) or '(none)'}",
+                found=name,
+            )
+        return running[name]
 
     def down(self) -> None:
         """Stop what this state folder started. Stopping what does not run is no error."""
@@ -423,6 +439,13 @@ class AirflowStack:
             raise PartFailed(
                 "a part of Airflow ended", where=", ".join(ended), expected="running", found=tail, fix=f"Read {log}"
             )
+
+    def _spawn(self, name: str, environ: Mapping[str, str]) -> processes.Identity:
+        # Tasks are forks of the scheduler: what it has imported they need not.
+        airflow = [sys.executable, "-m", PRELOAD] if name == "scheduler" else [self._executable()]
+        return processes.spawn(
+            [*airflow, *COMPONENTS[name]], environ=environ, log=self.state / "logs" / f"{name}.log", cwd=self.state
+        )[1]
 
     def _running(self) -> dict[str, processes.Identity]:
         recorded = read_json(self.state / "processes.json") or {}

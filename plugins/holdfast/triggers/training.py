@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -10,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from holdfast.errors import ConfigError, HoldfastError
+from holdfast.triggers.ending import ended_by_a_person
 from holdfast.triggers.gauges import tell
 
 if TYPE_CHECKING:
     from holdfast.engine.compute import JobHandle, JobStatus, TrainingBackend
+    from holdfast.engine.runtime import Runtime
 
 
 class TrainingJobTrigger(BaseTrigger):
@@ -29,7 +32,8 @@ class TrainingJobTrigger(BaseTrigger):
     :param epoch: the job's own.
     :param move_on_at: RFC 3339; when a job that still waits for a machine has waited long enough.
     :param poll_seconds: how often the backend is asked.
-    :param grace_seconds: how long a killed job may take to write a last checkpoint.
+    :param grace_seconds: how long a stopped job may take to write a last checkpoint.
+    :param stop_on_kill: stop the job when a person ends the task.
     :param topology_path: the topology file; by default the one the configuration names.
     """
 
@@ -43,6 +47,7 @@ class TrainingJobTrigger(BaseTrigger):
         move_on_at: str | None = None,
         poll_seconds: float = 2.0,
         grace_seconds: float = 10.0,
+        stop_on_kill: bool = False,
         topology_path: str | None = None,
     ) -> None:
         super().__init__()
@@ -61,6 +66,7 @@ class TrainingJobTrigger(BaseTrigger):
         self.move_on_at = move_on_at
         self.poll_seconds = poll_seconds
         self.grace_seconds = grace_seconds
+        self.stop_on_kill = stop_on_kill
         self.topology_path = topology_path
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
@@ -73,71 +79,72 @@ class TrainingJobTrigger(BaseTrigger):
             "move_on_at": self.move_on_at,
             "poll_seconds": self.poll_seconds,
             "grace_seconds": self.grace_seconds,
+            "stop_on_kill": self.stop_on_kill,
             "topology_path": self.topology_path,
         }
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Yield one event with the fields of the job's last status."""
         from holdfast.engine.compute import ENDED
-        from holdfast.engine.pipeline.waiting import given_up
 
-        backend = await asyncio.to_thread(self._backend)
-        is_over = await asyncio.to_thread(self._watch)
-        handle = self._handle()
+        runtime = await asyncio.to_thread(self._runtime)
+        backend, handle = await asyncio.to_thread(runtime.backend, self.site), self._handle()
+        over = self._watch(runtime)
         while True:
-            status = None
-            try:
-                status = await asyncio.to_thread(backend.status, handle)
-            except HoldfastError as error:
-                if not error.transient:
-                    raise
-                self.log.warning("The backend of %s cannot be asked, asking again: %s", self.site, error)
-            else:
-                if status.state in ENDED:
-                    yield _event(status)
-                    return
-                self.log.info(
-                    "%s at %s: %s, step %s of %s", handle.name, self.site, status.state, status.step, status.total_steps
-                )
-                await asyncio.to_thread(self._tell, backend, handle)
-            if await asyncio.to_thread(is_over, status):
-                yield _event(given_up(status))
+            status = await asyncio.to_thread(self._look, backend, handle)
+            if status is not None and status.state in ENDED:
+                yield _event(status)
+                return
+            if (ended := await asyncio.to_thread(over, status)) is not None:
+                yield _event(ended)
                 return
             await asyncio.sleep(self.poll_seconds)
 
     async def on_kill(self) -> None:
-        """A user failed, cleared or ended the task: let the job write a checkpoint and leave.
+        """Let the job write a checkpoint and leave, if that was asked for and a person ended the task.
 
-        Airflow calls this for a user's action only, never for a restart or a timeout, so a lost worker or triggerer
-        does not take the training with it.
+        Airflow calls this also for a task that was cleared, and in a triggerer whose triggers another one took over:
+        the task goes on then, and with it the job.
         """
+        if not self.stop_on_kill or not await ended_by_a_person(self):
+            self.log.info("The trigger ends and %s goes on", self.handle["name"])
+            return
         backend = await asyncio.to_thread(self._backend)
         status = await asyncio.to_thread(backend.stop, self._handle(), grace_seconds=self.grace_seconds)
         self.log.info("%s was stopped: %s", self.handle["name"], status.state)
 
-    def _tell(self, backend: TrainingBackend, handle: JobHandle) -> None:
-        """Set Airflow's gauges; a heartbeat that cannot be read now leaves them as they are."""
+    def _look(self, backend: TrainingBackend, handle: JobHandle) -> JobStatus | None:
+        """The job's status; None: its backend does not answer. Sets Airflow's gauges on the way."""
         try:
-            heartbeat = backend.heartbeat(handle)
-        except HoldfastError:
-            return
-        if heartbeat is not None:
-            tell(heartbeat, run=handle.name, site=self.site)
+            status = backend.status(handle)
+        except HoldfastError as error:
+            if not error.transient:
+                raise
+            self.log.warning("The backend of %s cannot be asked, asking again: %s", self.site, error)
+            return None
+        self.log.info(
+            "%s at %s: %s, step %s of %s", handle.name, self.site, status.state, status.step, status.total_steps
+        )
+        with contextlib.suppress(HoldfastError):  # a heartbeat that cannot be read now leaves them as they are
+            if (heartbeat := backend.heartbeat(handle)) is not None:
+                tell(heartbeat, run=handle.name.rpartition(".e")[0], site=self.site)
+        return status
 
     def _backend(self) -> TrainingBackend:
+        return self._runtime().backend(self.site)
+
+    def _runtime(self) -> Runtime:
         from holdfast.hooks.runtime import HoldfastHook
 
-        return HoldfastHook(self.topology_path).runtime.backend(self.site)
+        return HoldfastHook(self.topology_path).runtime
 
-    def _watch(self) -> Callable[[JobStatus | None], bool]:
+    def _watch(self, runtime: Runtime) -> Callable[[JobStatus | None], JobStatus | None]:
         from holdfast.engine.pipeline.waiting import JobWatch
-        from holdfast.hooks.runtime import HoldfastHook
 
         if self.group is None:
-            return lambda _: False
+            return lambda _: None
         moment = None if self.move_on_at is None else datetime.fromisoformat(self.move_on_at)
-        runtime = HoldfastHook(self.topology_path).runtime
-        return JobWatch(runtime, self.group, epoch=self.epoch, move_on_at=moment).is_over
+        return JobWatch(runtime, self.group, epoch=self.epoch, move_on_at=moment).over
 
     def _handle(self) -> JobHandle:
         from holdfast.engine.compute import JobHandle

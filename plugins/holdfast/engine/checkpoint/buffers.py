@@ -169,6 +169,6 @@ def _blob(group: LiveGroup, copier: Copier) -> _Blob:
 
 def _warm_memory(size_bytes: int) -> memoryview:
     """Memory that was written once. By the C library: training goes on meanwhile, a loop here would hold it up."""
-    pages = mmap.mmap(-1, size_bytes)
+    pages = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     ctypes.memset(ctypes.addressof(ctypes.c_char.from_buffer(pages)), 0, size_bytes)
     return memoryview(pages)

@@ -70,7 +70,9 @@ def content_size(reference: BlobRef) -> int:
 def space_for(reference: BlobRef) -> memoryview:
     """Memory for a blob's content that nobody has touched yet: it is not written twice."""
     size_bytes = content_size(reference)
-    return memoryview(mmap.mmap(-1, size_bytes) if size_bytes else bytearray())
+    return memoryview(
+        mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) if size_bytes else bytearray()
+    )
 
 
 def damage(store: ObjectStore, manifest: CheckpointManifest, *, kept: KeptBlobs | None = None) -> str | None:

@@ -5,48 +5,58 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
+from holdfast.engine.authority.interface import NoMajority
 from holdfast.engine.compute import ENDED, JobHandle, JobState, JobStatus, TrainingBackend
+from holdfast.engine.pipeline.active import require_active
 from holdfast.engine.runtime import Runtime
 from holdfast.errors import HoldfastError
 
-#: A job that its backend shows as running is believed for so long before the register is asked about its epoch.
-_BELIEVED_SECONDS = 30.0
+#: Between two questions to the register: each reads a majority of the sites.
+_EPOCH_SECONDS = 10.0
 
 
 class JobWatch:
     """Says when to stop waiting for a job that has not ended.
 
-    It waited for a machine as long as its placement allows; or its epoch is over, and its backend cannot be asked or
-    does not know. That a backend does not answer is by itself no reason: "cannot reach" is not "ended".
+    It waited for a machine as long as its placement allows; or a plan took its group to another epoch, so nothing it
+    does counts. A job that is cut off from every site does not learn that itself, and the service of a lost cloud
+    cannot be asked: without this, the waiting would last until the cloud is back. That a backend does not answer is by
+    itself no reason: "cannot reach" is not "ended".
 
     Args:
+        group: whose register is asked, at most every ten seconds.
         epoch: the job's own; None: not known, and nothing is asked of the register.
         move_on_at: when a job that still waits for a machine has waited long enough; None: it may wait.
     """
 
     def __init__(self, runtime: Runtime, group: str, *, epoch: int | None, move_on_at: datetime | None) -> None:
         self._runtime, self._group, self._epoch, self._move_on_at = runtime, group, epoch, move_on_at
-        self._asked_at = runtime.clock.monotonic()
+        self._next = runtime.clock.monotonic() + _EPOCH_SECONDS
 
-    def is_over(self, status: JobStatus | None) -> bool:
-        """Whether to stop waiting. None: its backend did not answer."""
+    def over(self, status: JobStatus | None) -> JobStatus | None:
+        """What ends the waiting: the job as it stands, or as lost with the epoch that followed; None: nothing does.
+
+        Args:
+            status: the last one seen, which was no end; None: its backend did not answer.
+
+        Raises:
+            HoldfastError: one that asking again does not mend, e.g. the topology has no such group any more.
+        """
         waits = status is not None and status.state is JobState.PENDING
         if waits and self._move_on_at is not None and self._runtime.clock.now() >= self._move_on_at:
-            return True
+            return status
         now = self._runtime.clock.monotonic()
-        if self._epoch is None or (status is not None and now - self._asked_at < _BELIEVED_SECONDS):
-            return False
-        self._asked_at = now
+        if self._epoch is None or now < self._next:
+            return None
+        self._next = now + _EPOCH_SECONDS
         try:
-            state = self._runtime.authority(self._group).read(self._group)
-        except HoldfastError:
-            return False
-        return state is not None and state.epoch > self._epoch
-
-
-def given_up(status: JobStatus | None) -> JobStatus:
-    """The status of a job nobody waits for any more: as it was last seen; lost where its backend did not answer."""
-    return status or JobStatus(JobState.LOST, detail="its backend does not answer, and its epoch is over")
+            state = require_active(self._runtime, self._group)
+        except NoMajority:
+            return None
+        if state.epoch <= self._epoch:
+            return None
+        detail = f"its epoch {self._epoch} is over: epoch {state.epoch} is at {state.active_site}"
+        return JobStatus(JobState.LOST, detail=detail)
 
 
 def wait_for_job(
@@ -56,7 +66,7 @@ def wait_for_job(
     pause: Callable[[], bool],
     seen: Callable[[JobStatus], None],
     unanswered: Callable[[HoldfastError], None],
-    is_over: Callable[[JobStatus | None], bool] = lambda _: False,
+    over: Callable[[JobStatus | None], JobStatus | None],
 ) -> JobStatus | None:
     """Ask until the job has ended. A backend that cannot be asked is asked again: that is no end.
 
@@ -64,10 +74,11 @@ def wait_for_job(
         pause: called between two looks; True gives the waiting up, and leaves the job alone.
         seen: called with every status.
         unanswered: called with every error that asking again may mend.
-        is_over: called with every status that is no end, None for an error; True: see `JobWatch`.
+        over: called with every status that is no end, None for an error; what it says ends the waiting, see
+            `JobWatch`.
 
     Returns:
-        how it ended, or stood when it was over; ``None``: the waiting was given up by the pause.
+        how it ended, or stood when the waiting was over; ``None``: the waiting was given up by the pause.
 
     Raises:
         HoldfastError: one that asking again does not mend, e.g. UnknownHandle.
@@ -84,7 +95,7 @@ def wait_for_job(
             seen(status)
             if status.state in ENDED:
                 return status
-        if is_over(status):
-            return given_up(status)
+        if (ended := over(status)) is not None:
+            return ended
         if pause():
             return None
