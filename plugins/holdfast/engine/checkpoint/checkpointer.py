@@ -38,7 +38,7 @@ from holdfast.engine.checkpoint.live import LiveAdapter
 from holdfast.engine.checkpoint.outcome import Finished, Resumed
 from holdfast.engine.checkpoint.replicator import Replicator
 from holdfast.engine.checkpoint.restore import load_state
-from holdfast.engine.checkpoint.state import Adapter, TrainingState
+from holdfast.engine.checkpoint.state import Adapter, Fingerprinted, TrainingState
 from holdfast.engine.checkpoint.writer import Capture, CheckpointWriter, Origin
 from holdfast.engine.objectstore.interface import ObjectStore
 
@@ -464,6 +464,8 @@ def _mode(mode: str) -> SaveMode:
 def _fingerprint_of(adapter: Adapter | LiveAdapter | None) -> Mapping[str, str]:
     if adapter is None:
         return {}
+    if isinstance(adapter, Fingerprinted):
+        return adapter.fingerprint()
     return adapter.live().rest.fingerprint if isinstance(adapter, LiveAdapter) else adapter.state().fingerprint
 
 
