@@ -241,7 +241,7 @@ class BoundaryStore(StoreDecorator):
     ) -> ObjectVersion:
         part = part_of(key)
         boundary = f"{part} at {self._role}"
-        whole = data if isinstance(data, bytes) else b"".join([data] if isinstance(data, memoryview) else data)
+        whole = bytes(data) if isinstance(data, bytes | bytearray | memoryview) else b"".join(data)
         nth, room = self._fate.before(boundary, len(whole))
         options = {"mode": mode, "content_type": content_type, "metadata": metadata, "attributes": attributes}
         if room is None:

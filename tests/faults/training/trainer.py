@@ -164,9 +164,7 @@ def _say_resumed(log: Log, resumed: Resumed | None) -> None:
         log.say("resumed", step=0, digest=None, resume="from the start")
     else:
         passed = [f"{one.key[-24:]}: {one.reason}" for one in resumed.passed_over]
-        log.say(
-            "resumed", step=resumed.step, digest=resumed.manifest.digest, resume=resumed.resume, passed_over=passed
-        )
+        log.say("resumed", step=resumed.step, digest=resumed.manifest.digest, resume=resumed.resume, passed_over=passed)
 
 
 def _pace(checkpointer: Checkpointer, job: Job, step: int) -> None:
