@@ -13,9 +13,7 @@ import pytest
 from faults.training.suite import Suite, s3_server
 
 #: Equal in every training process, or their sums would be others.
-ONE_THREAD = dict.fromkeys(
-    ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
-)
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
 @pytest.fixture(scope="session")
@@ -24,8 +22,8 @@ def _warm_process() -> None:
     tests = str(Path(__file__).parents[2])
     multiprocessing.get_context("forkserver").set_forkserver_preload(["faults.training.warm"])
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in ONE_THREAD.items():
-            patch.setenv(name, value)
+        for name in THREADS:
+            patch.setenv(name, "1")
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (tests, os.environ.get("PYTHONPATH")))))
         from multiprocessing.forkserver import ensure_running
 

@@ -340,6 +340,7 @@ class Orchestration:
             different = _differences(self.reference, final.content)
             require(not different, "the result is another than the undisturbed run's", in_=different)
         self.tally["run"] += 1
+        self.tally[f"saved in mode {self.scenario.mode}"] += 1
         self.tally["run on s3" if self.place.endpoint else "run in folders"] += 1
         return final.content
 
@@ -389,9 +390,16 @@ class Orchestration:
             if one["what"] == "resumed" and one.get("passed_over"):
                 self.tally["passed over the newest"] += 1
 
+    def last_said(self, what: str) -> dict[str, Any]:
+        """What the last process said last of this kind."""
+        return next(one for one in reversed(self._last_log()) if one["what"] == what)
+
+    def _last_log(self) -> list[dict[str, Any]]:
+        return read_log(self.place.folder / f"process-{self.processes}.log")
+
     def _said(self) -> str:
         """The last process's own words, for a message."""
-        log = read_log(self.place.folder / f"process-{self.processes}.log")
+        log = self._last_log()
         return "\n".join(json.dumps(one) for one in log[-12:])
 
 

@@ -129,7 +129,7 @@ class Scenario:
 def draw(adapter: str, seed: int) -> Scenario:
     """At least two processes die by SIGKILL; a third of the runs have a zombie, most a failover."""
     rng = random.Random(f"{adapter}-{seed}")
-    sites: Literal["folders", "s3"] = "s3" if seed % 12 == 7 else "folders"
+    sites: Literal["folders", "s3"] = "s3" if seed % 18 == 7 else "folders"
     lives = [_deadly(rng, sites) for _ in range(rng.choice((2, 2, 3)))]
     if rng.random() < 0.25:
         lives.insert(rng.randrange(len(lives) + 1), Life(death=_asked(rng), trouble=_trouble(rng, sites)))
@@ -152,6 +152,13 @@ def draw(adapter: str, seed: int) -> Scenario:
 def undisturbed(adapter: str, flavour: int) -> Scenario:
     """The run that every other one of this adapter and flavour must equal."""
     return Scenario(0, adapter, flavour, "copy", STEPS, "nothing", "folders", told=True, lives=(Life(),))
+
+
+def at_write(adapter: str, nth: int) -> Scenario:
+    """Killed right before the ``nth`` write of its first process, which is right after the one before; then again."""
+    again = Death("put", nth=nth % 7 + 1, after=True)
+    lives = (Life(death=Death("put", nth=nth)), Life(death=again, failover=nth % 3 == 0), Life())
+    return Scenario(nth, adapter, 1, "copy", STEPS // 2, "replicated", "folders", told=True, lives=lives)
 
 
 def _deadly(rng: random.Random, sites: str) -> Life:

@@ -153,6 +153,12 @@ class Fate:
         #: Set once a suspended process went on.
         self.awake = False
 
+    @property
+    def writes(self) -> int:
+        """How many there were."""
+        with self._lock:
+            return self._writes
+
     def before(self, boundary: str, size_bytes: int) -> tuple[int, int | None]:
         """Returns the write's number, and how many bytes of it the disk takes; None: all."""
         with self._lock:

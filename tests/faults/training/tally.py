@@ -28,6 +28,7 @@ EXPECTED = (
     "zombie",
     "zombie with a stale lease",
     "stale write attempted",
+    "stale checkpoint taken by a store",
     "zombie fenced",
     "blob flipped",
     "blob truncated",
@@ -44,6 +45,8 @@ EXPECTED = (
     "clock jumped back",
     "resumed bitwise",
     "resumed numerically equivalent",
+    "saved in mode copy",
+    "saved in mode blocking",
     "run on s3",
     "run in folders",
 )
@@ -52,6 +55,6 @@ EXPECTED = (
 class Tally(Counter[str]):
     """Counts by name."""
 
-    def absent(self) -> list[str]:
+    def absent(self, *more: str) -> list[str]:
         """What was expected and never happened."""
-        return [name for name in EXPECTED if not self[name]]
+        return [name for name in (*EXPECTED, *more) if not self[name]]

@@ -125,7 +125,7 @@ def _train(job: Job, log: Log) -> int:
         finished = checkpointer.finish(
             loop.adapter, save_seconds=20.0, replica_seconds=0.2 if life.trouble.standby_down else 5.0
         )
-    log.say("finished", step=finished.manifest.step, digest=finished.manifest.digest, replicated=finished.replicated)
+    log.say("finished", step=finished.manifest.step, replicated=finished.replicated, writes=fate.writes)
     return 0
 
 
