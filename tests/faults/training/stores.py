@@ -196,15 +196,20 @@ class Fate:
             with self._lock:
                 self._stop_at = self._writes + zombie.nth
 
-    def at_end(self) -> None:
-        """Nothing is left to do: whatever was to happen and has not, happens now."""
+    def after_last_step(self) -> None:
+        """What was to happen in a step and has not happens now, and a zombie ends no run."""
         death = self._death
         if death is not None and death.how == "instant":
             self.wait_for_death()
-        if death is not None and death.how != "asked":
-            self.kill("step", "at the end")
+        if death is not None and death.how == "step":
+            self.kill("step", "after the last step")
         if self._zombie is not None:
-            self.suspend("at the end")
+            self.suspend("after the last step")
+
+    def at_end(self) -> None:
+        """What was to happen at a write that never came happens now."""
+        if self._death is not None and self._death.how in ("put", "byte"):
+            self.kill("step", "at the end")
 
     def wait_for_death(self) -> None:
         self.log.say("waits")

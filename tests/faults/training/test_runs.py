@@ -11,9 +11,9 @@ that shares no code with the election, and never from zero while there is one; w
 epoch wrote after it was over is elected or in anybody's ancestry; and the last checkpoint has every byte of the state
 that a run has which nobody disturbed.
 
-A run is named by its adapter and seed: `pytest tests/faults/training -k plain-17` runs one again (and plain-170, were
-there one), and a failure prints its scenario. `HOLDFAST_TRAINING_SEEDS=500,501` runs other seeds than the suite's. Where
-a kill at an instant falls, and how threads interleave, is not of the seed: no verdict depends on it.
+A run is named by its adapter and seed: `pytest tests/faults/training -k plain-17` runs one again, and a failure prints
+its scenario. `HOLDFAST_TRAINING_SEEDS=500,501` runs other seeds than the suite's. Where a kill at an instant falls, and
+how threads interleave, is not of the seed: no verdict depends on it.
 
 PyTorch's runs are in `test_torch_runs.py`; `test_mutants.py` shows that each part of the state and each rule of the
 protocol is needed to pass.

@@ -27,7 +27,7 @@ from holdfast.errors import HoldfastError
 #: No process of the suite lives longer, whatever becomes of its parent.
 LONGEST_SECONDS = 60
 #: How long training waits, at most, for a save it paces itself by. No verdict depends on it.
-PACE_SECONDS = 0.5
+PACE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def _train(job: Job, log: Log) -> int:
     # A process that outlived its epoch has still much to say, all of it wrong.
     last = STEPS if life.zombie is None else STEPS + 6
     if begin >= STEPS:
-        fate.at_end()
+        fate.after_last_step()
     with checkpointer:
         for number in range(begin + 1, last + 1):
             loop.step(number)
@@ -121,11 +121,12 @@ def _train(job: Job, log: Log) -> int:
                 _pace(checkpointer, job, number)
             fate.at_step(number - begin, saved=True)
             if number == STEPS:
-                fate.at_end()
+                fate.after_last_step()
         finished = checkpointer.finish(
             loop.adapter, save_seconds=20.0, replica_seconds=0.2 if life.trouble.standby_down else 5.0
         )
     log.say("finished", step=finished.manifest.step, replicated=finished.replicated, writes=fate.writes)
+    fate.at_end()
     return 0
 
 
@@ -180,6 +181,8 @@ def _pace(checkpointer: Checkpointer, job: Job, step: int) -> None:
 
 
 def _is_at(status: dict[str, Any], pace: str, step: int) -> bool:
+    if status["permission"] == "fenced":
+        return True
     durable = status["checkpoint"]
     if durable is None or durable["step"] < step:
         return False
