@@ -9,8 +9,9 @@ import pytest
 
 from engine.checkpoint import resume_worker
 from engine.checkpoint.killed import run_killed
-from holdfast.engine.checkpoint import CheckpointError, TrainingState
+from holdfast.engine.checkpoint import Checkpointer, CheckpointError, TrainingState
 from holdfast.engine.checkpoint.adapters.lightgbm import MODEL_BLOB, LightGBMAdapter
+from holdfast.engine.objectstore import memory_store
 from holdfast.errors import ConfigError
 
 lightgbm = pytest.importorskip("lightgbm")
@@ -92,3 +93,23 @@ def test_another_runs_seed_and_a_damaged_model_are_refused() -> None:
         with pytest.raises(CheckpointError, match="no LightGBM model"):
             adapter.load_state(TrainingState(blobs, state.values))
     assert adapter.state().blobs == state.blobs
+
+
+def test_a_fresh_adapter_can_be_handed_to_resume() -> None:
+    """It has no state yet, but the election wants to know its environment."""
+    store = memory_store()
+
+    def run(steps: int) -> TrainingState:
+        adapter, step = resume_worker.lightgbm(resume_worker.TREES["trees-sampled"])
+        saving = Checkpointer(store, "run", epoch=1, site="site-a", every_steps=2)
+        resumed = saving.resume(adapter)
+        assert resumed is None or resumed.resume == "bitwise"
+        with saving:
+            for number in range(resumed.step + 1 if resumed else 1, steps + 1):
+                step(number)
+                saving.step(number, adapter)
+            saving.finish(adapter)
+        return adapter.state()
+
+    run(3)
+    assert run(8).blobs == grow(resume_worker.TREES["trees-sampled"], 1, 8).blobs

@@ -144,6 +144,23 @@ def test_a_run_restarted_over_a_damaged_checkpoint_reaches_its_step_again() -> N
     assert elect(store, "run", epoch=1).step == 20
 
 
+def test_a_run_whose_last_manifest_was_damaged_can_end_in_the_same_epoch() -> None:
+    store = memory_store()
+    with checkpointer(store) as it:
+        train(it, 1, 10)
+        durable(it, 10)
+        train(it, 11, 20)
+        last = it.finish(state_at(20)).manifest
+    store.put(last.key, last.data[:40])
+    again = checkpointer(store)
+    resumed = again.resume()
+    assert resumed is not None
+    with again:
+        train(again, resumed.step + 1, 20)
+        assert again.finish(state_at(20), save_seconds=5.0).manifest.model_digest == last.model_digest
+    assert elect(store, "run", epoch=1).step == 20
+
+
 @pytest.mark.parametrize("mode", ["copy", "blocking"])
 def test_other_content_at_a_taken_step_saves_the_next_one_instead(mode: str) -> None:
     store = memory_store()

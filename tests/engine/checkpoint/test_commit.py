@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 
 from engine.checkpoint.worlds import Guard, OrderedFaults, manifest_of, write
+from holdfast.engine.checkpoint import elect
 from holdfast.engine.checkpoint.commit import WritesHeld, write_checkpoint
 from holdfast.engine.checkpoint.errors import Fenced, StepTaken
 from holdfast.engine.checkpoint.format import blob_key
 from holdfast.engine.checkpoint.guard import Permission
 from holdfast.engine.objectstore import memory_store
 from holdfast.engine.objectstore.errors import StoreUnavailable
+from holdfast.engine.objectstore.faults import Fault, FaultyStore, Kind, Script
 
 
 def test_the_manifest_is_written_last() -> None:
@@ -43,6 +45,35 @@ def test_other_content_at_the_same_step_and_epoch_is_never_replaced() -> None:
     with pytest.raises(StepTaken):
         write(store, 10, model=b"another model")
     assert store.get(first.key) == first.data
+
+
+@pytest.mark.parametrize("damaged", [b"", b"{", b"\xff" * 40, b"[]"])
+def test_a_manifest_nobody_can_read_is_written_over(damaged: bytes) -> None:
+    store = memory_store()
+    first = write(store, 10)
+    store.put(first.key, damaged)
+    again = write(store, 10, write_id="again")
+    assert store.get(first.key) == again.data
+    assert elect(store, "run", epoch=1).digest == again.digest
+
+
+def test_a_manifest_of_another_version_is_left_alone() -> None:
+    store = memory_store()
+    first = write(store, 10)
+    newer = first.data.replace(b"holdfast.checkpoint/1", b"holdfast.checkpoint/9")
+    store.put(first.key, newer)
+    with pytest.raises(StepTaken, match="another version"):
+        write(store, 10)
+    assert store.get(first.key) == newer
+
+
+def test_a_manifest_that_reads_differently_each_time_is_not_written_over() -> None:
+    good = memory_store()
+    first = write(good, 10)
+    flaky = FaultyStore(good, Script([Fault(Kind.TRUNCATE, "get", first.key)]))
+    with pytest.raises(StoreUnavailable):
+        write(flaky, 10, model=b"another model")
+    assert good.get(first.key) == first.data
 
 
 def test_the_same_step_in_a_new_epoch_is_another_key() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -24,6 +26,7 @@ from holdfast.engine.checkpoint import (
 from holdfast.engine.checkpoint.format import CheckpointManifest, blob_key, manifest_key, parse_manifest
 from holdfast.engine.objectstore import ObjectStore, memory_store
 from holdfast.engine.snapshot.errors import EpochUnknownHere, ForkConflict
+from holdfast.engine.snapshot.lineage import EpochFork
 
 
 def fork(store: ObjectStore, epoch: int, *, plan_id: str = "plan", parent_epoch: int | None = None) -> None:
@@ -70,6 +73,41 @@ def test_a_stale_epochs_later_checkpoint_is_never_elected() -> None:
     election = elect(store, "run", epoch=2)
     assert election.digest == at_fork.digest
     assert (zombie.key, "not in the lineage of epoch 2") in {(one.key, one.reason) for one in election.passed_over}
+
+
+@pytest.mark.parametrize("data", [b"", b"damaged"])
+def test_the_ancestors_of_a_fork_are_known_though_its_own_manifest_is_damaged(data: bytes) -> None:
+    """Else the run would begin from the start beside checkpoints that are whole."""
+    store = memory_store()
+    before = chain(store, 10, 20)
+    at_fork = chain(store, 30, parent=before)
+    fork(store, 2)
+    chain(store, 40, parent=at_fork, tag="stale")
+    store.put(at_fork.key, data)
+    assert elect(store, "run", epoch=2).digest == before.digest
+
+
+def test_the_golden_fork_record_is_what_a_failover_writes_and_reads() -> None:
+    store = memory_store()
+    chain(store, 10, 20, 30)
+    fork_run(
+        store,
+        "run",
+        epoch=2,
+        parent_epoch=1,
+        election=elect(store, "run", epoch=1),
+        site="site-b",
+        plan_id="plan-1",
+        holder="host/1/abc",
+        reason="site-a is down",
+        clock=FakeClock(),
+    )
+    golden = (Path(__file__).parents[2] / "golden" / "checkpoint" / "fork.json").read_bytes()
+    written = json.loads(store.get("runs/run/epochs/000002.json"))
+    assert {**written, "write_id": "w-2"} == json.loads(golden)
+    found = EpochFork.model_validate_json(golden)
+    assert found.to_json() == golden
+    assert len(found.ancestors) == 2
 
 
 def test_an_epoch_this_bucket_does_not_know_elects_nothing() -> None:

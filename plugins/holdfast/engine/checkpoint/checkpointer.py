@@ -44,7 +44,7 @@ from holdfast.engine.checkpoint.live import LiveAdapter
 from holdfast.engine.checkpoint.outcome import Finished, Resumed
 from holdfast.engine.checkpoint.pacing import IntervalPolicy, Pace, check_interval
 from holdfast.engine.checkpoint.restore import load_state, spare_memory_bytes
-from holdfast.engine.checkpoint.state import Adapter, TrainingState
+from holdfast.engine.checkpoint.state import Adapter, Fingerprinted, TrainingState
 from holdfast.engine.checkpoint.verify import KeptBlobs, damage
 from holdfast.engine.checkpoint.writer import Capture, CheckpointWriter, Origin
 from holdfast.engine.objectstore.interface import ObjectStore
@@ -204,21 +204,18 @@ class Checkpointer:
             require_permission(self.guard, where=self.run, epoch=self.epoch)
         extra = fingerprint if fingerprint is not None else _fingerprint_of(adapter)
         kept = KeptBlobs(spare_memory_bytes() if self._memory_bytes is None else self._memory_bytes)
-        known = {**self.fingerprint, **extra}
-        election = elect(
-            self.store,
-            self.run,
-            epoch=self.epoch,
-            site=self.site,
-            fingerprint=known,
-            damage_of=partial(damage, kept=kept),
-        )
+        settings: dict[str, Any] = {
+            "fingerprint": {**self.fingerprint, **extra},
+            "damage_of": partial(damage, kept=kept),
+        }
+        election = elect(self.store, self.run, epoch=self.epoch, site=self.site, **settings)
         if election.manifest is None:
             self._note_resume(election)
             return None
         state = load_state(self.store, election.manifest, kept=kept)
         if adapter is not None:
             adapter.load_state(state)
+            kept.clear()  # what the adapter did not ask for
             self._to_warm = adapter if isinstance(adapter, LiveAdapter) else None
         self._parent = election.manifest
         self._last_step = self._saved_step = election.step
@@ -491,6 +488,8 @@ class Checkpointer:
 def _fingerprint_of(adapter: Adapter | LiveAdapter | None) -> Mapping[str, str]:
     if adapter is None:
         return {}
+    if isinstance(adapter, Fingerprinted):
+        return adapter.fingerprint()
     return adapter.live().rest.fingerprint if isinstance(adapter, LiveAdapter) else adapter.state().fingerprint
 
 

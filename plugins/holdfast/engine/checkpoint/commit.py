@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 
-from holdfast.engine.checkpoint.errors import Fenced, StepTaken
-from holdfast.engine.checkpoint.format import CheckpointManifest, blob_key, parse_manifest
+from holdfast.engine.checkpoint.errors import CheckpointUnreadable, Fenced, StepTaken
+from holdfast.engine.checkpoint.format import FORMATS, CheckpointManifest, blob_key, parse_manifest
 from holdfast.engine.checkpoint.guard import Permission, WriteGuard
 from holdfast.engine.checkpoint.verify import blob_damage, blob_is_intact
-from holdfast.engine.objectstore.errors import ObjectExists
-from holdfast.engine.objectstore.interface import CREATE, OVERWRITE, ObjectStore
+from holdfast.engine.objectstore.errors import ObjectExists, StoreUnavailable
+from holdfast.engine.objectstore.interface import CREATE, OVERWRITE, IfMatch, ObjectStore
 from holdfast.errors import HoldfastError
+
+_ANY_VERSION = FORMATS[0].rpartition("/")[0] + "/"
 
 
 class WritesHeld(HoldfastError):
@@ -62,7 +65,8 @@ def commit_manifest(store: ObjectStore, manifest: CheckpointManifest, *, guard: 
     Raises:
         Fenced: the epoch is over.
         WritesHeld: not known whether it is.
-        StepTaken: another content is committed for this step and epoch.
+        StepTaken: another content is committed for this step and epoch. What nobody can read is no content: it is
+            written over, or a run whose last step it is could never end.
         ObjectStoreError: the store did not take it.
     """
     require_permission(guard, where=manifest.key, epoch=manifest.epoch)
@@ -75,8 +79,12 @@ def commit_manifest(store: ObjectStore, manifest: CheckpointManifest, *, guard: 
         return manifest
     try:
         existing = parse_manifest(there, where=manifest.key)
-    except HoldfastError as error:
-        raise StepTaken("a damaged checkpoint manifest has this key", where=manifest.key, found=str(error)) from None
+    except CheckpointUnreadable as error:
+        if _is_of_another_version(there):
+            raise StepTaken(
+                "a checkpoint manifest of another version has this key", where=manifest.key, found=str(error)
+            ) from None
+        return _write_over(store, manifest, there)
     if _content(existing) == _content(manifest) and _others_are_intact(store, existing, manifest):
         return existing
     raise StepTaken(
@@ -102,6 +110,28 @@ def write_checkpoint(
             ensure_blob(store, manifest.run, reference.digest, blobs[name])
             known.add(reference.digest)
     return commit_manifest(store, manifest, guard=guard)
+
+
+def _is_of_another_version(data: bytes) -> bool:
+    try:
+        told = json.loads(data)
+    except ValueError:
+        return False
+    version = told.get("format") if isinstance(told, dict) else None
+    return isinstance(version, str) and version.startswith(_ANY_VERSION) and version not in FORMATS
+
+
+def _write_over(store: ObjectStore, manifest: CheckpointManifest, damaged: bytes) -> CheckpointManifest:
+    """Put a manifest where unreadable bytes lie, once they were read twice and where the store can: only over them."""
+    reader = store.open(manifest.key)
+    if b"".join(reader) != damaged:
+        raise StoreUnavailable(
+            "a checkpoint manifest reads differently each time", where=f"{store.name}: {manifest.key}"
+        )
+    only_this = store.capabilities().compare_and_swap and reader.info.version is not None
+    mode = IfMatch(reader.info.version) if only_this else OVERWRITE
+    store.put(manifest.key, manifest.data, mode=mode, content_type="application/json")
+    return manifest
 
 
 def _content(manifest: CheckpointManifest) -> tuple[object, ...]:

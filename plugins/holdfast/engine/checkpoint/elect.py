@@ -162,7 +162,7 @@ def lineage(
     # An ancestor can be newer than a checkpoint of the epoch itself only when the epoch resumed below its fork point;
     # own checkpoints then still come first: they are what this epoch has done.
     yield from own
-    wanted = {fork.forked_from}
+    wanted = {fork.forked_from, *fork.ancestors}
     for located in _readable(store, run, [key for _, key in older], passed):
         if located.manifest.digest not in wanted:
             passed.append(PassedOver(located.key, f"not in the lineage of epoch {epoch}"))
@@ -180,7 +180,7 @@ def in_line(manifests: Iterable[CheckpointManifest], *, epoch: int, fork: EpochF
     """The same lineage as `lineage`, of manifests that were read before: newest first."""
     ordered = sorted(manifests, key=lambda found: (found.step, found.epoch), reverse=True)
     line = [found for found in ordered if found.epoch == epoch]
-    wanted = {fork.forked_from} if fork is not None else set()
+    wanted = {fork.forked_from, *fork.ancestors} if fork is not None else set()
     for found in ordered:
         if found.epoch < epoch and found.digest in wanted:
             wanted.update(ancestors_named(found))

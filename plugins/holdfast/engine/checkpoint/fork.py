@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from holdfast.clock import Clock
-from holdfast.engine.checkpoint.elect import Election
+from holdfast.engine.checkpoint.elect import Election, ancestors_named
 from holdfast.engine.checkpoint.format import manifest_prefix, run_root
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.snapshot.errors import EpochUnknownHere
@@ -36,6 +36,8 @@ def fork_run(
         epoch=epoch,
         parent_epoch=parent_epoch,
         forked_from=election.digest if election else None,
+        # Its own manifest names them too, but may be the very thing that is damaged when the epoch begins.
+        ancestors=ancestors_named(election.manifest) if election and election.manifest else (),
         site=site,
         plan_id=plan_id,
         holder=holder,

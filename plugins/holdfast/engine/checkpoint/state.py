@@ -44,3 +44,11 @@ class Adapter(Protocol):
 
     def load_state(self, state: TrainingState) -> None:
         """Continue from this state, exactly."""
+
+
+@runtime_checkable
+class Fingerprinted(Protocol):
+    """An adapter that tells its fingerprint before there is a state: a fresh one is asked for it when a run resumes."""
+
+    def fingerprint(self) -> Mapping[str, str]:
+        """That of every `TrainingState` it gives."""

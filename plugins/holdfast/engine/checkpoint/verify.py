@@ -42,7 +42,7 @@ class KeptBlobs:
 
     def space(self, reference: BlobRef) -> memoryview | None:
         """Memory for a blob's content, or None: there is none left."""
-        return space_for(reference) if content_size(reference) <= self._left else None
+        return space_for(reference) if reference.content_bytes <= self._left else None
 
     def keep(self, reference: BlobRef, content: memoryview) -> None:
         """This content has been verified."""
@@ -62,14 +62,9 @@ class KeptBlobs:
         self._blobs.clear()
 
 
-def content_size(reference: BlobRef) -> int:
-    """The bytes of a blob's content, encoded or not."""
-    return reference.size_bytes if reference.content_size_bytes is None else reference.content_size_bytes
-
-
 def space_for(reference: BlobRef) -> memoryview:
     """Memory for a blob's content that nobody has touched yet: it is not written twice."""
-    size_bytes = content_size(reference)
+    size_bytes = reference.content_bytes
     return memoryview(
         mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) if size_bytes else bytearray()
     )

@@ -10,14 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from typing import Literal, TypeVar
+from typing import Literal, Self, TypeVar
 from uuid import uuid4
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from holdfast.engine.objectstore.errors import ObjectNotFound
 from holdfast.engine.objectstore.interface import ObjectStore
-from holdfast.engine.snapshot.documents import Document, UtcTime
+from holdfast.engine.snapshot.documents import Document, UtcTime, canonical
 from holdfast.engine.snapshot.errors import CommitRecordDamaged, EpochUnknownHere, ForkConflict
 from holdfast.engine.snapshot.once import create_or_read
 
@@ -28,7 +28,7 @@ _Item = TypeVar("_Item")
 class EpochFork(Document):
     """Where an epoch of a dataset or run began. Written once, by the plan that committed the epoch."""
 
-    format: Literal["holdfast.fork/1"] = "holdfast.fork/1"
+    format: Literal["holdfast.fork/1", "holdfast.fork/2"] = "holdfast.fork/1"
     subject: str = Field(description="The dataset, model or run.")
     epoch: int = Field(ge=1)
     parent_epoch: int | None = Field(description="The epoch it forked from; none: it began with nothing.")
@@ -41,6 +41,21 @@ class EpochFork(Document):
     reason: str
     created_at: UtcTime
     write_id: str
+    ancestors: tuple[str, ...] = Field(
+        default=(),
+        description="Of a run: whom the checkpoint descends from, newest first, so that they are known without it.",
+    )
+
+    def to_json(self) -> bytes:
+        """Without ancestors these are the bytes of version 1, which has no such member."""
+        told = self.model_dump(mode="json", exclude=None if self.ancestors else {"ancestors"})
+        return canonical(told)
+
+    @model_validator(mode="after")
+    def _ancestors_are_of_version_2(self) -> Self:
+        if bool(self.ancestors) != (self.format == "holdfast.fork/2"):
+            raise ValueError("ancestors are of holdfast.fork/2, which has some")
+        return self
 
 
 def fork_key(root: str, epoch: int) -> str:
@@ -59,9 +74,11 @@ def new_fork(
     reason: str,
     created_at: datetime,
     write_id: str | None = None,
+    ancestors: tuple[str, ...] = (),
 ) -> EpochFork:
     """An `EpochFork` with a fresh write id unless one is given."""
     return EpochFork(
+        format="holdfast.fork/2" if ancestors else "holdfast.fork/1",
         subject=subject,
         epoch=epoch,
         parent_epoch=parent_epoch,
@@ -72,6 +89,7 @@ def new_fork(
         reason=reason,
         created_at=created_at,
         write_id=write_id or uuid4().hex,
+        ancestors=ancestors,
     )
 
 
@@ -155,7 +173,7 @@ def _parse(store: ObjectStore, key: str, data: bytes) -> EpochFork:
         raise CommitRecordDamaged(
             "the fork record cannot be read",
             where=f"{store.name}: {key}",
-            expected="a holdfast.fork/1 document",
+            expected="a holdfast.fork/1 or /2 document",
             found=f"{error.error_count()} errors in it",
             fix="Copy the same key from another site of the group; its bytes are equal everywhere",
         ) from None

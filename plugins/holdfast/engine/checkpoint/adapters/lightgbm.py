@@ -75,14 +75,18 @@ class LightGBMAdapter:
     def state(self) -> TrainingState:
         if self._text is None:
             raise CheckpointError("there is no state before the first round", where="LightGBMAdapter.state")
-        lightgbm = importlib.import_module("lightgbm")
-        threads = next((str(self._parameters[name]) for name in _THREADS if name in self._parameters), "all")
         return TrainingState(
             {MODEL_BLOB: self._text.encode()},
             {"seed": str(self._seed), "rounds": self.booster.num_trees() // self.booster.num_model_per_iteration()},
             (MODEL_BLOB,),
-            {"lightgbm": lightgbm.__version__, "num_threads": threads},
+            self.fingerprint(),
         )
+
+    def fingerprint(self) -> dict[str, str]:
+        """What of LightGBM the numbers depend on; there before the first round."""
+        lightgbm = importlib.import_module("lightgbm")
+        threads = next((str(self._parameters[name]) for name in _THREADS if name in self._parameters), "all")
+        return {"lightgbm": lightgbm.__version__, "num_threads": threads}
 
     def load_state(self, state: TrainingState) -> None:
         """Go on from there. Raises CheckpointError: another run's seed, or a text that is no model."""

@@ -62,8 +62,11 @@ class BoosterAdapter:
     def state(self) -> TrainingState:
         blobs = {} if self._raw is None else {MODEL_BLOB: self._raw}
         rounds = 0 if self.booster is None else self.booster.num_boosted_rounds()
-        fingerprint = {"xgboost": import_xgboost().__version__, "nthread": str(self._parameters.get("nthread", "all"))}
-        return TrainingState(blobs, {"seed": str(self._seed), "rounds": rounds}, (MODEL_BLOB,), fingerprint)
+        return TrainingState(blobs, {"seed": str(self._seed), "rounds": rounds}, (MODEL_BLOB,), self.fingerprint())
+
+    def fingerprint(self) -> dict[str, str]:
+        """What of XGBoost the numbers depend on."""
+        return {"xgboost": import_xgboost().__version__, "nthread": str(self._parameters.get("nthread", "all"))}
 
     def load_state(self, state: TrainingState) -> None:
         self._raw = state.blobs[MODEL_BLOB]
