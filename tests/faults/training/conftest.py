@@ -17,10 +17,12 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB
 
 
 @pytest.fixture(scope="session")
-def _warm_process() -> None:
-    """Started with the first training process; everything slow is imported there once."""
+def _warm_process(request: pytest.FixtureRequest) -> None:
+    """What the training processes are forked from; everything slow is imported there once."""
     tests = str(Path(__file__).parents[2])
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["faults.training.warm"])
+    torch = any(item.get_closest_marker("torch") for item in request.session.items)
+    preload = ["faults.training.warm", *(["faults.training.warm_torch"] if torch else [])]
+    multiprocessing.get_context("forkserver").set_forkserver_preload(preload)
     with pytest.MonkeyPatch.context() as patch:
         for name in THREADS:
             patch.setenv(name, "1")

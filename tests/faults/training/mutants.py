@@ -170,11 +170,18 @@ def _module(name: str) -> Any:
     return sys.modules[f"{_ROOM}.{name}"]
 
 
-def _manifest_first(store: Any, manifest: Any, blobs: Any, *, guard: Any, intact: Any = None) -> Any:
+_LATER: list[tuple[Any, ...]] = []
+
+
+def _later(*blob: Any) -> None:
+    _LATER.append(blob)
+
+
+def _manifest_first(store: Any, manifest: Any, *, guard: Any) -> Any:
     commit = _module("commit")
     done = commit.commit_manifest(store, manifest, guard=guard)
-    for name, reference in manifest.blobs.items():
-        commit.ensure_blob(store, manifest.run, reference.digest, blobs[name])
+    while _LATER:
+        commit.ensure_blob(*_LATER.pop(0))
     return done
 
 
@@ -183,9 +190,13 @@ def _any_epoch(store: Any, run: str, *, epoch: int, fork: Any, passed: Any) -> I
     yield from _module("elect")._readable(store, run, keys, passed)
 
 
-def _unread(self: Any, name: str) -> bytes:
-    key = _module("format").blob_key(self._manifest.run, self._manifest.blobs[name].digest)
-    return self._store.get(key)
+def _sound(*_: Any, **__: Any) -> None:
+    """Nothing is wrong, unread."""
+
+
+def _unhashed(store: Any, run: str, reference: Any, space: Any) -> None:
+    data = store.get(_module("format").blob_key(run, reference.digest))[: len(space)]
+    space[: len(data)] = data
 
 
 def _give_up(store: Any, run: str, **options: Any) -> Any:
@@ -197,11 +208,15 @@ def _give_up(store: Any, run: str, **options: Any) -> Any:
 
 #: Rule → (module, name, what stands there instead), for each place.
 RULES: Mapping[str, tuple[tuple[str, str, Any], ...]] = {
-    "the manifest is written last": (("writer", "write_checkpoint", _manifest_first),),
+    "the manifest is written last": (
+        ("storing", "ensure_blob", _later),
+        ("writer", "commit_manifest", _manifest_first),
+    ),
     "only the lineage of the epoch counts": (("elect", "lineage", _any_epoch),),
     "what is loaded was read and hashed": (
-        ("elect", "damage", lambda *_: None),
-        ("restore", "StoredBlobs.__getitem__", _unread),
+        ("elect", "damage", _sound),
+        ("checkpointer", "damage", _sound),
+        ("restore", "read_content", _unhashed),
     ),
     "damage leads to an older checkpoint": (("checkpointer", "elect", _give_up),),
     "a replica has its blobs before its manifest": (("replicate", "blob_is_intact", lambda *_: True),),

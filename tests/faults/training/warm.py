@@ -5,7 +5,6 @@ Nothing here may start a thread or touch a store, because neither lives on in a 
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 
 from engine.checkpoint import resume_worker
@@ -15,6 +14,3 @@ from holdfast.engine.authority.register import RankedRegister  # noqa: F401
 resume_worker.make("sgd-classifier")
 for name in ("xgboost", "lightgbm", "holdfast.engine.objectstore.parts.s3"):
     importlib.import_module(name)
-with contextlib.suppress(ImportError):
-    importlib.import_module("safetensors")
-    importlib.import_module("faults.training.loops").make("torch", 0)
