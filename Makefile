@@ -51,7 +51,8 @@ $(VENV)/.torch: $(VENV)/.installed
 	@touch $@
 
 test-torch: $(VENV)/.torch node_modules/.installed ## Run the tests of the torch extra
-	$(BIN)/python -m pytest -m torch
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist=loadfile -m "torch and not alone"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "torch and alone"
 
 lint: setup ## Check style, types and layers
 	$(BIN)/ruff check .
