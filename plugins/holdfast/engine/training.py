@@ -282,6 +282,7 @@ def _interval(job: TrainingJob, environment: TrainingEnvironment, runtime: Runti
         rate,
         restart_seconds=asked.restart_seconds,
         minimum_seconds=asked.minimum_seconds,
+        maximum_seconds=asked.maximum_seconds,
         egress_price_per_gib=runtime.topology.site(environment.site).egress_cost_per_gib,
         egress_budget_per_hour=asked.egress_budget_per_hour,
     )

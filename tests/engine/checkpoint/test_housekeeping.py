@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from engine.checkpoint.worlds import Guard, OrderedFaults, wait_for
 from holdfast.clock import SystemClock
-from holdfast.engine.checkpoint import Checkpointer, Permission, TrainingState, elect, load_state
+from holdfast.engine.checkpoint import Checkpointer, Permission, StopRequested, TrainingState, elect, load_state
 from holdfast.engine.checkpoint.format import manifest_prefix, run_root
 from holdfast.engine.checkpoint.housekeeping import Housekeeper, Retention
 from holdfast.engine.checkpoint.retention import KeepPolicy
@@ -98,13 +101,14 @@ def test_a_collection_that_fails_is_told_tried_again_and_stops_nothing(monkeypat
         inner(key)
 
     monkeypatch.setattr(store, "delete", delete)
-    shown = run(store, range(1, 6), Retention(KeepPolicy(last=1), grace_seconds=0.0, every_saves=3))
+    shown = run(store, range(1, 8), Retention(KeepPolicy(last=1), grace_seconds=0.0, every_saves=3))
     assert "no deletions today" in shown["retention"]["site-a"]["error"]
-    assert elect(store, "run", epoch=1).step == 5
+    assert sum(1 for _ in store.list(f"{run_root('run')}/retired/")) <= 4, "not one record more with every save"
+    assert elect(store, "run", epoch=1).step == 7
     failing[0] = False
-    shown = run(store, range(6, 8), Retention(KeepPolicy(last=1), grace_seconds=0.0, every_saves=1))
+    shown = run(store, range(8, 10), Retention(KeepPolicy(last=1), grace_seconds=0.0, every_saves=1))
     assert shown["retention"]["site-a"]["error"] is None
-    assert steps_at(store) == [7]
+    assert steps_at(store) == [9]
 
 
 def test_an_epoch_that_is_over_retires_nothing() -> None:
@@ -122,3 +126,55 @@ def test_an_epoch_that_is_over_retires_nothing() -> None:
     keeper.committed()
     assert "epoch" in keeper.facts()["error"]
     assert steps_at(store) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("how", ["finish", "stop"])
+def test_the_last_save_does_not_wait_for_a_collection(how: str) -> None:
+    """One that reads the newest checkpoint from a store that hangs makes way for it."""
+    store = OrderedFaults(memory_store("site-a"))
+    reading, go = threading.Event(), threading.Event()
+    inner = store.inner.open
+
+    def slowly(key: str, **arguments: Any) -> Any:
+        reader = inner(key, **arguments)
+        if threading.current_thread().name != "checkpoint-writer":
+            return reader
+
+        def chunks() -> Any:
+            reading.set()
+            assert go.wait(20)
+            yield from reader.chunks
+
+        return replace(reader, chunks=chunks())
+
+    store.open = slowly  # type: ignore[method-assign]
+    it = Checkpointer(
+        store, "run", epoch=1, site="site-a", every_steps=1, retention=AT_ONCE, fingerprint={}, retry_seconds=0.01
+    )
+    with suppress(StopRequested), it:
+        it.step(1, state_at(1))
+        assert reading.wait(20), "the collection after the first save"
+        threading.Timer(0.2, go.set).start()
+        if how == "stop":
+            it.request_stop()
+            it.step(2, state_at(2))
+        else:
+            it.step(2, state_at(2))
+            it.finish(state_at(2), save_seconds=20)
+    assert elect(store.inner, "run", epoch=1).step == 2
+    assert it.status()["retention"]["site-a"] == {}, "it was put off"
+
+
+def test_the_best_by_the_loss_that_was_told_stay() -> None:
+    store = memory_store("site-a")
+    policy = Retention(KeepPolicy(last=1, best=2, metric="loss"), grace_seconds=0.0, every_saves=1)
+    losses = {1: 0.9, 2: 0.1, 3: 0.5, 4: float("nan"), 5: 0.2, 6: 0.8, 7: 0.7}
+    it = Checkpointer(store, "run", epoch=1, site="site-a", every_steps=1, retention=policy, fingerprint={})
+    with it:
+        for step, loss in losses.items():
+            it.step(step, state_at(step), loss=loss, metrics={"steps_squared": step**2})
+            wait_for(lambda step=step: (it.status()["checkpoint"] or {"step": 0})["step"] == step)
+        wait_for(lambda: steps_at(store) == [2, 5, 7])
+    found = elect(store, "run", epoch=1).manifest
+    assert found is not None
+    assert found.state == {"position": 7, "metrics": {"loss": 0.7, "steps_squared": 49.0}}

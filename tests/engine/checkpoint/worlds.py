@@ -20,6 +20,7 @@ from holdfast.engine.objectstore import (
     ObjectVersion,
     PutMode,
 )
+from holdfast.engine.objectstore.attributes import Attributes
 from holdfast.engine.objectstore.errors import StoreUnavailable
 
 MOMENT = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
@@ -65,9 +66,11 @@ class OrderedFaults:
         byte_range: ByteRange | None = None,
         if_match: ObjectVersion | None = None,
         chunk_bytes: int = 4 * 1024 * 1024,
+        size_bytes: int | None = None,
     ) -> ObjectReader:
         self._check()
-        return self.inner.open(key, byte_range=byte_range, if_match=if_match, chunk_bytes=chunk_bytes)
+        how = {"byte_range": byte_range, "if_match": if_match, "chunk_bytes": chunk_bytes, "size_bytes": size_bytes}
+        return self.inner.open(key, **how)  # type: ignore[arg-type]
 
     def put(
         self,
@@ -77,10 +80,13 @@ class OrderedFaults:
         mode: PutMode = OVERWRITE,
         content_type: str | None = None,
         metadata: Mapping[str, str] | None = None,
+        attributes: Attributes | None = None,
     ) -> ObjectVersion:
         self.before_put(key)
         self._check()
-        version = self.inner.put(key, data, mode=mode, content_type=content_type, metadata=metadata)
+        version = self.inner.put(
+            key, data, mode=mode, content_type=content_type, metadata=metadata, attributes=attributes
+        )
         self.puts.append(key)
         if self.lose_answers:
             self.lose_answers -= 1

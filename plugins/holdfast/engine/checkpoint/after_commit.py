@@ -27,6 +27,7 @@ class AfterCommit:
         retention: None: everything is kept.
         pace: is told what replication took.
         forget: the writer's `forget`.
+        urgent: whether a collection is to make way, at whichever site.
         keep_every, retry_seconds: see `Replicator`.
     """
 
@@ -43,6 +44,7 @@ class AfterCommit:
         retention: Retention | None,
         pace: Pace | None,
         forget: Callable[[], None],
+        urgent: Callable[[], bool],
         keep_every: int,
         retry_seconds: float,
     ) -> None:
@@ -61,6 +63,7 @@ class AfterCommit:
                     guard=guard,
                     clock=clock,
                     forget=forget if name == site else lambda: None,
+                    urgent=urgent,
                 )
                 for name, bucket in {site: store, **standbys}.items()
             }
@@ -103,7 +106,7 @@ class AfterCommit:
             )
 
     def keep_house(self) -> None:
-        """Retire old checkpoints here when it is time; called in the writer's thread, after each commit."""
+        """Retire old checkpoints here when it is time; called in the writer's thread, when a save is over."""
         if self._site in self._keepers:
             self._keepers[self._site].committed()
 

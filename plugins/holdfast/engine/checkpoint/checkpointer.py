@@ -44,7 +44,7 @@ from holdfast.engine.checkpoint.live import LiveAdapter
 from holdfast.engine.checkpoint.outcome import Finished, Resumed
 from holdfast.engine.checkpoint.pacing import IntervalPolicy, Pace, check_interval
 from holdfast.engine.checkpoint.restore import load_state, spare_memory_bytes
-from holdfast.engine.checkpoint.state import Adapter, Fingerprinted, TrainingState
+from holdfast.engine.checkpoint.state import Adapter, Fingerprinted, TrainingState, finite
 from holdfast.engine.checkpoint.verify import KeptBlobs, damage
 from holdfast.engine.checkpoint.writer import Capture, CheckpointWriter, Origin
 from holdfast.engine.objectstore.interface import ObjectStore
@@ -147,6 +147,7 @@ class Checkpointer:
             retention=retention,
             pace=self._pace,
             forget=self._forget,
+            urgent=lambda: self._stop.is_set() or self._finishing,
             keep_every=keep_every,
             retry_seconds=retry_seconds,
         )
@@ -164,7 +165,8 @@ class Checkpointer:
         self._live: LiveCapturer | None = None
         self._stepped_at = self._saved_at
         self._to_warm: LiveAdapter | None = None
-        self._warmed = False
+        self._warmed = self._finishing = False
+        self._metrics: dict[int, dict[str, float]] = {}
 
     @classmethod
     def from_environment(
@@ -238,7 +240,7 @@ class Checkpointer:
         )
         self._live = LiveCapturer(
             self.mode,
-            submit=self._writer.submit,
+            submit=self._hand_over,
             reclaim=self._writer.reclaim,
             clock=self._clock,
             memory_bytes=self._memory_bytes,
@@ -263,6 +265,7 @@ class Checkpointer:
             clock=self._clock,
             parent=self._parent,
             committed=self._committed,
+            rested=self._after.keep_house,
             retry_seconds=self._retry_seconds,
             encoder=self._encoder,
         )
@@ -288,13 +291,21 @@ class Checkpointer:
 
     # -- steps --------------------------------------------------------------------------------------------------
 
-    def step(self, step: int, state: StateSource, *, loss: float | None = None) -> bool:
+    def step(
+        self,
+        step: int,
+        state: StateSource,
+        *,
+        loss: float | None = None,
+        metrics: Mapping[str, float] | None = None,
+    ) -> bool:
         """Say that a step is done; takes a checkpoint when one is due, was requested, or the job must leave.
 
         Args:
             step: counted from 1.
             state: what to save; asked only when a checkpoint is taken, and copied before this returns.
-            loss: for the heartbeat.
+            loss: for the heartbeat, and for retention: a checkpoint's state has it under ``metrics``, as it has these.
+            metrics: further figures of this step that retention may choose the best by.
 
         Returns:
             Whether a checkpoint was taken. It is durable later: see `status`.
@@ -309,19 +320,14 @@ class Checkpointer:
         stopping = self._stop.is_set()
         due = self._is_due(step) or writer.wants_another
         if taken := (due or stopping or self._heartbeat.checkpoint_requested()):
+            self._metrics[step] = finite({"loss": loss, **(metrics or {})})
             self._capture(step, state)
             if self.mode is SaveMode.BLOCKING:
                 self._wait_durable(step)
             self._count_stall()
         elif isinstance(state, LiveAdapter):
             self._warm(state)
-        self._heartbeat.note(
-            step=step,
-            loss=loss,
-            state="training",
-            step_at=stamp(self._last_step_at or self._clock.now()),
-            **self._facts(),
-        )
+        self._tell(step, loss)
         if stopping:
             self.before_update()
             durable = writer.wait(step, STOP_SAVE_SECONDS)
@@ -341,7 +347,7 @@ class Checkpointer:
             Fenced: this epoch is over.
             CheckpointError: it is not durable after ``save_seconds``.
         """
-        writer = self._ready()
+        writer, self._finishing = self._ready(), True
         if self._saved_step != self._last_step:
             self._capture(self._last_step, state)
         self.before_update()
@@ -431,14 +437,17 @@ class Checkpointer:
         if isinstance(source, Adapter):
             source = source.state
         state = source if isinstance(source, TrainingState) else source()
-        self._writer.submit(Capture(step, state.frozen(), self._clock.now()))
+        self._hand_over(Capture(step, state.frozen(), self._clock.now()))
+
+    def _hand_over(self, capture: Capture) -> None:
+        assert self._writer is not None
+        self._writer.submit(capture.with_metrics(self._metrics.pop(capture.step, {})))
 
     def _committed(self, manifest: CheckpointManifest, blobs: Mapping[str, bytes]) -> None:
         """In the writer's thread, after each commit."""
         assert self._writer is not None
         self._after.offer(manifest, blobs, self._writer.status())
         self._heartbeat.note(**self._facts())
-        self._after.keep_house()
 
     def _forget(self) -> None:
         if self._writer is not None:

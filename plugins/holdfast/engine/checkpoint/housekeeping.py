@@ -6,8 +6,8 @@ checkpoint that shares it is on its way.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 from holdfast.clock import Clock
@@ -15,7 +15,8 @@ from holdfast.engine.checkpoint.collect import collect
 from holdfast.engine.checkpoint.elect import Allowed
 from holdfast.engine.checkpoint.guard import WriteGuard
 from holdfast.engine.checkpoint.retention import KeepPolicy
-from holdfast.engine.objectstore.interface import ObjectStore
+from holdfast.engine.objectstore._decorator import StoreDecorator
+from holdfast.engine.objectstore.interface import ObjectInfo, ObjectReader, ObjectStore
 from holdfast.errors import HoldfastError
 
 #: Longer than a restore, a replication or a save takes, and a working day for a person to look at what was retired.
@@ -38,12 +39,53 @@ class Retention:
     every_saves: int = EVERY_SAVES
 
 
+class PutOff(HoldfastError):
+    """A collection made way for a save that cannot wait."""
+
+    transient = True
+
+
+class _Interruptible(StoreDecorator):
+    """A store whose next operation, or piece of a read, is refused once something more urgent is to be done."""
+
+    def __init__(self, inner: ObjectStore, urgent: Callable[[], bool]) -> None:
+        super().__init__(inner)
+        self._urgent = urgent
+
+    def _check(self) -> None:
+        if self._urgent():
+            raise PutOff("a collection makes way for the last save", where=self.name)
+
+    def open(self, key: str, **how: Any) -> ObjectReader:
+        self._check()
+        reader = super().open(key, **how)
+        return replace(reader, chunks=self._checked(reader.chunks))
+
+    def _checked(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        for chunk in chunks:
+            self._check()
+            yield chunk
+
+    def get(self, key: str, **how: Any) -> bytes:
+        self._check()
+        return super().get(key, **how)
+
+    def head(self, key: str) -> ObjectInfo:
+        self._check()
+        return super().head(key)
+
+    def delete(self, key: str, **how: Any) -> None:
+        self._check()
+        super().delete(key, **how)
+
+
 class Housekeeper:
     """Collects at one site.
 
     Args:
         site: the store's; asks for receipts, as an election there does.
         forget: called when a blob went that a committed checkpoint names: what is known to be there is not.
+        urgent: whether the thread is needed at once; a collection under way is then put off. It may end anywhere.
     """
 
     def __init__(
@@ -58,8 +100,9 @@ class Housekeeper:
         clock: Clock,
         allowed: Allowed | None = None,
         forget: Callable[[], None] = lambda: None,
+        urgent: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._store = store
+        self._store = _Interruptible(store, urgent)
         self._run = run
         self._retention = retention
         self._epoch = epoch
@@ -72,7 +115,7 @@ class Housekeeper:
         self._facts: dict[str, Any] = {}
 
     def committed(self) -> None:
-        """One more checkpoint is there. A collection that fails is told in `facts` and tried again after the next."""
+        """One more checkpoint is there. A collection that fails is told in `facts`, and made again when it is due."""
         due = self._saves % self._retention.every_saves == 0
         self._saves += 1
         if not due:
@@ -89,9 +132,11 @@ class Housekeeper:
                 site=self._site,
                 allowed=self._allowed,
             )
-        except HoldfastError as error:
+        except PutOff:
             self._saves = 0  # again after the next
-            self._facts = {**self._facts, "error": str(error)}
+            return
+        except Exception as error:  # whatever is wrong with it, the thread goes on saving, or replicating
+            self._facts = {**self._facts, "error": str(error) or type(error).__name__}
             return
         if done.endangered:
             self._forget()

@@ -35,6 +35,7 @@ class Bound(StrEnum):
     REPLICATION = "replication"
     EGRESS = "egress"
     MINIMUM = "minimum"
+    MAXIMUM = "maximum"
     STEP = "step"
 
 
@@ -98,6 +99,7 @@ class SaveCosts:
         egress_price_per_gib: for bytes leaving the site, all standbys together, in the budget's currency.
         egress_budget_per_hour: None: not bounded.
         minimum_seconds: never save more often than this.
+        maximum_seconds: nor less often, unless another bound asks for it; None: no such bound.
 
     Raises:
         IntervalInputInvalid: a figure is not finite or negative, or nothing may be sent although every save must be.
@@ -112,12 +114,13 @@ class SaveCosts:
     egress_price_per_gib: float = 0.0
     egress_budget_per_hour: float | None = None
     minimum_seconds: float = 0.0
+    maximum_seconds: float | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
             if value is not None:
-                _require(field.name, value, above_zero=field.name == "step_seconds")
+                _require(field.name, value, above_zero=field.name in ("step_seconds", "maximum_seconds"))
         if self.egress_budget_per_hour == 0 and self.egress_cost_per_save > 0:
             raise IntervalInputInvalid(
                 "the egress budget allows no save at all",
@@ -189,6 +192,10 @@ def plan_interval(costs: SaveCosts, failures: FailureRate) -> IntervalPlan:
     else:
         steps = least_steps
         bound = bound if lowest > 0 and lowest > optimum else Bound.STEP
+    if costs.maximum_seconds is not None and steps * costs.step_seconds > costs.maximum_seconds:
+        most_steps = max(least_steps, int(costs.maximum_seconds / costs.step_seconds))
+        if most_steps < steps:
+            bound, steps = Bound.MAXIMUM, most_steps
     interval = steps * costs.step_seconds
     return IntervalPlan(
         interval_seconds=interval,

@@ -25,15 +25,34 @@ class IntervalPolicy:
         failures: how often such a run fails: a prior, and what was observed of this run before this process.
         restart_seconds: from a failure until training goes on.
         minimum_seconds: never save more often.
+        maximum_seconds: never let more than so much training go unsaved; None: as the plan says, however long.
         egress_price_per_gib: for bytes that leave the site, per standby.
         egress_budget_per_hour: in the same currency, all standbys together; None: not bounded.
+
+    Raises:
+        IntervalInputInvalid: a figure is none that can be planned with.
     """
 
     failures: FailureRate
     restart_seconds: float = 0.0
     minimum_seconds: float = 0.0
+    maximum_seconds: float | None = None
     egress_price_per_gib: float = 0.0
     egress_budget_per_hour: float | None = None
+
+    def __post_init__(self) -> None:
+        self.costs(stall_seconds=0.0, step_seconds=1.0, changed_bytes=1)
+
+    def costs(self, **measured: Any) -> SaveCosts:
+        """These bounds with what was measured."""
+        return SaveCosts(
+            restart_seconds=self.restart_seconds,
+            egress_price_per_gib=self.egress_price_per_gib,
+            egress_budget_per_hour=self.egress_budget_per_hour,
+            minimum_seconds=self.minimum_seconds,
+            maximum_seconds=self.maximum_seconds,
+            **measured,
+        )
 
 
 def check_interval(every_steps: int | None, every_seconds: float | None, interval: IntervalPolicy | None) -> None:
@@ -53,8 +72,9 @@ def check_interval(every_steps: int | None, every_seconds: float | None, interva
 class Pace:
     """Says when a save is due. Steps and saves tell it what they took, from whichever thread.
 
-    Until a step and a save have been measured the first save is due after two steps and ``minimum_seconds``, to be
-    measured; from then on after the planned number of steps.
+    Until a step and a save have been measured, a save is due two steps and ``minimum_seconds`` after the one before, or
+    after the begin, to be measured. From then on after the planned steps or the planned time, whichever is over first:
+    the plan follows what is measured at every step, and a step that suddenly takes long must not put the save off.
 
     Args:
         standbys: how many sites get each checkpoint.
@@ -64,7 +84,7 @@ class Pace:
     def __init__(self, policy: IntervalPolicy, *, standbys: int, began: float) -> None:
         self._policy = policy
         self._standbys = standbys
-        self._began = began
+        self._began = self._saved_at = began
         self._lock = Lock()
         self._steps: deque[float] = deque(maxlen=_STEPS_REMEMBERED)
         self._last_step_at: float | None = None
@@ -84,12 +104,11 @@ class Pace:
     def is_due(self, step: int, *, saved_step: int, now: float) -> bool:
         """Whether to save after this step. ``now`` is monotonic seconds."""
         with self._lock:
+            since = now - self._saved_at
             if self._plan is not None:
-                return step - saved_step >= self._plan.interval_steps
-            done = 0 if self._first_step is None else step - self._first_step
-            return self._stall_seconds is None and (
-                done >= _STEPS_BEFORE_THE_FIRST and now - self._began >= self._policy.minimum_seconds
-            )
+                return step - saved_step >= self._plan.interval_steps or since >= self._plan.interval_seconds
+            done = 0 if self._first_step is None else step - max(saved_step, self._first_step)
+            return done >= _STEPS_BEFORE_THE_FIRST and since >= self._policy.minimum_seconds
 
     def stepped(self, step: int, now: float) -> None:
         """A step is done; what a save takes of the time between two is told by `resumed`."""
@@ -99,14 +118,16 @@ class Pace:
             if self._first_step is None:
                 self._first_step = step - 1
             self._last_step_at = now
+            self._replan(now)
 
     def resumed(self, now: float) -> None:
         """Training goes on after a save: the next step begins now."""
         with self._lock:
-            self._last_step_at = now
+            self._last_step_at = self._saved_at = now
+            self._replan(now)
 
     def stalled(self, seconds: float) -> None:
-        """Training stood still so long for a save."""
+        """Training stood still so long for a save; `resumed` follows."""
         with self._lock:
             self._stall_seconds = seconds
 
@@ -141,17 +162,12 @@ class Pace:
         step_seconds = statistics.median(self._steps) if self._steps else 0.0
         if step_seconds <= 0 or self._stall_seconds is None or self._upload_seconds is None:
             return
-        policy = self._policy
-        costs = SaveCosts(
+        costs = self._policy.costs(
             stall_seconds=self._stall_seconds,
             step_seconds=step_seconds,
             changed_bytes=self._changed_bytes * self._standbys,
             upload_seconds=self._upload_seconds,
             replication_seconds=max(self._replication_seconds.values(), default=0.0),
-            restart_seconds=policy.restart_seconds,
-            egress_price_per_gib=policy.egress_price_per_gib,
-            egress_budget_per_hour=policy.egress_budget_per_hour,
-            minimum_seconds=policy.minimum_seconds,
         )
-        failures = policy.failures.observe(failures=0, seconds=max(0.0, now - self._began))
+        failures = self._policy.failures.observe(failures=0, seconds=max(0.0, now - self._began))
         self._plan = plan_interval(costs, failures)

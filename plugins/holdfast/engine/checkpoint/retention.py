@@ -10,6 +10,7 @@ from typing import Literal
 
 from holdfast.engine.checkpoint.elect import ancestors_named, in_line
 from holdfast.engine.checkpoint.format import CheckpointManifest
+from holdfast.engine.checkpoint.state import METRICS
 from holdfast.engine.snapshot.lineage import EpochFork
 from holdfast.errors import ConfigError
 
@@ -26,8 +27,8 @@ class KeepPolicy:
         last: so many of the newest of the newest epoch's lineage; at least one.
         every_steps: the first checkpoint at or after each multiple of so many steps; None: no such milestones.
         best: so many of the best by ``metric``.
-        metric: the member of a manifest's ``state``; dots lead into nested ones. Also the name for a mapping given to
-            `choose`.
+        metric: a figure that was told with the step (``loss``), or another member of a manifest's ``state``; dots lead
+            into nested ones. Also the name for a mapping given to `choose`.
         mode: whether a small or a large metric is good.
 
     Raises:
@@ -166,9 +167,13 @@ def _figure(found: CheckpointManifest, metric: str, metrics: Mapping[str, float]
     if metrics is not None:
         value: object = metrics.get(found.digest)
     else:
-        value = found.state
-        for part in metric.split("."):
-            value = value.get(part) if isinstance(value, dict) else None
+        told = found.state.get(METRICS)
+        if isinstance(told, dict) and metric in told:
+            value = told[metric]
+        else:
+            value = found.state
+            for part in metric.split("."):
+                value = value.get(part) if isinstance(value, dict) else None
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return float(value)

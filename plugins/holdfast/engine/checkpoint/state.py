@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from pydantic import JsonValue
+
+#: Where a checkpoint's ``state`` has the figures of its step, beside the adapter's own values.
+METRICS = "metrics"
+
+
+def finite(metrics: Mapping[str, float | None]) -> dict[str, float]:
+    """Those that are numbers; a loss that is not finite is no reason to keep a checkpoint."""
+    return {name: float(value) for name, value in metrics.items() if value is not None and math.isfinite(value)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from threading import Condition, Thread
+from typing import Self
+
+from pydantic import JsonValue
 
 from holdfast.clock import Clock
 from holdfast.engine.checkpoint.buffers import BufferSet, LentBlobs
@@ -21,7 +24,7 @@ from holdfast.engine.checkpoint.format import (
     model_digest,
 )
 from holdfast.engine.checkpoint.guard import WriteGuard
-from holdfast.engine.checkpoint.state import TrainingState
+from holdfast.engine.checkpoint.state import METRICS, TrainingState
 from holdfast.engine.checkpoint.storing import StoredForms, Storing
 from holdfast.engine.objectstore.errors import BucketNotFound, NotSupported, PermissionRefused
 from holdfast.engine.objectstore.interface import ObjectStore
@@ -50,6 +53,14 @@ class Capture:
     state: TrainingState
     captured_at: datetime
     buffers: BufferSet | None = None
+
+    def with_metrics(self, metrics: Mapping[str, float]) -> Self:
+        """The same, with figures of its step in its values."""
+        if not metrics:
+            return self
+        state = self.state
+        values: dict[str, JsonValue] = {**state.values, METRICS: dict(metrics)}
+        return replace(self, state=TrainingState(state.blobs, values, state.model, state.fingerprint))
 
     def release(self) -> None:
         """Nobody writes it any more."""
@@ -87,6 +98,7 @@ class CheckpointWriter:
 
     Args:
         committed: called in the writer's thread after each commit, with the manifest and the blobs by digest.
+        rested: called there when a save is over, whatever became of it, and its buffers are free.
         encoder: gives blobs the form they are stored in, in this thread; by default as they are.
     """
 
@@ -99,6 +111,7 @@ class CheckpointWriter:
         clock: Clock,
         parent: CheckpointManifest | None,
         committed: Callable[[CheckpointManifest, Mapping[str, bytes]], None],
+        rested: Callable[[], None] = lambda: None,
         retry_seconds: float = 0.5,
         encoder: BlobEncoder | None = None,
     ) -> None:
@@ -108,6 +121,7 @@ class CheckpointWriter:
         self._guard = guard
         self._clock = clock
         self._committed = committed
+        self._rested = rested
         self._retry_seconds = retry_seconds
         self._condition = Condition()
         self._pending: Capture | None = None
@@ -199,8 +213,12 @@ class CheckpointWriter:
                 )
             finally:
                 capture.release()
+                with self._condition:
+                    self._in_flight = None
+                    self._condition.notify_all()
             if self.failure is not None:
                 return
+            self._rested()
 
     def _take(self) -> Capture | None:
         with self._condition:

@@ -26,6 +26,7 @@ class PlannedInterval(Model):
     mtbf_weight: float = Field(1.0, gt=0, description="How many observed failures that guess is worth.")
     restart_seconds: float = Field(120.0, ge=0, description="From a failure until training goes on.")
     minimum_seconds: float = Field(10.0, ge=0, description="Never save more often.")
+    maximum_seconds: float = Field(1800.0, gt=0, description="Never let more training than this go unsaved.")
     egress_budget_per_hour: float | None = Field(
         None, gt=0, description="For all standbys together, in the currency of the site's `egress_cost_per_gib`."
     )
@@ -37,7 +38,9 @@ class KeepCheckpoints(Model):
     last: int = Field(3, ge=1, description="So many of the newest.")
     every_steps: int | None = Field(None, gt=0, description="The first at or after each multiple of so many steps.")
     best: int = Field(0, ge=0, description="So many of the best by `metric`.")
-    metric: str | None = Field(None, description="Member of the checkpoint's state; dots lead into nested ones.")
+    metric: str | None = Field(
+        None, description="`loss`, another figure told with a step, or a member of the checkpoint's state."
+    )
     mode: Literal["min", "max"] = Field("min", description="Whether small or large is good.")
     grace_hours: float = Field(
         24.0, ge=0, description="How long the blobs of what is retired stay: longer than any restore or replication."

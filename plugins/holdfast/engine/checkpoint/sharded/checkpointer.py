@@ -38,7 +38,7 @@ from holdfast.engine.checkpoint.sharded.saved import SavedShards
 from holdfast.engine.checkpoint.sharded.saver import ShardedCapture, ShardedSaver, fingerprint_of
 from holdfast.engine.checkpoint.sharded.state import ShardedAdapter, ShardedState
 from holdfast.engine.checkpoint.sharded.votes import Votes, ask
-from holdfast.engine.checkpoint.state import TrainingState
+from holdfast.engine.checkpoint.state import TrainingState, finite
 from holdfast.engine.checkpoint.writer import Origin
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.errors import HoldfastError
@@ -150,8 +150,12 @@ class ShardedCheckpointer(Checkpointer):
 
     # -- steps --------------------------------------------------------------------------------------------------
 
-    def step(self, step: int, state: Any, *, loss: float | None = None) -> bool:
+    def step(
+        self, step: int, state: Any, *, loss: float | None = None, metrics: Mapping[str, float] | None = None
+    ) -> bool:
         """As `Checkpointer.step`, with a `ShardedAdapter`, at every rank and with the same step.
+
+        The loss and the metrics that are kept are rank 0's.
 
         Raises, at every rank alike:
             Fenced, StopRequested: see there. SIGTERM at any rank stops all of them.
@@ -160,6 +164,7 @@ class ShardedCheckpointer(Checkpointer):
         """
         saver, adapter = self._running(), _check_adapter(state)
         self._stepped(step)
+        self._metrics = {step: finite({"loss": loss, **(metrics or {})})}
         votes = self._ask(step, wanted=self._is_wanted(step, saver))
         taken = False
         if votes.stop:
@@ -269,7 +274,8 @@ class ShardedCheckpointer(Checkpointer):
         saver, began = self._running(), self._clock.monotonic()
         shards = self._part(adapter)
         saver.wants_another = False
-        saver.submit(ShardedCapture(step, TrainingState({}), self._clock.now(), shards=shards))
+        capture = ShardedCapture(step, TrainingState({}), self._clock.now(), shards=shards)
+        saver.submit(capture.with_metrics(self._metrics.get(step, {})))
         self._saved_step, self._saved_at = step, self._clock.monotonic()
         if self._live is not None:
             self._live.stall_seconds = self._saved_at - began

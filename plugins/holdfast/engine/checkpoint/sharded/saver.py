@@ -118,7 +118,7 @@ class ShardedSaver(CheckpointWriter):
         return parse_manifest(text.encode(), where="rank 0")
 
     def _commit(self, capture: ShardedCapture, written: Written) -> CheckpointManifest:
-        state = TrainingState({}, {}, written.model, fingerprint_of(written.fingerprints))
+        state = TrainingState({}, capture.state.values, written.model, fingerprint_of(written.fingerprints))
         manifest = self._manifest_of(capture, state, dict(written.blobs))
         return commit_manifest(self._store, manifest, guard=self._guard)
 
