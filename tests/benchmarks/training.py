@@ -88,7 +88,7 @@ def case_a(cases: list[Case], rounds: int, scale: float) -> None:
 
 
 def case_b(
-    cases: list[Case], rounds: int, scale: float, *, seconds: float = 100.0, every_seconds: float = 30.0
+    cases: list[Case], rounds: int, scale: float, *, seconds: float = 95.0, every_seconds: float = 30.0
 ) -> None:
     """A whole run with a save every 30 s, beside the same steps without."""
     layers = max(2, int(LAYERS * scale))
