@@ -172,6 +172,10 @@ def test_an_end_the_submitter_does_not_know_of_is_found_and_not_started_again(
     assert backend.submit(job(tmp_path, after=0)) == second
 
 
+def test_the_number_of_an_attempt_that_ended_is_not_used_again(tmp_path: Path, backend: VertexBackend) -> None:
+    assert backend.submit(job(tmp_path, after=2)).attempt == 3
+
+
 def test_the_crash_between_submit_and_persist_reattaches(
     tmp_path: Path, service: VertexService, bucket: Bucket
 ) -> None:

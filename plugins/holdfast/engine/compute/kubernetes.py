@@ -149,7 +149,8 @@ class KubernetesBackend:
                     self._give_environment(jobs[-1])  # whoever created it may have died before
                 if state not in ENDED or state in FINAL or spec.means(handle.attempt):
                     return handle
-            attempt = max(unused, self._above_all(spec.name, jobs))
+            # An attempt whose Job was deleted before its first heartbeat left nothing here but its number.
+            attempt = max(unused, self._above_all(spec.name, jobs), (spec.after or 0) + 1)
             created = self._create(spec, attempt)
             if created is not None:
                 return self._handle(spec.name, created)

@@ -175,7 +175,9 @@ class ProcessBackend:
     # -----------------------------------------------------------------------------------------------------------
 
     def _start(self, spec: JobSpec, folder: Path) -> JobHandle:
-        number = 1 + max((int(path.name.removeprefix("attempt-")) for path in folder.glob("attempt-*")), default=0)
+        here = max((int(path.name.removeprefix("attempt-")) for path in folder.glob("attempt-*")), default=0)
+        # On a new disk nothing is left of the attempts before, and a number counts once.
+        number = max(here, spec.after or 0) + 1
         attempt = folder / f"attempt-{number:06d}"
         attempt.mkdir()
         environ = {**self._environ, **spec.environment, "HOLDFAST_HEARTBEAT": str(attempt / "heartbeat.json")}

@@ -85,7 +85,7 @@ class SageMakerBackend:
 
     def submit(self, spec: JobSpec) -> JobHandle:
         """Create the next attempt, or reattach. A name that is taken is looked at, never gone around."""
-        taken = 0
+        taken = spec.after or 0
         for _ in range(_CLASHES):
             newest = self.find(spec.name)
             if newest is not None and (spec.means(newest.attempt) or self._lives(newest)):

@@ -90,7 +90,7 @@ class VertexBackend:
             return standing
         claims = self._claims()
         with bucket_answers(spec.name):
-            turn = claims.take(spec, max((job.attempt for job in jobs), default=0))
+            turn = claims.take(spec, max(spec.after or 0, *(job.attempt for job in jobs), 0))
         job = self._create(spec, claims, turn)
         with bucket_answers(spec.name):
             overtaken = claims.newest(spec) > turn.attempt
