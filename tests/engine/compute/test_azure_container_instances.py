@@ -123,7 +123,7 @@ def test_spot_is_the_groups_priority(world: World, groups: ContainerGroups) -> N
 
 @pytest.mark.parametrize(
     ("code", "state"),
-    [(76, JobState.FENCED), (75, JobState.STOPPED), (1, JobState.FAILED), (137, JobState.LOST), (143, JobState.LOST)],
+    [(76, JobState.FENCED), (75, JobState.LOST), (1, JobState.FAILED), (137, JobState.LOST), (143, JobState.LOST)],
 )
 def test_an_exit_code_tells_how_it_ended(world: World, groups: ContainerGroups, code: int, state: JobState) -> None:
     backend = leaf.open_backend(world.opening)
@@ -370,6 +370,19 @@ def test_a_spot_group_that_is_stopped_unasked_is_preempted(world: World, groups:
     second = backend.submit(replace(world.spec, spot=True))
     groups.run(name_of(second))
     assert backend.stop(second, grace_seconds=0).state is JobState.LOST
+
+
+def test_a_spot_group_that_saved_and_left_unasked_is_preempted(world: World, groups: ContainerGroups) -> None:
+    backend = leaf.open_backend(world.opening)
+    handle = backend.submit(replace(world.spec, spot=True))
+    groups.exit(name_of(handle), 75)
+    world.beat(state="stopped", step=5)
+    assert backend.status(handle).state is JobState.PREEMPTED
+    second = backend.submit(replace(world.spec, spot=True))
+    groups.run(name_of(second))
+    assert backend.stop(second, grace_seconds=0).state is JobState.STOPPED
+    elsewhere = leaf.open_backend(world.held_by("worker-2"))
+    assert elsewhere.status(second).state is JobState.STOPPED
 
 
 def test_a_spot_group_that_ran_out_of_memory_failed_and_was_not_preempted(

@@ -126,11 +126,11 @@ def test_every_status_the_sdk_knows_is_read_on_purpose() -> None:
     ("status", "beat", "state"),
     [
         ("Failed", {"state": "fenced"}, JobState.FENCED),
-        ("Failed", {"state": "stopped"}, JobState.STOPPED),
+        ("Failed", {"state": "stopped"}, JobState.LOST),
         ("Failed", {"state": "failed", "detail": "ValueError: no such column"}, JobState.FAILED),
         ("Failed", {"state": "training"}, JobState.FAILED),
         ("Failed", None, JobState.FAILED),
-        ("Canceled", {"state": "stopped"}, JobState.STOPPED),
+        ("Canceled", {"state": "stopped"}, JobState.LOST),
         ("Canceled", {"state": "finished"}, JobState.SUCCEEDED),
         ("Canceled", {"state": "training"}, JobState.LOST),
         ("Canceled", None, JobState.LOST),
@@ -159,7 +159,7 @@ def test_the_heartbeat_tells_how_it_ended(
         ("Failed", {"state": "failed"}, JobState.FAILED),
         ("Failed", None, JobState.FAILED),
         ("Canceled", {"state": "training"}, JobState.PREEMPTED),
-        ("Canceled", {"state": "stopped"}, JobState.STOPPED),
+        ("Canceled", {"state": "stopped"}, JobState.PREEMPTED),
     ],
 )
 def test_a_spot_job_cut_off_without_a_word_was_preempted(

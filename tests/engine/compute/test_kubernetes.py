@@ -41,7 +41,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 @pytest.mark.parametrize(
     ("what", "state"),
-    [("0", JobState.SUCCEEDED), ("76", JobState.FENCED), ("75", JobState.STOPPED), ("3", JobState.FAILED)],
+    [("0", JobState.SUCCEEDED), ("76", JobState.FENCED), ("75", JobState.LOST), ("3", JobState.FAILED)],
 )
 def test_the_exit_code_tells_how_a_job_ended(world: World, what: str, state: JobState) -> None:
     backend = world.backend()
@@ -86,7 +86,18 @@ def test_how_a_job_ended_is_known_from_its_heartbeat_when_its_pod_is_gone(world:
     begun(backend, handle)
     stopped = backend.stop(handle, grace_seconds=20)
     assert (stopped.state, world.pods()) == (JobState.STOPPED, [])
-    assert backend.status(handle).state is JobState.STOPPED
+    assert world.backend().status(handle).state is JobState.STOPPED
+
+
+def test_one_that_saved_and_left_unasked_lost_its_machine(world: World) -> None:
+    backend = world.backend(spot_node_selector={"cloud.google.com/gke-spot": "true"})
+    handle = backend.submit(world.spec("until-told", spot=True))
+    begun(backend, handle)
+    # A spare node that goes takes its pods off the cluster's books, unlike the Job.
+    (pod,) = world.pods()
+    backend._api.delete_pod(pod, world.server.objects["pods"][pod]["metadata"]["uid"], grace_seconds=20)
+    assert ended(backend, handle).state is JobState.PREEMPTED
+    assert not world.pods()
 
 
 def test_an_end_the_submitter_does_not_know_of_is_found_and_not_started_again(world: World) -> None:

@@ -114,7 +114,7 @@ def test_a_job_runs_and_succeeds(
     ("state", "code", "message", "started", "beaten", "expected"),
     [
         ("FAILED", 3, "workerpool0-0 exited with a non-zero status of 76.", True, None, JobState.FENCED),
-        ("FAILED", 3, "workerpool0-0 exited with a non-zero status of 75.", True, None, JobState.STOPPED),
+        ("FAILED", 3, "workerpool0-0 exited with a non-zero status of 75.", True, None, JobState.LOST),
         ("FAILED", 3, "workerpool0-0 exited with a non-zero status of 1.", True, "fenced", JobState.FAILED),
         ("FAILED", 3, "Replica exited with a non-zero status code 137", True, None, JobState.LOST),
         ("FAILED", 3, "see the log", True, "fenced", JobState.FENCED),
@@ -124,7 +124,7 @@ def test_a_job_runs_and_succeeds(
         ("FAILED", 8, "the replica ran out of memory", True, "training", JobState.FAILED),
         ("FAILED", 14, "the spot VM was preempted", True, "stopped", JobState.PREEMPTED),
         ("FAILED", 14, "the spot VM was preempted", True, "finished", JobState.SUCCEEDED),
-        ("CANCELLED", 0, "", True, "stopped", JobState.STOPPED),
+        ("CANCELLED", 0, "", True, "stopped", JobState.LOST),
         ("CANCELLED", 0, "", True, "training", JobState.LOST),
         ("EXPIRED", 0, "", True, None, JobState.LOST),
         ("CANCELLING", 0, "", True, "stopped", JobState.RUNNING),
@@ -377,6 +377,16 @@ def test_stop_waits_for_the_grace_and_says_that_the_job_still_runs(
     beat(bucket, handle, "stopped")  # type: ignore[arg-type]
     service.becomes(name(handle), "CANCELLED")
     assert backend.stop(handle, grace_seconds=30).state is JobState.STOPPED
+    assert at(tmp_path, service, bucket).status(handle).state is JobState.STOPPED
+
+
+def test_a_spot_job_that_saved_and_left_unasked_was_preempted(
+    tmp_path: Path, backend: VertexBackend, service: VertexService, bucket: ObjectStore
+) -> None:
+    handle = backend.submit(job(tmp_path, spot=True))
+    beat(bucket, handle, "stopped")
+    service.becomes(name(handle), "FAILED", code=3, message="workerpool0-0 exited with a non-zero status of 75.")
+    assert backend.status(handle).state is JobState.PREEMPTED
     assert backend.confirm_dead(handle)
 
 

@@ -52,8 +52,9 @@ from holdfast.engine.compute.remote import (
     status_of,
     with_heartbeat,
 )
+from holdfast.engine.compute.stops import Stops
 from holdfast.engine.objectstore.errors import ObjectNotFound, ObjectStoreError
-from holdfast.engine.objectstore.interface import OVERWRITE, ObjectStore
+from holdfast.engine.objectstore.interface import ObjectStore
 
 #: A claimant makes its job at once. After this silence another may make it, under the same name.
 CLAIM_SECONDS = 120.0
@@ -141,6 +142,7 @@ class ClaimedBackend:
         self._service = service
         self._kind = service.capabilities().kind
         self._clock: Clock = opening.clock
+        self._stops = Stops(opening.store)
 
     def capabilities(self) -> BackendCapabilities:
         return self._service.capabilities()
@@ -190,8 +192,9 @@ class ClaimedBackend:
         if seen is None:
             if _is_fresh(store, run, epoch, number, self._clock):
                 return status_of(JobState.PENDING, beat, "claimed a moment ago; the service does not show it yet")
-            ended = ended_by_heartbeat(beat)
-            return status_of(ended or JobState.LOST, beat, "the service has no such job any more")
+            # Whether it was on spot capacity nothing tells any more.
+            ended = self._stops.read(handle, ended_by_heartbeat(beat) or JobState.LOST, spot=False)
+            return status_of(ended, beat, "the service has no such job any more")
         state = self._settled(store, run, epoch, number, seen)
         own = (beat or {}).get("detail") if not seen.tells_end else None
         return status_of(state, beat, str(own) if own else seen.detail)
@@ -210,9 +213,9 @@ class ClaimedBackend:
         seen = self._service.look(job)
         if seen is not None and seen.alive:
             deadline = self._clock.monotonic() + grace_seconds
+            self._stops.note(handle)
             with contextlib.suppress(ObjectStoreError):  # a dead bucket must not keep a job alive
                 store = self._opening.store()
-                store.put(_stop_key(run, epoch, number), b"", mode=OVERWRITE)
                 self._await_checkpoint(store, (run, epoch, number), deadline)
             self._service.halt(job)
             self._wait(lambda: not self._is_alive(job), self._clock.monotonic() + _HALT_SECONDS)
@@ -293,12 +296,13 @@ class ClaimedBackend:
                 beat = read_heartbeat(store, heartbeat_key(run, epoch, number))
             told = ended_by_heartbeat(beat)
             if told is not None:
-                return told
-            if seen.spot and beat is not None and beat.get("state") != "failed":
+                state = told
+            elif seen.spot and beat is not None and beat.get("state") != "failed":
                 state = JobState.LOST
-        if state is JobState.LOST and seen.spot and not _stop_was_asked(store, run, epoch, number):
+        handle = self._handle(run, epoch, number)
+        if state is JobState.LOST and seen.spot and not self._stops.was_asked(handle):
             return JobState.PREEMPTED
-        return state
+        return self._stops.read(handle, state, spot=seen.spot)
 
     def _is_alive(self, job: str) -> bool:
         seen = self._service.look(job)
@@ -385,10 +389,6 @@ class ClaimedBackend:
             ) from error
 
 
-def _stop_key(run: str, epoch: int, number: int) -> str:
-    return f"{claim_key(run, epoch, number)}.stop"
-
-
 def _is_fresh(store: ObjectStore, run: str, epoch: int, number: int, clock: Clock) -> bool:
     """Whether the claimant may still be about to make the job. A bucket that does not answer: it may."""
     try:
@@ -398,16 +398,6 @@ def _is_fresh(store: ObjectStore, run: str, epoch: int, number: int, clock: Cloc
     except ObjectStoreError:
         return True
     return clock.now() - claimed_at < timedelta(seconds=CLAIM_SECONDS)
-
-
-def _stop_was_asked(store: ObjectStore, run: str, epoch: int, number: int) -> bool:
-    try:
-        store.head(_stop_key(run, epoch, number))
-    except ObjectNotFound:
-        return False
-    except ObjectStoreError:
-        return True
-    return True
 
 
 def _heartbeat(store: ObjectStore, run: str, epoch: int, number: int) -> dict[str, Any] | None:

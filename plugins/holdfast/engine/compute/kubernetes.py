@@ -29,6 +29,7 @@ from holdfast.engine.compute.kubernetes_job import (
     CONTAINER,
     JOB_ANNOTATION,
     JOB_LABEL,
+    SPOT_LABEL,
     TERMINATION_GRACE_SECONDS,
     environment_secret,
     job_manifest,
@@ -38,6 +39,7 @@ from holdfast.engine.compute.kubernetes_job import (
 from holdfast.engine.compute.kubernetes_status import is_over, may_write, state_of
 from holdfast.engine.compute.opening import Opening
 from holdfast.engine.compute.remote import ended_by_heartbeat, heartbeat_key, status_of
+from holdfast.engine.compute.stops import Stops
 from holdfast.engine.config import Cloud
 from holdfast.engine.config.compute import Kubernetes
 from holdfast.engine.objectstore.errors import ObjectNotFound
@@ -116,6 +118,7 @@ class KubernetesBackend:
         self._api = api
         self._clock = opening.clock
         self._beats = Beats(opening.store)
+        self._stops = Stops(opening.store)
 
     def capabilities(self) -> BackendCapabilities:
         """Spot is what ``spot_node_selector`` names. The notice is the vendors' word, not measured."""
@@ -170,7 +173,8 @@ class KubernetesBackend:
         job, pods = self._look(handle)
         state, detail = state_of(job, pods)
         beat = self._beats.read(handle, needed=state is None)
-        return status_of(state or ended_by_heartbeat(beat) or JobState.LOST, beat, detail)
+        ended = state or ended_by_heartbeat(beat) or JobState.LOST
+        return status_of(self._stops.read(handle, ended, spot=bool(handle.reference.get("spot"))), beat, detail)
 
     def request_checkpoint(self, handle: JobHandle) -> None:
         self._reference(handle)
@@ -184,6 +188,8 @@ class KubernetesBackend:
         """
         job, pods = self._look(handle)
         alive = [pod for pod in pods if may_write(pod)]
+        if alive:
+            self._stops.note(handle)
         for pod in alive:
             # Zero would take the pod off the books without waiting for its processes to die.
             grace = max(1, math.ceil(grace_seconds))
@@ -309,6 +315,7 @@ class KubernetesBackend:
                 "job": job.metadata.name,
                 "uid": job.metadata.uid,
                 "attempt": _attempt(job),
+                "spot": int(SPOT_LABEL in job.metadata.labels),
             },
         )
 

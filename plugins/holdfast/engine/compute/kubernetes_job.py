@@ -23,6 +23,8 @@ TOPOLOGY_FOLDER, TOPOLOGY_FILE = "/etc/holdfast", "topology.yaml"
 #: From SIGTERM to SIGKILL when the cluster takes the pod away; `stop` gives its own grace.
 TERMINATION_GRACE_SECONDS = 30
 JOB_LABEL, ATTEMPT_LABEL, UID_LABEL = "holdfast.io/job", "holdfast.io/attempt", "batch.kubernetes.io/controller-uid"
+#: Of a Job on capacity that may be taken away, whatever the site calls such nodes by then.
+SPOT_LABEL = "holdfast.io/spot"
 JOB_ANNOTATION = "holdfast.io/job-name"
 TOPOLOGY_ANNOTATION = "holdfast.io/topology"
 KUEUE_LABEL = "kueue.x-k8s.io/queue-name"
@@ -72,6 +74,7 @@ def job_manifest(
         "holdfast.io/run": label_value(spec.run),
         "holdfast.io/epoch": str(spec.epoch),
         "holdfast.io/site": label_value(spec.site),
+        **({SPOT_LABEL: "true"} if spec.spot else {}),
     }
     annotations = {
         JOB_ANNOTATION: spec.name,

@@ -30,6 +30,7 @@ from holdfast.engine.compute.interface import (
     JobStatus,
 )
 from holdfast.engine.compute.opening import Opening
+from holdfast.engine.compute.stops import Stops
 from holdfast.engine.config import Connection
 from holdfast.engine.config.compute import SageMaker
 
@@ -81,6 +82,7 @@ class SageMakerBackend:
         self._opening = opening
         self._settings: SageMaker = settings
         self._beats = Beats(opening.store)
+        self._stops = Stops(opening.store)
         self._clients: Clients | None = None
 
     def submit(self, spec: JobSpec) -> JobHandle:
@@ -121,6 +123,7 @@ class SageMakerBackend:
         ended = job["TrainingJobStatus"] in sagemaker_job.TERMINAL
         beat = self._beats.read(handle, needed=ended and job["TrainingJobStatus"] != "Completed")
         state, detail = sagemaker_job.state_of(job, beat)
+        state = self._stops.read(handle, state, spot=sagemaker_job.may_be_taken(job))
         return remote.status_of(state, beat, detail)
 
     def request_checkpoint(self, handle: JobHandle) -> None:
@@ -131,7 +134,8 @@ class SageMakerBackend:
 
         Waits for the grace and returns how the job stands then: it may still be RUNNING.
         """
-        self._describe(handle)
+        if self._describe(handle)["TrainingJobStatus"] not in sagemaker_job.TERMINAL:
+            self._stops.note(handle)
         self._call(handle.name, "stop_training_job", TrainingJobName=self._training_job(handle))
         deadline = self._opening.clock.monotonic() + grace_seconds
         while not self._has_ended(handle):

@@ -32,6 +32,7 @@ from holdfast.engine.compute.interface import (
     JobStatus,
 )
 from holdfast.engine.compute.opening import Opening
+from holdfast.engine.compute.stops import Stops
 from holdfast.engine.config import Connection
 
 KIND = "vertex"
@@ -51,6 +52,7 @@ class _Job:
     error_code: int
     error: str
     started: bool
+    spot: bool
 
     @property
     def ended(self) -> bool:
@@ -80,6 +82,7 @@ class VertexBackend:
         self._opening, self._settings = opening, settings
         self._claim_seconds, self._nonce = claim_seconds, nonce
         self._beats = Beats(opening.store)
+        self._stops = Stops(opening.store)
         self._service: Any = None
 
     def submit(self, spec: JobSpec) -> JobHandle:
@@ -114,6 +117,7 @@ class VertexBackend:
         job = self._get(handle)
         beat = self._beats.read(handle, needed=job.ended and job.state != "SUCCEEDED")
         state, detail = vertex_job.state_of(job.state, job.error_code, job.error, beat, started=job.started)
+        state = self._stops.read(handle, state, spot=job.spot and job.state != "EXPIRED")
         return remote.status_of(state, beat, detail)
 
     def request_checkpoint(self, handle: JobHandle) -> None:
@@ -124,6 +128,7 @@ class VertexBackend:
         """CancelCustomJob, which is best effort; waits for the grace. The job may still be RUNNING after it."""
         job = self._get(handle)
         if not job.ended:
+            self._stops.note(handle)
             self._cancel(handle.name, job)
         deadline = self._opening.clock.monotonic() + grace_seconds
         while not self._get(handle).ended:
@@ -305,6 +310,7 @@ def _job(found: Any) -> _Job:
         error_code=int(found.error.code),
         error=str(found.error.message),
         started=found.start_time is not None,
+        spot=found.job_spec.scheduling.strategy.name == "SPOT",
     )
 
 
