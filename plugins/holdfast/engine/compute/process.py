@@ -5,7 +5,9 @@ A job's folder is its truth::
     <state folder>/<site>/<run>.e<epoch>/
       lock                       held by everything of the job that lives
       submitting                 held by whoever starts an attempt
-      attempt-000001/handle.json heartbeat.json result.json log.txt
+      attempt-000001/claim handle.json heartbeat.json result.json log.txt
+
+A site's bucket tells which disk has an attempt, see `hosts`.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -26,6 +28,7 @@ from typing import Any
 from holdfast.clock import Clock
 from holdfast.engine.compute import job
 from holdfast.engine.compute.errors import AlreadyRuns, JobNotStarted, OnAnotherHost, UnknownHandle
+from holdfast.engine.compute.hosts import HostClaims
 from holdfast.engine.compute.interface import (
     ENDED,
     FINAL,
@@ -38,6 +41,7 @@ from holdfast.engine.compute.interface import (
 from holdfast.engine.compute.job import boot
 from holdfast.engine.compute.processes import is_locked, is_suspended, session_members, signal_all
 from holdfast.engine.compute.remote import ended_by_code, ended_by_heartbeat, status_of
+from holdfast.engine.objectstore.interface import ObjectStore
 
 KIND = "process"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}")
@@ -57,9 +61,20 @@ class ProcessBackend:
         environ: what every job gets beneath its own environment; the parent's own is not inherited.
         cwd: where jobs start.
         clock: for waiting.
+        store: opens the site's bucket.
     """
 
-    def __init__(self, site: str, folder: Path, *, environ: Mapping[str, str], cwd: Path, clock: Clock) -> None:
+    def __init__(
+        self,
+        site: str,
+        folder: Path,
+        *,
+        environ: Mapping[str, str],
+        cwd: Path,
+        clock: Clock,
+        store: Callable[[], ObjectStore],
+    ) -> None:
+        self._hosts = HostClaims(store, site)
         self._site = site
         self._folder = folder / site
         self._environ = dict(environ)
@@ -81,7 +96,8 @@ class ProcessBackend:
 
         Raises:
             AlreadyRuns: something of an earlier attempt still lives though its handle does not say so.
-            OnAnotherHost: one was started on another host and is silent; it may still write.
+            OnAnotherHost: one was started on another host and is silent, or on another disk; it may still write.
+            ComputeUnavailable: the bucket does not answer, so whether another host has the job is not known.
             JobNotStarted: it could not be started.
         """
         folder = self._job_folder(spec.name)
@@ -177,9 +193,10 @@ class ProcessBackend:
     def _start(self, spec: JobSpec, folder: Path) -> JobHandle:
         here = max((int(path.name.removeprefix("attempt-")) for path in folder.glob("attempt-*")), default=0)
         # On a new disk nothing is left of the attempts before, and a number counts once.
-        number = max(here, spec.after or 0) + 1
+        number = max(here, spec.after or 0, self._hosts.newest(spec, folder)) + 1
         attempt = folder / f"attempt-{number:06d}"
         attempt.mkdir()
+        self._hosts.take(spec, attempt, number)
         environ = {**self._environ, **spec.environment, "HOLDFAST_HEARTBEAT": str(attempt / "heartbeat.json")}
         try:
             starter = subprocess.run(
@@ -212,7 +229,9 @@ class ProcessBackend:
                 expected="exit code 0 of its keeper",
                 found=f"{starter.returncode}: {starter.stderr.decode(errors='replace').strip()[-500:]}",
             )
-        return self._handle(spec.name, attempt)
+        handle = self._handle(spec.name, attempt)
+        self._hosts.started(spec, handle)
+        return handle
 
     def _job_folder(self, name: str) -> Path:
         if not _NAME.fullmatch(name):
