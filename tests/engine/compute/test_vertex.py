@@ -10,15 +10,13 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import grpc
 import pytest
 
-from compute_world import CREDENTIAL, RUN, beat, job, opening
+from compute_world import CREDENTIAL, RUN, Bucket, beat, job, opening
 from holdfast.clock import FakeClock
 from holdfast.engine.compute import (
     ComputeRefused,
@@ -31,37 +29,12 @@ from holdfast.engine.compute import (
 )
 from holdfast.engine.compute.remote import claim_attempt
 from holdfast.engine.compute.vertex import VertexBackend
-from holdfast.engine.objectstore import memory_store
 from holdfast.engine.objectstore.errors import StoreUnavailable
 from holdfast.engine.objectstore.interface import ObjectStore
 from vertex_service import VertexService
 
 SETTINGS = {"project": "p", "image": "europe-docker.pkg.dev/p/r/trainer:1", "machine": "n1-standard-4"}
 CLAIM_SECONDS = 180
-
-
-class Bucket:
-    """A bucket in memory whose own clock can go on."""
-
-    def __init__(self) -> None:
-        self._store = memory_store("site-a")
-        self._later = timedelta()
-        self._added: dict[str, timedelta] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)
-
-    def passes(self, seconds: float) -> None:
-        self._later += timedelta(seconds=seconds)
-
-    def put(self, key: str, data: Any, **more: Any) -> Any:
-        done = self._store.put(key, data, **more)
-        self._added[key] = self._later
-        return done
-
-    def head(self, key: str) -> Any:
-        found = self._store.head(key)
-        return SimpleNamespace(modified_at=found.modified_at + self._added[key], size_bytes=found.size_bytes)
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any, Protocol
 
 from holdfast.clock import Clock
@@ -38,7 +37,7 @@ from holdfast.engine.compute.interface import (
 )
 from holdfast.engine.compute.opening import Opening
 from holdfast.engine.compute.remote import (
-    Claim,
+    claim_age_seconds,
     claim_attempt,
     claim_key,
     command_elsewhere,
@@ -190,7 +189,7 @@ class ClaimedBackend:
         store = self._opening.store()
         beat = _heartbeat(store, run, epoch, number)
         if seen is None:
-            if _is_fresh(store, run, epoch, number, self._clock):
+            if _is_fresh(store, run, epoch, number):
                 return status_of(JobState.PENDING, beat, "claimed a moment ago; the service does not show it yet")
             # Whether it was on spot capacity nothing tells any more.
             ended = self._stops.read(handle, ended_by_heartbeat(beat) or JobState.LOST, spot=False)
@@ -230,7 +229,7 @@ class ClaimedBackend:
             return False
         if seen is not None:
             return not seen.alive
-        return not _is_fresh(self._opening.store(), run, epoch, number, self._clock)
+        return not _is_fresh(self._opening.store(), run, epoch, number)
 
     def log(self, handle: JobHandle, *, last_bytes: int = 8192) -> str:
         _, _, number = self._attempt(handle)
@@ -251,12 +250,13 @@ class ClaimedBackend:
         job = self._job(spec.name, number)
         order = self._order(spec, number)
         claim = claim_attempt(store, spec, number, holder=self._opening.holder)
-        if not claim.mine and self._age(claim) < CLAIM_SECONDS:
+        age = 0.0 if claim.mine else claim_age_seconds(store, claim_key(spec.run, spec.epoch, number))
+        if not claim.mine and age < CLAIM_SECONDS:
             if not self._wait(lambda: self._service.look(job) is not None, self._clock.monotonic() + _APPEAR_SECONDS):
                 raise ComputeUnavailable(
                     "another submitter claimed this attempt and its job is not there yet",
                     where=f"{self._opening.site_name}: {job}",
-                    found=f"claimed by {claim.holder} {self._age(claim):.0f} s ago",
+                    found=f"claimed by {claim.holder} {age:.0f} s ago",
                     fix=f"Submit again; {CLAIM_SECONDS:.0f} s after the claim anyone may make the job",
                 )
             return self._handle(spec.run, spec.epoch, number)
@@ -342,9 +342,6 @@ class ClaimedBackend:
             self._clock.sleep(_POLL_SECONDS)
         return True
 
-    def _age(self, claim: Claim) -> float:
-        return (self._clock.now() - claim.claimed_at).total_seconds()
-
     def _job(self, name: str, number: int) -> str:
         return self._service.job_name(name, number)
 
@@ -389,15 +386,14 @@ class ClaimedBackend:
             ) from error
 
 
-def _is_fresh(store: ObjectStore, run: str, epoch: int, number: int, clock: Clock) -> bool:
+def _is_fresh(store: ObjectStore, run: str, epoch: int, number: int) -> bool:
     """Whether the claimant may still be about to make the job. A bucket that does not answer: it may."""
     try:
-        claimed_at = store.head(claim_key(run, epoch, number)).modified_at
+        return claim_age_seconds(store, claim_key(run, epoch, number)) < CLAIM_SECONDS
     except ObjectNotFound:
         return False
     except ObjectStoreError:
         return True
-    return clock.now() - claimed_at < timedelta(seconds=CLAIM_SECONDS)
 
 
 def _heartbeat(store: ObjectStore, run: str, epoch: int, number: int) -> dict[str, Any] | None:

@@ -33,6 +33,8 @@ from holdfast.engine.objectstore.interface import CREATE, OVERWRITE, ObjectStore
 
 HEARTBEAT_SCHEME = "object:"
 REQUEST_SUFFIX = ".request"
+#: Beside a claim, written for its date.
+_ASKED = ".asked"
 _CLAIM = re.compile(r"\.(\d{6})\.json$")
 #: How a heartbeat's own last state reads as a job's.
 _ENDS = {"finished": JobState.SUCCEEDED, "fenced": JobState.FENCED, "stopped": JobState.STOPPED}
@@ -134,12 +136,11 @@ def service_name(name: str, attempt: int, *, limit: int, separator: str = "-") -
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Who may submit an attempt. ``claimed_at`` is by the store's own clock."""
+    """Who may submit an attempt."""
 
     attempt: int
     holder: str
     mine: bool
-    claimed_at: datetime
 
 
 def claim_key(run: str, epoch: int, attempt: int) -> str:
@@ -153,6 +154,18 @@ def newest_claimed(store: ObjectStore, run: str, epoch: int) -> int:
     return max((int(one[1]) for one in found if one is not None), default=0)
 
 
+def claim_age_seconds(store: ObjectStore, key: str) -> float:
+    """How old a claim is by the store's own clock, whatever this machine's shows: by two of its times.
+
+    Raises:
+        ObjectNotFound: there is no such claim.
+        ObjectStoreError: the bucket does not answer.
+    """
+    claimed_at = store.head(key).modified_at
+    store.put(f"{key}{_ASKED}", b"", mode=OVERWRITE)
+    return (store.head(f"{key}{_ASKED}").modified_at - claimed_at).total_seconds()
+
+
 def claim_attempt(store: ObjectStore, spec: JobSpec, attempt: int, *, holder: str) -> Claim:
     """Claim an attempt, or learn who has it: of many claimants one wins, and claiming again changes nothing."""
     key = claim_key(spec.run, spec.epoch, attempt)
@@ -160,4 +173,4 @@ def claim_attempt(store: ObjectStore, spec: JobSpec, attempt: int, *, holder: st
     with contextlib.suppress(ObjectExists):
         store.put(key, document.encode(), mode=CREATE, content_type="application/json")
     found = str(json.loads(store.get(key)).get("holder"))
-    return Claim(attempt, found, found == holder, store.head(key).modified_at)
+    return Claim(attempt, found, found == holder)
