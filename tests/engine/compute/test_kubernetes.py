@@ -25,6 +25,7 @@ from holdfast.engine.compute import (
 from holdfast.engine.compute.beats import key_of
 from holdfast.engine.compute.kubernetes import KubernetesBackend
 from holdfast.engine.config.compute import Kubernetes
+from holdfast.engine.objectstore import memory_store
 from holdfast.errors import ConfigError
 from kubernetes_world import RUN, World, begun, ended
 
@@ -209,6 +210,20 @@ def test_anothers_job_of_the_same_name_is_refused_and_left_alone(world: World) -
     (world.bucket / key_of(handle)).unlink()
     with pytest.raises(JobNotStarted, match="another Job has the name"):
         backend.submit(world.spec("0"))
+
+
+def test_two_installations_in_one_namespace_leave_each_others_jobs_alone(world: World) -> None:
+    mine = world.backend()
+    first = mine.submit(world.spec("until-told"))
+    begun(mine, first)
+    world.bucket_name, world.store = "staging", memory_store()
+    other = world.backend()
+    assert other.find(first.name) is None
+    second = other.submit(world.spec("0"))
+    assert second.reference["uid"] != first.reference["uid"]
+    assert second.attempt == 1
+    assert ended(other, second).state is JobState.SUCCEEDED
+    assert mine.status(first).state is JobState.RUNNING
 
 
 # -- stopping ---------------------------------------------------------------------------------------------------

@@ -238,6 +238,19 @@ def test_the_job_of_a_submitter_that_lost_its_turn_and_died_is_cancelled_by_the_
     assert states == {"1": "JOB_STATE_CANCELLING", "2": "JOB_STATE_QUEUED"}
 
 
+def test_of_an_older_attempt_that_lives_and_a_newer_that_ended_the_living_one_is_found(
+    tmp_path: Path, backend: VertexBackend, service: VertexService
+) -> None:
+    first = backend.submit(job(tmp_path))
+    service.unlisted.add(name(first))
+    second = backend.submit(job(tmp_path, after=1))
+    service.unlisted.clear()
+    service.becomes(name(second), "CANCELLED")
+    assert backend.find(job(tmp_path).name) == first == backend.submit(job(tmp_path))
+    service.becomes(name(first), "CANCELLED")
+    assert backend.find(job(tmp_path).name) == second
+
+
 def test_a_submitter_held_up_beyond_its_turn_submits_nothing(
     tmp_path: Path, service: VertexService, bucket: Bucket
 ) -> None:

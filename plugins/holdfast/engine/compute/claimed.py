@@ -37,6 +37,7 @@ from holdfast.engine.compute.interface import (
 )
 from holdfast.engine.compute.opening import Opening
 from holdfast.engine.compute.remote import (
+    bucket_digest,
     claim_age_seconds,
     claim_attempt,
     claim_key,
@@ -52,6 +53,7 @@ from holdfast.engine.compute.remote import (
     with_heartbeat,
 )
 from holdfast.engine.compute.stops import Stops
+from holdfast.engine.config import Site
 from holdfast.engine.objectstore.errors import ObjectNotFound, ObjectStoreError
 from holdfast.engine.objectstore.interface import ObjectStore
 
@@ -404,6 +406,6 @@ def _heartbeat(store: ObjectStore, run: str, epoch: int, number: int) -> dict[st
         return None
 
 
-def limited_name(limit: int) -> Callable[[str, int], str]:
-    """`Service.job_name` for a service that takes ``limit`` characters."""
-    return lambda name, attempt: service_name(name, attempt, limit=limit)
+def limited_name(limit: int, site: Site) -> Callable[[str, int], str]:
+    """`Service.job_name` for a service that takes ``limit`` characters; two buckets' jobs are never one."""
+    return lambda name, attempt: service_name(f"{name}.{bucket_digest(site)}", attempt, limit=limit)

@@ -28,17 +28,17 @@ from holdfast.engine.compute.kubernetes_job import (
     ATTEMPT_LABEL,
     CONTAINER,
     JOB_ANNOTATION,
-    JOB_LABEL,
     SPOT_LABEL,
     TERMINATION_GRACE_SECONDS,
     environment_secret,
     job_manifest,
     job_name,
-    label_value,
+    job_selector,
 )
 from holdfast.engine.compute.kubernetes_status import is_over, may_write, state_of
 from holdfast.engine.compute.opening import Opening
-from holdfast.engine.compute.remote import ended_by_heartbeat, heartbeat_key, status_of
+from holdfast.engine.compute.remote import bucket_digest, ended_by_heartbeat, heartbeat_key, status_of
+from holdfast.engine.compute.sdk import require_sdk
 from holdfast.engine.compute.stops import Stops
 from holdfast.engine.config import Cloud
 from holdfast.engine.config.compute import Kubernetes
@@ -59,13 +59,14 @@ def open_backend(opening: Opening) -> KubernetesBackend:
     """The backend of a site whose compute is ``kind: kubernetes``. Asks the cluster nothing.
 
     Raises:
-        ConfigError: the site has no section ``kubernetes``.
+        ConfigError: the site has no section ``kubernetes``, or the SDK is not installed.
     """
     settings = opening.site.compute.kubernetes
     if settings is None:
         raise ConfigError(
             "the site has no Kubernetes settings", where=f"sites.{opening.site_name}.compute", expected="`kubernetes`"
         )
+    require_sdk("kubernetes", kind=KIND, package="kubernetes")
     rng = random.Random()  # noqa: S311 - spreads load, guards nothing
     api = ClusterApi(
         opening.client or (lambda: own_client(settings)),
@@ -117,6 +118,7 @@ class KubernetesBackend:
         self._settings = settings
         self._api = api
         self._clock = opening.clock
+        self._bucket = bucket_digest(opening.site)
         self._beats = Beats(opening.store)
         self._stops = Stops(opening.store)
 
@@ -240,6 +242,7 @@ class KubernetesBackend:
             settings=self._settings,
             topology=self._opening.topology.path,
             has_environment=bool(self._opening.environ),
+            bucket=self._bucket,
         )
         job = self._api.create_job(manifest)
         if job is None:
@@ -256,7 +259,7 @@ class KubernetesBackend:
             self._api.create_secret(environment_secret(job, self._opening.environ))
 
     def _refuse_foreign(self, spec: JobSpec, attempt: int) -> None:
-        name = job_name(spec.name, attempt)
+        name = job_name(spec.name, attempt, self._bucket)
         found = self._api.job(name)
         if found is not None and (found.metadata.annotations or {}).get(JOB_ANNOTATION) != spec.name:
             raise JobNotStarted(
@@ -269,7 +272,7 @@ class KubernetesBackend:
 
     def _above_all(self, name: str, jobs: list[Any]) -> int:
         """The number after every attempt the cluster knows. Raises AlreadyRuns when a pod of one may write."""
-        pods = self._api.pods(f"{JOB_LABEL}={label_value(name)}")
+        pods = self._api.pods(job_selector(name, self._bucket))
         alive = [pod.metadata.name for pod in pods if may_write(pod)]
         if alive:
             raise AlreadyRuns(
@@ -293,7 +296,7 @@ class KubernetesBackend:
 
     def _jobs(self, name: str) -> list[Any]:
         """The Jobs of this name's attempts, the newest last."""
-        found = self._api.jobs(f"{JOB_LABEL}={label_value(name)}")
+        found = self._api.jobs(job_selector(name, self._bucket))
         return sorted((job for job in found if job.metadata.annotations[JOB_ANNOTATION] == name), key=_attempt)
 
     def _look(self, handle: JobHandle) -> tuple[Any | None, list[Any]]:
@@ -302,7 +305,7 @@ class KubernetesBackend:
         job = self._api.job(str(reference["job"]))
         if job is not None and job.metadata.uid != reference["uid"]:
             job = None
-        pods = self._api.pods(f"{JOB_LABEL}={label_value(handle.name)},{ATTEMPT_LABEL}={reference['attempt']}")
+        pods = self._api.pods(f"{job_selector(handle.name, self._bucket)},{ATTEMPT_LABEL}={reference['attempt']}")
         return job, [pod for pod in pods if _owner(pod) in (reference["uid"], None)]
 
     def _handle(self, name: str, job: Any) -> JobHandle:

@@ -21,7 +21,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,7 @@ from holdfast.engine.compute.interface import (
 )
 from holdfast.engine.compute.job import boot
 from holdfast.engine.compute.processes import is_locked, is_suspended, session_members, signal_all
-from holdfast.engine.compute.remote import ended_by_code, ended_by_heartbeat, status_of
+from holdfast.engine.compute.remote import ended_by_code, ended_by_heartbeat, status_of, written_at
 from holdfast.engine.objectstore.interface import ObjectStore
 
 KIND = "process"
@@ -310,8 +309,8 @@ class ProcessBackend:
     def _silent_seconds(self, attempt: Path) -> float:
         """Since the newest sign of life, by the writer's clock: its heartbeat, else its start."""
         beat, facts = _read(attempt / "heartbeat.json") or {}, _read(attempt / job.HANDLE_FILE) or {}
-        at = beat.get("at")
-        seen = datetime.fromisoformat(at).timestamp() if isinstance(at, str) else float(facts.get("submitted_at", 0.0))
+        at = written_at(beat)
+        seen = at.timestamp() if at is not None else float(facts.get("submitted_at", 0.0))
         return max(0.0, self._clock.now().timestamp() - seen)
 
     def _result(self, attempt: Path) -> tuple[JobState, str | None] | None:

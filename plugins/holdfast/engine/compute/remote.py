@@ -28,6 +28,7 @@ from holdfast.engine.compute.interface import (
     JobState,
     JobStatus,
 )
+from holdfast.engine.config import Site
 from holdfast.engine.objectstore.errors import ObjectExists, ObjectNotFound
 from holdfast.engine.objectstore.interface import CREATE, OVERWRITE, ObjectStore
 
@@ -93,16 +94,27 @@ def request_checkpoint(store: ObjectStore, key: str) -> None:
 def status_of(state: JobState, beat: Mapping[str, Any] | None, detail: str | None) -> JobStatus:
     """A job's status: what the service says of its state, and what the heartbeat says of its steps."""
     beat = beat or {}
-    at = beat.get("at")
     saving = beat.get("saving")
     trouble = beat.get("detail") or (saving.get("error") if isinstance(saving, dict) else None)
     return JobStatus(
         state,
-        step=beat.get("step"),
-        total_steps=beat.get("total_steps"),
-        heartbeat_at=datetime.fromisoformat(at).astimezone(UTC) if isinstance(at, str) else None,
+        step=_count(beat.get("step")),
+        total_steps=_count(beat.get("total_steps")),
+        heartbeat_at=written_at(beat),
         detail=detail or (str(trouble) if trouble else None),
     )
+
+
+def written_at(beat: Mapping[str, Any]) -> datetime | None:
+    """When a heartbeat was written, by the job's clock; None where it tells no time that can be read."""
+    try:
+        return datetime.fromisoformat(beat["at"]).astimezone(UTC)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
+
+
+def _count(steps: Any) -> int | None:
+    return steps if isinstance(steps, int) else None
 
 
 def ended_by_code(exit_code: int) -> JobState:
@@ -132,6 +144,11 @@ def service_name(name: str, attempt: int, *, limit: int, separator: str = "-") -
         ending = f"{separator}{hashlib.sha256(name.encode()).hexdigest()[:8]}{ending}"
         plain = plain[: limit - len(ending)].rstrip(separator)
     return f"{plain}{ending}"
+
+
+def bucket_digest(site: Site) -> str:
+    """What tells one installation's jobs from another's in a place that both use: six digits of the bucket's digest."""
+    return hashlib.sha256(f"{site.bucket}/{site.prefix}".encode()).hexdigest()[:6]
 
 
 @dataclass(frozen=True, slots=True)

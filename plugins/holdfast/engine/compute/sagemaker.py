@@ -30,6 +30,7 @@ from holdfast.engine.compute.interface import (
     JobStatus,
 )
 from holdfast.engine.compute.opening import Opening
+from holdfast.engine.compute.sdk import require_sdk
 from holdfast.engine.compute.stops import Stops
 from holdfast.engine.config import Connection
 from holdfast.engine.config.compute import SageMaker
@@ -358,5 +359,6 @@ def made(connection: Connection, region: str) -> Clients:
 
 
 def open_backend(opening: Opening) -> SageMakerBackend:
-    """The backend of a site of kind ``sagemaker``."""
+    """The backend of a site of kind ``sagemaker``. Raises ConfigError: the SDK is not installed."""
+    require_sdk("boto3", kind=KIND, package="boto3")
     return SageMakerBackend(opening)

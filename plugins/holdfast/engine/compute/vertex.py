@@ -32,6 +32,7 @@ from holdfast.engine.compute.interface import (
     JobStatus,
 )
 from holdfast.engine.compute.opening import Opening
+from holdfast.engine.compute.sdk import require_sdk
 from holdfast.engine.compute.stops import Stops
 from holdfast.engine.config import Connection
 
@@ -109,8 +110,10 @@ class VertexBackend:
         return self._handle(spec.name, job)
 
     def find(self, name: str) -> JobHandle | None:
+        """The newest attempt that lives, as `submit` reattaches to it; else the newest."""
         jobs = self._jobs(name)
-        return self._handle(name, jobs[-1]) if jobs else None
+        living = [job for job in jobs if not job.ended]
+        return self._handle(name, (living or jobs)[-1]) if jobs else None
 
     def status(self, handle: JobHandle) -> JobStatus:
         """What Vertex AI says of the attempt; its heartbeat tells the steps, and the end where the service does not."""
@@ -373,5 +376,6 @@ def made(connection: Connection, region: str) -> Any:
 
 
 def open_backend(opening: Opening) -> VertexBackend:
-    """The backend of a site of kind ``vertex``."""
+    """The backend of a site of kind ``vertex``. Raises ConfigError: the SDK is not installed."""
+    require_sdk("google.cloud.aiplatform_v1", kind=KIND, package="google-cloud-aiplatform")
     return VertexBackend(opening)
