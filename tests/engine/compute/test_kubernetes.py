@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -210,6 +211,41 @@ def test_anothers_job_of_the_same_name_is_refused_and_left_alone(world: World) -
     (world.bucket / key_of(handle)).unlink()
     with pytest.raises(JobNotStarted, match="another Job has the name"):
         backend.submit(world.spec("0"))
+
+
+def test_an_image_that_cannot_be_fails_the_job_and_is_stopped_before_the_next(world: World) -> None:
+    backend = world.backend()
+    world.server.cannot_begin = "InvalidImageName"
+    first = backend.submit(world.spec("0", after=0))
+    failed = backend.status(first)
+    assert (failed.state, "InvalidImageName" in str(failed.detail)) == (JobState.FAILED, True)
+    assert backend.submit(world.spec("0", after=0)) == first
+    world.server.cannot_begin = ""
+    second = backend.submit(world.spec("0", after=1))
+    assert second.attempt == 2
+    assert ended(backend, second).state is JobState.SUCCEEDED
+    assert backend.confirm_dead(first)
+    assert len(world.server.processes) == 1
+
+
+@pytest.mark.parametrize(
+    ("reason", "waited_seconds", "state"),
+    [
+        ("ErrImagePull", 590, JobState.PENDING),
+        ("ErrImagePull", 610, JobState.FAILED),
+        ("ImagePullBackOff", 610, JobState.FAILED),
+        ("CreateContainerConfigError", 110, JobState.PENDING),
+        ("CreateContainerConfigError", 130, JobState.FAILED),
+        ("ContainerCreating", 9999, JobState.PENDING),
+    ],
+)
+def test_a_registry_that_is_away_for_long_ends_the_job(
+    world: World, reason: str, waited_seconds: int, state: JobState
+) -> None:
+    world.server.cannot_begin = reason
+    handle = world.backend().submit(world.spec("0"))
+    world.clock = FakeClock(datetime.now(UTC) + timedelta(seconds=waited_seconds))
+    assert world.backend().status(handle).state is state
 
 
 def test_two_installations_in_one_namespace_leave_each_others_jobs_alone(world: World) -> None:

@@ -154,6 +154,8 @@ class KubernetesBackend:
                     self._give_environment(jobs[-1])  # whoever created it may have died before
                 if state not in ENDED or state in FINAL or spec.means(handle.attempt):
                     return handle
+                if not is_over(jobs[-1]):
+                    self.stop(handle, grace_seconds=0)  # it could not begin, and must not do so beside the next one
             # An attempt whose Job was deleted before its first heartbeat left nothing here but its number.
             attempt = max(unused, self._above_all(spec.name, jobs), (spec.after or 0) + 1)
             created = self._create(spec, attempt)
@@ -173,7 +175,7 @@ class KubernetesBackend:
     def status(self, handle: JobHandle) -> JobStatus:
         """How the attempt of this handle stands. A cluster that does not answer raises; it is never LOST for that."""
         job, pods = self._look(handle)
-        state, detail = state_of(job, pods)
+        state, detail = state_of(job, pods, self._clock.now())
         beat = self._beats.read(handle, needed=state is None)
         ended = state or ended_by_heartbeat(beat) or JobState.LOST
         return status_of(self._stops.read(handle, ended, spot=bool(handle.reference.get("spot"))), beat, detail)
