@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from compute_world import Bucket
 from holdfast.clock import FakeClock
 from holdfast.engine.compute import JobSpec
 from holdfast.engine.compute.opening import Opening
@@ -17,7 +18,6 @@ from holdfast.engine.compute.remote import heartbeat_key
 from holdfast.engine.config import load_topology
 from holdfast.engine.objectstore.errors import StoreUnavailable
 from holdfast.engine.objectstore.interface import OVERWRITE
-from holdfast.engine.objectstore.memory import memory_store
 
 RUN, EPOCH = "fx-volatility", 3
 SECRETS = {"AIRFLOW_CONN_CLOUD": '{"password": "hush"}', "BUCKET": "models"}
@@ -38,14 +38,14 @@ class World:
         self.topology_text = json.dumps(topology)
         (folder / "topology.yaml").write_text(self.topology_text)
         self.clock = FakeClock(datetime.now(UTC))
-        self.store = memory_store()
+        self.store = Bucket()
         it = load_topology(folder / "topology.yaml", SECRETS)
         self.opening = Opening(
             "site-c",
             it.site("site-c"),
             SECRETS,
             it,
-            lambda: self.store,
+            lambda: self.store,  # type: ignore[arg-type, return-value]
             lambda: None,  # type: ignore[arg-type, return-value]
             client,
             "worker-1",

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from holdfast.clock import Clock, FakeClock
@@ -19,6 +20,32 @@ from holdfast.engine.objectstore.interface import OVERWRITE
 
 RUN, EPOCH = "market-volatility", 3
 CREDENTIAL = "AIRFLOW_CONN_CLOUD"
+
+
+class Bucket:
+    """A bucket in memory whose own clock can go on."""
+
+    def __init__(self) -> None:
+        self._store = memory_store("site")
+        self._later = timedelta()
+        self._added: dict[str, timedelta] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def passes(self, seconds: float) -> None:
+        self._later += timedelta(seconds=seconds)
+
+    def put(self, key: str, data: Any, **more: Any) -> Any:
+        done = self._store.put(key, data, **more)
+        self._added[key] = self._later
+        return done
+
+    def head(self, key: str) -> Any:
+        found = self._store.head(key)
+        return SimpleNamespace(
+            modified_at=found.modified_at + self._added.get(key, timedelta()), size_bytes=found.size_bytes
+        )
 
 
 def opening(

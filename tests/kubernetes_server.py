@@ -53,6 +53,8 @@ class KubernetesServer:
         self.failures: list[int] = []
         self.lose_answers = 0
         self.schedulable, self.node_answers = True, True
+        #: Why no container begins, e.g. ``ErrImagePull``.
+        self.cannot_begin = ""
         self.changed = threading.Condition(threading.RLock())
         self._threads: list[threading.Thread] = []
         server = self
@@ -212,6 +214,10 @@ class KubernetesServer:
         sources = pod["spec"]["containers"][0].get("envFrom", [])
         missing = [each["secretRef"]["name"] for each in sources if each["secretRef"]["name"] not in self._secrets()]
         status["conditions"] = [_condition("PodScheduled", "", "")]
+        if self.cannot_begin:
+            waiting = {"reason": self.cannot_begin, "message": "no such image"}
+            status["containerStatuses"] = [_container(pod, {"waiting": waiting})]
+            return
         if missing:
             waiting = {"reason": "CreateContainerConfigError", "message": f'secret "{missing[0]}" not found'}
             status["containerStatuses"] = [_container(pod, {"waiting": waiting})]

@@ -65,6 +65,7 @@ class World:
         self.settings: dict[str, Any] = {"image": "trainer:1", "requests": {"cpu": "500m", "memory": "1Gi"}}
         self.clock: Any = SystemClock()
         self.url = self.server.url
+        self.bucket_name = "b"
         self.store: Any = local_store("bucket", self.bucket)
 
     def backend(self, **settings: Any) -> KubernetesBackend:
@@ -78,7 +79,7 @@ class World:
             "region": "europe-west4",
             "jurisdiction": "EU",
             "connection": "c",
-            "bucket": "b",
+            "bucket": self.bucket_name,
             "compute": compute,
         }
         path = self.image / "topology.yaml"

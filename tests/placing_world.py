@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from holdfast.clock import SystemClock
 from holdfast.engine.compute import JobHandle, JobSpec, NoCapacity, ProcessBackend
 from holdfast.engine.config import EnvironmentConnections, load_topology
+from holdfast.engine.objectstore import local_store
 from holdfast.engine.recovery.placing import Answer, Placed, Wanted, place
 from holdfast.engine.runtime import Runtime
 
@@ -35,7 +37,14 @@ class ScarceBackend(ProcessBackend):
 
     def __init__(self, folder: Path) -> None:
         environ = {"PATH": os.environ["PATH"]}
-        super().__init__(SITE, folder / "state", environ=environ, cwd=folder, clock=SystemClock())
+        super().__init__(
+            SITE,
+            folder / "state",
+            environ=environ,
+            cwd=folder,
+            clock=SystemClock(),
+            store=partial(local_store, "bucket", folder / "bucket"),
+        )
         self._work = folder
 
     def _start(self, spec: JobSpec, folder: Path) -> JobHandle:

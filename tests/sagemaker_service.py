@@ -90,6 +90,7 @@ class SageMakerService:
             "TrainingJobStatus": "InProgress",
             "SecondaryStatus": "Starting",
             "StoppingCondition": asked["StoppingCondition"],
+            "EnableManagedSpotTraining": asked.get("EnableManagedSpotTraining", False),
             "CreationTime": datetime(2026, 1, 1, tzinfo=UTC).timestamp(),
         }
         return 200, {"TrainingJobArn": self.jobs[name]["TrainingJobArn"]}

@@ -174,6 +174,7 @@ class Training:
             fingerprint={**environment_fingerprint(("numpy", "pyarrow")), **(fingerprint or {})},
             heartbeat=_heartbeat(environment, data_store) if leads else None,
             heartbeat_seconds=1.0 if environment.heartbeat_key is None else _OBJECT_HEARTBEAT_SECONDS,
+            resume_from=environment.resume_from,
             notes={"job": environment.job, "group": environment.group, "refused_standbys": refused},
         )
         step_seconds = job.step_seconds if environment.step_seconds is None else environment.step_seconds

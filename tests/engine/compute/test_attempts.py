@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -39,6 +40,7 @@ def first(**changes: object) -> AttemptRecord:
         "reason": "the first attempt",
         "holder": "worker-1",
         "written_at": NOON,
+        "resume_from": f"blake3:{'ab' * 32}",
     }
     return AttemptRecord.model_validate({**facts, **changes})
 
@@ -76,6 +78,12 @@ def test_a_golden_file_is_read_and_written_byte_for_byte(name: str) -> None:
     data, record = (GOLDEN / name).read_bytes(), GOLDENS[name]
     assert type(record).model_validate_json(data) == record
     assert record.to_json() == data
+
+
+def test_a_record_from_before_the_elected_checkpoint_was_told_is_read() -> None:
+    document = json.loads(first().to_json())
+    del document["resume_from"]
+    assert AttemptRecord.model_validate(document) == first(resume_from=None)
 
 
 def test_of_two_writers_of_a_number_the_first_one_stands() -> None:

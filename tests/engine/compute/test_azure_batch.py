@@ -68,7 +68,7 @@ def test_a_task_waits_runs_and_succeeds(world: World, batch: Batch) -> None:
 
 @pytest.mark.parametrize(
     ("code", "state"),
-    [(76, JobState.FENCED), (75, JobState.STOPPED), (1, JobState.FAILED), (137, JobState.LOST)],
+    [(76, JobState.FENCED), (75, JobState.LOST), (1, JobState.FAILED), (137, JobState.LOST)],
 )
 def test_an_exit_code_tells_how_it_ended(world: World, batch: Batch, code: int, state: JobState) -> None:
     backend = leaf.open_backend(world.opening)

@@ -123,7 +123,7 @@ def test_spot_is_the_groups_priority(world: World, groups: ContainerGroups) -> N
 
 @pytest.mark.parametrize(
     ("code", "state"),
-    [(76, JobState.FENCED), (75, JobState.STOPPED), (1, JobState.FAILED), (137, JobState.LOST), (143, JobState.LOST)],
+    [(76, JobState.FENCED), (75, JobState.LOST), (1, JobState.FAILED), (137, JobState.LOST), (143, JobState.LOST)],
 )
 def test_an_exit_code_tells_how_it_ended(world: World, groups: ContainerGroups, code: int, state: JobState) -> None:
     backend = leaf.open_backend(world.opening)
@@ -179,13 +179,17 @@ def test_a_lost_answer_to_the_put_is_found_out_by_asking_again(
     assert (len(groups.groups), groups.updates, len(stub.sent("PUT"))) == (1, 0, 1)
 
 
-def test_a_claim_without_a_group_is_left_to_its_claimant_until_it_is_old(world: World, groups: ContainerGroups) -> None:
+@pytest.mark.parametrize("slow_seconds", [0, 3600, -3600])
+def test_a_claim_without_a_group_is_left_to_its_claimant_until_it_is_old(
+    world: World, groups: ContainerGroups, slow_seconds: int
+) -> None:
+    world.clock.advance(-slow_seconds)  # this machine's clock, which has no say in it
     claim_attempt(world.store, world.spec, 1, holder="worker-1")  # then it died
     other = leaf.open_backend(world.held_by("worker-2"))
     with pytest.raises(ComputeUnavailable, match="worker-1"):
         other.submit(world.spec)
     assert not groups.groups
-    world.clock.advance(CLAIM_SECONDS + 5)
+    world.store.passes(CLAIM_SECONDS + 5)
     handle = other.submit(world.spec)
     # Under the name the claimant would use: if it only slept, its PUT meets this group.
     assert handle.reference["attempt"] == 1
@@ -318,9 +322,10 @@ def test_a_group_someone_deleted_is_lost_once_its_claim_is_old(world: World, gro
     handle = backend.submit(world.spec)
     world.beat(state="training", step=3)
     groups.groups.clear()
+    world.clock.advance(3600)
     assert backend.status(handle).state is JobState.PENDING  # Resource Manager may be late to show it
     assert not backend.confirm_dead(handle)
-    world.clock.advance(CLAIM_SECONDS + 5)
+    world.store.passes(CLAIM_SECONDS + 5)
     assert backend.status(handle).state is JobState.LOST
     assert backend.confirm_dead(handle)
     assert backend.submit(world.spec).reference["attempt"] == 2
@@ -370,6 +375,19 @@ def test_a_spot_group_that_is_stopped_unasked_is_preempted(world: World, groups:
     second = backend.submit(replace(world.spec, spot=True))
     groups.run(name_of(second))
     assert backend.stop(second, grace_seconds=0).state is JobState.LOST
+
+
+def test_a_spot_group_that_saved_and_left_unasked_is_preempted(world: World, groups: ContainerGroups) -> None:
+    backend = leaf.open_backend(world.opening)
+    handle = backend.submit(replace(world.spec, spot=True))
+    groups.exit(name_of(handle), 75)
+    world.beat(state="stopped", step=5)
+    assert backend.status(handle).state is JobState.PREEMPTED
+    second = backend.submit(replace(world.spec, spot=True))
+    groups.run(name_of(second))
+    assert backend.stop(second, grace_seconds=0).state is JobState.STOPPED
+    elsewhere = leaf.open_backend(world.held_by("worker-2"))
+    assert elsewhere.status(second).state is JobState.STOPPED
 
 
 def test_a_spot_group_that_ran_out_of_memory_failed_and_was_not_preempted(

@@ -126,11 +126,11 @@ def test_every_status_the_sdk_knows_is_read_on_purpose() -> None:
     ("status", "beat", "state"),
     [
         ("Failed", {"state": "fenced"}, JobState.FENCED),
-        ("Failed", {"state": "stopped"}, JobState.STOPPED),
+        ("Failed", {"state": "stopped"}, JobState.LOST),
         ("Failed", {"state": "failed", "detail": "ValueError: no such column"}, JobState.FAILED),
         ("Failed", {"state": "training"}, JobState.FAILED),
         ("Failed", None, JobState.FAILED),
-        ("Canceled", {"state": "stopped"}, JobState.STOPPED),
+        ("Canceled", {"state": "stopped"}, JobState.LOST),
         ("Canceled", {"state": "finished"}, JobState.SUCCEEDED),
         ("Canceled", {"state": "training"}, JobState.LOST),
         ("Canceled", None, JobState.LOST),
@@ -159,7 +159,7 @@ def test_the_heartbeat_tells_how_it_ended(
         ("Failed", {"state": "failed"}, JobState.FAILED),
         ("Failed", None, JobState.FAILED),
         ("Canceled", {"state": "training"}, JobState.PREEMPTED),
-        ("Canceled", {"state": "stopped"}, JobState.STOPPED),
+        ("Canceled", {"state": "stopped"}, JobState.PREEMPTED),
     ],
 )
 def test_a_spot_job_cut_off_without_a_word_was_preempted(
@@ -341,7 +341,7 @@ def test_a_submitter_that_died_before_the_put_leaves_its_name_to_whoever_comes(
     with pytest.raises(ComputeUnavailable, match="worker-1"):
         other.submit(world.spec)
     assert not workspace.jobs
-    world.clock.advance(CLAIM_SECONDS + 5)
+    world.store.passes(CLAIM_SECONDS + 5)
     handle = other.submit(world.spec)
     assert handle.reference["attempt"] == 1
     # The claimant had only slept: what it sends now meets the job of its name.
@@ -509,7 +509,7 @@ def test_a_workspace_that_is_not_there_is_no_lost_job(
 ) -> None:
     backend = leaf.open_backend(world.opening)
     handle = backend.submit(world.spec)
-    world.clock.advance(CLAIM_SECONDS + 5)
+    world.store.passes(CLAIM_SECONDS + 5)
     setattr(workspace, attribute, "renamed")
     with pytest.raises(JobNotStarted, match=code):
         backend.status(handle)
@@ -522,7 +522,7 @@ def test_a_job_someone_deleted_is_lost_once_its_claim_is_old(world: World, works
     workspace.jobs.clear()
     assert backend.status(handle).state is JobState.PENDING
     assert not backend.confirm_dead(handle)
-    world.clock.advance(CLAIM_SECONDS + 5)
+    world.store.passes(CLAIM_SECONDS + 5)
     assert backend.status(handle).state is JobState.LOST
     assert backend.confirm_dead(handle)
     assert backend.submit(world.spec).reference["attempt"] == 2

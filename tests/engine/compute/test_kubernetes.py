@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from holdfast.engine.compute import (
 from holdfast.engine.compute.beats import key_of
 from holdfast.engine.compute.kubernetes import KubernetesBackend
 from holdfast.engine.config.compute import Kubernetes
+from holdfast.engine.objectstore import memory_store
 from holdfast.errors import ConfigError
 from kubernetes_world import RUN, World, begun, ended
 
@@ -41,7 +43,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 @pytest.mark.parametrize(
     ("what", "state"),
-    [("0", JobState.SUCCEEDED), ("76", JobState.FENCED), ("75", JobState.STOPPED), ("3", JobState.FAILED)],
+    [("0", JobState.SUCCEEDED), ("76", JobState.FENCED), ("75", JobState.LOST), ("3", JobState.FAILED)],
 )
 def test_the_exit_code_tells_how_a_job_ended(world: World, what: str, state: JobState) -> None:
     backend = world.backend()
@@ -86,7 +88,18 @@ def test_how_a_job_ended_is_known_from_its_heartbeat_when_its_pod_is_gone(world:
     begun(backend, handle)
     stopped = backend.stop(handle, grace_seconds=20)
     assert (stopped.state, world.pods()) == (JobState.STOPPED, [])
-    assert backend.status(handle).state is JobState.STOPPED
+    assert world.backend().status(handle).state is JobState.STOPPED
+
+
+def test_one_that_saved_and_left_unasked_lost_its_machine(world: World) -> None:
+    backend = world.backend(spot_node_selector={"cloud.google.com/gke-spot": "true"})
+    handle = backend.submit(world.spec("until-told", spot=True))
+    begun(backend, handle)
+    # A spare node that goes takes its pods off the cluster's books, unlike the Job.
+    (pod,) = world.pods()
+    backend._api.delete_pod(pod, world.server.objects["pods"][pod]["metadata"]["uid"], grace_seconds=20)
+    assert ended(backend, handle).state is JobState.PREEMPTED
+    assert not world.pods()
 
 
 def test_an_end_the_submitter_does_not_know_of_is_found_and_not_started_again(world: World) -> None:
@@ -198,6 +211,55 @@ def test_anothers_job_of_the_same_name_is_refused_and_left_alone(world: World) -
     (world.bucket / key_of(handle)).unlink()
     with pytest.raises(JobNotStarted, match="another Job has the name"):
         backend.submit(world.spec("0"))
+
+
+def test_an_image_that_cannot_be_fails_the_job_and_is_stopped_before_the_next(world: World) -> None:
+    backend = world.backend()
+    world.server.cannot_begin = "InvalidImageName"
+    first = backend.submit(world.spec("0", after=0))
+    failed = backend.status(first)
+    assert (failed.state, "InvalidImageName" in str(failed.detail)) == (JobState.FAILED, True)
+    assert backend.submit(world.spec("0", after=0)) == first
+    world.server.cannot_begin = ""
+    second = backend.submit(world.spec("0", after=1))
+    assert second.attempt == 2
+    assert ended(backend, second).state is JobState.SUCCEEDED
+    assert backend.confirm_dead(first)
+    assert len(world.server.processes) == 1
+
+
+@pytest.mark.parametrize(
+    ("reason", "waited_seconds", "state"),
+    [
+        ("ErrImagePull", 590, JobState.PENDING),
+        ("ErrImagePull", 610, JobState.FAILED),
+        ("ImagePullBackOff", 610, JobState.FAILED),
+        ("CreateContainerConfigError", 110, JobState.PENDING),
+        ("CreateContainerConfigError", 130, JobState.FAILED),
+        ("ContainerCreating", 9999, JobState.PENDING),
+    ],
+)
+def test_a_registry_that_is_away_for_long_ends_the_job(
+    world: World, reason: str, waited_seconds: int, state: JobState
+) -> None:
+    world.server.cannot_begin = reason
+    handle = world.backend().submit(world.spec("0"))
+    world.clock = FakeClock(datetime.now(UTC) + timedelta(seconds=waited_seconds))
+    assert world.backend().status(handle).state is state
+
+
+def test_two_installations_in_one_namespace_leave_each_others_jobs_alone(world: World) -> None:
+    mine = world.backend()
+    first = mine.submit(world.spec("until-told"))
+    begun(mine, first)
+    world.bucket_name, world.store = "staging", memory_store()
+    other = world.backend()
+    assert other.find(first.name) is None
+    second = other.submit(world.spec("0"))
+    assert second.reference["uid"] != first.reference["uid"]
+    assert second.attempt == 1
+    assert ended(other, second).state is JobState.SUCCEEDED
+    assert mine.status(first).state is JobState.RUNNING
 
 
 # -- stopping ---------------------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ def manifest(world: World, settings: dict[str, Any] | None = None, **changes: An
         settings=Kubernetes(**(world.settings | (settings or {}))),
         topology=world.image / "topology.yaml",
         has_environment=True,
+        bucket="abcdef",
     )
 
 

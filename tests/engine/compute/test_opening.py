@@ -127,6 +127,11 @@ def test_the_environment_contract_is_complete(tmp_path: Path) -> None:
     }
 
 
+def test_the_elected_checkpoint_is_told_where_there_is_one(tmp_path: Path) -> None:
+    assert spec(tmp_path, resume_from="blake3:ab").environment["HOLDFAST_RESUME_FROM"] == "blake3:ab"
+    assert "HOLDFAST_RESUME_FROM" not in spec(tmp_path).environment
+
+
 def test_steps_and_pacing_can_be_overridden_and_nothing_else_is_taken(tmp_path: Path) -> None:
     made = spec(
         tmp_path,

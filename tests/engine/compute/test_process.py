@@ -19,7 +19,11 @@ import pytest
 
 from holdfast.clock import SystemClock
 from holdfast.engine.compute import JobHandle, JobNotStarted, JobSpec, JobState, ProcessBackend, UnknownHandle
-from holdfast.engine.compute.errors import AlreadyRuns, OnAnotherHost
+from holdfast.engine.compute.errors import AlreadyRuns, ComputeUnavailable, OnAnotherHost
+from holdfast.engine.compute.remote import claim_key
+from holdfast.engine.objectstore import local_store
+from holdfast.engine.objectstore.errors import StoreUnavailable
+from holdfast.engine.objectstore.interface import CREATE
 
 #: A job that writes its pid and waits, and leaves with the code it finds in `leave`.
 WAITING = """
@@ -46,11 +50,18 @@ class World:
         self.folder = folder
         self.jobs = folder / "work"
         self.jobs.mkdir()
+        (folder / "bucket").mkdir()
+        self.store: Any = local_store("site-a", folder / "bucket")
         self.backend = self.open()
 
-    def open(self) -> ProcessBackend:
+    def open(self, disk: str = "state") -> ProcessBackend:
         return ProcessBackend(
-            "site-a", self.folder / "state", environ={"PATH": os.environ["PATH"]}, cwd=self.folder, clock=SystemClock()
+            "site-a",
+            self.folder / disk,
+            environ={"PATH": os.environ["PATH"]},
+            cwd=self.folder,
+            clock=SystemClock(),
+            store=lambda: self.store,
         )
 
     def spec(self, code: str = WAITING, *, run: str = "run", epoch: int = 1) -> JobSpec:
@@ -128,8 +139,9 @@ def test_the_job_survives_the_kill_of_the_group_that_submitted_it(world: World) 
 import os, pathlib, signal, sys
 from holdfast.clock import SystemClock
 from holdfast.engine.compute import JobSpec, ProcessBackend
+from holdfast.engine.objectstore import local_store
 backend = ProcessBackend("site-a", pathlib.Path({str(world.folder / "state")!r}), environ={{}}, cwd=pathlib.Path("/"),
-                         clock=SystemClock())
+                         clock=SystemClock(), store=lambda: local_store("site-a", {str(world.folder / "bucket")!r}))
 backend.submit(JobSpec("run", 1, "site-a", {world.spec().command!r}))
 os.killpg(0, signal.SIGKILL)
 """
@@ -324,6 +336,78 @@ def test_a_held_lock_shows_that_another_hosts_job_lives(world: World) -> None:
     assert world.state(moved) is JobState.RUNNING
     assert world.backend.submit(world.spec()) == moved
     moved_away(world, handle, silent_seconds=0, host=os.uname().nodename, boot=str(handle.reference["boot"]))
+
+
+def test_a_worker_with_a_disk_of_its_own_starts_no_second_writer(world: World) -> None:
+    first = world.backend.submit(world.spec())
+    other = world.open("state-of-worker-2")
+    with pytest.raises(OnAnotherHost, match="another disk") as refused:
+        other.submit(world.spec())
+    assert refused.value.transient
+    wait_for(world.ran)
+    assert len(world.ran()) == 1
+    assert world.backend.submit(world.spec()) == first
+    world.backend.stop(first, grace_seconds=0.0)
+    # This host still, so it can see that the process is gone; the number is not used again.
+    second = other.submit(world.spec())
+    assert second.attempt == 2
+    other.stop(second, grace_seconds=0.0)
+
+
+def test_of_two_disks_that_start_at_once_one_has_the_job(world: World) -> None:
+    disks = [world.open(f"disk-{number}") for number in range(4)]
+
+    def submit(backend: ProcessBackend) -> JobHandle | None:
+        try:
+            return backend.submit(world.spec())
+        except OnAnotherHost:
+            return None
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(submit, disks))
+    try:
+        assert len([one for one in found if one is not None]) == 1
+    finally:
+        for backend, handle in zip(disks, found, strict=True):
+            if handle is not None:
+                backend.stop(handle, grace_seconds=0.0)
+
+
+@pytest.mark.parametrize("changed", [{"holder": "another"}, {"boot": "another"}, {"processes": "pid:[1]"}])
+def test_a_job_of_a_host_that_is_gone_goes_on_once_a_person_says_so(world: World, changed: dict[str, str]) -> None:
+    handle = world.backend.submit(world.spec())
+    world.backend.stop(handle, grace_seconds=0.0)
+    key = claim_key("run", 1, 1)
+    claim = json.loads(world.store.get(key))
+    world.store.delete(key)
+    world.store.put(key, json.dumps({**claim, **changed}).encode(), mode=CREATE)
+    other = world.open("state-of-worker-2")
+    with pytest.raises(OnAnotherHost) as refused:
+        other.submit(replace(world.spec(), after=0))
+    assert key in str(refused.value.fix)
+    known = other.submit(replace(world.spec(), after=1))  # its end was written down
+    assert known.attempt == 2
+    other.stop(known, grace_seconds=0.0)
+    world.store.delete(claim_key("run", 1, 2))
+    world.store.delete(key)
+    third = world.open("state-of-worker-3")
+    again = third.submit(world.spec())
+    third.stop(again, grace_seconds=0.0)
+
+
+def test_nothing_is_started_while_the_bucket_cannot_say_who_has_the_job(world: World) -> None:
+    class Away:
+        def list(self, prefix: str) -> Any:
+            raise StoreUnavailable("the bucket does not answer", where=prefix)
+
+    there, world.store = world.store, Away()
+    with pytest.raises(ComputeUnavailable):
+        world.backend.submit(world.spec())
+    assert not world.ran()
+    world.store = there
+    handle = world.backend.submit(world.spec())
+    world.store = Away()
+    assert world.backend.submit(world.spec()) == handle
 
 
 def test_the_parents_environment_is_not_inherited(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,7 +84,7 @@ def test_a_job_runs_and_succeeds(
     ("status", "secondary", "reason", "beaten", "state"),
     [
         ("Failed", "Failed", "AlgorithmError: , exit code: 76", None, JobState.FENCED),
-        ("Failed", "Failed", "AlgorithmError: , exit code: 75", None, JobState.STOPPED),
+        ("Failed", "Failed", "AlgorithmError: , exit code: 75", None, JobState.LOST),
         ("Failed", "Failed", "AlgorithmError: , exit code: 1", "fenced", JobState.FAILED),
         ("Failed", "Failed", "AlgorithmError: , exit code: 137", None, JobState.LOST),
         ("Failed", "Failed", "AlgorithmError: see the log", "fenced", JobState.FENCED),
@@ -95,7 +95,7 @@ def test_a_job_runs_and_succeeds(
         ("Stopped", "Interrupted", "", "stopped", JobState.PREEMPTED),
         ("Stopped", "Interrupted", "", "finished", JobState.SUCCEEDED),
         ("Failed", "Failed", "The spot instance was interrupted, exit code: 143", None, JobState.PREEMPTED),
-        ("Stopped", "Stopped", "", "stopped", JobState.STOPPED),
+        ("Stopped", "Stopped", "", "stopped", JobState.LOST),
         ("Stopped", "Stopped", "", "training", JobState.LOST),
         ("Stopped", "MaxRuntimeExceeded", "", None, JobState.LOST),
         ("Stopped", "MaxWaitTimeExceeded", "", None, JobState.NO_CAPACITY),
@@ -166,6 +166,10 @@ def test_an_end_the_submitter_does_not_know_of_is_found_and_not_started_again(
     assert (first.attempt, second.attempt) == (1, 2)
     assert backend.submit(job(tmp_path, after=1)) == second
     assert backend.submit(job(tmp_path, after=0)) == second
+
+
+def test_the_number_of_an_attempt_that_ended_is_not_used_again(tmp_path: Path, backend: SageMakerBackend) -> None:
+    assert backend.submit(job(tmp_path, after=2)).attempt == 3
 
 
 def test_the_newest_of_many_attempts_is_found_over_pages(
@@ -263,8 +267,8 @@ def test_a_bucket_that_does_not_answer_never_decides_how_a_job_ended(
     service.becomes(name(handle), "Stopped")
     with pytest.raises(ComputeUnavailable):
         away.status(handle)
-    beat(bucket, handle, "stopped")
-    assert backend.status(handle).state is JobState.STOPPED
+    beat(bucket, handle, "fenced")
+    assert backend.status(handle).state is JobState.FENCED
 
 
 def test_stop_waits_for_the_grace_and_says_that_the_job_still_runs(
@@ -280,7 +284,23 @@ def test_stop_waits_for_the_grace_and_says_that_the_job_still_runs(
     beat(bucket, handle, "stopped")
     service.becomes(name(handle), "Stopped")
     assert backend.stop(handle, grace_seconds=30).state is JobState.STOPPED
+    assert at(tmp_path, service, bucket).status(handle).state is JobState.STOPPED
     assert backend.confirm_dead(handle)
+
+
+@pytest.mark.parametrize(("secondary", "state"), [("", JobState.PREEMPTED), ("MaxRuntimeExceeded", JobState.LOST)])
+def test_a_spot_job_that_saved_and_left_unasked_was_preempted(
+    tmp_path: Path,
+    backend: SageMakerBackend,
+    service: SageMakerService,
+    bucket: ObjectStore,
+    secondary: str,
+    state: JobState,
+) -> None:
+    handle = backend.submit(job(tmp_path, spot=True))
+    beat(bucket, handle, "stopped")
+    service.becomes(name(handle), "Stopped", secondary)
+    assert backend.status(handle).state is state
 
 
 def test_a_checkpoint_is_asked_for_beside_the_heartbeat(

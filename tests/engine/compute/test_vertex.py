@@ -10,15 +10,13 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import grpc
 import pytest
 
-from compute_world import CREDENTIAL, RUN, beat, job, opening
+from compute_world import CREDENTIAL, RUN, Bucket, beat, job, opening
 from holdfast.clock import FakeClock
 from holdfast.engine.compute import (
     ComputeRefused,
@@ -31,37 +29,12 @@ from holdfast.engine.compute import (
 )
 from holdfast.engine.compute.remote import claim_attempt
 from holdfast.engine.compute.vertex import VertexBackend
-from holdfast.engine.objectstore import memory_store
 from holdfast.engine.objectstore.errors import StoreUnavailable
 from holdfast.engine.objectstore.interface import ObjectStore
 from vertex_service import VertexService
 
 SETTINGS = {"project": "p", "image": "europe-docker.pkg.dev/p/r/trainer:1", "machine": "n1-standard-4"}
 CLAIM_SECONDS = 180
-
-
-class Bucket:
-    """A bucket in memory whose own clock can go on."""
-
-    def __init__(self) -> None:
-        self._store = memory_store("site-a")
-        self._later = timedelta()
-        self._added: dict[str, timedelta] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)
-
-    def passes(self, seconds: float) -> None:
-        self._later += timedelta(seconds=seconds)
-
-    def put(self, key: str, data: Any, **more: Any) -> Any:
-        done = self._store.put(key, data, **more)
-        self._added[key] = self._later
-        return done
-
-    def head(self, key: str) -> Any:
-        found = self._store.head(key)
-        return SimpleNamespace(modified_at=found.modified_at + self._added[key], size_bytes=found.size_bytes)
 
 
 @pytest.fixture
@@ -114,7 +87,7 @@ def test_a_job_runs_and_succeeds(
     ("state", "code", "message", "started", "beaten", "expected"),
     [
         ("FAILED", 3, "workerpool0-0 exited with a non-zero status of 76.", True, None, JobState.FENCED),
-        ("FAILED", 3, "workerpool0-0 exited with a non-zero status of 75.", True, None, JobState.STOPPED),
+        ("FAILED", 3, "workerpool0-0 exited with a non-zero status of 75.", True, None, JobState.LOST),
         ("FAILED", 3, "workerpool0-0 exited with a non-zero status of 1.", True, "fenced", JobState.FAILED),
         ("FAILED", 3, "Replica exited with a non-zero status code 137", True, None, JobState.LOST),
         ("FAILED", 3, "see the log", True, "fenced", JobState.FENCED),
@@ -124,7 +97,7 @@ def test_a_job_runs_and_succeeds(
         ("FAILED", 8, "the replica ran out of memory", True, "training", JobState.FAILED),
         ("FAILED", 14, "the spot VM was preempted", True, "stopped", JobState.PREEMPTED),
         ("FAILED", 14, "the spot VM was preempted", True, "finished", JobState.SUCCEEDED),
-        ("CANCELLED", 0, "", True, "stopped", JobState.STOPPED),
+        ("CANCELLED", 0, "", True, "stopped", JobState.LOST),
         ("CANCELLED", 0, "", True, "training", JobState.LOST),
         ("EXPIRED", 0, "", True, None, JobState.LOST),
         ("CANCELLING", 0, "", True, "stopped", JobState.RUNNING),
@@ -170,6 +143,10 @@ def test_an_end_the_submitter_does_not_know_of_is_found_and_not_started_again(
     assert (first.attempt, second.attempt) == (1, 2)
     assert backend.submit(job(tmp_path, after=1)) == second
     assert backend.submit(job(tmp_path, after=0)) == second
+
+
+def test_the_number_of_an_attempt_that_ended_is_not_used_again(tmp_path: Path, backend: VertexBackend) -> None:
+    assert backend.submit(job(tmp_path, after=2)).attempt == 3
 
 
 def test_the_crash_between_submit_and_persist_reattaches(
@@ -259,6 +236,19 @@ def test_the_job_of_a_submitter_that_lost_its_turn_and_died_is_cancelled_by_the_
     assert at(tmp_path, service, bucket).submit(job(tmp_path)).reference["attempt"] == 2
     states = {one.labels["holdfast_attempt"]: one.state.name for one in service.jobs.values()}
     assert states == {"1": "JOB_STATE_CANCELLING", "2": "JOB_STATE_QUEUED"}
+
+
+def test_of_an_older_attempt_that_lives_and_a_newer_that_ended_the_living_one_is_found(
+    tmp_path: Path, backend: VertexBackend, service: VertexService
+) -> None:
+    first = backend.submit(job(tmp_path))
+    service.unlisted.add(name(first))
+    second = backend.submit(job(tmp_path, after=1))
+    service.unlisted.clear()
+    service.becomes(name(second), "CANCELLED")
+    assert backend.find(job(tmp_path).name) == first == backend.submit(job(tmp_path))
+    service.becomes(name(first), "CANCELLED")
+    assert backend.find(job(tmp_path).name) == second
 
 
 def test_a_submitter_held_up_beyond_its_turn_submits_nothing(
@@ -373,6 +363,16 @@ def test_stop_waits_for_the_grace_and_says_that_the_job_still_runs(
     beat(bucket, handle, "stopped")  # type: ignore[arg-type]
     service.becomes(name(handle), "CANCELLED")
     assert backend.stop(handle, grace_seconds=30).state is JobState.STOPPED
+    assert at(tmp_path, service, bucket).status(handle).state is JobState.STOPPED
+
+
+def test_a_spot_job_that_saved_and_left_unasked_was_preempted(
+    tmp_path: Path, backend: VertexBackend, service: VertexService, bucket: ObjectStore
+) -> None:
+    handle = backend.submit(job(tmp_path, spot=True))
+    beat(bucket, handle, "stopped")
+    service.becomes(name(handle), "FAILED", code=3, message="workerpool0-0 exited with a non-zero status of 75.")
+    assert backend.status(handle).state is JobState.PREEMPTED
     assert backend.confirm_dead(handle)
 
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from engine.checkpoint.worlds import write
 from holdfast.engine.compute import JobHandle, JobSpec, JobState, JobStatus
 from holdfast.engine.compute.attempts import Attempts, AttemptUnreadable
 from holdfast.engine.compute.placement import MOST_LOST_MACHINES
 from holdfast.engine.config.compute import Placement
 from holdfast.engine.config.models import NoCapacityPolicy
 from holdfast.engine.objectstore.interface import OVERWRITE
+from holdfast.engine.pipeline import start_training
 from holdfast.engine.recovery import new_plan, run_plan
 from holdfast.engine.recovery.placing import (
     LONGEST_PAUSE_SECONDS,
@@ -237,6 +240,26 @@ def test_one_that_began_as_it_was_asked_to_leave_lost_its_machine(world: World) 
     end = Attempts(world.bare(AWS), NEW, 1, holder="test").end_of(1)
     assert end is not None
     assert end.state is JobState.LOST
+
+
+def test_every_attempt_is_told_what_was_elected_when_it_was_written_down(world: World) -> None:
+    told = "HOLDFAST_RESUME_FROM"
+    specs = world.backends[AWS].specs
+    start_training(world, GROUP, JOB, run=NEW)
+    assert told not in specs[f"{NEW}.e1"].environment
+    ends(world, JobState.LOST)
+    world.clock.advance(1)
+    elected = write(world.bare(AWS), 50, run=NEW, site=AWS).digest
+    start_training(world, GROUP, JOB, run=NEW)
+    assert specs[f"{NEW}.e1"].environment[told] == elected
+    ends(world, JobState.LOST)
+    # Written down is written down, whatever was saved since.
+    place(world, replace(WANTED, resume_from=elected))
+    specs.pop(f"{NEW}.e1")
+    world.backends[AWS].jobs.pop(f"{NEW}.e1")
+    write(world.bare(AWS), 60, run=NEW, site=AWS)
+    start_training(world, GROUP, JOB, run=NEW)
+    assert specs[f"{NEW}.e1"].environment[told] == elected
 
 
 # -- never two writers ------------------------------------------------------------------------------------------------

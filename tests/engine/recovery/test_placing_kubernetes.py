@@ -100,3 +100,16 @@ def test_a_preempted_job_goes_on_at_a_machine_that_stays(world: World) -> None:
         {"node.kubernetes.io/instance-type": "n"},
     ]
     assert second.handle.attempt == 2
+
+
+def test_a_queue_that_never_lets_in_is_left_once(world: World) -> None:
+    it = cluster(world, [{"machine": "g", "wait_seconds": 0.2}, {"machine": "n"}], "next-placement")
+    it.backend_ = world.backend(kueue_queue="team")
+    first = it.placed()
+    assert it.backend_.status(first.handle).state is JobState.PENDING
+    second = until(lambda: (found := it.placed()).attempt == 2 and found)
+    assert second.placement.machine == "n"
+    assert second.handle.attempt > first.handle.attempt
+    third = it.placed()
+    assert third.handle == second.handle
+    assert not third.submitted

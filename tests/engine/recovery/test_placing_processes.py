@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -139,3 +140,23 @@ def test_a_starter_that_died_before_it_submitted_left_an_attempt_that_is_submitt
     assert placed(folder).handle == found.handle
     assert attempt.read_bytes() == written
     assert len(list(attempt.parent.iterdir())) == 1
+
+
+def test_a_failure_is_not_started_again_unseen_on_a_new_disk(folder: Path) -> None:
+    for _ in range(2):
+        kill(folder, placed(folder))
+        for path in folder.glob("ran-*"):
+            path.unlink()
+    third = placed(folder)
+    assert third.attempt == 3
+    backend = ScarceBackend(folder)
+    (folder / "leave").write_text("1")
+    wait_for(lambda: backend.status(third.handle).state is JobState.FAILED)
+    shutil.rmtree(folder / "state")
+    again = placed(folder)
+    assert (again.attempt, again.submitted) == (3, True)
+    assert again.handle.attempt > 2
+    wait_for(lambda: backend.status(again.handle).state is JobState.FAILED)
+    assert isinstance(start(folder), GivenUp)
+    assert isinstance(start(folder), GivenUp)
+    assert len(asked(folder)) == 4

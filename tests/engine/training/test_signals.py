@@ -50,7 +50,12 @@ class World:
         (folder / "bucket").mkdir()
         self.store = local_store("bucket", folder / "bucket")
         self.backend = ProcessBackend(
-            "site-a", folder / "state", environ={"PATH": os.environ["PATH"]}, cwd=folder, clock=SystemClock()
+            "site-a",
+            folder / "state",
+            environ={"PATH": os.environ["PATH"]},
+            cwd=folder,
+            clock=SystemClock(),
+            store=lambda: self.store,
         )
         self.spec = JobSpec("run", 1, "site-a", (sys.executable, "-c", TRAINER, str(folder / "bucket")))
 

@@ -34,6 +34,7 @@ from holdfast.engine.checkpoint.commit import require_permission
 from holdfast.engine.checkpoint.compression import BlobEncoder, Compression
 from holdfast.engine.checkpoint.elect import Election, elect
 from holdfast.engine.checkpoint.errors import CheckpointError, Fenced, StopRequested
+from holdfast.engine.checkpoint.expected import expected_facts
 from holdfast.engine.checkpoint.facts import checkpoint_facts, resume_facts
 from holdfast.engine.checkpoint.fingerprint import environment_fingerprint
 from holdfast.engine.checkpoint.format import CheckpointManifest
@@ -81,6 +82,7 @@ class Checkpointer:
         heartbeat: the file, or the object, to keep current; None: none.
         heartbeat_seconds: the longest time between two writes of it.
         clock: wall and monotonic time.
+        resume_from: the digest the orchestrator elected; going on from another line is told, and no error.
     """
 
     def __init__(
@@ -109,6 +111,7 @@ class Checkpointer:
         retry_seconds: float = 0.5,
         clock: Clock | None = None,
         notes: Mapping[str, Any] | None = None,
+        resume_from: str | None = None,
     ) -> None:
         check_interval(every_steps, every_seconds, interval)
         self.store = store
@@ -122,7 +125,7 @@ class Checkpointer:
         self.fingerprint = dict(fingerprint if fingerprint is not None else environment_fingerprint())
         self._clock = clock or SystemClock()
         self._dataset_snapshot = dataset_snapshot
-        self._retry_seconds = retry_seconds
+        self._retry_seconds, self._resume_from = retry_seconds, resume_from
         self._heartbeat = Heartbeat(
             heartbeat,
             self._clock,
@@ -225,7 +228,8 @@ class Checkpointer:
         return Resumed(election.step, state, election.manifest, election.resume, election.passed_over)
 
     def _note_resume(self, election: Election) -> None:
-        self._heartbeat.write(step=election.step, resumed=resume_facts(election))
+        expected = expected_facts(self.store, election, self._resume_from)
+        self._heartbeat.write(step=election.step, resumed={**resume_facts(election), "expected": expected})
 
     @property
     def standbys(self) -> frozenset[str]:

@@ -20,6 +20,7 @@ class TrainingEnvironment:
     Args:
         run, epoch, site, group, job: which run of which job this is, in which epoch and where.
         dataset_snapshot: the snapshot id to train on; None: the newest.
+        resume_from: the digest of the checkpoint that whoever started the job elected; None: the start, or not said.
         heartbeat: the file to keep current.
         heartbeat_key: the object in the site's bucket to keep current instead, for a job on another machine.
         scratch: a local folder that replaces the site's bucket for everything written: a reference run, which
@@ -33,6 +34,7 @@ class TrainingEnvironment:
     group: str
     job: str
     dataset_snapshot: str | None = None
+    resume_from: str | None = None
     heartbeat: Path | None = None
     heartbeat_key: str | None = None
     scratch: Path | None = None
@@ -83,6 +85,7 @@ class TrainingEnvironment:
             group=group,
             job=job,
             dataset_snapshot=environ.get("HOLDFAST_DATASET_SNAPSHOT") or None,
+            resume_from=environ.get("HOLDFAST_RESUME_FROM") or None,
             heartbeat=None if key else _path(environ, "HOLDFAST_HEARTBEAT"),
             heartbeat_key=key,
             scratch=_path(environ, "HOLDFAST_SCRATCH"),

@@ -52,8 +52,9 @@ class AttemptRecord(Document):
 
     ``round`` is how often the placements were gone through for want of a machine. Attempts below ``counted_from`` do
     not count any more: somebody asked for the run again. ``after`` is the backend's own number of the newest attempt
-    that had ended (`JobSpec.after`). ``before`` are the attempts before it, oldest first; of those that found no
-    machine only this round's, ``left_out`` counts the rest.
+    that had ended (`JobSpec.after`). ``resume_from`` is the digest of the checkpoint elected for it. ``before`` are
+    the attempts before it, oldest first; of those that found no machine only this round's, ``left_out`` counts the
+    rest.
     """
 
     format: Literal["holdfast.attempt/1"] = "holdfast.attempt/1"
@@ -68,6 +69,7 @@ class AttemptRecord(Document):
     reason: str
     holder: str
     written_at: UtcTime
+    resume_from: str | None = None
     before: tuple[PastAttempt, ...] = ()
     left_out: int = Field(0, ge=0)
 
@@ -226,12 +228,14 @@ def following(
     at: datetime,
     again: bool = False,
     next_round: bool = False,
+    resume_from: str | None = None,
 ) -> AttemptRecord:
     """The attempt after one that ended.
 
     Args:
         again: somebody asked for the run again: what was before does not count any more.
         next_round: the placements are gone through once more.
+        resume_from: the digest of the checkpoint elected now; None: it starts anew, or that is not known.
     """
     number = record.attempt + 1
     round_now = 1 if again else record.round + (1 if next_round else 0)
@@ -253,6 +257,7 @@ def following(
         reason=reason,
         holder=holder,
         written_at=at,
+        resume_from=resume_from,
         before=tuple(kept),
         left_out=record.left_out + len(told) - len(kept),
     )

@@ -23,6 +23,7 @@ from holdfast.engine.compute.errors import JobNotStarted, NoCapacity
 from holdfast.engine.compute.interface import BackendCapabilities, JobState, TrainingBackend
 from holdfast.engine.compute.opening import Opening
 from holdfast.engine.compute.remote import ended_by_code
+from holdfast.engine.compute.sdk import require_sdk
 from holdfast.engine.config.compute import AzureBatch
 
 KIND = "azure-batch"
@@ -40,7 +41,8 @@ _LOG_CHUNKS = 16
 
 
 def open_backend(opening: Opening) -> TrainingBackend:
-    """The backend of a site with ``compute.kind: azure-batch``."""
+    """The backend of a site with ``compute.kind: azure-batch``. Raises ConfigError: the SDK is not installed."""
+    require_sdk("azure.batch", kind=KIND, package="azure-batch")
     settings = opening.site.compute.azure_batch
     assert settings is not None  # the topology's own check
     return ClaimedBackend(opening, BatchTasks(opening, settings))
@@ -58,7 +60,7 @@ class BatchTasks:
         self._opening = opening
         self._settings = settings
         self._made: Any = None
-        self.job_name = limited_name(_ID_LIMIT)
+        self.job_name = limited_name(_ID_LIMIT, opening.site)
 
     def capabilities(self) -> BackendCapabilities:
         """Machine and spot are properties of the pool, so `JobSpec.spot` means nothing here."""

@@ -27,6 +27,7 @@ from holdfast.engine.compute.errors import JobNotStarted
 from holdfast.engine.compute.interface import BackendCapabilities, JobState, TrainingBackend
 from holdfast.engine.compute.opening import Opening
 from holdfast.engine.compute.remote import ended_by_code
+from holdfast.engine.compute.sdk import require_sdk
 from holdfast.engine.config.compute import AzureContainerInstances
 
 KIND = "azure-container-instances"
@@ -46,7 +47,12 @@ _NOTHING_THERE = frozenset({"", "ResourceNotFound", "ContainerGroupNotFound", "N
 
 
 def open_backend(opening: Opening) -> TrainingBackend:
-    """The backend of a site with ``compute.kind: azure-container-instances``."""
+    """The backend of a site with ``compute.kind: azure-container-instances``.
+
+    Raises:
+        ConfigError: the SDK is not installed.
+    """
+    require_sdk("azure.mgmt.containerinstance", kind=KIND, package="azure-mgmt-containerinstance")
     settings = opening.site.compute.azure_container_instances
     assert settings is not None  # the topology's own check
     return ClaimedBackend(opening, ContainerGroups(opening, settings))
@@ -64,7 +70,7 @@ class ContainerGroups:
         self._opening = opening
         self._settings = settings
         self._made: Any = None
-        self.job_name = limited_name(_NAME_LIMIT)
+        self.job_name = limited_name(_NAME_LIMIT, opening.site)
 
     def capabilities(self) -> BackendCapabilities:
         """Spot is a group's priority. No notice before an eviction is documented beyond the container's SIGTERM."""

@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import hashlib
-import importlib.util
 import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -26,9 +24,9 @@ from holdfast.engine.compute.claimed import ClaimedBackend, Order, Seen
 from holdfast.engine.compute.errors import JobNotStarted
 from holdfast.engine.compute.interface import BackendCapabilities, JobState, TrainingBackend
 from holdfast.engine.compute.opening import Opening
-from holdfast.engine.compute.remote import service_name
+from holdfast.engine.compute.remote import bucket_digest, service_name
+from holdfast.engine.compute.sdk import require_sdk
 from holdfast.engine.config.compute import AzureML
-from holdfast.errors import ConfigError
 
 KIND = "azure-ml"
 #: The service takes 255 characters; people read them in a table.
@@ -80,9 +78,7 @@ class CommandJobs:
 
     def job_name(self, name: str, attempt: int) -> str:
         """With a digest of the bucket in it: two installations may share a workspace."""
-        bucket = f"{self._opening.site.bucket}/{self._opening.site.prefix}"
-        salted = f"{name}.{hashlib.sha256(bucket.encode()).hexdigest()[:6]}"
-        return service_name(salted, attempt, limit=_NAME_LIMIT)
+        return service_name(f"{name}.{bucket_digest(self._opening.site)}", attempt, limit=_NAME_LIMIT)
 
     def look(self, job: str) -> Seen | None:
         from azure.core.exceptions import ResourceNotFoundError
@@ -226,18 +222,7 @@ def ml_client(settings: AzureML, credential: Any, cloud: str, **more: Any) -> An
 
 
 def _require_sdk() -> None:
-    """Found out without importing it, which takes a second."""
-    try:
-        found = importlib.util.find_spec("azure.ai.ml")
-    except ImportError:
-        found = None
-    if found is None:
-        raise ConfigError(
-            "the SDK of Azure ML is not installed",
-            where=f"compute.kind {KIND}",
-            expected="the package azure-ai-ml",
-            fix="Install holdfast[azureml]",
-        )
+    require_sdk("azure.ai.ml", kind=KIND, package="azure-ai-ml", extra="azureml")
 
 
 def command_line(words: tuple[str, ...], folder: str | None) -> str:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any, Protocol
 
 from holdfast.clock import Clock
@@ -38,7 +37,8 @@ from holdfast.engine.compute.interface import (
 )
 from holdfast.engine.compute.opening import Opening
 from holdfast.engine.compute.remote import (
-    Claim,
+    bucket_digest,
+    claim_age_seconds,
     claim_attempt,
     claim_key,
     command_elsewhere,
@@ -52,8 +52,10 @@ from holdfast.engine.compute.remote import (
     status_of,
     with_heartbeat,
 )
+from holdfast.engine.compute.stops import Stops
+from holdfast.engine.config import Site
 from holdfast.engine.objectstore.errors import ObjectNotFound, ObjectStoreError
-from holdfast.engine.objectstore.interface import OVERWRITE, ObjectStore
+from holdfast.engine.objectstore.interface import ObjectStore
 
 #: A claimant makes its job at once. After this silence another may make it, under the same name.
 CLAIM_SECONDS = 120.0
@@ -141,6 +143,7 @@ class ClaimedBackend:
         self._service = service
         self._kind = service.capabilities().kind
         self._clock: Clock = opening.clock
+        self._stops = Stops(opening.store)
 
     def capabilities(self) -> BackendCapabilities:
         return self._service.capabilities()
@@ -188,10 +191,11 @@ class ClaimedBackend:
         store = self._opening.store()
         beat = _heartbeat(store, run, epoch, number)
         if seen is None:
-            if _is_fresh(store, run, epoch, number, self._clock):
+            if _is_fresh(store, run, epoch, number):
                 return status_of(JobState.PENDING, beat, "claimed a moment ago; the service does not show it yet")
-            ended = ended_by_heartbeat(beat)
-            return status_of(ended or JobState.LOST, beat, "the service has no such job any more")
+            # Whether it was on spot capacity nothing tells any more.
+            ended = self._stops.read(handle, ended_by_heartbeat(beat) or JobState.LOST, spot=False)
+            return status_of(ended, beat, "the service has no such job any more")
         state = self._settled(store, run, epoch, number, seen)
         own = (beat or {}).get("detail") if not seen.tells_end else None
         return status_of(state, beat, str(own) if own else seen.detail)
@@ -210,9 +214,9 @@ class ClaimedBackend:
         seen = self._service.look(job)
         if seen is not None and seen.alive:
             deadline = self._clock.monotonic() + grace_seconds
+            self._stops.note(handle)
             with contextlib.suppress(ObjectStoreError):  # a dead bucket must not keep a job alive
                 store = self._opening.store()
-                store.put(_stop_key(run, epoch, number), b"", mode=OVERWRITE)
                 self._await_checkpoint(store, (run, epoch, number), deadline)
             self._service.halt(job)
             self._wait(lambda: not self._is_alive(job), self._clock.monotonic() + _HALT_SECONDS)
@@ -227,7 +231,7 @@ class ClaimedBackend:
             return False
         if seen is not None:
             return not seen.alive
-        return not _is_fresh(self._opening.store(), run, epoch, number, self._clock)
+        return not _is_fresh(self._opening.store(), run, epoch, number)
 
     def log(self, handle: JobHandle, *, last_bytes: int = 8192) -> str:
         _, _, number = self._attempt(handle)
@@ -248,12 +252,13 @@ class ClaimedBackend:
         job = self._job(spec.name, number)
         order = self._order(spec, number)
         claim = claim_attempt(store, spec, number, holder=self._opening.holder)
-        if not claim.mine and self._age(claim) < CLAIM_SECONDS:
+        age = 0.0 if claim.mine else claim_age_seconds(store, claim_key(spec.run, spec.epoch, number))
+        if not claim.mine and age < CLAIM_SECONDS:
             if not self._wait(lambda: self._service.look(job) is not None, self._clock.monotonic() + _APPEAR_SECONDS):
                 raise ComputeUnavailable(
                     "another submitter claimed this attempt and its job is not there yet",
                     where=f"{self._opening.site_name}: {job}",
-                    found=f"claimed by {claim.holder} {self._age(claim):.0f} s ago",
+                    found=f"claimed by {claim.holder} {age:.0f} s ago",
                     fix=f"Submit again; {CLAIM_SECONDS:.0f} s after the claim anyone may make the job",
                 )
             return self._handle(spec.run, spec.epoch, number)
@@ -293,12 +298,13 @@ class ClaimedBackend:
                 beat = read_heartbeat(store, heartbeat_key(run, epoch, number))
             told = ended_by_heartbeat(beat)
             if told is not None:
-                return told
-            if seen.spot and beat is not None and beat.get("state") != "failed":
+                state = told
+            elif seen.spot and beat is not None and beat.get("state") != "failed":
                 state = JobState.LOST
-        if state is JobState.LOST and seen.spot and not _stop_was_asked(store, run, epoch, number):
+        handle = self._handle(run, epoch, number)
+        if state is JobState.LOST and seen.spot and not self._stops.was_asked(handle):
             return JobState.PREEMPTED
-        return state
+        return self._stops.read(handle, state, spot=seen.spot)
 
     def _is_alive(self, job: str) -> bool:
         seen = self._service.look(job)
@@ -337,9 +343,6 @@ class ClaimedBackend:
                 return False
             self._clock.sleep(_POLL_SECONDS)
         return True
-
-    def _age(self, claim: Claim) -> float:
-        return (self._clock.now() - claim.claimed_at).total_seconds()
 
     def _job(self, name: str, number: int) -> str:
         return self._service.job_name(name, number)
@@ -385,29 +388,14 @@ class ClaimedBackend:
             ) from error
 
 
-def _stop_key(run: str, epoch: int, number: int) -> str:
-    return f"{claim_key(run, epoch, number)}.stop"
-
-
-def _is_fresh(store: ObjectStore, run: str, epoch: int, number: int, clock: Clock) -> bool:
+def _is_fresh(store: ObjectStore, run: str, epoch: int, number: int) -> bool:
     """Whether the claimant may still be about to make the job. A bucket that does not answer: it may."""
     try:
-        claimed_at = store.head(claim_key(run, epoch, number)).modified_at
+        return claim_age_seconds(store, claim_key(run, epoch, number)) < CLAIM_SECONDS
     except ObjectNotFound:
         return False
     except ObjectStoreError:
         return True
-    return clock.now() - claimed_at < timedelta(seconds=CLAIM_SECONDS)
-
-
-def _stop_was_asked(store: ObjectStore, run: str, epoch: int, number: int) -> bool:
-    try:
-        store.head(_stop_key(run, epoch, number))
-    except ObjectNotFound:
-        return False
-    except ObjectStoreError:
-        return True
-    return True
 
 
 def _heartbeat(store: ObjectStore, run: str, epoch: int, number: int) -> dict[str, Any] | None:
@@ -418,6 +406,6 @@ def _heartbeat(store: ObjectStore, run: str, epoch: int, number: int) -> dict[st
         return None
 
 
-def limited_name(limit: int) -> Callable[[str, int], str]:
-    """`Service.job_name` for a service that takes ``limit`` characters."""
-    return lambda name, attempt: service_name(name, attempt, limit=limit)
+def limited_name(limit: int, site: Site) -> Callable[[str, int], str]:
+    """`Service.job_name` for a service that takes ``limit`` characters; two buckets' jobs are never one."""
+    return lambda name, attempt: service_name(f"{name}.{bucket_digest(site)}", attempt, limit=limit)

@@ -23,11 +23,11 @@ from dataclasses import dataclass
 from holdfast.clock import Clock
 from holdfast.engine.compute.errors import ComputeUnavailable
 from holdfast.engine.compute.interface import JobSpec
-from holdfast.engine.compute.remote import claim_attempt, claim_key, newest_claimed
+from holdfast.engine.compute.remote import claim_age_seconds, claim_attempt, claim_key, newest_claimed
 from holdfast.engine.objectstore.errors import ObjectExists, ObjectNotFound
-from holdfast.engine.objectstore.interface import CREATE, OVERWRITE, ObjectStore
+from holdfast.engine.objectstore.interface import CREATE, ObjectStore
 
-_GIVEN_BACK, _ASKED = ".given-back", ".asked"
+_GIVEN_BACK = ".given-back"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +89,7 @@ class Claims:
         with contextlib.suppress(ObjectNotFound):
             self._store.head(f"{key}{_GIVEN_BACK}")
             return True
-        # Two times of the same clock, whatever this machine's shows.
-        self._store.put(f"{key}{_ASKED}", b"", mode=OVERWRITE)
-        now = self._store.head(f"{key}{_ASKED}").modified_at
-        return (now - self._store.head(key).modified_at).total_seconds() >= self._claim_seconds
+        return claim_age_seconds(self._store, key) >= self._claim_seconds
 
     def _key(self, spec: JobSpec, attempt: int) -> str:
         return claim_key(spec.run, spec.epoch, attempt)

@@ -15,7 +15,11 @@ class AlreadyRuns(Refused, ComputeError):
 
 
 class OnAnotherHost(ComputeError):
-    """A job of this name was started on another host and cannot be asked from here; no second one was started."""
+    """A job of this name was started on another host, or disk, and cannot be asked from here; no second was started.
+
+    It is asked for again, on whichever worker, until one that has the job's folder answers. If that disk is gone for
+    good only a person can say so: `hosts` and the error's `fix` tell which object to delete.
+    """
 
     transient = True
 

@@ -50,8 +50,8 @@ class JobSpec:
     ``environment`` is the contract every backend hands to the process: ``HOLDFAST_TOPOLOGY``, ``HOLDFAST_SITE``,
     ``HOLDFAST_GROUP``, ``HOLDFAST_JOB``, ``HOLDFAST_RUN``, ``HOLDFAST_EPOCH``, ``HOLDFAST_DATASET_SNAPSHOT`` and,
     set by the backend, ``HOLDFAST_HEARTBEAT``: a file, or ``object:<key>`` for an object in the site's bucket (see
-    `remote`). Where to resume is in ``runs/<run>/epochs/<epoch>.json``; ``HOLDFAST_RESUME_FROM`` tells the digest that
-    was elected, when the submitter knows it.
+    `remote`). ``HOLDFAST_RESUME_FROM`` is the digest of the checkpoint that was elected when the attempt was
+    written down; not set where there is none. The process elects for itself, and tells where it differs.
 
     Args:
         machine: machine or instance type; None: what the site's compute names.

@@ -28,16 +28,18 @@ from holdfast.engine.compute.kubernetes_job import (
     ATTEMPT_LABEL,
     CONTAINER,
     JOB_ANNOTATION,
-    JOB_LABEL,
+    SPOT_LABEL,
     TERMINATION_GRACE_SECONDS,
     environment_secret,
     job_manifest,
     job_name,
-    label_value,
+    job_selector,
 )
 from holdfast.engine.compute.kubernetes_status import is_over, may_write, state_of
 from holdfast.engine.compute.opening import Opening
-from holdfast.engine.compute.remote import ended_by_heartbeat, heartbeat_key, status_of
+from holdfast.engine.compute.remote import bucket_digest, ended_by_heartbeat, heartbeat_key, status_of
+from holdfast.engine.compute.sdk import require_sdk
+from holdfast.engine.compute.stops import Stops
 from holdfast.engine.config import Cloud
 from holdfast.engine.config.compute import Kubernetes
 from holdfast.engine.objectstore.errors import ObjectNotFound
@@ -57,13 +59,14 @@ def open_backend(opening: Opening) -> KubernetesBackend:
     """The backend of a site whose compute is ``kind: kubernetes``. Asks the cluster nothing.
 
     Raises:
-        ConfigError: the site has no section ``kubernetes``.
+        ConfigError: the site has no section ``kubernetes``, or the SDK is not installed.
     """
     settings = opening.site.compute.kubernetes
     if settings is None:
         raise ConfigError(
             "the site has no Kubernetes settings", where=f"sites.{opening.site_name}.compute", expected="`kubernetes`"
         )
+    require_sdk("kubernetes", kind=KIND, package="kubernetes")
     rng = random.Random()  # noqa: S311 - spreads load, guards nothing
     api = ClusterApi(
         opening.client or (lambda: own_client(settings)),
@@ -115,7 +118,9 @@ class KubernetesBackend:
         self._settings = settings
         self._api = api
         self._clock = opening.clock
+        self._bucket = bucket_digest(opening.site)
         self._beats = Beats(opening.store)
+        self._stops = Stops(opening.store)
 
     def capabilities(self) -> BackendCapabilities:
         """Spot is what ``spot_node_selector`` names. The notice is the vendors' word, not measured."""
@@ -149,7 +154,10 @@ class KubernetesBackend:
                     self._give_environment(jobs[-1])  # whoever created it may have died before
                 if state not in ENDED or state in FINAL or spec.means(handle.attempt):
                     return handle
-            attempt = max(unused, self._above_all(spec.name, jobs))
+                if not is_over(jobs[-1]):
+                    self.stop(handle, grace_seconds=0)  # it could not begin, and must not do so beside the next one
+            # An attempt whose Job was deleted before its first heartbeat left nothing here but its number.
+            attempt = max(unused, self._above_all(spec.name, jobs), (spec.after or 0) + 1)
             created = self._create(spec, attempt)
             if created is not None:
                 return self._handle(spec.name, created)
@@ -167,9 +175,10 @@ class KubernetesBackend:
     def status(self, handle: JobHandle) -> JobStatus:
         """How the attempt of this handle stands. A cluster that does not answer raises; it is never LOST for that."""
         job, pods = self._look(handle)
-        state, detail = state_of(job, pods)
+        state, detail = state_of(job, pods, self._clock.now())
         beat = self._beats.read(handle, needed=state is None)
-        return status_of(state or ended_by_heartbeat(beat) or JobState.LOST, beat, detail)
+        ended = state or ended_by_heartbeat(beat) or JobState.LOST
+        return status_of(self._stops.read(handle, ended, spot=bool(handle.reference.get("spot"))), beat, detail)
 
     def request_checkpoint(self, handle: JobHandle) -> None:
         self._reference(handle)
@@ -183,6 +192,8 @@ class KubernetesBackend:
         """
         job, pods = self._look(handle)
         alive = [pod for pod in pods if may_write(pod)]
+        if alive:
+            self._stops.note(handle)
         for pod in alive:
             # Zero would take the pod off the books without waiting for its processes to die.
             grace = max(1, math.ceil(grace_seconds))
@@ -233,6 +244,7 @@ class KubernetesBackend:
             settings=self._settings,
             topology=self._opening.topology.path,
             has_environment=bool(self._opening.environ),
+            bucket=self._bucket,
         )
         job = self._api.create_job(manifest)
         if job is None:
@@ -249,7 +261,7 @@ class KubernetesBackend:
             self._api.create_secret(environment_secret(job, self._opening.environ))
 
     def _refuse_foreign(self, spec: JobSpec, attempt: int) -> None:
-        name = job_name(spec.name, attempt)
+        name = job_name(spec.name, attempt, self._bucket)
         found = self._api.job(name)
         if found is not None and (found.metadata.annotations or {}).get(JOB_ANNOTATION) != spec.name:
             raise JobNotStarted(
@@ -262,7 +274,7 @@ class KubernetesBackend:
 
     def _above_all(self, name: str, jobs: list[Any]) -> int:
         """The number after every attempt the cluster knows. Raises AlreadyRuns when a pod of one may write."""
-        pods = self._api.pods(f"{JOB_LABEL}={label_value(name)}")
+        pods = self._api.pods(job_selector(name, self._bucket))
         alive = [pod.metadata.name for pod in pods if may_write(pod)]
         if alive:
             raise AlreadyRuns(
@@ -286,7 +298,7 @@ class KubernetesBackend:
 
     def _jobs(self, name: str) -> list[Any]:
         """The Jobs of this name's attempts, the newest last."""
-        found = self._api.jobs(f"{JOB_LABEL}={label_value(name)}")
+        found = self._api.jobs(job_selector(name, self._bucket))
         return sorted((job for job in found if job.metadata.annotations[JOB_ANNOTATION] == name), key=_attempt)
 
     def _look(self, handle: JobHandle) -> tuple[Any | None, list[Any]]:
@@ -295,7 +307,7 @@ class KubernetesBackend:
         job = self._api.job(str(reference["job"]))
         if job is not None and job.metadata.uid != reference["uid"]:
             job = None
-        pods = self._api.pods(f"{JOB_LABEL}={label_value(handle.name)},{ATTEMPT_LABEL}={reference['attempt']}")
+        pods = self._api.pods(f"{job_selector(handle.name, self._bucket)},{ATTEMPT_LABEL}={reference['attempt']}")
         return job, [pod for pod in pods if _owner(pod) in (reference["uid"], None)]
 
     def _handle(self, name: str, job: Any) -> JobHandle:
@@ -308,6 +320,7 @@ class KubernetesBackend:
                 "job": job.metadata.name,
                 "uid": job.metadata.uid,
                 "attempt": _attempt(job),
+                "spot": int(SPOT_LABEL in job.metadata.labels),
             },
         )
 

@@ -23,6 +23,10 @@ TOPOLOGY_FOLDER, TOPOLOGY_FILE = "/etc/holdfast", "topology.yaml"
 #: From SIGTERM to SIGKILL when the cluster takes the pod away; `stop` gives its own grace.
 TERMINATION_GRACE_SECONDS = 30
 JOB_LABEL, ATTEMPT_LABEL, UID_LABEL = "holdfast.io/job", "holdfast.io/attempt", "batch.kubernetes.io/controller-uid"
+#: Whose job it is: a digest of the site's bucket.
+BUCKET_LABEL = "holdfast.io/bucket"
+#: Of a Job on capacity that may be taken away, whatever the site calls such nodes by then.
+SPOT_LABEL = "holdfast.io/spot"
 JOB_ANNOTATION = "holdfast.io/job-name"
 TOPOLOGY_ANNOTATION = "holdfast.io/topology"
 KUEUE_LABEL = "kueue.x-k8s.io/queue-name"
@@ -35,9 +39,18 @@ _TOPOLOGY_BYTES = 256 * 1024 - 4096
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 
 
-def job_name(name: str, attempt: int) -> str:
-    """The Job's name: the same for whoever submits this attempt, so the API refuses the second."""
-    return service_name(name, attempt, limit=_NAME_LIMIT)
+def job_name(name: str, attempt: int, bucket: str) -> str:
+    """The Job's name: the same for whoever submits this attempt, so the API refuses the second.
+
+    Args:
+        bucket: the digest of the site's bucket: two installations may share a namespace.
+    """
+    return service_name(f"{name}.{bucket}", attempt, limit=_NAME_LIMIT)
+
+
+def job_selector(name: str, bucket: str) -> str:
+    """The label selector of a job's attempts, Jobs and pods."""
+    return f"{JOB_LABEL}={label_value(name)},{BUCKET_LABEL}={bucket}"
 
 
 def label_value(text: str) -> str:
@@ -55,10 +68,12 @@ def job_manifest(
     settings: Kubernetes,
     topology: Path,
     has_environment: bool,
+    bucket: str,
 ) -> dict[str, Any]:
     """The Job of an attempt.
 
     Args:
+        bucket: see `job_name`.
         topology: the file whose text the container gets.
         has_environment: whether a Secret of the Job's name will hold the site's own environment.
 
@@ -69,14 +84,17 @@ def job_manifest(
         "app.kubernetes.io/managed-by": "holdfast",
         JOB_LABEL: label_value(spec.name),
         ATTEMPT_LABEL: str(attempt),
+        BUCKET_LABEL: bucket,
         "holdfast.io/run": label_value(spec.run),
         "holdfast.io/epoch": str(spec.epoch),
         "holdfast.io/site": label_value(spec.site),
+        **({SPOT_LABEL: "true"} if spec.spot else {}),
     }
     annotations = {
         JOB_ANNOTATION: spec.name,
         "holdfast.io/run-name": spec.run,
     }
+    secret = job_name(spec.name, attempt, bucket) if has_environment else None
     queue = {KUEUE_LABEL: settings.kueue_queue} if settings.kueue_queue else {}
     body: dict[str, Any] = {
         # One failure ends the attempt: another attempt is the orchestrator's to start, with its own heartbeat.
@@ -88,7 +106,7 @@ def job_manifest(
         "suspend": settings.kueue_queue is not None,
         "template": {
             "metadata": {"labels": labels, "annotations": {**annotations, TOPOLOGY_ANNOTATION: _text(topology, spec)}},
-            "spec": _pod(spec, attempt, settings, topology, has_environment),
+            "spec": _pod(spec, attempt, settings, topology, secret),
         },
     }
     if settings.active_deadline_seconds is not None:
@@ -97,7 +115,7 @@ def job_manifest(
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
-            "name": job_name(spec.name, attempt),
+            "name": job_name(spec.name, attempt, bucket),
             "namespace": settings.namespace,
             "labels": {**labels, **queue},
             "annotations": annotations,
@@ -127,10 +145,10 @@ def environment_secret(job: Any, environ: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _pod(spec: JobSpec, attempt: int, settings: Kubernetes, topology: Path, has_environment: bool) -> dict[str, Any]:
+def _pod(spec: JobSpec, attempt: int, settings: Kubernetes, topology: Path, secret: str | None) -> dict[str, Any]:
     contract = {**with_heartbeat(spec, attempt), "HOLDFAST_TOPOLOGY": f"{TOPOLOGY_FOLDER}/{TOPOLOGY_FILE}"}
     # Of two sources with one name the later counts: what the cluster's own Secrets say stands over ours.
-    own = [job_name(spec.name, attempt)] if has_environment else []
+    own = [secret] if secret is not None else []
     container = {
         "name": CONTAINER,
         "image": settings.image,

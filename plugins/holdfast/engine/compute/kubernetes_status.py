@@ -6,6 +6,7 @@ Disruptions (the DisruptionTarget condition).
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from holdfast.engine.compute.interface import FENCED_EXIT_CODE, JobState
@@ -15,6 +16,19 @@ from holdfast.engine.compute.remote import ended_by_code
 #: Reasons of a failed pod whose machine, or whose place on it, was taken away: kubelet, scheduler, node shutdown.
 _TAKEN = frozenset({"Evicted", "Preempting", "Preempted", "NodeShutdown", "Shutdown", "Terminated", "NodeLost"})
 _DETAIL_CHARACTERS = 500
+
+#: Seconds a pod that has its node may wait for a reason before that is an end. A name that is none stays none; a Secret
+#: may be made a moment after its Job, and a registry may be away. Other reasons are no end.
+_CANNOT_BEGIN = {
+    "InvalidImageName": 0.0,
+    "CreateContainerConfigError": 120.0,
+    "CreateContainerError": 600.0,
+    "ErrImageNeverPull": 600.0,
+    "ErrImagePull": 600.0,
+    "ImageInspectError": 600.0,
+    "ImagePullBackOff": 600.0,
+    "RegistryUnavailable": 600.0,
+}
 
 State = tuple[JobState | None, str | None]
 
@@ -29,19 +43,21 @@ def is_over(job: Any) -> bool:
     return any(found.type in ("Complete", "Failed") and found.status == "True" for found in _conditions(job))
 
 
-def state_of(job: Any | None, pods: list[Any]) -> State:
+def state_of(job: Any | None, pods: list[Any], now: datetime | None = None) -> State:
     """How an attempt stands.
 
     Args:
         job: the attempt's V1Job; None: it is gone.
         pods: the V1Pods of the attempt that are still there.
+        now: by this machine's clock, for how long a pod has waited by its cluster's; None: not to be judged.
 
     Returns:
+        the state. FAILED also of a pod that lives and cannot begin: it must be stopped before another one is made;
         the state and a detail; the state None: it ended, and nothing in the cluster says how.
     """
     alive = [pod for pod in pods if may_write(pod)]
     if alive:
-        state, detail = _living(_newest(alive))
+        state, detail = _living(_newest(alive), now)
         return state, detail or (None if job is not None else "its Job is gone; a pod of it lives on")
     if job is None:
         return None, "its Job is gone from the cluster"
@@ -58,12 +74,12 @@ def exit_of(pod: Any) -> Any | None:
     return None
 
 
-def _living(pod: Any) -> State:
+def _living(pod: Any, now: datetime | None) -> State:
     phase = pod.status.phase if pod.status is not None else None
     if pod.metadata.deletion_timestamp is not None:
         return JobState.RUNNING, "its pod is being deleted, and may write until it is gone"
     if phase == "Pending":
-        return JobState.PENDING, _why_waiting(pod)
+        return JobState.FAILED if _cannot_begin(pod, now) else JobState.PENDING, _why_waiting(pod)
     if phase == "Running":
         ready = _condition(pod, "Ready")
         silent = ready is not None and (ready.status == "Unknown" or ready.reason == "NodeStatusUnknown")
@@ -71,15 +87,30 @@ def _living(pod: Any) -> State:
     return JobState.RUNNING, f"its pod's phase is {phase}; whether it lives is not known"
 
 
+def _cannot_begin(pod: Any, now: datetime | None) -> bool:
+    waiting = _waiting(pod)
+    bound = _CANNOT_BEGIN.get(waiting.reason) if waiting is not None else None
+    if not bound:
+        return bound is not None
+    scheduled = _condition(pod, "PodScheduled")
+    since = scheduled.last_transition_time if scheduled is not None and scheduled.status == "True" else None
+    return now is not None and since is not None and (now - since).total_seconds() >= bound
+
+
+def _waiting(pod: Any) -> Any | None:
+    """The V1ContainerStateWaiting of the trainer's container."""
+    for container in pod.status.container_statuses or []:
+        if container.name == CONTAINER and container.state is not None:
+            return container.state.waiting
+    return None
+
+
 def _why_waiting(pod: Any) -> str | None:
     scheduled = _condition(pod, "PodScheduled")
     if scheduled is not None and scheduled.status == "False":
         return _said(scheduled)
-    for container in pod.status.container_statuses or []:
-        waiting = container.state.waiting if container.state is not None else None
-        if waiting is not None:
-            return _said(waiting)
-    return None
+    waiting = _waiting(pod)
+    return _said(waiting) if waiting is not None else None
 
 
 def _between(job: Any, pods: list[Any]) -> State:

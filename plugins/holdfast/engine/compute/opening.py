@@ -107,7 +107,9 @@ def open_backend(
         return backend
     inherited = {name: environ[name] for name in _MACHINE if name in environ}
     folder = _path(site.compute.state_folder or _STATE_FOLDER, environ, at)
-    return ProcessBackend(site_name, folder, environ={**inherited, **own}, cwd=topology.path.parent, clock=clock)
+    return ProcessBackend(
+        site_name, folder, environ={**inherited, **own}, cwd=topology.path.parent, clock=clock, store=store
+    )
 
 
 def _needed_by(topology: Topology, environ: Mapping[str, str]) -> dict[str, str]:

@@ -5,7 +5,9 @@ A job's folder is its truth::
     <state folder>/<site>/<run>.e<epoch>/
       lock                       held by everything of the job that lives
       submitting                 held by whoever starts an attempt
-      attempt-000001/handle.json heartbeat.json result.json log.txt
+      attempt-000001/claim handle.json heartbeat.json result.json log.txt
+
+A site's bucket tells which disk has an attempt, see `hosts`.
 """
 
 from __future__ import annotations
@@ -17,15 +19,15 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from holdfast.clock import Clock
 from holdfast.engine.compute import job
 from holdfast.engine.compute.errors import AlreadyRuns, JobNotStarted, OnAnotherHost, UnknownHandle
+from holdfast.engine.compute.hosts import HostClaims
 from holdfast.engine.compute.interface import (
     ENDED,
     FINAL,
@@ -37,7 +39,8 @@ from holdfast.engine.compute.interface import (
 )
 from holdfast.engine.compute.job import boot
 from holdfast.engine.compute.processes import is_locked, is_suspended, session_members, signal_all
-from holdfast.engine.compute.remote import ended_by_code, ended_by_heartbeat, status_of
+from holdfast.engine.compute.remote import ended_by_code, ended_by_heartbeat, status_of, written_at
+from holdfast.engine.objectstore.interface import ObjectStore
 
 KIND = "process"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}")
@@ -57,9 +60,20 @@ class ProcessBackend:
         environ: what every job gets beneath its own environment; the parent's own is not inherited.
         cwd: where jobs start.
         clock: for waiting.
+        store: opens the site's bucket.
     """
 
-    def __init__(self, site: str, folder: Path, *, environ: Mapping[str, str], cwd: Path, clock: Clock) -> None:
+    def __init__(
+        self,
+        site: str,
+        folder: Path,
+        *,
+        environ: Mapping[str, str],
+        cwd: Path,
+        clock: Clock,
+        store: Callable[[], ObjectStore],
+    ) -> None:
+        self._hosts = HostClaims(store, site)
         self._site = site
         self._folder = folder / site
         self._environ = dict(environ)
@@ -81,7 +95,8 @@ class ProcessBackend:
 
         Raises:
             AlreadyRuns: something of an earlier attempt still lives though its handle does not say so.
-            OnAnotherHost: one was started on another host and is silent; it may still write.
+            OnAnotherHost: one was started on another host and is silent, or on another disk; it may still write.
+            ComputeUnavailable: the bucket does not answer, so whether another host has the job is not known.
             JobNotStarted: it could not be started.
         """
         folder = self._job_folder(spec.name)
@@ -175,9 +190,12 @@ class ProcessBackend:
     # -----------------------------------------------------------------------------------------------------------
 
     def _start(self, spec: JobSpec, folder: Path) -> JobHandle:
-        number = 1 + max((int(path.name.removeprefix("attempt-")) for path in folder.glob("attempt-*")), default=0)
+        here = max((int(path.name.removeprefix("attempt-")) for path in folder.glob("attempt-*")), default=0)
+        # On a new disk nothing is left of the attempts before, and a number counts once.
+        number = max(here, spec.after or 0, self._hosts.newest(spec, folder)) + 1
         attempt = folder / f"attempt-{number:06d}"
         attempt.mkdir()
+        self._hosts.take(spec, attempt, number)
         environ = {**self._environ, **spec.environment, "HOLDFAST_HEARTBEAT": str(attempt / "heartbeat.json")}
         try:
             starter = subprocess.run(
@@ -210,7 +228,9 @@ class ProcessBackend:
                 expected="exit code 0 of its keeper",
                 found=f"{starter.returncode}: {starter.stderr.decode(errors='replace').strip()[-500:]}",
             )
-        return self._handle(spec.name, attempt)
+        handle = self._handle(spec.name, attempt)
+        self._hosts.started(spec, handle)
+        return handle
 
     def _job_folder(self, name: str) -> Path:
         if not _NAME.fullmatch(name):
@@ -289,8 +309,8 @@ class ProcessBackend:
     def _silent_seconds(self, attempt: Path) -> float:
         """Since the newest sign of life, by the writer's clock: its heartbeat, else its start."""
         beat, facts = _read(attempt / "heartbeat.json") or {}, _read(attempt / job.HANDLE_FILE) or {}
-        at = beat.get("at")
-        seen = datetime.fromisoformat(at).timestamp() if isinstance(at, str) else float(facts.get("submitted_at", 0.0))
+        at = written_at(beat)
+        seen = at.timestamp() if at is not None else float(facts.get("submitted_at", 0.0))
         return max(0.0, self._clock.now().timestamp() - seen)
 
     def _result(self, attempt: Path) -> tuple[JobState, str | None] | None:

@@ -28,11 +28,14 @@ from holdfast.engine.compute.interface import (
     JobState,
     JobStatus,
 )
+from holdfast.engine.config import Site
 from holdfast.engine.objectstore.errors import ObjectExists, ObjectNotFound
 from holdfast.engine.objectstore.interface import CREATE, OVERWRITE, ObjectStore
 
 HEARTBEAT_SCHEME = "object:"
 REQUEST_SUFFIX = ".request"
+#: Beside a claim, written for its date.
+_ASKED = ".asked"
 _CLAIM = re.compile(r"\.(\d{6})\.json$")
 #: How a heartbeat's own last state reads as a job's.
 _ENDS = {"finished": JobState.SUCCEEDED, "fenced": JobState.FENCED, "stopped": JobState.STOPPED}
@@ -91,16 +94,27 @@ def request_checkpoint(store: ObjectStore, key: str) -> None:
 def status_of(state: JobState, beat: Mapping[str, Any] | None, detail: str | None) -> JobStatus:
     """A job's status: what the service says of its state, and what the heartbeat says of its steps."""
     beat = beat or {}
-    at = beat.get("at")
     saving = beat.get("saving")
     trouble = beat.get("detail") or (saving.get("error") if isinstance(saving, dict) else None)
     return JobStatus(
         state,
-        step=beat.get("step"),
-        total_steps=beat.get("total_steps"),
-        heartbeat_at=datetime.fromisoformat(at).astimezone(UTC) if isinstance(at, str) else None,
+        step=_count(beat.get("step")),
+        total_steps=_count(beat.get("total_steps")),
+        heartbeat_at=written_at(beat),
         detail=detail or (str(trouble) if trouble else None),
     )
+
+
+def written_at(beat: Mapping[str, Any]) -> datetime | None:
+    """When a heartbeat was written, by the job's clock; None where it tells no time that can be read."""
+    try:
+        return datetime.fromisoformat(beat["at"]).astimezone(UTC)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
+
+
+def _count(steps: Any) -> int | None:
+    return steps if isinstance(steps, int) else None
 
 
 def ended_by_code(exit_code: int) -> JobState:
@@ -132,14 +146,18 @@ def service_name(name: str, attempt: int, *, limit: int, separator: str = "-") -
     return f"{plain}{ending}"
 
 
+def bucket_digest(site: Site) -> str:
+    """What tells one installation's jobs from another's in a place that both use: six digits of the bucket's digest."""
+    return hashlib.sha256(f"{site.bucket}/{site.prefix}".encode()).hexdigest()[:6]
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Who may submit an attempt. ``claimed_at`` is by the store's own clock."""
+    """Who may submit an attempt."""
 
     attempt: int
     holder: str
     mine: bool
-    claimed_at: datetime
 
 
 def claim_key(run: str, epoch: int, attempt: int) -> str:
@@ -153,6 +171,18 @@ def newest_claimed(store: ObjectStore, run: str, epoch: int) -> int:
     return max((int(one[1]) for one in found if one is not None), default=0)
 
 
+def claim_age_seconds(store: ObjectStore, key: str) -> float:
+    """How old a claim is by the store's own clock, whatever this machine's shows: by two of its times.
+
+    Raises:
+        ObjectNotFound: there is no such claim.
+        ObjectStoreError: the bucket does not answer.
+    """
+    claimed_at = store.head(key).modified_at
+    store.put(f"{key}{_ASKED}", b"", mode=OVERWRITE)
+    return (store.head(f"{key}{_ASKED}").modified_at - claimed_at).total_seconds()
+
+
 def claim_attempt(store: ObjectStore, spec: JobSpec, attempt: int, *, holder: str) -> Claim:
     """Claim an attempt, or learn who has it: of many claimants one wins, and claiming again changes nothing."""
     key = claim_key(spec.run, spec.epoch, attempt)
@@ -160,4 +190,4 @@ def claim_attempt(store: ObjectStore, spec: JobSpec, attempt: int, *, holder: st
     with contextlib.suppress(ObjectExists):
         store.put(key, document.encode(), mode=CREATE, content_type="application/json")
     found = str(json.loads(store.get(key)).get("holder"))
-    return Claim(attempt, found, found == holder, store.head(key).modified_at)
+    return Claim(attempt, found, found == holder)

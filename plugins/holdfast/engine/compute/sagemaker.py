@@ -30,6 +30,8 @@ from holdfast.engine.compute.interface import (
     JobStatus,
 )
 from holdfast.engine.compute.opening import Opening
+from holdfast.engine.compute.sdk import require_sdk
+from holdfast.engine.compute.stops import Stops
 from holdfast.engine.config import Connection
 from holdfast.engine.config.compute import SageMaker
 
@@ -81,11 +83,12 @@ class SageMakerBackend:
         self._opening = opening
         self._settings: SageMaker = settings
         self._beats = Beats(opening.store)
+        self._stops = Stops(opening.store)
         self._clients: Clients | None = None
 
     def submit(self, spec: JobSpec) -> JobHandle:
         """Create the next attempt, or reattach. A name that is taken is looked at, never gone around."""
-        taken = 0
+        taken = spec.after or 0
         for _ in range(_CLASHES):
             newest = self.find(spec.name)
             if newest is not None and (spec.means(newest.attempt) or self._lives(newest)):
@@ -121,6 +124,7 @@ class SageMakerBackend:
         ended = job["TrainingJobStatus"] in sagemaker_job.TERMINAL
         beat = self._beats.read(handle, needed=ended and job["TrainingJobStatus"] != "Completed")
         state, detail = sagemaker_job.state_of(job, beat)
+        state = self._stops.read(handle, state, spot=sagemaker_job.may_be_taken(job))
         return remote.status_of(state, beat, detail)
 
     def request_checkpoint(self, handle: JobHandle) -> None:
@@ -131,7 +135,8 @@ class SageMakerBackend:
 
         Waits for the grace and returns how the job stands then: it may still be RUNNING.
         """
-        self._describe(handle)
+        if self._describe(handle)["TrainingJobStatus"] not in sagemaker_job.TERMINAL:
+            self._stops.note(handle)
         self._call(handle.name, "stop_training_job", TrainingJobName=self._training_job(handle))
         deadline = self._opening.clock.monotonic() + grace_seconds
         while not self._has_ended(handle):
@@ -354,5 +359,6 @@ def made(connection: Connection, region: str) -> Clients:
 
 
 def open_backend(opening: Opening) -> SageMakerBackend:
-    """The backend of a site of kind ``sagemaker``."""
+    """The backend of a site of kind ``sagemaker``. Raises ConfigError: the SDK is not installed."""
+    require_sdk("boto3", kind=KIND, package="boto3")
     return SageMakerBackend(opening)

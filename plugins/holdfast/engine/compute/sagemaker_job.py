@@ -82,6 +82,12 @@ def request(opening: Opening, settings: SageMaker, spec: JobSpec, training_job: 
     return asked
 
 
+def may_be_taken(job: Mapping[str, Any]) -> bool:
+    """Whether a machine that was taken can be why the job ended: spot, and none of its own limits was reached."""
+    limited = job.get("SecondaryStatus") in ("MaxRuntimeExceeded", "MaxWaitTimeExceeded")
+    return bool(job.get("EnableManagedSpotTraining")) and not limited
+
+
 def state_of(job: Mapping[str, Any], beat: Mapping[str, Any] | None) -> tuple[JobState, str | None]:
     """A job's state and what is to be said of it.
 

@@ -23,6 +23,7 @@ def job_spec(
     environ: Mapping[str, str],
     placement: Placement | None = None,
     after: int | None = None,
+    resume_from: str | None = None,
 ) -> JobSpec:
     """The job of a group's run in an epoch at a site.
 
@@ -33,6 +34,7 @@ def job_spec(
             short first model. Nothing else is taken from it.
         placement: which machine, see `next_placement`; None: as the site's compute says.
         after: see `JobSpec.after`.
+        resume_from: the digest of the checkpoint elected for it; None: it starts anew, or that is not known.
 
     Raises:
         UnknownName: the topology has no such group, job or site; the job's recovery names no strategy.
@@ -54,6 +56,8 @@ def job_spec(
     }
     if dataset_snapshot is not None:
         contract["HOLDFAST_DATASET_SNAPSHOT"] = dataset_snapshot
+    if resume_from is not None:
+        contract["HOLDFAST_RESUME_FROM"] = resume_from
     contract |= {name: environ[name] for name in ("HOLDFAST_STEPS", "HOLDFAST_STEP_SECONDS") if environ.get(name)}
     command = _command(topology, settings.command)
     return JobSpec(run, epoch, site, command, contract, machine=chosen.machine, spot=chosen.spot, after=after)

@@ -32,6 +32,8 @@ from holdfast.engine.compute.interface import (
     JobStatus,
 )
 from holdfast.engine.compute.opening import Opening
+from holdfast.engine.compute.sdk import require_sdk
+from holdfast.engine.compute.stops import Stops
 from holdfast.engine.config import Connection
 
 KIND = "vertex"
@@ -51,6 +53,7 @@ class _Job:
     error_code: int
     error: str
     started: bool
+    spot: bool
 
     @property
     def ended(self) -> bool:
@@ -80,6 +83,7 @@ class VertexBackend:
         self._opening, self._settings = opening, settings
         self._claim_seconds, self._nonce = claim_seconds, nonce
         self._beats = Beats(opening.store)
+        self._stops = Stops(opening.store)
         self._service: Any = None
 
     def submit(self, spec: JobSpec) -> JobHandle:
@@ -90,7 +94,7 @@ class VertexBackend:
             return standing
         claims = self._claims()
         with bucket_answers(spec.name):
-            turn = claims.take(spec, max((job.attempt for job in jobs), default=0))
+            turn = claims.take(spec, max(spec.after or 0, *(job.attempt for job in jobs), 0))
         job = self._create(spec, claims, turn)
         with bucket_answers(spec.name):
             overtaken = claims.newest(spec) > turn.attempt
@@ -106,14 +110,17 @@ class VertexBackend:
         return self._handle(spec.name, job)
 
     def find(self, name: str) -> JobHandle | None:
+        """The newest attempt that lives, as `submit` reattaches to it; else the newest."""
         jobs = self._jobs(name)
-        return self._handle(name, jobs[-1]) if jobs else None
+        living = [job for job in jobs if not job.ended]
+        return self._handle(name, (living or jobs)[-1]) if jobs else None
 
     def status(self, handle: JobHandle) -> JobStatus:
         """What Vertex AI says of the attempt; its heartbeat tells the steps, and the end where the service does not."""
         job = self._get(handle)
         beat = self._beats.read(handle, needed=job.ended and job.state != "SUCCEEDED")
         state, detail = vertex_job.state_of(job.state, job.error_code, job.error, beat, started=job.started)
+        state = self._stops.read(handle, state, spot=job.spot and job.state != "EXPIRED")
         return remote.status_of(state, beat, detail)
 
     def request_checkpoint(self, handle: JobHandle) -> None:
@@ -124,6 +131,7 @@ class VertexBackend:
         """CancelCustomJob, which is best effort; waits for the grace. The job may still be RUNNING after it."""
         job = self._get(handle)
         if not job.ended:
+            self._stops.note(handle)
             self._cancel(handle.name, job)
         deadline = self._opening.clock.monotonic() + grace_seconds
         while not self._get(handle).ended:
@@ -305,6 +313,7 @@ def _job(found: Any) -> _Job:
         error_code=int(found.error.code),
         error=str(found.error.message),
         started=found.start_time is not None,
+        spot=found.job_spec.scheduling.strategy.name == "SPOT",
     )
 
 
@@ -367,5 +376,6 @@ def made(connection: Connection, region: str) -> Any:
 
 
 def open_backend(opening: Opening) -> VertexBackend:
-    """The backend of a site of kind ``vertex``."""
+    """The backend of a site of kind ``vertex``. Raises ConfigError: the SDK is not installed."""
+    require_sdk("google.cloud.aiplatform_v1", kind=KIND, package="google-cloud-aiplatform")
     return VertexBackend(opening)

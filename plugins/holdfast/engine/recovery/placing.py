@@ -50,6 +50,7 @@ class Wanted:
 
     Args:
         dataset_snapshot: what it trains on; None: the newest at the site.
+        resume_from: the digest of the checkpoint elected for it; None: it starts anew, or that is not known.
     """
 
     group: str
@@ -58,6 +59,7 @@ class Wanted:
     epoch: int
     site: str
     dataset_snapshot: str | None
+    resume_from: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,13 +191,14 @@ class _Placing:
                 reason=decision.reason,
                 holder=self._rooms.holder,
                 written_at=self._rooms.clock.now(),
+                resume_from=self._wanted.resume_from,
             )
         )
         return None
 
     def _ask(self, record: AttemptRecord) -> Placed | AttemptEnd | None:
         """Submit an attempt, or find it; its end when it ended, None when something of an older one is in the way."""
-        spec = self._spec(record.placement, record.after)
+        spec = self._spec(record.placement, record.after, record.resume_from)
         known = self._backend.find(spec.name)
         try:
             handle = self._backend.submit(spec)
@@ -293,6 +296,7 @@ class _Placing:
                 at=self._rooms.clock.now(),
                 again=again,
                 next_round=next_round,
+                resume_from=self._wanted.resume_from,
             )
         )
 
@@ -321,7 +325,7 @@ class _Placing:
     def _placed(self, record: AttemptRecord, handle: JobHandle, *, submitted: bool) -> Placed:
         return Placed(record.attempt, record.placement, record.reason, handle, submitted, move_on_at(record))
 
-    def _spec(self, placement: Placement, after: int) -> JobSpec:
+    def _spec(self, placement: Placement, after: int, resume_from: str | None = None) -> JobSpec:
         wanted = self._wanted
         return job_spec(
             self._rooms.topology,
@@ -334,6 +338,7 @@ class _Placing:
             environ=self._rooms.environ,
             placement=placement,
             after=after,
+            resume_from=resume_from,
         )
 
 

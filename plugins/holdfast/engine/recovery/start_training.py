@@ -163,7 +163,7 @@ def _start_run(
                 found=f"plan {moving.plan_id} of {moving.holder}",
                 fix="Ask again when it has ended; it resumes the group's training itself",
             )
-        data = _trained_on(store, run, settings.dataset, state)
+        data, _ = _goes_on_with(store, run, settings.dataset, state)
         newest = Attempts(store, run, state.epoch, holder=rooms.holder).newest()
         if newest is None:
             return StartedJob(run, state.epoch, state.active_site, data, handle)
@@ -188,8 +188,8 @@ def _start_run(
         holder=rooms.holder,
         clock=rooms.clock,
     )
-    data = _trained_on(store, run, settings.dataset, state)
-    wanted = Wanted(group, job, run, state.epoch, state.active_site, data)
+    data, elected = _goes_on_with(store, run, settings.dataset, state)
+    wanted = Wanted(group, job, run, state.epoch, state.active_site, data, elected)
     return _started(rooms, wanted, data, place(rooms, wanted, again_after=again_after, say=say))
 
 
@@ -240,11 +240,11 @@ def _without_starting(rooms: Rooms, run: str, state: EpochState) -> JobHandle | 
     return handle if handle is not None and backend.status(handle).state not in _STARTED_AGAIN else None
 
 
-def _trained_on(store: ObjectStore, run: str, dataset: str, state: EpochState) -> str:
-    """The snapshot a run goes on with: what its newest checkpoint was trained on, for a new run the newest there is."""
+def _goes_on_with(store: ObjectStore, run: str, dataset: str, state: EpochState) -> tuple[str, str | None]:
+    """The snapshot of a run and the digest of its newest checkpoint: what that was trained on, else the newest."""
     election = elect(store, run, epoch=state.epoch, site=state.active_site)
     if election.manifest is not None and election.manifest.dataset_snapshot is not None:
-        return election.manifest.dataset_snapshot
+        return election.manifest.dataset_snapshot, election.digest
     newest = latest(store, dataset, epoch=state.epoch)
     if newest is None:
         raise ConfigError(
@@ -254,4 +254,4 @@ def _trained_on(store: ObjectStore, run: str, dataset: str, state: EpochState) -
             found="none",
             fix="Run the DAG replicate_datasets first",
         )
-    return newest.snapshot_id
+    return newest.snapshot_id, election.digest

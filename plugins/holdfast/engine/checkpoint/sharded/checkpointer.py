@@ -73,7 +73,7 @@ class ShardedCheckpointer(Checkpointer):
             if settings.get(name):
                 raise _unsupported(name, "one copy of this rank's part, always")
         if not ranks.leads:
-            settings |= {"guard": None, "heartbeat": None, "replicas": None, "retention": None}
+            settings |= {"guard": None, "heartbeat": None, "replicas": None, "retention": None, "resume_from": None}
         super().__init__(store, run, epoch=epoch, site=site, **settings)
         if self.mode is SaveMode.OVERLAP:
             raise _unsupported("mode", f"{SaveMode.COPY} or {SaveMode.BLOCKING}")

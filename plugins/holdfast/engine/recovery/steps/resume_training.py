@@ -52,6 +52,7 @@ class ResumeTraining:
             plan.epoch,
             plan.target,
             self._dataset_snapshot(context, settings.dataset, promoted),
+            election.digest,
         )
 
         def say(told: str) -> None:
