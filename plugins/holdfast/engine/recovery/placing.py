@@ -216,7 +216,7 @@ class _Placing:
             # Its wait was given up, and a slower starter made it once more in that moment.
             stopped = self._backend.stop(handle, grace_seconds=_LEAVE_SECONDS)
             return None if stopped.state in ENDED else self._placed(record, handle, submitted=False)
-        if self._is_overdue(record, status):
+        if waits_too_long(status, move_on_at(record), now=self._rooms.clock.now()):
             return self._leave(record, handle, status)
         return self._placed(record, handle, submitted=False)
 
@@ -313,11 +313,6 @@ class _Placing:
             return JobState.NO_CAPACITY, f"{waited}: {waited_for or status.detail or 'no reason is told'}"
         return JobState.LOST, f"{waited}; it began as it was asked to leave"
 
-    def _is_overdue(self, record: AttemptRecord, status: JobStatus) -> bool:
-        at = move_on_at(record)
-        waits = status.state is JobState.PENDING and status.heartbeat_at is None
-        return waits and at is not None and self._rooms.clock.now() >= at
-
     def _placed(self, record: AttemptRecord, handle: JobHandle, *, submitted: bool) -> Placed:
         return Placed(record.attempt, record.placement, record.reason, handle, submitted, move_on_at(record))
 
@@ -346,6 +341,17 @@ def move_on_at(record: AttemptRecord) -> datetime | None:
     """When an attempt that still waits for a machine has waited long enough; None: it may wait."""
     seconds = record.placement.wait_seconds
     return None if seconds is None else record.written_at + timedelta(seconds=seconds)
+
+
+def waits_too_long(status: JobStatus, at: datetime | None, *, now: datetime) -> bool:
+    """Whether a job has waited for its first machine as long as its placement allows.
+
+    One with a heartbeat had a machine, and waits for another: it is left where its service has its place in the queue.
+
+    Args:
+        at: see `move_on_at`.
+    """
+    return status.state is JobState.PENDING and status.heartbeat_at is None and at is not None and now >= at
 
 
 def _asked(told: tuple[PastAttempt, ...], record: AttemptRecord) -> list[PastAttempt]:
