@@ -427,3 +427,33 @@ def test_a_resumption_is_told_also_where_the_jobs_word_cannot_be_read(
     monkeypatch.setattr(program.backend, "heartbeat", silent)
     found = program.json("resume", GROUP, JOB, "--run", RUN, "--tell-seconds", "0")
     assert (found["begun"], found["resumed"]) == (True, None)
+
+
+# -- what a script goes by ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_leaves_json_to_be_json(program: Program, loss: float) -> None:
+    program.beat(150, loss=loss)
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"no JSON: {constant}")
+
+    found = json.loads(program("status", GROUP, JOB, "--run", RUN, "--json").stdout, parse_constant=refuse)
+    assert (found["beat"]["step"], found["beat"]["loss"]) == (150, None)
+
+
+def test_a_resumption_without_a_machine_ends_with_the_code_its_help_names(program: Program) -> None:
+    program.ends(JobState.LOST)
+    program.world.may_run_at(Placement(machine="small"))
+    program.backend.full = {"small"}
+    program("resume", GROUP, JOB, "--run", RUN, code=7)
+    assert "7 no placement has a machine" in program("resume", "--help").stdout
+
+
+def test_checkpoints_of_no_run_are_bad_input(program: Program) -> None:
+    assert program.json("checkpoints", f"{RUN}.nothing", code=2)["error"] == "NoRun"
+    program.world.board.cut.add(GCP)  # it may lie there
+    program("checkpoints", f"{RUN}.nothing", code=1)
+    program.world.board.cut.clear()
+    assert program("checkpoints", RUN).stdout

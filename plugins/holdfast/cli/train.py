@@ -139,7 +139,8 @@ def resume(
 
     Whether the resume is bitwise is the job's own word: only there its environment is known.
 
-    Exit codes: 0 it runs (or had ended well), 1 failed, 2 bad input or no such run, 3 refused by a rule, 4 no majority.
+    Exit codes: 0 it runs (or had ended well), 1 failed, 2 bad input or no such run, 3 refused by a rule, 4 no majority,
+    7 no placement has a machine.
     """
     runtime = Runtime.from_environment(topology)
     found = resuming.resume_training(runtime, group, job, run=name, say=_tell)
@@ -161,7 +162,8 @@ def checkpoints(
 ) -> None:
     """A run's checkpoints at each site, with their receipts, their lineage and what is odd about them.
 
-    Exit codes: 0 listed, 1 a site did not answer or does not know the newest epoch, 2 bad input, 4 no majority.
+    Exit codes: 0 listed, 1 a site did not answer or does not know the newest epoch, 2 bad input or no such run, 4 no
+    majority.
     """
     runtime = Runtime.from_environment(topology)
     found = saved.list_checkpoints(runtime, name, group=group, site=site)

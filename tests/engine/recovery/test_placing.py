@@ -354,6 +354,11 @@ class Locked(FakeBackend):
         with self._lock:
             return super().submit(spec)
 
+    def status(self, handle: JobHandle) -> JobStatus:
+        with self._lock:  # a handle means its own attempt, which ended before a later one was made
+            over = handle.attempt < self.attempts.get(handle.name, 1)
+            return JobStatus(JobState.LOST) if over else super().status(handle)
+
 
 def test_a_slow_starter_does_not_start_a_failed_attempt_again(world: World) -> None:
     backend = world.backends[AWS]
