@@ -457,3 +457,23 @@ def test_checkpoints_of_no_run_are_bad_input(program: Program) -> None:
     program("checkpoints", f"{RUN}.nothing", code=1)
     program.world.board.cut.clear()
     assert program("checkpoints", RUN).stdout
+
+
+def test_a_run_is_stopped_by_hand_and_resumed_by_hand(program: Program) -> None:
+    found = program.json("stop", GROUP, JOB)
+    assert (found["run"], found["epoch"], found["site"], found["state"], found["already"]) == (
+        RUN,
+        1,
+        AWS,
+        "stopped",
+        False,
+    )
+    assert program.json("stop", GROUP, JOB, "--run", RUN)["already"]
+    assert program.json("resume", GROUP, JOB, "--run", RUN, "--tell-seconds", "0")["begun"]
+
+
+def test_what_cannot_be_stopped_says_so(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert program.json("stop", GROUP, JOB, "--run", f"{RUN}.nothing", code=2)["error"] == "NoRun"
+    program("stop", GROUP, JOB, "--run", "another", code=2)
+    monkeypatch.setattr(program.backend, "stop", lambda _handle, **_: JobStatus(JobState.RUNNING))
+    assert program.json("stop", GROUP, JOB, code=1)["state"] == "running"

@@ -185,6 +185,25 @@ def test_who_ends_the_task_stops_the_job_only_where_that_was_asked_for(
     assert killed(running, ended, monkeypatch, stop_on_kill=True) is JobState.STOPPED
 
 
+def test_who_ends_the_task_stops_the_run_where_a_failover_took_it(
+    running: FakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = running.world
+    move(world)()
+    there = world.backends[GCP]
+    assert there.jobs[f"{RUN}.e2"].state is JobState.RUNNING
+    killed(running, {"r": {"train": "failed"}}, monkeypatch, stop_on_kill=True, group=GROUP, epoch=1)
+    assert there.jobs[f"{RUN}.e2"].state is JobState.STOPPED
+
+
+def test_a_register_that_does_not_answer_leaves_the_known_job_to_be_stopped(
+    running: FakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running.world.epochs.available = False
+    ended = {"r": {"train": "failed"}}
+    assert killed(running, ended, monkeypatch, stop_on_kill=True, group=GROUP, epoch=1) is JobState.STOPPED
+
+
 @pytest.mark.parametrize(
     "states", [{"r": {"train": state}} for state in ("deferred", None, "queued", "running", "up_for_retry")] + [{}]
 )

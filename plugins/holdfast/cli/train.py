@@ -12,10 +12,19 @@ import typer
 from holdfast.cli import train_tables as show
 from holdfast.cli.output import JsonOption, TopologyOption, console, errors, print_json, reports_errors
 from holdfast.cli.train_progress import Watching, leaving
-from holdfast.engine.compute import JobState, JobStatus
-from holdfast.engine.pipeline import TrainingLost, goes_on, resuming, start_training, training_outcome, training_status
+from holdfast.engine.compute import ENDED, JobState, JobStatus
+from holdfast.engine.pipeline import (
+    TrainingLost,
+    goes_on,
+    require_active,
+    resuming,
+    start_training,
+    stopping,
+    training_outcome,
+    training_status,
+)
 from holdfast.engine.pipeline import checkpoints as saved
-from holdfast.engine.pipeline.runs import require_job
+from holdfast.engine.pipeline.runs import check_run_name, require_job, require_run
 from holdfast.engine.recovery import waiting
 from holdfast.engine.recovery.start_training import NoMachine, StartedJob
 from holdfast.engine.recovery.subjects import run_name
@@ -23,7 +32,7 @@ from holdfast.engine.runtime import Runtime
 from holdfast.errors import HoldfastError
 
 app = typer.Typer(
-    help="Training at the active site: run, status, resume, checkpoints, verify.",
+    help="Training at the active site: run, status, resume, stop, checkpoints, verify.",
     no_args_is_help=True,
     epilog="Exit codes: 0 done, 1 failed, 2 bad input, 3 refused by a rule, 4 no majority, 5 a checkpoint is damaged, "
     "6 there is nothing to verify, 7 no machine, or the job ended without a result and may be started again, "
@@ -149,6 +158,40 @@ def resume(
         print_json(show.resumption_facts(found, word))
     else:
         show.print_resumption(found, word)
+
+
+@app.command("stop")
+@reports_errors
+def stop(
+    group: GroupArgument,
+    job: JobArgument,
+    name: RunOption = None,
+    grace_seconds: Annotated[
+        float, typer.Option("--grace-seconds", min=0.0, help="How long it may take to write a last checkpoint.")
+    ] = 30.0,
+    topology: TopologyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask a run's job to write a last checkpoint and leave; it is killed when the grace is over.
+
+    The run is not over: `holdfast train resume`, a task's retry or whoever waits for it goes on from that checkpoint.
+
+    Exit codes: 0 it has ended, 1 failed, or it has not ended yet, 2 bad input, no such run or no job of it, 4 no
+    majority.
+    """
+    runtime = Runtime.from_environment(topology)
+    require_job(runtime.topology, group, job)
+    state = require_active(runtime, group)
+    chosen = require_run(runtime.store(state.active_site), group, job, name, epoch=state.epoch)
+    check_run_name(group, job, chosen)
+    found = stopping.stop_run(runtime, group, chosen, grace_seconds=grace_seconds)
+    if as_json:
+        print_json(show.stopped_facts(found))
+    else:
+        stands = f"{found.status.state}{', before it was asked' if found.already else ''}"
+        console.print(f"{found.run} at {found.site} in epoch {found.epoch}: {stands}", markup=False)
+    if found.status.state not in ENDED:
+        raise typer.Exit(1)
 
 
 @app.command("checkpoints")

@@ -34,7 +34,7 @@ class TrainingJobTrigger(BaseTrigger):
     :param move_on_at: RFC 3339; when a job that still waits for a machine has waited long enough.
     :param poll_seconds: how often the backend is asked.
     :param grace_seconds: how long a stopped job may take to write a last checkpoint.
-    :param stop_on_kill: stop the job when a person ends the task.
+    :param stop_on_kill: stop the run's job, in whatever epoch it is by then, when a person ends the task.
     :param topology_path: the topology file; by default the one the configuration names.
     """
 
@@ -107,8 +107,24 @@ class TrainingJobTrigger(BaseTrigger):
         if not self.stop_on_kill or not await ended_by_a_person(self):
             self.log.info("The trigger ends and %s goes on", self.handle["name"])
             return
-        backend = await asyncio.to_thread(self._backend)
-        status = await asyncio.to_thread(backend.stop, self._handle(), grace_seconds=self.grace_seconds)
+        await asyncio.to_thread(self._stop)
+
+    def _stop(self) -> None:
+        """Stop the run's job in its newest epoch, and the one this trigger waits for."""
+        runtime = self._runtime()
+        run, grace = self.handle["name"].rpartition(".e")[0], self.grace_seconds
+        if self.group is not None:
+            from holdfast.engine.pipeline.stopping import stop_run
+
+            try:
+                found = stop_run(runtime, self.group, run, grace_seconds=grace)
+            except HoldfastError as error:
+                self.log.warning("Whether run %s goes on in a newer epoch is not known: %s", run, error)
+            else:
+                self.log.info("%s at %s: %s", found.handle.name, found.site, found.status.state)
+                if (found.site, found.handle.name) == (self.site, self.handle["name"]):
+                    return
+        status = runtime.backend(self.site).stop(self._handle(), grace_seconds=grace)
         self.log.info("%s was stopped: %s", self.handle["name"], status.state)
 
     def _looking(self, runtime: Runtime) -> Callable[[], JobStatus | None]:
@@ -135,9 +151,6 @@ class TrainingJobTrigger(BaseTrigger):
 
     def _unanswered(self, error: HoldfastError) -> None:
         self.log.warning("The backend of %s cannot be asked, asking again: %s", self.site, error)
-
-    def _backend(self) -> TrainingBackend:
-        return self._runtime().backend(self.site)
 
     def _runtime(self) -> Runtime:
         from holdfast.hooks.runtime import HoldfastHook
