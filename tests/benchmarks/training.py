@@ -87,9 +87,7 @@ def case_a(cases: list[Case], rounds: int, scale: float) -> None:
         cases.append(Case(f"{title}, {name}", "peak_bytes", "B", statistics.median(peaks), runs=peaks))
 
 
-def case_b(
-    cases: list[Case], rounds: int, scale: float, *, seconds: float = 95.0, every_seconds: float = 30.0
-) -> None:
+def case_b(cases: list[Case], rounds: int, scale: float, *, seconds: float = 95.0, every_seconds: float = 30.0) -> None:
     """A whole run with a save every 30 s, beside the same steps without."""
     layers = max(2, int(LAYERS * scale))
     seconds, every_seconds = seconds * max(scale, 0.05), every_seconds * max(scale, 0.05)

@@ -372,3 +372,108 @@ def test_compressed_checkpoints_show_what_they_are_stored_in_and_what_they_hold(
 )
 def test_bad_input_is_one_clear_error(program: Program, words: tuple[str, ...], said: str) -> None:
     assert said in program(*words, code=2).stderr
+
+
+# -- what asking again may mend ----------------------------------------------------------------------------------------
+
+
+def test_a_service_that_is_away_while_a_machine_is_waited_for_does_not_end_the_waiting(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program.world.may_run_at(Placement(machine="small"))
+    program.backend.full = {"small"}
+    pauses = Pauses(program)
+    monkeypatch.setattr(train, "leaving", lambda: contextlib.nullcontext(pauses))
+    name = f"{RUN}.one"
+    find = program.backend.find
+    asked: list[int] = []
+
+    def away_once(job: str) -> JobHandle | None:
+        if pauses.count and not asked:
+            asked.append(pauses.count)
+            raise ComputeUnavailable("503", where=AWS)
+        return find(job)
+
+    def look() -> None:
+        program.world.publish_model(AWS, 1, b"m", run=name, step="300")
+        program.backend.jobs[f"{name}.e1"] = JobStatus(JobState.SUCCEEDED, step=300, total_steps=300)
+        program.backend.on_look = lambda: None
+
+    monkeypatch.setattr(program.backend, "find", away_once)
+    program.backend.on_look = look
+    done = program("run", GROUP, JOB, "--run", name, "--wait")
+    assert asked
+    assert "is asked again" in done.stderr
+    assert f"{name} ended well" in done.stdout
+
+
+def test_a_job_that_was_started_and_cannot_be_asked_is_told_all_the_same(program: Program) -> None:
+    program.backend.unanswered = 1
+    found = program.json("run", GROUP, JOB)
+    assert found["state"] is None
+    assert f"{found['run']}.e1" in program.backend.specs
+    program.backend.unanswered = 1
+    assert found["run"] in program("run", GROUP, JOB, "--run", found["run"]).stdout
+
+
+def test_a_resumption_is_told_also_where_the_jobs_word_cannot_be_read(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program.ends(JobState.LOST)
+
+    def silent(_handle: JobHandle) -> dict[str, Any]:
+        raise ComputeUnavailable("the bucket does not answer", where=AWS)
+
+    monkeypatch.setattr(program.backend, "heartbeat", silent)
+    found = program.json("resume", GROUP, JOB, "--run", RUN, "--tell-seconds", "0")
+    assert (found["begun"], found["resumed"]) == (True, None)
+
+
+# -- what a script goes by ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_leaves_json_to_be_json(program: Program, loss: float) -> None:
+    program.beat(150, loss=loss)
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"no JSON: {constant}")
+
+    found = json.loads(program("status", GROUP, JOB, "--run", RUN, "--json").stdout, parse_constant=refuse)
+    assert (found["beat"]["step"], found["beat"]["loss"]) == (150, None)
+
+
+def test_a_resumption_without_a_machine_ends_with_the_code_its_help_names(program: Program) -> None:
+    program.ends(JobState.LOST)
+    program.world.may_run_at(Placement(machine="small"))
+    program.backend.full = {"small"}
+    program("resume", GROUP, JOB, "--run", RUN, code=7)
+    assert "7 no placement has a machine" in program("resume", "--help").stdout
+
+
+def test_checkpoints_of_no_run_are_bad_input(program: Program) -> None:
+    assert program.json("checkpoints", f"{RUN}.nothing", code=2)["error"] == "NoRun"
+    program.world.board.cut.add(GCP)  # it may lie there
+    program("checkpoints", f"{RUN}.nothing", code=1)
+    program.world.board.cut.clear()
+    assert program("checkpoints", RUN).stdout
+
+
+def test_a_run_is_stopped_by_hand_and_resumed_by_hand(program: Program) -> None:
+    found = program.json("stop", GROUP, JOB)
+    assert (found["run"], found["epoch"], found["site"], found["state"], found["already"]) == (
+        RUN,
+        1,
+        AWS,
+        "stopped",
+        False,
+    )
+    assert program.json("stop", GROUP, JOB, "--run", RUN)["already"]
+    assert program.json("resume", GROUP, JOB, "--run", RUN, "--tell-seconds", "0")["begun"]
+
+
+def test_what_cannot_be_stopped_says_so(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert program.json("stop", GROUP, JOB, "--run", f"{RUN}.nothing", code=2)["error"] == "NoRun"
+    program("stop", GROUP, JOB, "--run", "another", code=2)
+    monkeypatch.setattr(program.backend, "stop", lambda _handle, **_: JobStatus(JobState.RUNNING))
+    assert program.json("stop", GROUP, JOB, code=1)["state"] == "running"

@@ -14,9 +14,12 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, TaskDeferred
 from airflow.sdk.observability.stats import Stats
 
+from holdfast.engine.authority.interface import Operation
 from holdfast.engine.compute import ComputeUnavailable, JobHandle, JobState, JobStatus
 from holdfast.engine.config.compute import Placement
 from holdfast.engine.config.models import NoCapacityPolicy
+from holdfast.engine.objectstore.errors import StoreUnavailable
+from holdfast.engine.pipeline import TrainingLost
 from holdfast.engine.recovery import new_plan, run_plan
 from holdfast.hooks.runtime import HoldfastHook
 from holdfast.operators.recovery import ResumeTrainingOperator
@@ -175,6 +178,7 @@ def test_a_task_that_waits_in_its_worker_replaces_the_machine_too(world: World) 
 
 def silent(world: World) -> Callable[[JobHandle], JobStatus]:
     def status(_handle: JobHandle) -> JobStatus:
+        world.clock.advance(4)
         raise ComputeUnavailable("the cloud is gone", where=AWS)
 
     return status
@@ -189,7 +193,7 @@ def test_a_lost_cloud_that_answers_nothing_is_left_when_the_group_has_moved(worl
     assert run_plan(world, new_plan(world, GROUP, reason="test"), senses=world.senses).complete
     event = fired(first)
     assert event["state"] == "lost"
-    assert "its epoch is over" in event["detail"]
+    assert "its epoch 1 is over" in event["detail"]
     second = task.deferred(event)
     assert (second.site, second.epoch) == (GCP, 2)
     assert world.backends[GCP].submitted == 1
@@ -221,3 +225,92 @@ def test_a_plan_that_finds_no_machine_says_so_in_log_and_metric(
     (job,) = found["evidence"]["jobs"]
     assert (job["handle"], job["degraded"]["policy"]) == (None, "wait")
     assert counted == [(NO_MACHINE_METRIC, {"group": GROUP, "job": JOB})]
+
+
+# -- what asking again may mend ends no try ----------------------------------------------------------------------------
+
+
+def test_a_plan_under_way_as_a_machine_is_replaced_is_waited_for(world: World) -> None:
+    task = Task(run=RUN)
+    first = task.deferred()
+    ends(world, JobState.LOST, run=RUN)
+    now = world.clock.now()
+    world.epochs.claim(GROUP, Operation("p1", "failover", "someone", now, now + timedelta(seconds=600)))
+    waits = task.deferred(fired(first))
+    assert isinstance(waits, NoMachineTrigger)
+    assert datetime.fromisoformat(waits.ask_again_at) > now
+    world.epochs.release(GROUP, "p1")
+    assert task.deferred(fired(waits)).handle["reference"]["attempt"] == 2
+
+
+def test_a_service_that_is_away_as_a_machine_is_replaced_is_waited_for(world: World) -> None:
+    task = Task()
+    first = task.deferred()
+    ends(world, JobState.PREEMPTED)
+    submit = world.backends[AWS].submit
+
+    def down(_spec: Any) -> JobHandle:
+        raise ComputeUnavailable("503", where=AWS)
+
+    world.backends[AWS].submit = down  # type: ignore[method-assign]
+    waits = task.deferred(fired(first))
+    world.backends[AWS].submit = submit  # type: ignore[method-assign]
+    assert task.deferred(fired(waits)).handle["reference"]["attempt"] == 2
+
+
+def test_a_first_start_that_cannot_be_made_is_left_to_a_retry(world: World) -> None:
+    world.board.cut.add(AWS)
+    with pytest.raises(StoreUnavailable):
+        Task().new().execute(Task().context)
+
+
+def test_a_register_without_a_majority_as_the_job_ends_keeps_its_end(world: World) -> None:
+    task = Task()
+    first = task.deferred()
+    ends(world, JobState.STOPPED)
+    event = fired(first)
+    world.epochs.available = False
+    waits = task.deferred(event)
+    assert isinstance(waits, NoMachineTrigger)
+    world.epochs.available = True
+    again = fired(NoMachineTrigger(**json.loads(json.dumps(waits.serialize()[1]))))
+    assert again == event
+    with pytest.raises(TrainingLost):  # what somebody stopped is not started again by the wait
+        task.new().execute_complete(task.context, again)
+    assert world.backends[AWS].attempts[f"{RUN}.one.e1"] == 1
+
+
+def test_a_job_that_waits_for_another_machine_is_left_its_place_in_the_queue(world: World) -> None:
+    world.may_run_at(Placement(machine="small", spot=True, wait_seconds=60), STAYS)
+    trigger = Task().deferred()
+    world.clock.advance(3600)
+    looks = 0
+
+    def status(_handle: JobHandle) -> JobStatus:
+        nonlocal looks
+        looks += 1
+        state = JobState.PENDING if looks < 20 else JobState.SUCCEEDED
+        return JobStatus(state, step=5, heartbeat_at=world.clock.now())
+
+    world.backends[AWS].status = status  # type: ignore[method-assign]
+    assert fired(trigger)["state"] == "succeeded"
+
+
+def test_a_job_whose_wait_is_over_and_that_cannot_be_stopped_is_asked_about_after_a_pause(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.may_run_at(Placement(machine="small", wait_seconds=60), STAYS)
+    task = Task(poll_seconds=7.0)
+    trigger = task.deferred()
+    ends(world, JobState.PENDING)
+    world.clock.advance(61)
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    world.backends[AWS].stop = lambda _handle, **_: JobStatus(JobState.PENDING)  # type: ignore[method-assign]
+    for count in range(1, 4):
+        trigger = task.deferred(fired(trigger))
+        assert pauses == [7.0] * count

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from datetime import datetime
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.sdk.exceptions import TaskDeferred
 
 from holdfast.engine.compute import ComputeUnavailable, JobHandle, JobState, JobStatus
-from holdfast.engine.recovery.start_training import TrainingMustWait
+from holdfast.engine.recovery import new_plan, run_plan
 from holdfast.hooks.runtime import HoldfastHook
 from holdfast.operators.training import TrainOperator
-from holdfast.triggers.training import TrainingJobTrigger
+from holdfast.triggers.training import NoMachineTrigger, TrainingJobTrigger
 from world import AWS, GCP, GROUP, JOB, RUN, TOPOLOGY, FakeBackend, World, make_world
 
 HANDLE: dict[str, Any] = {"backend": "fake", "site": AWS, "name": f"{RUN}.e1", "reference": {"n": 1}}
@@ -55,8 +57,17 @@ def lost(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Gon
     return backend
 
 
-def move(world: World) -> None:
-    world.epochs.advance(GROUP, expected_epoch=1, active_site=GCP, plan_id="p", reason="test")
+def move(world: World) -> Callable[[], None]:
+    """A failover that has begun, and committed its epoch; what is returned brings it to its end."""
+    world.board.cut.add(AWS)
+    world.training_ends = False
+    plan = new_plan(world, GROUP, reason="test")
+    run_plan(world, plan, only=plan.steps[: plan.steps.index("commit_epoch") + 1], senses=world.senses)
+
+    def arrive() -> None:
+        assert run_plan(world, plan, senses=world.senses).complete
+
+    return arrive
 
 
 def trigger(**arguments: Any) -> TrainingJobTrigger:
@@ -73,7 +84,14 @@ def context() -> Any:
     return {"task_state_store": store, "ti": SimpleNamespace(xcom_push=lambda **_: None)}
 
 
-def first_event(of: TrainingJobTrigger) -> dict[str, Any]:
+def deferred(event: dict[str, Any]) -> Any:
+    """The trigger the task waits with after an event."""
+    with pytest.raises(TaskDeferred) as waits:
+        train().execute_complete(context(), event)
+    return waits.value.trigger
+
+
+def first_event(of: Any) -> dict[str, Any]:
     async def ask() -> Any:
         async for event in of.run():
             return event.payload
@@ -82,18 +100,45 @@ def first_event(of: TrainingJobTrigger) -> dict[str, Any]:
     return asyncio.run(ask())
 
 
-def test_a_trigger_leaves_a_lost_cloud_once_its_group_is_elsewhere(lost: Gone) -> None:
-    move(lost.world)
+def test_a_trigger_leaves_a_lost_cloud_and_its_task_finds_the_run_at_the_new_site(lost: Gone) -> None:
+    arrive = move(lost.world)
     found = first_event(trigger(group=GROUP, epoch=1))
     assert (found["state"], found["detail"]) == ("lost", f"its epoch 1 is over: epoch 2 is at {GCP}")
-    with pytest.raises(TrainingMustWait, match=f"{RUN} at {GCP}"):
-        train().execute_complete(context(), found)
+    waits = deferred(found)
+    assert isinstance(waits, NoMachineTrigger)
+    assert datetime.fromisoformat(waits.ask_again_at) > lost.world.clock.now()
+    arrive()
+    there = deferred(first_event(waits))
+    assert (there.site, there.epoch) == (GCP, 2)
+    assert lost.world.backends[GCP].submitted == 1
 
 
-def test_a_worker_leaves_it_as_well(lost: Gone) -> None:
-    lost.before_look = lambda number: number == 2 and move(lost.world)
-    with pytest.raises(TrainingMustWait, match=f"{RUN} at {GCP}"):
-        train(deferrable=False).execute(context())
+def test_a_worker_leaves_it_as_well_and_finds_the_run(lost: Gone) -> None:
+    world = lost.world
+    plan: list[Callable[[], None]] = []
+    lost.before_look = lambda number: number == 2 and plan.append(move(world))
+    submit = world.backends[GCP].submit
+
+    def ends(spec: Any) -> JobHandle:
+        handle = submit(spec)
+        world.publish_model(GCP, 2, b"m", run=RUN, step="300")
+        world.backends[GCP].jobs[handle.name] = JobStatus(JobState.SUCCEEDED, step=300, total_steps=300)
+        return handle
+
+    world.backends[GCP].submit = ends  # type: ignore[method-assign]
+    sleep = world.clock.sleep
+
+    slept: list[float] = []
+
+    def sleeps(seconds: float) -> None:
+        sleep(seconds)
+        slept.append(seconds)
+        if plan and len(slept) == 50:  # by then the task waits for the plan
+            plan.pop()()
+
+    world.clock.sleep = sleeps  # type: ignore[method-assign]
+    found = train(deferrable=False).execute(context())
+    assert (found["site"], found["epoch"], found["step"]) == (GCP, 2, 300)
 
 
 def test_the_waiting_goes_on_while_the_epoch_lasts_and_while_nobody_can_tell(lost: Gone) -> None:
@@ -101,7 +146,7 @@ def test_the_waiting_goes_on_while_the_epoch_lasts_and_while_nobody_can_tell(los
         lost.world.epochs.available = number not in range(10, 20)
         if number == 12:
             lost.world.epochs.available = True
-            move(lost.world)
+            lost.world.epochs.advance(GROUP, expected_epoch=1, active_site=GCP, plan_id="p", reason="test")
             lost.world.epochs.available = False
 
     lost.before_look = befall
@@ -138,6 +183,25 @@ def test_who_ends_the_task_stops_the_job_only_where_that_was_asked_for(
     ended = {"r": {"train": state}}
     assert killed(running, ended, monkeypatch) is JobState.RUNNING
     assert killed(running, ended, monkeypatch, stop_on_kill=True) is JobState.STOPPED
+
+
+def test_who_ends_the_task_stops_the_run_where_a_failover_took_it(
+    running: FakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = running.world
+    move(world)()
+    there = world.backends[GCP]
+    assert there.jobs[f"{RUN}.e2"].state is JobState.RUNNING
+    killed(running, {"r": {"train": "failed"}}, monkeypatch, stop_on_kill=True, group=GROUP, epoch=1)
+    assert there.jobs[f"{RUN}.e2"].state is JobState.STOPPED
+
+
+def test_a_register_that_does_not_answer_leaves_the_known_job_to_be_stopped(
+    running: FakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running.world.epochs.available = False
+    ended = {"r": {"train": "failed"}}
+    assert killed(running, ended, monkeypatch, stop_on_kill=True, group=GROUP, epoch=1) is JobState.STOPPED
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import sys
 from collections.abc import Callable
 from datetime import datetime
@@ -14,6 +13,7 @@ import typer
 from pydantic import BaseModel
 from rich.console import Console
 
+from holdfast import strict_json
 from holdfast.errors import HoldfastError
 
 P = ParamSpec("P")
@@ -30,8 +30,8 @@ errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def to_json(value: object) -> str:
-    """A JSON document of models, dataclasses, dates and paths."""
-    return json.dumps(value, indent=2, default=_plain, ensure_ascii=False)
+    """A JSON document of models, dataclasses, dates and paths; null for a number that is not finite."""
+    return strict_json.dumps(value, indent=2, default=_plain, ensure_ascii=False)
 
 
 def print_json(value: object) -> None:

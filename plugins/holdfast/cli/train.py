@@ -12,18 +12,27 @@ import typer
 from holdfast.cli import train_tables as show
 from holdfast.cli.output import JsonOption, TopologyOption, console, errors, print_json, reports_errors
 from holdfast.cli.train_progress import Watching, leaving
-from holdfast.engine.compute import JobStatus
-from holdfast.engine.config.models import NoCapacityPolicy
+from holdfast.engine.compute import ENDED, JobState, JobStatus
+from holdfast.engine.pipeline import (
+    TrainingLost,
+    goes_on,
+    require_active,
+    resuming,
+    start_training,
+    stopping,
+    training_outcome,
+    training_status,
+)
 from holdfast.engine.pipeline import checkpoints as saved
-from holdfast.engine.pipeline import goes_on, resuming, start_training, training_outcome, training_status, waiting
-from holdfast.engine.pipeline.runs import require_job
+from holdfast.engine.pipeline.runs import check_run_name, require_job, require_run
+from holdfast.engine.recovery import waiting
 from holdfast.engine.recovery.start_training import NoMachine, StartedJob
 from holdfast.engine.recovery.subjects import run_name
 from holdfast.engine.runtime import Runtime
 from holdfast.errors import HoldfastError
 
 app = typer.Typer(
-    help="Training at the active site: run, status, resume, checkpoints, verify.",
+    help="Training at the active site: run, status, resume, stop, checkpoints, verify.",
     no_args_is_help=True,
     epilog="Exit codes: 0 done, 1 failed, 2 bad input, 3 refused by a rule, 4 no majority, 5 a checkpoint is damaged, "
     "6 there is nothing to verify, 7 no machine, or the job ended without a result and may be started again, "
@@ -72,15 +81,15 @@ def run(
     chosen = name or run_name(group, job, runtime.clock.now())
     if not wait:
         started = start_training(runtime, group, job, run=chosen, say=_tell)
-        status = runtime.backend(started.site).status(started.handle)
+        state = _state(runtime, started)
         if as_json:
-            print_json({**show.started_facts(started), "state": status.state})
+            print_json({**show.started_facts(started), "state": state})
         else:
-            console.print(show.started_text(started, status.state), markup=False)
+            console.print(show.started_text(started, state), markup=False)
             console.print(f"Look at it with `holdfast train status {group} {job} --run {chosen}`.", markup=False)
         return
-    last, ended = _to_its_end(runtime, group, job, chosen, poll)
-    if ended is None:
+    last, outcome = _to_its_end(runtime, group, job, chosen, poll)
+    if outcome is None:
         if as_json:
             facts = {"run": chosen, "site": None} if last is None else show.started_facts(last)
             print_json({**facts, "state": "left without a machine" if last is None else "left running"})
@@ -94,9 +103,8 @@ def run(
             markup=False,
         )
         raise typer.Exit(LEFT)
-    outcome = training_outcome(runtime, group, job, run=chosen, status=ended, epoch=last.epoch if last else None)
     if as_json:
-        print_json({**outcome, "state": ended.state})
+        print_json(outcome)
     else:
         show.print_outcome(outcome)
 
@@ -140,7 +148,8 @@ def resume(
 
     Whether the resume is bitwise is the job's own word: only there its environment is known.
 
-    Exit codes: 0 it runs (or had ended well), 1 failed, 2 bad input or no such run, 3 refused by a rule, 4 no majority.
+    Exit codes: 0 it runs (or had ended well), 1 failed, 2 bad input or no such run, 3 refused by a rule, 4 no majority,
+    7 no placement has a machine.
     """
     runtime = Runtime.from_environment(topology)
     found = resuming.resume_training(runtime, group, job, run=name, say=_tell)
@@ -149,6 +158,40 @@ def resume(
         print_json(show.resumption_facts(found, word))
     else:
         show.print_resumption(found, word)
+
+
+@app.command("stop")
+@reports_errors
+def stop(
+    group: GroupArgument,
+    job: JobArgument,
+    name: RunOption = None,
+    grace_seconds: Annotated[
+        float, typer.Option("--grace-seconds", min=0.0, help="How long it may take to write a last checkpoint.")
+    ] = 30.0,
+    topology: TopologyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask a run's job to write a last checkpoint and leave; it is killed when the grace is over.
+
+    The run is not over: `holdfast train resume`, a task's retry or whoever waits for it goes on from that checkpoint.
+
+    Exit codes: 0 it has ended, 1 failed, or it has not ended yet, 2 bad input, no such run or no job of it, 4 no
+    majority.
+    """
+    runtime = Runtime.from_environment(topology)
+    require_job(runtime.topology, group, job)
+    state = require_active(runtime, group)
+    chosen = require_run(runtime.store(state.active_site), group, job, name, epoch=state.epoch)
+    check_run_name(group, job, chosen)
+    found = stopping.stop_run(runtime, group, chosen, grace_seconds=grace_seconds)
+    if as_json:
+        print_json(show.stopped_facts(found))
+    else:
+        stands = f"{found.status.state}{', before it was asked' if found.already else ''}"
+        console.print(f"{found.run} at {found.site} in epoch {found.epoch}: {stands}", markup=False)
+    if found.status.state not in ENDED:
+        raise typer.Exit(1)
 
 
 @app.command("checkpoints")
@@ -162,7 +205,8 @@ def checkpoints(
 ) -> None:
     """A run's checkpoints at each site, with their receipts, their lineage and what is odd about them.
 
-    Exit codes: 0 listed, 1 a site did not answer or does not know the newest epoch, 2 bad input, 4 no majority.
+    Exit codes: 0 listed, 1 a site did not answer or does not know the newest epoch, 2 bad input or no such run, 4 no
+    majority.
     """
     runtime = Runtime.from_environment(topology)
     found = saved.list_checkpoints(runtime, name, group=group, site=site)
@@ -206,40 +250,61 @@ def _tell(said: str) -> None:
     errors.print(said, markup=False)
 
 
+def _state(runtime: Runtime, started: StartedJob) -> JobState | None:
+    """How a job stands that was just started; None: its backend does not answer, and says it later."""
+    try:
+        return runtime.backend(started.site).status(started.handle).state
+    except HoldfastError as error:
+        if not error.transient:
+            raise
+        _tell(f"It was started, and cannot be asked now: {error}")
+        return None
+
+
 def _to_its_end(
     runtime: Runtime, group: str, job: str, run: str, poll_seconds: float
-) -> tuple[StartedJob | None, JobStatus | None]:
+) -> tuple[StartedJob | None, dict[str, Any] | None]:
     """Start the run, and again as long as a machine is what it lacks.
 
     Returns:
-        the job that was waited for last, and how it ended; no end: Ctrl-C left it, or, without a job, the waiting for
-        a machine.
+        the job that was waited for last, and what came of the run; no outcome: Ctrl-C left it, or, without a job, the
+        waiting for a machine.
     """
-    started: StartedJob | None = None
-    with leaving() as left:
-        while True:
-            try:
-                started = start_training(runtime, group, job, run=run, say=_tell)
-            except NoMachine as none:
-                if none.policy is not NoCapacityPolicy.WAIT or none.ask_again_at is None:
-                    raise
-                _tell(str(none))
-                started = None
-                if not _until(runtime, none.ask_again_at, left, poll_seconds):
-                    return None, None
-                continue
-            except HoldfastError as error:
-                if not error.transient or started is None:
-                    raise
-                _tell(f"It cannot be started again now, and is asked again: {error}")
-                if left.wait(poll_seconds):
-                    return started, None
-                continue
-            _tell(show.started_text(started, None))
-            ended = _wait(runtime, group, job, started, left, poll_seconds)
-            if ended is None or not goes_on(runtime, group, status=ended, epoch=started.epoch):
-                return started, ended
+
+    def start() -> StartedJob:
+        started = start_training(runtime, group, job, run=run, say=_tell)
+        _tell(show.started_text(started, None))
+        return started
+
+    def further(ended: JobStatus) -> bool:
+        on = goes_on(runtime, group, status=ended, epoch=waiter.job.epoch if waiter.job else None)
+        if on:
             _tell(f"{ended.state}{f': {ended.detail}' if ended.detail else ''}; the run goes on")
+        return on
+
+    def outcome(ended: JobStatus) -> dict[str, Any]:
+        epoch = waiter.job.epoch if waiter.job else None
+        found = training_outcome(runtime, group, job, run=run, status=ended, epoch=epoch)
+        return {**found, "state": ended.state}
+
+    def pause(later: waiting.AskAgain) -> bool:
+        nothing = isinstance(later.why, NoMachine)
+        _tell(str(later.why) if nothing else f"It cannot be asked now, and is asked again: {later.why}")
+        return not _until(runtime, later.at, left, poll_seconds)
+
+    with leaving() as left:
+        waiter: waiting.Waiter[StartedJob, dict[str, Any]] = waiting.Waiter(
+            runtime.clock,
+            start=start,
+            wait=lambda started: _wait(runtime, group, job, started, left, poll_seconds),
+            goes_on=further,
+            finish=outcome,
+            pause=pause,
+            poll_seconds=poll_seconds,
+            final=(TrainingLost,),
+        )
+        found = waiter.run()
+        return waiter.job, found
 
 
 def _until(runtime: Runtime, moment: datetime, left: threading.Event, poll_seconds: float) -> bool:
@@ -270,7 +335,12 @@ def _word(runtime: Runtime, found: resuming.Resumption, seconds: float) -> dict[
     backend = runtime.backend(found.started.site)
     end = time.monotonic() + seconds
     while True:
-        word = resuming.resumed_by(backend, found.started.handle)
+        try:
+            word = resuming.resumed_by(backend, found.started.handle)
+        except HoldfastError as error:
+            if not error.transient:
+                raise
+            word = None
         if word is not None or time.monotonic() >= end:
             return word
         time.sleep(0.2)

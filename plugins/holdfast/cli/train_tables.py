@@ -20,6 +20,7 @@ from holdfast.engine.pipeline.checkpoints import (
     VerifiedCheckpoint,
 )
 from holdfast.engine.pipeline.resuming import Resumption
+from holdfast.engine.pipeline.stopping import StoppedRun
 from holdfast.engine.pipeline.telling import size
 from holdfast.engine.pipeline.training_status import Beat, TrainingStatus
 from holdfast.engine.recovery.placing import describe
@@ -135,6 +136,18 @@ def resumption_facts(found: Resumption, word: Mapping[str, Any] | None) -> dict[
             "passed_over": [asdict(one) for one in election.passed_over],
         },
         "resumed": word,
+    }
+
+
+def stopped_facts(found: StoppedRun) -> dict[str, Any]:
+    return {
+        "run": found.run,
+        "epoch": found.epoch,
+        "site": found.site,
+        "handle": {**asdict(found.handle), "reference": dict(found.handle.reference)},
+        "state": found.status.state,
+        "step": found.status.step,
+        "already": found.already,
     }
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.sdk.exceptions import AirflowSkipException
 from airflow.sdk.execution_time.context import NEVER_EXPIRE
@@ -14,14 +12,15 @@ from airflow.sdk.execution_time.context import NEVER_EXPIRE
 from holdfast.operators.assets import FINISHED_TRAINING, training_asset
 from holdfast.operators.base import HoldfastOperator, failing_clearly
 from holdfast.operators.links import JOB_LINKS, keep_links
-from holdfast.triggers.training import NoMachineTrigger, TrainingJobTrigger
+from holdfast.triggers.training import NoMachineTrigger, TrainingJobTrigger, event_of
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
     from pydantic import JsonValue
 
     from holdfast.engine.compute import JobStatus
-    from holdfast.engine.recovery.start_training import NoMachine, StartedJob
+    from holdfast.engine.recovery.start_training import StartedJob
+    from holdfast.engine.recovery.waiting import AskAgain, Waiter
     from holdfast.engine.runtime import Runtime
     from holdfast.errors import HoldfastError
 
@@ -92,27 +91,60 @@ class TrainOperator(HoldfastOperator):
 
     def act(self, context: Context, runtime: Runtime) -> dict[str, Any]:
         """Start or find the job, remember it, and hand over to the triggerer, or wait for it here."""
-        return self._until_ended(context, runtime)
+        return self._found(self._waiter(context, runtime).run())
 
-    def _until_ended(self, context: Context, runtime: Runtime) -> dict[str, Any]:
-        from holdfast.engine.pipeline import goes_on
+    def _waiter(
+        self, context: Context, runtime: Runtime, *, began: bool = False, epoch: int | None = None
+    ) -> Waiter[StartedJob, dict[str, Any]]:
+        """Waits here; where the task is deferrable, it defers instead.
+
+        :param epoch: of a job that somebody else waited for.
+        """
+        from holdfast.engine.pipeline import TrainingLost, goes_on
+        from holdfast.engine.recovery.waiting import Waiter
+
+        def own_epoch() -> int | None:
+            return epoch if waiter.job is None else waiter.job.epoch
+
+        def again(status: JobStatus) -> bool:
+            on = goes_on(runtime, self.group, status=status, epoch=own_epoch())
+            if on:
+                self.log.info("%s: %s; the run goes on", status.state, status.detail or "no detail")
+            return on
+
+        waiter: Waiter[StartedJob, dict[str, Any]] = Waiter(
+            runtime.clock,
+            start=lambda: self._start_or_say(context, runtime),
+            wait=self._hand_over if self.deferrable else lambda started: self._wait(runtime, started),
+            goes_on=again,
+            finish=lambda status: self._finish(context, runtime, status, own_epoch()),
+            pause=lambda later: self._await_turn(runtime, later),
+            poll_seconds=self.poll_seconds,
+            final=(TrainingLost,),
+            began=began,
+        )
+        return waiter
+
+    def _found(self, outcome: dict[str, Any] | None) -> dict[str, Any]:
+        assert outcome is not None, "a pause of this task never gives up"
+        return outcome
+
+    def _start_or_say(self, context: Context, runtime: Runtime) -> StartedJob:
+        from airflow.sdk.observability.stats import Stats
+
+        from holdfast.engine.config.models import NoCapacityPolicy
         from holdfast.engine.recovery.start_training import NoMachine, TrainingGivenUp
 
-        while True:
-            try:
-                started = self._start(context, runtime)
-            except NoMachine as none:
-                self._await_machine(none)
-                continue
-            except TrainingGivenUp as given_up:
-                self._tell(context, given_up.epoch, given_up.attempt)
-                raise
-            if self.deferrable:
-                self._hand_over(started)
-            status = self._wait(runtime, started)
-            if not goes_on(runtime, self.group, status=status, epoch=started.epoch):
-                return self._finish(context, runtime, status, started.epoch)
-            self._say_it_goes_on(status)
+        try:
+            return self._start(context, runtime)
+        except NoMachine as none:
+            Stats.incr(NO_MACHINE_METRIC, tags={"group": self.group, "job": self.job})
+            if none.policy is NoCapacityPolicy.GO_ON or none.ask_again_at is None:
+                raise AirflowSkipException(f"The group goes on without this training. {none}") from none
+            raise
+        except TrainingGivenUp as given_up:
+            self._tell(context, given_up.epoch, given_up.attempt)
+            raise
 
     def _start(self, context: Context, runtime: Runtime) -> StartedJob:
         from holdfast.engine.pipeline import start_training
@@ -153,7 +185,7 @@ class TrainOperator(HoldfastOperator):
         keep_links(context, runtime.backend(started.site), started.handle, self.log)
         return started
 
-    def _hand_over(self, started: StartedJob) -> None:
+    def _hand_over(self, started: StartedJob) -> NoReturn:
         self.defer(
             trigger=TrainingJobTrigger(
                 site=started.site,
@@ -177,20 +209,15 @@ class TrainOperator(HoldfastOperator):
             help.
         """
         from holdfast.engine.compute import JobState, JobStatus
-        from holdfast.engine.pipeline import goes_on
 
-        if event["state"] is None:
-            with failing_clearly():
-                return self._until_ended(context, self.hook.runtime)
-        status = JobStatus(JobState(event["state"]), event["step"], event["total_steps"], None, event["detail"])
+        ended = None
+        if event["state"] is not None:
+            ended = JobStatus(JobState(event["state"]), event["step"], event["total_steps"], None, event["detail"])
         known = context["task_state_store"].get(STATE_KEY)
-        epoch = int(str(known["epoch"])) if isinstance(known, dict) else None
+        epoch = int(str(known["epoch"])) if isinstance(known, dict) and "epoch" in known else None
         with failing_clearly():
-            runtime = self.hook.runtime
-            if goes_on(runtime, self.group, status=status, epoch=epoch):
-                self._say_it_goes_on(status)
-                return self._until_ended(context, runtime)
-            return self._finish(context, runtime, status, epoch)
+            waiter = self._waiter(context, self.hook.runtime, began=True, epoch=epoch)
+            return self._found(waiter.run(ended))
 
     def on_kill(self) -> None:
         """Leave the job to the next try, or stop it where ``stop_on_kill`` says so."""
@@ -204,13 +231,13 @@ class TrainOperator(HoldfastOperator):
         self.log.info("%s was stopped: %s", started.handle.name, status.state)
 
     def _wait(self, runtime: Runtime, started: StartedJob) -> JobStatus:
-        from holdfast.engine.pipeline import JobWatch, wait_for_job
+        from holdfast.engine.recovery.waiting import JobWatch, wait_for_job
 
         self._waiting_for = started
         ended = wait_for_job(
             runtime.backend(started.site),
             started.handle,
-            pause=self._pause,
+            pause=lambda: self._pause(runtime),
             seen=self._seen,
             unanswered=self._unanswered,
             over=JobWatch(runtime, self.group, epoch=started.epoch, move_on_at=started.move_on_at).over,
@@ -219,26 +246,21 @@ class TrainOperator(HoldfastOperator):
         assert ended is not None, "a pause of this task never gives up"
         return ended
 
-    def _await_machine(self, none: NoMachine) -> None:
-        """Wait until the placements are to be asked again, in the triggerer or here; or skip the task."""
-        from airflow.sdk.observability.stats import Stats
-
-        from holdfast.engine.config.models import NoCapacityPolicy
-
-        Stats.incr(NO_MACHINE_METRIC, tags={"group": self.group, "job": self.job})
-        if none.policy is NoCapacityPolicy.GO_ON or none.ask_again_at is None:
-            raise AirflowSkipException(f"The group goes on without this training. {none}")
-        self.log.warning("%s", none)
+    def _await_turn(self, runtime: Runtime, later: AskAgain) -> bool:
+        """Wait until the run is to be asked for again, in the triggerer or here."""
+        self.log.warning("Asking again from %s on: %s", later.at.isoformat(timespec="seconds"), later.why)
         if self.deferrable:
             self.defer(
-                trigger=NoMachineTrigger(ask_again_at=none.ask_again_at.isoformat(), poll_seconds=self.poll_seconds),
+                trigger=NoMachineTrigger(
+                    ask_again_at=later.at.isoformat(),
+                    poll_seconds=self.poll_seconds,
+                    ended=None if later.ended is None else event_of(later.ended),
+                ),
                 method_name="execute_complete",
             )
-        while datetime.now(UTC) < none.ask_again_at:
-            time.sleep(self.poll_seconds)
-
-    def _say_it_goes_on(self, status: JobStatus) -> None:
-        self.log.info("%s: %s; the run goes on", status.state, status.detail or "no detail")
+        while runtime.clock.now() < later.at:
+            self._pause(runtime)
+        return False
 
     def _tell(self, context: Context, epoch: int, attempt: int) -> None:
         """Remember the failure this task is about to tell: whoever clears it afterwards asks for the run again."""
@@ -259,8 +281,8 @@ class TrainOperator(HoldfastOperator):
             return None
         return int(str(told["attempt"]))
 
-    def _pause(self) -> bool:
-        time.sleep(self.poll_seconds)
+    def _pause(self, runtime: Runtime) -> bool:
+        runtime.clock.sleep(self.poll_seconds)
         return False
 
     def _seen(self, status: JobStatus) -> None:

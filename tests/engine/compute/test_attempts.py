@@ -13,6 +13,7 @@ from holdfast.engine.compute.attempts import (
     AttemptEnd,
     AttemptRecord,
     Attempts,
+    AttemptSubmitted,
     AttemptUnreadable,
     following,
     history,
@@ -68,6 +69,9 @@ def after(record: AttemptRecord, state: JobState, *, job: int | None = None, **m
 
 GOLDENS = {
     "000002.000001.json": first(),
+    "000002.000001.submitted": AttemptSubmitted(
+        run="desk-job", epoch=2, attempt=1, holder="worker-1", submitted_at=NOON
+    ),
     "000002.000001.end.json": end(first(), JobState.PREEMPTED, job=1),
     "000002.000002.json": after(first(), JobState.PREEMPTED, job=1),
 }

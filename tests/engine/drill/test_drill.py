@@ -5,24 +5,26 @@ from __future__ import annotations
 import json
 import os
 import signal
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from holdfast.engine.authority import NoMajority, OperationInProgress
 from holdfast.engine.authority.interface import Operation
 from holdfast.engine.checkpoint import Fenced, elect
-from holdfast.engine.compute.interface import JobSpec, JobState, JobStatus
+from holdfast.engine.compute.errors import ComputeUnavailable
+from holdfast.engine.compute.interface import JobHandle, JobSpec, JobState, JobStatus
 from holdfast.engine.config.compute import Placement
 from holdfast.engine.config.models import NoCapacityPolicy
 from holdfast.engine.drill import SteadyStateFailed, comparison, phases, run, stale_writes, training
 from holdfast.engine.drill.checkpoints import list_checkpoints
 from holdfast.engine.drill.conclude import conclude, free_unrecorded
-from holdfast.engine.drill.errors import FaultNotNoticed
-from holdfast.engine.drill.log import open_drill
+from holdfast.engine.drill.errors import FaultNotNoticed, TrainingFailed
+from holdfast.engine.drill.log import DrillState, open_drill
 from holdfast.engine.drill.reference import Reference
 from holdfast.engine.drill.run import run_drill
 from holdfast.engine.health.interface import Verdict
@@ -387,6 +389,68 @@ def test_a_drill_waits_for_a_machine_where_the_group_waits(world: World, tmp_pat
     assert "none of the 1 placements" in journal.training[0]["degraded"]
 
 
+def resumed(world: World) -> tuple[DrillState, dict[str, Any]]:
+    """What a drill's waiting for its training begins with: a failover has resumed the job at gcp."""
+    world.training_ends = False
+    world.board.cut.add(AWS)
+    assert run_plan(world, new_plan(world, GROUP, reason="t"), senses=world.senses, approved_by="me").complete
+    handle = world.backends[GCP].find(f"{RUN}.e2")
+    assert handle is not None
+    plan = SimpleNamespace(target=GCP, epoch=2, group=GROUP)
+    state = SimpleNamespace(rooms=world, plan=plan, progress=lambda _progress: None)
+    return cast("DrillState", state), {"job": JOB, "run": RUN, "handle": asdict(handle)}
+
+
+def test_a_drill_waits_through_an_answer_that_does_not_come(world: World) -> None:
+    state, job = resumed(world)
+    answers: list[Any] = [ComputeUnavailable("503", where=GCP), JobStatus(JobState.SUCCEEDED)]
+
+    def status(_handle: JobHandle) -> JobStatus:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    world.backends[GCP].status = status  # type: ignore[method-assign]
+    assert training._until_succeeded(state, job, 100.0, lambda: None) == 0
+
+
+def test_a_drill_waits_through_a_service_that_is_away_as_a_machine_is_replaced(world: World) -> None:
+    state, job = resumed(world)
+    gcp = world.backends[GCP]
+    gcp.jobs[f"{RUN}.e2"] = JobStatus(JobState.PREEMPTED)
+    submit, away = gcp.submit, [True, True]
+
+    def later(spec: Any) -> JobHandle:
+        if away:
+            away.pop()
+            raise ComputeUnavailable("503", where=GCP)
+        handle = submit(spec)
+        if handle.attempt == 2:
+            gcp.jobs[handle.name] = JobStatus(JobState.SUCCEEDED)
+        return handle
+
+    gcp.submit = later  # type: ignore[method-assign]
+    assert training._until_succeeded(state, job, 100.0, lambda: None) == 1
+
+
+def test_a_drill_whose_job_waits_for_another_machine_looks_with_pauses_and_for_its_time(world: World) -> None:
+    world.may_run_at(Placement(machine="small", wait_seconds=60))
+    state, job = resumed(world)
+    looks = 0
+
+    def status(_handle: JobHandle) -> JobStatus:
+        nonlocal looks
+        looks += 1
+        assert looks < 1000, "no time passes between the looks"
+        return JobStatus(JobState.PENDING, heartbeat_at=world.clock.now())
+
+    world.clock.advance(3600)
+    world.backends[GCP].status = status  # type: ignore[method-assign]
+    with pytest.raises(TrainingFailed, match="in the time allowed"):
+        training._until_succeeded(state, {**job, "move_on_at": world.clock.now().isoformat()}, 100.0, lambda: None)
+
+
 def test_a_group_that_goes_on_without_training_proves_nothing_about_its_model(world: World, tmp_path: Path) -> None:
     world.may_run_at(Placement(machine="small"), no_capacity=NoCapacityPolicy.GO_ON)
     world.backends[GCP].full = {"small"}
@@ -497,7 +561,8 @@ def test_a_long_training_does_not_outlast_the_drills_claim(world: World) -> None
         if len(claimed) == 4:
             backend.jobs[handle.name] = JobStatus(JobState.SUCCEEDED)
 
-    assert training._ended(state, RUN, handle, None, 9000.0, renew).state is JobState.SUCCEEDED
+    job = {"job": JOB, "run": RUN, "handle": asdict(handle)}
+    assert training._until_succeeded(state, job, 9000.0, renew) == 0
     assert world.clock.monotonic() > 4000
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from engine.checkpoint.worlds import write
-from holdfast.engine.compute import JobHandle, JobSpec, JobState, JobStatus
+from holdfast.engine.compute import ComputeUnavailable, JobHandle, JobSpec, JobState, JobStatus
 from holdfast.engine.compute.attempts import Attempts, AttemptUnreadable
 from holdfast.engine.compute.placement import MOST_LOST_MACHINES
 from holdfast.engine.config.compute import Placement
@@ -225,6 +225,64 @@ def test_a_job_that_waits_longer_than_its_placement_allows_is_taken_away(world: 
     assert (end.state, end.detail) == (JobState.NO_CAPACITY, "no machine within 300 s: 0/3 nodes are available")
 
 
+def test_the_wait_for_a_machine_counts_from_when_the_service_took_the_job(world: World) -> None:
+    world.may_run_at(Placement(machine="small", wait_seconds=60), STAYS)
+    aws = world.backends[AWS]
+    submit = aws.submit
+
+    def down(_spec: JobSpec) -> JobHandle:
+        raise ComputeUnavailable("503", where=AWS)
+
+    aws.submit = down  # type: ignore[method-assign]
+    with pytest.raises(ComputeUnavailable):
+        ask(world)
+    aws.submit = submit  # type: ignore[method-assign]
+    world.clock.advance(300)
+    first = placed(world)
+    assert first.move_on_at == world.clock.now() + timedelta(seconds=60)
+    ends(world, JobState.PENDING)
+    world.clock.advance(59)
+    again = placed(world)
+    assert (again.handle, again.move_on_at) == (first.handle, first.move_on_at)
+    world.clock.advance(1)
+    assert placed(world).placement == STAYS
+
+
+def test_a_starter_that_died_after_the_submit_leaves_a_wait_that_counts_from_the_next_look(world: World) -> None:
+    world.may_run_at(Placement(machine="small", wait_seconds=60), STAYS)
+    first = placed(world)
+    ends(world, JobState.PENDING)
+    world.bare(AWS).delete(f"runs/{NEW}/attempts/000001.000001.submitted")
+    world.clock.advance(3600)
+    assert placed(world).handle == first.handle
+    world.clock.advance(60)
+    assert placed(world).attempt == 2
+
+
+def test_the_pauses_begin_anew_after_a_machine_ran(world: World) -> None:
+    world.may_run_at(SPOT)
+    aws = world.backends[AWS]
+    aws.full = {"small"}
+    pauses = []
+    for _ in range(5):
+        none = ask(world)
+        assert isinstance(none, NoRoom)
+        assert none.ask_again_at is not None
+        pauses.append((none.ask_again_at - world.clock.now()).total_seconds())
+        world.clock.advance(pauses[-1])
+    assert pauses == [30, 60, 120, 240, 480]
+    aws.full = set()
+    placed(world)
+    world.clock.advance(36_000)
+    ends(world, JobState.PREEMPTED)
+    aws.full = {"small"}
+    for seconds in (30, 60):
+        none = ask(world)
+        assert isinstance(none, NoRoom)
+        assert none.ask_again_at == world.clock.now() + timedelta(seconds=seconds)
+        world.clock.advance(seconds)
+
+
 def test_one_that_began_as_it_was_asked_to_leave_lost_its_machine(world: World) -> None:
     world.may_run_at(Placement(machine="small", wait_seconds=300), STAYS)
     placed(world)
@@ -318,6 +376,11 @@ class Locked(FakeBackend):
     def submit(self, spec: JobSpec) -> JobHandle:
         with self._lock:
             return super().submit(spec)
+
+    def status(self, handle: JobHandle) -> JobStatus:
+        with self._lock:  # a handle means its own attempt, which ended before a later one was made
+            over = handle.attempt < self.attempts.get(handle.name, 1)
+            return JobStatus(JobState.LOST) if over else super().status(handle)
 
 
 def test_a_slow_starter_does_not_start_a_failed_attempt_again(world: World) -> None:

@@ -8,13 +8,13 @@ moves and ``step_at`` does not, which tells a slow step from a dead process.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import Any
 
+from holdfast import strict_json
 from holdfast.clock import Clock
 from holdfast.engine.objectstore.errors import ObjectStoreError
 from holdfast.engine.objectstore.interface import OVERWRITE, ObjectStore
@@ -118,7 +118,7 @@ class HeartbeatObject:
     def write(self, facts: dict[str, Any]) -> None:
         """Replace the object. A bucket that does not answer makes the heartbeat old, and ends nothing."""
         with contextlib.suppress(ObjectStoreError):
-            data = json.dumps(facts, sort_keys=True).encode()
+            data = strict_json.dumps(facts, sort_keys=True).encode()
             self._store.put(self.key, data, mode=OVERWRITE, content_type="application/json")
 
     def look_for_request(self) -> None:
@@ -141,5 +141,5 @@ def stamp(moment: datetime) -> str:
 def _replace(path: Path, facts: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(facts, sort_keys=True), encoding="utf-8")
+    temporary.write_text(strict_json.dumps(facts, sort_keys=True), encoding="utf-8")
     temporary.replace(path)

@@ -3,6 +3,7 @@
 They outlive whoever started them, Airflow included. docs/formats/attempts.md specifies the documents::
 
     runs/<run>/attempts/<epoch:6>.<attempt:6>.json        create-only, before the job is submitted
+    runs/<run>/attempts/<epoch:6>.<attempt:6>.submitted   create-only, once its service took a job that may not wait
     runs/<run>/attempts/<epoch:6>.<attempt:6>.left        its wait for a machine was given up; empty
     runs/<run>/attempts/<epoch:6>.<attempt:6>.end.json    create-only, once its backend said how it ended
 
@@ -98,6 +99,17 @@ class AttemptEnd(Document):
         return JobHandle(str(self.handle["backend"]), str(self.handle["site"]), str(self.handle["name"]), reference)
 
 
+class AttemptSubmitted(Document):
+    """When the service took an attempt's job: from then on it waits for its machine."""
+
+    format: Literal["holdfast.attempt-submitted/1"] = "holdfast.attempt-submitted/1"
+    run: str
+    epoch: int = Field(ge=1)
+    attempt: int = Field(ge=1)
+    holder: str
+    submitted_at: UtcTime
+
+
 class Attempts:
     """The attempts of one run in one epoch.
 
@@ -167,6 +179,13 @@ class Attempts:
             seen_at=at,
         )
         return _parse(AttemptEnd, key, create_or_read(self._store, key, end.to_json(), content_type=_JSON))
+
+    def submitted(self, attempt: int, *, at: datetime) -> datetime:
+        """Say when an attempt was submitted, or learn what was said first. Raises as `newest`."""
+        key = self._key(attempt, ".submitted")
+        said = AttemptSubmitted(run=self._run, epoch=self._epoch, attempt=attempt, holder=self._holder, submitted_at=at)
+        stands = create_or_read(self._store, key, said.to_json(), content_type=_JSON)
+        return _parse(AttemptSubmitted, key, stands).submitted_at
 
     def leave(self, attempt: int) -> None:
         """Say that the wait of an attempt for a machine is given up, before its job is stopped."""

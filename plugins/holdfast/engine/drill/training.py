@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from holdfast.clock import Clock
 from holdfast.engine.authority.interface import NoMajority
 from holdfast.engine.compute.interface import ENDED, FINAL, JobHandle, JobState, JobStatus
 from holdfast.engine.config.models import NoCapacityPolicy
 from holdfast.engine.drill.errors import TrainingFailed
 from holdfast.engine.drill.log import DrillState
 from holdfast.engine.recovery.interface import Progress
-from holdfast.engine.recovery.placing import Answer, GivenUp, NoRoom, Placed, Wanted, place
+from holdfast.engine.recovery.placing import GivenUp, NoRoom, Wanted, place
+from holdfast.engine.recovery.start_training import NoMachine, TrainingGivenUp, given_up, without_machine
+from holdfast.engine.recovery.waiting import AskAgain, JobWatch, Waiter, wait_for_job
 from holdfast.engine.snapshot import latest
 
 _LOOK_SECONDS = 0.25
@@ -66,6 +70,12 @@ def _facts(job: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True, slots=True)
+class _Job:
+    handle: JobHandle
+    move_on_at: datetime | None
+
+
 def _until_succeeded(
     state: DrillState, job: dict[str, Any], patience_seconds: float, renew: Callable[[], object]
 ) -> int:
@@ -74,52 +84,73 @@ def _until_succeeded(
     Returns:
         how often it was started again.
     """
-    until = state.rooms.clock.monotonic() + patience_seconds
-    handle = None if job["handle"] is None else JobHandle(**job["handle"])
-    move_on_at = datetime.fromisoformat(job["move_on_at"]) if job.get("move_on_at") else None
+    clock = state.rooms.clock
+    claim = _Claim(clock, renew)
+    until = clock.monotonic() + patience_seconds
+    moment = datetime.fromisoformat(job["move_on_at"]) if job.get("move_on_at") else None
+    resumed = None if job["handle"] is None else _Job(JobHandle(**job["handle"]), moment)
     restarts = 0
-    while True:
-        status = None if handle is None else _ended(state, job["run"], handle, move_on_at, patience_seconds, renew)
-        if status is not None and status.state is JobState.SUCCEEDED:
-            return restarts
-        if status is not None and (status.state in FINAL or restarts == _MOST_RESTARTS):
-            told = f"{status.state} at step {status.step} after {restarts} restarts: {status.detail}"
+
+    def start() -> _Job:
+        nonlocal resumed
+        found, resumed = resumed, None
+        return found or _place(state, job)
+
+    def goes_on(ended: JobStatus) -> bool:
+        nonlocal restarts
+        if ended.state in FINAL or (ended.state in ENDED and restarts == _MOST_RESTARTS):
+            return False
+        if ended.state in ENDED:
+            restarts += 1
+            said = f"{job['run']} {ended.state}: started again"
+            state.progress(Progress("await_training", "waiting", detail=said))
+        return True
+
+    def finish(ended: JobStatus) -> int:
+        if ended.state is not JobState.SUCCEEDED:
+            told = f"{ended.state} at step {ended.step} after {restarts} restarts: {ended.detail}"
             raise _failed(state, job, told)
-        found = _place(state, job)
-        if isinstance(found, GivenUp):
-            raise _failed(state, job, f"{found.reason}: {found.detail or 'no detail'}; {found.counts}")
-        if isinstance(found, Placed):
-            if status is not None and status.state in ENDED:
-                restarts += 1
-                said = f"{job['run']} {status.state}: started again"
-                state.progress(Progress("await_training", "waiting", detail=said))
-            handle, move_on_at = found.handle, found.move_on_at
-            continue
-        _pause_for_room(state, job, found, until, renew)
-        handle = None
+        return restarts
+
+    def pause(later: AskAgain) -> bool:
+        if clock.monotonic() >= until:
+            raise _failed(state, job, str(later.why))
+        claim.keep()
+        clock.sleep(max(_LOOK_SECONDS, (later.at - clock.now()).total_seconds()))
+        return False
+
+    waiter = Waiter(
+        clock,
+        start=start,
+        wait=lambda started: _wait(state, job["run"], started, patience_seconds, claim),
+        goes_on=goes_on,
+        finish=finish,
+        pause=pause,
+        poll_seconds=_LOOK_SECONDS,
+        began=True,
+    )
+    try:
+        found = waiter.run()
+    except (NoMachine, TrainingGivenUp) as error:
+        raise _failed(state, job, str(error)) from error
+    assert found is not None, "a pause of a drill never gives up"
+    return found
 
 
-def _place(state: DrillState, job: dict[str, Any]) -> Answer:
-    snapshot = job.get("dataset_snapshot") or None
-    wanted = Wanted(state.plan.group, job["job"], job["run"], state.plan.epoch, state.plan.target, snapshot)
-    return place(
+def _place(state: DrillState, job: dict[str, Any]) -> _Job:
+    """Raises NoMachine, TrainingGivenUp, and what `place` raises."""
+    plan = state.plan
+    wanted = Wanted(plan.group, job["job"], job["run"], plan.epoch, plan.target, job.get("dataset_snapshot") or None)
+    found = place(
         state.rooms,
         wanted,
         say=lambda said: state.progress(Progress("await_training", "waiting", detail=f"{job['run']}: {said}")),
     )
-
-
-def _pause_for_room(
-    state: DrillState, job: dict[str, Any], none: NoRoom, until: float, renew: Callable[[], object]
-) -> None:
-    """Raises TrainingFailed: there is no machine, and none is to be waited for, or not so long."""
-    clock = state.rooms.clock
-    policy = state.rooms.topology.group(state.plan.group).no_capacity
-    if none.ask_again_at is None or policy is not NoCapacityPolicy.WAIT or clock.monotonic() >= until:
-        raise _failed(state, job, f"{none.reason}; {none.counts}; the group's policy is {policy}")
-    with suppress(NoMajority):
-        renew()
-    clock.sleep(max(_LOOK_SECONDS, (none.ask_again_at - clock.now()).total_seconds()))
+    if isinstance(found, GivenUp):
+        raise given_up(wanted, found)
+    if isinstance(found, NoRoom):
+        raise without_machine(state.rooms, plan.group, job["run"], plan.target, found, epoch=plan.epoch)
+    return _Job(found.handle, found.move_on_at)
 
 
 def _failed(state: DrillState, job: dict[str, Any], found: str) -> TrainingFailed:
@@ -132,32 +163,53 @@ def _failed(state: DrillState, job: dict[str, Any], found: str) -> TrainingFaile
     )
 
 
-def _ended(
-    state: DrillState,
-    run: str,
-    handle: JobHandle,
-    move_on_at: datetime | None,
-    patience_seconds: float,
-    renew: Callable[[], object],
-) -> JobStatus:
-    """How the job ended; how it stands when it has waited for a machine as long as its placement allows."""
-    clock, backend = state.rooms.clock, state.rooms.backend(state.plan.target)
+class _Claim:
+    """The drill's claim on the group, renewed when it is due."""
+
+    def __init__(self, clock: Clock, renew: Callable[[], object]) -> None:
+        self._clock, self._renew = clock, renew
+        self._due = clock.monotonic() + _RENEW_SECONDS
+
+    def keep(self) -> None:
+        if self._clock.monotonic() < self._due:
+            return
+        self._due = self._clock.monotonic() + _RENEW_SECONDS
+        with suppress(NoMajority):  # the claim still stands for a while; the next look renews it
+            self._renew()
+
+
+def _wait(state: DrillState, run: str, job: _Job, patience_seconds: float, claim: _Claim) -> JobStatus | None:
+    """How the job ended; how it stands when it has waited for a machine as long as its placement allows.
+
+    Raises:
+        TrainingFailed: it did not end in its time.
+    """
+    clock = state.rooms.clock
     until = clock.monotonic() + patience_seconds
-    due = clock.monotonic() + _RENEW_SECONDS
-    while True:
-        status = backend.status(handle)
-        waited = status.state is JobState.PENDING and move_on_at is not None and clock.now() >= move_on_at
-        if status.state in ENDED or waited:
-            return status
+    last = "its backend did not answer"
+
+    def seen(status: JobStatus) -> None:
+        nonlocal last
+        last = f"{status.state} at step {status.step}"
+
+    def pause() -> bool:
         if clock.monotonic() >= until:
             raise TrainingFailed(
                 "the resumed training did not end in the time allowed",
                 where=f"run {run}",
                 expected=f"its end within {patience_seconds:.0f} s",
-                found=f"{status.state} at step {status.step}",
+                found=last,
             )
-        if clock.monotonic() >= due:
-            due = clock.monotonic() + _RENEW_SECONDS
-            with suppress(NoMajority):  # the claim still stands for a while; the next look renews it
-                renew()
+        claim.keep()
         clock.sleep(_LOOK_SECONDS)
+        return False
+
+    return wait_for_job(
+        state.rooms.backend(state.plan.target),
+        job.handle,
+        pause=pause,
+        seen=seen,
+        unanswered=lambda _error: None,
+        # Nobody takes the group from a drill that holds it: its register is not asked.
+        over=JobWatch(state.rooms, state.plan.group, epoch=None, move_on_at=job.move_on_at).over,
+    )

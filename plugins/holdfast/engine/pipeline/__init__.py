@@ -4,13 +4,11 @@ from holdfast.engine.pipeline.active import require_active
 from holdfast.engine.pipeline.datasets import NotProtected, protect_everything, publish_dataset, validate_dataset
 from holdfast.engine.pipeline.failover import Asked, finish_plan, identifier, plan_or_ask, run_critical_path
 from holdfast.engine.pipeline.training import TrainingFailed, TrainingLost, goes_on, start_training, training_outcome
-from holdfast.engine.pipeline.waiting import JobWatch, wait_for_job
 from holdfast.engine.pipeline.watching import GroupWatch
 
 __all__ = [
     "Asked",
     "GroupWatch",
-    "JobWatch",
     "NotProtected",
     "TrainingFailed",
     "TrainingLost",
@@ -25,5 +23,4 @@ __all__ = [
     "start_training",
     "training_outcome",
     "validate_dataset",
-    "wait_for_job",
 ]

@@ -19,7 +19,7 @@ from holdfast.engine.checkpoint.verify import blob_damage
 from holdfast.engine.objectstore.errors import ObjectNotFound, ObjectStoreError
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.pipeline.active import require_active
-from holdfast.engine.pipeline.runs import owner_of, sites_of
+from holdfast.engine.pipeline.runs import NoRun, is_known, owner_of, sites_of
 from holdfast.engine.recovery.residency import checkpoints_allowed
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.snapshot import EpochUnknownHere
@@ -145,7 +145,7 @@ def list_checkpoints(
     """Every manifest of a run, per site.
 
     Raises:
-        NoRun: it cannot be told whose run it is.
+        NoRun: it cannot be told whose run it is, or no site holds anything of it.
         UnknownName, ConfigError: the group or the site.
         GroupNotInitialised, NoMajority: see `require_active`. A site that does not answer is reported, not raised.
     """
@@ -153,6 +153,8 @@ def list_checkpoints(
     state = require_active(runtime, owner.group)
     sites = sites_of(runtime.topology, owner.group, active=state.active_site, site=site)
     found = tuple(_list_site(runtime, owner.job, run, name, state) for name in sites)
+    if not any(one.checkpoints for one in found):
+        _require_trace(runtime, owner.group, run, state)
     return CheckpointListing(owner.group, owner.job, run, state.epoch, state.active_site, found)
 
 
@@ -181,6 +183,22 @@ def with_alarms(line: Iterable[CheckpointManifest]) -> dict[str, str]:
         for earlier, later in pairwise(ordered)
         if later.model_digest == earlier.model_digest and later.step > earlier.step
     }
+
+
+def _require_trace(runtime: Runtime, group: str, run: str, state: EpochState) -> None:
+    """Raises NoRun: every site answers, and none holds anything of the run."""
+    sites = sites_of(runtime.topology, group, active=state.active_site)
+    try:
+        if any(is_known(runtime.store(name), run) for name in sites):
+            return
+    except ObjectStoreError:
+        return
+    raise NoRun(
+        "there is no such run",
+        where=f"run {run}",
+        expected=f"a job, a checkpoint or a fork record of it at {', '.join(sites)}",
+        found="nothing",
+    )
 
 
 def _list_site(runtime: Runtime, job: str, run: str, site: str, state: EpochState) -> SiteCheckpoints:

@@ -205,25 +205,30 @@ class _Placing:
         except NoCapacity as none:
             self._say(f"attempt {record.attempt}: no machine at {describe(record.placement)}: {none.found or none}")
             return self._end(record, JobState.NO_CAPACITY, none.found or str(none), None)
+        if self._attempts.newest() != record:
+            return None  # another starter saw this attempt end meanwhile: what was found may be the next one's job
+        later = move_on_at(record, self._attempts, now=self._rooms.clock.now())
         if known is None or known.attempt != handle.attempt:
             self._say(f"attempt {record.attempt}: submitted at {describe(record.placement)} ({record.reason})")
-            return self._placed(record, handle, submitted=True)
+            return self._placed(record, handle, later, submitted=True)
         try:
             status = self._backend.status(handle)
         except ComputeUnavailable:
             # "Cannot reach" is not "ended": it is there, and whoever waits for it asks on.
-            return self._placed(record, handle, submitted=False)
+            return self._placed(record, handle, later, submitted=False)
         if status.state in ENDED:
             return self._end(record, *self._how(record, status), handle)
         if status.state is JobState.PENDING and handle.attempt <= record.after:
             # Its wait was given up, and a slower starter made it once more in that moment.
             stopped = self._backend.stop(handle, grace_seconds=_LEAVE_SECONDS)
-            return None if stopped.state in ENDED else self._placed(record, handle, submitted=False)
-        if self._is_overdue(record, status):
-            return self._leave(record, handle, status)
-        return self._placed(record, handle, submitted=False)
+            return None if stopped.state in ENDED else self._placed(record, handle, later, submitted=False)
+        if waits_too_long(status, later, now=self._rooms.clock.now()):
+            return self._leave(record, handle, status, later)
+        return self._placed(record, handle, later, submitted=False)
 
-    def _leave(self, record: AttemptRecord, handle: JobHandle, status: JobStatus) -> Placed | AttemptEnd:
+    def _leave(
+        self, record: AttemptRecord, handle: JobHandle, status: JobStatus, later: datetime | None
+    ) -> Placed | AttemptEnd:
         """Stop a job that waited too long for a machine."""
         self._say(
             f"attempt {record.attempt}: no machine at {describe(record.placement)} within "
@@ -232,7 +237,7 @@ class _Placing:
         self._attempts.leave(record.attempt)
         stopped = self._backend.stop(handle, grace_seconds=_LEAVE_SECONDS)
         if stopped.state not in ENDED:
-            return self._placed(record, handle, submitted=False)
+            return self._placed(record, handle, later, submitted=False)
         return self._end(record, *self._how(record, stopped, waited_for=status.detail), handle)
 
     def _after(self, record: AttemptRecord, end: AttemptEnd) -> GivenUp | NoRoom | None:
@@ -255,7 +260,7 @@ class _Placing:
             self._wanted.site,
             history(told, counted_from=record.counted_from, round_now=record.round + 1),
         )
-        ask_again_at = end.seen_at + timedelta(seconds=pause_seconds(record.round))
+        ask_again_at = end.seen_at + timedelta(seconds=pause_seconds(_rounds_without(told, record)))
         if isinstance(anew, RunAt) and self._rooms.clock.now() >= ask_again_at:
             reason = f"no placement had a machine; round {record.round + 1}"
             self._write(record, end, anew.placement, reason, next_round=True)
@@ -317,13 +322,8 @@ class _Placing:
             return JobState.NO_CAPACITY, f"{waited}: {waited_for or status.detail or 'no reason is told'}"
         return JobState.LOST, f"{waited}; it began as it was asked to leave"
 
-    def _is_overdue(self, record: AttemptRecord, status: JobStatus) -> bool:
-        at = move_on_at(record)
-        waits = status.state is JobState.PENDING and status.heartbeat_at is None
-        return waits and at is not None and self._rooms.clock.now() >= at
-
-    def _placed(self, record: AttemptRecord, handle: JobHandle, *, submitted: bool) -> Placed:
-        return Placed(record.attempt, record.placement, record.reason, handle, submitted, move_on_at(record))
+    def _placed(self, record: AttemptRecord, handle: JobHandle, later: datetime | None, *, submitted: bool) -> Placed:
+        return Placed(record.attempt, record.placement, record.reason, handle, submitted, later)
 
     def _spec(self, placement: Placement, after: int, resume_from: str | None = None) -> JobSpec:
         wanted = self._wanted
@@ -342,15 +342,35 @@ class _Placing:
         )
 
 
-def pause_seconds(round_now: int) -> float:
-    """How long nobody asks after a round in which no placement had a machine."""
-    return float(min(FIRST_PAUSE_SECONDS * 2 ** min(round_now - 1, 16), LONGEST_PAUSE_SECONDS))
+def pause_seconds(rounds: int) -> float:
+    """How long nobody asks after so many rounds in a row in which no placement had a machine."""
+    return float(min(FIRST_PAUSE_SECONDS * 2 ** min(rounds - 1, 16), LONGEST_PAUSE_SECONDS))
 
 
-def move_on_at(record: AttemptRecord) -> datetime | None:
-    """When an attempt that still waits for a machine has waited long enough; None: it may wait."""
+def _rounds_without(told: tuple[PastAttempt, ...], record: AttemptRecord) -> int:
+    """The rounds without a machine since one ran, or since the run was asked for."""
+    ran = (one.round for one in told if one.attempt >= record.counted_from and one.state is not JobState.NO_CAPACITY)
+    return record.round - max(ran, default=1) + 1
+
+
+def move_on_at(record: AttemptRecord, attempts: Attempts, *, now: datetime) -> datetime | None:
+    """When a job that its service has taken has waited long enough for a machine; None: it may wait.
+
+    Where nobody wrote down since when it waits, it counts from now on. Raises as `Attempts.newest`.
+    """
     seconds = record.placement.wait_seconds
-    return None if seconds is None else record.written_at + timedelta(seconds=seconds)
+    return None if seconds is None else attempts.submitted(record.attempt, at=now) + timedelta(seconds=seconds)
+
+
+def waits_too_long(status: JobStatus, at: datetime | None, *, now: datetime) -> bool:
+    """Whether a job has waited for its first machine as long as its placement allows.
+
+    One with a heartbeat had a machine, and waits for another: it is left where its service has its place in the queue.
+
+    Args:
+        at: see `move_on_at`.
+    """
+    return status.state is JobState.PENDING and status.heartbeat_at is None and at is not None and now >= at
 
 
 def _asked(told: tuple[PastAttempt, ...], record: AttemptRecord) -> list[PastAttempt]:

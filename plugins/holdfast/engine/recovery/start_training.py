@@ -164,7 +164,8 @@ def _start_run(
                 fix="Ask again when it has ended; it resumes the group's training itself",
             )
         data, _ = _goes_on_with(store, run, settings.dataset, state)
-        newest = Attempts(store, run, state.epoch, holder=rooms.holder).newest()
+        attempts = Attempts(store, run, state.epoch, holder=rooms.holder)
+        newest = attempts.newest()
         if newest is None:
             return StartedJob(run, state.epoch, state.active_site, data, handle)
         return StartedJob(
@@ -175,7 +176,7 @@ def _start_run(
             handle,
             newest.attempt,
             newest.placement,
-            move_on_at=move_on_at(newest),
+            move_on_at=move_on_at(newest, attempts, now=rooms.clock.now()),
         )
     # First of all: where the data is not promoted yet, nothing of a new run may be written.
     latest(store, settings.dataset, epoch=state.epoch)
