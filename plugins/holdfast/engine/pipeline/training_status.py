@@ -17,8 +17,8 @@ from holdfast.engine.compute.attempts import Attempts
 from holdfast.engine.config.compute import Placement
 from holdfast.engine.pipeline.active import require_active
 from holdfast.engine.pipeline.runs import NoRun, is_known, require_job, require_run, sites_of
+from holdfast.engine.recovery.jobs import find_job
 from holdfast.engine.recovery.residency import checkpoints_allowed
-from holdfast.engine.recovery.stop_jobs import find_job
 from holdfast.engine.replication import ResidencyRefused, check_hop, residency_for
 from holdfast.engine.runtime import Runtime
 from holdfast.errors import ConfigError, HoldfastError

@@ -14,7 +14,9 @@ from holdfast.engine.config.compute import Placement
 from holdfast.engine.config.models import NoCapacityPolicy
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.recovery.errors import RecoveryError
+from holdfast.engine.recovery.fork_late import fork_late
 from holdfast.engine.recovery.interface import Rooms
+from holdfast.engine.recovery.jobs import find_job
 from holdfast.engine.recovery.placing import (
     Answer,
     GivenUp,
@@ -27,7 +29,6 @@ from holdfast.engine.recovery.placing import (
     place,
     say_nothing,
 )
-from holdfast.engine.recovery.stop_jobs import find_job
 from holdfast.engine.replication import check_hop, residency_for
 from holdfast.engine.snapshot import EpochUnknownHere, latest
 from holdfast.errors import ConfigError
@@ -112,6 +113,7 @@ def start_run(
     Raises:
         ConfigError: the job's dataset has no snapshot yet.
         ResidencyRefused: the job's dataset may not lie at the active site.
+        RunLeftBehind: the run has no place in this epoch and cannot get one.
         TrainingMustWait: a plan is moving the group, or has not said yet what the run resumes from; ask again.
         TrainingGivenUp: another machine would not help, or the group's policy is to fail without one.
         NoMachine: no placement has one now.
@@ -154,8 +156,10 @@ def _start_run(
     )
     store = rooms.store(state.active_site)
     if (moving := _moving(rooms, state)) is not None:
+        newest = Attempts(store, run, state.epoch, holder=rooms.holder).newest()
         handle = _without_starting(rooms, run, state)
-        if handle is None:
+        # An attempt that is only written down has no job yet: what is found then is the one before it.
+        if handle is None or (newest is not None and handle.attempt <= newest.after):
             raise TrainingMustWait(
                 f"a {moving.kind} has the group, so no training is started",
                 where=f"group {group}",
@@ -164,7 +168,6 @@ def _start_run(
                 fix="Ask again when it has ended; it resumes the group's training itself",
             )
         data = _trained_on(store, run, settings.dataset, state)
-        newest = Attempts(store, run, state.epoch, holder=rooms.holder).newest()
         if newest is None:
             return StartedJob(run, state.epoch, state.active_site, data, handle)
         return StartedJob(
@@ -179,6 +182,7 @@ def _start_run(
         )
     # First of all: where the data is not promoted yet, nothing of a new run may be written.
     latest(store, settings.dataset, epoch=state.epoch)
+    fork_late(rooms, group, job, run, state)
     begin_run(
         store,
         run,
