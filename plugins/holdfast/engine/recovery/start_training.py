@@ -7,7 +7,7 @@ from datetime import datetime
 
 from holdfast.engine.authority.interface import EpochState, Operation
 from holdfast.engine.checkpoint import begin_run, elect
-from holdfast.engine.compute import ENDED, FINAL, JobHandle
+from holdfast.engine.compute import ENDED, JobHandle, JobState
 from holdfast.engine.compute.attempts import Attempts
 from holdfast.engine.compute.placement import ANYWHERE
 from holdfast.engine.config.compute import Placement
@@ -34,7 +34,7 @@ from holdfast.engine.snapshot import EpochUnknownHere, latest
 from holdfast.errors import ConfigError
 
 #: Jobs that ended like this get another attempt when they are submitted.
-_STARTED_AGAIN = ENDED - FINAL
+_STARTED_AGAIN = ENDED - {JobState.SUCCEEDED}
 
 
 class TrainingMustWait(RecoveryError):
@@ -159,7 +159,7 @@ def _start_run(
         newest = Attempts(store, run, state.epoch, holder=rooms.holder).newest()
         handle = _without_starting(rooms, run, state)
         # An attempt that is only written down has no job yet: what is found then is the one before it.
-        if handle is None or (newest is not None and handle.attempt <= newest.after):
+        if handle is None or (newest is not None and 0 < handle.attempt <= newest.after):
             raise TrainingMustWait(
                 f"a {moving.kind} has the group, so no training is started",
                 where=f"group {group}",
