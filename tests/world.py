@@ -20,7 +20,7 @@ from holdfast.engine.checkpoint import AlwaysGranted, CheckpointManifest, elect,
 from holdfast.engine.checkpoint.commit import write_checkpoint
 from holdfast.engine.checkpoint.format import BlobRef, digest_of, model_digest
 from holdfast.engine.compute.errors import NoCapacity
-from holdfast.engine.compute.interface import ENDED, FINAL, BackendCapabilities, JobHandle, JobSpec, JobState, JobStatus
+from holdfast.engine.compute.interface import BackendCapabilities, JobHandle, JobSpec, JobState, JobStatus
 from holdfast.engine.config import Topology, load_topology
 from holdfast.engine.config.compute import Placement
 from holdfast.engine.config.models import NoCapacityPolicy
@@ -146,8 +146,7 @@ class FakeBackend:
 
     def submit(self, spec: JobSpec) -> JobHandle:
         state = self.jobs[spec.name].state if spec.name in self.jobs else None
-        ended = state is None or (state in ENDED and state not in FINAL)
-        if not ended or (state is not None and spec.means(self.attempts.get(spec.name, 1))):
+        if state is not None and spec.finds(self.attempts.get(spec.name, 1), state):
             return self._handle(spec.name)
         self.asked.append(f"{spec.machine or 'any'}{', spot' if spec.spot else ''}")
         if spec.machine in self.full:

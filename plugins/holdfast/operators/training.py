@@ -54,7 +54,8 @@ class TrainOperator(HoldfastOperator):
     :param group: the protection group. (templated)
     :param job: the training job. (templated)
     :param run: name of the run, ``<group>-<job>`` or ``<group>-<job>.<anything>``: a failover finds it by that. By
-        default one per DAG run, kept over retries. (templated)
+        default one per DAG run, by its group, job and time, kept over retries; two DAGs that train one job at the same
+        times share a run. (templated)
     :param poll_seconds: how often the triggerer asks the job's backend.
     :param grace_seconds: how long a stopped job may take to write a last checkpoint.
     :param deferrable: wait in the triggerer; False: in the worker, which stays occupied.

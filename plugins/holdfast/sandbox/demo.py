@@ -25,7 +25,7 @@ from holdfast.engine.compute import JobState
 from holdfast.engine.drill.evidence import load_or_create_key, verify_evidence
 from holdfast.engine.drill.summary import summary_rows
 from holdfast.engine.pipeline import publish_dataset, require_active
-from holdfast.engine.recovery.stop_jobs import job_status
+from holdfast.engine.recovery.jobs import job_status
 from holdfast.engine.recovery.subjects import current_run
 from holdfast.engine.runtime import Runtime
 from holdfast.errors import HoldfastError

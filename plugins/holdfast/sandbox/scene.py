@@ -15,9 +15,9 @@ from typing import Any
 from holdfast.engine.authority import EpochConflict, EpochState
 from holdfast.engine.compute import JobState
 from holdfast.engine.pipeline import publish_dataset, require_active, start_training
+from holdfast.engine.recovery.jobs import job_status
 from holdfast.engine.recovery.protection import Protected, protect_group
 from holdfast.engine.recovery.senses import RealSenses
-from holdfast.engine.recovery.stop_jobs import job_status
 from holdfast.engine.recovery.subjects import base_run, current_run, run_name
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.snapshot import latest

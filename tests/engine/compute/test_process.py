@@ -122,6 +122,15 @@ def test_what_ended_for_good_is_not_started_again(world: World, code: int, start
     assert (world.backend.submit(world.spec()) != first) is starts_again
 
 
+@pytest.mark.parametrize("code", [0, 76])
+def test_what_ended_for_good_is_started_again_by_who_knows_of_it(world: World, code: int) -> None:
+    first = world.backend.submit(replace(world.spec(), after=0))
+    world.leave(code)
+    wait_for(lambda: world.backend.confirm_dead(first))
+    assert world.backend.submit(replace(world.spec(), after=0)) == first
+    assert world.backend.submit(replace(world.spec(), after=1)).attempt == 2
+
+
 def test_an_end_the_submitter_does_not_know_of_is_found_and_not_started_again(world: World) -> None:
     backend = world.backend
     world.leave(1)

@@ -66,7 +66,7 @@ def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> World:
     made.environ["HOLDFAST_STATE"] = str(tmp_path / "state")
     reference = Reference(digest_of(FINAL), {"model.ubj": FINAL}, 1.0)
     for module in (run, comparison):
-        monkeypatch.setattr(module, "run_references", lambda state, given_up=None: {JOB: reference})
+        monkeypatch.setattr(module, "run_references", lambda state, given_up=None: {RUN: reference})
     made.backends[AWS].jobs[f"{RUN}.e1"] = JobStatus(JobState.RUNNING, step=107, total_steps=300)
     return made
 
@@ -255,7 +255,7 @@ def test_another_model_than_the_reference_is_not_green(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = Reference(digest_of(b"other"), {"model.ubj": b"other"}, 1.0)
-    monkeypatch.setattr(run, "run_references", lambda state, given_up=None: {JOB: other})
+    monkeypatch.setattr(run, "run_references", lambda state, given_up=None: {RUN: other})
     journal = drill(world, tmp_path)
     assert journal.model["identical"] is False
     assert journal.service["answers_equal"] is False
@@ -540,9 +540,12 @@ def test_every_jobs_model_must_be_the_reference_runs(
 ) -> None:
     state = phases.prepare(world, GROUP, "site-outage", senses=world.senses)
     world.topology.training["second"] = world.topology.job(JOB).model_copy(update={"model": "second-model"})
-    done = [{"job": JOB, "model_digest": digest_of(FINAL)}, {"job": "second", "model_digest": second}]
+    done = [
+        {"job": JOB, "run": RUN, "model_digest": digest_of(FINAL)},
+        {"job": "second", "run": "second", "model_digest": second},
+    ]
     monkeypatch.setattr(state, "evidence", lambda phase: {"jobs": done})
-    references = {JOB: Reference(digest_of(FINAL), {"model.ubj": FINAL}, 1.0), "second": Reference("same", {}, 1.0)}
+    references = {RUN: Reference(digest_of(FINAL), {"model.ubj": FINAL}, 1.0), "second": Reference("same", {}, 1.0)}
     found = comparison.compare(state, lambda: references)
     assert found["model"]["identical"] is identical
 

@@ -9,12 +9,14 @@ import pytest
 
 from holdfast.engine.authority import Operation
 from holdfast.engine.authority.interface import OperationKind
-from holdfast.engine.compute import JobState, JobStatus
-from holdfast.engine.pipeline import TrainingFailed, TrainingLost, start_training, training_outcome
+from holdfast.engine.compute import ComputeUnavailable, JobHandle, JobSpec, JobState, JobStatus
+from holdfast.engine.config.compute import Placement
+from holdfast.engine.pipeline import TrainingFailed, TrainingLost, start_training, training_outcome, training_status
 from holdfast.engine.recovery import new_plan, run_plan
 from holdfast.engine.recovery.start_training import TrainingMustWait, start_run
 from holdfast.engine.recovery.subjects import runs_of
 from holdfast.engine.runtime import Runtime
+from holdfast.errors import ConfigError
 from world import AWS, GCP, GROUP, JOB, RUN, World, make_world
 
 
@@ -114,3 +116,60 @@ def test_a_run_that_ended_just_before_the_promotion_is_asked_for_again(world: Wo
     world.epochs.advance(GROUP, expected_epoch=1, active_site=GCP, plan_id="p1", reason="test")
     with pytest.raises(TrainingLost, match="promoted"):
         outcome(world, JobState.SUCCEEDED)
+
+
+def test_a_job_that_ended_well_without_a_model_has_failed(world: World) -> None:
+    with pytest.raises(TrainingFailed, match="no model"):
+        outcome(world, JobState.SUCCEEDED)
+    with pytest.raises(TrainingLost):
+        outcome(world, JobState.SUCCEEDED, epoch=None)
+
+
+def test_a_job_that_is_not_the_groups_is_refused(world: World) -> None:
+    group = world.topology.group(GROUP).model_copy(update={"training": ()})
+    world.topology = world.topology.model_copy(update={"groups": {GROUP: group}})
+    with pytest.raises(ConfigError, match="does not have this training job"):
+        start_training(as_runtime(world), GROUP, JOB, run=f"{RUN}.one")
+
+
+def test_a_run_may_have_end_in_its_name(world: World) -> None:
+    world.training_ends = False
+    run = f"{RUN}.end.1"
+    assert start_training(as_runtime(world), GROUP, JOB, run=run).submitted
+    assert start_training(as_runtime(world), GROUP, JOB, run=run).attempt == 1
+
+
+@pytest.fixture
+def written_down(world: World, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A run whose first machine was lost, and whose second attempt nobody could submit yet."""
+    world.training_ends = False
+    world.may_run_at(Placement(machine="small"), Placement(machine="big"))
+    backend = world.backends[AWS]
+    run = f"{RUN}.one"
+    start_training(as_runtime(world), GROUP, JOB, run=run)
+    backend.jobs[f"{run}.e1"] = JobStatus(JobState.LOST, detail="gone")
+    submit = backend.submit
+
+    def unavailable(spec: JobSpec) -> JobHandle:
+        if spec.machine == "big":
+            raise ComputeUnavailable("503", where=AWS)
+        return submit(spec)
+
+    monkeypatch.setattr(backend, "submit", unavailable)
+    with pytest.raises(ComputeUnavailable):
+        start_training(as_runtime(world), GROUP, JOB, run=run)
+    return run
+
+
+def test_an_attempt_that_is_only_written_down_is_told_as_such(world: World, written_down: str) -> None:
+    found = training_status.training_status(as_runtime(world), GROUP, JOB, run=written_down)
+    assert [(one.attempt, one.state) for one in found.attempts] == [(1, "lost"), (2, "not submitted")]
+
+
+def test_while_a_plan_is_under_way_the_job_before_is_not_taken_for_the_newest_attempt(
+    world: World, written_down: str
+) -> None:
+    world.backends[AWS].jobs[f"{written_down}.e1"] = JobStatus(JobState.RUNNING)  # it was only not heard of
+    hold(world, "failover")
+    with pytest.raises(TrainingMustWait):
+        start_training(as_runtime(world), GROUP, JOB, run=written_down)

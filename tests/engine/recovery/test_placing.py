@@ -129,14 +129,28 @@ def test_what_was_stopped_on_request_is_started_again_on_request(world: World) -
     assert "ended as stopped" in second.reason
 
 
-@pytest.mark.parametrize("state", [JobState.SUCCEEDED, JobState.FENCED])
-def test_what_is_done_for_good_is_found_and_not_started(world: World, state: JobState) -> None:
+def test_what_ended_well_is_found_and_not_started(world: World) -> None:
     placed(world)
-    ends(world, state)
+    ends(world, JobState.SUCCEEDED)
+    world.publish_model(AWS, 1, b"its model", run=NEW)
     for again_after in (None, 1):
         found = placed(world, again_after=again_after)
         assert (found.attempt, found.submitted) == (1, False)
-    assert asked(world) == ["small, spot"]
+
+
+def test_what_ended_well_without_a_model_is_started_by_who_knows_of_it(world: World) -> None:
+    placed(world)
+    ends(world, JobState.SUCCEEDED)
+    assert not placed(world).submitted
+    again = placed(world, again_after=1)
+    assert (again.attempt, again.submitted) == (2, True)
+
+
+def test_a_job_that_took_the_current_epoch_for_over_is_started_again(world: World) -> None:
+    placed(world)
+    ends(world, JobState.FENCED)
+    again = placed(world)
+    assert (again.attempt, again.submitted) == (2, True)
 
 
 def test_no_machine_anywhere_is_asked_again_ever_more_seldom(world: World) -> None:

@@ -26,7 +26,7 @@ from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.snapshot.documents import Document, UtcTime
 from holdfast.engine.snapshot.once import create_or_read
 
-_NUMBER = re.compile(r"\.(\d{6,})\.json$")
+_NUMBER = re.compile(r"(\d{6,})\.json")
 #: Attempts that no longer count are told for people; so many of them.
 _MOST_TOLD = 50
 
@@ -129,7 +129,8 @@ class Attempts:
             AttemptUnreadable: its record is damaged.
             ObjectStoreError: the bucket does not answer.
         """
-        found = (_NUMBER.search(one.key) for one in self._store.list(self._prefix) if ".end." not in one.key)
+        names = (one.key.removeprefix(self._prefix) for one in self._store.list(self._prefix))
+        found = (_NUMBER.fullmatch(name) for name in names)
         number = max((int(one[1]) for one in found if one is not None), default=0)
         if number == 0:
             return None

@@ -27,8 +27,6 @@ from holdfast.engine.compute.errors import (
     UnknownHandle,
 )
 from holdfast.engine.compute.interface import (
-    ENDED,
-    FINAL,
     BackendCapabilities,
     JobHandle,
     JobSpec,
@@ -155,7 +153,7 @@ class ClaimedBackend:
             seen = self._service.look(self._job(spec.name, number))
             if seen is not None:
                 state = self._settled(store, spec.run, spec.epoch, number, seen)
-                if state in FINAL or state not in ENDED or spec.means(number):
+                if spec.finds(number, state):
                     return self._handle(spec.run, spec.epoch, number)
                 if seen.alive:
                     raise AlreadyRuns(

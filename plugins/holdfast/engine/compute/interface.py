@@ -34,7 +34,7 @@ class JobState(StrEnum):
 
 #: States after which a job does nothing any more.
 ENDED = frozenset(JobState) - {JobState.PENDING, JobState.RUNNING}
-#: States after which `submit` starts no other attempt: the job is done, or its epoch is over.
+#: States after which no other attempt is started but by who knows of them: the job is done, or its epoch is over.
 FINAL = frozenset({JobState.SUCCEEDED, JobState.FENCED})
 
 
@@ -77,6 +77,15 @@ class JobSpec:
     def means(self, attempt: int) -> bool:
         """Whether the attempt of this number is what the submitter wants to be found, however it ended."""
         return self.after is not None and attempt > self.after
+
+    def finds(self, attempt: int, state: JobState) -> bool:
+        """Whether `submit` returns the newest attempt, of this number and state, instead of starting another one.
+
+        One that is done for good is followed only where the submitter knows how it ended, and asks for another.
+        """
+        if state not in ENDED or self.means(attempt):
+            return True
+        return state in FINAL and not (self.after is not None and 0 < attempt <= self.after)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +136,7 @@ class TrainingBackend(Protocol):
     def submit(self, spec: JobSpec) -> JobHandle:
         """Start the job, or reattach when a job of this name runs, ended well, or is the one that is meant.
 
-        Never two writers: see `JobSpec.after` for what is meant.
+        Never two writers: see `JobSpec.finds`.
 
         Raises:
             NoCapacity: the service has no such machine now; nothing was started.

@@ -15,8 +15,6 @@ from typing import Any
 from holdfast.engine.compute.beats import Beats, bucket_answers
 from holdfast.engine.compute.errors import AlreadyRuns, ComputeRefused, JobNotStarted, UnknownHandle
 from holdfast.engine.compute.interface import (
-    ENDED,
-    FINAL,
     BackendCapabilities,
     JobHandle,
     JobSpec,
@@ -152,7 +150,7 @@ class KubernetesBackend:
                 state = self.status(handle).state
                 if state is JobState.PENDING:
                     self._give_environment(jobs[-1])  # whoever created it may have died before
-                if state not in ENDED or state in FINAL or spec.means(handle.attempt):
+                if spec.finds(handle.attempt, state):
                     return handle
                 if not is_over(jobs[-1]):
                     self.stop(handle, grace_seconds=0)  # it could not begin, and must not do so beside the next one

@@ -29,8 +29,6 @@ from holdfast.engine.compute import job
 from holdfast.engine.compute.errors import AlreadyRuns, JobNotStarted, OnAnotherHost, UnknownHandle
 from holdfast.engine.compute.hosts import HostClaims
 from holdfast.engine.compute.interface import (
-    ENDED,
-    FINAL,
     BackendCapabilities,
     JobHandle,
     JobSpec,
@@ -107,7 +105,7 @@ class ProcessBackend:
                 status = self.status(latest)
                 if status.state is JobState.RUNNING:
                     self._refuse_silent(latest, status)
-                if status.state not in ENDED or status.state in FINAL or spec.means(latest.attempt):
+                if spec.finds(latest.attempt, status.state):
                     return latest
             return self._start(spec, folder)
 

@@ -21,12 +21,10 @@ from holdfast.engine.compute.errors import (
     UnknownHandle,
 )
 from holdfast.engine.compute.interface import (
-    FINAL,
     BackendCapabilities,
     ComputeError,
     JobHandle,
     JobSpec,
-    JobState,
     JobStatus,
 )
 from holdfast.engine.compute.opening import Opening
@@ -91,12 +89,12 @@ class SageMakerBackend:
         taken = spec.after or 0
         for _ in range(_CLASHES):
             newest = self.find(spec.name)
-            if newest is not None and (spec.means(newest.attempt) or self._lives(newest)):
+            if newest is not None and self._found(spec, newest):
                 return newest
             # The list may be a moment behind; a name that was just refused is not tried again.
             taken = max(taken, 0 if newest is None else newest.attempt)
             handle = self._handle(spec.name, taken + 1)
-            if self._create(spec, handle) or spec.means(handle.attempt) or self._lives(handle):
+            if self._create(spec, handle) or self._found(spec, handle):
                 return handle
             taken += 1
         raise ComputeUnavailable(
@@ -214,10 +212,8 @@ class SageMakerBackend:
             return False
         return True
 
-    def _lives(self, handle: JobHandle) -> bool:
-        """Whether it runs, will run, or is done for good: nothing else is to be started."""
-        state = self.status(handle).state
-        return state in (JobState.PENDING, JobState.RUNNING) or state in FINAL
+    def _found(self, spec: JobSpec, handle: JobHandle) -> bool:
+        return spec.means(handle.attempt) or spec.finds(handle.attempt, self.status(handle).state)
 
     def _has_ended(self, handle: JobHandle) -> bool:
         return self._describe(handle)["TrainingJobStatus"] in sagemaker_job.TERMINAL

@@ -24,7 +24,6 @@ from holdfast.engine.compute.errors import (
     UnknownHandle,
 )
 from holdfast.engine.compute.interface import (
-    FINAL,
     BackendCapabilities,
     ComputeError,
     JobHandle,
@@ -192,7 +191,7 @@ class VertexBackend:
         if not jobs:
             return None
         newest = self._handle(spec.name, jobs[-1])
-        return newest if spec.means(newest.attempt) or self.status(newest).state in FINAL else None
+        return newest if spec.means(newest.attempt) or spec.finds(newest.attempt, self.status(newest).state) else None
 
     def _create(self, spec: JobSpec, claims: Claims, turn: Turn) -> _Job:
         try:

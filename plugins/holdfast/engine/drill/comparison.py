@@ -8,6 +8,7 @@ from typing import Any
 from holdfast.engine.drill.log import DrillState
 from holdfast.engine.drill.reference import Reference, run_references
 from holdfast.engine.recovery.interface import Evidence
+from holdfast.engine.snapshot import iter_selectable
 
 _ANSWER_FOR_SECONDS = 20.0
 
@@ -16,16 +17,19 @@ def compare(state: DrillState, references: Callable[[], Mapping[str, Reference]]
     """Every job's finished model against an uninterrupted run's, and the services' answers against those models'.
 
     Args:
-        references: gives the reference runs' results by job when they were begun before; by default they are run now.
+        references: gives the reference runs' results by run when they were begun before; by default they are run now.
     """
 
     def work() -> Evidence:
         found = references() if references is not None else run_references(state)
-        jobs = [_job(job, found.get(job["job"])) for job in state.evidence("await_training")["jobs"]]
+        jobs = [_job(job, found.get(job["run"])) for job in state.evidence("await_training")["jobs"]]
         same = [job["identical"] for job in jobs]
         first = jobs[0] if jobs else {"digest": None, "reference_digest": None, "reference_seconds": None}
-        by_model = {state.rooms.topology.job(job["job"]).model: job["job"] for job in jobs}
-        digests = {job["job"]: job["digest"] for job in jobs}
+        models = {job["run"]: state.rooms.topology.job(job["job"]).model for job in jobs}
+        by_model = {
+            model: _served(state, model, [run for run in models if models[run] == model]) for model in models.values()
+        }
+        digests = {job["run"]: job["digest"] for job in jobs}
         services = []
         for service in state.rooms.topology.group(state.plan.group).services:
             name = by_model.get(state.rooms.topology.service(service).model, "")
@@ -44,10 +48,17 @@ def compare(state: DrillState, references: Callable[[], Mapping[str, Reference]]
     return state.once("compare_model", work)
 
 
+def _served(state: DrillState, model: str, runs: list[str]) -> str:
+    """Which of these runs published last: its model is the one that answers."""
+    published = iter_selectable(state.rooms.store(state.plan.target), model, epoch=state.plan.epoch) if runs[1:] else ()
+    return next((name for one in published if (name := one.labels.get("run", "")) in runs), runs[-1])
+
+
 def _job(job: Mapping[str, Any], reference: Reference | None) -> dict[str, Any]:
     digest, other = job.get("model_digest"), reference.model_digest if reference else None
     return {
         "job": job["job"],
+        "run": job["run"],
         "digest": digest,
         "reference_digest": other,
         "identical": None if digest is None or other is None else digest == other,

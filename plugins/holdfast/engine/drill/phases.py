@@ -25,12 +25,12 @@ from holdfast.engine.drill.stale_writes import attempt_stale_writes
 from holdfast.engine.drill.training import await_jobs
 from holdfast.engine.recovery.errors import GateClosed
 from holdfast.engine.recovery.interface import Evidence, Progress, ProgressSink, Rooms, Senses, ignore_progress
+from holdfast.engine.recovery.jobs import job_status
 from holdfast.engine.recovery.plan import new_plan
 from holdfast.engine.recovery.protection import protect_group
 from holdfast.engine.recovery.runner import CLAIM_SECONDS, PlanResult, run_plan
 from holdfast.engine.recovery.senses import RealSenses
 from holdfast.engine.recovery.start_training import StartedJob, start_run
-from holdfast.engine.recovery.stop_jobs import job_status
 from holdfast.engine.recovery.subjects import current_run, run_name
 from holdfast.errors import HoldfastError
 

@@ -39,7 +39,7 @@ def run_references(state: DrillState, given_up: Event | None = None) -> dict[str
         given_up: set when nobody wants it any more; it is then stopped.
 
     Returns:
-        the finished model by job; a job of which no run was resumed has none.
+        the finished model by run; a job of which no run was resumed has none.
 
     Raises:
         ReferenceFailed: it did not end well.
@@ -48,7 +48,7 @@ def run_references(state: DrillState, given_up: Event | None = None) -> dict[str
     for job in state.evidence("resume_training").get("jobs", []):
         if job["run"] is not None and not _goes_on_without(job):
             with tempfile.TemporaryDirectory(prefix="holdfast-reference-") as folder:
-                found[job["job"]] = _train(state, job, Path(folder), given_up or Event())
+                found[job["run"]] = _train(state, job, Path(folder), given_up or Event())
     return found
 
 

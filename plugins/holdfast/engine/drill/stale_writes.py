@@ -22,7 +22,7 @@ from holdfast.engine.drill.checkpoints import list_checkpoints
 from holdfast.engine.drill.log import DrillState
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.recovery.expected import model_files
-from holdfast.engine.recovery.stop_jobs import job_status
+from holdfast.engine.recovery.jobs import job_status
 from holdfast.engine.snapshot import EpochUnknownHere, latest, put_snapshot, selectable, take_and_publish
 from holdfast.engine.snapshot.lineage import require_fork
 from holdfast.engine.traffic.interface import StaleTrafficEpoch

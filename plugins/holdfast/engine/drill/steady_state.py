@@ -16,7 +16,7 @@ from holdfast.engine.checkpoint import work_at_risk
 from holdfast.engine.compute.interface import JobState
 from holdfast.engine.recovery.expected import model_files
 from holdfast.engine.recovery.interface import Rooms, Senses
-from holdfast.engine.recovery.stop_jobs import job_status
+from holdfast.engine.recovery.jobs import job_status
 from holdfast.engine.recovery.subjects import current_run, snapshot_subjects
 from holdfast.engine.replication import lag
 from holdfast.engine.snapshot import latest, read_receipt

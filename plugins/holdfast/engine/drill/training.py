@@ -18,7 +18,7 @@ from holdfast.engine.recovery.interface import Progress
 from holdfast.engine.recovery.placing import GivenUp, NoRoom, Wanted, place
 from holdfast.engine.recovery.start_training import NoMachine, TrainingGivenUp, given_up, without_machine
 from holdfast.engine.recovery.waiting import AskAgain, JobWatch, Waiter, wait_for_job
-from holdfast.engine.snapshot import latest
+from holdfast.engine.snapshot import iter_selectable
 
 _LOOK_SECONDS = 0.25
 #: A sixth of a drill's claim.
@@ -47,8 +47,10 @@ def _await(state: DrillState, job: dict[str, Any], renew: Callable[[], object]) 
     restarts = 0
     if job["handle"] is not None or degraded is not None:
         restarts = _until_succeeded(state, job, max(_LEAST_SECONDS, 3 * settings.steps * settings.step_seconds), renew)
-    record = latest(state.rooms.store(state.plan.target), settings.model, epoch=state.plan.epoch)
-    if record is None or record.labels.get("run") != job["run"]:
+    # Not the newest model: another run of the job may have published one meanwhile.
+    published = iter_selectable(state.rooms.store(state.plan.target), settings.model, epoch=state.plan.epoch)
+    record = next((one for one in published if one.labels.get("run") == job["run"]), None)
+    if record is None:
         return {**_facts(job), "model_digest": None, "detail": "the run published no model in the new epoch's lineage"}
     return {
         **_facts(job),

@@ -11,10 +11,10 @@ from holdfast.engine.compute.attempts import Attempts
 from holdfast.engine.pipeline.active import require_active
 from holdfast.engine.pipeline.runs import NoRun, is_known, require_job, require_run
 from holdfast.engine.pipeline.training import start_training
+from holdfast.engine.recovery.jobs import find_job
 from holdfast.engine.recovery.placing import Say, say_nothing
 from holdfast.engine.recovery.residency import checkpoints_allowed
 from holdfast.engine.recovery.start_training import StartedJob
-from holdfast.engine.recovery.stop_jobs import find_job
 from holdfast.engine.runtime import Runtime
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from holdfast.engine.compute import ENDED, JobHandle, JobStatus
 from holdfast.engine.pipeline.active import require_active
 from holdfast.engine.pipeline.runs import NoRun
-from holdfast.engine.recovery.stop_jobs import find_job
+from holdfast.engine.recovery.jobs import find_job
 from holdfast.engine.runtime import Runtime
 
 

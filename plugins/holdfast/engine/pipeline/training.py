@@ -7,7 +7,7 @@ from holdfast.engine.checkpoint import newest
 from holdfast.engine.compute import JobState, JobStatus
 from holdfast.engine.compute.placement import LOST_MACHINE
 from holdfast.engine.pipeline.active import require_active
-from holdfast.engine.pipeline.runs import check_run_name
+from holdfast.engine.pipeline.runs import check_run_name, require_job
 from holdfast.engine.recovery.placing import Say, say_nothing
 from holdfast.engine.recovery.start_training import StartedJob, start_run
 from holdfast.engine.runtime import Runtime
@@ -38,10 +38,11 @@ def start_training(
         again_after, say: see `start_run`.
 
     Raises:
-        ConfigError: the run has a name a failover would not find it by, see `check_run_name`.
+        ConfigError: the job is not the group's, or a failover would not find the run by its name, see `check_run_name`.
         UnknownName, GroupNotInitialised, NoMajority: see `require_active`.
         ConfigError, ResidencyRefused, TrainingMustWait, TrainingGivenUp, NoMachine: see `start_run`.
     """
+    require_job(runtime.topology, group, job)
     check_run_name(group, job, run)
     state = require_active(runtime, group)
     return start_run(runtime, group, job, run=run, state=state, again_after=again_after, say=say)
@@ -80,7 +81,7 @@ def training_outcome(
 
     Raises:
         TrainingLost: it ended without a result, and may be started again.
-        TrainingFailed: it failed by itself: its epoch was not over.
+        TrainingFailed: it failed by itself, or published no model: its epoch was not over.
         NoMajority: nobody knows which site is active; ask again.
     """
     facts = {
@@ -114,11 +115,17 @@ def training_outcome(
             fix="Ask again: the run goes on, or is found, in the new epoch",
         ) from error
     if record is None:
-        raise TrainingLost(
-            "the run published no model at the active site",
-            where=f"run {run}",
-            expected=f"a snapshot of {model} labelled with this run",
-            found="none",
+        missing = {
+            "where": f"run {run} at {state.active_site}",
+            "expected": f"a snapshot of {model} labelled with this run",
+            "found": "none",
+        }
+        if epoch is None or state.epoch > epoch:
+            raise TrainingLost("the run published no model at the active site", fix="Start it again", **missing)
+        raise TrainingFailed(
+            "the training job ended well, but published no model",
+            fix="Let the trainer call `publish_model` before it ends; `holdfast train resume` starts the run again",
+            **missing,
         )
     return {
         "run": run,

@@ -17,8 +17,8 @@ from holdfast.engine.compute.attempts import Attempts
 from holdfast.engine.config.compute import Placement
 from holdfast.engine.pipeline.active import require_active
 from holdfast.engine.pipeline.runs import NoRun, is_known, require_job, require_run, sites_of
+from holdfast.engine.recovery.jobs import find_job
 from holdfast.engine.recovery.residency import checkpoints_allowed
-from holdfast.engine.recovery.stop_jobs import find_job
 from holdfast.engine.replication import ResidencyRefused, check_hop, residency_for
 from holdfast.engine.runtime import Runtime
 from holdfast.errors import ConfigError, HoldfastError
@@ -110,7 +110,7 @@ def training_status(runtime: Runtime, group: str, job: str, *, run: str | None =
     state = require_active(runtime, group)
     named = run or require_run(runtime.store(state.active_site), group, job, None, epoch=state.epoch)
     problems: list[str] = []
-    status, beat = _look_at_job(runtime, state.active_site, named, state.epoch, problems)
+    handle, status, beat = _look_at_job(runtime, state.active_site, named, state.epoch, problems)
     refused = refused_standbys(runtime, group, job, state.active_site)
     risks: tuple[RunAtRisk, ...] = ()
     durable: int | None = None
@@ -122,7 +122,7 @@ def training_status(runtime: Runtime, group: str, job: str, *, run: str | None =
         raise
     except HoldfastError as error:
         problems.append(str(error))
-    attempts = _attempts(runtime, named, state, status, problems)
+    attempts = _attempts(runtime, named, state, handle, status, problems)
     return TrainingStatus(
         group,
         job,
@@ -208,7 +208,12 @@ def refused_standbys(runtime: Runtime, group: str, job: str, active: str) -> dic
 
 
 def _attempts(
-    runtime: Runtime, run: str, state: EpochState, status: JobStatus | None, problems: list[str]
+    runtime: Runtime,
+    run: str,
+    state: EpochState,
+    handle: JobHandle | None,
+    status: JobStatus | None,
+    problems: list[str],
 ) -> tuple[ToldAttempt, ...]:
     """The attempts as the bucket has them; the newest as its backend shows it until somebody writes its end down."""
     try:
@@ -223,6 +228,8 @@ def _attempts(
     before = [ToldAttempt(one.attempt, _set(one.placement), one.state, one.reason, one.detail) for one in newest.before]
     if end is not None:
         now, detail = str(end.state), end.detail
+    elif handle is not None and 0 < handle.attempt <= newest.after:
+        now, detail = "not submitted", None  # the job that is there is the one before it
     elif status is not None:
         now, detail = str(status.state), status.detail
     else:
@@ -251,23 +258,23 @@ def _standbys(runtime: Runtime, group: str, active: str) -> list[str]:
 
 def _look_at_job(
     runtime: Runtime, site: str, run: str, epoch: int, problems: list[str]
-) -> tuple[JobStatus | None, Beat | None]:
+) -> tuple[JobHandle | None, JobStatus | None, Beat | None]:
     try:
         backend = runtime.backend(site)
         handle = find_job(backend, site, run, epoch)
         if handle is None:
-            return None, None
+            return None, None, None
         status = backend.status(handle)
     except ConfigError:
         raise
     except HoldfastError as error:
         problems.append(str(error))
-        return None, None
+        return None, None, None
     try:
-        return status, read_beat(backend, handle, clock=runtime.clock)
+        return handle, status, read_beat(backend, handle, clock=runtime.clock)
     except HoldfastError as error:
         problems.append(str(error))
-        return status, None
+        return handle, status, None
 
 
 def _at_risk(

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from holdfast.engine.compute import ENDED, FINAL, JobHandle, JobSpec, JobState, JobStatus, job_spec
+from holdfast.engine.compute import ENDED, JobHandle, JobSpec, JobState, JobStatus, job_spec
 from holdfast.engine.compute.attempts import (
     AttemptEnd,
     AttemptRecord,
@@ -30,6 +30,7 @@ from holdfast.engine.compute.errors import ComputeUnavailable, NoCapacity
 from holdfast.engine.compute.placement import ANYWHERE, Counts, Degraded, GiveUp, RunAt, next_placement
 from holdfast.engine.config.compute import Placement
 from holdfast.engine.recovery.interface import Rooms
+from holdfast.engine.recovery.subjects import published_runs
 
 #: After a round without a machine: this long, then twice as long each time.
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 30.0, 900.0
@@ -120,7 +121,8 @@ def place(rooms: Rooms, wanted: Wanted, *, again_after: int | None = None, say: 
 
     Args:
         again_after: somebody asks for the run again knowing how this attempt ended, the newest: what was before does
-            not count. An attempt that was stopped on request is followed without it.
+            not count. One that ended well is followed only where the run has no model. An attempt that was stopped on
+            request, or took its epoch for over, is followed without it.
         say: told what is asked and what came of it.
 
     Raises:
@@ -167,9 +169,16 @@ class _Placing:
             if not isinstance(found, AttemptEnd):
                 return found
             end = found
-        if end.state in FINAL and end.job is not None:
+        if end.state is JobState.SUCCEEDED and end.job is not None and not self._is_asked_again(record):
             return Placed(record.attempt, record.placement, record.reason, end.job, submitted=False)
         return self._after(record, end)
+
+    def _is_asked_again(self, record: AttemptRecord) -> bool:
+        """Whether somebody who knows that the attempt ended well wants another: the run has no model all the same."""
+        if self._again_after != record.attempt:
+            return False
+        store = self._rooms.store(self._wanted.site)
+        return self._wanted.run not in published_runs(store, self._settings.model, epoch=self._wanted.epoch)
 
     def _first(self) -> NoRoom | None:
         """Write the first attempt down; a job from before attempts were written down is taken for it."""
@@ -242,7 +251,8 @@ class _Placing:
 
     def _after(self, record: AttemptRecord, end: AttemptEnd) -> GivenUp | NoRoom | None:
         """Write down what follows an end, or say why nothing does."""
-        if self._again_after == record.attempt or end.state is JobState.STOPPED:
+        # Whoever asks holds this epoch for the current one: what made the job think otherwise is no end of the run.
+        if self._again_after == record.attempt or end.state in (JobState.STOPPED, JobState.FENCED):
             return self._again(record, end)
         counted = history(past(record, end), counted_from=record.counted_from, round_now=record.round)
         decision = next_placement(self._settings, self._wanted.site, counted)

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from holdfast.engine.checkpoint import Election, elect
 from holdfast.engine.config.writers import is_written
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.recovery.errors import NoRecoveryPoint
 from holdfast.engine.recovery.interface import Rooms
 from holdfast.engine.recovery.plan import Plan
-from holdfast.engine.recovery.residency import checkpoints_allowed, require_allowed
-from holdfast.engine.recovery.subjects import current_run, served_models, snapshot_subjects
+from holdfast.engine.recovery.residency import require_allowed
+from holdfast.engine.recovery.subjects import served_models, snapshot_subjects
+from holdfast.engine.recovery.unfinished import RunPoint, run_point, runs_to_take
 from holdfast.engine.snapshot import CommitRecord, keys, load_manifest, read_receipt, selectable, verify
 from holdfast.engine.snapshot.placement import locate, same_version
 
@@ -32,20 +32,12 @@ class SnapshotPoint:
 
 
 @dataclass(frozen=True)
-class RunPoint:
-    """The checkpoint a run goes on from."""
-
-    job: str
-    run: str
-    election: Election
-
-
-@dataclass(frozen=True)
 class RecoveryPoints:
-    """What the target would be promoted to."""
+    """What the target would be promoted to: ``runs`` are resumed, ``left`` only forked."""
 
     snapshots: tuple[SnapshotPoint, ...]
     runs: tuple[RunPoint, ...]
+    left: tuple[RunPoint, ...] = ()
 
     def snapshot(self, subject: str) -> SnapshotPoint | None:
         return next((p for p in self.snapshots if p.subject == subject), None)
@@ -66,9 +58,13 @@ def find_points(rooms: Rooms, plan: Plan, pool: ThreadPoolExecutor) -> RecoveryP
         pool.submit(_snapshot_point, store, plan, s, live=is_written(topology, plan.group, s, plan.target))
         for s in subjects
     ]
-    runs = [pool.submit(_run_point, rooms, store, plan, job) for job in topology.group(plan.group).training]
+    looked = [pool.submit(runs_to_take, rooms, plan, job) for job in topology.group(plan.group).training]
+    runs = [pool.submit(run_point, rooms, plan, taken) for future in looked for taken in future.result()]
+    found = [future.result() for future in runs]
     points = RecoveryPoints(
-        tuple(f.result() for f in snapshots), tuple(p for f in runs if (p := f.result()) is not None)
+        tuple(f.result() for f in snapshots),
+        tuple(p for p in found if p.left is None),
+        tuple(p for p in found if p.left is not None),
     )
     for point in points.snapshots:
         if point.record is None and point.subject in needed:
@@ -122,11 +118,3 @@ def _changed_by_writers(store: ObjectStore, record: CommitRecord, paths: Sequenc
         if place.key != own or pin is None or (there is not None and same_version(there.version, pin)):
             return False
     return True
-
-
-def _run_point(rooms: Rooms, store: ObjectStore, plan: Plan, job: str) -> RunPoint | None:
-    run = current_run(store, plan.group, job, epoch=plan.expected_epoch)
-    if run is None:
-        return None
-    allowed = checkpoints_allowed(rooms.topology, job, plan.target)
-    return RunPoint(job, run, elect(store, run, epoch=plan.expected_epoch, site=plan.target, allowed=allowed))

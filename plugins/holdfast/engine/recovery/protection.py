@@ -10,17 +10,26 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from holdfast.engine.authority.interface import EpochState
 from holdfast.engine.checkpoint import elect, replicate_checkpoint
+from holdfast.engine.compute.interface import JobState
 from holdfast.engine.config.writers import is_written
 from holdfast.engine.objectstore.errors import ObjectNotFound, ObjectStoreError
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.recovery.interface import Rooms
-from holdfast.engine.recovery.subjects import base_run, current_run, snapshot_subjects
+from holdfast.engine.recovery.jobs import job_status
+from holdfast.engine.recovery.subjects import (
+    RunTraces,
+    base_run,
+    of_epoch,
+    published_runs,
+    snapshot_subjects,
+    traces_of,
+)
 from holdfast.engine.replication import ResidencyRefused, check_hop, replicate, residency_for
 from holdfast.engine.replication.admission import copy_forks, refuse_stale
 from holdfast.engine.snapshot import latest
@@ -32,7 +41,8 @@ class ProtectionNote(BaseModel):
     """At ``as_of``, ``target`` held everything that ``source`` had committed of ``subject`` in ``epoch``.
 
     The subject is a dataset, a model or a job's runs by the name of its first (`base_run`); then the note is about
-    the newest of them. ``snapshot_id`` is that of the snapshot or the checkpoint; ``None``: there was none yet.
+    all of them that had not ended. ``snapshot_id`` is that of the snapshot or of the newest run's checkpoint; ``None``:
+    there was none yet. ``ended_runs`` have no model and no job that goes on: a plan does not start them again.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -44,6 +54,15 @@ class ProtectionNote(BaseModel):
     epoch: int
     snapshot_id: str | None
     as_of: datetime
+    ended_runs: tuple[str, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """As before there was `ended_runs`, where there are none."""
+        written: dict[str, Any] = handler(self)
+        if not self.ended_runs:
+            written.pop("ended_runs", None)
+        return written
 
 
 @dataclass(frozen=True)
@@ -62,6 +81,9 @@ class Protected:
     copied_bytes: int = 0
     refused: bool = False
 
+
+#: Only a person starts a job again that ended like this.
+_OVER = frozenset({JobState.SUCCEEDED, JobState.FENCED, JobState.FAILED})
 
 _Work = Callable[[Rooms, str, str, str, EpochState], Protected]
 
@@ -147,18 +169,43 @@ def _run(rooms: Rooms, group: str, job: str, target: str, state: EpochState) -> 
     check_hop(f"checkpoints of {base}", residency_for(rooms.topology, dataset), target, rooms.topology.sites)
     source_store = rooms.store(state.active_site)
     as_of = rooms.clock.now()
-    run = current_run(source_store, group, job, epoch=state.epoch)
-    election = elect(source_store, run, epoch=state.epoch) if run else None
-    if run is None or election is None or election.manifest is None:
-        note_complete(rooms, group, state, base, target, None, as_of)
-        return Protected(run or base, target, True, "no checkpoint yet")
-    replicate_checkpoint(source_store, rooms.store(target), run, election.manifest, site=target, clock=rooms.clock)
-    note_complete(rooms, group, state, base, target, election.digest, as_of)
-    return Protected(run, target, True, f"checkpoint of step {election.step}")
+    known = of_epoch(traces_of(source_store, group, job), state.epoch)
+    published = published_runs(source_store, rooms.topology.job(job).model, epoch=state.epoch) if known[1:] else ()
+    older = [one for one in known[:-1] if one.run not in published]
+    ended = tuple(one.run for one in older if _has_ended(rooms, state, one))
+    digest: str | None = None
+    details: list[str] = []
+    for run in (*(one.run for one in older if one.run not in ended), *(one.run for one in known[-1:])):
+        election = elect(source_store, run, epoch=state.epoch)
+        digest = election.digest
+        if election.manifest is not None:
+            replicate_checkpoint(
+                source_store, rooms.store(target), run, election.manifest, site=target, clock=rooms.clock
+            )
+            details.append(f"checkpoint of step {election.step}" + (f" of {run}" if details or known[1:] else ""))
+    note_complete(rooms, group, state, base, target, digest, as_of, ended)
+    newest = known[-1].run if known else base
+    return Protected(newest, target, True, "; ".join(details) or "no checkpoint yet")
+
+
+def _has_ended(rooms: Rooms, state: EpochState, run: RunTraces) -> bool:
+    """Whether a run without a model has no job any more that would go on by itself; not, where that is not known."""
+    try:
+        status = job_status(rooms, state.active_site, run.run, state.epoch)
+    except HoldfastError:
+        return False
+    return not run.attempts_in(state.epoch) if status is None else status.state in _OVER
 
 
 def note_complete(
-    rooms: Rooms, group: str, state: EpochState, subject: str, target: str, snapshot_id: str | None, as_of: datetime
+    rooms: Rooms,
+    group: str,
+    state: EpochState,
+    subject: str,
+    target: str,
+    snapshot_id: str | None,
+    as_of: datetime,
+    ended_runs: tuple[str, ...] = (),
 ) -> None:
     """Note at a target that it held at ``as_of`` everything the active site had committed of a subject."""
     note = ProtectionNote(
@@ -168,6 +215,7 @@ def note_complete(
         epoch=state.epoch,
         snapshot_id=snapshot_id,
         as_of=as_of,
+        ended_runs=ended_runs,
     )
     rooms.store(target).put(
         _key(group, subject, target), note.model_dump_json().encode(), content_type="application/json"

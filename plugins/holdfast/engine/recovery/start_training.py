@@ -7,14 +7,16 @@ from datetime import datetime
 
 from holdfast.engine.authority.interface import EpochState, Operation
 from holdfast.engine.checkpoint import begin_run, elect
-from holdfast.engine.compute import ENDED, FINAL, JobHandle
+from holdfast.engine.compute import ENDED, JobHandle, JobState
 from holdfast.engine.compute.attempts import Attempts
 from holdfast.engine.compute.placement import ANYWHERE
 from holdfast.engine.config.compute import Placement
 from holdfast.engine.config.models import NoCapacityPolicy
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.recovery.errors import RecoveryError
+from holdfast.engine.recovery.fork_late import fork_late
 from holdfast.engine.recovery.interface import Rooms
+from holdfast.engine.recovery.jobs import find_job
 from holdfast.engine.recovery.placing import (
     Answer,
     GivenUp,
@@ -27,13 +29,12 @@ from holdfast.engine.recovery.placing import (
     place,
     say_nothing,
 )
-from holdfast.engine.recovery.stop_jobs import find_job
 from holdfast.engine.replication import check_hop, residency_for
 from holdfast.engine.snapshot import EpochUnknownHere, latest
 from holdfast.errors import ConfigError
 
 #: Jobs that ended like this get another attempt when they are submitted.
-_STARTED_AGAIN = ENDED - FINAL
+_STARTED_AGAIN = ENDED - {JobState.SUCCEEDED}
 
 
 class TrainingMustWait(RecoveryError):
@@ -112,6 +113,7 @@ def start_run(
     Raises:
         ConfigError: the job's dataset has no snapshot yet.
         ResidencyRefused: the job's dataset may not lie at the active site.
+        RunLeftBehind: the run has no place in this epoch and cannot get one.
         TrainingMustWait: a plan is moving the group, or has not said yet what the run resumes from; ask again.
         TrainingGivenUp: another machine would not help, or the group's policy is to fail without one.
         NoMachine: no placement has one now.
@@ -154,8 +156,11 @@ def _start_run(
     )
     store = rooms.store(state.active_site)
     if (moving := _moving(rooms, state)) is not None:
+        attempts = Attempts(store, run, state.epoch, holder=rooms.holder)
+        newest = attempts.newest()
         handle = _without_starting(rooms, run, state)
-        if handle is None:
+        # An attempt that is only written down has no job yet: what is found then is the one before it.
+        if handle is None or (newest is not None and 0 < handle.attempt <= newest.after):
             raise TrainingMustWait(
                 f"a {moving.kind} has the group, so no training is started",
                 where=f"group {group}",
@@ -164,8 +169,6 @@ def _start_run(
                 fix="Ask again when it has ended; it resumes the group's training itself",
             )
         data, _ = _goes_on_with(store, run, settings.dataset, state)
-        attempts = Attempts(store, run, state.epoch, holder=rooms.holder)
-        newest = attempts.newest()
         if newest is None:
             return StartedJob(run, state.epoch, state.active_site, data, handle)
         return StartedJob(
@@ -180,6 +183,7 @@ def _start_run(
         )
     # First of all: where the data is not promoted yet, nothing of a new run may be written.
     latest(store, settings.dataset, epoch=state.epoch)
+    fork_late(rooms, group, job, run, state)
     begin_run(
         store,
         run,

@@ -10,7 +10,8 @@ from holdfast.engine.config.writers import is_written
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.recovery.context import StepContext
 from holdfast.engine.recovery.interface import Evidence
-from holdfast.engine.recovery.points import RunPoint, SnapshotPoint, find_points
+from holdfast.engine.recovery.points import SnapshotPoint, find_points
+from holdfast.engine.recovery.unfinished import RunPoint
 from holdfast.engine.snapshot import EpochFork, begin_epoch, new_fork, write_fork
 from holdfast.errors import HoldfastError
 
@@ -30,13 +31,18 @@ class Promote:
         # target since is simply not in the new lineage.
         points = context.wanted("points", lambda: find_points(context.rooms, context.plan, context.pool))
         snapshots = [context.pool.submit(_fork_snapshot, context, context.target, p) for p in points.snapshots]
-        runs = [context.pool.submit(_fork_run, context, context.target, p) for p in points.runs]
+        all_runs = (*points.runs, *points.left)
+        forked = [context.pool.submit(_fork_run, context, context.target, p) for p in all_runs]
+        runs = [_run_evidence(p, f.result()) for p, f in zip(all_runs, forked, strict=True)]
         evidence: Evidence = {
             "snapshots": [_snapshot_evidence(p, f.result()) for p, f in zip(points.snapshots, snapshots, strict=True)],
-            "runs": [_run_evidence(p, f.result()) for p, f in zip(points.runs, runs, strict=True)],
+            "runs": runs[: len(points.runs)],
+            "runs_left": [
+                {**found, "why": p.left} for p, found in zip(points.left, runs[len(points.runs) :], strict=True)
+            ],
         }
         refreshed = [context.pool.submit(_refresh, context, service) for service in context.group.services]
-        evidence["witnesses"] = self._tell_witnesses(context, [f.result() for f in snapshots], points.runs)
+        evidence["witnesses"] = self._tell_witnesses(context, [f.result() for f in snapshots], all_runs)
         evidence["agents_refreshed"] = all(f.result() for f in refreshed)
         return evidence
 

@@ -10,9 +10,9 @@ from holdfast.engine.config.models import NoCapacityPolicy
 from holdfast.engine.recovery.context import StepContext
 from holdfast.engine.recovery.interface import Evidence
 from holdfast.engine.recovery.placing import Answer, GivenUp, NoRoom, Placed, Wanted, describe, place
-from holdfast.engine.recovery.start_training import without_machine
-from holdfast.engine.recovery.subjects import base_run
-from holdfast.engine.snapshot import latest
+from holdfast.engine.recovery.start_training import TrainingGivenUp, without_machine
+from holdfast.engine.recovery.subjects import base_run, published_runs
+from holdfast.errors import HoldfastError
 
 
 class ResumeTraining:
@@ -20,6 +20,9 @@ class ResumeTraining:
 
     Every placement of the new site is asked once. Where none has a machine the plan ends all the same, and says that
     the run stands still, unless the group's policy is to fail: what serves is promoted and switched before this step.
+
+    One run that cannot be started keeps no other one waiting: all are tried, and only then is an error raised that
+    trying again may mend. One that a person has to mend is recorded as the run's outcome.
     """
 
     name = "resume_training"
@@ -28,19 +31,42 @@ class ResumeTraining:
         context.evidence("verify")
 
     def run(self, context: StepContext) -> Evidence:
-        promoted = {entry["job"]: entry for entry in context.evidence("promote")["runs"]}
-        return {"jobs": [self._resume(context, job, promoted.get(job)) for job in context.group.training]}
+        promoted = context.evidence("promote")["runs"]
+        jobs: list[dict[str, Any]] = []
+        failed: list[HoldfastError] = []
+        for job in context.group.training:
+            runs = [entry for entry in promoted if entry["job"] == job]
+            if not runs:
+                detail = f"no run of {base_run(context.plan.group, job)} to resume"
+                jobs.append({"job": job, "run": None, "handle": None, "detail": detail})
+            for entry in runs:
+                try:
+                    jobs.append(self._resume(context, job, entry))
+                except HoldfastError as error:
+                    jobs.append(self._failed(context, job, entry, error))
+                    if error.transient or isinstance(error, TrainingGivenUp):
+                        failed.append(error)
+        if failed:
+            raise failed[0]
+        return {"jobs": jobs}
 
-    def _resume(self, context: StepContext, job: str, promoted: dict[str, Any] | None) -> dict[str, Any]:
+    def _failed(self, context: StepContext, job: str, promoted: dict[str, Any], error: HoldfastError) -> dict[str, Any]:
+        said = f"not started: {error}"
+        context.say(self.name, "waiting", detail=f"{promoted['run']}: {said}")
+        return {
+            "job": job,
+            "run": promoted["run"],
+            "step": promoted["step"],
+            "epoch": context.plan.epoch,
+            "handle": None,
+            "placement": None,
+            "detail": said,
+            "error": error.as_dict(),
+        }
+
+    def _resume(self, context: StepContext, job: str, promoted: dict[str, Any]) -> dict[str, Any]:
         plan, topology = context.plan, context.rooms.topology
         settings = topology.job(job)
-        if promoted is None:
-            return {
-                "job": job,
-                "run": None,
-                "handle": None,
-                "detail": f"no run of {base_run(plan.group, job)} to resume",
-            }
         run = promoted["run"]
         election = elect(context.target, run, epoch=plan.epoch, site=plan.target)
         if election.step >= settings.steps and self._is_published(context, job, run):
@@ -113,8 +139,8 @@ class ResumeTraining:
         }
 
     def _is_published(self, context: StepContext, job: str, run: str) -> bool:
-        record = latest(context.target, context.rooms.topology.job(job).model, epoch=context.plan.epoch)
-        return record is not None and record.labels.get("run") == run
+        model = context.rooms.topology.job(job).model
+        return run in published_runs(context.target, model, epoch=context.plan.epoch)
 
     def _dataset_snapshot(self, context: StepContext, dataset: str, promoted: dict[str, Any]) -> str | None:
         """What the checkpoint was trained on; a run from the start takes the dataset's recovery point."""
