@@ -131,6 +131,15 @@ def test_corrupt_missing_and_truncated_blobs_are_passed_over_with_the_reason() -
         assert reason in one.reason
 
 
+def test_a_manifest_with_a_number_none_can_hold_is_passed_over() -> None:
+    store = memory_store()
+    good = chain(store, 10)
+    bad = write(store, 20, parent=good, state={"position": 2})
+    store.put(bad.key, bad.data.replace(b'"position":2', b'"position":NaN'))
+    election = elect(store, "run", epoch=1)
+    assert (election.step, [one.key for one in election.passed_over]) == (10, [bad.key])
+
+
 def test_a_damaged_manifest_is_passed_over_and_its_ancestors_are_still_found() -> None:
     store = memory_store()
     chain(store, 10, 20, 30)

@@ -89,9 +89,10 @@ class Housekeeper:
                 site=self._site,
                 allowed=self._allowed,
             )
-        except HoldfastError as error:
+        except Exception as error:  # training and replication go on, whatever a bucket holds
             self._saves = 0  # again after the next
-            self._facts = {**self._facts, "error": str(error)}
+            told = str(error) if isinstance(error, HoldfastError) else f"{type(error).__name__}: {error}"
+            self._facts = {**self._facts, "error": told}
             return
         if done.endangered:
             self._forget()
