@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
 from holdfast.engine.authority import OperationInProgress
-from holdfast.engine.checkpoint import elect
+from holdfast.engine.checkpoint import elect, replicate_checkpoint
+from holdfast.engine.checkpoint.collect import collect
+from holdfast.engine.checkpoint.format import blob_key
+from holdfast.engine.checkpoint.guard import AlwaysGranted
+from holdfast.engine.checkpoint.retention import KeepPolicy
 from holdfast.engine.health.interface import Verdict
 from holdfast.engine.recovery import (
     GateClosed,
@@ -23,6 +28,8 @@ from holdfast.engine.recovery import (
     run_plan,
 )
 from holdfast.engine.recovery.plan import STEPS
+from holdfast.engine.recovery.points import RecoveryPoints
+from holdfast.engine.recovery.steps import fence
 from holdfast.engine.snapshot import latest
 from holdfast.errors import ConfigError, UnknownName
 from world import AWS, DATASET, GCP, GROUP, MODEL, RUN, Killed, World, make_world
@@ -68,6 +75,39 @@ def test_the_promotion_waits_out_the_fence_after_the_commit(world: World) -> Non
     fence = result.record("fence")
     assert fence is not None
     assert fence.evidence["waited_seconds"] >= 2.25
+
+
+@pytest.mark.parametrize("gone", ["its manifest", "its blob"])
+def test_a_checkpoint_that_the_old_writer_retired_during_the_fence_is_not_what_the_epoch_forks_from(
+    world: World, monkeypatch: pytest.MonkeyPatch, gone: str
+) -> None:
+    """Its lease is still good then, and it keeps the newest at the standby; a fork of what is gone loses the run."""
+    world.training_ends = False
+    there, ahead, met = world.bare(GCP), fence.find_points, []
+
+    def find_points(*arguments: Any) -> RecoveryPoints:
+        points = ahead(*arguments)
+        elected = points.runs[0].election.manifest
+        assert elected is not None
+        later = world.checkpoint(AWS, 200, 1, parent=elected)
+        replicate_checkpoint(world.bare(AWS), there, RUN, later, site=GCP, clock=world.clock)
+        if gone == "its manifest":
+            last_one, guard = KeepPolicy(last=1), AlwaysGranted()
+            done = collect(there, RUN, last_one, epoch=1, guard=guard, clock=world.clock, grace_seconds=60.0, site=GCP)
+            assert [one.manifest for one in done.choice.retired] == [elected]
+        else:
+            there.delete(blob_key(RUN, elected.model_digest))
+        met.append(elected.step)
+        return points
+
+    monkeypatch.setattr(fence, "find_points", find_points)
+    result = run_plan(world, plan_of(world), senses=world.senses)
+    promoted = result.record("promote")
+    assert promoted is not None
+    assert met == [100]
+    assert promoted.evidence["runs"][0]["step"] == 200
+    assert elect(there, RUN, epoch=2, site=GCP).step == 200
+    assert result.complete
 
 
 def test_a_finished_plan_run_again_does_nothing(world: World) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from holdfast.engine.checkpoint import Election, elect
+from holdfast.engine.checkpoint.elect import Allowed
+from holdfast.engine.checkpoint.verify import is_there, without_its_size
 from holdfast.engine.config.writers import is_written
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.recovery.errors import NoRecoveryPoint
@@ -124,9 +126,26 @@ def _changed_by_writers(store: ObjectStore, record: CommitRecord, paths: Sequenc
     return True
 
 
+def still_there(rooms: Rooms, plan: Plan, point: RunPoint) -> RunPoint:
+    """The point, or another one where its checkpoint is gone from the target since it was elected.
+
+    It is elected ahead, while the old site's writer may still hold its lease: that writer's retention at the target
+    keeps the newest, which by then need not be the elected one. Ask when the fence is over, and fork at once.
+    """
+    store, manifest = rooms.store(plan.target), point.election.manifest
+    if manifest is None or (is_there(store, manifest) and not without_its_size(store, point.run, [manifest])):
+        return point
+    allowed = checkpoints_allowed(rooms.topology, point.job, plan.target)
+    return replace(point, election=_elected(store, plan, point.run, allowed))
+
+
 def _run_point(rooms: Rooms, store: ObjectStore, plan: Plan, job: str) -> RunPoint | None:
     run = current_run(store, plan.group, job, epoch=plan.expected_epoch)
     if run is None:
         return None
     allowed = checkpoints_allowed(rooms.topology, job, plan.target)
-    return RunPoint(job, run, elect(store, run, epoch=plan.expected_epoch, site=plan.target, allowed=allowed))
+    return RunPoint(job, run, _elected(store, plan, run, allowed))
+
+
+def _elected(store: ObjectStore, plan: Plan, run: str, allowed: Allowed) -> Election:
+    return elect(store, run, epoch=plan.expected_epoch, site=plan.target, allowed=allowed)
