@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from holdfast.engine.authority import OperationInProgress
-from holdfast.engine.checkpoint import elect, replicate_checkpoint
+from holdfast.engine.checkpoint import NothingSelectable, elect, replicate_checkpoint
 from holdfast.engine.checkpoint.collect import collect
 from holdfast.engine.checkpoint.format import blob_key
 from holdfast.engine.checkpoint.guard import AlwaysGranted
@@ -29,10 +29,11 @@ from holdfast.engine.recovery import (
 )
 from holdfast.engine.recovery.plan import STEPS
 from holdfast.engine.recovery.points import RecoveryPoints
+from holdfast.engine.recovery.start_training import start_run
 from holdfast.engine.recovery.steps import fence
 from holdfast.engine.snapshot import latest
 from holdfast.errors import ConfigError, UnknownName
-from world import AWS, DATASET, GCP, GROUP, MODEL, RUN, Killed, World, make_world
+from world import AWS, DATASET, GCP, GROUP, JOB, MODEL, RUN, Killed, World, make_world
 
 
 @pytest.fixture
@@ -108,6 +109,32 @@ def test_a_checkpoint_that_the_old_writer_retired_during_the_fence_is_not_what_t
     assert promoted.evidence["runs"][0]["step"] == 200
     assert elect(there, RUN, epoch=2, site=GCP).step == 200
     assert result.complete
+
+
+def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew_and_keeps_no_service_from_moving(world: World) -> None:
+    world.training_ends = False
+    there, plan = world.bare(GCP), plan_of(world)
+    run_plan(world, plan, only=STEPS["failover"][:-1], senses=world.senses)
+    elected = elect(there, RUN, epoch=2).manifest
+    assert elected is not None
+    there.delete(elected.key)
+    result = run_plan(world, plan, senses=world.senses)
+    resumed = result.record("resume_training")
+    assert result.complete
+    assert resumed is not None
+    assert "nothing of it can be resumed" in resumed.evidence["jobs"][0]["detail"]
+    assert world.backends[GCP].submitted == 0
+    state = world.epochs.read(GROUP)
+    assert state is not None
+    with pytest.raises(NothingSelectable):
+        start_run(world, GROUP, JOB, run=RUN, state=state)
+    assert world.backends[GCP].submitted == 0
+
+    world.board.cut.clear()
+    world.senses.verdicts = Verdict.HEALTHY
+    back = new_plan(world, GROUP, reason="it has the run", plan_id="p2", verb="switchover", target=AWS)
+    assert run_plan(world, back, senses=world.senses, approved_by="a person").complete
+    assert elect(world.bare(AWS), RUN, epoch=3, site=AWS).step == elected.step
 
 
 def test_a_finished_plan_run_again_does_nothing(world: World) -> None:

@@ -15,6 +15,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from holdfast.engine.authority.interface import EpochState
+from holdfast.engine.checkpoint import copy_forks as copy_run_forks
 from holdfast.engine.checkpoint import elect, replicate_checkpoint
 from holdfast.engine.config.writers import is_written
 from holdfast.engine.objectstore.errors import ObjectNotFound, ObjectStoreError
@@ -148,7 +149,10 @@ def _run(rooms: Rooms, group: str, job: str, target: str, state: EpochState) -> 
     source_store = rooms.store(state.active_site)
     as_of = rooms.clock.now()
     run = current_run(source_store, group, job, epoch=state.epoch)
-    election = elect(source_store, run, epoch=state.epoch) if run else None
+    election = elect(source_store, run, epoch=state.epoch, or_nothing=True) if run else None
+    if run is not None:
+        # Also where no checkpoint can be brought over: the target may hold the very one that this site waits for.
+        copy_run_forks(source_store, rooms.store(target), run)
     if run is None or election is None or election.manifest is None:
         note_complete(rooms, group, state, base, target, None, as_of)
         return Protected(run or base, target, True, "no checkpoint yet")
