@@ -15,8 +15,11 @@ from hypothesis import strategies as st
 from engine.checkpoint.worlds import OrderedFaults, write
 from holdfast.clock import FakeClock
 from holdfast.engine.checkpoint import (
+    Checkpointer,
     CheckpointUnreadable,
     Election,
+    FormatUnknown,
+    NothingSelectable,
     begin_run,
     elect,
     fork_run,
@@ -87,6 +90,67 @@ def test_the_ancestors_of_a_fork_are_known_though_its_own_manifest_is_damaged(da
     assert elect(store, "run", epoch=2).digest == before.digest
 
 
+def test_an_epoch_that_goes_on_from_a_checkpoint_is_never_begun_anew_in_silence() -> None:
+    store, elsewhere = memory_store("b"), memory_store("a")
+    kept = [write(elsewhere, 10)]
+    kept.append(write(elsewhere, 20, parent=kept[0]))
+    for one in kept:
+        replicate_checkpoint(elsewhere, store, "run", one)
+    fork(store, 2)
+    for one in kept:
+        store.delete(one.key)
+    with pytest.raises(NothingSelectable, match="nothing of it can be resumed") as refused:
+        elect(store, "run", epoch=2)
+    assert kept[1].digest in str(refused.value)
+    with pytest.raises(NothingSelectable):
+        Checkpointer(store, "run", epoch=2, site="b", every_steps=1).resume()
+    replicate_checkpoint(elsewhere, store, "run", kept[0])
+    assert elect(store, "run", epoch=2).step == 10
+
+
+def test_a_site_that_is_promoted_without_the_checkpoint_goes_on_from_it_once_it_is_there() -> None:
+    store, elsewhere = memory_store("b"), memory_store("a")
+    last = chain(elsewhere, 10, 20)
+    replicate_checkpoint(elsewhere, store, "run", last)
+    fork(store, 2)
+    store.delete(last.key)
+    nothing = elect(store, "run", epoch=2, or_nothing=True)
+    assert (nothing.manifest, nothing.resume) == (None, "from the start")
+    begun = fork_run(
+        store,
+        "run",
+        epoch=3,
+        parent_epoch=2,
+        election=nothing,
+        site="site-c",
+        plan_id="plan-3",
+        holder="test",
+        reason="test",
+        clock=FakeClock(),
+    )
+    assert (begun.forked_from, begun.ancestors) == (last.digest, last.ancestors)
+    with pytest.raises(NothingSelectable):
+        elect(store, "run", epoch=3)
+    replicate_checkpoint(elsewhere, store, "run", last)
+    assert elect(store, "run", epoch=3).step == 20
+
+
+@pytest.mark.parametrize("older", ["also of a later format", "damaged"])
+def test_nobody_begins_anew_beside_checkpoints_of_a_later_format(older: str) -> None:
+    store = memory_store()
+    first = chain(store, 10)
+    second = chain(store, 20, parent=first)
+    for one in (first, second) if older != "damaged" else (second,):
+        store.put(one.key, one.data.replace(b"checkpoint/1", b"checkpoint/3"))
+    if older == "damaged":
+        store.delete(blob_key("run", first.model_digest))
+    with pytest.raises(FormatUnknown, match=r"checkpoint/3"):
+        elect(store, "run", epoch=1)
+    store.put(first.key, first.data)
+    chain(store, 10)  # its blob
+    assert elect(store, "run", epoch=1).step == 10
+
+
 def test_the_golden_fork_record_is_what_a_failover_writes_and_reads() -> None:
     store = memory_store()
     chain(store, 10, 20, 30)
@@ -129,6 +193,15 @@ def test_corrupt_missing_and_truncated_blobs_are_passed_over_with_the_reason() -
     assert [one.key for one in election.passed_over] == [m.key for m in (short, missing, corrupt)]
     for one, reason in zip(election.passed_over, ("bytes instead of", "is missing", "another digest"), strict=True):
         assert reason in one.reason
+
+
+def test_a_manifest_with_a_number_none_can_hold_is_passed_over() -> None:
+    store = memory_store()
+    good = chain(store, 10)
+    bad = write(store, 20, parent=good, state={"position": 2})
+    store.put(bad.key, bad.data.replace(b'"position":2', b'"position":NaN'))
+    election = elect(store, "run", epoch=1)
+    assert (election.step, [one.key for one in election.passed_over]) == (10, [bad.key])
 
 
 def test_a_damaged_manifest_is_passed_over_and_its_ancestors_are_still_found() -> None:
@@ -262,11 +335,11 @@ def check_history(events: list[tuple[str, int, int]], choose: Callable[..., Elec
         else:
             target = stores[first]
             try:
-                election = elect(target, "run", epoch=epoch)
+                election = elect(target, "run", epoch=epoch, or_nothing=True)
             except EpochUnknownHere:
                 continue
             epoch += 1
-            fork_run(
+            begun = fork_run(
                 target,
                 "run",
                 epoch=epoch,
@@ -279,14 +352,14 @@ def check_history(events: list[tuple[str, int, int]], choose: Callable[..., Elec
                 clock=FakeClock(),
             )
             active[epoch], heads[epoch] = first, election.manifest
-            ancestor, lineage = election.digest, set()
+            ancestor, lineage = begun.forked_from, set()
             while ancestor is not None:
                 lineage.add(ancestor)
                 ancestor = true_parent[ancestor]
         for store in stores:
             try:
                 election = choose(store, "run", epoch=epoch)
-            except EpochUnknownHere:
+            except (EpochUnknownHere, NothingSelectable):
                 continue
             assert election.digest is None or election.digest in lineage
 

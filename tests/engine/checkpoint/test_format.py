@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
 
@@ -47,6 +48,37 @@ def test_a_flipped_bit_anywhere_is_not_taken_for_the_same_checkpoint() -> None:
         except CheckpointUnreadable:
             continue
         assert found.digest != digest
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        b'"state":{"position":NaN}',
+        b'"state":{"position":1e400}',
+        b'"state":{"position":9007199254740993}',
+        b'"saved_at":"0001-01-01T00:00:00+05:00"',
+    ],
+)
+def test_a_manifest_that_holds_what_json_or_a_clock_cannot_is_unreadable_and_nothing_worse(member: bytes) -> None:
+    name = member.split(b":")[0]
+    document = {f'"{key}"'.encode(): canonical(value) for key, value in json.loads(golden()).items()}
+    parts = [b"%s:%s" % one for one in document.items() if one[0] != name]
+    with pytest.raises(CheckpointUnreadable):
+        parse_manifest(b"{" + b",".join(sorted([*parts, member])) + b"}", where=KEY)
+
+
+def test_every_flipped_bit_is_read_or_unreadable_and_nothing_else() -> None:
+    for position in range(len(golden())):
+        for bit in range(8):
+            changed = bytearray(golden())
+            changed[position] ^= 1 << bit
+            with suppress(CheckpointUnreadable):
+                parse_manifest(bytes(changed), where=KEY)
+
+
+def test_a_manifest_that_names_another_model_than_its_blobs_is_refused() -> None:
+    with pytest.raises(CheckpointUnreadable, match="another model"):
+        parse_manifest(changed(golden(), model_digest=digest_of(b"another")), where=KEY)
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"not json", b'{"format":"holdfast.checkpoint/2"}'])

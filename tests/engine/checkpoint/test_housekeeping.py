@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from engine.checkpoint.worlds import Guard, OrderedFaults, wait_for
+from engine.checkpoint.worlds import Guard, OrderedFaults, wait_for, write
 from holdfast.clock import SystemClock
 from holdfast.engine.checkpoint import Checkpointer, Permission, StopRequested, TrainingState, elect, load_state
-from holdfast.engine.checkpoint.format import manifest_prefix, run_root
+from holdfast.engine.checkpoint.format import manifest_key, manifest_prefix, run_root
 from holdfast.engine.checkpoint.housekeeping import Housekeeper, Retention
+from holdfast.engine.checkpoint.replicator import Replicator
 from holdfast.engine.checkpoint.retention import KeepPolicy
 from holdfast.engine.objectstore import ObjectStore, memory_store
 from holdfast.engine.objectstore.errors import StoreUnavailable
@@ -178,3 +179,44 @@ def test_the_best_by_the_loss_that_was_told_stay() -> None:
     found = elect(store, "run", epoch=1).manifest
     assert found is not None
     assert found.state == {"position": 7, "metrics": {"loss": 0.7, "steps_squared": 49.0}}
+
+
+def test_a_standby_with_a_manifest_nobody_can_hold_still_gets_every_checkpoint() -> None:
+    here, there = memory_store("site-a"), memory_store("site-b")
+    run(here, range(1, 3))
+    key = manifest_key("run", 2, 1)
+    there.put(manifest_key("run", 1, 1), here.get(key).replace(b'"position":2', b'"position":NaN'))
+    shown = run(here, range(3, 9), Retention(KeepPolicy(last=1), 0.0, every_saves=1), replicas={"site-b": there})
+    assert shown["replicas"]["site-b"]["step"] == 8
+    assert shown["retention"]["site-b"]["error"] is None
+
+
+def test_what_fails_after_a_checkpoint_has_arrived_is_told_and_replication_goes_on() -> None:
+    here, there = memory_store("site-a"), memory_store("site-b")
+
+    def fail(_seconds: float) -> None:
+        raise ZeroDivisionError("housekeeping")
+
+    replicator = Replicator(
+        here, there, "site-b", "run", guard=Guard(), clock=SystemClock(), retry_seconds=0.01, arrived=fail
+    )
+    replicator.start()
+    parent = None
+    for step in (1, 2):
+        parent = write(here, step, parent=parent)
+        replicator.offer(parent, {})
+        assert replicator.wait(step, 20)
+        wait_for(lambda: replicator.status().error == "housekeeping")
+    replicator.close()
+
+
+def test_a_collection_that_breaks_in_a_way_nobody_foresaw_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = OrderedFaults(memory_store("site-a"))
+
+    def broken(_prefix: str = "", **_settings: Any) -> Any:
+        raise ZeroDivisionError("a store's own bug")
+
+    monkeypatch.setattr(store, "list", broken)
+    keeper = Housekeeper(store, "run", AT_ONCE, epoch=1, site="site-a", guard=Guard(), clock=SystemClock())
+    keeper.committed()
+    assert keeper.facts()["error"] == "ZeroDivisionError: a store's own bug"

@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from engine.checkpoint.worlds import OrderedFaults, manifest_of, write
 from holdfast.engine.checkpoint import CheckpointError, CheckpointFailed, Fenced, elect
 from holdfast.engine.checkpoint.commit import write_checkpoint
@@ -182,7 +184,9 @@ def test_a_follower_whose_read_fails_stops_all() -> None:
     store = memory_store()
     blobs = {f"part-{number}": f"part {number}".encode() for number in range(WORLD)}
     references = {name: BlobRef(digest=digest_of(data), size_bytes=len(data)) for name, data in blobs.items()}
-    manifest = manifest_of(1, blobs=references)[0].model_copy(update={"model": ("part-0",)})
+    manifest = manifest_of(1, blobs=references)[0].model_copy(
+        update={"model": ("part-0",), "model_digest": references["part-0"].digest}
+    )
     write_checkpoint(store, manifest, blobs, guard=AlwaysGranted())
 
     def store_of(rank: int) -> ObjectStore:
@@ -198,3 +202,27 @@ def test_a_follower_whose_read_fails_stops_all() -> None:
 def test_an_epoch_unknown_here_is_refused_at_every_rank() -> None:
     store = run_of(1)
     assert [type(one) for one in election(lambda _rank: store, epoch=2)] == [EpochUnknownHere] * WORLD
+
+
+@pytest.mark.parametrize("at", [0, 2], ids=["the leader", "a follower"])
+def test_an_error_nobody_foresaw_at_one_rank_leaves_no_other_waiting(at: int) -> None:
+    store = memory_store()
+    blobs = {f"part-{number}": f"part {number}".encode() for number in range(WORLD)}
+    references = {name: BlobRef(digest=digest_of(data), size_bytes=len(data)) for name, data in blobs.items()}
+    manifest = manifest_of(1, blobs=references, model=b"")[0].model_copy(
+        update={"model": ("part-0",), "model_digest": references["part-0"].digest}
+    )
+    write_checkpoint(store, manifest, blobs, guard=AlwaysGranted())
+
+    class Broken(OrderedFaults):
+        def open(self, key: str, **settings: Any) -> Any:
+            raise ZeroDivisionError(key)
+
+    class BrokenList(OrderedFaults):
+        def list(self, prefix: str = "", **settings: Any) -> Any:
+            raise ZeroDivisionError(prefix)
+
+    broken = BrokenList if at == 0 else Broken
+    errors = election(lambda rank: broken(store) if rank == at else store)
+    assert not any(isinstance(one, threading.BrokenBarrierError) for one in errors)
+    assert all("ZeroDivisionError" in f"{type(one).__name__} {one}" for one in errors)

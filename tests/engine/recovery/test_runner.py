@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
 from holdfast.engine.authority import OperationInProgress
-from holdfast.engine.checkpoint import elect
+from holdfast.engine.checkpoint import NothingSelectable, elect, replicate_checkpoint
+from holdfast.engine.checkpoint.collect import collect
+from holdfast.engine.checkpoint.format import blob_key
+from holdfast.engine.checkpoint.guard import AlwaysGranted
+from holdfast.engine.checkpoint.retention import KeepPolicy
 from holdfast.engine.health.interface import Verdict
 from holdfast.engine.recovery import (
     GateClosed,
@@ -23,9 +28,12 @@ from holdfast.engine.recovery import (
     run_plan,
 )
 from holdfast.engine.recovery.plan import STEPS
+from holdfast.engine.recovery.points import RecoveryPoints
+from holdfast.engine.recovery.start_training import start_run
+from holdfast.engine.recovery.steps import fence
 from holdfast.engine.snapshot import latest
 from holdfast.errors import ConfigError, UnknownName
-from world import AWS, DATASET, GCP, GROUP, MODEL, RUN, Killed, World, make_world
+from world import AWS, DATASET, GCP, GROUP, JOB, MODEL, RUN, Killed, World, make_world
 
 
 @pytest.fixture
@@ -68,6 +76,65 @@ def test_the_promotion_waits_out_the_fence_after_the_commit(world: World) -> Non
     fence = result.record("fence")
     assert fence is not None
     assert fence.evidence["waited_seconds"] >= 2.25
+
+
+@pytest.mark.parametrize("gone", ["its manifest", "its blob"])
+def test_a_checkpoint_that_the_old_writer_retired_during_the_fence_is_not_what_the_epoch_forks_from(
+    world: World, monkeypatch: pytest.MonkeyPatch, gone: str
+) -> None:
+    """Its lease is still good then, and it keeps the newest at the standby; a fork of what is gone loses the run."""
+    world.training_ends = False
+    there, ahead, met = world.bare(GCP), fence.find_points, []
+
+    def find_points(*arguments: Any) -> RecoveryPoints:
+        points = ahead(*arguments)
+        elected = points.runs[0].election.manifest
+        assert elected is not None
+        later = world.checkpoint(AWS, 200, 1, parent=elected)
+        replicate_checkpoint(world.bare(AWS), there, RUN, later, site=GCP, clock=world.clock)
+        if gone == "its manifest":
+            last_one, guard = KeepPolicy(last=1), AlwaysGranted()
+            done = collect(there, RUN, last_one, epoch=1, guard=guard, clock=world.clock, grace_seconds=60.0, site=GCP)
+            assert [one.manifest for one in done.choice.retired] == [elected]
+        else:
+            there.delete(blob_key(RUN, elected.model_digest))
+        met.append(elected.step)
+        return points
+
+    monkeypatch.setattr(fence, "find_points", find_points)
+    result = run_plan(world, plan_of(world), senses=world.senses)
+    promoted = result.record("promote")
+    assert promoted is not None
+    assert met == [100]
+    assert promoted.evidence["runs"][0]["step"] == 200
+    assert elect(there, RUN, epoch=2, site=GCP).step == 200
+    assert result.complete
+
+
+def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew_and_keeps_no_service_from_moving(world: World) -> None:
+    world.training_ends = False
+    there, plan = world.bare(GCP), plan_of(world)
+    run_plan(world, plan, only=STEPS["failover"][:-1], senses=world.senses)
+    elected = elect(there, RUN, epoch=2).manifest
+    assert elected is not None
+    there.delete(elected.key)
+    result = run_plan(world, plan, senses=world.senses)
+    resumed = result.record("resume_training")
+    assert result.complete
+    assert resumed is not None
+    assert "nothing of it can be resumed" in resumed.evidence["jobs"][0]["detail"]
+    assert world.backends[GCP].submitted == 0
+    state = world.epochs.read(GROUP)
+    assert state is not None
+    with pytest.raises(NothingSelectable):
+        start_run(world, GROUP, JOB, run=RUN, state=state)
+    assert world.backends[GCP].submitted == 0
+
+    world.board.cut.clear()
+    world.senses.verdicts = Verdict.HEALTHY
+    back = new_plan(world, GROUP, reason="it has the run", plan_id="p2", verb="switchover", target=AWS)
+    assert run_plan(world, back, senses=world.senses, approved_by="a person").complete
+    assert elect(world.bare(AWS), RUN, epoch=3, site=AWS).step == elected.step
 
 
 def test_a_finished_plan_run_again_does_nothing(world: World) -> None:

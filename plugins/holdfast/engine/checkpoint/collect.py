@@ -31,7 +31,7 @@ from holdfast.engine.checkpoint.retired import (
     record_key,
     retired_prefix,
 )
-from holdfast.engine.checkpoint.verify import damage
+from holdfast.engine.checkpoint.verify import damage, is_there, without_its_size
 from holdfast.engine.objectstore.errors import ObjectNotFound
 from holdfast.engine.objectstore.interface import OVERWRITE, ObjectStore
 from holdfast.engine.snapshot.lineage import EpochFork, read_forks, require_fork
@@ -163,7 +163,8 @@ def _phase_one(work: _Work, so_far: Collected, manifests: Manifests, record_id: 
             "another retirement has this record's id", where=key, expected="a new id", found=record_id
         )
     for one in retired:
-        if _is_still_there(work.store, one.manifest):
+        # Not when another collection took it, or took it and a resumed run reached that step of its epoch again.
+        if is_there(work.store, one.manifest):
             work.delete(one.manifest.key)
     return replace(so_far, record=key, waiting=(*so_far.waiting, key))
 
@@ -172,14 +173,6 @@ def _unnamed_without(retired: Sequence[Retired], manifests: Manifests) -> frozen
     gone = {one.manifest.digest for one in retired}
     staying = blobs_named(found for found in manifests.readable if found.digest not in gone)
     return blobs_named(one.manifest for one in retired) - staying - manifests.loose
-
-
-def _is_still_there(store: ObjectStore, manifest: CheckpointManifest) -> bool:
-    """Not when another collection took it, or took it and a resumed run reached that step of its epoch again."""
-    try:
-        return store.get(manifest.key) == manifest.data
-    except ObjectNotFound:
-        return False
 
 
 # -- phase two ------------------------------------------------------------------------------------------------------
@@ -268,13 +261,7 @@ def _soundness(
     work: _Work, line: Sequence[CheckpointManifest], *, site: str | None, allowed: Allowed | None
 ) -> tuple[set[str], set[str]]:
     """(verified, damaged): the newest that an election here would take, and what is known not to be whole."""
-    prefix = f"{run_root(work.run)}/blobs/"
-    sizes = {info.key: info.size_bytes for info in work.store.list(prefix)}
-    damaged = {
-        found.digest
-        for found in line
-        if any(sizes.get(blob_key(work.run, blob.digest)) != blob.size_bytes for blob in found.blobs.values())
-    }
+    damaged = without_its_size(work.store, work.run, line)
     for found in line:
         if found.digest in damaged or refusal(work.store, found, site=site, allowed=allowed) is not None:
             continue

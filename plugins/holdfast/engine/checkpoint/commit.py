@@ -115,7 +115,7 @@ def write_checkpoint(
 def _is_of_another_version(data: bytes) -> bool:
     try:
         told = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     version = told.get("format") if isinstance(told, dict) else None
     return isinstance(version, str) and version.startswith(_ANY_VERSION) and version not in FORMATS

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from holdfast.engine.checkpoint.errors import CheckpointUnreadable
+from holdfast.engine.checkpoint.errors import CheckpointUnreadable, FormatUnknown, NothingSelectable
 from holdfast.engine.checkpoint.fingerprint import differences
 from holdfast.engine.checkpoint.format import (
     CheckpointManifest,
@@ -70,6 +70,7 @@ def elect(
     site: str | None = None,
     allowed: Allowed | None = None,
     damage_of: DamageOf | None = None,
+    or_nothing: bool = False,
 ) -> Election:
     """Choose the checkpoint to resume from at this site.
 
@@ -85,9 +86,13 @@ def elect(
             nobody ever read it back here. None: the bytes read now are all that is asked for.
         allowed: None or the reason why residency forbids a checkpoint here. None: everything is allowed.
         damage_of: who reads a checkpoint's blobs; by default this process, `damage`; it may keep them for `load_state`.
+        or_nothing: "from the start" also where the fork names a checkpoint that cannot be resumed from here. For a plan
+            that promotes a site, whose new fork names the same again; who would train from it leaves it False.
 
     Raises:
         EpochUnknownHere: epoch > 1 and this bucket has no fork record of it; nothing is selectable.
+        NothingSelectable: the fork record names a checkpoint, and no checkpoint of that lineage is whole here.
+        FormatUnknown: nothing is selectable, and a checkpoint of the lineage is of a later format.
         StoreUnavailable: the bucket does not answer.
         ConfigError: a blob is encoded, and what decodes it is not installed here; nothing older is elected instead.
     """
@@ -111,7 +116,32 @@ def elect(
                 unlike,
             )
         passed.append(PassedOver(located.key, against))
+    _refuse_later_formats(store, run, epoch=epoch, fork=fork)
+    if fork is not None and fork.forked_from is not None and not or_nothing:
+        raise NothingSelectable(
+            "the run has been trained, but nothing of it can be resumed from here",
+            where=f"{store.name}: {run_root(run)}, epoch {epoch}",
+            expected=f"the checkpoint {fork.forked_from} or an ancestor of it, whole",
+            found="; ".join(f"{one.key.rpartition('/')[2]}: {one.reason}" for one in passed[:5]) or "no checkpoint",
+            fix="Switch over to a site that holds it whole (`holdfast train verify` tells which) or bring it from "
+            "there with `replicate_checkpoint`; or start anew: `holdfast train run GROUP JOB --run` with a new name",
+        )
     return Election(run, epoch, None, None, 0, "from the start", tuple(passed))
+
+
+def _refuse_later_formats(store: ObjectStore, run: str, *, epoch: int, fork: EpochFork | None) -> None:
+    """Nobody starts anew beside checkpoints that a later version wrote and can read."""
+    goes_on = fork is not None and fork.forked_from is not None
+    for info in store.list(manifest_prefix(run)):
+        where = parse_manifest_key(info.key)
+        if where is None or not (where[1] == epoch or (goes_on and where[1] < epoch)):
+            continue
+        try:
+            parse_manifest(store.get(info.key), where=info.key)
+        except FormatUnknown:
+            raise
+        except (CheckpointUnreadable, ObjectNotFound):
+            continue
 
 
 def newest(

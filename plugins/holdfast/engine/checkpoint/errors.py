@@ -17,6 +17,10 @@ class FormatUnknown(CheckpointUnreadable):
     """A manifest of a format that this version does not read; it may well be whole."""
 
 
+class NothingSelectable(CheckpointError):
+    """The epoch goes on from a checkpoint, and neither it nor an ancestor of it can be resumed from here."""
+
+
 class StepTaken(CheckpointError):
     """This step already has a checkpoint of this epoch with other content; the next step's key is free."""
 

@@ -25,19 +25,22 @@ def fork_run(
 ) -> EpochFork:
     """Say in this bucket that ``epoch`` goes on from the elected checkpoint (or, without one, from the start).
 
+    Where nothing was elected, though the epoch before went on from a checkpoint, this one does so from the same: it
+    may be replicated later, and until then the run is not silently started anew.
+
     Idempotent on the plan. Write it into every bucket that answers, the promoted site's first: an election in a
     bucket that lacks the newest fork refuses.
 
     Raises:
         Refused: another plan forked this epoch already.
     """
+    forked_from, ancestors = _going_on_from(store, run, election)
     fork = new_fork(
         run,
         epoch=epoch,
         parent_epoch=parent_epoch,
-        forked_from=election.digest if election else None,
-        # Its own manifest names them too, but may be the very thing that is damaged when the epoch begins.
-        ancestors=ancestors_named(election.manifest) if election and election.manifest else (),
+        forked_from=forked_from,
+        ancestors=ancestors,
         site=site,
         plan_id=plan_id,
         holder=holder,
@@ -45,6 +48,19 @@ def fork_run(
         created_at=clock.now(),
     )
     return write_fork(store, run_root(run), fork)
+
+
+def _going_on_from(store: ObjectStore, run: str, election: Election | None) -> tuple[str | None, tuple[str, ...]]:
+    """What a new fork names: the checkpoint, and whom it descends from.
+
+    Its own manifest names these too, but may be the very thing that is damaged when the epoch begins.
+    """
+    if election is None:
+        return None, ()
+    if election.manifest is not None:
+        return election.digest, ancestors_named(election.manifest)
+    before = read_fork(store, run_root(run), election.epoch)
+    return (before.forked_from, before.ancestors) if before is not None else (None, ())
 
 
 def begin_run(

@@ -224,7 +224,16 @@ def parse_manifest(data: bytes, *, where: str) -> CheckpointManifest:
             expected=" or ".join(FORMATS),
             found=f"{at}: {first['msg']}" if at else first["msg"],
         ) from None
-    if manifest.data != data:
+    try:
+        canonical_form = manifest.data
+    except (ValueError, OverflowError) as error:  # a number or a time of state that JSON or a clock cannot hold
+        raise CheckpointUnreadable(
+            "the checkpoint manifest holds what none can hold",
+            where=where,
+            expected="numbers of RFC 8785 and times of RFC 3339",
+            found=f"{type(error).__name__}: {error}",
+        ) from None
+    if canonical_form != data:
         raise CheckpointUnreadable(
             "the checkpoint manifest is not in canonical form",
             where=where,
@@ -244,6 +253,13 @@ def parse_manifest(data: bytes, *, where: str) -> CheckpointManifest:
             where=where,
             expected="names among its blobs",
             found=", ".join(missing),
+        )
+    if (expected := model_digest(manifest.blobs, manifest.model)) != manifest.model_digest:
+        raise CheckpointUnreadable(
+            "the checkpoint manifest names another model than its blobs make up",
+            where=where,
+            expected=expected,
+            found=manifest.model_digest,
         )
     return manifest
 

@@ -135,8 +135,9 @@ class Housekeeper:
         except PutOff:
             self._saves = 0  # again after the next
             return
-        except Exception as error:  # whatever is wrong with it, the thread goes on saving, or replicating
-            self._facts = {**self._facts, "error": str(error) or type(error).__name__}
+        except Exception as error:  # training and replication go on, whatever a bucket holds
+            told = str(error) if isinstance(error, HoldfastError) else f"{type(error).__name__}: {error}"
+            self._facts = {**self._facts, "error": told}
             return
         if done.endangered:
             self._forget()

@@ -178,7 +178,11 @@ class Replicator:
                     self._done, self._done_at = manifest, self._clock.now()
                 self._seconds, self._error = seconds, None
                 self._condition.notify_all()
-            self._arrived(seconds)
+            try:
+                self._arrived(seconds)
+            except Exception as error:  # the checkpoint is there; what follows it must not end the replication
+                with self._condition:
+                    self._error = str(error) or type(error).__name__
 
     def _failed(
         self,

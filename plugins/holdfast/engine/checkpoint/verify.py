@@ -8,13 +8,13 @@ blob in one pass. A restore that follows an election uses what that read and com
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from blake3 import blake3
 
 from holdfast.engine.checkpoint.encoding import decoded
 from holdfast.engine.checkpoint.errors import CheckpointUnreadable
-from holdfast.engine.checkpoint.format import BlobRef, CheckpointManifest, blob_key, digest_of
+from holdfast.engine.checkpoint.format import BlobRef, CheckpointManifest, blob_key, digest_of, run_root
 from holdfast.engine.objectstore.errors import ObjectNotFound
 from holdfast.engine.objectstore.interface import ObjectStore
 
@@ -27,6 +27,24 @@ def blob_is_intact(store: ObjectStore, run: str, digest: str) -> bool:
         return digest_of(iter(store.open(blob_key(run, digest)))) == digest
     except ObjectNotFound:
         return False
+
+
+def is_there(store: ObjectStore, manifest: CheckpointManifest) -> bool:
+    """Whether these very bytes lie under the manifest's key: not when a collection took it, or another followed it."""
+    try:
+        return store.get(manifest.key) == manifest.data
+    except ObjectNotFound:
+        return False
+
+
+def without_its_size(store: ObjectStore, run: str, manifests: Iterable[CheckpointManifest]) -> set[str]:
+    """The digests of the checkpoints of which a blob is missing or has another size: one listing, nothing is read."""
+    sizes = {info.key: info.size_bytes for info in store.list(f"{run_root(run)}/blobs/")}
+    return {
+        found.digest
+        for found in manifests
+        if any(sizes.get(blob_key(run, blob.digest)) != blob.size_bytes for blob in found.blobs.values())
+    }
 
 
 class KeptBlobs:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from holdfast.engine.checkpoint import elect
+from holdfast.engine.checkpoint.verify import is_there, without_its_size
 from holdfast.engine.config.writers import is_written
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.recovery.errors import NoRecoveryPoint
 from holdfast.engine.recovery.interface import Rooms
 from holdfast.engine.recovery.plan import Plan
-from holdfast.engine.recovery.residency import require_allowed
+from holdfast.engine.recovery.residency import checkpoints_allowed, require_allowed
 from holdfast.engine.recovery.subjects import served_models, snapshot_subjects
 from holdfast.engine.recovery.unfinished import RunPoint, run_point, runs_to_take
 from holdfast.engine.snapshot import CommitRecord, keys, load_manifest, read_receipt, selectable, verify
@@ -118,3 +120,18 @@ def _changed_by_writers(store: ObjectStore, record: CommitRecord, paths: Sequenc
         if place.key != own or pin is None or (there is not None and same_version(there.version, pin)):
             return False
     return True
+
+
+def still_there(rooms: Rooms, plan: Plan, point: RunPoint) -> RunPoint:
+    """The point, or another one where its checkpoint is gone from the target since it was elected.
+
+    It is elected ahead, while the old site's writer may still hold its lease: that writer's retention at the target
+    keeps the newest, which by then need not be the elected one. Ask when the fence is over, and fork at once.
+    """
+    store, manifest = rooms.store(plan.target), point.election.manifest
+    if manifest is None or (is_there(store, manifest) and not without_its_size(store, point.run, [manifest])):
+        return point
+    allowed = checkpoints_allowed(rooms.topology, point.job, plan.target)
+    # A run that cannot go on here keeps no group from being promoted; its new fork names what it waits for.
+    election = elect(store, point.run, epoch=plan.expected_epoch, site=plan.target, allowed=allowed, or_nothing=True)
+    return replace(point, election=election)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from holdfast.engine.authority.interface import EpochState
+from holdfast.engine.checkpoint import copy_forks as copy_run_forks
 from holdfast.engine.checkpoint import elect, replicate_checkpoint
 from holdfast.engine.compute.interface import JobState
 from holdfast.engine.config.writers import is_written
@@ -176,7 +177,9 @@ def _run(rooms: Rooms, group: str, job: str, target: str, state: EpochState) -> 
     digest: str | None = None
     details: list[str] = []
     for run in (*(one.run for one in older if one.run not in ended), *(one.run for one in known[-1:])):
-        election = elect(source_store, run, epoch=state.epoch)
+        election = elect(source_store, run, epoch=state.epoch, or_nothing=True)
+        # Also where no checkpoint can be brought over: the target may hold the very one that this site waits for.
+        copy_run_forks(source_store, rooms.store(target), run)
         digest = election.digest
         if election.manifest is not None:
             replicate_checkpoint(

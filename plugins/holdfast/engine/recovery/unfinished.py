@@ -79,7 +79,7 @@ def run_point(rooms: Rooms, plan: Plan, taken: RunToTake) -> RunPoint:
         return RunPoint(taken.job, taken.run, _election(taken.run, plan.expected_epoch, taken.reached), taken.ended)
     allowed = checkpoints_allowed(rooms.topology, taken.job, plan.target)
     store = rooms.store(plan.target)
-    found = elect(store, taken.run, epoch=plan.expected_epoch, site=plan.target, allowed=allowed)
+    found = elect(store, taken.run, epoch=plan.expected_epoch, site=plan.target, allowed=allowed, or_nothing=True)
     return RunPoint(taken.job, taken.run, found)
 
 

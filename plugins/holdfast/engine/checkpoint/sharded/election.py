@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import JsonValue
 
 from holdfast.engine.checkpoint.elect import Election, PassedOver, elect
+from holdfast.engine.checkpoint.errors import CheckpointError, RankLost
 from holdfast.engine.checkpoint.format import CheckpointManifest, parse_manifest
 from holdfast.engine.checkpoint.sharded.ranks import Ranks, retold, told
 from holdfast.engine.checkpoint.verify import blob_damage
@@ -41,8 +42,10 @@ def elect_together(
 
     try:
         election = elect(store, run, epoch=epoch, site=site, fingerprint=fingerprint, damage_of=damage_of)
-    except HoldfastError as error:
-        ranks.exchange({"failed": dict(told(error))})
+    except RankLost:
+        raise
+    except Exception as error:  # else the others would wait for this one until they time out
+        ranks.exchange({"failed": dict(told(_as_told(error)))})
         raise
     ranks.exchange({"elected": _to_json(election)})
     return election
@@ -73,8 +76,14 @@ def _read_share(ranks: Ranks, store: ObjectStore, manifest: CheckpointManifest) 
     try:
         found = (blob_damage(store, manifest.run, *one) for one in by_size[ranks.rank :: ranks.world])
         return {"damage": next((against for against in found if against is not None), None), "failed": None}
-    except HoldfastError as error:
-        return {"damage": None, "failed": dict(told(error))}
+    except Exception as error:  # else this rank would leave the others waiting
+        return {"damage": None, "failed": dict(told(_as_told(error)))}
+
+
+def _as_told(error: Exception) -> HoldfastError:
+    if isinstance(error, HoldfastError):
+        return error
+    return CheckpointError("the election failed", found=f"{type(error).__name__}: {error}")
 
 
 def _to_json(election: Election) -> JsonValue:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any
 
 from holdfast.engine.checkpoint import copy_forks, fork_run
@@ -10,7 +11,7 @@ from holdfast.engine.config.writers import is_written
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.recovery.context import StepContext
 from holdfast.engine.recovery.interface import Evidence
-from holdfast.engine.recovery.points import SnapshotPoint, find_points
+from holdfast.engine.recovery.points import SnapshotPoint, find_points, still_there
 from holdfast.engine.recovery.unfinished import RunPoint
 from holdfast.engine.snapshot import EpochFork, begin_epoch, new_fork, write_fork
 from holdfast.errors import HoldfastError
@@ -27,9 +28,14 @@ class Promote:
         context.evidence("fence")
 
     def run(self, context: StepContext) -> Evidence:
-        # Elected during the fence: the source's writers were fenced then, and what a last straggler brought to the
-        # target since is simply not in the new lineage.
+        # Elected during the fence. What a last straggler brought to the target since is simply not in the new lineage.
         points = context.wanted("points", lambda: find_points(context.rooms, context.plan, context.pool))
+        # The source's writers are fenced only now; one of them may have retired what was elected meanwhile.
+        points = replace(
+            points,
+            runs=tuple(still_there(context.rooms, context.plan, p) for p in points.runs),
+            left=tuple(still_there(context.rooms, context.plan, p) for p in points.left),
+        )
         snapshots = [context.pool.submit(_fork_snapshot, context, context.target, p) for p in points.snapshots]
         all_runs = (*points.runs, *points.left)
         forked = [context.pool.submit(_fork_run, context, context.target, p) for p in all_runs]

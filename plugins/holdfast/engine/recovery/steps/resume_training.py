@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from holdfast.engine.checkpoint import elect
+from holdfast.engine.checkpoint import NothingSelectable, elect
 from holdfast.engine.compute.attempts import handle_document
 from holdfast.engine.config.models import NoCapacityPolicy
 from holdfast.engine.recovery.context import StepContext
@@ -68,7 +68,12 @@ class ResumeTraining:
         plan, topology = context.plan, context.rooms.topology
         settings = topology.job(job)
         run = promoted["run"]
-        election = elect(context.target, run, epoch=plan.epoch, site=plan.target)
+        try:
+            election = elect(context.target, run, epoch=plan.epoch, site=plan.target)
+        except NothingSelectable as error:
+            # What serves is promoted; the run waits for its checkpoint, and is not started from zero instead.
+            context.say(self.name, "waiting", detail=f"{run}: {error}")
+            return {"job": job, "run": run, "handle": None, "detail": f"it does not train: {error}"}
         if election.step >= settings.steps and self._is_published(context, job, run):
             return {"job": job, "run": run, "step": election.step, "handle": None, "detail": "it had ended before"}
         wanted = Wanted(
