@@ -17,14 +17,13 @@ from __future__ import annotations
 
 import importlib
 import os
-import signal
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any, Self
 
 from holdfast.clock import Clock, SystemClock
@@ -45,6 +44,7 @@ from holdfast.engine.checkpoint.outcome import Finished, Resumed
 from holdfast.engine.checkpoint.pacing import IntervalPolicy, Pace, check_interval
 from holdfast.engine.checkpoint.restore import load_state, spare_memory_bytes
 from holdfast.engine.checkpoint.state import Adapter, Fingerprinted, TrainingState
+from holdfast.engine.checkpoint.stop_signal import StopSignal
 from holdfast.engine.checkpoint.verify import KeptBlobs, damage
 from holdfast.engine.checkpoint.writer import Capture, CheckpointWriter, Origin
 from holdfast.engine.objectstore.interface import ObjectStore
@@ -153,7 +153,7 @@ class Checkpointer:
         self._parent: CheckpointManifest | None = None
         self._writer: CheckpointWriter | None = None
         self._stop = threading.Event()
-        self._before: dict[int, Any] = {}
+        self._signal = StopSignal(self.request_stop)
         self._last_step = 0
         self._last_step_at: datetime | None = None
         self._saved_step = 0
@@ -251,8 +251,7 @@ class Checkpointer:
         self._saved_at = self._clock.monotonic()
         self._after.start(self._parent)
         self._heartbeat.start()
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._asked_to_stop) for number in (signal.SIGTERM,)}
+        self._signal.install()
         return self
 
     def _new_writer(self, origin: Origin) -> CheckpointWriter:
@@ -270,8 +269,7 @@ class Checkpointer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._signal.restore()
         if self._live is not None:
             self._live.close()
         if self._writer is not None:
@@ -281,9 +279,6 @@ class Checkpointer:
 
     def request_stop(self) -> None:
         """Save at the next step, then raise StopRequested there; what SIGTERM does."""
-        self._stop.set()
-
-    def _asked_to_stop(self, _number: int, _frame: FrameType | None) -> None:
         self._stop.set()
 
     # -- steps --------------------------------------------------------------------------------------------------
