@@ -14,7 +14,7 @@ from engine.checkpoint.worlds import OrderedFaults, wait_for
 from holdfast.clock import FakeClock
 from holdfast.engine.checkpoint import Checkpointer, StopRequested, TrainingState
 from holdfast.engine.checkpoint.heartbeat import Heartbeat, HeartbeatObject
-from holdfast.engine.objectstore import memory_store
+from holdfast.engine.objectstore import ObjectStore, ObjectVersion, memory_store
 
 
 def checkpointer(heartbeat: Path) -> Checkpointer:
@@ -69,32 +69,38 @@ def test_the_file_is_current_again_once_it_can_be_written(tmp_path: Path) -> Non
 
 
 def test_a_slow_put_never_lands_after_the_final_one() -> None:
-    inner = memory_store()
-    store, gate, landed = OrderedFaults(inner), threading.Event(), threading.Event()
-    slow = threading.Event()
+    store, slow, gate, landed = Recording(memory_store()), threading.Event(), threading.Event(), threading.Event()
 
     def before_put(_key: str) -> None:
-        if threading.current_thread().name != "heartbeat":
+        if threading.current_thread().name == "last":
             landed.set()
-        elif not slow.is_set():
+        elif threading.current_thread().name == "heartbeat" and not slow.is_set():
             slow.set()
             assert gate.wait(20)
 
     store.before_put = before_put
     heartbeat = Heartbeat(HeartbeatObject(store, "hb"), FakeClock(), interval_seconds=0.01)
     heartbeat.start()
-    heartbeat.note(state="training")
     assert slow.wait(20)
-    landed.clear()
-    last = threading.Thread(target=heartbeat.write, kwargs={"state": "finished"})
+    last = threading.Thread(target=heartbeat.write, kwargs={"state": "finished"}, name="last")
     last.start()
     wait_for(lambda: heartbeat.facts["state"] == "finished")
     landed.wait(0.2)  # where puts are not one after the other, the last one has landed by now
     gate.set()
     last.join()
     heartbeat.close()
-    assert told(inner)["state"] == "finished"
+    begun, ended = store.states.count("starting"), store.states.count("finished")
+    assert store.states == ["starting"] * begun + ["finished"] * ended
 
 
-def told(store: Any) -> dict[str, Any]:
-    return dict(json.loads(store.get("hb")))
+class Recording(OrderedFaults):
+    """Tells the states that landed, in their order."""
+
+    def __init__(self, inner: ObjectStore) -> None:
+        super().__init__(inner)
+        self.states: list[str] = []
+
+    def put(self, key: str, data: Any, **more: Any) -> ObjectVersion:
+        done = super().put(key, data, **more)
+        self.states.append(json.loads(data)["state"])
+        return done
