@@ -28,22 +28,23 @@ from typing import Any, Self
 
 from holdfast.clock import Clock, SystemClock
 from holdfast.engine.checkpoint.after_commit import AfterCommit
+from holdfast.engine.checkpoint.buffers import require_memory
 from holdfast.engine.checkpoint.capturing import LiveCapturer, SaveMode, save_mode
 from holdfast.engine.checkpoint.commit import require_permission
 from holdfast.engine.checkpoint.compression import BlobEncoder, Compression
 from holdfast.engine.checkpoint.elect import Election, elect
-from holdfast.engine.checkpoint.errors import CheckpointError, Fenced, StopRequested
+from holdfast.engine.checkpoint.errors import CheckpointError, StopRequested
 from holdfast.engine.checkpoint.facts import checkpoint_facts, resume_facts
 from holdfast.engine.checkpoint.fingerprint import environment_fingerprint
 from holdfast.engine.checkpoint.format import CheckpointManifest
 from holdfast.engine.checkpoint.guard import AlwaysGranted, Permission, WriteGuard
 from holdfast.engine.checkpoint.heartbeat import Heartbeat, HeartbeatObject, stamp
 from holdfast.engine.checkpoint.housekeeping import Retention
-from holdfast.engine.checkpoint.live import LiveAdapter
-from holdfast.engine.checkpoint.outcome import Finished, Resumed
+from holdfast.engine.checkpoint.live import LiveAdapter, fingerprint_of
+from holdfast.engine.checkpoint.outcome import Finished, Resumed, final_state
 from holdfast.engine.checkpoint.pacing import IntervalPolicy, Pace, check_interval
 from holdfast.engine.checkpoint.restore import load_state, spare_memory_bytes
-from holdfast.engine.checkpoint.state import Adapter, Fingerprinted, TrainingState
+from holdfast.engine.checkpoint.state import Adapter, TrainingState
 from holdfast.engine.checkpoint.stop_signal import StopSignal
 from holdfast.engine.checkpoint.verify import KeptBlobs, damage
 from holdfast.engine.checkpoint.writer import Capture, CheckpointWriter, Origin
@@ -68,8 +69,8 @@ class Checkpointer:
         retention: what to keep of this run, here and at every standby; None: everything.
         mode: how long training waits for a save of a live adapter; see `capturing`. Other adapters hand over finished
             bytes, which is ``copy``, or ``blocking``.
-        memory_bytes: bound of the buffers a live state is copied into, twice its size, and with compression of one
-            encoded blob beside them; None: none.
+        memory_bytes: bound of what saving holds: twice the state (one in flight, one waiting), and with compression one
+            encoded blob beside them. A larger state is refused before anything of it is written. None: no bound.
         compression: how blobs are stored, a policy's name or a `Compression`; encoded in the writer's thread.
         self_test: find out whether the mode fits the training loop; slow. See `TornState`.
         total_steps: shown in the heartbeat.
@@ -168,9 +169,16 @@ class Checkpointer:
 
     @classmethod
     def from_environment(
-        cls, environ: Mapping[str, str] | None = None, *, mode: SaveMode | str = SaveMode.COPY
+        cls,
+        environ: Mapping[str, str] | None = None,
+        *,
+        mode: SaveMode | str = SaveMode.COPY,
+        self_test: bool = False,
     ) -> Checkpointer:
         """The checkpointer of a process that a `TrainingBackend` started, saving in this mode.
+
+        Args:
+            self_test: see the class; ``HOLDFAST_SELF_TEST=1`` switches it on too.
 
         Raises:
             EnvironmentIncomplete: the process was not started with the contract's variables.
@@ -178,7 +186,8 @@ class Checkpointer:
         """
         # The composition root stands above this room; looked up by name, so the arrow still points down.
         training = importlib.import_module("holdfast.engine.training").Training
-        checkpointer = training.from_environment(os.environ if environ is None else environ, mode=mode).checkpointer
+        named = os.environ if environ is None else environ
+        checkpointer = training.from_environment(named, mode=mode, self_test=self_test).checkpointer
         assert isinstance(checkpointer, cls)
         return checkpointer
 
@@ -202,7 +211,7 @@ class Checkpointer:
         """
         if self.guard.permission() is Permission.FENCED:
             require_permission(self.guard, where=self.run, epoch=self.epoch)
-        extra = fingerprint if fingerprint is not None else _fingerprint_of(adapter)
+        extra = fingerprint if fingerprint is not None else fingerprint_of(adapter)
         kept = KeptBlobs(spare_memory_bytes() if self._memory_bytes is None else self._memory_bytes)
         settings: dict[str, Any] = {
             "fingerprint": {**self.fingerprint, **extra},
@@ -275,7 +284,7 @@ class Checkpointer:
         if self._writer is not None:
             self._writer.close()
         self._after.close()
-        self._heartbeat.close(state=_final_state(error), detail=None if error is None else str(error), **self._facts())
+        self._heartbeat.close(state=final_state(error), detail=None if error is None else str(error), **self._facts())
 
     def request_stop(self) -> None:
         """Save at the next step, then raise StopRequested there; what SIGTERM does."""
@@ -296,6 +305,7 @@ class Checkpointer:
 
         Raises:
             Fenced: this epoch is over; leave with its exit code.
+            StateTooLarge: the state needs more than ``memory_bytes``; nothing of it was written.
             StopRequested: asked to leave; the state was saved if the store took it within STOP_SAVE_SECONDS.
             CheckpointFailed: the site's store refuses for a reason that waiting does not cure.
         """
@@ -426,6 +436,8 @@ class Checkpointer:
         if isinstance(source, Adapter):
             source = source.state
         state = source if isinstance(source, TrainingState) else source()
+        sizes = [memoryview(data).nbytes for data in state.blobs.values()] if self._memory_bytes is not None else []
+        require_memory(sizes, self._memory_bytes, encoded=self._encoder.compression.is_on)
         self._writer.submit(Capture(step, state.frozen(), self._clock.now()))
 
     def _committed(self, manifest: CheckpointManifest, blobs: Mapping[str, bytes]) -> None:
@@ -478,19 +490,3 @@ class Checkpointer:
             },
             "permission": str(self.guard.permission()),
         }
-
-
-def _fingerprint_of(adapter: Adapter | LiveAdapter | None) -> Mapping[str, str]:
-    if adapter is None:
-        return {}
-    if isinstance(adapter, Fingerprinted):
-        return adapter.fingerprint()
-    return adapter.live().rest.fingerprint if isinstance(adapter, LiveAdapter) else adapter.state().fingerprint
-
-
-def _final_state(error: BaseException | None) -> str:
-    if error is None:
-        return "finished"
-    if isinstance(error, Fenced):
-        return "fenced"
-    return "stopped" if isinstance(error, StopRequested) else "failed"
