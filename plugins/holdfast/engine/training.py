@@ -44,6 +44,7 @@ from holdfast.errors import ConfigError, HoldfastError
 if TYPE_CHECKING:
     import pyarrow as pa
 
+MIB = 1024 * 1024
 #: A heartbeat in a bucket is a request each time.
 _OBJECT_HEARTBEAT_SECONDS = 5.0
 
@@ -112,6 +113,7 @@ class Training:
         mode: SaveMode | str = SaveMode.COPY,
         fingerprint: Mapping[str, str] | None = None,
         ranks: Ranks | None = None,
+        self_test: bool = False,
     ) -> Training:
         """Open everything the environment contract names.
 
@@ -120,6 +122,7 @@ class Training:
             fingerprint: what the numbers depend on beyond the environment, e.g. the precision. A run that goes on with
                 another value is *numerically equivalent*, and the difference is named.
             ranks: of a distributed job, whose checkpointer is then a `ShardedCheckpointer`; every rank calls this.
+            self_test: find out whether the mode fits the training loop; the environment can ask for it too.
 
         Raises:
             EnvironmentIncomplete, ConfigError, UnknownName: something is missing or wrong; nothing was started.
@@ -128,7 +131,7 @@ class Training:
         """
         environment = TrainingEnvironment.read(environ)
         runtime = Runtime.from_environment(environ=environ)
-        return cls.open(environment, runtime, mode=mode, fingerprint=fingerprint, ranks=ranks)
+        return cls.open(environment, runtime, mode=mode, fingerprint=fingerprint, ranks=ranks, self_test=self_test)
 
     @classmethod
     def open(
@@ -139,6 +142,7 @@ class Training:
         mode: SaveMode | str = SaveMode.COPY,
         fingerprint: Mapping[str, str] | None = None,
         ranks: Ranks | None = None,
+        self_test: bool = False,
     ) -> Training:
         """As `from_environment`, over what is open already."""
         topology = runtime.topology
@@ -164,6 +168,8 @@ class Training:
             total_steps=steps,
             every_steps=job.checkpoint_every_steps,
             mode=mode,
+            memory_bytes=None if job.checkpoint_memory_mib is None else job.checkpoint_memory_mib * MIB,
+            self_test=self_test or environment.self_test,
             interval=_interval(job, environment, runtime),
             retention=None if reference or not leads else _retention(job),
             compression=Compression(job.checkpoint_compression.policy, job.checkpoint_compression.level),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from holdfast.engine.checkpoint import CheckpointError, TrainingState, elect
+from holdfast.engine.checkpoint import CheckpointError, CheckpointUnreadable, TrainingState, elect
 from holdfast.engine.checkpoint.adapters.torch import GENERATORS_BLOB, REST_BLOB, TorchAdapter
 from holdfast.engine.checkpoint.checkpointer import Checkpointer
 from holdfast.engine.objectstore import memory_store
@@ -139,3 +139,33 @@ def test_a_state_that_is_no_json_is_refused_with_its_place() -> None:
     adapter = TorchAdapter(loop.module, loop.optimizer, extra=lambda: {"function": print})
     with pytest.raises(CheckpointError, match="neither tensor nor JSON"):
         adapter.state()
+
+
+@pytest.mark.parametrize(
+    "blobs",
+    [
+        {"model.ubj": b"trees"},
+        {"model.safetensors": b"", "arrays.safetensors": b"", REST_BLOB: b"{}"},
+        {GENERATORS_BLOB: b"", REST_BLOB: b"{}"},
+        {GENERATORS_BLOB: b"", REST_BLOB: b"{"},
+    ],
+)
+def test_another_adapters_checkpoint_is_refused_and_says_what_it_found(blobs: dict[str, bytes]) -> None:
+    with pytest.raises(CheckpointUnreadable, match=r"not one of this adapter.*expected.*found"):
+        Loop(1).adapter.load_state(TrainingState(blobs))
+
+
+def test_a_scheduler_or_scaler_on_one_side_only_is_refused_and_nothing_changes() -> None:
+    loop = Loop(1)
+    with_one = loop.run(3)
+    without = TorchAdapter(loop.module, loop.optimizer)
+    other = Loop(2)
+    before = other.adapter.state().blobs
+    with pytest.raises(CheckpointError, match="a scheduler's state and this adapter no scheduler"):
+        TorchAdapter(other.module, other.optimizer).load_state(with_one)
+    with pytest.raises(CheckpointError, match="no scheduler's state and this adapter a scheduler"):
+        other.adapter.load_state(without.state())
+    scaler = torch.amp.GradScaler("cpu")
+    with pytest.raises(CheckpointError, match="no scaler's state and this adapter a scaler"):
+        TorchAdapter(other.module, other.optimizer, scaler=scaler).load_state(without.state())
+    assert other.adapter.state().blobs == before

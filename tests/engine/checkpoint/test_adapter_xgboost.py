@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from holdfast.engine.checkpoint import CheckpointError, CheckpointUnreadable, TrainingState
 from holdfast.engine.checkpoint.adapters.xgboost import MODEL_BLOB, BoosterAdapter, import_xgboost, round_seed
 
 pytest.importorskip("xgboost")
@@ -49,3 +50,22 @@ def test_round_seeds_differ_and_are_31_bits() -> None:
     seeds = {round_seed(seed, round_number) for seed in range(20) for round_number in range(50)}
     assert len(seeds) == 1000
     assert max(seeds) < 2**31
+
+
+def test_a_checkpoint_of_another_seed_is_refused() -> None:
+    first, second = adapter(7), adapter(8)
+    grow(first, 1, 2)
+    with pytest.raises(CheckpointError, match=r"another seed.*expected 8.*found 7"):
+        second.load_state(first.state())
+    assert second.booster is None
+
+
+@pytest.mark.parametrize(
+    ("blobs", "found"), [({"rest.json": b"{}"}, "rest.json"), ({}, "none"), ({MODEL_BLOB: b"no model"}, "")]
+)
+def test_another_adapters_checkpoint_is_refused_and_nothing_changes(blobs: dict[str, bytes], found: str) -> None:
+    first, reference = adapter(), grow(adapter(), 1, 3)
+    grow(first, 1, 2)
+    with pytest.raises(CheckpointUnreadable, match=f"not one of this adapter.*{MODEL_BLOB}.*{found}"):
+        first.load_state(TrainingState(blobs, {"seed": "7"}))
+    assert grow(first, 3, 3) == reference

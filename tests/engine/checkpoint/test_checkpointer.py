@@ -17,6 +17,7 @@ from holdfast.engine.checkpoint import (
     CheckpointFailed,
     Fenced,
     Permission,
+    StateTooLarge,
     StopRequested,
     TrainingState,
     elect,
@@ -86,6 +87,22 @@ def test_every_nth_step_becomes_durable_and_the_last_one_does() -> None:
     keys = [info.key[-24:] for info in store.list("runs/run/checkpoints/")]
     assert keys == ["000000000010.000001.json", "000000000020.000001.json", "000000000025.000001.json"]
     assert finished.manifest.step == 25
+
+
+@pytest.mark.parametrize(("compression", "needed"), [("none", 2_000), ("zstd", 2_600)])
+def test_bytes_beyond_the_memory_allowed_are_refused_before_anything_is_written(compression: str, needed: int) -> None:
+    """Two states, and with compression the larger blob once more."""
+    state = TrainingState({"model": bytes(600), "optimizer": bytes(400)})
+    for memory_bytes, fits in ((needed, True), (needed - 1, False)):
+        store = OrderedFaults(memory_store())
+        with checkpointer(store, every_steps=1, memory_bytes=memory_bytes, compression=compression) as it:
+            if fits:
+                it.step(1, state)
+                assert it.finish(state).manifest.step == 1
+            else:
+                with pytest.raises(StateTooLarge, match="twice the state"):
+                    it.step(1, state)
+                assert store.puts == []
 
 
 def test_a_resumed_run_gets_exactly_the_state_and_chains_to_it() -> None:

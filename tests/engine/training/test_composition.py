@@ -21,6 +21,7 @@ from holdfast.engine.checkpoint import (
     Fenced,
     Permission,
     SaveMode,
+    StateTooLarge,
     TrainingState,
     elect,
     fork_run,
@@ -341,6 +342,27 @@ def test_a_jobs_checkpoints_are_compressed_as_its_topology_says(world: World) ->
             checkpointer.step(10, state)
             manifest = checkpointer.finish(state).manifest
         assert manifest.blobs["model"].encoding == encoding
+
+
+def test_a_jobs_memory_budget_refuses_a_larger_state(world: World) -> None:
+    jobs = dict(world.topology.training)
+    jobs["forecast"] = TrainingJob.model_validate({**jobs["forecast"].model_dump(), "checkpoint_memory_mib": 1})
+    world.topology = world.topology.model_copy(update={"training": jobs})
+    with Training.open(ENVIRONMENT, world).checkpointer as checkpointer:
+        checkpointer.step(10, TrainingState({"model": bytes(512 * 1024)}))
+        with pytest.raises(StateTooLarge):
+            checkpointer.step(20, TrainingState({"model": bytes(512 * 1024 + 1)}))
+
+
+def test_the_self_test_is_switched_on_by_the_caller_or_the_environment(world: World) -> None:
+    assert not Training.open(ENVIRONMENT, world).checkpointer._self_test
+    assert Training.open(ENVIRONMENT, world, self_test=True).checkpointer._self_test
+    told = {f"HOLDFAST_{name}": "x" for name in ("RUN", "SITE", "GROUP", "JOB")} | {"HOLDFAST_EPOCH": "1"}
+    assert not TrainingEnvironment.read(told).self_test
+    asked = TrainingEnvironment.read({**told, "HOLDFAST_SELF_TEST": "1"}).self_test
+    assert Training.open(replace(ENVIRONMENT, self_test=asked), world).checkpointer._self_test
+    with pytest.raises(EnvironmentIncomplete, match="HOLDFAST_SELF_TEST"):
+        TrainingEnvironment.read({**told, "HOLDFAST_SELF_TEST": "yes"})
 
 
 def test_a_dataset_snapshot_that_is_not_here_is_named(world: World) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any
@@ -108,16 +108,25 @@ class BufferPool:
     def refuse_too_large(self, state: LiveState) -> None:
         """Raises StateTooLarge: see `take`."""
         sizes = [sum(tensor.spec.size_bytes for tensor in group.tensors) for group in state.groups]
-        # An encoded blob is held while it is written, and is never larger than the plain one.
-        needed = SETS * sum(sizes) + (max(sizes, default=0) if self._encoded else 0)
-        if self._memory_bytes is not None and needed > self._memory_bytes:
-            raise StateTooLarge(
-                "the state is larger than the memory allowed for saving it",
-                where="memory_bytes",
-                expected=f"at most {self._memory_bytes} bytes",
-                found=f"{needed} bytes, twice the state{' and its largest blob encoded' if self._encoded else ''}",
-                fix="Allow more memory, shard the state over more ranks, or save fewer tensors",
-            )
+        require_memory(sizes, self._memory_bytes, encoded=self._encoded)
+
+
+def require_memory(sizes: Sequence[int], memory_bytes: int | None, *, encoded: bool) -> None:
+    """Raises StateTooLarge: two states with blobs of these sizes (one written, one waiting) are more than allowed.
+
+    Args:
+        memory_bytes: None: anything is allowed.
+        encoded: blobs are compressed; one is then held encoded while it is written, never larger than the plain one.
+    """
+    needed = SETS * sum(sizes) + (max(sizes, default=0) if encoded else 0)
+    if memory_bytes is not None and needed > memory_bytes:
+        raise StateTooLarge(
+            "the state is larger than the memory allowed for saving it",
+            where="memory_bytes",
+            expected=f"at most {memory_bytes} bytes",
+            found=f"{needed} bytes, twice the state{' and its largest blob encoded' if encoded else ''}",
+            fix="Allow more memory, shard the state over more ranks, or save fewer tensors",
+        )
 
 
 @dataclass(frozen=True)

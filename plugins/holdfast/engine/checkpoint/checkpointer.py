@@ -17,23 +17,23 @@ from __future__ import annotations
 
 import importlib
 import os
-import signal
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any, Self
 
 from holdfast.clock import Clock, SystemClock
 from holdfast.engine.checkpoint.after_commit import AfterCommit
+from holdfast.engine.checkpoint.buffers import require_memory
 from holdfast.engine.checkpoint.capturing import LiveCapturer, SaveMode, save_mode
 from holdfast.engine.checkpoint.commit import require_permission
 from holdfast.engine.checkpoint.compression import BlobEncoder, Compression
 from holdfast.engine.checkpoint.elect import Election, elect
-from holdfast.engine.checkpoint.errors import CheckpointError, Fenced, StopRequested
+from holdfast.engine.checkpoint.errors import CheckpointError, StopRequested
 from holdfast.engine.checkpoint.expected import expected_facts
 from holdfast.engine.checkpoint.facts import checkpoint_facts, resume_facts
 from holdfast.engine.checkpoint.fingerprint import environment_fingerprint
@@ -41,11 +41,12 @@ from holdfast.engine.checkpoint.format import CheckpointManifest
 from holdfast.engine.checkpoint.guard import AlwaysGranted, Permission, WriteGuard
 from holdfast.engine.checkpoint.heartbeat import Heartbeat, HeartbeatObject, stamp
 from holdfast.engine.checkpoint.housekeeping import Retention
-from holdfast.engine.checkpoint.live import LiveAdapter
-from holdfast.engine.checkpoint.outcome import Finished, Resumed
+from holdfast.engine.checkpoint.live import LiveAdapter, fingerprint_of
+from holdfast.engine.checkpoint.outcome import Finished, Resumed, final_state
 from holdfast.engine.checkpoint.pacing import IntervalPolicy, Pace, check_interval
 from holdfast.engine.checkpoint.restore import load_state, spare_memory_bytes
-from holdfast.engine.checkpoint.state import Adapter, Fingerprinted, TrainingState, finite
+from holdfast.engine.checkpoint.state import Adapter, TrainingState, finite
+from holdfast.engine.checkpoint.stop_signal import StopSignal
 from holdfast.engine.checkpoint.verify import KeptBlobs, damage
 from holdfast.engine.checkpoint.writer import Capture, CheckpointWriter, Origin
 from holdfast.engine.objectstore.interface import ObjectStore
@@ -69,8 +70,8 @@ class Checkpointer:
         retention: what to keep of this run, here and at every standby; None: everything.
         mode: how long training waits for a save of a live adapter; see `capturing`. Other adapters hand over finished
             bytes, which is ``copy``, or ``blocking``.
-        memory_bytes: bound of the buffers a live state is copied into, twice its size, and with compression of one
-            encoded blob beside them; None: none.
+        memory_bytes: bound of what saving holds: twice the state (one in flight, one waiting), and with compression one
+            encoded blob beside them. A larger state is refused before anything of it is written. None: no bound.
         compression: how blobs are stored, a policy's name or a `Compression`; encoded in the writer's thread.
         self_test: find out whether the mode fits the training loop; slow. See `TornState`.
         total_steps: shown in the heartbeat.
@@ -157,7 +158,7 @@ class Checkpointer:
         self._parent: CheckpointManifest | None = None
         self._writer: CheckpointWriter | None = None
         self._stop = threading.Event()
-        self._before: dict[int, Any] = {}
+        self._signal = StopSignal(self.request_stop)
         self._last_step = 0
         self._last_step_at: datetime | None = None
         self._saved_step = 0
@@ -173,9 +174,16 @@ class Checkpointer:
 
     @classmethod
     def from_environment(
-        cls, environ: Mapping[str, str] | None = None, *, mode: SaveMode | str = SaveMode.COPY
+        cls,
+        environ: Mapping[str, str] | None = None,
+        *,
+        mode: SaveMode | str = SaveMode.COPY,
+        self_test: bool = False,
     ) -> Checkpointer:
         """The checkpointer of a process that a `TrainingBackend` started, saving in this mode.
+
+        Args:
+            self_test: see the class; ``HOLDFAST_SELF_TEST=1`` switches it on too.
 
         Raises:
             EnvironmentIncomplete: the process was not started with the contract's variables.
@@ -183,7 +191,8 @@ class Checkpointer:
         """
         # The composition root stands above this room; looked up by name, so the arrow still points down.
         training = importlib.import_module("holdfast.engine.training").Training
-        checkpointer = training.from_environment(os.environ if environ is None else environ, mode=mode).checkpointer
+        named = os.environ if environ is None else environ
+        checkpointer = training.from_environment(named, mode=mode, self_test=self_test).checkpointer
         assert isinstance(checkpointer, cls)
         return checkpointer
 
@@ -207,7 +216,7 @@ class Checkpointer:
         """
         if self.guard.permission() is Permission.FENCED:
             require_permission(self.guard, where=self.run, epoch=self.epoch)
-        extra = fingerprint if fingerprint is not None else _fingerprint_of(adapter)
+        extra = fingerprint if fingerprint is not None else fingerprint_of(adapter)
         kept = KeptBlobs(spare_memory_bytes() if self._memory_bytes is None else self._memory_bytes)
         settings: dict[str, Any] = {
             "fingerprint": {**self.fingerprint, **extra},
@@ -257,8 +266,7 @@ class Checkpointer:
         self._saved_at = self._clock.monotonic()
         self._after.start(self._parent)
         self._heartbeat.start()
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._asked_to_stop) for number in (signal.SIGTERM,)}
+        self._signal.install()
         return self
 
     def _new_writer(self, origin: Origin) -> CheckpointWriter:
@@ -277,20 +285,16 @@ class Checkpointer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._signal.restore()
         if self._live is not None:
             self._live.close()
         if self._writer is not None:
             self._writer.close()
         self._after.close()
-        self._heartbeat.close(state=_final_state(error), detail=None if error is None else str(error), **self._facts())
+        self._heartbeat.close(state=final_state(error), detail=None if error is None else str(error), **self._facts())
 
     def request_stop(self) -> None:
         """Save at the next step, then raise StopRequested there; what SIGTERM does."""
-        self._stop.set()
-
-    def _asked_to_stop(self, _number: int, _frame: FrameType | None) -> None:
         self._stop.set()
 
     # -- steps --------------------------------------------------------------------------------------------------
@@ -316,6 +320,7 @@ class Checkpointer:
 
         Raises:
             Fenced: this epoch is over; leave with its exit code.
+            StateTooLarge: the state needs more than ``memory_bytes``; nothing of it was written.
             StopRequested: asked to leave; the state was saved if the store took it within STOP_SAVE_SECONDS.
             CheckpointFailed: the site's store refuses for a reason that waiting does not cure.
         """
@@ -441,6 +446,8 @@ class Checkpointer:
         if isinstance(source, Adapter):
             source = source.state
         state = source if isinstance(source, TrainingState) else source()
+        sizes = [memoryview(data).nbytes for data in state.blobs.values()] if self._memory_bytes is not None else []
+        require_memory(sizes, self._memory_bytes, encoded=self._encoder.compression.is_on)
         self._hand_over(Capture(step, state.frozen(), self._clock.now()))
 
     def _hand_over(self, capture: Capture) -> None:
@@ -496,19 +503,3 @@ class Checkpointer:
             },
             "permission": str(self.guard.permission()),
         }
-
-
-def _fingerprint_of(adapter: Adapter | LiveAdapter | None) -> Mapping[str, str]:
-    if adapter is None:
-        return {}
-    if isinstance(adapter, Fingerprinted):
-        return adapter.fingerprint()
-    return adapter.live().rest.fingerprint if isinstance(adapter, LiveAdapter) else adapter.state().fingerprint
-
-
-def _final_state(error: BaseException | None) -> str:
-    if error is None:
-        return "finished"
-    if isinstance(error, Fenced):
-        return "fenced"
-    return "stopped" if isinstance(error, StopRequested) else "failed"

@@ -25,6 +25,7 @@ class TrainingEnvironment:
         heartbeat_key: the object in the site's bucket to keep current instead, for a job on another machine.
         scratch: a local folder that replaces the site's bucket for everything written: a reference run, which
             touches neither buckets nor the authority. Data is still read from the site.
+        self_test: ``HOLDFAST_SELF_TEST`` is 1: find out whether the save mode fits the training loop; slow.
         steps, step_seconds: override the job's own, e.g. for a short first model or an unpaced reference.
     """
 
@@ -40,6 +41,7 @@ class TrainingEnvironment:
     scratch: Path | None = None
     steps: int | None = None
     step_seconds: float | None = None
+    self_test: bool = False
 
     @classmethod
     def read(cls, environ: Mapping[str, str] = os.environ) -> TrainingEnvironment:
@@ -66,6 +68,8 @@ class TrainingEnvironment:
         if not epoch or epoch < 1 or epoch != int(epoch):
             wrong.append("HOLDFAST_EPOCH is no epoch: expected a whole number from 1")
         step_seconds = number("HOLDFAST_STEP_SECONDS")
+        if (tested := environ.get("HOLDFAST_SELF_TEST") or "0") not in ("0", "1"):
+            wrong.append(f"HOLDFAST_SELF_TEST is neither 0 nor 1: {tested!r}")
         _, is_object, object_key = environ.get("HOLDFAST_HEARTBEAT", "").partition(_OBJECT)
         key = object_key if is_object else None
         run, site, group, job = (text(f"HOLDFAST_{name}") for name in ("RUN", "SITE", "GROUP", "JOB"))
@@ -91,6 +95,7 @@ class TrainingEnvironment:
             scratch=_path(environ, "HOLDFAST_SCRATCH"),
             steps=None if steps is None else int(steps),
             step_seconds=step_seconds,
+            self_test=tested == "1",
         )
 
 

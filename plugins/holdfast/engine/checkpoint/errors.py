@@ -13,6 +13,17 @@ class CheckpointUnreadable(CheckpointError):
     """A manifest or blob is not what was written: damaged, truncated or missing."""
 
 
+def not_of_this_adapter(where: str, expected: str, found: str) -> CheckpointUnreadable:
+    """The error of an adapter that was given another one's checkpoint, or one that lacks a part."""
+    return CheckpointUnreadable(
+        "the checkpoint is not one of this adapter",
+        where=where,
+        expected=expected,
+        found=found,
+        fix="Resume with the adapter the run began with, or begin a run of another name",
+    )
+
+
 class FormatUnknown(CheckpointUnreadable):
     """A manifest of a format that this version does not read; it may well be whole."""
 

@@ -3,6 +3,8 @@
 A file, or, on a machine whose files nobody reads, an object in the site's bucket. The file is written by atomic rename,
 so a reader sees a whole one or the one before. A thread rewrites it every second, also during a long step; ``at`` then
 moves and ``step_at`` does not, which tells a slow step from a dead process.
+
+Nothing here ends a training: where a full disk or a bucket takes no heartbeat, the last one that was written grows old.
 """
 
 from __future__ import annotations
@@ -42,6 +44,7 @@ class Heartbeat:
         self._interval_seconds = interval_seconds
         self._facts: dict[str, Any] = {"format": FORMAT, "pid": os.getpid(), **facts}
         self._lock = Lock()
+        self._putting = Lock()
         self._closed = Event()
         self._written = float("-inf")
         self._thread = Thread(target=self._beat, name="heartbeat", daemon=True)
@@ -63,18 +66,20 @@ class Heartbeat:
             self.write()
 
     def write(self, **facts: Any) -> None:
-        """Change facts and write now."""
+        """Change facts and write now. What cannot be written is left: `facts` has it, a reader sees an old ``at``."""
         with self._lock:
             self._facts.update(facts)
             self._facts["at"] = stamp(self._clock.now())
             self._written = self._clock.monotonic()
-            facts = dict(self._facts)
             if isinstance(self.path, Path):
-                _replace(self.path, facts)
+                with contextlib.suppress(OSError):
+                    _replace(self.path, self._facts)
         if isinstance(self.path, HeartbeatObject):
-            self.path.write(facts)
+            with self._putting:  # one after the other, each with the newest facts: an older one never lands last
+                self.path.write(self.facts)
 
     def close(self, **facts: Any) -> None:
+        """Write these last. An object's put that is under way is waited for, as long as the store lets it last."""
         self._closed.set()
         if self._thread.is_alive():
             self._thread.join(timeout=5)
@@ -88,18 +93,15 @@ class Heartbeat:
             return self.path.take_request()
         try:
             self.path.with_name(f"{self.path.name}{REQUEST_SUFFIX}").unlink()
-        except FileNotFoundError:
+        except OSError:  # most often there is none; what cannot be taken away would be asked at every step
             return False
         return True
 
     def _beat(self) -> None:
         while not self._closed.wait(self._interval_seconds):
-            try:
-                self.write()
-                if isinstance(self.path, HeartbeatObject):
-                    self.path.look_for_request()
-            except OSError:  # a full disk must not end the training; the file grows old and says so
-                continue
+            self.write()
+            if isinstance(self.path, HeartbeatObject):
+                self.path.look_for_request()
 
 
 class HeartbeatObject:

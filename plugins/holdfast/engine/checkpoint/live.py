@@ -6,11 +6,11 @@ is its blob, and saving is one copy of memory. Adapters without it hand over fin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from holdfast.engine.checkpoint.state import TrainingState
+from holdfast.engine.checkpoint.state import Adapter, Fingerprinted, TrainingState
 from holdfast.engine.checkpoint.tensors import TensorSpec
 
 #: Blobs are as large as this at most, unless one tensor alone is larger: what deduplicates and what is read at once.
@@ -91,3 +91,12 @@ def grouped(
         cut[-1].append(tensor)
         size_bytes += tensor.spec.size_bytes
     return [LiveGroup(f"{prefix}-{number:03d}.safetensors", tuple(group), model) for number, group in enumerate(cut)]
+
+
+def fingerprint_of(adapter: Adapter | LiveAdapter | None) -> Mapping[str, str]:
+    """What an adapter adds to the environment's fingerprint; a live one is not copied for it."""
+    if adapter is None:
+        return {}
+    if isinstance(adapter, Fingerprinted):
+        return adapter.fingerprint()
+    return adapter.live().rest.fingerprint if isinstance(adapter, LiveAdapter) else adapter.state().fingerprint

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from holdfast.engine.checkpoint.elect import PassedOver
+from holdfast.engine.checkpoint.errors import Fenced, StopRequested
 from holdfast.engine.checkpoint.format import CheckpointManifest
 from holdfast.engine.checkpoint.state import TrainingState
 
@@ -29,3 +30,12 @@ class Finished:
 
     manifest: CheckpointManifest
     replicated: dict[str, bool]
+
+
+def final_state(error: BaseException | None) -> str:
+    """The heartbeat's last ``state``, by what training ended with."""
+    if error is None:
+        return "finished"
+    if isinstance(error, Fenced):
+        return "fenced"
+    return "stopped" if isinstance(error, StopRequested) else "failed"

@@ -22,7 +22,10 @@ ReadBlob = Callable[[str], bytes]
 
 
 class CheckpointReceipt(BaseModel):
-    """Says that every blob of a checkpoint was read back and hashed at this site, as it lies in the store."""
+    """Says that every blob of a checkpoint was read back and hashed at this site, as it lies in the store.
+
+    Those it shares with the checkpoint before were read back for that one's receipt, where one process left both.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -51,6 +54,7 @@ def replicate_checkpoint(
     clock: Clock | None = None,
     guard: WriteGuard | None = None,
     read_blob: ReadBlob | None = None,
+    known: frozenset[str] = frozenset(),
 ) -> CheckpointReceipt:
     """Replicate one checkpoint; doing it again changes nothing.
 
@@ -58,6 +62,8 @@ def replicate_checkpoint(
         site: the target's name, for the receipt; by default the store's name.
         read_blob: where blobs come from, by digest; by default the source store. The writer itself hands over what
             it still has in memory, which also works while the source is failing.
+        known: digests of blobs that the caller itself had read back at the target and that a manifest there has named
+            since; they are not read once more. A store that fails or loses anything ends that knowledge.
 
     Raises:
         CheckpointUnreadable: a blob is damaged at the source, or did not read back at the target.
@@ -68,7 +74,7 @@ def replicate_checkpoint(
     read = read_blob or (lambda digest: source.get(blob_key(run, digest)))
     copy_forks(source, target, run)
     for name, reference in manifest.blobs.items():
-        if blob_is_intact(target, run, reference.digest):
+        if reference.digest in known or blob_is_intact(target, run, reference.digest):
             continue
         data = _read(read, name, reference.digest, source)
         ensure_blob(target, run, reference.digest, data)

@@ -37,6 +37,9 @@ class Replicator:
     A site that is down costs a retry every few seconds and bounded memory: the newest checkpoint's bytes, and the
     manifests of at most eight kept ones, whose blobs are read from the source when their turn comes.
 
+    Every blob is read back once. Those of the newest checkpoint it brought there are not read again for the next one,
+    until the site fails or `forget` is called.
+
     Args:
         arrived: called in this worker's thread with the seconds a checkpoint took, once it is at the site.
     """
@@ -75,6 +78,7 @@ class Replicator:
         self._done_at: datetime | None = None
         self._seconds: float | None = None
         self._error: str | None = None
+        self._known: frozenset[str] = frozenset()
         self._closing = False
         self._over = False
         self._thread = Thread(target=self._run, name=f"replicate-to-{site}", daemon=True)
@@ -114,6 +118,10 @@ class Replicator:
                 self._error,
                 self._done.saved_at if self._done else None,
             )
+
+    def forget(self) -> None:
+        """Believe nothing to be at the site that was read back there; called in this worker's own thread."""
+        self._known = frozenset()
 
     def close(self, seconds: float = 5.0) -> None:
         with self._condition:
@@ -163,8 +171,10 @@ class Replicator:
                     clock=self._clock,
                     guard=self._guard,
                     read_blob=self._reader(blobs),
+                    known=self._known,
                 )
             except Exception as error:  # whatever is wrong with a standby, training goes on; the heartbeat tells
+                self.forget()  # the store may have lost what it had
                 over = isinstance(error, Fenced)
                 self._failed(ordinal, manifest, blobs, error, over=over)
                 if over or self._pause(pause_seconds):
@@ -176,6 +186,8 @@ class Replicator:
             with self._condition:
                 if self._done is None or manifest.step > self._done.step:
                     self._done, self._done_at = manifest, self._clock.now()
+                    # The newest is what no collection takes; later ones share blobs with it, if with any.
+                    self._known = frozenset(reference.digest for reference in manifest.blobs.values())
                 self._seconds, self._error = seconds, None
                 self._condition.notify_all()
             try:

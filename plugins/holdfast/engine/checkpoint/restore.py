@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 
+from holdfast.engine.checkpoint.cgroup import memory_left_bytes
 from holdfast.engine.checkpoint.errors import CheckpointUnreadable
 from holdfast.engine.checkpoint.format import CheckpointManifest, blob_key
 from holdfast.engine.checkpoint.state import TrainingState
@@ -79,8 +80,10 @@ def take(blobs: Mapping[str, bytes], name: str) -> memoryview:
 
 
 def spare_memory_bytes() -> int:
-    """Half of the memory that is free now: what a restore may keep beside what it fills."""
+    """Half of the memory that is free now, in the machine and in the container: what a restore may keep meanwhile."""
     try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError):  # not a POSIX system that tells
         return 0
+    left = memory_left_bytes()
+    return (free if left is None else min(free, left)) // 2

@@ -10,6 +10,9 @@ from holdfast.engine.compute.placement import ANYWHERE, check_placement, check_r
 from holdfast.engine.config import Topology
 from holdfast.engine.config.compute import Placement
 
+#: What of a starter's own environment reaches the job.
+PASSED_ON = ("HOLDFAST_STEPS", "HOLDFAST_STEP_SECONDS", "HOLDFAST_SELF_TEST")
+
 
 def job_spec(
     topology: Topology,
@@ -31,7 +34,7 @@ def job_spec(
         run: the run's name, by custom ``<group>-<job>`` and, for later runs, ``<group>-<job>.<time>``.
         dataset_snapshot: what to train on; None: the newest at the site.
         environ: ``HOLDFAST_STEPS`` and ``HOLDFAST_STEP_SECONDS`` in it stand instead of the job's own, e.g. for a
-            short first model. Nothing else is taken from it.
+            short first model; ``HOLDFAST_SELF_TEST`` is handed on. Nothing else is taken from it.
         placement: which machine, see `next_placement`; None: as the site's compute says.
         after: see `JobSpec.after`.
         resume_from: the digest of the checkpoint elected for it; None: it starts anew, or that is not known.
@@ -58,7 +61,7 @@ def job_spec(
         contract["HOLDFAST_DATASET_SNAPSHOT"] = dataset_snapshot
     if resume_from is not None:
         contract["HOLDFAST_RESUME_FROM"] = resume_from
-    contract |= {name: environ[name] for name in ("HOLDFAST_STEPS", "HOLDFAST_STEP_SECONDS") if environ.get(name)}
+    contract |= {name: environ[name] for name in PASSED_ON if environ.get(name)}
     command = _command(topology, settings.command)
     return JobSpec(run, epoch, site, command, contract, machine=chosen.machine, spot=chosen.spot, after=after)
 

@@ -154,6 +154,9 @@ class TrainingJob(Model):
     )
     keep_checkpoints: KeepCheckpoints | None = Field(None, description="What stays of a run; none: everything.")
     checkpoint_compression: CheckpointCompression = Field(default_factory=lambda: CheckpointCompression())
+    checkpoint_memory_mib: int | None = Field(
+        None, gt=0, description="What saving may hold in memory, twice the state; a larger state is refused. None: any."
+    )
     seed: int = Field(0, ge=0)
     step_seconds: float = Field(0.0, ge=0, description="At least this long per step; paces a small example.")
     placements: tuple[Placement, ...] = Field((), description="Where it may run, best first; none: as the site says.")

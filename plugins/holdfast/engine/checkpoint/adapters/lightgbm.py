@@ -13,8 +13,8 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
-from holdfast.engine.checkpoint.adapters.xgboost import round_seed
-from holdfast.engine.checkpoint.errors import CheckpointError
+from holdfast.engine.checkpoint.adapters.xgboost import check_seed, round_seed
+from holdfast.engine.checkpoint.errors import CheckpointError, not_of_this_adapter
 from holdfast.engine.checkpoint.state import TrainingState
 from holdfast.errors import ConfigError
 
@@ -89,25 +89,22 @@ class LightGBMAdapter:
         return {"lightgbm": lightgbm.__version__, "num_threads": threads}
 
     def load_state(self, state: TrainingState) -> None:
-        """Go on from there. Raises CheckpointError: another run's seed, or a text that is no model."""
-        if (found := state.values.get("seed")) != str(self._seed):
-            raise CheckpointError(
-                "the checkpoint is of a run with another seed",
-                where="LightGBMAdapter.load_state",
-                expected=str(self._seed),
-                found=str(found),
-            )
+        """Go on from there; nothing is changed when it raises.
+
+        Raises:
+            CheckpointUnreadable: another adapter's checkpoint, or a text that is no model.
+            CheckpointError: of a run with another seed.
+        """
+        where, expected = "LightGBMAdapter.load_state", f"the blob {MODEL_BLOB} of Booster.model_to_string"
+        if MODEL_BLOB not in state.blobs:
+            raise not_of_this_adapter(where, expected, f"the blobs {', '.join(sorted(state.blobs)) or '(none)'}")
+        check_seed(state, self._seed, where=where)
         lightgbm = importlib.import_module("lightgbm")
         try:
             text = state.blobs[MODEL_BLOB].decode()
             self.booster = lightgbm.Booster(model_str=text)
-        except (KeyError, UnicodeDecodeError, lightgbm.basic.LightGBMError) as error:
-            raise CheckpointError(
-                "the checkpoint holds no LightGBM model",
-                where=f"LightGBMAdapter.load_state: {MODEL_BLOB}",
-                expected="the text of Booster.model_to_string",
-                found=str(error),
-            ) from None
+        except (UnicodeDecodeError, lightgbm.basic.LightGBMError) as error:
+            raise not_of_this_adapter(where, expected, str(error)) from None
         self._text = text
 
 

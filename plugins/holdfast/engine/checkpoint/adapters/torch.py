@@ -26,7 +26,7 @@ from holdfast.engine.checkpoint.adapters.torch_tensors import (
     live_tensor,
     tensors_of,
 )
-from holdfast.engine.checkpoint.errors import CheckpointError
+from holdfast.engine.checkpoint.errors import CheckpointError, not_of_this_adapter
 from holdfast.engine.checkpoint.live import LiveState, LiveTensor, grouped
 from holdfast.engine.checkpoint.restore import take
 from holdfast.engine.checkpoint.state import TrainingState
@@ -104,10 +104,13 @@ class TorchAdapter:
         """Continue exactly there. The generators are set last: building the rest may draw from them.
 
         Raises:
-            CheckpointUnreadable: a blob is no tensors, or names others than the module and optimizer have.
+            CheckpointUnreadable: another adapter's checkpoint; a blob is no tensors, or names others than the module
+                and optimizer have.
+            CheckpointError: it has a scheduler's or scaler's state and this adapter none to give it to, or the reverse.
         """
         blobs = state.blobs
-        rest = json.loads(blobs[REST_BLOB])
+        rest = rest_of(blobs)
+        refuse_other_parts(rest, "TorchAdapter.load_state", scheduler=self._scheduler, scaler=self._scaler)
         copy_into(self._module.state_dict(keep_vars=True), blobs, "model")
         optimizer = {
             name: tensor
@@ -161,6 +164,38 @@ def fingerprint() -> dict[str, str]:
         "torch_deterministic": str(torch.are_deterministic_algorithms_enabled()),
         "torch_matmul": torch.get_float32_matmul_precision(),
     }
+
+
+def rest_of(blobs: Mapping[str, bytes]) -> dict[str, Any]:
+    """The JSON rest of this adapter's checkpoint. Raises CheckpointUnreadable: it is another's."""
+    found = f"the blobs {', '.join(sorted(blobs)) or '(none)'}"
+    if REST_BLOB in blobs and GENERATORS_BLOB in blobs:
+        try:
+            rest = json.loads(blobs[REST_BLOB])
+        except ValueError as error:
+            found = f"{REST_BLOB} is no JSON: {error}"
+        else:
+            if isinstance(rest, dict) and rest.keys() >= {"optimizer", "scheduler", "scaler", "extra"}:
+                return rest
+            found = f"{REST_BLOB} of another form"
+    expected = f"the blobs {GENERATORS_BLOB} and {REST_BLOB}, with optimizer, scheduler, scaler and extra"
+    raise not_of_this_adapter("TorchAdapter.load_state", expected, found)
+
+
+def refuse_other_parts(rest: Mapping[str, Any], where: str, **parts: Any) -> None:
+    """Raises CheckpointError: a part was saved that is not here, or is here and was not saved."""
+    for name, part in parts.items():
+        if (part is None) is not (rest[name] is None):
+            here, there = (f"a {name}", f"no {name}") if part is not None else (f"no {name}", f"a {name}")
+            raise CheckpointError(
+                f"the checkpoint has {there}'s state and this adapter {here}",
+                where=where,
+                expected=here,
+                found=there,
+                fix=f"Give the adapter the {name} the run began with"
+                if part is None
+                else f"Leave the {name} out, or begin a run of another name",
+            )
 
 
 def _import(name: str) -> Any:

@@ -16,7 +16,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from holdfast.engine.checkpoint.adapters.torch import fingerprint
+from holdfast.engine.checkpoint.adapters.torch import fingerprint, refuse_other_parts
 from holdfast.engine.checkpoint.adapters.torch_generators import (
     other_states,
     seed_all,
@@ -125,11 +125,13 @@ class ShardedTorchAdapter:
 
         Raises:
             CheckpointUnreadable: the checkpoint is not of this module and optimizer, or a blob is damaged.
+            CheckpointError: it has a scheduler's or scaler's state and this adapter none, or the reverse.
         """
         same = saved.world == world
         model, optimizer, _ = self._parts()
         buffers = self._buffers(model)
         rest = saved.rest
+        refuse_other_parts(rest, "load_shards", scheduler=self._scheduler, scaler=self._scaler)
         sharded = {f"model.{name}": one for name, one in model.items() if name not in buffers}
         # A parameter that never had a gradient has no moments there; here it got some when its state was asked for.
         with_moments = {name.rpartition(".")[0] for name in saved.layout.tensors if name.startswith("optimizer.")}

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from holdfast.engine.checkpoint.errors import CheckpointError, not_of_this_adapter
 from holdfast.engine.checkpoint.state import TrainingState
 
 MODEL_BLOB = "model.ubj"
@@ -55,7 +56,7 @@ class BoosterAdapter:
 
     def step(self, round_number: int) -> None:
         """Train round ``round_number``, counted from 1."""
-        booster = self._load({**self._parameters, "seed": round_seed(self._seed, round_number)})
+        booster = self._load({**self._parameters, "seed": round_seed(self._seed, round_number)}, self._raw)
         booster.update(self._data, round_number - 1)
         self.booster, self._raw = booster, bytes(booster.save_raw(raw_format="ubj"))
 
@@ -69,11 +70,37 @@ class BoosterAdapter:
         return {"xgboost": import_xgboost().__version__, "nthread": str(self._parameters.get("nthread", "all"))}
 
     def load_state(self, state: TrainingState) -> None:
-        self._raw = state.blobs[MODEL_BLOB]
-        self.booster = self._load(self._parameters)
+        """Go on from there; nothing is changed when it raises.
 
-    def _load(self, parameters: Mapping[str, Any]) -> Any:
+        Raises:
+            CheckpointUnreadable: another adapter's checkpoint, or bytes that are no model.
+            CheckpointError: of a run with another seed.
+        """
+        where, expected = "BoosterAdapter.load_state", f"the blob {MODEL_BLOB} of Booster.save_raw"
+        if MODEL_BLOB not in state.blobs:
+            raise not_of_this_adapter(where, expected, f"the blobs {', '.join(sorted(state.blobs)) or '(none)'}")
+        check_seed(state, self._seed, where=where)
+        raw = state.blobs[MODEL_BLOB]
+        try:
+            self.booster = self._load(self._parameters, raw)
+        except import_xgboost().core.XGBoostError as error:
+            raise not_of_this_adapter(where, expected, str(error).strip().splitlines()[0]) from None
+        self._raw = raw
+
+    def _load(self, parameters: Mapping[str, Any], raw: bytes | None) -> Any:
         booster = import_xgboost().Booster(dict(parameters), [self._data])
-        if self._raw is not None:
-            booster.load_model(bytearray(self._raw))
+        if raw is not None:
+            booster.load_model(bytearray(raw))
         return booster
+
+
+def check_seed(state: TrainingState, seed: int, *, where: str) -> None:
+    """Raises CheckpointError: the checkpoint's draws are not those of this seed."""
+    if (found := state.values.get("seed")) != str(seed):
+        raise CheckpointError(
+            "the checkpoint is of a run with another seed",
+            where=where,
+            expected=str(seed),
+            found=str(found),
+            fix="Resume with the seed the run began with, or begin a run of another name",
+        )

@@ -94,11 +94,13 @@ class ShardedCheckpointer(Checkpointer):
         environ: Mapping[str, str] | None = None,
         *,
         mode: SaveMode | str = SaveMode.COPY,
+        self_test: bool = False,
         ranks: Ranks | None = None,
     ) -> ShardedCheckpointer:
         """The checkpointer of one rank of a job that a `TrainingBackend` started; ``torchrun`` is its command.
 
         Args:
+            self_test: refused, see the class.
             ranks: by default those of the default process group.
 
         Raises:
@@ -108,7 +110,7 @@ class ShardedCheckpointer(Checkpointer):
         training = importlib.import_module("holdfast.engine.training").Training
         of_job = ranks if ranks is not None else Ranks.join()
         named = os.environ if environ is None else environ
-        checkpointer = training.from_environment(named, mode=mode, ranks=of_job).checkpointer
+        checkpointer = training.from_environment(named, mode=mode, ranks=of_job, self_test=self_test).checkpointer
         assert isinstance(checkpointer, cls)
         return checkpointer
 
