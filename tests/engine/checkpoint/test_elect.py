@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.checkpoint.worlds import OrderedFaults, write
+from engine.checkpoint.worlds import OrderedFaults, manifest_of, write
 from holdfast.clock import FakeClock
 from holdfast.engine.checkpoint import (
     Checkpointer,
@@ -26,10 +29,24 @@ from holdfast.engine.checkpoint import (
     replicate_checkpoint,
     work_at_risk,
 )
-from holdfast.engine.checkpoint.format import CheckpointManifest, blob_key, manifest_key, parse_manifest
+from holdfast.engine.checkpoint.commit import write_checkpoint
+from holdfast.engine.checkpoint.format import (
+    BlobRef,
+    CheckpointManifest,
+    blob_key,
+    digest_of,
+    manifest_key,
+    parse_manifest,
+)
+from holdfast.engine.checkpoint.guard import AlwaysGranted
+from holdfast.engine.checkpoint.verify import KeptBlobs, damage
 from holdfast.engine.objectstore import ObjectStore, memory_store
 from holdfast.engine.snapshot.errors import EpochUnknownHere, ForkConflict
 from holdfast.engine.snapshot.lineage import EpochFork
+
+
+def raw_tensors(header: bytes, data: bytes) -> bytes:
+    return len(header).to_bytes(8, "little") + header + data
 
 
 def fork(store: ObjectStore, epoch: int, *, plan_id: str = "plan", parent_epoch: int | None = None) -> None:
@@ -202,6 +219,53 @@ def test_a_manifest_with_a_number_none_can_hold_is_passed_over() -> None:
     store.put(bad.key, bad.data.replace(b'"position":2', b'"position":NaN'))
     election = elect(store, "run", epoch=1)
     assert (election.step, [one.key for one in election.passed_over]) == (10, [bad.key])
+
+
+OVERLAPPING = {
+    "a": {"dtype": "U8", "shape": [8], "data_offsets": [0, 8]},
+    "b": {"dtype": "U8", "shape": [8], "data_offsets": [4, 12]},
+}
+
+
+@pytest.mark.parametrize("kept", [None, 0, 10**6])
+@pytest.mark.parametrize(
+    ("name", "data", "reason"),
+    [
+        ("model-000.safetensors", pickle.dumps({"a": 1}), "a pickle"),
+        ("model-000.safetensors", b"", "0 bytes"),
+        ("model-000.safetensors", raw_tensors(json.dumps(OVERLAPPING).encode(), bytes(12)), "overlap"),
+        ("model-000.safetensors", (1 << 40).to_bytes(8, "little") + b"{}", "a header of"),
+        ("sharded.json", b"{}", "layout of the shards"),
+    ],
+)
+def test_what_no_restore_would_read_is_passed_over_though_its_digest_is_right(
+    kept: int | None, name: str, data: bytes, reason: str
+) -> None:
+    store = memory_store()
+    good = chain(store, 10)
+    blobs = {name: data, "model.bin": b"20"}
+    references = {one: BlobRef(digest=digest_of(blob), size_bytes=len(blob)) for one, blob in blobs.items()}
+    manifest, _ = manifest_of(20, parent=good, model=b"20", blobs=references)
+    write_checkpoint(store, manifest, blobs, guard=AlwaysGranted())
+    reading = partial(damage, kept=None if kept is None else KeptBlobs(kept))
+    election = elect(store, "run", epoch=1, damage_of=reading)
+    assert election.step == 10
+    assert reason in election.passed_over[0].reason
+
+
+def test_tensors_that_are_sound_are_elected_in_pieces_of_any_size() -> None:
+    class Crumbs(OrderedFaults):
+        def open(self, key: str, **settings: Any) -> Any:
+            return (bytes((one,)) for one in self.inner.get(key))
+
+    store = memory_store()
+    header = json.dumps({"a": {"dtype": "U8", "shape": [8], "data_offsets": [0, 8]}}).encode()
+    data = raw_tensors(header, bytes(8))
+    references = {"model.bin": BlobRef(digest=digest_of(b"m"), size_bytes=1)}
+    references["model-000.safetensors"] = BlobRef(digest=digest_of(data), size_bytes=len(data))
+    manifest, _ = manifest_of(20, model=b"m", blobs=references)
+    write_checkpoint(store, manifest, {"model.bin": b"m", "model-000.safetensors": data}, guard=AlwaysGranted())
+    assert elect(store, "run", epoch=1).step == elect(Crumbs(store), "run", epoch=1).step == 20
 
 
 def test_a_damaged_manifest_is_passed_over_and_its_ancestors_are_still_found() -> None:

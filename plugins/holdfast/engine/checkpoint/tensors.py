@@ -100,20 +100,29 @@ def parse_tensors(data: bytes | memoryview, *, where: str) -> dict[str, tuple[Te
             reach beyond the end, or do not fit their shape.
     """
     view = memoryview(data).cast("B")
-    entries, begin = _header(view, where)
-    found: dict[str, tuple[TensorSpec, memoryview]] = {}
-    ranges: list[tuple[int, int, str]] = []
-    for name, entry in entries.items():
-        if name == "__metadata__":
-            continue
-        spec, start, end = _entry(name, entry, where)
-        ranges.append((start, end, name))
-        found[name] = spec, view[begin + start : begin + end]
-    _check_ranges(ranges, len(view) - begin, where)
-    return found
+    specs, begin = _specs(view, len(view), where)
+    return {spec.name: (spec, view[begin + start : begin + end]) for spec, start, end in specs}
 
 
-def _header(view: memoryview, where: str) -> tuple[Mapping[str, Any], int]:
+def header_bytes(begin: bytes | memoryview) -> int:
+    """How many bytes of a blob `check_tensors` needs, by its first eight."""
+    return 8 + min(int.from_bytes(begin[:8], "little"), HEADER_BYTES_MAX)
+
+
+def check_tensors(begin: bytes | memoryview, size_bytes: int, *, where: str) -> None:
+    """What `parse_tensors` would say of a blob of so many bytes, by its header alone. Raises CheckpointUnreadable."""
+    _specs(memoryview(begin).cast("B"), size_bytes, where)
+
+
+def _specs(view: memoryview, size_bytes: int, where: str) -> tuple[list[tuple[TensorSpec, int, int]], int]:
+    """Each tensor and its range in the data; where the data begins."""
+    entries, begin = _header(view, size_bytes, where)
+    specs = [_entry(name, entry, where) for name, entry in entries.items() if name != "__metadata__"]
+    _check_ranges([(start, end, spec.name) for spec, start, end in specs], size_bytes - begin, where)
+    return specs, begin
+
+
+def _header(view: memoryview, size_bytes: int, where: str) -> tuple[Mapping[str, Any], int]:
     def refuse(found: str) -> CheckpointUnreadable:
         return CheckpointUnreadable(
             "these are no tensors Holdfast reads",
@@ -127,8 +136,8 @@ def _header(view: memoryview, where: str) -> tuple[Mapping[str, Any], int]:
     if bytes(view[8:9]) != b"{" and (foreign := _foreign(bytes(view[:4]))) is not None:
         raise refuse(foreign)
     length = int.from_bytes(view[:8], "little")
-    if length > min(HEADER_BYTES_MAX, len(view) - 8):
-        raise refuse(f"a header of {length} bytes in {len(view)}")
+    if length > min(HEADER_BYTES_MAX, size_bytes - 8):
+        raise refuse(f"a header of {length} bytes in {size_bytes}")
     try:
         entries = json.loads(bytes(view[8 : 8 + length]), object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:

@@ -8,16 +8,19 @@ blob in one pass. A restore that follows an election uses what that read and com
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from blake3 import blake3
 
 from holdfast.engine.checkpoint.encoding import decoded
 from holdfast.engine.checkpoint.errors import CheckpointUnreadable
 from holdfast.engine.checkpoint.format import BlobRef, CheckpointManifest, blob_key, digest_of, run_root
+from holdfast.engine.checkpoint.tensors import check_tensors, header_bytes
 from holdfast.engine.objectstore.errors import ObjectNotFound
 from holdfast.engine.objectstore.interface import ObjectStore
 
+#: What a blob's name says of its content.
+TENSORS_SUFFIX, LAYOUT_BLOB = ".safetensors", "sharded.json"
 _READ_BYTES = 8 * 1024 * 1024
 
 
@@ -94,40 +97,109 @@ def damage(store: ObjectStore, manifest: CheckpointManifest, *, kept: KeptBlobs 
     Args:
         kept: gets the contents; emptied when something is wrong.
     """
-    found = (blob_damage(store, manifest.run, name, reference, kept=kept) for name, reference in manifest.blobs.items())
+    sizes = content_sizes(manifest)
+    found = (
+        blob_damage(store, manifest.run, name, reference, kept=kept, sizes=sizes)
+        for name, reference in manifest.blobs.items()
+    )
     wrong = next((against for against in found if against is not None), None)
     if wrong is not None and kept is not None:
         kept.clear()
     return wrong
 
 
+def content_sizes(manifest: CheckpointManifest) -> dict[str, int]:
+    """Each blob's plain bytes, by name."""
+    return {name: reference.content_bytes for name, reference in manifest.blobs.items()}
+
+
 def blob_damage(
-    store: ObjectStore, run: str, name: str, reference: BlobRef, *, kept: KeptBlobs | None = None
+    store: ObjectStore,
+    run: str,
+    name: str,
+    reference: BlobRef,
+    *,
+    kept: KeptBlobs | None = None,
+    sizes: Mapping[str, int] | None = None,
 ) -> str | None:
     """What is wrong with one blob, every byte read, and decoded where it is encoded; None when nothing is.
+
+    Wrong is also what no restore would take, though its digest is right: a ``.safetensors`` blob that is none, and a
+    layout of shards that cannot be.
+
+    Args:
+        sizes: of the manifest's blobs, see `content_sizes`; without, a layout of shards is not looked into.
 
     Raises:
         ConfigError: it is encoded, and what decodes it is not installed here.
     """
     space = kept.space(reference) if kept is not None else None
+    begin = _Begin(name, reference, sizes)
     try:
         size = store.head(blob_key(run, reference.digest)).size_bytes
         if size != reference.size_bytes:
             return f"the blob of {name!r} has {size} bytes instead of {reference.size_bytes}"
-        read_content(store, run, reference, space)
+        read_content(store, run, reference, space, seen=begin.see)
     except ObjectNotFound:
         return f"the blob of {name!r} is missing"
     except CheckpointUnreadable as error:
         if reference.encoding is None:
             return f"the blob of {name!r} has another digest"
         return f"the blob of {name!r}: {error.what}; expected {error.expected}, found {error.found}"
+    if (against := begin.refused()) is not None:
+        return against
     if kept is not None and space is not None:
         kept.keep(reference, space)
     return None
 
 
-def read_content(store: ObjectStore, run: str, reference: BlobRef, space: memoryview | None) -> None:
+class _Begin:
+    """As much of a blob's begin as it takes to see whether a restore would read it: a header, or a whole layout."""
+
+    def __init__(self, name: str, reference: BlobRef, sizes: Mapping[str, int] | None) -> None:
+        self._name = name
+        self._size_bytes = reference.content_bytes
+        self._sizes = sizes
+        self._is_tensors = name.endswith(TENSORS_SUFFIX)
+        self._is_layout = name == LAYOUT_BLOB and sizes is not None
+        self._data = bytearray()
+
+    def see(self, piece: bytes | memoryview) -> None:
+        if not (self._is_tensors or self._is_layout):
+            return
+        if self._is_tensors and len(self._data) < 8:
+            missing = 8 - len(self._data)
+            self._data += piece[:missing]
+            piece = piece[missing:]
+        wanted = self._size_bytes if self._is_layout else header_bytes(bytes(self._data[:8]))
+        self._data += piece[: max(0, wanted - len(self._data))]
+
+    def refused(self) -> str | None:
+        """Why no restore would take the blob; to be asked once its digest is known to be right."""
+        try:
+            if self._is_tensors:
+                check_tensors(bytes(self._data), self._size_bytes, where=self._name)
+            if self._is_layout and self._sizes is not None:
+                from holdfast.engine.checkpoint.sharded.layout import parse_layout  # its package imports this module
+
+                parse_layout(bytes(self._data), blobs=self._sizes, where=self._name)
+        except CheckpointUnreadable as error:
+            return f"the blob of {self._name!r}: {error.what}; expected {error.expected}, found {error.found}"
+        return None
+
+
+def read_content(
+    store: ObjectStore,
+    run: str,
+    reference: BlobRef,
+    space: memoryview | None,
+    *,
+    seen: Callable[[bytes | memoryview], None] = lambda _piece: None,
+) -> None:
     """Read a blob's content into memory of its size, and compare its digests; None: only compare.
+
+    Args:
+        seen: gets each piece on the way, before the digests are known to be right.
 
     Raises:
         CheckpointUnreadable: the stored bytes or their content are others than the manifest names.
@@ -136,6 +208,7 @@ def read_content(store: ObjectStore, run: str, reference: BlobRef, space: memory
     """
     at = 0
     for piece in content(store, run, reference):
+        seen(piece)
         if space is not None:
             if at + len(piece) > len(space):
                 raise CheckpointUnreadable("a blob is longer than it was", expected=str(len(space)), found="more")

@@ -12,10 +12,10 @@ from itertools import pairwise
 from typing import Literal
 
 from holdfast.engine.authority.interface import EpochState
-from holdfast.engine.checkpoint import BlobRef, CheckpointManifest, CheckpointUnreadable, FormatUnknown
+from holdfast.engine.checkpoint import CheckpointManifest, CheckpointUnreadable, FormatUnknown
 from holdfast.engine.checkpoint.elect import lineage, refusal
 from holdfast.engine.checkpoint.format import manifest_prefix, parse_manifest, parse_manifest_key, run_root
-from holdfast.engine.checkpoint.verify import blob_damage
+from holdfast.engine.checkpoint.verify import LAYOUT_BLOB, blob_damage, content_sizes
 from holdfast.engine.objectstore.errors import ObjectNotFound, ObjectStoreError
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.pipeline.active import require_active
@@ -294,7 +294,7 @@ def _said(error: CheckpointUnreadable) -> str:
 
 def _verify_site(store: ObjectStore, site: str, run: str, step: int | None) -> SiteVerification:
     done: list[VerifiedCheckpoint] = []
-    blobs: dict[BlobRef, str | None] = {}
+    blobs: dict[object, str | None] = {}
     read_bytes = 0
     try:
         for key in _keys(store, run, step):
@@ -308,11 +308,14 @@ def _verify_site(store: ObjectStore, site: str, run: str, step: int | None) -> S
                 if against is not None:
                     done.append(VerifiedCheckpoint(key, *at, blobs=0, size_bytes=0, damage=against))
                 continue
+            sizes = content_sizes(manifest)
             for name, reference in manifest.blobs.items():
-                if reference not in blobs:
-                    blobs[reference] = blob_damage(store, run, name, reference)
-                    read_bytes += reference.size_bytes if blobs[reference] is None else 0
-                against = against or blobs[reference]
+                # What a layout of shards must fit is its own manifest's blobs.
+                same = (name, reference, manifest.digest if name == LAYOUT_BLOB else None)
+                if same not in blobs:
+                    blobs[same] = blob_damage(store, run, name, reference, sizes=sizes)
+                    read_bytes += reference.size_bytes if blobs[same] is None else 0
+                against = against or blobs[same]
             if against is None or _is_there(store, key):
                 done.append(_verified(key, manifest, against))
     except ObjectStoreError as error:

@@ -12,7 +12,7 @@ from holdfast.engine.checkpoint.elect import Election, PassedOver, elect
 from holdfast.engine.checkpoint.errors import CheckpointError, RankLost
 from holdfast.engine.checkpoint.format import CheckpointManifest, parse_manifest
 from holdfast.engine.checkpoint.sharded.ranks import Ranks, retold, told
-from holdfast.engine.checkpoint.verify import blob_damage
+from holdfast.engine.checkpoint.verify import blob_damage, content_sizes
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.errors import HoldfastError
 
@@ -74,7 +74,8 @@ def _read_share(ranks: Ranks, store: ObjectStore, manifest: CheckpointManifest) 
     # By size, in turn: the ranks read about as much as each other.
     by_size = sorted(manifest.blobs.items(), key=lambda one: (-one[1].size_bytes, one[0]))
     try:
-        found = (blob_damage(store, manifest.run, *one) for one in by_size[ranks.rank :: ranks.world])
+        sizes = content_sizes(manifest)
+        found = (blob_damage(store, manifest.run, *one, sizes=sizes) for one in by_size[ranks.rank :: ranks.world])
         return {"damage": next((against for against in found if against is not None), None), "failed": None}
     except Exception as error:  # else this rank would leave the others waiting
         return {"damage": None, "failed": dict(told(_as_told(error)))}

@@ -16,10 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from holdfast.engine.checkpoint.errors import CheckpointUnreadable
 from holdfast.engine.checkpoint.format import canonical
 from holdfast.engine.checkpoint.tensors import ITEM_BYTES
+from holdfast.engine.checkpoint.verify import LAYOUT_BLOB as LAYOUT_BLOB  # a checkpoint is sharded when it has one
 
 FORMAT: Literal["holdfast.sharded/1"] = "holdfast.sharded/1"
-#: The blob that holds the document. A checkpoint is sharded when it has one of this name.
-LAYOUT_BLOB = "sharded.json"
 
 Size = Annotated[int, Field(ge=0, le=2**53 - 1, strict=True)]
 
