@@ -34,7 +34,7 @@ from holdfast.engine.checkpoint.pacing import IntervalPolicy
 from holdfast.engine.checkpoint.retention import KeepPolicy
 from holdfast.engine.checkpoint.sharded import Ranks, ShardedCheckpointer
 from holdfast.engine.compute.attempts import Attempts
-from holdfast.engine.config import Topology, TrainingJob
+from holdfast.engine.config import Cloud, Topology, TrainingJob
 from holdfast.engine.objectstore import ObjectStore, local_store
 from holdfast.engine.replication import ResidencyRefused, check_hop, replicate, residency_for
 from holdfast.engine.runtime import Runtime
@@ -170,6 +170,7 @@ class Training:
             mode=mode,
             memory_bytes=None if job.checkpoint_memory_mib is None else job.checkpoint_memory_mib * MIB,
             self_test=self_test or environment.self_test,
+            preemption=_preemption(environment, topology),
             interval=_interval(job, environment, runtime),
             retention=None if reference or not leads else _retention(job),
             compression=Compression(job.checkpoint_compression.policy, job.checkpoint_compression.level),
@@ -272,6 +273,13 @@ def open_local(folder: Path) -> ObjectStore:
 def _heartbeat(environment: TrainingEnvironment, store: ObjectStore) -> Path | HeartbeatObject | None:
     key = environment.heartbeat_key
     return environment.heartbeat if key is None else HeartbeatObject(store, key)
+
+
+def _preemption(environment: TrainingEnvironment, topology: Topology) -> str | None:
+    if environment.preemption != "site":
+        return environment.preemption
+    cloud = topology.site(environment.site).cloud
+    return None if cloud is Cloud.LOCAL else str(cloud)
 
 
 def _interval(job: TrainingJob, environment: TrainingEnvironment, runtime: Runtime) -> IntervalPolicy | None:

@@ -135,11 +135,18 @@ def test_the_elected_checkpoint_is_told_where_there_is_one(tmp_path: Path) -> No
 def test_steps_and_pacing_can_be_overridden_and_nothing_else_is_taken(tmp_path: Path) -> None:
     made = spec(
         tmp_path,
-        {"HOLDFAST_STEPS": "5", "HOLDFAST_STEP_SECONDS": "0", "HOLDFAST_SELF_TEST": "1", "HOLDFAST_SIGNING_KEY": "x"},
+        {
+            "HOLDFAST_STEPS": "5",
+            "HOLDFAST_STEP_SECONDS": "0",
+            "HOLDFAST_SELF_TEST": "1",
+            "HOLDFAST_PREEMPTION": "site",
+            "HOLDFAST_SIGNING_KEY": "x",
+        },
         dataset_snapshot=None,
     ).environment
     assert (made["HOLDFAST_STEPS"], made["HOLDFAST_STEP_SECONDS"]) == ("5", "0")
     assert made["HOLDFAST_SELF_TEST"] == "1"
+    assert made["HOLDFAST_PREEMPTION"] == "site"
     assert not {"HOLDFAST_SIGNING_KEY", "HOLDFAST_DATASET_SNAPSHOT"} & set(made)
 
 

@@ -365,6 +365,15 @@ def test_the_self_test_is_switched_on_by_the_caller_or_the_environment(world: Wo
         TrainingEnvironment.read({**told, "HOLDFAST_SELF_TEST": "yes"})
 
 
+def test_notices_are_watched_for_where_the_environment_says_so(world: World) -> None:
+    assert Training.open(ENVIRONMENT, world).checkpointer._signal.watch is None
+    assert Training.open(replace(ENVIRONMENT, preemption="gcp"), world).checkpointer._signal.watch is not None
+    # The sites of this world are in no cloud.
+    assert Training.open(replace(ENVIRONMENT, preemption="site"), world).checkpointer._signal.watch is None
+    with pytest.raises(ConfigError, match="no preemption notices are known"):
+        Training.open(replace(ENVIRONMENT, preemption="moon"), world)
+
+
 def test_a_dataset_snapshot_that_is_not_here_is_named(world: World) -> None:
     with pytest.raises(CheckpointError, match="not at this site"):
         Training.open(replace(ENVIRONMENT, dataset_snapshot="0" * 32), world)

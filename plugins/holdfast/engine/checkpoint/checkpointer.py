@@ -44,6 +44,7 @@ from holdfast.engine.checkpoint.housekeeping import Retention
 from holdfast.engine.checkpoint.live import LiveAdapter, fingerprint_of
 from holdfast.engine.checkpoint.outcome import Finished, Resumed, final_state
 from holdfast.engine.checkpoint.pacing import IntervalPolicy, Pace, check_interval
+from holdfast.engine.checkpoint.preemption import PreemptionWatch
 from holdfast.engine.checkpoint.restore import load_state, spare_memory_bytes
 from holdfast.engine.checkpoint.state import Adapter, TrainingState, finite
 from holdfast.engine.checkpoint.stop_signal import StopSignal
@@ -74,6 +75,8 @@ class Checkpointer:
             encoded blob beside them. A larger state is refused before anything of it is written. None: no bound.
         compression: how blobs are stored, a policy's name or a `Compression`; encoded in the writer's thread.
         self_test: find out whether the mode fits the training loop; slow. See `TornState`.
+        preemption: ``aws``, ``gcp`` or ``azure``: watch this machine's metadata endpoint for a notice that it is taken
+            away, which is then a request to stop; None: do not.
         total_steps: shown in the heartbeat.
         guard: asked immediately before each manifest is committed.
         replicas: the standby sites' buckets by site name.
@@ -101,6 +104,7 @@ class Checkpointer:
         memory_bytes: int | None = None,
         compression: Compression | str = "none",
         self_test: bool = False,
+        preemption: str | None = None,
         total_steps: int | None = None,
         guard: WriteGuard | None = None,
         replicas: Mapping[str, ObjectStore] | None = None,
@@ -158,7 +162,8 @@ class Checkpointer:
         self._parent: CheckpointManifest | None = None
         self._writer: CheckpointWriter | None = None
         self._stop = threading.Event()
-        self._signal = StopSignal(self.request_stop)
+        watch = PreemptionWatch(preemption, self._taken_away) if preemption else None
+        self._signal = StopSignal(self.request_stop, watch)
         self._last_step = 0
         self._last_step_at: datetime | None = None
         self._saved_step = 0
@@ -296,6 +301,10 @@ class Checkpointer:
     def request_stop(self) -> None:
         """Save at the next step, then raise StopRequested there; what SIGTERM does."""
         self._stop.set()
+
+    def _taken_away(self, notice: str) -> None:
+        self.request_stop()
+        self._heartbeat.note(preemption=notice)
 
     # -- steps --------------------------------------------------------------------------------------------------
 

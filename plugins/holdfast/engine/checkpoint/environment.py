@@ -26,6 +26,7 @@ class TrainingEnvironment:
         scratch: a local folder that replaces the site's bucket for everything written: a reference run, which
             touches neither buckets nor the authority. Data is still read from the site.
         self_test: ``HOLDFAST_SELF_TEST`` is 1: find out whether the save mode fits the training loop; slow.
+        preemption: ``HOLDFAST_PREEMPTION``: a cloud whose notices to watch for, or ``site``: the one the site is in.
         steps, step_seconds: override the job's own, e.g. for a short first model or an unpaced reference.
     """
 
@@ -42,6 +43,7 @@ class TrainingEnvironment:
     steps: int | None = None
     step_seconds: float | None = None
     self_test: bool = False
+    preemption: str | None = None
 
     @classmethod
     def read(cls, environ: Mapping[str, str] = os.environ) -> TrainingEnvironment:
@@ -96,6 +98,7 @@ class TrainingEnvironment:
             steps=None if steps is None else int(steps),
             step_seconds=step_seconds,
             self_test=tested == "1",
+            preemption=environ.get("HOLDFAST_PREEMPTION") or None,
         )
 
 

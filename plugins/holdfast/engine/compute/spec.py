@@ -11,7 +11,7 @@ from holdfast.engine.config import Topology
 from holdfast.engine.config.compute import Placement
 
 #: What of a starter's own environment reaches the job.
-PASSED_ON = ("HOLDFAST_STEPS", "HOLDFAST_STEP_SECONDS", "HOLDFAST_SELF_TEST")
+PASSED_ON = ("HOLDFAST_STEPS", "HOLDFAST_STEP_SECONDS", "HOLDFAST_SELF_TEST", "HOLDFAST_PREEMPTION")
 
 
 def job_spec(
@@ -34,7 +34,7 @@ def job_spec(
         run: the run's name, by custom ``<group>-<job>`` and, for later runs, ``<group>-<job>.<time>``.
         dataset_snapshot: what to train on; None: the newest at the site.
         environ: ``HOLDFAST_STEPS`` and ``HOLDFAST_STEP_SECONDS`` in it stand instead of the job's own, e.g. for a
-            short first model; ``HOLDFAST_SELF_TEST`` is handed on. Nothing else is taken from it.
+            short first model; ``HOLDFAST_SELF_TEST`` and ``HOLDFAST_PREEMPTION`` are handed on. Nothing else is taken.
         placement: which machine, see `next_placement`; None: as the site's compute says.
         after: see `JobSpec.after`.
         resume_from: the digest of the checkpoint elected for it; None: it starts anew, or that is not known.
