@@ -110,7 +110,7 @@ def rewrite(store: ObjectStore, manifest: CheckpointManifest, name: str, **chang
     """The same checkpoint with a manifest that lies about one blob."""
     document = manifest.model_dump(mode="json")
     document["blobs"][name] |= changes
-    lying = CheckpointManifest.model_validate(document)
+    lying = CheckpointManifest.model_validate(document).sealed()
     store.put(lying.key, lying.data, mode=OVERWRITE)
     return lying
 

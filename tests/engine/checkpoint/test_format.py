@@ -206,3 +206,24 @@ def test_a_later_format_is_refused_with_one_clear_error(data: bytes) -> None:
 def test_the_formats_are_specified() -> None:
     documented = (Path(__file__).resolve().parents[3] / "docs/formats/checkpoint.md").read_text()
     assert all(f"`{one}`" in documented for one in (*FORMATS, *get_args(Encoding)))
+
+
+def test_a_manifest_vouches_for_every_one_of_its_bits() -> None:
+    manifest, _ = manifest_of(7, write_id="")
+    sealed = manifest.model_copy(update={"state": {"position": 10}, "fingerprint": {"torch": "2.13"}}).sealed()
+    assert sealed.vouches_for_itself
+    assert parse_manifest(sealed.data, where=sealed.key) == sealed
+    for bit in range(len(sealed.data) * 8):
+        flipped = bytearray(sealed.data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        with suppress(CheckpointUnreadable):
+            found = parse_manifest(bytes(flipped), where=sealed.key)
+            # What is left: a flip of the version itself, after which it claims to vouch for nothing.
+            assert found.model_copy(update={"write_id": sealed.write_id}) == sealed
+            assert found.vouches_for_itself is None
+
+
+def test_a_manifest_of_an_earlier_version_vouches_for_nothing_and_is_read() -> None:
+    manifest, _ = manifest_of(7, write_id="0123456789ab4def8123456789abcdef")
+    assert manifest.vouches_for_itself is None
+    assert parse_manifest(manifest.data, where=manifest.key) == manifest

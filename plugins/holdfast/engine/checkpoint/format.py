@@ -44,6 +44,7 @@ Encoding = Literal["zstd", "zstd-shuffled-2", "zstd-shuffled-4", "zstd-shuffled-
 ANCESTORS_NAMED = 16
 
 Digest = Annotated[str, StringConstraints(pattern=r"^blake3:[0-9a-f]{64}$")]
+_SEAL = re.compile(r"[0-9a-f]{12}8[0-9a-f]{3}[89ab][0-9a-f]{15}")
 _MANIFEST_KEY = re.compile(r"/checkpoints/(\d{12})\.(\d{6})\.json$")
 
 
@@ -161,6 +162,24 @@ class CheckpointManifest(BaseModel):
     def digest(self) -> str:
         return digest_of(self.data)
 
+    def sealed(self) -> Self:
+        """The same with a ``write_id`` that vouches for all the rest: a UUID of version 8 made of its digest."""
+        return type(self).model_validate({**dict(self), "write_id": self._seal()})
+
+    @property
+    def vouches_for_itself(self) -> bool | None:
+        """Whether the seal fits; None: there is none, as in manifests of earlier versions of holdfast."""
+        if _SEAL.fullmatch(self.write_id) is None:
+            return None
+        return self.write_id == self._seal()
+
+    def _seal(self) -> str:
+        rest = self.model_dump(mode="json", exclude={"write_id"})
+        bits = int.from_bytes(blake3(canonical(rest)).digest(16), "big")
+        bits = bits & ~(0xF << 76) | 0x8 << 76  # version 8 of RFC 9562: what the bits mean is ours
+        bits = bits & ~(0x3 << 62) | 0x2 << 62
+        return f"{bits:032x}"
+
     @property
     def size_bytes(self) -> int:
         """The blobs' bytes in the store."""
@@ -239,6 +258,13 @@ def parse_manifest(data: bytes, *, where: str) -> CheckpointManifest:
             where=where,
             expected="RFC 8785 bytes",
             found="other bytes of the same meaning, or damage",
+        )
+    if manifest.vouches_for_itself is False:
+        raise CheckpointUnreadable(
+            "the checkpoint manifest is damaged: its write_id vouches for other contents",
+            where=where,
+            expected=manifest._seal(),
+            found=manifest.write_id,
         )
     if parse_manifest_key(where) not in (None, (manifest.step, manifest.epoch)):
         raise CheckpointUnreadable(

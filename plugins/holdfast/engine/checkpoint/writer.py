@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -325,6 +324,6 @@ class CheckpointWriter:
             dataset_snapshot=origin.dataset_snapshot,
             fingerprint={**origin.fingerprint, **state.fingerprint},
             saved_at=capture.captured_at,
-            write_id=uuid.uuid4().hex,
+            write_id="",
             warnings=warnings,
-        )
+        ).sealed()
