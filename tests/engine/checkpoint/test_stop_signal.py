@@ -17,6 +17,7 @@ from holdfast.engine.objectstore import memory_store
 
 if sys.argv[1] == "own-handler":
     signal.signal(signal.SIGTERM, lambda *_: os._exit(9))
+before = signal.getsignal(signal.SIGTERM), signal.pthread_sigmask(signal.SIG_BLOCK, [])
 it = Checkpointer(memory_store(), "run", epoch=1, site="site-a", every_steps=100)
 try:
     with it:
@@ -24,10 +25,11 @@ try:
         child = os.fork()
         if child == 0:
             signal.alarm(60)
-            os.write(told, b"x")
+            now = signal.getsignal(signal.SIGTERM), signal.pthread_sigmask(signal.SIG_BLOCK, [])
+            os.write(told, b"y" if now == before else b"n")
             signal.pause()
             os._exit(3)  # it outlived the signal
-        os.read(ready, 1)
+        print("as before", os.read(ready, 1), signal.pthread_sigmask(signal.SIG_BLOCK, []) == before[1])
         os.kill(child, signal.SIGTERM)
         print("child", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
         it.step(1, TrainingState({"model": b"1"}))
@@ -48,4 +50,4 @@ def test_a_forked_child_is_ended_by_sigterm_and_the_trainer_saves_and_leaves(han
         check=True,
         env=dict(os.environ),
     )
-    assert done.stdout.splitlines() == [f"child {ends}", "parent 75 2"], done.stderr
+    assert done.stdout.splitlines() == ["as before b'y' True", f"child {ends}", "parent 75 2"], done.stderr
