@@ -404,7 +404,7 @@ def fork(store: ObjectStore, epoch: int) -> None:
         "run",
         epoch=epoch,
         parent_epoch=epoch - 1,
-        election=elect(store, "run", epoch=epoch - 1),
+        election=elect(store, "run", epoch=epoch - 1, or_nothing=True),
         site="site-b",
         plan_id=f"plan-{epoch}",
         holder="test",
@@ -504,13 +504,13 @@ def test_no_history_lets_a_collection_change_what_is_elected(
             if blobs:
                 store.delete(blobs[number % len(blobs)])
         elif event == "fork":
-            election = elect(store, "run", epoch=epoch)
+            election = elect(store, "run", epoch=epoch, or_nothing=True)
             fork(store, epoch + 1)
             epoch += 1
             heads[epoch] = election.manifest
         else:
-            before = elect(store, "run", epoch=epoch)
+            before = elect(store, "run", epoch=epoch, or_nothing=True)
             with suppress(Died):
                 run_collect(MortalStore(store, number, after=bool(number % 2)), policy, epoch=epoch)
-            after = elect(store, "run", epoch=epoch)
+            after = elect(store, "run", epoch=epoch, or_nothing=True)
             assert (after.digest, after.resume) == (before.digest, before.resume)

@@ -111,8 +111,12 @@ class Orchestration:
         )
 
     def _live(self, life: Life) -> None:
+        anew = False
         for _ in range(TRIES):
-            code, log = self._start_and_wait(life)
+            code, log = self._start_and_wait(life, anew=anew)
+            if self._refused(code, log):
+                anew = True  # here the person who is asked says so
+                continue
             if not self._failed_for_now(code, log):
                 break
             self.tally["started again"] += 1
@@ -124,7 +128,7 @@ class Orchestration:
             self._fail_over()
             self._wake("after the fork")
 
-    def _start_and_wait(self, life: Life) -> tuple[int | None, list[dict[str, Any]]]:
+    def _start_and_wait(self, life: Life, *, anew: bool) -> tuple[int | None, list[dict[str, Any]]]:
         """The exit code, None for a process that is suspended, and what it said."""
         self.processes += 1
         path = self.place.folder / f"process-{self.processes}.log"
@@ -139,6 +143,7 @@ class Orchestration:
             path,
             mutant=self.mutant,
             protocol=self.protocol,
+            anew=anew,
         )
         process = self._context.Process(target=trainer.main, args=(job,), daemon=True)
         process.start()
@@ -176,6 +181,18 @@ class Orchestration:
             time.sleep(0.002)
         return process.exitcode
 
+    def _refused(self, code: int | None, log: list[dict[str, Any]]) -> bool:
+        """A process that would have to begin again does not, in silence; and there is nothing it could go on from."""
+        if code != 1 or not any(one["what"] == "failed" and "NothingSelectable" in one["error"] for one in log):
+            return False
+        require(
+            self._look(self.site).best(self.epoch) is None,
+            "a resume was refused while a verified checkpoint exists",
+            said=self._said(),
+        )
+        self.tally["beginning anew refused"] += 1
+        return True
+
     @staticmethod
     def _failed_for_now(code: int | None, log: list[dict[str, Any]]) -> bool:
         return code == 1 and any(one["what"] == "failed" and one["transient"] for one in log)
@@ -190,12 +207,12 @@ class Orchestration:
             GROUP, expected_epoch=old, active_site=target, plan_id=plan, reason=f"{self.site} is lost"
         )
         try:
-            election = elect(self._stores[target], RUN, epoch=old, site=target)
+            election = elect(self._stores[target], RUN, epoch=old, site=target, or_nothing=True)
         except EpochUnknownHere:
             require(not self._look(target).knows(old), "an election was refused without need", site=target)
             self.tally["election refused"] += 1
             copy_forks(self._stores[self.site], self._stores[target], RUN)
-            election = elect(self._stores[target], RUN, epoch=old, site=target)
+            election = elect(self._stores[target], RUN, epoch=old, site=target, or_nothing=True)
         seen = self._look(target)
         self._check_election(seen.best(old), election.digest, where=f"promoting {target} to epoch {state.epoch}")
         fork_run(
@@ -332,7 +349,7 @@ class Orchestration:
         final = seen.best(self.epoch)
         require(final is not None, "nothing is left of the run", said=self._said())
         assert final is not None
-        election = elect(self._stores[self.site], RUN, epoch=self.epoch, site=self.site)
+        election = elect(self._stores[self.site], RUN, epoch=self.epoch, site=self.site, or_nothing=True)
         self._check_election(final, election.digest, where="the end")
         require(final.told["step"] == STEPS, "the run did not end at its last step", step=final.told["step"])
         self._check_stale(final)
@@ -356,7 +373,7 @@ class Orchestration:
             for site in sites:
                 if not site.knows(self.epoch):
                     continue
-                elected = elect(self._stores[site.name], RUN, epoch=self.epoch, site=site.name)
+                elected = elect(self._stores[site.name], RUN, epoch=self.epoch, site=site.name, or_nothing=True)
                 wrong = elected.digest in of_epoch - past.lineage
                 require(not wrong, "a stale write was elected", epoch=past.epoch, where=site.name)
 

@@ -49,6 +49,8 @@ class Job:
     log: Path
     mutant: str | None = None
     protocol: str | None = None
+    #: A person said that the run begins again: nothing of it is left to go on from.
+    anew: bool = False
 
 
 class HarmedClock(SystemClock):
@@ -100,7 +102,7 @@ def _train(job: Job, log: Log) -> int:
     loop = mutants.remember(loops.make(scenario.adapter, scenario.flavour), scenario.adapter, job.mutant)
     checkpointer = _checkpointer(job, fate, clock)
     log.say("fingerprint", fingerprint=checkpointer.fingerprint)
-    resumed = checkpointer.resume(loop.adapter)
+    resumed = None if job.anew else checkpointer.resume(loop.adapter)
     _say_resumed(log, resumed)
     begin = resumed.step if resumed else 0
     # A process that outlived its epoch has still much to say, all of it wrong.
