@@ -44,11 +44,11 @@ def run_references(state: DrillState, given_up: Event | None = None) -> dict[str
     Raises:
         ReferenceFailed: it did not end well.
     """
-    found = {}
+    found: dict[str, Reference] = {}
     for job in state.evidence("resume_training").get("jobs", []):
         if job["run"] is not None and not _goes_on_without(job):
             with tempfile.TemporaryDirectory(prefix="holdfast-reference-") as folder:
-                found[job["run"]] = _train(state, job, Path(folder), given_up or Event())
+                found[job["run"]] = _train(state, job, len(found) + 1, Path(folder), given_up or Event())
     return found
 
 
@@ -57,11 +57,11 @@ def _goes_on_without(job: dict[str, Any]) -> bool:
     return (job.get("degraded") or {}).get("policy") == NoCapacityPolicy.GO_ON
 
 
-def _train(state: DrillState, job: dict[str, Any], folder: Path, given_up: Event) -> Reference:
+def _train(state: DrillState, job: dict[str, Any], number: int, folder: Path, given_up: Event) -> Reference:
     clock, plan = state.rooms.clock, state.plan
     began = clock.monotonic()
     backend = state.rooms.backend(plan.target)
-    handle = backend.submit(_spec(state, job, folder))
+    handle = backend.submit(_spec(state, job, number, folder))
     try:
         status = _ended(state, backend, handle, given_up)
     except BaseException:
@@ -87,12 +87,13 @@ def _train(state: DrillState, job: dict[str, Any], folder: Path, given_up: Event
     return Reference(record.labels["model_digest"], model_files(store, record), round(clock.monotonic() - began, 3))
 
 
-def _spec(state: DrillState, job: dict[str, Any], folder: Path) -> JobSpec:
+def _spec(state: DrillState, job: dict[str, Any], number: int, folder: Path) -> JobSpec:
+    # Of several runs of a job each has a reference of its own: by one name the second would only find the first.
     spec = job_spec(
         state.rooms.topology,
         state.plan.group,
         job["job"],
-        run=f"reference-{state.drill_id}-{job['job']}",
+        run=f"reference-{state.drill_id}-{job['job']}" + (f".{number}" if number > 1 else ""),
         epoch=1,
         site=state.plan.target,
         dataset_snapshot=job.get("dataset_snapshot"),
