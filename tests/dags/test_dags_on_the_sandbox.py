@@ -165,8 +165,8 @@ def test_a_fault_nobody_notices_is_lifted_all_the_same_and_the_drill_is_no_pass(
 
 
 def test_a_drill_fails_over_lifts_the_fault_and_signs_what_it_measured(stage: Stage, run, tmp_path: Path):
-    # The run of the test before is near its end by now; this one is to be interrupted in the middle of its own. The plan
-    # takes both along: the other one was killed, and nobody has seen it end.
+    # The run of the test before is near its end by now; this one is to be interrupted in the middle of its own.
+    # The plan takes both along: the other one was killed, and nobody has seen it end.
     stop_jobs(stage.runtime, stage.sandbox)
     train(stage.runtime, GROUP)
     before = stage.state
