@@ -13,9 +13,10 @@ from typing import Any, cast
 
 import pytest
 
+import world as worlds
 from holdfast.engine.authority import NoMajority, OperationInProgress
 from holdfast.engine.authority.interface import Operation
-from holdfast.engine.checkpoint import Fenced, elect
+from holdfast.engine.checkpoint import Fenced, elect, replicate_checkpoint
 from holdfast.engine.compute.errors import ComputeUnavailable
 from holdfast.engine.compute.interface import JobHandle, JobSpec, JobState, JobStatus
 from holdfast.engine.config.compute import Placement
@@ -25,13 +26,14 @@ from holdfast.engine.drill.checkpoints import list_checkpoints
 from holdfast.engine.drill.conclude import conclude, free_unrecorded
 from holdfast.engine.drill.errors import FaultNotNoticed, TrainingFailed
 from holdfast.engine.drill.log import DrillState, open_drill
-from holdfast.engine.drill.reference import Reference
+from holdfast.engine.drill.reference import Reference, run_references
 from holdfast.engine.drill.run import run_drill
 from holdfast.engine.health.interface import Verdict
+from holdfast.engine.objectstore import local_store
 from holdfast.engine.objectstore.errors import StoreUnavailable
 from holdfast.engine.recovery import Answer, GateClosed, NeedsHuman, new_plan, run_plan
 from holdfast.engine.replication.errors import ResidencyRefused
-from holdfast.engine.snapshot import latest
+from holdfast.engine.snapshot import latest, put_snapshot
 from holdfast.engine.snapshot.digest import digest_of
 from holdfast.errors import UnknownName
 from world import AWS, GCP, GROUP, JOB, MODEL, RUN, World, make_world
@@ -216,6 +218,67 @@ def test_training_nobody_heard_of_has_lost_an_unknown_amount(
     assert journal.rpo["training_steps"] == lost
     assert journal.rpo["by_run"][0]["seconds"] == (None if lost is None else 0.0)
     assert journal.verdict.rpo_met is (None if lost is None else True)
+
+
+def test_a_run_that_was_dead_before_the_fault_is_measured_by_what_it_left(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plan takes it along as it takes the one that trains; its job was killed, and how far it got is known."""
+    dead = f"{RUN}.20250101T000000000000"
+    with monkeypatch.context() as patched:
+        patched.setattr(worlds, "RUN", dead)
+        manifest = world.checkpoint(AWS, 40, 1)
+    replicate_checkpoint(world.bare(AWS), world.bare(GCP), dead, manifest, site=GCP, clock=world.clock)
+    world.backends[AWS].jobs[f"{dead}.e1"] = JobStatus(JobState.STOPPED, step=44, total_steps=300)
+    reference = Reference(digest_of(FINAL), {"model.ubj": FINAL}, 1.0)
+    for module in (run, comparison):
+        monkeypatch.setattr(module, "run_references", lambda state, given_up=None: {RUN: reference, dead: reference})
+    # The dead one has a model only once it is resumed; of what is asked, only the loss is looked at here.
+    journal = drill(world, tmp_path)
+    lost = {one["name"]: one["training_steps"] for one in journal.rpo["by_run"]}
+    assert lost == {RUN: 7, dead: 4}
+    assert journal.rpo["training_steps"] == 11
+    assert journal.verdict.rpo_met is not None
+
+
+def test_of_several_runs_of_a_job_each_has_a_reference_of_its_own(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By one name the second would find the first one's job, and look for its model in an empty folder."""
+    backend, folders = world.backends[GCP], []
+
+    def submit(spec: JobSpec) -> JobHandle:
+        known = spec.name in backend.jobs
+        backend.jobs[spec.name] = JobStatus(JobState.SUCCEEDED)
+        if not known:
+            folder = Path(spec.environment["HOLDFAST_SCRATCH"])
+            folders.append(folder)
+            number = len(folders)
+            put_snapshot(
+                local_store("reference", folder),
+                dataset=MODEL,
+                files={"model.ubj": b"%d" % number},
+                epoch=1,
+                site=GCP,
+                labels={"model_digest": str(number)},
+                clock=world.clock,
+            )
+        return JobHandle("fake", GCP, spec.name, {"attempt": 1})
+
+    monkeypatch.setattr(backend, "submit", submit)
+    jobs = [{"job": JOB, "run": name, "dataset_snapshot": None} for name in (RUN, f"{RUN}.two", f"{RUN}.three")]
+    state = SimpleNamespace(
+        rooms=world,
+        plan=SimpleNamespace(group=GROUP, target=GCP),
+        drill_id="d1",
+        evidence=lambda _name: {"jobs": jobs},
+    )
+    found = run_references(cast("Any", state))
+    assert [(name, one.model_digest) for name, one in found.items()] == [
+        (RUN, "1"),
+        (f"{RUN}.two", "2"),
+        (f"{RUN}.three", "3"),
+    ]
 
 
 def test_a_zombie_that_is_believed_is_counted(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

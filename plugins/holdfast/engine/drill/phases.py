@@ -32,6 +32,7 @@ from holdfast.engine.recovery.runner import CLAIM_SECONDS, PlanResult, run_plan
 from holdfast.engine.recovery.senses import RealSenses
 from holdfast.engine.recovery.start_training import StartedJob, start_run
 from holdfast.engine.recovery.subjects import current_run, run_name
+from holdfast.engine.recovery.unfinished import runs_to_stop
 from holdfast.errors import HoldfastError
 
 _FAIL_OVER = ("decide", "commit_epoch", "fence", "promote", "switch_traffic", "verify")
@@ -212,20 +213,20 @@ def inject(state: DrillState, faults: FaultInjector) -> Evidence:
 
 
 def _jobs_now(state: DrillState) -> list[dict[str, Any]]:
-    """Where the training jobs stand, by their own heartbeats."""
+    """Where the job of every run stands that the plan may take along, by their own heartbeats."""
     plan = state.plan
     found = []
     for job in state.rooms.topology.group(plan.group).training:
-        run = current_run(state.rooms.store(plan.target), plan.group, job, epoch=plan.expected_epoch)
-        status = job_status(state.rooms, plan.source, run, plan.expected_epoch) if run else None
-        found.append(
-            {
-                "job": job,
-                "run": run,
-                "step": status.step if status else None,
-                "state": str(status.state) if status else None,
-            }
-        )
+        for run in runs_to_stop(state.rooms, plan, job):
+            status = job_status(state.rooms, plan.source, run, plan.expected_epoch)
+            found.append(
+                {
+                    "job": job,
+                    "run": run,
+                    "step": status.step if status else None,
+                    "state": str(status.state) if status else None,
+                }
+            )
     return found
 
 
