@@ -62,7 +62,7 @@ class AfterCommit:
                     site=name,
                     guard=guard,
                     clock=clock,
-                    forget=forget if name == site else partial(self._forget, name),
+                    forget=forget if name == site else lambda: None,
                     urgent=urgent,
                 )
                 for name, bucket in {site: store, **standbys}.items()
@@ -137,12 +137,5 @@ class AfterCommit:
         """In a replicator's thread, after each checkpoint it brought to its site."""
         if self._pace is not None:
             self._pace.replicated(site, seconds)
-        if (keeper := self._keepers.get(site)) is not None:
-            before = keeper.facts().get("deleted_blobs", 0)
-            keeper.committed()
-            # A collection that failed half-way does not tell what it had deleted.
-            if keeper.facts().get("error") or keeper.facts().get("deleted_blobs", 0) != before:
-                self._forget(site)
-
-    def _forget(self, site: str) -> None:
-        self._replicators[site].forget()
+        if site in self._keepers and self._keepers[site].committed():
+            self._replicators[site].forget()

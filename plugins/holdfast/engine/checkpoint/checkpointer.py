@@ -223,11 +223,14 @@ class Checkpointer:
             require_permission(self.guard, where=self.run, epoch=self.epoch)
         extra = fingerprint if fingerprint is not None else fingerprint_of(adapter)
         kept = KeptBlobs(spare_memory_bytes() if self._memory_bytes is None else self._memory_bytes)
-        settings: dict[str, Any] = {
-            "fingerprint": {**self.fingerprint, **extra},
-            "damage_of": partial(damage, kept=kept),
-        }
-        election = elect(self.store, self.run, epoch=self.epoch, site=self.site, **settings)
+        election = elect(
+            self.store,
+            self.run,
+            epoch=self.epoch,
+            site=self.site,
+            fingerprint={**self.fingerprint, **extra},
+            damage_of=partial(damage, kept=kept),
+        )
         if election.manifest is None:
             self._note_resume(election)
             return None

@@ -114,12 +114,16 @@ class Housekeeper:
         self._saves = 0
         self._facts: dict[str, Any] = {}
 
-    def committed(self) -> None:
-        """One more checkpoint is there. A collection that fails is told in `facts`, and made again when it is due."""
+    def committed(self) -> bool:
+        """One more checkpoint is there. A collection that fails is told in `facts`, and made again when it is due.
+
+        Returns:
+            whether blobs may have gone; one that failed half-way does not tell what it had deleted.
+        """
         due = self._saves % self._retention.every_saves == 0
         self._saves += 1
         if not due:
-            return
+            return False
         try:
             done = collect(
                 self._store,
@@ -134,11 +138,11 @@ class Housekeeper:
             )
         except PutOff:
             self._saves = 0  # again after the next
-            return
+            return True
         except Exception as error:  # training and replication go on, whatever a bucket holds
             told = str(error) if isinstance(error, HoldfastError) else f"{type(error).__name__}: {error}"
             self._facts = {**self._facts, "error": told}
-            return
+            return True
         if done.endangered:
             self._forget()
         self._facts = {
@@ -149,6 +153,7 @@ class Housekeeper:
             "endangered": list(done.endangered),
             "error": None,
         }
+        return bool(done.deleted_blobs)
 
     def facts(self) -> dict[str, Any]:
         """For the heartbeat: what is kept, what went since this process began, and why the last one failed."""
