@@ -10,7 +10,7 @@ import pytest
 
 from engine.checkpoint.worlds import write
 from holdfast.engine.checkpoint import Checkpointer, CheckpointUnreadable, TrainingState, elect, load_state
-from holdfast.engine.checkpoint.format import blob_key
+from holdfast.engine.checkpoint.format import BlobRef, blob_key, digest_of
 from holdfast.engine.checkpoint.restore import spare_memory_bytes, take
 from holdfast.engine.checkpoint.verify import KeptBlobs, damage
 from holdfast.engine.objectstore import OVERWRITE, ObjectReader, ObjectStore, memory_store
@@ -107,6 +107,15 @@ def test_what_is_taken_may_be_changed_and_the_store_is_not() -> None:
     plain = {"small.bin": b"small"}
     take(plain, "small.bin")[:1] = b"X"
     assert plain == {"small.bin": b"small"}
+
+
+def test_two_blobs_of_one_content_are_kept_once_and_counted_once() -> None:
+    kept, reference = KeptBlobs(10), BlobRef(digest=digest_of(b"123456"), size_bytes=6)
+    for _ in range(2):
+        kept.keep(reference, memoryview(bytearray(b"123456")))
+    assert kept.take(reference) == b"123456"
+    assert kept.take(reference) is None
+    assert kept.space(BlobRef(digest=digest_of(b""), size_bytes=10)) is not None, "nothing of the limit is lost"
 
 
 def test_the_memory_that_is_free_is_known_here() -> None:

@@ -66,9 +66,10 @@ class KeptBlobs:
         return space_for(reference) if reference.content_bytes <= self._left else None
 
     def keep(self, reference: BlobRef, content: memoryview) -> None:
-        """This content has been verified."""
-        self._left -= len(content)
-        self._blobs[reference.digest] = content
+        """This content has been verified; of two blobs with the same, one is kept."""
+        if reference.digest not in self._blobs:
+            self._left -= len(content)
+            self._blobs[reference.digest] = content
 
     def take(self, reference: BlobRef) -> memoryview | None:
         """The content, once; whoever takes it owns it."""
