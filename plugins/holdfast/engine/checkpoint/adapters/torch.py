@@ -29,7 +29,7 @@ from holdfast.engine.checkpoint.adapters.torch_tensors import (
 from holdfast.engine.checkpoint.errors import CheckpointError, not_of_this_adapter
 from holdfast.engine.checkpoint.live import LiveState, LiveTensor, grouped
 from holdfast.engine.checkpoint.restore import take
-from holdfast.engine.checkpoint.state import TrainingState
+from holdfast.engine.checkpoint.state import TrainingState, state_json
 
 GENERATORS_BLOB, REST_BLOB = "generators.safetensors", "rest.json"
 
@@ -83,7 +83,7 @@ class TorchAdapter:
             "scaler": self._scaler.state_dict() if self._scaler is not None else None,
             "extra": self._extra() if self._extra is not None else None,
         }
-        blobs = {GENERATORS_BLOB: blob_of(torch_states(self._generators)), REST_BLOB: _to_json(rest)}
+        blobs = {GENERATORS_BLOB: blob_of(torch_states(self._generators)), REST_BLOB: state_json(rest, "TorchAdapter")}
         return LiveState(tuple(groups), TrainingState(blobs, {}, (), fingerprint()))
 
     def state(self) -> TrainingState:
@@ -227,17 +227,3 @@ def _join(tensors: Mapping[str, Any], rest: Mapping[str, Any], like: list[dict[s
         for group, now in zip(rest["param_groups"], like, strict=True)
     ]
     return {"state": state, "param_groups": groups}
-
-
-def _to_json(rest: Mapping[str, Any]) -> bytes:
-    # Python's own JSON: it tells 1.0 from 1 and gives each float back as it was.
-    try:
-        return json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()
-    except TypeError as error:
-        raise CheckpointError(
-            "a part of the training state is neither tensor nor JSON",
-            where="TorchAdapter",
-            expected="numbers, text, lists and tensors",
-            found=str(error),
-            fix="Keep functions out of the scheduler's and `extra`'s state",
-        ) from None

@@ -28,7 +28,8 @@ from holdfast.engine.checkpoint.adapters.torch_tensors import TorchCopier, blob_
 from holdfast.engine.checkpoint.errors import CheckpointError, CheckpointUnreadable
 from holdfast.engine.checkpoint.order import rank_key
 from holdfast.engine.checkpoint.sharded.saved import SavedShards
-from holdfast.engine.checkpoint.sharded.state import ShardedState, to_json
+from holdfast.engine.checkpoint.sharded.state import ShardedState
+from holdfast.engine.checkpoint.state import state_json
 
 STATISTICS, GENERATORS, OTHER_GENERATORS = "model-statistics.safetensors", "generators.safetensors", "generators.json"
 
@@ -100,13 +101,13 @@ class ShardedTorchAdapter:
             {
                 STATISTICS: blob_of(buffers),
                 GENERATORS: blob_of(torch_states(self._generators, every_device=False)),
-                OTHER_GENERATORS: to_json(other_states(), OTHER_GENERATORS),
+                OTHER_GENERATORS: state_json(other_states(), OTHER_GENERATORS),
             },
             {
-                "optimizer": to_json(rest, "optimizer"),
-                "scheduler": to_json(self._scheduler and self._scheduler.state_dict(), "scheduler"),
-                "scaler": to_json(self._scaler and self._scaler.state_dict(), "scaler"),
-                "extra": to_json(self._extra() if self._extra is not None else None, "extra"),
+                "optimizer": state_json(rest, "optimizer"),
+                "scheduler": state_json(self._scheduler and self._scheduler.state_dict(), "scheduler"),
+                "scaler": state_json(self._scaler and self._scaler.state_dict(), "scaler"),
+                "extra": state_json(self._extra() if self._extra is not None else None, "extra"),
             },
             self.fingerprint(),
         )

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
-
-from holdfast.engine.checkpoint.errors import CheckpointError
 
 if TYPE_CHECKING:
     from holdfast.engine.checkpoint.sharded.saved import SavedShards
@@ -26,7 +23,7 @@ class ShardedState:
         groups: which blobs a tensor goes to, by its name: ``model``, ``model-frozen``, ``optimizer``. What begins
             with ``model`` counts for the model's digest.
         own: what this rank has alone: finished blobs by name, the same names at every rank.
-        rest: the same at every rank, each as JSON (see `to_json`): rank 0's are written.
+        rest: the same at every rank, each as JSON (see `state_json`): rank 0's are written.
         fingerprint: what of this rank's environment the numbers depend on, beyond what Holdfast records itself.
     """
 
@@ -52,17 +49,3 @@ class ShardedAdapter(Protocol):
 
     def load_shards(self, saved: SavedShards, *, rank: int, world: int) -> None:
         """Continue from there: exactly, where the ranks are as many as they were."""
-
-
-def to_json(value: Any, where: str) -> bytes:
-    """Python's own JSON: it tells 1.0 from 1 and gives each float back as it was. Raises CheckpointError."""
-    try:
-        return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(
-            "a part of the training state is neither tensor nor JSON",
-            where=where,
-            expected="numbers, text, lists and tensors",
-            found=str(error),
-            fix="Keep functions out of the scheduler's and `extra`'s state",
-        ) from None
