@@ -1,0 +1,349 @@
+"""Collect: remove what no live backup needs, in two phases, beside running backups.
+
+First an entry of the log says which packs are nobody's: from then on no writer reuses them, because whoever commits has
+read it. Later, judged by the store's own clock, their bytes go. Between the two a restore that began before still finds
+them. Both can be broken off and run again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+from holdfast.engine.objectstore.errors import ObjectNotFound, PermissionRefused
+from holdfast.engine.objectstore.interface import CREATE, ObjectInfo, ObjectStore
+from holdfast.engine.vault import layout
+from holdfast.engine.vault.backups import live_backups
+from holdfast.engine.vault.errors import CollectedMeanwhile, Damaged, Outdated
+from holdfast.engine.vault.history import load_history, write_hint
+from holdfast.engine.vault.index import MOST_CHUNKS, ChunkIndex, IndexedPack, encode_index
+from holdfast.engine.vault.log import LogEntry, append
+from holdfast.engine.vault.pack import PackClass, PackInfo
+from holdfast.engine.vault.reading import ChunkReader
+from holdfast.engine.vault.secrets import Secrets
+from holdfast.engine.vault.session import Session
+from holdfast.engine.vault.vault import PackPresence, Vault, index_digest
+
+#: Bytes of collected packs stay this long, for restores that began before.
+GRACE = timedelta(hours=24)
+#: Packs and indexes no entry names are left alone this long: their backup may still be running.
+ORPHAN_AGE = timedelta(hours=24)
+#: Indexes are written anew, as few large ones, when there are more of them.
+_MOST_INDEXES = 32
+_TRIES = 3
+
+
+@dataclass
+class CollectReport:
+    """What a collection found and did.
+
+    Args:
+        dead_packs: packs now said to be nobody's.
+        dead_bytes: their size: what will be freed.
+        deleted_packs, deleted_bytes: whose grace was over.
+        deleted_entries: log entries and indexes that count no more.
+        moved_bytes: what was written anew, out of packs of which little was needed.
+        kept_locked: keys the store would not remove yet, because they are locked.
+    """
+
+    live_backups: int = 0
+    live_chunks: int = 0
+    dead_packs: int = 0
+    dead_bytes: int = 0
+    deleted_packs: int = 0
+    deleted_bytes: int = 0
+    deleted_entries: int = 0
+    waiting_packs: int = 0
+    moved_bytes: int = 0
+    kept_locked: list[str] = field(default_factory=list)
+    entry: int | None = None
+
+
+@dataclass(frozen=True)
+class CollectOptions:
+    """How to collect.
+
+    Args:
+        grace: see `GRACE`.
+        orphan_age: see `ORPHAN_AGE`.
+        dry_run: only say what would go.
+        reader: the reader's secrets; with them packs of which little is needed are written anew.
+        sparse: such a pack's needed share is below this.
+        protect: told the key of each object that was written, to lock it.
+    """
+
+    grace: timedelta = GRACE
+    orphan_age: timedelta = ORPHAN_AGE
+    dry_run: bool = False
+    reader: Secrets | None = None
+    sparse: float = 0.5
+    protect: Callable[[str], None] = lambda _key: None
+
+
+def store_now(store: ObjectStore) -> datetime:
+    """What time the store itself says it is: nothing here goes by the clock of whoever collects."""
+    key = f"clock/{os.urandom(8).hex()}"
+    store.put(key, b"what time is it", mode=CREATE)
+    try:
+        return store.head(key).modified_at
+    finally:
+        with suppress(PermissionRefused):
+            store.delete(key)
+
+
+def collect(vault: Vault, options: CollectOptions | None = None) -> tuple[Vault, CollectReport]:
+    """Run a collection: say what is nobody's, and remove what was said to be long enough ago.
+
+    Raises:
+        RolledBack, NotEntitled.
+        Damaged: a live backup's tree cannot be read: nothing is removed while it is not known what is needed.
+        Outdated: others changed the vault again and again; run it again.
+    """
+    options = options or CollectOptions()
+    vault.refuse_alarm()
+    for attempt in range(1, _TRIES + 1):
+        vault = vault.at(load_history(vault.store, vault.secrets, hinted=False))
+        run = _Run(vault, options)
+        try:
+            return run.run(), run.report
+        except Outdated:
+            if attempt == _TRIES:
+                raise
+    raise AssertionError("unreachable")
+
+
+@dataclass
+class _Run:
+    vault: Vault
+    options: CollectOptions
+    report: CollectReport = field(default_factory=CollectReport)
+
+    def run(self) -> Vault:
+        store, dry = self.vault.store, self.options.dry_run
+        now = self.vault.clock.now() if dry else store_now(store)
+        there = {
+            parsed[1]: (parsed[0], info)
+            for info in store.list(layout.PACKS)
+            if (parsed := layout.parse_pack_key(info.key)) is not None
+        }
+        indexes = {info.key.removeprefix(layout.INDEXES): info for info in store.list(layout.INDEXES)}
+        if not dry:
+            self._remove_collected(there, indexes, now)
+        return self._say_dead(there, indexes, now)
+
+    # -- phase 1: say ------------------------------------------------------------------------------------------------
+
+    def _say_dead(
+        self, there: dict[bytes, tuple[str, ObjectInfo]], indexes: dict[str, ObjectInfo], now: datetime
+    ) -> Vault:
+        vault, report, history = self.vault, self.report, self.vault.history
+        presence = PackPresence({pack_id: (tier, info.size_bytes) for pack_id, (tier, info) in there.items()})
+        loaded = vault.load_index(presence)
+        if loaded.damaged:
+            raise Damaged(
+                "nothing is collected while an index is damaged",
+                where=vault.name,
+                found=loaded.damaged[0],
+                fix="Run `holdfast vault verify --repair` first",
+            )
+        live = self._live_bytes(loaded.index)
+        named = {info.pack_id for info in loaded.index.packs}
+        dead = {
+            pack_id
+            for pack_id, (_, info) in there.items()
+            if pack_id not in live
+            and pack_id not in history.collected
+            and (pack_id in named or now - info.modified_at > self.options.orphan_age)
+        }
+        sparse = self._sparse(loaded.index, live)
+        report.dead_packs = len(dead) + len(sparse)
+        report.dead_bytes = sum(there[pack_id][1].size_bytes for pack_id in dead) + sum(
+            info.size_bytes - live[info.pack_id] for info in sparse
+        )
+        gone = {pack_id for pack_id in history.collected if pack_id not in there}
+        orphans = {
+            bytes.fromhex(name)
+            for name, info in indexes.items()
+            if _is_hex(name)
+            and bytes.fromhex(name) not in history.indexes
+            and bytes.fromhex(name) not in history.dropped
+            and now - info.modified_at > self.options.orphan_age
+        }
+        undropped = {name for name in history.dropped if name.hex() not in indexes}
+        crowded = len(history.indexes) > _MOST_INDEXES
+        if self.options.dry_run or not (dead or sparse or gone or orphans or undropped or crowded):
+            return vault
+        new = dict(history.indexes)
+        if dead or sparse or gone or crowded:
+            moved = self._repack(loaded.index, sparse)
+            without = dead | {info.pack_id for info in sparse}
+            new = {**self._write_indexes(loaded.index, without), **moved}
+        return self._append(dead | {info.pack_id for info in sparse}, gone, new, orphans, undropped)
+
+    def _live_bytes(self, index: ChunkIndex) -> dict[bytes, int]:
+        """By pack that live backups need, how much of it. Raises Damaged: a tree cannot be read."""
+        reader = ChunkReader(self.vault, index)
+        backups = live_backups(self.vault)
+        self.report.live_backups = len(backups)
+        live: dict[int, int] = {}
+        seen: set[bytes] = set()
+
+        def need(name: bytes) -> None:
+            if name not in seen:
+                seen.add(name)
+                found = index.find(name)
+                if found is not None:
+                    live[found.pack] = live.get(found.pack, 0) + found.stored_bytes
+
+        for segment in dict.fromkeys(part.chunk_id for backup in backups for part in backup.segments):
+            need(segment)
+            for name in reader.segment(segment)["chunks"].combine_chunks().flatten().to_pylist():
+                need(name)
+        self.report.live_chunks = len(seen)
+        self._live = seen
+        return {index.packs[number].pack_id: size for number, size in live.items()}
+
+    def _sparse(self, index: ChunkIndex, live: dict[bytes, int]) -> list[PackInfo]:
+        """Packs worth rewriting: little of them is needed, and whoever collects may read them."""
+        return [
+            info
+            for info in index.packs
+            if info.pack_id in live
+            and live[info.pack_id] < self.options.sparse * info.size_bytes
+            and (info.kind is PackClass.TREE or self.options.reader is not None)
+        ]
+
+    def _repack(self, index: ChunkIndex, sparse: list[PackInfo]) -> dict[bytes, str]:
+        """Write what is needed of sparse packs into new ones. Returns their indexes."""
+        if not sparse:
+            return {}
+        reader = ChunkReader(replace(self.vault, secrets=self.options.reader or self.vault.secrets), index)
+        written: dict[bytes, str] = {}
+        for tier in sorted({info.tier for info in sparse}):
+            with Session(self.vault, ChunkIndex(()), tier, self.options.protect) as session:
+                for info in sparse:
+                    if info.tier != tier:
+                        continue
+                    number = index.pack_number(info.pack_id)
+                    assert number is not None
+                    wanted = [
+                        chunk.chunk_id
+                        for chunk in index.chunks_of(number)
+                        if chunk.chunk_id in self._live and index.locate_pack(chunk.chunk_id) == number
+                    ]
+                    for name, data in reader.iter_many(wanted):
+                        if isinstance(data, Damaged):
+                            raise data
+                        if session.add(info.kind, data) != name:
+                            raise Damaged("a chunk changed its name", where=self.vault.name, expected=name.hex())
+                written.update(session.finish())
+                self.report.moved_bytes += session.stored.stored_bytes
+        return written
+
+    def _write_indexes(self, index: ChunkIndex, without: set[bytes]) -> dict[bytes, str]:
+        """The same index in as few objects as go, without some packs."""
+        written: dict[bytes, str] = {}
+        batch: list[IndexedPack] = []
+        chunks = 0
+        for number, info in enumerate(index.packs):
+            if info.pack_id not in without:
+                batch.append(IndexedPack(info, index.chunks_of(number)))
+                chunks += len(batch[-1].chunks)
+            if chunks >= MOST_CHUNKS:
+                written.update([self._write_index(batch)])
+                batch, chunks = [], 0
+        if batch:
+            written.update([self._write_index(batch)])
+        return written
+
+    def _write_index(self, packs: list[IndexedPack]) -> tuple[bytes, str]:
+        secrets = self.vault.secrets
+        index_id, data = encode_index(packs, secrets.metadata_key, secrets.repository)
+        self.vault.store.put(layout.index_key(index_id), data, mode=CREATE)
+        self.options.protect(layout.index_key(index_id))
+        return index_id, index_digest(data)
+
+    def _append(
+        self, dead: set[bytes], gone: set[bytes], indexes: dict[bytes, str], orphans: set[bytes], undropped: set[bytes]
+    ) -> Vault:
+        vault = self.vault
+        history = vault.history
+        superseded = history.indexes.keys() - indexes.keys()
+
+        def seen(_entry: LogEntry) -> None:
+            # What it may have made needed was not looked at. What was just written is nobody's and goes later.
+            raise CollectedMeanwhile(sorted(dead) or [bytes(16)])
+
+        def describe(tip: LogEntry | None) -> tuple[dict[str, object], dict[str, object]]:
+            number = (tip.sequence if tip else 0) + 1
+            collected = {pack_id: at for pack_id, at in history.collected.items() if pack_id not in gone}
+            dropped = {name: at for name, at in history.dropped.items() if name not in undropped}
+            collected.update(dict.fromkeys(dead, number))
+            dropped.update(dict.fromkeys(superseded | orphans, number))
+            state = history.state(indexes=indexes, collected=collected, dropped=dropped)
+            return {"state": state}, {"dead_bytes": self.report.dead_bytes}
+
+        entry = append(
+            vault.store, vault.secrets, "collect", clock=vault.clock, tip=history.tip, describe=describe, seen=seen
+        )
+        self.report.entry = entry.sequence
+        vault = vault.commit(entry)
+        write_hint(vault.store, vault.history)
+        return vault
+
+    # -- phase 2: remove ---------------------------------------------------------------------------------------------
+
+    def _remove_collected(
+        self, there: dict[bytes, tuple[str, ObjectInfo]], indexes: dict[str, ObjectInfo], now: datetime
+    ) -> None:
+        history, report = self.vault.history, self.report
+        over = {
+            number: self._is_over(number, now)
+            for number in {*history.collected.values(), *history.dropped.values(), history.tip.sequence}
+        }
+        for pack_id, number in history.collected.items():
+            if pack_id not in there:
+                continue
+            if not over[number]:
+                report.waiting_packs += 1
+                continue
+            tier, info = there[pack_id]
+            if self._remove(layout.pack_key(tier, pack_id)):
+                report.deleted_packs += 1
+                report.deleted_bytes += info.size_bytes
+                del there[pack_id]
+        for name, number in history.dropped.items():
+            if name.hex() in indexes and over[number] and self._remove(layout.index_key(name)):
+                report.deleted_entries += 1
+                del indexes[name.hex()]
+        dated = {*history.collected.values(), *history.dropped.values()}
+        for number in history.stale:
+            # Readers that began before the newest anchor may still want them; and some date what was collected.
+            if over[history.tip.sequence] and number not in dated:
+                for key in (layout.entry_key(number), layout.entry_copy_key(number)):
+                    report.deleted_entries += self._remove(key)
+
+    def _is_over(self, number: int, now: datetime) -> bool:
+        """Whether the grace after an entry is over, by the store's clock."""
+        try:
+            return now - self.vault.store.head(layout.entry_key(number)).modified_at >= self.options.grace
+        except ObjectNotFound:
+            return False
+
+    def _remove(self, key: str) -> bool:
+        try:
+            self.vault.store.delete(key)
+            return True
+        except PermissionRefused:
+            self.report.kept_locked.append(key)
+            return False
+
+
+def _is_hex(name: str) -> bool:
+    try:
+        return len(bytes.fromhex(name)) == 16
+    except ValueError:
+        return False

@@ -1,0 +1,166 @@
+"""Forget: which backups stay (grandfather–father–son, legal holds), said in one entry; nothing is removed by it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from holdfast.engine.vault.backups import Backup, live_backups
+from holdfast.engine.vault.history import write_hint
+from holdfast.engine.vault.log import LogEntry, append
+from holdfast.engine.vault.vault import Vault
+from holdfast.errors import ConfigError, Refused
+
+#: The period of each tier as a format of its point in time; a period keeps its newest backup.
+_PERIODS = {"hourly": "%Y%m%d%H", "daily": "%Y%m%d", "weekly": "%G%V", "monthly": "%Y%m", "yearly": "%Y"}
+
+
+@dataclass(frozen=True)
+class Keep:
+    """How many backups of each source stay.
+
+    Args:
+        last: the newest ones.
+        hourly, daily, weekly, monthly, yearly: the newest of each of the last so many periods that have one, in UTC.
+    """
+
+    last: int = 0
+    hourly: int = 0
+    daily: int = 0
+    weekly: int = 0
+    monthly: int = 0
+    yearly: int = 0
+
+    def __post_init__(self) -> None:
+        counts = (self.last, self.hourly, self.daily, self.weekly, self.monthly, self.yearly)
+        if min(counts) < 0 or max(counts) == 0:
+            raise ConfigError(
+                "a retention that keeps nothing", where="keep", expected="at least one count above 0", found=str(self)
+            )
+
+
+@dataclass(frozen=True)
+class ForgetPlan:
+    """What stays and what goes, each with the reason."""
+
+    kept: tuple[tuple[Backup, str], ...]
+    forgotten: tuple[Backup, ...]
+
+
+def plan_forget(backups: Sequence[Backup], keep: Keep) -> ForgetPlan:
+    """Apply a retention to backups of any number of sources; the newest of a source always stays."""
+    reasons: dict[int, str] = {}
+    for source in sorted({backup.source for backup in backups}):
+        of_source = sorted(
+            (backup for backup in backups if backup.source == source),
+            key=lambda backup: (backup.taken_at, backup.sequence),
+            reverse=True,
+        )
+        for number, backup in enumerate(of_source[: max(1, keep.last)]):
+            reasons.setdefault(backup.sequence, "newest" if number == 0 else "last")
+        for tier, form in _PERIODS.items():
+            periods: set[str] = set()
+            for backup in of_source:
+                period = _period(backup.taken_at, form)
+                if len(periods) < getattr(keep, tier) and period not in periods:
+                    periods.add(period)
+                    reasons.setdefault(backup.sequence, tier)
+    for backup in backups:
+        if backup.held:
+            reasons[backup.sequence] = "legal hold"
+    kept = tuple((backup, reasons[backup.sequence]) for backup in backups if backup.sequence in reasons)
+    return ForgetPlan(kept, tuple(backup for backup in backups if backup.sequence not in reasons))
+
+
+def _period(moment: datetime, form: str) -> str:
+    return moment.strftime(form)
+
+
+def forget(
+    vault: Vault, keep: Keep | None = None, *, backups: Iterable[str] = (), source: str | None = None
+) -> tuple[Vault, ForgetPlan]:
+    """Forget by a retention, or backups by id. Their bytes go when a collection has found them to be nobody's.
+
+    Raises:
+        Refused: one of them is under a legal hold, or is the only one of its source.
+        RolledBack, NotEntitled.
+    """
+    vault.refuse_alarm()
+    live = live_backups(vault, source)
+    wanted = set(backups)
+    plan = plan_forget(live, keep) if keep is not None else _by_id(live, wanted)
+    if not plan.forgotten:
+        return vault, plan
+    gone = {backup.sequence for backup in plan.forgotten}
+    history = vault.history
+
+    def seen(entry: LogEntry) -> None:
+        nonlocal history
+        history = history.after(entry)
+        held = gone & history.held
+        if held:
+            raise Refused("a backup was put under a legal hold meanwhile", where=vault.name, found=str(sorted(held)))
+
+    entry = append(
+        vault.store,
+        vault.secrets,
+        "forget",
+        clock=vault.clock,
+        tip=history.tip,
+        describe=lambda _tip: (
+            {
+                "forgotten": sorted(gone),
+                "state": history.state(backups=[number for number in history.backups if number not in gone]),
+            },
+            {"by": "retention" if keep is not None else "name"},
+        ),
+        seen=seen,
+    )
+    vault = vault.at(history).commit(entry)
+    write_hint(vault.store, vault.history)
+    return vault, plan
+
+
+def _by_id(live: Sequence[Backup], wanted: set[str]) -> ForgetPlan:
+    unknown = wanted - {backup.backup_id for backup in live}
+    if unknown:
+        raise ConfigError(
+            "no live backup has this id", expected="ids of live backups", found=", ".join(sorted(unknown))
+        )
+    held = [backup.backup_id for backup in live if backup.backup_id in wanted and backup.held]
+    if held:
+        raise Refused(
+            "a backup is under a legal hold",
+            where=", ".join(held),
+            fix="Release it first with `holdfast vault hold --release`",
+        )
+    return ForgetPlan(
+        tuple((backup, "not named") for backup in live if backup.backup_id not in wanted),
+        tuple(backup for backup in live if backup.backup_id in wanted),
+    )
+
+
+def hold(vault: Vault, backups: Iterable[Backup], *, held: bool) -> Vault:
+    """Put backups under a legal hold, or release them. Raises NotEntitled."""
+    vault.refuse_alarm()
+    numbers = sorted(backup.sequence for backup in backups)
+    history = vault.history
+
+    def seen(entry: LogEntry) -> None:
+        nonlocal history
+        history = history.after(entry)
+        missing = set(numbers) - history.backups.keys()
+        if missing:
+            raise ConfigError("a backup was forgotten meanwhile", where=vault.name, found=str(sorted(missing)))
+
+    entry = append(
+        vault.store,
+        vault.secrets,
+        "hold",
+        clock=vault.clock,
+        tip=history.tip,
+        describe=lambda _tip: ({"backups": numbers, "held": held}, {}),
+        seen=seen,
+    )
+    return vault.at(history).commit(entry)

@@ -1,0 +1,215 @@
+"""Key objects: one role's secrets, encrypted under a key of their own that is wrapped for several recipients.
+
+Each is written once, in two copies. To change who can open a vault, a new one is written and the log names it; nothing
+else is encrypted anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+
+from holdfast.clock import Clock
+from holdfast.engine.objectstore.errors import ObjectNotFound
+from holdfast.engine.objectstore.interface import CREATE, ObjectStore
+from holdfast.engine.snapshot.documents import canonical
+from holdfast.engine.vault import layout
+from holdfast.engine.vault.crypto import seal, unseal
+from holdfast.engine.vault.errors import Damaged, NotEntitled, WrongKey
+from holdfast.engine.vault.history import Keys, load_history
+from holdfast.engine.vault.log import LogEntry, append
+from holdfast.engine.vault.recipients import Recipient
+from holdfast.engine.vault.secrets import ROLES, NewSecrets, Secrets, b64, public_of, unb64, verifier_of
+from holdfast.engine.vault.vault import Vault, init_vault
+from holdfast.errors import ConfigError
+
+FORMAT = "holdfast.vault.keys/1"
+KIND = b"K"
+
+
+def write_keyset(store: ObjectStore, secrets: Secrets, recipients: Sequence[Recipient]) -> str:
+    """Write a role's key objects. Returns their id.
+
+    Raises:
+        ConfigError: nobody could open it.
+    """
+    if not recipients:
+        raise ConfigError(
+            "a key set nobody can open", where=f"{store.name}: {secrets.role}", expected="at least one recipient"
+        )
+    keyset_id, key = os.urandom(16).hex(), os.urandom(32)
+    context = _context(secrets.repository, secrets.role, keyset_id)
+    document = canonical(
+        {
+            "format": FORMAT,
+            "repository": secrets.repository.hex(),
+            "role": secrets.role,
+            "keyset": keyset_id,
+            "recipients": [
+                {"kind": one.kind, "key": one.key_name, "wrapped": b64(one.wrap(key, context))} for one in recipients
+            ],
+            "sealed": b64(seal(key, KIND, secrets.repository, canonical(secrets.to_dict()))),
+        }
+    )
+    for copy in layout.KEY_COPIES:
+        store.put(layout.keyset_key(keyset_id, copy), document, mode=CREATE, content_type="application/json")
+    return keyset_id
+
+
+def _context(repository: bytes, role: str, keyset_id: str) -> dict[str, str]:
+    return {"holdfast-repository": repository.hex(), "holdfast-role": role, "holdfast-keyset": keyset_id}
+
+
+def unlock(store: ObjectStore, role: str, recipients: Iterable[Recipient]) -> Secrets:
+    """Open a role's key set with whichever recipient can.
+
+    Raises:
+        NoVault, HistoryDamaged: the log names no key set.
+        WrongKey: none of these opens it.
+        Damaged: both copies are gone or changed.
+    """
+    if role not in ROLES:
+        raise ConfigError("unknown role", expected=", ".join(ROLES), found=repr(role))
+    history = load_history(store)
+    keyset_id = history.keys.keysets[role]
+    damaged: Damaged | None = None
+    for copy in layout.KEY_COPIES:
+        where = f"{store.name}: {layout.keyset_key(keyset_id, copy)}"
+        try:
+            return _open(store.get(layout.keyset_key(keyset_id, copy)), role, history.repository, recipients, where)
+        except ObjectNotFound:
+            damaged = damaged or Damaged("a key object is missing", where=where)
+        except Damaged as error:
+            damaged = damaged or error
+    assert damaged is not None
+    raise damaged
+
+
+def _open(data: bytes, role: str, repository: bytes, recipients: Iterable[Recipient], where: str) -> Secrets:
+    try:
+        found = json.loads(data)
+        if found["format"] != FORMAT or found["role"] != role or found["repository"] != repository.hex():
+            raise ValueError(f"{found['format']}, role {found['role']}, repository {found['repository']}")
+        wrapped = [(str(one["kind"]), str(one["key"]), unb64(one["wrapped"])) for one in found["recipients"]]
+        sealed, keyset_id = unb64(found["sealed"]), str(found["keyset"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise Damaged(
+            "the key object cannot be read", where=where, expected=f"{FORMAT} of {role}", found=str(error)
+        ) from None
+    context = _context(repository, role, keyset_id)
+    tried: list[str] = []
+    for recipient in recipients:
+        for kind, name, data_key in wrapped:
+            if (kind, name) != (recipient.kind, recipient.key_name):
+                continue
+            try:
+                key = recipient.unwrap(data_key, context)
+            except WrongKey as error:
+                tried.append(str(error))
+                continue
+            return Secrets.from_dict(json.loads(unseal(key, KIND, repository, sealed, where)))
+    raise WrongKey(
+        f"none of the keys at hand opens the {role}'s key set",
+        where=where,
+        expected=", ".join(f"{kind} {name}" for kind, name, _ in wrapped),
+        found="; ".join(tried) or ", ".join(f"{one.kind} {one.key_name}" for one in recipients) or "no key",
+        fix="Use one of the recipients it was sealed for, e.g. the offline age identity",
+    )
+
+
+def make_vault(
+    name: str,
+    store: ObjectStore,
+    recipients: Mapping[str, Sequence[Recipient]],
+    *,
+    witnesses: Mapping[str, ObjectStore] | None = None,
+    clock: Clock | None = None,
+) -> tuple[Vault, NewSecrets]:
+    """Make a repository with its key objects.
+
+    Args:
+        recipients: by role (``writer``, ``reader``, ``admin``), who can open its key set.
+
+    Raises:
+        VaultExists: there is one; the key objects just written name another repository and are left for nobody.
+    """
+    secrets = NewSecrets.make()
+    keysets = {role: write_keyset(store, getattr(secrets, role), recipients[role]) for role in ROLES}
+    vault = init_vault(name, store, secrets, keysets=keysets, witnesses=witnesses, clock=clock)
+    return vault, secrets
+
+
+def rotate_keys(
+    vault: Vault,
+    recipients: Mapping[str, Sequence[Recipient]],
+    *,
+    writer: Secrets | None = None,
+    reader: Secrets | None = None,
+    new_generation: bool = False,
+    new_signer: bool = False,
+) -> tuple[Vault, dict[str, Secrets]]:
+    """Change who can open the vault, and what new packs are sealed to, without encrypting anything anew.
+
+    Args:
+        vault: opened by an administrator.
+        recipients: by role, who can open the new key set; a role left out keeps its own.
+        writer, reader: those roles' secrets, where their key sets are written anew.
+        new_generation: make a new key pair for content; older packs keep theirs. Needs the reader's secrets.
+        new_signer: make a new signing key for the writer, whose old one signs no further entry. Needs the writer's.
+
+    Returns:
+        The vault, and the new secrets of the roles that were written.
+
+    Raises:
+        NotEntitled: a role's secrets are needed and were not given.
+    """
+    vault.refuse_alarm()
+    keys, admin = vault.history.keys, vault.secrets
+    given = {"writer": writer, "reader": reader, "admin": admin}
+    public_keys, signers = dict(keys.recipients), dict(keys.signers)
+    if new_generation:
+        reader = _needed(reader, "reader")
+        generation, private = keys.generation + 1, os.urandom(32)
+        given["reader"] = Secrets(
+            "reader", reader.repository, reader.root, private={**reader.private, generation: private}
+        )
+        public_keys[generation] = public_of(private)
+    if new_signer:
+        old = _needed(writer, "writer")
+        signing = os.urandom(32)
+        given["writer"] = Secrets("writer", old.repository, old.root, signing=signing)
+        signers = {key: role for key, role in signers.items() if role != "writer"}
+        signers[verifier_of(signing)] = "writer"
+    changed = {*recipients, *(["reader"] if new_generation else []), *(["writer"] if new_signer else [])}
+    keysets, made = dict(keys.keysets), {}
+    for role in sorted(changed):
+        if role not in recipients:
+            raise ConfigError("a new key needs recipients", where=role, expected="who can open it", found="nobody")
+        made[role] = _needed(given[role], role)
+        keysets[role] = write_keyset(vault.store, made[role], recipients[role])
+    new = Keys(public_keys, signers, keysets).to_public()
+    history = vault.history
+
+    def seen(entry: LogEntry) -> None:
+        nonlocal history
+        history = history.after(entry)
+        if entry.kind == "keys":
+            raise ConfigError("the keys were changed by somebody else meanwhile", where=vault.name, fix="Run it again")
+
+    entry = append(
+        vault.store,
+        admin,
+        "keys",
+        clock=vault.clock,
+        tip=history.tip,
+        describe=lambda _tip: ({"keys": new}, {"keys": new}),
+        seen=seen,
+    )
+    return vault.at(history).commit(entry), made
+
+
+def _needed(secrets: Secrets | None, role: str) -> Secrets:
+    if secrets is None:
+        raise NotEntitled(f"the {role}'s secrets are needed to write its key set", expected=role, found="not given")
+    return secrets

@@ -1,0 +1,79 @@
+"""Where everything lies in a vault, relative to the store it is opened on. Formats: docs/formats/vault.md."""
+
+from __future__ import annotations
+
+import re
+
+from holdfast.errors import ConfigError
+
+HEAD = "head.json"
+LOG = "log/"
+LOG_COPIES = "log-copies/"
+INDEXES = "indexes/"
+PACKS = "packs/"
+KEYS = "keys/"
+WITNESS = "vault-witness/"
+#: Retention tiers from the shortest to the longest; the grandfather-father-son scheme.
+TIERS = ("hourly", "daily", "weekly", "monthly", "yearly")
+KEY_COPIES = ("a", "b")
+
+_ENTRY = re.compile(r"^(\d{12})\.json$")
+_PACK = re.compile(r"^packs/(?P<tier>[a-z]+)/[0-9a-f]{2}/(?P<id>[0-9a-f]{32})$")
+_NAME = re.compile(r"^[a-z0-9][a-z0-9-]{0,62}$")
+
+
+def entry_key(sequence: int) -> str:
+    return f"{LOG}{sequence:012d}.json"
+
+
+def entry_copy_key(sequence: int) -> str:
+    return f"{LOG_COPIES}{sequence:012d}.json"
+
+
+def sequence_of(name: str) -> int | None:
+    """The number of an entry by the last part of its key, ``None`` for something else."""
+    match = _ENTRY.match(name.rpartition("/")[2])
+    return int(match[1]) if match else None
+
+
+def pack_key(tier: str, pack_id: bytes) -> str:
+    name = pack_id.hex()
+    return f"{PACKS}{check_tier(tier)}/{name[:2]}/{name}"
+
+
+def parse_pack_key(key: str) -> tuple[str, bytes] | None:
+    """Tier and id, ``None`` when the key is of something else."""
+    match = _PACK.match(key)
+    return (match["tier"], bytes.fromhex(match["id"])) if match else None
+
+
+def index_key(index_id: bytes) -> str:
+    return f"{INDEXES}{index_id.hex()}"
+
+
+def keyset_key(keyset_id: str, copy: str) -> str:
+    return f"{KEYS}{keyset_id}.{copy}.json"
+
+
+def witness_prefix(repository: bytes) -> str:
+    return f"{WITNESS}{repository.hex()}/"
+
+
+def witness_key(repository: bytes, sequence: int) -> str:
+    return f"{witness_prefix(repository)}{sequence:012d}.json"
+
+
+def check_tier(tier: str) -> str:
+    """Raises ConfigError."""
+    if tier not in TIERS:
+        raise ConfigError("unknown retention tier", expected=f"one of {', '.join(TIERS)}", found=repr(tier))
+    return tier
+
+
+def check_name(name: str) -> str:
+    """A vault's or a source's name if it can stand in a key. Raises ConfigError."""
+    if not _NAME.match(name):
+        raise ConfigError(
+            "the name cannot stand in a key", expected="lower-case letters, digits and `-`", found=repr(name)
+        )
+    return name

@@ -1,0 +1,129 @@
+"""What each role knows: a writer names and seals, a reader opens, an administrator signs what removes."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from holdfast.engine.vault.crypto import hkdf
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+ROLES = ("writer", "reader", "admin")
+
+
+def b64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def unb64(text: str) -> bytes:
+    return base64.b64decode(text, validate=True)
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """The secrets of one role of one repository.
+
+    Args:
+        role: ``writer``, ``reader`` or ``admin``.
+        repository: id, 16 bytes.
+        root: what names, metadata and cut points are derived from; every role has it. Who has it can tell whether
+            content he knows is in the vault, and reads names and sizes, never content.
+        signing: Ed25519 seed of the role, ``None`` for a reader.
+        private: by generation, the X25519 private keys that open content; only a reader has them.
+    """
+
+    role: str
+    repository: bytes
+    root: bytes = field(repr=False)
+    signing: bytes | None = field(default=None, repr=False)
+    private: Mapping[int, bytes] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def chunk_key(self) -> bytes:
+        """Keys the BLAKE3 that names chunks."""
+        return self._derived(b"chunk ids")
+
+    @cached_property
+    def metadata_key(self) -> bytes:
+        """Seals indexes, trees and the bodies of log entries."""
+        return self._derived(b"metadata")
+
+    @cached_property
+    def chunk_seed(self) -> int:
+        """Alters the chunker's table, so that sizes of chunks say less about content."""
+        return int.from_bytes(self._derived(b"cut points")[:8], "big") >> 1
+
+    def _derived(self, what: bytes) -> bytes:
+        return hkdf(self.root, salt=self.repository, info=b"holdfast vault 1|root|" + what)
+
+    @cached_property
+    def signer(self) -> Ed25519PrivateKey | None:
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+        return None if self.signing is None else Ed25519PrivateKey.from_private_bytes(self.signing)
+
+    def private_key(self, generation: int) -> X25519PrivateKey | None:
+        """The key that opens packs of this generation, ``None`` when this role has none."""
+        from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+        found = self.private.get(generation)
+        return None if found is None else X25519PrivateKey.from_private_bytes(found)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For a key object; see `from_dict`."""
+        return {
+            "role": self.role,
+            "repository": self.repository.hex(),
+            "root": b64(self.root),
+            "signing": None if self.signing is None else b64(self.signing),
+            "private": {str(number): b64(key) for number, key in sorted(self.private.items())},
+        }
+
+    @classmethod
+    def from_dict(cls, found: Mapping[str, Any]) -> Secrets:
+        return cls(
+            role=found["role"],
+            repository=bytes.fromhex(found["repository"]),
+            root=unb64(found["root"]),
+            signing=None if found["signing"] is None else unb64(found["signing"]),
+            private={int(number): unb64(key) for number, key in found["private"].items()},
+        )
+
+
+@dataclass(frozen=True)
+class NewSecrets:
+    """The secrets of a new repository, one set per role."""
+
+    writer: Secrets
+    reader: Secrets
+    admin: Secrets
+
+    @classmethod
+    def make(cls) -> NewSecrets:
+        repository, root = os.urandom(16), os.urandom(32)
+        return cls(
+            writer=Secrets("writer", repository, root, signing=os.urandom(32)),
+            reader=Secrets("reader", repository, root, private={1: os.urandom(32)}),
+            admin=Secrets("admin", repository, root, signing=os.urandom(32)),
+        )
+
+
+def public_of(private: bytes) -> bytes:
+    """The X25519 public key of a private one."""
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+    return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+
+
+def verifier_of(signing: bytes) -> bytes:
+    """The Ed25519 public key of a seed."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    return Ed25519PrivateKey.from_private_bytes(signing).public_key().public_bytes_raw()

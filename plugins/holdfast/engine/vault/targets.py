@@ -1,0 +1,147 @@
+"""Where a backup is restored to: a folder of this machine, or a site's live layout as a published snapshot."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from holdfast.engine.objectstore.errors import ObjectNotFound
+from holdfast.engine.objectstore.interface import CREATE, ObjectStore
+from holdfast.engine.snapshot.digest import hash_stream
+from holdfast.engine.vault.tree import TreeRow
+from holdfast.errors import Refused
+
+_PIECE_BYTES = 4 * 1024 * 1024
+
+
+@dataclass
+class FolderTarget:
+    """A folder. Nothing in it is overwritten with other content, and no symbolic link in it is followed.
+
+    Args:
+        folder: its root; made where there is none.
+        overwrite: replace files whose content differs.
+    """
+
+    folder: Path
+    overwrite: bool = False
+    folds_case: bool = True
+    _made: set[str] = field(default_factory=set, repr=False)
+
+    def has(self, row: TreeRow) -> bool:
+        path = self.folder / row.path
+        if path.is_symlink() or not path.is_file():
+            return False
+        if path.stat().st_size == row.size_bytes and _digest(path) == row.digest:
+            return True
+        if not self.overwrite:
+            raise Refused(
+                "a file with other content is there",
+                where=str(path),
+                expected=row.digest,
+                found=f"{path.stat().st_size} bytes of something else",
+                fix="Restore into an empty folder, or say `--overwrite`",
+            )
+        return False
+
+    def write(self, row: TreeRow, pieces: Iterator[bytes]) -> None:
+        parent = self._parent(row.path)
+        name = row.path.rpartition("/")[2]
+        draft = f".{name[:200]}.{os.urandom(4).hex()}.part"
+        try:
+            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=parent)
+            try:
+                with os.fdopen(descriptor, "wb", buffering=0) as stream:
+                    for piece in pieces:
+                        _write_all(stream.fileno(), piece)
+                    os.fchmod(stream.fileno(), (row.mode if row.mode is not None else 0o644) & 0o777)
+                    if row.modified_at is not None:
+                        moment = round(row.modified_at.timestamp() * 1_000_000) * 1000
+                        os.utime(stream.fileno(), ns=(moment, moment))
+                os.replace(draft, name, src_dir_fd=parent, dst_dir_fd=parent)
+            except BaseException:
+                os.unlink(draft, dir_fd=parent)
+                raise
+        finally:
+            os.close(parent)
+
+    def finish(self) -> None:
+        return None
+
+    def _parent(self, path: str) -> int:
+        """An open folder the object belongs in, reached without following a link. The caller closes it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        opened = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            for part in path.split("/")[:-1]:
+                with suppress(FileExistsError):
+                    os.mkdir(part, 0o755, dir_fd=opened)
+                try:
+                    below = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=opened)
+                except OSError as error:
+                    raise Refused(
+                        "something that is no folder stands in the way",
+                        where=str(self.folder / path),
+                        expected="folders, and no symbolic links, below the target",
+                        found=f"{part}: {error.strerror}",
+                        fix="Restore into an empty folder",
+                    ) from None
+                os.close(opened)
+                opened = below
+        except BaseException:
+            os.close(opened)
+            raise
+        return opened
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb", buffering=0) as stream:
+        return hash_stream(iter(lambda: stream.read(_PIECE_BYTES), b"")).digest
+
+
+@dataclass
+class PrefixTarget:
+    """Keys below a prefix of a store, written create-only.
+
+    Args:
+        store: of the site.
+        prefix: with its final slash.
+    """
+
+    store: ObjectStore
+    prefix: str
+    folds_case: bool = False
+
+    def has(self, row: TreeRow) -> bool:
+        key = self.prefix + row.path
+        try:
+            info = self.store.head(key)
+        except ObjectNotFound:
+            return False
+        digest = hash_stream(self.store.open(key)).digest if info.size_bytes == row.size_bytes else None
+        if digest != row.digest:
+            raise Refused(
+                "an object with other content is there",
+                where=f"{self.store.name}: {key}",
+                expected=row.digest,
+                found=digest or f"{info.size_bytes} bytes",
+                fix="Restore to another prefix or site; nothing that is there is overwritten",
+            )
+        return True
+
+    def write(self, row: TreeRow, pieces: Iterator[bytes]) -> None:
+        key = self.prefix + row.path
+        streamed = self.store.capabilities().create_only_streamed
+        self.store.put(key, pieces if streamed and row.size_bytes > _PIECE_BYTES else b"".join(pieces), mode=CREATE)
+
+    def finish(self) -> None:
+        return None

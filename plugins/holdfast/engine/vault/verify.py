@@ -1,0 +1,234 @@
+"""Verify at three depths: that everything needed is there; that a sample opens; that every byte is right."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from blake3 import blake3
+
+from holdfast.engine.objectstore.errors import ObjectNotFound
+from holdfast.engine.vault import layout
+from holdfast.engine.vault.backups import Backup, live_backups
+from holdfast.engine.vault.errors import Damaged, HistoryDamaged, WrongKey
+from holdfast.engine.vault.index import ChunkIndex
+from holdfast.engine.vault.log import parse_entry
+from holdfast.engine.vault.pack import PackClass
+from holdfast.engine.vault.reading import ChunkReader
+from holdfast.engine.vault.vault import Vault
+
+_READERS = 2
+
+
+class Depth(StrEnum):
+    """How much is read."""
+
+    STRUCTURE = "structure"
+    SAMPLE = "sample"
+    FULL = "full"
+
+
+@dataclass(frozen=True)
+class VerifyOptions:
+    """How to verify.
+
+    Args:
+        depth: how much is read.
+        cycle: a sample reads each pack once in this time, whichever day it is run.
+        now: which part of the cycle it is; by default the vault's clock.
+        last: when the last sample ran; all parts since then are read. By default a day before.
+        backups: only these; by default all live ones.
+    """
+
+    depth: Depth = Depth.STRUCTURE
+    cycle: timedelta = timedelta(days=28)
+    now: datetime | None = None
+    last: datetime | None = None
+    backups: tuple[Backup, ...] = ()
+    progress: Callable[[int, int], None] = lambda _done, _all: None
+
+
+@dataclass
+class VerifyReport:
+    """What was found.
+
+    Args:
+        problems: what is wrong, one sentence each.
+        missing_packs, damaged_packs: ids.
+        affected: by backup id, the paths that cannot be restored whole.
+        packs_read, bytes_read: of the depth.
+        content_opened: content was decrypted; else its digest was compared, which a pack without one passes unread.
+    """
+
+    depth: Depth
+    backups: int = 0
+    objects: int = 0
+    packs: int = 0
+    packs_read: int = 0
+    bytes_read: int = 0
+    content_opened: bool = False
+    problems: list[str] = field(default_factory=list)
+    missing_packs: list[str] = field(default_factory=list)
+    damaged_packs: list[str] = field(default_factory=list)
+    affected: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def is_good(self) -> bool:
+        return not self.problems
+
+
+def verify_vault(vault: Vault, options: VerifyOptions | None = None) -> VerifyReport:
+    """Verify a vault. What is wrong is reported, not raised.
+
+    Raises:
+        HistoryDamaged: the log itself cannot be followed.
+    """
+    options = options or VerifyOptions()
+    report = VerifyReport(options.depth)
+    if vault.alarm is not None:
+        report.problems.append(str(vault.alarm))
+    for witness in vault.witnessed:
+        if witness.unknown is not None:
+            report.problems.append(f"the witness {witness.site} cannot be asked: {witness.unknown}")
+    _verify_copies(vault, report)
+    presence = vault.packs_there()
+    loaded = vault.load_index(presence)
+    report.problems.extend(loaded.damaged)
+    report.packs = len(loaded.index.packs)
+    bad_chunks: set[bytes] = set()
+    if options.depth is not Depth.STRUCTURE:
+        _verify_packs(vault, loaded.index, options, report, bad_chunks)
+    for pack_id in loaded.missing_packs:
+        report.missing_packs.append(pack_id.hex())
+    backups = options.backups or tuple(live_backups(vault))
+    reader = ChunkReader(vault, loaded.index)
+    for backup in backups:
+        _verify_backup(reader, loaded.index, backup, bad_chunks, report)
+    report.backups = len(backups)
+    return report
+
+
+def _verify_copies(vault: Vault, report: VerifyReport) -> None:
+    """Both copies of every entry and key object that counts are there and equal."""
+    history = vault.history
+    numbers = sorted({*history.backups, history.tip.sequence, history.keys_at.sequence})
+    pairs = [(layout.entry_key(number), layout.entry_copy_key(number)) for number in numbers]
+    for keyset_id in history.keys.keysets.values():
+        first, second = layout.KEY_COPIES
+        pairs.append((layout.keyset_key(keyset_id, first), layout.keyset_key(keyset_id, second)))
+    for pair in pairs:
+        found: list[bytes] = []
+        for key in pair:
+            try:
+                data = vault.store.get(key)
+                if key.startswith((layout.LOG, layout.LOG_COPIES)):
+                    parse_entry(data, f"{vault.store.name}: {key}", repository=history.repository)
+                found.append(data)
+            except ObjectNotFound:
+                report.problems.append(f"{vault.store.name}: {key} is missing; its copy is used")
+            except HistoryDamaged as damaged:
+                report.problems.append(f"{damaged} Its copy is used.")
+        if len(found) == 2 and hashlib.sha256(found[0]).digest() != hashlib.sha256(found[1]).digest():
+            report.problems.append(f"{vault.store.name}: {pair[0]} and {pair[1]} differ")
+
+
+def _verify_backup(
+    reader: ChunkReader, index: ChunkIndex, backup: Backup, bad: set[bytes], report: VerifyReport
+) -> None:
+    """That every chunk of every object lies in a pack that is there and good."""
+    affected: list[str] = []
+    for part in backup.segments:
+        try:
+            rows = reader.segment(part.chunk_id)
+        except (Damaged, WrongKey) as damaged:
+            report.problems.append(f"backup {backup.backup_id}: {part.rows} objects from {part.first!r} on: {damaged}")
+            affected.append(f"{part.first} … ({part.rows} objects)")
+            continue
+        report.objects += rows.num_rows
+        paths, chunks = rows["path"].to_pylist(), rows["chunks"].to_pylist()
+        for path, names in zip(paths, chunks, strict=True):
+            if any(name in bad or name not in index for name in names):
+                affected.append(path)
+    if affected:
+        report.affected[backup.backup_id] = affected
+        report.problems.append(
+            f"backup {backup.backup_id} of {backup.source}: {len(affected)} objects cannot be restored, "
+            f"the first {affected[0]!r}"
+        )
+
+
+def _verify_packs(
+    vault: Vault, index: ChunkIndex, options: VerifyOptions, report: VerifyReport, bad: set[bytes]
+) -> None:
+    numbers = list(range(len(index.packs)))
+    if options.depth is Depth.SAMPLE:
+        now = options.now or vault.clock.now()
+        last = options.last or now - timedelta(days=1)
+        numbers = [number for number in numbers if is_due(index.packs[number].pack_id, last, now, options.cycle)]
+    report.content_opened = bool(vault.secrets.private)
+    with ThreadPoolExecutor(_READERS) as pool:
+        for done, (number, read, problem, chunks) in enumerate(
+            pool.map(lambda number: _verify_pack(vault, index, number), numbers), start=1
+        ):
+            report.packs_read += 1
+            report.bytes_read += read
+            if problem is not None:
+                report.problems.append(problem)
+                report.damaged_packs.append(index.packs[number].pack_id.hex())
+                bad.update(chunks)
+            options.progress(done, len(numbers))
+
+
+def is_due(pack_id: bytes, last: datetime, now: datetime, cycle: timedelta) -> bool:
+    """Whether a pack's place in the cycle lies between two moments: every pack's does within each whole cycle."""
+    length = cycle.total_seconds()
+    if (now - last).total_seconds() >= length:
+        return True
+    place = int.from_bytes(blake3(pack_id).digest(8), "big") / 2**64 * length
+    begin, end = last.timestamp() % length, now.timestamp() % length
+    return begin < place <= end if begin <= end else place > begin or place <= end
+
+
+def _verify_pack(vault: Vault, index: ChunkIndex, number: int) -> tuple[int, int, str | None, Iterable[bytes]]:
+    """One pack, read whole: its digest, and every chunk opened where the keys allow."""
+    info = index.packs[number]
+    key = layout.pack_key(info.tier, info.pack_id)
+    where = f"{vault.store.name}: {key}"
+    chunks = index.chunks_of(number)
+    names = [chunk.chunk_id for chunk in chunks]
+    try:
+        data = vault.store.get(key)
+    except ObjectNotFound:
+        return number, 0, f"{where} is missing", names
+    bad = list(_bad_chunks(vault, index, number, data, where))
+    if bad:
+        return number, len(data), f"{where}: {len(bad)} of {len(chunks)} chunks are damaged", bad
+    if len(data) != info.size_bytes or (info.digest is not None and blake3(data).digest() != info.digest):
+        opened = info.kind is PackClass.TREE or bool(vault.secrets.private)
+        return number, len(data), f"{where}: its bytes are not those that were written", [] if opened else names
+    return number, len(data), None, ()
+
+
+def _bad_chunks(vault: Vault, index: ChunkIndex, number: int, data: bytes, where: str) -> Iterable[bytes]:
+    from holdfast.engine.vault.pack import read_head
+
+    info = index.packs[number]
+    if info.kind is PackClass.DATA and not vault.secrets.private:
+        return
+    chunks = index.chunks_of(number)
+    try:
+        head = read_head(data, vault.secrets, info.pack_id, where)
+    except (Damaged, WrongKey):
+        yield from (chunk.chunk_id for chunk in chunks)
+        return
+    view = memoryview(data)
+    for chunk in chunks:
+        try:
+            stored = view[chunk.offset : chunk.offset + chunk.stored_bytes]
+            head.open_chunk(chunk, stored, vault.secrets.chunk_key, where)
+        except Damaged:
+            yield chunk.chunk_id
