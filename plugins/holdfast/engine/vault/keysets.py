@@ -18,10 +18,10 @@ from holdfast.engine.vault import layout
 from holdfast.engine.vault.crypto import seal, unseal
 from holdfast.engine.vault.errors import Damaged, NotEntitled, WrongKey
 from holdfast.engine.vault.history import Keys, load_history
-from holdfast.engine.vault.log import LogEntry, append
+from holdfast.engine.vault.log import LogEntry, append, sequences
 from holdfast.engine.vault.recipients import Recipient
 from holdfast.engine.vault.secrets import ROLES, NewSecrets, Secrets, b64, public_of, unb64, verifier_of
-from holdfast.engine.vault.vault import Vault, init_vault
+from holdfast.engine.vault.vault import Vault, init_vault, vault_exists
 from holdfast.errors import ConfigError
 
 FORMAT = "holdfast.vault.keys/1"
@@ -132,8 +132,10 @@ def make_vault(
         recipients: by role (``writer``, ``reader``, ``admin``), who can open its key set.
 
     Raises:
-        VaultExists: there is one; the key objects just written name another repository and are left for nobody.
+        VaultExists: there is one. Where it was made at the same time, key objects that open nothing are left behind.
     """
+    if sequences(store):
+        raise vault_exists(store)
     secrets = NewSecrets.make()
     keysets = {role: write_keyset(store, getattr(secrets, role), recipients[role]) for role in ROLES}
     vault = init_vault(name, store, secrets, keysets=keysets, witnesses=witnesses, clock=clock)

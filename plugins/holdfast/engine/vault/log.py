@@ -248,7 +248,8 @@ def append(
             body=body,
         )
         found = create_or_read(store, layout.entry_key(sequence), data, content_type="application/json")
-        entry = parse_entry(found, f"{store.name}: {layout.entry_key(sequence)}", repository=secrets.repository)
+        repository = None if kind == "init" else secrets.repository
+        entry = parse_entry(found, f"{store.name}: {layout.entry_key(sequence)}", repository=repository)
         if entry.write_id == write_id:
             _check_newest(store, entry)
             create_or_read(store, layout.entry_copy_key(sequence), found, content_type="application/json")

@@ -214,13 +214,8 @@ def init_vault(
     def describe(_tip: LogEntry | None) -> tuple[dict[str, object], dict[str, object]]:
         return {"keys": keys.to_public()}, {"keys": keys.to_public()}
 
-    def taken(entry: LogEntry) -> None:
-        raise VaultExists(
-            "there is a vault here already",
-            where=store.name,
-            found=f"made at {entry.created_at.isoformat()}",
-            fix="Use it, or name another site or prefix",
-        )
+    def taken(_entry: LogEntry) -> None:
+        raise vault_exists(store)
 
     entry = append(store, admin, "init", clock=clock, tip=None, describe=describe, seen=taken)
     history = History(admin.repository, entry, keys, entry)
@@ -228,6 +223,13 @@ def init_vault(
     vault = Vault(name, store, admin, history, dict(witnesses or {}), clock=clock)
     write_witness(vault.witnesses, admin, entry)
     return vault
+
+
+def vault_exists(store: ObjectStore) -> VaultExists:
+    """The error of a place that is taken."""
+    return VaultExists(
+        "there is a vault here already", where=store.name, fix="Use it, or name another site or prefix for a new one"
+    )
 
 
 def open_vault(
