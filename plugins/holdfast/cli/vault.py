@@ -193,7 +193,8 @@ def verify(
 ) -> None:
     """Whether all a live backup needs is there (structure), opens (sample), and is right to the last byte (full).
 
-    A sample reads the packs that are due since the last one; in the vault's `verify_days` each is.
+    A sample reads the packs that are due since the last one; in the vault's `verify_days` each is. What was found whole
+    is noted in the vault: `status` calls a backup verified by it.
 
     Exit codes: 0 nothing is wrong, 3 the wrong key, 4 something is: it is named, and what cannot be restored for it.
     """
@@ -201,7 +202,12 @@ def verify(
     name = choose_vault(runtime, vault)
     with count_progress(errors, f"verify {name}", runtime.clock) as progress:
         report = keeping.verified(
-            runtime, name, depth, last=_utc(last), site=site, options=VerifyOptions(progress=progress)
+            runtime,
+            name,
+            depth,
+            last=_utc(last) or keeping.last_sample(runtime, name),
+            site=site,
+            options=VerifyOptions(progress=progress),
         )
     if as_json:
         print_json({"vault": name, "good": report.is_good, **report.__dict__})
@@ -314,7 +320,7 @@ def mirror(vault: VaultOption = None, topology: TopologyOption = None, as_json: 
 @app.command("status")
 @reports_errors
 def status(group: GroupOption = None, topology: TopologyOption = None, as_json: JsonOption = False) -> None:
-    """How old the newest backup of each dataset and model is, against the group's RPO.
+    """How old the newest verified backup of each dataset and model is, against what may be lost.
 
     Exit codes: 0 every one is new enough, 1 one is not or cannot be told, 2 bad input.
     """
@@ -331,7 +337,10 @@ def status(group: GroupOption = None, topology: TopologyOption = None, as_json: 
                     {
                         "vault": point.vault,
                         "subject": point.subject,
-                        "backup": point.backup.backup_id if point.backup else None,
+                        "newest": point.newest.backup_id if point.newest else None,
+                        "verified": point.backup.backup_id if point.backup else None,
+                        "verified_at": point.verified_at,
+                        "depth": point.depth,
                         "age_seconds": point.age_seconds,
                         "rpo_seconds": point.rpo_seconds,
                         "met": point.met,

@@ -158,12 +158,12 @@ def print_collected(name: str, report: CollectReport, *, dry_run: bool) -> None:
 
 
 def print_points(points: Sequence[RecoveryPoint]) -> None:
-    table = Table("vault", "what", "newest backup", "age", "RPO", "")
+    table = Table("vault", "what", "newest verified backup", "read", "age", "RPO", "")
     for point in points:
         age = "none" if point.age_seconds is None else f"{point.age_seconds:.0f} s"
         mark = {True: "met", False: "missed", None: "unknown"}[point.met]
         name = point.backup.backup_id[:12] if point.backup else "-"
-        table.add_row(point.vault, point.subject, name, age, f"{point.rpo_seconds:.0f} s", mark)
+        table.add_row(point.vault, point.subject, name, point.depth or "-", age, f"{point.rpo_seconds:.0f} s", mark)
     console.print(table)
     for error in {point.error for point in points if point.error}:
         say(f"  {error}")

@@ -49,6 +49,9 @@ class Vault(Model):
         default_factory=dict, description="Per retention tier how long its objects cannot be removed by anybody."
     )
     grace_hours: float = Field(24.0, ge=0, description="How long collected bytes stay for restores that began before.")
+    rpo_hours: float | None = Field(
+        26.0, gt=0, description="How old the newest verified backup may be; none: the group's `rpo_seconds`."
+    )
     verify_days: float = Field(28.0, gt=0, description="In this time a sampled verification reads every pack once.")
     backup_schedule: str | None = Field("@daily", description="Cron expression of `back_up`; none: only by hand.")
     verify_schedule: str | None = Field("@daily", description="Cron expression of `verify_backups`.")

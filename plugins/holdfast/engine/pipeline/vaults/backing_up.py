@@ -16,6 +16,8 @@ from holdfast.engine.snapshot import open_snapshot
 from holdfast.engine.vault.backup import BackupOptions, BackupReport, Progress, back_up
 from holdfast.engine.vault.mirror import MirrorReport, mirror_vault
 from holdfast.engine.vault.sources import SnapshotSource, Source
+from holdfast.engine.vault.verifications import note_verification
+from holdfast.engine.vault.verify import VerifyOptions, verify_vault
 from holdfast.errors import ConfigError, HoldfastError
 
 Tell = Callable[[Progress], None]
@@ -36,12 +38,14 @@ class Made:
     Args:
         mirrors: by site, what was copied there, or why nothing was.
         witnesses: by site, ``None`` or why it could not witness the backup.
+        problems: what a look at its structure found wrong, once it was made.
     """
 
     vault: str
     report: BackupReport = field(repr=False)
     mirrors: Mapping[str, MirrorReport | HoldfastError] = field(default_factory=dict)
     witnesses: Mapping[str, str | None] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
 
     def to_summary(self) -> dict[str, Any]:
         stored = self.report.stored
@@ -62,7 +66,7 @@ class Made:
                 else {"copied": found.copied, "copied_bytes": found.copied_bytes, "problems": found.problems}
                 for site, found in self.mirrors.items()
             },
-            "warnings": list(self.report.damaged),
+            "warnings": [*self.report.damaged, *self.problems],
         }
 
     def require_mirrored(self) -> Made:
@@ -72,6 +76,7 @@ class Made:
             for site, found in self.mirrors.items()
             if isinstance(found, HoldfastError) or found.problems
         ]
+        failed += self.problems
         failed += [f"witness {site}: {error}" for site, error in self.witnesses.items() if error is not None]
         if failed:
             raise NotMirrored(
@@ -168,8 +173,11 @@ def back_up_source(
         full=full,
     )
     report = back_up(opened(runtime, vault, "writer"), source, options)
+    checked = verify_vault(report.vault, VerifyOptions(backups=(report.backup,)))
+    if checked.is_good:
+        note_verification(report.vault, checked, frozenset([report.backup.sequence]), report.vault.secrets)
     witnesses = {witness.site: witness.unknown for witness in report.witnessed}
-    return Made(vault, report, mirror_everywhere(runtime, vault), witnesses)
+    return Made(vault, report, mirror_everywhere(runtime, vault), witnesses, tuple(checked.problems))
 
 
 def mirror_everywhere(runtime: Runtime, vault: str) -> dict[str, MirrorReport | HoldfastError]:

@@ -18,24 +18,31 @@ from holdfast.engine.vault.forget import ForgetPlan, Keep, forget, hold, plan_fo
 from holdfast.engine.vault.keysets import rotate_keys
 from holdfast.engine.vault.secrets import ROLES, Secrets
 from holdfast.engine.vault.vault import Vault
+from holdfast.engine.vault.verifications import note_verification, verifications, verified_by
 from holdfast.engine.vault.verify import Depth, VerifyOptions, VerifyReport, verify_vault
 from holdfast.errors import ConfigError, HoldfastError
 
 
 @dataclass(frozen=True)
 class RecoveryPoint:
-    """The newest backup of one dataset or model, against what may be lost.
+    """The newest verified backup of one dataset or model, against what may be lost.
 
     Args:
-        age_seconds: of its content, now; ``None``: there is none.
+        newest: the newest backup, verified or not.
+        backup: the newest that a verification covered and found whole.
+        verified_at, depth: when, and how much of it was read then.
+        age_seconds: of the verified backup's content, now; ``None``: there is none.
         error: why it is not known.
     """
 
     vault: str
     subject: str
+    newest: Backup | None
     backup: Backup | None
     age_seconds: float | None
     rpo_seconds: float
+    verified_at: datetime | None = None
+    depth: str | None = None
     error: str | None = None
 
     @property
@@ -44,6 +51,14 @@ class RecoveryPoint:
         if self.error is not None:
             return None
         return self.age_seconds is not None and self.age_seconds <= self.rpo_seconds
+
+    def text(self) -> str:
+        """How it stands, for a line."""
+        if self.error is not None:
+            return self.error
+        if self.age_seconds is None:
+            return "no verified backup"
+        return f"{self.age_seconds:.0f} s old, at most {self.rpo_seconds:.0f} s are allowed"
 
 
 def listed(
@@ -56,22 +71,39 @@ def listed(
 
 
 def recovery_points(runtime: Runtime, group: str, vault: str) -> list[RecoveryPoint]:
-    """How old the newest backup of each of a group's datasets and models is. A vault that cannot be read is told of."""
-    rpo = runtime.topology.group(group).objectives.rpo_seconds
+    """How old the newest verified backup of each of a group's datasets and models is.
+
+    A vault that cannot be read is told of.
+    """
+    hours = runtime.topology.vault(vault).rpo_hours
+    rpo = runtime.topology.group(group).objectives.rpo_seconds if hours is None else hours * 3600
     subjects = snapshot_subjects(runtime.topology, group)
     try:
         found = opened(runtime, vault, "writer")
         if found.alarm is not None:
             raise found.alarm
         backups = live_backups(found)
+        proofs = verified_by(found)
     except HoldfastError as error:
-        return [RecoveryPoint(vault, subject, None, None, rpo, str(error)) for subject in subjects]
+        return [RecoveryPoint(vault, subject, None, None, None, rpo, error=str(error)) for subject in subjects]
     now = runtime.clock.now()
     points = []
     for subject in subjects:
-        best = newest(one for one in backups if one.source == subject)
-        age = None if best is None else (now - best.taken_at).total_seconds()
-        points.append(RecoveryPoint(vault, subject, best, age, rpo))
+        of_subject = [one for one in backups if one.source == subject]
+        best = newest(one for one in of_subject if one.sequence in proofs)
+        proof = None if best is None else proofs[best.sequence]
+        points.append(
+            RecoveryPoint(
+                vault,
+                subject,
+                newest(of_subject),
+                best,
+                None if best is None else (now - best.taken_at).total_seconds(),
+                rpo,
+                None if proof is None else proof.at,
+                None if proof is None else proof.depth,
+            )
+        )
     return points
 
 
@@ -84,7 +116,9 @@ def verified(
     site: str | None = None,
     options: VerifyOptions | None = None,
 ) -> VerifyReport:
-    """Verify a vault. With a reader's keys at hand content is opened; with a writer's only, digests are compared.
+    """Verify a vault, and note it where nothing is wrong.
+
+    With a reader's keys at hand content is opened; with a writer's only, digests are compared.
 
     Args:
         last: when the last sample was read.
@@ -95,7 +129,16 @@ def verified(
     except (WrongKey, ConfigError):
         found = opened(runtime, vault, "writer", site=site)
     cycle = timedelta(days=runtime.topology.vault(vault).verify_days)
-    return verify_vault(found, VerifyOptions(depth=depth, cycle=cycle, last=last, progress=given.progress))
+    report = verify_vault(found, VerifyOptions(depth=depth, cycle=cycle, last=last, progress=given.progress))
+    if report.is_good and site is None:
+        note_verification(found, report, frozenset(found.history.backups), unlocked(runtime, vault, "writer"))
+    return report
+
+
+def last_sample(runtime: Runtime, vault: str) -> datetime | None:
+    """When a sample or everything was last read, ``None``: never."""
+    found = opened(runtime, vault, "writer")
+    return next((one.at for one in verifications(found) if one.depth != Depth.STRUCTURE), None)
 
 
 def keep_of(settings: KeepBackups) -> Keep:
