@@ -163,7 +163,8 @@ def test_a_key_that_was_replaced_opens_nothing(vaults: Vaults, tmp_path: Path) -
     [
         (("restore",), 2, "where to is not clear"),
         (("restore", "--to-site", "nowhere:x"), 2, "unknown name"),
-        (("restore", "--to-site", "site-b"), 2, "a prefix is needed"),
+        (("restore", "--to-site", "site-b"), 2, "not restored to this prefix"),
+        (("restore", "--to-site", "site-b:data/prices"), 2, "not restored to this prefix"),
         (("list", "--vault", "none"), 2, "unknown name"),
         (("list", "--from", "site-a"), 2, "does not lie at this site"),
         (("show", "ffff"), 2, "no live backup"),

@@ -151,9 +151,6 @@ def restore(
         target, admit = restoring.folder_target(to, overwrite=overwrite), lambda _backup: None
     else:
         where, _, prefix = str(to_site).partition(":")
-        runtime.topology.site(where)
-        if not prefix.strip("/"):
-            raise ConfigError("a prefix is needed", where="--to-site", expected="SITE:PREFIX", found=str(to_site))
         target, admit = restoring.site_target(runtime, where, prefix), restoring.admitted_at(runtime, where)
     with vault_progress(errors, f"restore from {name}", runtime.clock) as progress:
         report = restoring.restored(

@@ -1,4 +1,4 @@
-"""``holdfast vault backup``: a group's datasets and models, a folder, a command's output."""
+"""``holdfast vault backup``: a group's datasets and models, a run, a folder, a command's output."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from holdfast.engine.runtime import Runtime
 from holdfast.engine.vault.layout import check_name
 from holdfast.errors import HoldfastError
 
-app = typer.Typer(help="Back up: group, tree, command.", no_args_is_help=True)
+app = typer.Typer(help="Back up: group, run, tree, command.", no_args_is_help=True)
 
 LabelOption = Annotated[list[str] | None, typer.Option("--label", metavar="NAME=VALUE", help="May be repeated.")]
 
@@ -68,6 +68,31 @@ def group_(
         print_json({"group": name, "backups": done, "errors": [error.as_dict() for error in failed]})
     if failed:
         raise typer.Exit(failed[0].exit_code)
+
+
+@app.command("run")
+@reports_errors
+def run_(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A training run of the group; `holdfast train status`.")],
+    group: GroupOption = None,
+    site: Annotated[str | None, typer.Option("--site", help="Where it is read; by default the active site.")] = None,
+    tier: TierOption = "daily",
+    vault: VaultOption = None,
+    topology: TopologyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Back up a training run with its checkpoints. It may go on training meanwhile.
+
+    Restored with `--to-site SITE:runs/RUN` it can be resumed at that site.
+
+    Exit codes: 0 made, mirrored and witnessed, 1 something changed meanwhile or a mirror lacks it, 2 bad input,
+    3 refused or the wrong key, 4 rolled back, or no majority.
+    """
+    runtime = Runtime.from_environment(topology)
+    name, one = choose_group(runtime, group), choose_vault(runtime, vault)
+    with vault_progress(errors, f"{run} → {one}", runtime.clock) as progress:
+        made = backing_up.back_up_run(runtime, name, run, one, site=site, tier=tier, progress=progress)
+    _tell(made, as_json)
 
 
 @app.command("tree")

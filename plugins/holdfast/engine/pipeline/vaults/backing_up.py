@@ -6,15 +6,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from holdfast.engine.checkpoint.format import run_root
 from holdfast.engine.pipeline.active import require_active
 from holdfast.engine.pipeline.replicas import record_at
 from holdfast.engine.pipeline.vaults.opening import opened, vault_store
-from holdfast.engine.recovery.subjects import snapshot_subjects
+from holdfast.engine.recovery.subjects import base_run, snapshot_subjects
 from holdfast.engine.replication.residency import check_hop, residency_for
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.snapshot import open_snapshot
 from holdfast.engine.vault.backup import BackupOptions, BackupReport, Progress, back_up
 from holdfast.engine.vault.mirror import MirrorReport, mirror_vault
+from holdfast.engine.vault.prefix_source import PrefixSource
 from holdfast.engine.vault.sources import SnapshotSource, Source
 from holdfast.engine.vault.verifications import note_verification
 from holdfast.engine.vault.verify import VerifyOptions, verify_vault
@@ -23,6 +25,8 @@ from holdfast.errors import ConfigError, HoldfastError
 Tell = Callable[[Progress], None]
 #: Models are finished files that change as a whole.
 _MODEL_CHUNK_BYTES = 1024 * 1024
+#: Checkpoints' blobs change as a whole or not at all.
+_RUN_CHUNK_BYTES = 2 * 1024 * 1024
 
 
 class NotMirrored(HoldfastError):
@@ -150,6 +154,52 @@ def back_up_subject(
         chunk_bytes=chunk,
         labels={"group": group, **(labels or {})},
         progress=progress,
+    )
+
+
+def back_up_run(
+    runtime: Runtime,
+    group: str,
+    run: str,
+    vault: str,
+    *,
+    site: str | None = None,
+    tier: str = "daily",
+    progress: Tell | None = None,
+) -> Made:
+    """Back up a training run: its checkpoints, epochs and attempts. Restored below ``runs/`` it can go on there.
+
+    Args:
+        site: where it is read; by default the active site.
+
+    Raises:
+        ConfigError: no job of the group has such a run, or the site has none of it.
+        Others: as `back_up_subject`.
+    """
+    topology = runtime.topology
+    jobs = [job for job in topology.group(group).training if run.startswith(base_run(group, job))]
+    if not jobs:
+        raise ConfigError(
+            "no job of the group has such a run",
+            where=f"group {group}",
+            expected=" or ".join(f"{base_run(group, job)}…" for job in topology.group(group).training) or "no run",
+            found=repr(run),
+        )
+    _check_residency(runtime, topology.job(jobs[0]).dataset, vault)
+    here = site or require_active(runtime, group).active_site
+    store = runtime.store(here, flow=group)
+    prefix = f"{run_root(run)}/"
+    if next(iter(store.list(f"{prefix}checkpoints/")), None) is None:
+        raise ConfigError(
+            "the site has no checkpoint of the run",
+            where=f"{store.name}: {prefix}",
+            expected="at least one checkpoint",
+            found="none",
+            fix="`holdfast train status` says where the run is",
+        )
+    source = PrefixSource(prefix[:-1], here, store, prefix, runtime.clock.now(), naming=("checkpoints/",))
+    return back_up_source(
+        runtime, vault, source, tier=tier, chunk_bytes=_RUN_CHUNK_BYTES, labels={"group": group}, progress=progress
     )
 
 

@@ -8,13 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.engine.pipeline.vaults.opening import opened
+from holdfast.engine.recovery.subjects import base_run
 from holdfast.engine.replication.residency import check_hop, residency_for
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.vault.backup import Progress
 from holdfast.engine.vault.backups import Backup, find_backup
 from holdfast.engine.vault.restore import RestoreOptions, RestoreReport, Target, restore_backup
 from holdfast.engine.vault.targets import FolderTarget, PrefixTarget
-from holdfast.errors import UnknownName
+from holdfast.errors import ConfigError, UnknownName
+
+#: Folders of a site's bucket that something alive reads.
+_TAKEN = frozenset(
+    ["authority", "data", "evidence", "health", "ledger", "receipts", "snapshots", "sync-plans", "tombstones", "uploads", "vault", "vault-witness"]
+)
 
 
 def restored(
@@ -60,7 +66,22 @@ def folder_target(folder: Path, *, overwrite: bool = False) -> Target:
 
 
 def site_target(runtime: Runtime, site: str, prefix: str) -> Target:
-    """A prefix of a site's bucket."""
+    """A prefix of a site's bucket.
+
+    Raises:
+        UnknownName: no such site.
+        ConfigError: no prefix, or one that belongs to something alive.
+    """
+    runtime.topology.site(site)
+    folder = prefix.strip("/").partition("/")[0]
+    if not folder or folder in _TAKEN:
+        raise ConfigError(
+            "a backup is not restored to this prefix",
+            where=f"{site}: {prefix or '(none)'}",
+            expected="a folder of its own, e.g. `restored/…`; a training run goes to `runs/<run>`",
+            found=repr(folder),
+            fix="Live data is restored as a snapshot: `holdfast vault restore --live`",
+        )
     return PrefixTarget(runtime.store(site), prefix.strip("/") + "/")
 
 
@@ -69,12 +90,23 @@ def admitted_at(runtime: Runtime, site: str) -> Callable[[Backup], None]:
 
     def admit(backup: Backup) -> None:
         try:
-            residency = residency_for(runtime.topology, backup.source)
+            residency = residency_for(runtime.topology, _data_of(runtime, backup))
         except UnknownName:
             return  # a folder or a stream: no residency class is known of it
         check_hop(backup.source, residency, site, runtime.topology.sites)
 
     return admit
+
+
+def _data_of(runtime: Runtime, backup: Backup) -> str:
+    """The dataset or model whose residency class a backup has: of a run the data it is trained on."""
+    run = backup.source.removeprefix("runs/")
+    if run != backup.source:
+        for name, group in runtime.topology.groups.items():
+            for job in group.training:
+                if run.startswith(base_run(name, job)):
+                    return runtime.topology.job(job).dataset
+    return backup.source
 
 
 def restore_summary(vault: str, report: RestoreReport) -> dict[str, Any]:
