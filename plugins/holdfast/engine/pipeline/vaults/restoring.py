@@ -19,8 +19,10 @@ from holdfast.errors import ConfigError, UnknownName
 
 #: Folders of a site's bucket that something alive reads.
 _TAKEN = frozenset(
-    ("authority", "data", "evidence", "health", "ledger", "receipts", "snapshots", "sync-plans", "tombstones")
-    + ("uploads", "vault", "vault-witness")
+    {
+        *("authority", "data", "evidence", "health", "ledger", "receipts", "snapshots", "sync-plans", "tombstones"),
+        *("uploads", "vault", "vault-witness"),
+    }
 )
 
 
