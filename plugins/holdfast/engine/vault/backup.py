@@ -17,10 +17,11 @@ from typing import Any
 from holdfast.engine.snapshot.digest import Hasher
 from holdfast.engine.snapshot.documents import iso_utc
 from holdfast.engine.vault import layout
+from holdfast.engine.vault.append import append
 from holdfast.engine.vault.backups import Backup, live_backups, newest, read_backup
 from holdfast.engine.vault.chunking import TABLES, Chunker
 from holdfast.engine.vault.errors import Damaged, Outdated, SourceChanged, WrongKey
-from holdfast.engine.vault.log import LogEntry, append
+from holdfast.engine.vault.log import LogEntry
 from holdfast.engine.vault.pack import PackClass
 from holdfast.engine.vault.reading import ChunkReader
 from holdfast.engine.vault.session import PACK_BYTES, Session, Stored
@@ -181,6 +182,7 @@ class _Run:
             "backup",
             clock=self.vault.clock,
             tip=history.tip,
+            signers=history.keys.signers,
             describe=lambda _tip: (public, body),
             seen=seen,
         )

@@ -39,6 +39,20 @@ class HistoryDamaged(Damaged):
     """The log of the repository has a hole, a fork or a forged entry."""
 
 
+class UnknownFormat(HistoryDamaged):
+    """An entry of the log is of a later format, signed by ``signer``."""
+
+    def __init__(self, signer: bytes, *, where: str, expected: str, found: str) -> None:
+        self.signer = signer
+        super().__init__(
+            "the entry is of a later format",
+            where=where,
+            expected=expected,
+            found=found,
+            fix="Use a version of Holdfast that knows it",
+        )
+
+
 class RolledBack(HistoryDamaged):
     """The repository lies behind what its witnesses saw: its newest entries were removed or replaced."""
 

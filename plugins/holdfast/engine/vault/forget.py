@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from holdfast.engine.vault.append import append
 from holdfast.engine.vault.backups import Backup, live_backups
 from holdfast.engine.vault.history import write_hint
-from holdfast.engine.vault.log import LogEntry, append
+from holdfast.engine.vault.log import LogEntry
 from holdfast.engine.vault.vault import Vault
 from holdfast.errors import ConfigError, Refused
 
@@ -108,6 +109,7 @@ def forget(
         "forget",
         clock=vault.clock,
         tip=history.tip,
+        signers=history.keys.signers,
         describe=lambda _tip: (
             {
                 "forgotten": sorted(gone),
@@ -160,6 +162,7 @@ def hold(vault: Vault, backups: Iterable[Backup], *, held: bool) -> Vault:
         "hold",
         clock=vault.clock,
         tip=history.tip,
+        signers=history.keys.signers,
         describe=lambda _tip: ({"backups": numbers, "held": held}, {}),
         seen=seen,
     )

@@ -123,7 +123,7 @@ class PackWriter:
             sealed = seal_to(recipient, secret, _sealed_for(repository, self.pack_id, generation))
         else:
             generation, secret, sealed = 0, secrets.metadata_key, b""
-        self._key = ObjectKey.derive(secret, salt=self.pack_id, context=repository + b"pack" + bytes([kind]))
+        self._key = ObjectKey.derive(secret, salt=self.pack_id, context=b"pack|" + repository + bytes([kind]))
         head = _HEAD.pack(
             _MAGIC, _VERSION, kind, generation, repository, self.pack_id, self._key.commitment, len(sealed)
         )
@@ -267,7 +267,7 @@ def read_head(data: bytes, secrets: Secrets, pack_id: bytes, where: str) -> Pack
             )
         sealed = data[_HEAD.size : _HEAD.size + sealed_bytes]
         secret = open_sealed(private, sealed, _sealed_for(repository, pack_id, generation), where)
-    key = ObjectKey.derive(secret, salt=pack_id, context=repository + b"pack" + bytes([kind]))
+    key = ObjectKey.derive(secret, salt=pack_id, context=b"pack|" + repository + bytes([kind]))
     key.check(commitment, where)
     return PackHead(pack_id, PackClass(kind), repository, key)
 

@@ -13,10 +13,12 @@ from holdfast.clock import Clock, SystemClock
 from holdfast.engine.objectstore.errors import ObjectNotFound
 from holdfast.engine.objectstore.interface import ByteRange, ObjectStore
 from holdfast.engine.vault import layout
-from holdfast.engine.vault.errors import Damaged, RolledBack, VaultExists, WrongKey
-from holdfast.engine.vault.history import History, Keys, load_history, write_hint
+from holdfast.engine.vault.append import append, check_current
+from holdfast.engine.vault.errors import Damaged, RolledBack, WrongKey
+from holdfast.engine.vault.history import History, load_history, write_hint
 from holdfast.engine.vault.index import ChunkIndex, IndexedPack, IndexPart, decode_index, part_of
-from holdfast.engine.vault.log import LogEntry, append
+from holdfast.engine.vault.keys import Keys
+from holdfast.engine.vault.log import LogEntry
 from holdfast.engine.vault.pack import TAIL_READ_BYTES, PackInfo, read_table
 from holdfast.engine.vault.secrets import NewSecrets, Secrets, public_of, verifier_of
 from holdfast.engine.vault.witness import Witness, check_witnesses, write_witness
@@ -71,9 +73,15 @@ class Vault:
     clock: Clock = field(default_factory=SystemClock, repr=False)
 
     def refuse_alarm(self) -> None:
-        """Raises RolledBack: nothing is written to a repository that lost what its witnesses saw."""
+        """Whoever means to write asks first.
+
+        Raises:
+            RolledBack: nothing is written to a repository that lost what its witnesses saw.
+            NotEntitled: the keys this vault was opened with were replaced.
+        """
         if self.alarm is not None:
             raise self.alarm
+        check_current(self.secrets, self.history.keys.signers, self.name)
 
     def at(self, history: History) -> Vault:
         """The same vault as of another history."""
@@ -211,19 +219,16 @@ def init_vault(
         keysets=dict(keysets),
     )
 
-    def describe(_tip: LogEntry | None) -> tuple[dict[str, object], dict[str, object]]:
-        return {"keys": keys.to_public()}, {"keys": keys.to_public()}
-
-    def taken(entry: LogEntry) -> None:
-        raise VaultExists(
-            "there is a vault here already",
-            where=store.name,
-            found=f"made at {entry.created_at.isoformat()}",
-            fix="Use it, or name another site or prefix",
-        )
-
-    entry = append(store, admin, "init", clock=clock, tip=None, describe=describe, seen=taken)
-    history = History(admin.repository, entry, keys, entry)
+    entry = append(
+        store,
+        admin,
+        "init",
+        clock=clock,
+        tip=None,
+        signers=None,
+        describe=lambda _tip: ({"keys": keys.to_public()}, None),
+    )
+    history = History(admin.repository, entry, keys, (entry,))
     write_hint(store, history)
     vault = Vault(name, store, admin, history, dict(witnesses or {}), clock=clock)
     write_witness(vault.witnesses, admin, entry)

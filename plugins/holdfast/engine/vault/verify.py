@@ -115,7 +115,12 @@ def verify_vault(vault: Vault, options: VerifyOptions | None = None) -> VerifyRe
 def _verify_copies(vault: Vault, report: VerifyReport) -> None:
     """Both copies of every entry and key object that counts are there and equal."""
     history = vault.history
-    numbers = sorted({*history.backups, history.tip.sequence, history.keys_at.sequence})
+    keys = (entry.sequence for entry in history.key_entries)
+    numbers = sorted({*history.backups, history.tip.sequence, *keys})
+    report.problems.extend(
+        f"{vault.store.name}: {layout.entry_key(number)} is no entry of this log; it counts for nothing"
+        for number in history.strays
+    )
     pairs = [(layout.entry_key(number), layout.entry_copy_key(number)) for number in numbers]
     for keyset_id in history.keys.keysets.values():
         first, second = layout.KEY_COPIES
