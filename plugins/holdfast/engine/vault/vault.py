@@ -93,12 +93,16 @@ class Vault:
 
     def commit(self, entry: LogEntry) -> Vault:
         """After an entry was written: the vault with it, witnessed. A site that could not witness it is told of."""
-        told = write_witness(self.witnesses, self.secrets, entry)
+        history = self.history.after(entry)
+        told = write_witness(self.witnesses, self.secrets, entry, key_entries=history.key_entries, known=self.witnessed)
+        kept = frozenset(one.sequence for one in history.key_entries)
         witnessed = tuple(
-            Witness(site, entry.sequence, entry.digest) if error is None else Witness(site, unknown=error)
+            Witness(site, entry.sequence, entry.digest, key_entries=kept)
+            if error is None
+            else Witness(site, unknown=error)
             for site, error in told.items()
         )
-        return replace(self, history=self.history.after(entry), witnessed=witnessed)
+        return replace(self, history=history, witnessed=witnessed)
 
     # -- packs and indexes -------------------------------------------------------------------------------------------
 
@@ -231,7 +235,7 @@ def init_vault(
     history = History(admin.repository, entry, keys, (entry,))
     write_hint(store, history)
     vault = Vault(name, store, admin, history, dict(witnesses or {}), clock=clock)
-    write_witness(vault.witnesses, admin, entry)
+    write_witness(vault.witnesses, admin, entry, key_entries=history.key_entries)
     return vault
 
 
