@@ -121,7 +121,7 @@ class _Run:
 
     def run(self) -> BackupReport:
         loaded = self.vault.load_index(self.vault.packs_there())
-        parent = None if self.options.full else newest(live_backups(self.vault, self.source.name))
+        parent = None if self.options.full else newest(live_backups(self.vault, self.source.name, unreadable={}))
         options = self.options
         with ExitStack() as stack:
             session = stack.enter_context(

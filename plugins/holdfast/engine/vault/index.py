@@ -246,6 +246,16 @@ class ChunkIndex:
         pack, offset, stored, plain, codec, position = (int(column[row]) for column in self._columns)
         return Location(pack, offset, stored, plain, codec, position)
 
+    def find_all(self, chunk_id: bytes) -> list[Location]:
+        """Every place a chunk is said to lie at, the first indexed first."""
+        row = self._row(chunk_id)
+        found: list[Location] = []
+        while row is not None and row < len(self._ids) and self._ids[row].tobytes() == chunk_id:
+            pack, offset, stored, plain, codec, position = (int(column[row]) for column in self._columns)
+            found.append(Location(pack, offset, stored, plain, codec, position))
+            row += 1
+        return found
+
     def locate_pack(self, chunk_id: bytes) -> int | None:
         """The number of the pack `find` finds a chunk in."""
         row = self._row(chunk_id)

@@ -15,7 +15,7 @@ import pyarrow as pa
 from blake3 import blake3
 
 from holdfast.engine.vault.arrow import read_table
-from holdfast.engine.vault.errors import Damaged
+from holdfast.engine.vault.errors import Damaged, SourceFailed
 from holdfast.engine.vault.pack import CHUNK_ID_BYTES
 
 #: A segment ends after a path whose hash begins with a multiple of this; about so many rows.
@@ -88,9 +88,20 @@ class TreeWriter:
         self._store = store
         self._rows: list[TreeRow] = []
         self._chunks = 0
+        self._last: str | None = None
         self.segments: list[Segment] = []
 
     def add(self, row: TreeRow) -> None:
+        """Raises SourceFailed: it does not come after the row before it."""
+        if self._last is not None and row.path <= self._last:
+            raise SourceFailed(
+                "a source names its objects out of order, or one twice",
+                where=repr(row.path),
+                expected=f"a path after {self._last!r}",
+                found="one that is not",
+                fix="No backup was made of it",
+            )
+        self._last = row.path
         self._rows.append(row)
         self._chunks += len(row.chunks)
         full = len(self._rows) >= _MOST_ROWS or self._chunks >= _MOST_CHUNKS

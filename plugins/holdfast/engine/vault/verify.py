@@ -104,7 +104,9 @@ def verify_vault(vault: Vault, options: VerifyOptions | None = None) -> VerifyRe
         _verify_packs(vault, loaded.index, options, report, bad_chunks)
     for pack_id in loaded.missing_packs:
         report.missing_packs.append(pack_id.hex())
-    backups = options.backups or tuple(live_backups(vault))
+    unreadable: dict[int, str] = {}
+    backups = options.backups or tuple(live_backups(vault, unreadable=unreadable))
+    report.problems.extend(f"the backup of entry {number} cannot be read: {why}" for number, why in unreadable.items())
     reader = ChunkReader(vault, loaded.index)
     for backup in backups:
         _verify_backup(reader, loaded.index, backup, bad_chunks, report)
