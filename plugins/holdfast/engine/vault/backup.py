@@ -17,10 +17,11 @@ from typing import Any
 from holdfast.engine.snapshot.digest import Hasher
 from holdfast.engine.snapshot.documents import iso_utc
 from holdfast.engine.vault import layout
+from holdfast.engine.vault.append import append
 from holdfast.engine.vault.backups import Backup, live_backups, newest, read_backup
 from holdfast.engine.vault.chunking import TABLES, Chunker
 from holdfast.engine.vault.errors import Damaged, Outdated, SourceChanged, WrongKey
-from holdfast.engine.vault.log import LogEntry, append
+from holdfast.engine.vault.log import LogEntry
 from holdfast.engine.vault.pack import PackClass
 from holdfast.engine.vault.reading import ChunkReader
 from holdfast.engine.vault.session import PACK_BYTES, Session, Stored
@@ -122,7 +123,7 @@ class _Run:
 
     def run(self) -> BackupReport:
         loaded = self.vault.load_index(self.vault.packs_there())
-        parent = None if self.options.full else newest(live_backups(self.vault, self.source.name))
+        parent = None if self.options.full else newest(live_backups(self.vault, self.source.name, unreadable={}))
         options = self.options
         with ExitStack() as stack:
             session = stack.enter_context(
@@ -183,6 +184,7 @@ class _Run:
             "backup",
             clock=self.vault.clock,
             tip=history.tip,
+            signers=history.keys.signers,
             describe=lambda _tip: (public, body),
             seen=seen,
         )

@@ -16,11 +16,12 @@ from datetime import datetime, timedelta
 from holdfast.engine.objectstore.errors import ObjectNotFound, PermissionRefused
 from holdfast.engine.objectstore.interface import CREATE, ObjectInfo, ObjectStore
 from holdfast.engine.vault import layout
+from holdfast.engine.vault.append import append
 from holdfast.engine.vault.backups import live_backups
 from holdfast.engine.vault.errors import CollectedMeanwhile, Damaged, Outdated
 from holdfast.engine.vault.history import load_history, write_hint
 from holdfast.engine.vault.index import MOST_CHUNKS, ChunkIndex, IndexedPack, encode_index
-from holdfast.engine.vault.log import LogEntry, append
+from holdfast.engine.vault.log import LogEntry
 from holdfast.engine.vault.pack import PackClass, PackInfo
 from holdfast.engine.vault.reading import ChunkReader
 from holdfast.engine.vault.secrets import Secrets
@@ -180,7 +181,9 @@ class _Run:
         if dead or sparse or gone or crowded:
             moved = self._repack(loaded.index, sparse)
             without = dead | {info.pack_id for info in sparse}
-            new = {**self._write_indexes(loaded.index, without), **moved}
+            # Older first, and what was opened and checked just now before all: of several places a chunk is said to
+            # lie at, the first is believed.
+            new = {**moved, **self._write_indexes(loaded.index, without)}
         return self._append(dead | {info.pack_id for info in sparse}, gone, new, orphans, undropped)
 
     def _live_bytes(self, index: ChunkIndex) -> dict[bytes, int]:
@@ -287,7 +290,14 @@ class _Run:
             return {"state": state}, {"dead_bytes": self.report.dead_bytes}
 
         entry = append(
-            vault.store, vault.secrets, "collect", clock=vault.clock, tip=history.tip, describe=describe, seen=seen
+            vault.store,
+            vault.secrets,
+            "collect",
+            clock=vault.clock,
+            tip=history.tip,
+            signers=history.keys.signers,
+            describe=describe,
+            seen=seen,
         )
         self.report.entry = entry.sequence
         vault = vault.commit(entry)

@@ -39,6 +39,20 @@ class HistoryDamaged(Damaged):
     """The log of the repository has a hole, a fork or a forged entry."""
 
 
+class UnknownFormat(HistoryDamaged):
+    """An entry of the log is of a later format, signed by ``signer``."""
+
+    def __init__(self, signer: bytes, *, where: str, expected: str, found: str) -> None:
+        self.signer = signer
+        super().__init__(
+            "the entry is of a later format",
+            where=where,
+            expected=expected,
+            found=found,
+            fix="Use a version of Holdfast that knows it",
+        )
+
+
 class RolledBack(HistoryDamaged):
     """The repository lies behind what its witnesses saw: its newest entries were removed or replaced."""
 
@@ -77,3 +91,19 @@ class SourceChanged(VaultError):
     """An object of the source changed while it was read; no backup was made."""
 
     transient = True
+
+
+class TargetDamaged(VaultError):
+    """Bytes that were restored read back as other bytes: the target's fault, not the vault's."""
+
+    exit_code = 4
+
+
+class TargetChanged(VaultError):
+    """Somebody wrote where a restore was writing; nothing of his was touched. Run again, it goes on."""
+
+    transient = True
+
+
+class NotActive(Refused, VaultError):
+    """Nothing is published at a site that is not the active one of the newest epoch; nothing was changed."""

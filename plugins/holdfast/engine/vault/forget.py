@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from holdfast.engine.vault.backups import Backup, live_backups
+from holdfast.engine.vault.append import append
+from holdfast.engine.vault.backups import Backup, live_backups, nameless_backup
 from holdfast.engine.vault.history import write_hint
-from holdfast.engine.vault.log import LogEntry, append
+from holdfast.engine.vault.log import LogEntry
 from holdfast.engine.vault.vault import Vault
 from holdfast.errors import ConfigError, Refused
 
@@ -87,8 +88,8 @@ def forget(
         RolledBack, NotEntitled.
     """
     vault.refuse_alarm()
-    live = live_backups(vault, source)
     wanted = set(backups)
+    live = live_backups(vault, source) if keep is not None else _named(vault, source)
     plan = plan_forget(live, keep) if keep is not None else _by_id(live, wanted)
     if not plan.forgotten:
         return vault, plan
@@ -108,6 +109,7 @@ def forget(
         "forget",
         clock=vault.clock,
         tip=history.tip,
+        signers=history.keys.signers,
         describe=lambda _tip: (
             {
                 "forgotten": sorted(gone),
@@ -120,6 +122,13 @@ def forget(
     vault = vault.at(history).commit(entry)
     write_hint(vault.store, vault.history)
     return vault, plan
+
+
+def _named(vault: Vault, source: str | None) -> list[Backup]:
+    """The live backups, also those of which only the name can be read: they are forgotten by it."""
+    unreadable: dict[int, str] = {}
+    live = live_backups(vault, source, unreadable=unreadable)
+    return live + [nameless_backup(vault, number) for number in unreadable if source is None]
 
 
 def _by_id(live: Sequence[Backup], wanted: set[str]) -> ForgetPlan:
@@ -160,6 +169,7 @@ def hold(vault: Vault, backups: Iterable[Backup], *, held: bool) -> Vault:
         "hold",
         clock=vault.clock,
         tip=history.tip,
+        signers=history.keys.signers,
         describe=lambda _tip: ({"backups": numbers, "held": held}, {}),
         seen=seen,
     )

@@ -6,19 +6,23 @@ else is encrypted anew.
 
 from __future__ import annotations
 
-import json
+import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
 from holdfast.clock import Clock
 from holdfast.engine.objectstore.errors import ObjectNotFound
 from holdfast.engine.objectstore.interface import CREATE, ObjectStore
 from holdfast.engine.snapshot.documents import canonical
 from holdfast.engine.vault import layout
+from holdfast.engine.vault.append import append
 from holdfast.engine.vault.crypto import seal, unseal
+from holdfast.engine.vault.entries import Base64, Form, Id, Text, read_canonical
 from holdfast.engine.vault.errors import Damaged, NotEntitled, WrongKey
-from holdfast.engine.vault.history import Keys, load_history
-from holdfast.engine.vault.log import LogEntry, append, sequences
+from holdfast.engine.vault.history import load_history
+from holdfast.engine.vault.keys import Keys
+from holdfast.engine.vault.log import LogEntry, sequences
 from holdfast.engine.vault.recipients import Recipient
 from holdfast.engine.vault.secrets import ROLES, NewSecrets, Secrets, b64, public_of, unb64, verifier_of
 from holdfast.engine.vault.vault import Vault, init_vault, vault_exists
@@ -26,6 +30,25 @@ from holdfast.errors import ConfigError
 
 FORMAT = "holdfast.vault.keys/1"
 KIND = b"K"
+
+
+class WrappedForm(Form):
+    """A key object's key, encrypted for one recipient."""
+
+    kind: Text
+    key: Text
+    wrapped: Base64
+
+
+class KeysetForm(Form):
+    """A key object."""
+
+    format: Literal["holdfast.vault.keys/1"]
+    repository: Id
+    role: Literal["writer", "reader", "admin"]
+    keyset: Id
+    recipients: list[WrappedForm]
+    sealed: Base64
 
 
 def write_keyset(store: ObjectStore, secrets: Secrets, recipients: Sequence[Recipient]) -> str:
@@ -52,19 +75,30 @@ def write_keyset(store: ObjectStore, secrets: Secrets, recipients: Sequence[Reci
             "sealed": b64(seal(key, KIND, secrets.repository, canonical(secrets.to_dict()))),
         }
     )
+    name = keyset_name(document)
     for copy in layout.KEY_COPIES:
-        store.put(layout.keyset_key(keyset_id, copy), document, mode=CREATE, content_type="application/json")
-    return keyset_id
+        store.put(layout.keyset_key(name, copy), document, mode=CREATE, content_type="application/json")
+    return name
+
+
+def keyset_name(document: bytes) -> str:
+    """What a key object is called: its digest. So the log, which names it, vouches for its bytes."""
+    return hashlib.sha256(document).hexdigest()
 
 
 def _context(repository: bytes, role: str, keyset_id: str) -> dict[str, str]:
     return {"holdfast-repository": repository.hex(), "holdfast-role": role, "holdfast-keyset": keyset_id}
 
 
-def unlock(store: ObjectStore, role: str, recipients: Iterable[Recipient]) -> Secrets:
+def unlock(store: ObjectStore, role: str, recipients: Iterable[Recipient], *, repository: str | None = None) -> Secrets:
     """Open a role's key set with whichever recipient can.
 
+    Args:
+        repository: id of the one it must be, 32 hex digits. Without it whoever can write to the store can put another
+            repository in its place, sealed for the same recipients.
+
     Raises:
+        ConfigError: another repository lies there.
         NoVault, HistoryDamaged: the log names no key set.
         WrongKey: none of these opens it.
         Damaged: both copies are gone or changed.
@@ -72,47 +106,59 @@ def unlock(store: ObjectStore, role: str, recipients: Iterable[Recipient]) -> Se
     if role not in ROLES:
         raise ConfigError("unknown role", expected=", ".join(ROLES), found=repr(role))
     history = load_history(store)
+    if repository is not None and history.repository.hex() != repository:
+        raise ConfigError(
+            "another repository lies here than the one that was named",
+            where=store.name,
+            expected=repository,
+            found=history.repository.hex(),
+            fix="Somebody put it there, or the name is another vault's; nothing was unlocked",
+        )
     keyset_id = history.keys.keysets[role]
-    damaged: Damaged | None = None
+    errors: list[Damaged] = []
     for copy in layout.KEY_COPIES:
         where = f"{store.name}: {layout.keyset_key(keyset_id, copy)}"
         try:
-            return _open(store.get(layout.keyset_key(keyset_id, copy)), role, history.repository, recipients, where)
+            data = store.get(layout.keyset_key(keyset_id, copy))
+            return _open(data, role, history.repository, keyset_id, recipients, where)
         except ObjectNotFound:
-            damaged = damaged or Damaged("a key object is missing", where=where)
+            errors.append(Damaged("a key object is missing", where=where))
         except Damaged as error:
-            damaged = damaged or error
-    assert damaged is not None
-    raise damaged
+            errors.append(error)
+    raise errors[0]
 
 
-def _open(data: bytes, role: str, repository: bytes, recipients: Iterable[Recipient], where: str) -> Secrets:
+def _open(data: bytes, role: str, repository: bytes, name: str, recipients: Iterable[Recipient], where: str) -> Secrets:
+    if keyset_name(data) != name:
+        raise Damaged("a key object was changed", where=where, expected=f"sha256 {name}", found=keyset_name(data))
     try:
-        found = json.loads(data)
-        if found["format"] != FORMAT or found["role"] != role or found["repository"] != repository.hex():
-            raise ValueError(f"{found['format']}, role {found['role']}, repository {found['repository']}")
-        wrapped = [(str(one["kind"]), str(one["key"]), unb64(one["wrapped"])) for one in found["recipients"]]
-        sealed, keyset_id = unb64(found["sealed"]), str(found["keyset"])
-    except (ValueError, KeyError, TypeError) as error:
+        found = KeysetForm.model_validate(read_canonical(data))
+        if found.role != role or found.repository != repository.hex():
+            raise ValueError(f"role {found.role}, repository {found.repository}")
+    except ValueError as error:
         raise Damaged(
-            "the key object cannot be read", where=where, expected=f"{FORMAT} of {role}", found=str(error)
+            "the key object cannot be read", where=where, expected=f"{FORMAT} of {role}", found=str(error)[:300]
         ) from None
-    context = _context(repository, role, keyset_id)
+    context = _context(repository, role, found.keyset)
     tried: list[str] = []
     for recipient in recipients:
-        for kind, name, data_key in wrapped:
-            if (kind, name) != (recipient.kind, recipient.key_name):
+        for one in found.recipients:
+            if (one.kind, one.key) != (recipient.kind, recipient.key_name):
                 continue
             try:
-                key = recipient.unwrap(data_key, context)
+                key = recipient.unwrap(unb64(one.wrapped), context)
             except WrongKey as error:
                 tried.append(str(error))
                 continue
-            return Secrets.from_dict(json.loads(unseal(key, KIND, repository, sealed, where)))
+            plain = unseal(key, KIND, repository, unb64(found.sealed), where)
+            try:
+                return Secrets.from_dict(read_canonical(plain), role=role, repository=repository)
+            except ValueError as error:
+                raise Damaged("the secrets cannot be read", where=where, found=str(error)) from None
     raise WrongKey(
         f"none of the keys at hand opens the {role}'s key set",
         where=where,
-        expected=", ".join(f"{kind} {name}" for kind, name, _ in wrapped),
+        expected=", ".join(f"{one.kind} {one.key}" for one in found.recipients),
         found="; ".join(tried) or ", ".join(f"{one.kind} {one.key_name}" for one in recipients) or "no key",
         fix="Use one of the recipients it was sealed for, e.g. the offline age identity",
     )
@@ -205,7 +251,8 @@ def rotate_keys(
         "keys",
         clock=vault.clock,
         tip=history.tip,
-        describe=lambda _tip: ({"keys": new}, {"keys": new}),
+        signers=keys.signers,
+        describe=lambda _tip: ({"keys": new}, None),
         seen=seen,
     )
     return vault.at(history).commit(entry), made

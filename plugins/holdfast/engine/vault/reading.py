@@ -55,7 +55,13 @@ class ChunkReader:
     def read(self, name: bytes) -> bytes:
         """One chunk's content. Raises Damaged, NotEntitled."""
         found = self.locate(name)
-        return self._open(name, found, self._fetch(found.pack, found.offset, found.offset + found.stored_bytes))
+        try:
+            return self._open(name, found, self._fetch(found.pack, found.offset, found.offset + found.stored_bytes))
+        except Damaged as damaged:
+            other = self._elsewhere(name, found, damaged)
+            if isinstance(other, Damaged):
+                raise other from None
+            return other
 
     def read_many(self, names: Sequence[bytes]) -> dict[bytes, bytes]:
         """Several chunks, those near each other in a pack with one request. They are in memory together."""
@@ -67,14 +73,26 @@ class ChunkReader:
                 raise data
             yield name, data
 
-    def iter_many(self, names: Iterable[bytes]) -> Iterator[tuple[bytes, bytes | Damaged]]:
-        """The same, chunk by chunk; one that is damaged comes as its error."""
+    def iter_many(
+        self, names: Iterable[bytes], *, most_bytes: int | None = None
+    ) -> Iterator[tuple[bytes, bytes | Damaged]]:
+        """The same, chunk by chunk; one that is damaged comes as its error.
+
+        Args:
+            most_bytes: how much they are together at most, where that is known. What goes beyond comes as an error: a
+                tree may lie about the size of its objects.
+        """
         wanted: dict[int, list[tuple[Location, bytes]]] = {}
+        total = 0
         for name in dict.fromkeys(names):
             try:
                 found = self.locate(name)
             except Damaged as damaged:
                 yield name, damaged
+                continue
+            total += found.plain_bytes
+            if most_bytes is not None and total > most_bytes:
+                yield name, _larger_than_said(self.vault.store.name, most_bytes)
                 continue
             wanted.setdefault(found.pack, []).append((found, name))
         for pack, places in wanted.items():
@@ -86,15 +104,26 @@ class ChunkReader:
         try:
             data = memoryview(self._fetch(pack, start, end))
         except Damaged as damaged:
-            for _, name in span:
-                yield name, damaged
+            for place, name in span:
+                yield name, self._elsewhere(name, place, damaged)
             return
         for place, name in span:
             begin = place.offset - start
             try:
                 yield name, self._open(name, place, data[begin : begin + place.stored_bytes])
             except Damaged as damaged:
-                yield name, damaged
+                yield name, self._elsewhere(name, place, damaged)
+
+    def _elsewhere(self, name: bytes, place: Location, damaged: Damaged) -> bytes | Damaged:
+        """The chunk from another place it is said to lie at: an index may lie, or a pack be damaged."""
+        for other in self.index.find_all(name):
+            if other != place:
+                try:
+                    data = self._fetch(other.pack, other.offset, other.offset + other.stored_bytes)
+                    return self._open(name, other, data)
+                except Damaged:
+                    continue
+        return damaged
 
     def _open(self, name: bytes, place: Location, data: bytes | memoryview) -> bytes:
         chunk = StoredChunk(
@@ -143,9 +172,29 @@ class ChunkReader:
         return decode_segment(self.read(name), f"{self.vault.store.name}: tree {name.hex()}")
 
     def rows(self, backup: Backup) -> Iterator[TreeRow]:
-        """The objects of a backup in path order."""
+        """The objects of a backup in path order. Raises Damaged: they are not in order, or not those it names."""
+        last: str | None = None
         for part in backup.segments:
-            yield from rows_of(self.segment(part.chunk_id))
+            table = self.segment(part.chunk_id)
+            first = table["path"][0].as_py()
+            if table.num_rows != part.rows or first != part.first or (last is not None and first <= last):
+                raise Damaged(
+                    "a part of the tree is another than its backup names",
+                    where=f"{self.vault.store.name}: backup {backup.backup_id}",
+                    expected=f"{part.rows} objects from {part.first!r} on",
+                    found=f"{table.num_rows} from {first!r} on",
+                )
+            last = table["path"][-1].as_py()
+            yield from rows_of(table)
+
+
+def _larger_than_said(name: str, most_bytes: int) -> Damaged:
+    return Damaged(
+        "objects have more content than their backup says",
+        where=name,
+        expected=f"at most {most_bytes} bytes",
+        found="more, named by somebody who has the writer's key",
+    )
 
 
 def _spans(places: list[tuple[Location, bytes]]) -> Iterator[list[tuple[Location, bytes]]]:

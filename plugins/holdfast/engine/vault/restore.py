@@ -141,7 +141,8 @@ def _restore_batch(
     together = sum(row.size_bytes for row in wanted) <= _BATCH_BYTES
     fetched: dict[bytes, bytes | Damaged] = {}
     if together:
-        fetched = dict(reader.iter_many(name for row in wanted for name in row.chunks))
+        size = sum(row.size_bytes for row in wanted)
+        fetched = dict(reader.iter_many((name for row in wanted for name in row.chunks), most_bytes=size))
     for row in wanted:
         pieces = _pieces_of(row, fetched) if together else _pieces_ahead(row, reader)
         try:

@@ -13,10 +13,12 @@ from holdfast.clock import Clock, SystemClock
 from holdfast.engine.objectstore.errors import ObjectNotFound
 from holdfast.engine.objectstore.interface import ByteRange, ObjectStore
 from holdfast.engine.vault import layout
-from holdfast.engine.vault.errors import Damaged, RolledBack, VaultExists, WrongKey
-from holdfast.engine.vault.history import History, Keys, load_history, write_hint
+from holdfast.engine.vault.append import append, check_current
+from holdfast.engine.vault.errors import Damaged, RolledBack, WrongKey
+from holdfast.engine.vault.history import History, load_history, write_hint
 from holdfast.engine.vault.index import ChunkIndex, IndexedPack, IndexPart, decode_index, part_of
-from holdfast.engine.vault.log import LogEntry, append
+from holdfast.engine.vault.keys import Keys
+from holdfast.engine.vault.log import LogEntry
 from holdfast.engine.vault.pack import TAIL_READ_BYTES, PackInfo, read_table
 from holdfast.engine.vault.secrets import NewSecrets, Secrets, public_of, verifier_of
 from holdfast.engine.vault.witness import Witness, check_witnesses, write_witness
@@ -71,9 +73,15 @@ class Vault:
     clock: Clock = field(default_factory=SystemClock, repr=False)
 
     def refuse_alarm(self) -> None:
-        """Raises RolledBack: nothing is written to a repository that lost what its witnesses saw."""
+        """Whoever means to write asks first.
+
+        Raises:
+            RolledBack: nothing is written to a repository that lost what its witnesses saw.
+            NotEntitled: the keys this vault was opened with were replaced.
+        """
         if self.alarm is not None:
             raise self.alarm
+        check_current(self.secrets, self.history.keys.signers, self.name)
 
     def at(self, history: History) -> Vault:
         """The same vault as of another history."""
@@ -85,12 +93,16 @@ class Vault:
 
     def commit(self, entry: LogEntry) -> Vault:
         """After an entry was written: the vault with it, witnessed. A site that could not witness it is told of."""
-        told = write_witness(self.witnesses, self.secrets, entry)
+        history = self.history.after(entry)
+        told = write_witness(self.witnesses, self.secrets, entry, key_entries=history.key_entries, known=self.witnessed)
+        kept = frozenset(one.sequence for one in history.key_entries)
         witnessed = tuple(
-            Witness(site, entry.sequence, entry.digest) if error is None else Witness(site, unknown=error)
+            Witness(site, entry.sequence, entry.digest, key_entries=kept)
+            if error is None
+            else Witness(site, unknown=error)
             for site, error in told.items()
         )
-        return replace(self, history=self.history.after(entry), witnessed=witnessed)
+        return replace(self, history=history, witnessed=witnessed)
 
     # -- packs and indexes -------------------------------------------------------------------------------------------
 
@@ -211,17 +223,19 @@ def init_vault(
         keysets=dict(keysets),
     )
 
-    def describe(_tip: LogEntry | None) -> tuple[dict[str, object], dict[str, object]]:
-        return {"keys": keys.to_public()}, {"keys": keys.to_public()}
-
-    def taken(_entry: LogEntry) -> None:
-        raise vault_exists(store)
-
-    entry = append(store, admin, "init", clock=clock, tip=None, describe=describe, seen=taken)
-    history = History(admin.repository, entry, keys, entry)
+    entry = append(
+        store,
+        admin,
+        "init",
+        clock=clock,
+        tip=None,
+        signers=None,
+        describe=lambda _tip: ({"keys": keys.to_public()}, None),
+    )
+    history = History(admin.repository, entry, keys, (entry,))
     write_hint(store, history)
     vault = Vault(name, store, admin, history, dict(witnesses or {}), clock=clock)
-    write_witness(vault.witnesses, admin, entry)
+    write_witness(vault.witnesses, admin, entry, key_entries=history.key_entries)
     return vault
 
 

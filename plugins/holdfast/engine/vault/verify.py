@@ -104,7 +104,9 @@ def verify_vault(vault: Vault, options: VerifyOptions | None = None) -> VerifyRe
         _verify_packs(vault, loaded.index, options, report, bad_chunks)
     for pack_id in loaded.missing_packs:
         report.missing_packs.append(pack_id.hex())
-    backups = options.backups or tuple(live_backups(vault))
+    unreadable: dict[int, str] = {}
+    backups = options.backups or tuple(live_backups(vault, unreadable=unreadable))
+    report.problems.extend(f"the backup of entry {number} cannot be read: {why}" for number, why in unreadable.items())
     reader = ChunkReader(vault, loaded.index)
     for backup in backups:
         _verify_backup(reader, loaded.index, backup, bad_chunks, report)
@@ -115,7 +117,12 @@ def verify_vault(vault: Vault, options: VerifyOptions | None = None) -> VerifyRe
 def _verify_copies(vault: Vault, report: VerifyReport) -> None:
     """Both copies of every entry and key object that counts are there and equal."""
     history = vault.history
-    numbers = sorted({*history.backups, history.tip.sequence, history.keys_at.sequence})
+    keys = (entry.sequence for entry in history.key_entries)
+    numbers = sorted({*history.backups, history.tip.sequence, *keys})
+    report.problems.extend(
+        f"{vault.store.name}: {layout.entry_key(number)} is no entry of this log; it counts for nothing"
+        for number in history.strays
+    )
     pairs = [(layout.entry_key(number), layout.entry_copy_key(number)) for number in numbers]
     for keyset_id in history.keys.keysets.values():
         first, second = layout.KEY_COPIES

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from holdfast.engine.checkpoint.format import run_root
+from holdfast.engine.config.residency import check_hop, residency_for
 from holdfast.engine.pipeline.active import require_active
 from holdfast.engine.pipeline.replicas import record_at
 from holdfast.engine.pipeline.vaults.opening import opened, vault_store
 from holdfast.engine.recovery.subjects import base_run, snapshot_subjects
-from holdfast.engine.replication.residency import check_hop, residency_for
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.snapshot import open_snapshot
 from holdfast.engine.vault.backup import BackupOptions, BackupReport, Progress, back_up

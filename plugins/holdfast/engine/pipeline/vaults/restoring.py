@@ -7,9 +7,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from holdfast.engine.config.residency import check_hop, residency_for
 from holdfast.engine.pipeline.vaults.opening import opened
 from holdfast.engine.recovery.subjects import base_run
-from holdfast.engine.replication.residency import check_hop, residency_for
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.vault.backup import Progress
 from holdfast.engine.vault.backups import Backup, find_backup
