@@ -16,7 +16,14 @@ from holdfast.engine.objectstore.interface import CREATE, ObjectStore
 from holdfast.engine.snapshot.documents import canonical
 from holdfast.engine.vault import layout
 from holdfast.engine.vault.crypto import seal, unseal
-from holdfast.engine.vault.errors import Damaged, NotEntitled, WrongKey
+from holdfast.engine.vault.errors import (
+    Damaged,
+    KeyServiceRefused,
+    KeyServiceUnavailable,
+    NotEntitled,
+    VaultError,
+    WrongKey,
+)
 from holdfast.engine.vault.history import Keys, load_history
 from holdfast.engine.vault.log import LogEntry, append
 from holdfast.engine.vault.recipients import Recipient
@@ -62,58 +69,73 @@ def _context(repository: bytes, role: str, keyset_id: str) -> dict[str, str]:
 
 
 def unlock(store: ObjectStore, role: str, recipients: Iterable[Recipient]) -> Secrets:
-    """Open a role's key set with whichever recipient can.
+    """Open a role's key set with whichever recipient can: one that refuses or does not answer gives way to the next.
 
     Raises:
         NoVault, HistoryDamaged: the log names no key set.
         WrongKey: none of these opens it.
+        KeyServiceUnavailable: none of these opens it, and one that may did not answer.
         Damaged: both copies are gone or changed.
     """
     if role not in ROLES:
         raise ConfigError("unknown role", expected=", ".join(ROLES), found=repr(role))
     history = load_history(store)
     keyset_id = history.keys.keysets[role]
-    damaged: Damaged | None = None
+    recipients = tuple(recipients)
+    first: VaultError | None = None
+    seen: set[bytes] = set()
     for copy in layout.KEY_COPIES:
         where = f"{store.name}: {layout.keyset_key(keyset_id, copy)}"
         try:
-            return _open(store.get(layout.keyset_key(keyset_id, copy)), role, history.repository, recipients, where)
+            data = store.get(layout.keyset_key(keyset_id, copy))
+            if data in seen:
+                continue  # nobody is asked twice for the same
+            seen.add(data)
+            return _open(data, role, history.repository, keyset_id, recipients, where)
         except ObjectNotFound:
-            damaged = damaged or Damaged("a key object is missing", where=where)
-        except Damaged as error:
-            damaged = damaged or error
-    assert damaged is not None
-    raise damaged
+            first = first or Damaged("a key object is missing", where=where)
+        except (Damaged, WrongKey, KeyServiceUnavailable) as error:
+            first = first or error
+    assert first is not None
+    raise first
 
 
-def _open(data: bytes, role: str, repository: bytes, recipients: Iterable[Recipient], where: str) -> Secrets:
+def _open(
+    data: bytes, role: str, repository: bytes, keyset_id: str, recipients: Sequence[Recipient], where: str
+) -> Secrets:
     try:
         found = json.loads(data)
-        if found["format"] != FORMAT or found["role"] != role or found["repository"] != repository.hex():
-            raise ValueError(f"{found['format']}, role {found['role']}, repository {found['repository']}")
+        named = (found["format"], found["role"], found["repository"], found["keyset"])
+        if named != (FORMAT, role, repository.hex(), keyset_id):
+            raise ValueError("{}, role {}, repository {}, key set {}".format(*named))
         wrapped = [(str(one["kind"]), str(one["key"]), unb64(one["wrapped"])) for one in found["recipients"]]
-        sealed, keyset_id = unb64(found["sealed"]), str(found["keyset"])
+        sealed = unb64(found["sealed"])
     except (ValueError, KeyError, TypeError) as error:
         raise Damaged(
-            "the key object cannot be read", where=where, expected=f"{FORMAT} of {role}", found=str(error)
+            "the key object cannot be read",
+            where=where,
+            expected=f"{FORMAT} of {role}, key set {keyset_id}",
+            found=str(error),
         ) from None
     context = _context(repository, role, keyset_id)
-    tried: list[str] = []
+    failed: list[VaultError] = []
     for recipient in recipients:
         for kind, name, data_key in wrapped:
             if (kind, name) != (recipient.kind, recipient.key_name):
                 continue
             try:
                 key = recipient.unwrap(data_key, context)
-            except WrongKey as error:
-                tried.append(str(error))
-                continue
-            return Secrets.from_dict(json.loads(unseal(key, KIND, repository, sealed, where)))
-    raise WrongKey(
+                return Secrets.from_dict(json.loads(unseal(key, KIND, repository, sealed, where)))
+            except (WrongKey, KeyServiceRefused, KeyServiceUnavailable) as error:
+                failed.append(error)
+    waiting = any(isinstance(error, KeyServiceUnavailable) for error in failed)
+    raise (KeyServiceUnavailable if waiting else WrongKey)(
         f"none of the keys at hand opens the {role}'s key set",
         where=where,
         expected=", ".join(f"{kind} {name}" for kind, name, _ in wrapped),
-        found="; ".join(tried) or ", ".join(f"{one.kind} {one.key_name}" for one in recipients) or "no key",
+        found="; ".join(str(error) for error in failed)
+        or ", ".join(f"{one.kind} {one.key_name}" for one in recipients)
+        or "no key",
         fix="Use one of the recipients it was sealed for, e.g. the offline age identity",
     )
 
