@@ -14,7 +14,7 @@ from holdfast.engine.objectstore.errors import ObjectNotFound
 from holdfast.engine.objectstore.interface import ByteRange, ObjectStore
 from holdfast.engine.vault import layout
 from holdfast.engine.vault.append import append, check_current
-from holdfast.engine.vault.errors import Damaged, RolledBack, WrongKey
+from holdfast.engine.vault.errors import Damaged, RolledBack, VaultExists, WrongKey
 from holdfast.engine.vault.history import History, load_history, write_hint
 from holdfast.engine.vault.index import ChunkIndex, IndexedPack, IndexPart, decode_index, part_of
 from holdfast.engine.vault.keys import Keys
