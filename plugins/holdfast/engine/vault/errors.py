@@ -77,3 +77,11 @@ class SourceChanged(VaultError):
     """An object of the source changed while it was read; no backup was made."""
 
     transient = True
+
+
+class MissingProgram(ConfigError):
+    """A program that is run for this (PostgreSQL's, pgBackRest, Airflow's) is not installed or cannot be started."""
+
+
+class CommandFailed(VaultError):
+    """A program that was run for this failed, was killed, or did not end in time."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 
 from holdfast.clock import Clock
 from holdfast.engine.objectstore.errors import ObjectNotFound
@@ -84,6 +85,27 @@ def unlock(store: ObjectStore, role: str, recipients: Iterable[Recipient]) -> Se
             damaged = damaged or error
     assert damaged is not None
     raise damaged
+
+
+def named_recipients(store: ObjectStore, role: str) -> tuple[tuple[str, str], ...]:
+    """Kind and name of each key that opens a role's key set; none of them is needed for that.
+
+    Raises:
+        NoVault, HistoryDamaged: the log names no key set.
+        Damaged: both copies are gone or changed.
+    """
+    keyset_id = load_history(store).keys.keysets[role]
+    named: dict[tuple[str, str], None] = {}
+    for copy in layout.KEY_COPIES:
+        with suppress(ObjectNotFound, ValueError, KeyError, TypeError):
+            found = json.loads(store.get(layout.keyset_key(keyset_id, copy)))
+            named.update({(str(one["kind"]), str(one["key"])): None for one in found["recipients"]})
+    if named:
+        return tuple(named)
+    raise Damaged(
+        "no key object of the role can be read",
+        where=f"{store.name}: {layout.keyset_key(keyset_id, layout.KEY_COPIES[0])}",
+    )
 
 
 def _open(data: bytes, role: str, repository: bytes, recipients: Iterable[Recipient], where: str) -> Secrets:
