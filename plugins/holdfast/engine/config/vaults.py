@@ -10,7 +10,7 @@ from holdfast.engine.config.base import Model, Name, RelativePath
 
 Tier = Literal["hourly", "daily", "weekly", "monthly", "yearly"]
 _RECIPIENTS = (
-    "Each as `age:age1…`, `age-identity:/file`, `file:/file` (64 hex digits), `env:NAME`, `aws-kms:arn…`, "
+    "Each as `age:age1…`, `file:/path` or `env:NAME` (64 hex digits or an age identity), `aws-kms:arn…`, "
     "`gcp-kms:projects/…` or `azure-key-vault:https://…/keys/…`. Any one of them opens it."
 )
 
@@ -42,6 +42,11 @@ class Vault(Model):
     mirrors: tuple[Name, ...] = Field((), description="Sites that get a copy of everything, and can be restored from.")
     witnesses: tuple[Name, ...] = Field(
         (), description="Sites that are told each new entry, so that removing the newest one shows. Two are wanted."
+    )
+    repository: str | None = Field(
+        None,
+        pattern=r"^[0-9a-f]{32}$",
+        description="Its id, which `vault init` prints: no other repository is taken for it. Set it.",
     )
     keys: VaultKeys
     keep: KeepBackups = Field(default_factory=lambda: KeepBackups())

@@ -126,3 +126,11 @@ class TargetChanged(VaultError):
 
 class NotActive(Refused, VaultError):
     """Nothing is published at a site that is not the active one of the newest epoch; nothing was changed."""
+
+
+class MissingProgram(ConfigError):
+    """A program that is run for this (PostgreSQL's, pgBackRest, Airflow's) is not installed or cannot be started."""
+
+
+class CommandFailed(VaultError):
+    """A program that was run for this failed, was killed, or did not end in time."""

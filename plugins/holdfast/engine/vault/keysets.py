@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Literal
 
 from holdfast.clock import Clock
@@ -135,6 +136,25 @@ def unlock(store: ObjectStore, role: str, recipients: Iterable[Recipient], *, re
         except Damaged as error:
             errors.append(error)
     raise errors[0]
+
+
+def named_recipients(store: ObjectStore, role: str) -> tuple[tuple[str, str], ...]:
+    """Kind and name of each key that opens a role's key set; none of them is needed for that.
+
+    Raises:
+        NoVault, HistoryDamaged: the log names no key set.
+        Damaged: both copies are gone or changed.
+    """
+    name = load_history(store).keys.keysets[role]
+    for copy in layout.KEY_COPIES:
+        with suppress(ObjectNotFound, ValueError):
+            data = store.get(layout.keyset_key(name, copy))
+            if keyset_name(data) == name:
+                return tuple((one.kind, one.key) for one in KeysetForm.model_validate(read_canonical(data)).recipients)
+    raise Damaged(
+        "no key object of the role can be read",
+        where=f"{store.name}: {layout.keyset_key(name, layout.KEY_COPIES[0])}",
+    )
 
 
 def _open(data: bytes, role: str, repository: bytes, name: str, recipients: Iterable[Recipient], where: str) -> Secrets:

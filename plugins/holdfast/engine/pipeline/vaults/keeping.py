@@ -15,7 +15,8 @@ from holdfast.engine.vault.backups import Backup, find_backup, live_backups, new
 from holdfast.engine.vault.collect import CollectOptions, CollectReport, collect
 from holdfast.engine.vault.errors import WrongKey
 from holdfast.engine.vault.forget import ForgetPlan, Keep, forget, hold, plan_forget
-from holdfast.engine.vault.keysets import rotate_keys
+from holdfast.engine.vault.history import load_history
+from holdfast.engine.vault.keysets import named_recipients, rotate_keys
 from holdfast.engine.vault.secrets import ROLES, Secrets
 from holdfast.engine.vault.vault import Vault
 from holdfast.engine.vault.verifications import note_verification, verifications, verified_by
@@ -228,20 +229,15 @@ def rotated(
 
 def key_facts(runtime: Runtime, vault: str) -> dict[str, Any]:
     """Who can open what, without opening anything."""
-    import json
-
-    from holdfast.engine.vault import layout
-    from holdfast.engine.vault.history import load_history
-
     store = vault_store(runtime, vault)
     history = load_history(store)
-    sets = {}
-    for role, keyset in history.keys.keysets.items():
-        found = json.loads(store.get(layout.keyset_key(keyset, layout.KEY_COPIES[0])))
-        sets[role] = {
+    sets = {
+        role: {
             "keyset": keyset,
-            "recipients": [{"kind": one["kind"], "key": one["key"]} for one in found["recipients"]],
+            "recipients": [{"kind": kind, "key": key} for kind, key in named_recipients(store, role)],
         }
+        for role, keyset in history.keys.keysets.items()
+    }
     return {
         "vault": vault,
         "repository": history.repository.hex(),

@@ -8,7 +8,8 @@ from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.objectstore.prefixed import PrefixedStore
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.vault.keysets import make_vault, unlock
-from holdfast.engine.vault.recipients import AgeRecipient, Recipient, SecretRecipient
+from holdfast.engine.vault.recipient_urls import recipient_from_url
+from holdfast.engine.vault.recipients import Recipient
 from holdfast.engine.vault.secrets import ROLES, Secrets
 from holdfast.engine.vault.vault import Vault, open_vault
 from holdfast.errors import ConfigError
@@ -55,35 +56,30 @@ def recipients_of(runtime: Runtime, name: str, role: str) -> list[Recipient]:
 
 
 def recipient_from(runtime: Runtime, text: str, where: str) -> Recipient:
-    """A recipient by what the topology calls it. Raises ConfigError."""
+    """A recipient by what the topology calls it; a file lies beside the topology. Raises ConfigError."""
     kind, _, rest = text.partition(":")
-    path = runtime.topology.beside(rest)
-    if kind == "age":
-        return AgeRecipient(rest)
-    if kind == "age-identity":
-        try:
-            return AgeRecipient.from_identity(path.read_text(), str(path))
-        except OSError as error:
-            raise ConfigError(
-                "the age identity cannot be read", where=where, expected=str(path), found=str(error.strerror)
-            ) from None
     if kind == "file":
-        return SecretRecipient.from_file(path)
-    if kind == "env":
-        try:
-            return SecretRecipient(rest, bytes.fromhex(runtime.environ[rest]))
-        except (KeyError, ValueError):
-            raise ConfigError(
-                "the variable holds no key", where=where, expected=f"64 hex digits in ${rest}", found="something else"
-            ) from None
-    raise ConfigError(
-        "unknown kind of recipient", where=where, expected="age:, age-identity:, file: or env:", found=kind
-    )
+        text = f"file:{runtime.topology.beside(rest)}"
+    try:
+        return recipient_from_url(text, environ=runtime.environ)
+    except ConfigError as error:
+        raise ConfigError(
+            error.what,
+            where=f"{where}: {error.where or kind}",
+            expected=error.expected,
+            found=error.found,
+            fix=error.fix,
+        ) from None
 
 
 def unlocked(runtime: Runtime, name: str, role: str, *, store: ObjectStore | None = None) -> Secrets:
     """The secrets of a role. Raises WrongKey, NoVault, Damaged, ConfigError."""
-    return unlock(store or vault_store(runtime, name), role, recipients_of(runtime, name, role))
+    return unlock(
+        store or vault_store(runtime, name),
+        role,
+        recipients_of(runtime, name, role),
+        repository=runtime.topology.vault(name).repository,
+    )
 
 
 def opened(runtime: Runtime, name: str, role: str, *, site: str | None = None) -> Vault:
