@@ -18,7 +18,7 @@ from holdfast.engine.objectstore.interface import OVERWRITE, ObjectStore
 from holdfast.engine.snapshot.documents import canonical
 from holdfast.engine.vault import layout
 from holdfast.engine.vault.errors import HistoryDamaged, NoVault, WrongKey
-from holdfast.engine.vault.log import KINDS, LogEntry, check_follows, read_entry, sequences
+from holdfast.engine.vault.log import KINDS, LogEntry, forked, missing_entry, read_entry, sequences
 from holdfast.engine.vault.secrets import Secrets, unb64
 
 ANCHORS = ("init", "forget", "collect")
@@ -82,6 +82,13 @@ class History:
     held: frozenset[int] = frozenset()
     #: Numbers of entries that are there and count no more.
     stale: tuple[int, ...] = ()
+    #: Number of the newest anchor.
+    anchor_at: int = 1
+
+    @property
+    def counting(self) -> tuple[int, ...]:
+        """Numbers of the entries that must be there, in order."""
+        return tuple(sorted({*self.backups, self.keys_at.sequence, *range(self.anchor_at, self.tip.sequence + 1)}))
 
     def after(self, entry: LogEntry) -> History:
         """The history with one more entry."""
@@ -105,6 +112,7 @@ class History:
             collected=_numbered(state["collected"]),
             dropped=_numbered(state["dropped"]),
             held=frozenset(state["held"]),
+            anchor_at=entry.sequence,
         )
 
     def state(
@@ -154,13 +162,21 @@ def check_signer(entry: LogEntry, keys: Keys) -> None:
         )
 
 
-def load_history(store: ObjectStore, secrets: Secrets | None = None, *, hinted: bool = True) -> History:
+def load_history(
+    store: ObjectStore,
+    secrets: Secrets | None = None,
+    *,
+    hinted: bool = True,
+    damage: list[HistoryDamaged] | None = None,
+) -> History:
     """Read the log from its newest anchor on.
 
     Args:
         store: where the vault lies.
         secrets: of any role: the repository must be theirs; ``None`` reads what anybody may.
         hinted: begin where the head says; else list every entry, also those that count no more (`History.stale`).
+        damage: where given, what is missing or wrong is told there and passed over, so that the rest can be read.
+            Nothing may be written to what was read so.
 
     Raises:
         NoVault: there is no log.
@@ -170,7 +186,7 @@ def load_history(store: ObjectStore, secrets: Secrets | None = None, *, hinted: 
     hint = _hinted(store) if hinted else None
     numbers = sequences(store, after=hint - 1 if hint else 0)
     if hint and (not numbers or numbers[0] != hint):
-        return load_history(store, secrets, hinted=False)
+        return load_history(store, secrets, hinted=False, damage=damage)
     if not numbers:
         raise NoVault(
             "there is no vault here",
@@ -178,40 +194,71 @@ def load_history(store: ObjectStore, secrets: Secrets | None = None, *, hinted: 
             expected=f"{layout.LOG}…",
             fix="Make one with `holdfast vault init`",
         )
-    newest = _down_to_the_anchor(store, numbers)
+    found = _Damage(None if damage is None else [])
+    newest = _down_to_the_anchor(store, numbers, found)
     if newest is None:
         if hint:  # it pointed past the newest anchor; it is only a hint
-            return load_history(store, secrets, hinted=False)
-        raise _missing(store, 1)
+            return load_history(store, secrets, hinted=False, damage=damage)
+        raise (found.told or [missing_entry(store, 1)])[-1]
     anchor, *newer = newest
-    found = bytes.fromhex(json.loads(anchor.data)["repository"])
-    if secrets is not None and found != secrets.repository:
+    repository = bytes.fromhex(json.loads(anchor.data)["repository"])
+    if secrets is not None and repository != secrets.repository:
         raise WrongKey(
-            "the keys are another repository's", where=store.name, expected=found.hex(), found=secrets.repository.hex()
+            "the keys are another repository's",
+            where=store.name,
+            expected=repository.hex(),
+            found=secrets.repository.hex(),
         )
     older = [number for number in numbers if number < anchor.sequence]
-    history = _at_anchor(store, anchor, found, secrets, older)
+    history = _at_anchor(store, anchor, repository, secrets, older, found)
     for entry in newer:
-        history = history.after(entry)
+        with found:
+            history = history.after(entry)
+    if damage is not None:
+        damage.extend(found.told or ())
     return history
 
 
-def _down_to_the_anchor(store: ObjectStore, numbers: list[int]) -> list[LogEntry] | None:
+@dataclass
+class _Damage:
+    """What is wrong with a log: raised, or told and passed over. As a context: whatever its body raises of the kind."""
+
+    told: list[HistoryDamaged] | None
+
+    def found(self, error: HistoryDamaged) -> None:
+        if self.told is None:
+            raise error
+        self.told.append(error)
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> bool:
+        if self.told is None or not isinstance(error, HistoryDamaged):
+            return False
+        self.told.append(error)
+        return True
+
+
+def _down_to_the_anchor(store: ObjectStore, numbers: list[int], damage: _Damage) -> list[LogEntry] | None:
     """The newest anchor and all entries after it, in order; ``None``: there is no anchor among these.
 
     Raises HistoryDamaged: one of them is missing or does not follow the one before.
     """
     found: list[LogEntry] = []
+    above: int | None = None
     with ThreadPoolExecutor(_READERS) as pool:
         for start in range(len(numbers), 0, -_READERS):
             batch = numbers[max(0, start - _READERS) : start]
-            for entry in reversed(list(pool.map(partial(_read_or_error, store), batch))):
+            entries = list(pool.map(partial(_read_or_error, store), batch))
+            for number, read in reversed(list(zip(batch, entries, strict=True))):
+                if above is not None and number + 1 != above:
+                    damage.found(missing_entry(store, number + 1))
+                above = number
+                entry = _that_precedes(store, found[-1], read) if found else read
                 if isinstance(entry, HistoryDamaged):
-                    raise entry
-                if found and entry.sequence + 1 != found[-1].sequence:
-                    raise _missing(store, entry.sequence + 1)
-                if found:
-                    check_follows(found[-1], entry, store.name)
+                    damage.found(entry)
+                    continue
                 found.append(entry)
                 if entry.kind in ANCHORS:
                     return found[::-1]
@@ -226,18 +273,23 @@ def _read_or_error(store: ObjectStore, number: int) -> LogEntry | HistoryDamaged
         return damaged
 
 
-def _missing(store: ObjectStore, number: int) -> HistoryDamaged:
-    return HistoryDamaged(
-        "an entry of the log is missing",
-        where=f"{store.name}: {layout.entry_key(number)}",
-        expected="every number from the newest anchor on",
-        found="a gap",
-        fix="Somebody removed it: see `holdfast vault verify`, and restore it from a mirror",
-    )
+def _that_precedes(store: ObjectStore, newer: LogEntry, read: LogEntry | HistoryDamaged) -> LogEntry | HistoryDamaged:
+    """The entry itself, its copy where only that is the one the newer follows, or what is wrong."""
+    if isinstance(read, HistoryDamaged) or newer.sequence != read.sequence + 1 or newer.previous == read.digest:
+        return read
+    try:
+        return read_entry(store, read.sequence, digest=newer.previous)
+    except HistoryDamaged:
+        return forked(newer, read, store.name)
 
 
 def _at_anchor(
-    store: ObjectStore, anchor: LogEntry, repository: bytes, secrets: Secrets | None, older: list[int]
+    store: ObjectStore,
+    anchor: LogEntry,
+    repository: bytes,
+    secrets: Secrets | None,
+    older: list[int],
+    damage: _Damage,
 ) -> History:
     if anchor.kind == "init":
         keys = Keys.from_public(anchor.public["keys"])
@@ -245,25 +297,20 @@ def _at_anchor(
         check_signer(anchor, keys)
         return History(repository, anchor, keys, anchor)
     state = anchor.public["state"]
-    wanted = [(int(number), digest) for number, digest in [*state["live"], state["keys"]]]
-    with ThreadPoolExecutor(_READERS) as pool:
-        entries = dict(zip(wanted, pool.map(partial(read_entry, store), (number for number, _ in wanted)), strict=True))
-    for (number, digest), entry in entries.items():
-        if entry.digest != digest:
-            raise HistoryDamaged(
-                "an entry of the log was replaced",
-                where=f"{store.name}: entry {number}",
-                expected=digest,
-                found=entry.digest,
-                fix="Restore it from a mirror",
-            )
-    keys_at = entries[int(state["keys"][0]), state["keys"][1]]
+    keys_at = read_entry(store, int(state["keys"][0]), digest=state["keys"][1])
     keys = Keys.from_public(keys_at.public["keys"])
     _check_root(keys_at, keys, secrets, store.name)
     check_signer(keys_at, keys)
     check_signer(anchor, keys)
-    live = {number: entries[number, digest] for number, digest in sorted((int(n), d) for n, d in state["live"])}
-    needed = {*live, keys_at.sequence}
+    wanted = sorted((int(number), digest) for number, digest in state["live"])
+    live: dict[int, LogEntry] = {}
+    with ThreadPoolExecutor(_READERS) as pool:
+        for entry in pool.map(partial(_wanted_or_error, store), wanted):
+            if isinstance(entry, HistoryDamaged):
+                damage.found(entry)
+            else:
+                live[entry.sequence] = entry
+    needed = {number for number, _ in wanted} | {keys_at.sequence}
     return History(
         repository,
         anchor,
@@ -275,7 +322,15 @@ def _at_anchor(
         dropped=_numbered(state["dropped"]),
         held=frozenset(state["held"]),
         stale=tuple(number for number in older if number not in needed),
+        anchor_at=anchor.sequence,
     )
+
+
+def _wanted_or_error(store: ObjectStore, wanted: tuple[int, str]) -> LogEntry | HistoryDamaged:
+    try:
+        return read_entry(store, wanted[0], digest=wanted[1])
+    except HistoryDamaged as damaged:
+        return damaged
 
 
 def _check_root(entry: LogEntry, keys: Keys, secrets: Secrets | None, name: str) -> None:
@@ -294,8 +349,8 @@ def _hinted(store: ObjectStore) -> int | None:
     """Where the newest anchor may be. Only a hint: whatever it says, nothing is missed."""
     try:
         number = json.loads(store.get(layout.HEAD))["anchor"]
-        return number if isinstance(number, int) and number > 0 else None
-    except (ObjectNotFound, ValueError, KeyError, TypeError):
+        return number if type(number) is int and 0 < number < 10**12 else None
+    except (ObjectNotFound, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

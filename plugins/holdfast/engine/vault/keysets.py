@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
 
 from holdfast.clock import Clock
 from holdfast.engine.objectstore.errors import ObjectNotFound
-from holdfast.engine.objectstore.interface import CREATE, ObjectStore
+from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.snapshot.documents import canonical
 from holdfast.engine.vault import layout
 from holdfast.engine.vault.crypto import seal, unseal
-from holdfast.engine.vault.errors import Damaged, NotEntitled, WrongKey
-from holdfast.engine.vault.history import Keys, load_history
+from holdfast.engine.vault.errors import Damaged, HistoryDamaged, NotEntitled, WrongKey
+from holdfast.engine.vault.history import History, Keys, load_history
 from holdfast.engine.vault.log import LogEntry, append
+from holdfast.engine.vault.objects import create_new
 from holdfast.engine.vault.recipients import Recipient
 from holdfast.engine.vault.secrets import ROLES, NewSecrets, Secrets, b64, public_of, unb64, verifier_of
-from holdfast.engine.vault.vault import Vault, init_vault
+from holdfast.engine.vault.vault import Vault, init_vault, refuse_existing
 from holdfast.errors import ConfigError
 
 FORMAT = "holdfast.vault.keys/1"
@@ -53,7 +56,7 @@ def write_keyset(store: ObjectStore, secrets: Secrets, recipients: Sequence[Reci
         }
     )
     for copy in layout.KEY_COPIES:
-        store.put(layout.keyset_key(keyset_id, copy), document, mode=CREATE, content_type="application/json")
+        create_new(store, layout.keyset_key(keyset_id, copy), document, content_type="application/json")
     return keyset_id
 
 
@@ -71,9 +74,10 @@ def unlock(store: ObjectStore, role: str, recipients: Iterable[Recipient]) -> Se
     """
     if role not in ROLES:
         raise ConfigError("unknown role", expected=", ".join(ROLES), found=repr(role))
-    history = load_history(store)
+    history = _history_for_keys(store)
     keyset_id = history.keys.keysets[role]
     damaged: Damaged | None = None
+    wrong: WrongKey | None = None
     for copy in layout.KEY_COPIES:
         where = f"{store.name}: {layout.keyset_key(keyset_id, copy)}"
         try:
@@ -82,8 +86,20 @@ def unlock(store: ObjectStore, role: str, recipients: Iterable[Recipient]) -> Se
             damaged = damaged or Damaged("a key object is missing", where=where)
         except Damaged as error:
             damaged = damaged or error
+        except WrongKey as error:  # a bit of this copy may be wrong, too
+            wrong = wrong or error
+    if wrong is not None:
+        raise wrong
     assert damaged is not None
     raise damaged
+
+
+def _history_for_keys(store: ObjectStore) -> History:
+    """What names the key sets: also of a log that lost entries, so that what is left can be read."""
+    try:
+        return load_history(store)
+    except HistoryDamaged:
+        return load_history(store, hinted=False, damage=[])
 
 
 def _open(data: bytes, role: str, repository: bytes, recipients: Iterable[Recipient], where: str) -> Secrets:
@@ -118,6 +134,17 @@ def _open(data: bytes, role: str, repository: bytes, recipients: Iterable[Recipi
     )
 
 
+def foreign_keysets(store: ObjectStore, history: History, before: datetime) -> Iterator[str]:
+    """Keys of key objects of another repository, written before a time: somebody failed to make one where this is."""
+    named = {layout.keyset_key(name, copy) for name in history.keys.keysets.values() for copy in layout.KEY_COPIES}
+    for info in list(store.list(layout.KEYS)):
+        if info.key in named or info.modified_at >= before:
+            continue
+        with suppress(ValueError, KeyError, TypeError, RecursionError, ObjectNotFound):
+            if json.loads(store.get(info.key))["repository"] != history.repository.hex():
+                yield info.key
+
+
 def make_vault(
     name: str,
     store: ObjectStore,
@@ -132,8 +159,10 @@ def make_vault(
         recipients: by role (``writer``, ``reader``, ``admin``), who can open its key set.
 
     Raises:
-        VaultExists: there is one; the key objects just written name another repository and are left for nobody.
+        VaultExists: there is one. Where somebody made it in this very moment, the key objects just written name another
+            repository and are nobody's; a collection removes them.
     """
+    refuse_existing(store)
     secrets = NewSecrets.make()
     keysets = {role: write_keyset(store, getattr(secrets, role), recipients[role]) for role in ROLES}
     vault = init_vault(name, store, secrets, keysets=keysets, witnesses=witnesses, clock=clock)
@@ -205,6 +234,7 @@ def rotate_keys(
         tip=history.tip,
         describe=lambda _tip: ({"keys": new}, {"keys": new}),
         seen=seen,
+        signers=history.keys.signers,
     )
     return vault.at(history).commit(entry), made
 

@@ -22,7 +22,7 @@ from holdfast.engine.snapshot.documents import canonical, iso_utc
 from holdfast.engine.snapshot.once import create_or_read
 from holdfast.engine.vault import layout
 from holdfast.engine.vault.crypto import seal, unseal
-from holdfast.engine.vault.errors import Damaged, HistoryDamaged, NotEntitled, Outdated
+from holdfast.engine.vault.errors import Damaged, HistoryDamaged, NotEntitled, Outdated, RolledBack
 from holdfast.engine.vault.secrets import Secrets, b64, unb64, verifier_of
 
 FORMAT = "holdfast.vault.log/1"
@@ -105,7 +105,7 @@ def parse_entry(data: bytes, where: str, *, repository: bytes | None = None) -> 
         body = None if found["body"] is None else unb64(found["body"])
         created_at = datetime.fromisoformat(found["created_at"])
         sequence, kind = int(found["sequence"]), str(found["kind"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise wrong("the entry cannot be read", f"JSON of {FORMAT}", f"{type(error).__name__}: {error}") from None
     if found["format"] != FORMAT:
         raise wrong("the entry is of another format", FORMAT, str(found["format"]))
@@ -169,8 +169,13 @@ def make_entry(
     return canonical({**fields, "signature": b64(signer.sign(canonical(fields)))})
 
 
-def read_entry(store: ObjectStore, sequence: int, repository: bytes | None = None) -> LogEntry:
-    """One entry, from its copy where the first is gone or damaged.
+def read_entry(
+    store: ObjectStore, sequence: int, repository: bytes | None = None, *, digest: str | None = None
+) -> LogEntry:
+    """One entry, from its copy where the first is gone, damaged or another than the one wanted.
+
+    Args:
+        digest: of the entry that must lie there, where it is known.
 
     Raises:
         HistoryDamaged: neither can be used.
@@ -180,33 +185,48 @@ def read_entry(store: ObjectStore, sequence: int, repository: bytes | None = Non
         where = f"{store.name}: {key}"
         try:
             entry = parse_entry(store.get(key), where, repository=repository)
-            if entry.sequence == sequence:
-                return entry
+        except HistoryDamaged as damaged:
+            error = error or damaged
+            continue
+        except ObjectNotFound:
+            continue
+        if entry.sequence != sequence:
             error = error or HistoryDamaged(
                 "the entry lies at another's place", where=where, expected=str(sequence), found=str(entry.sequence)
             )
-        except HistoryDamaged as damaged:
-            error = error or damaged
-        except ObjectNotFound:
-            continue
-    raise error or HistoryDamaged(
+        elif digest is not None and entry.digest != digest:
+            error = error or HistoryDamaged(
+                "an entry of the log was replaced",
+                where=where,
+                expected=digest,
+                found=entry.digest,
+                fix="Put it back from a mirror: `holdfast vault verify --repair`",
+            )
+        else:
+            return entry
+    raise error or missing_entry(store, sequence)
+
+
+def missing_entry(store: ObjectStore, sequence: int) -> HistoryDamaged:
+    """The error where an entry that counts is not there."""
+    return HistoryDamaged(
         "an entry of the log is missing",
         where=f"{store.name}: {layout.entry_key(sequence)}",
         expected=f"entry {sequence} or its copy",
-        found="nothing",
-        fix="Somebody removed it: see `holdfast vault verify`, and restore it from a mirror",
+        found="neither",
+        fix="Somebody removed it: put it back from a mirror with `holdfast vault verify --repair`",
     )
 
 
 def sequences(store: ObjectStore, *, after: int = 0) -> list[int]:
     """The numbers of the entries that are there, copies counted, in order."""
-    found: set[int] = set()
-    for prefix, key in ((layout.LOG, layout.entry_key(after)), (layout.LOG_COPIES, layout.entry_copy_key(after))):
-        for info in store.list(prefix, start_after=key if after else None):
-            number = layout.sequence_of(info.key)
-            if number is not None and number > after:
-                found.add(number)
-    return sorted(found)
+    return sorted({*_listed(store, layout.LOG, after), *_listed(store, layout.LOG_COPIES, after)})
+
+
+def _listed(store: ObjectStore, prefix: str, after: int) -> set[int]:
+    key = f"{prefix}{after:012d}.json" if after else None
+    numbers = (layout.sequence_of(info.key) for info in store.list(prefix, start_after=key))
+    return {number for number in numbers if number is not None and number > after}
 
 
 def append(
@@ -218,23 +238,33 @@ def append(
     tip: LogEntry | None,
     describe: Callable[[LogEntry | None], tuple[Mapping[str, Any], Mapping[str, Any] | None]],
     seen: Callable[[LogEntry], None] = lambda _entry: None,
+    signers: Mapping[bytes, str] | None = None,
 ) -> LogEntry:
     """Write the next entry.
 
-    Where somebody else was first, his entry is read, told to ``seen`` (which may raise and so end it), and the next
-    number is tried with a new description.
+    Entries the caller does not know yet are read first, and told to ``seen`` (which may raise and so end it). So are
+    those of whoever takes the number before it does.
 
     Args:
         tip: the newest entry the caller knows.
         describe: given the entry it will follow, its public part and its body.
-        seen: told of each entry the caller does not know yet.
+        seen: told of each entry the caller does not know yet, in order.
+        signers: who may sign as of ``tip``: an entry nobody will believe is not written.
 
     Raises:
         StoreUnavailable: it is not known whether it was written; the same ``write_id`` is never written twice.
         Outdated: what the caller knew is too old to append to.
+        RolledBack: what the caller knew is there no more, and nothing newer.
+        NotEntitled: the keys were changed meanwhile, and these sign no more.
     """
     write_id = uuid.uuid4().hex
+    refused = False
     while True:
+        before = tip
+        tip, signers = _catch_up(store, secrets, tip, seen, signers)
+        if refused and tip is before:
+            raise _outdated(store, "an entry in the way that no listing shows")
+        _check_may_sign(secrets, kind, signers, store.name)
         public, body = describe(tip)
         sequence = 1 if tip is None else tip.sequence + 1
         data = make_entry(
@@ -247,15 +277,68 @@ def append(
             public=public,
             body=body,
         )
-        found = create_or_read(store, layout.entry_key(sequence), data, content_type="application/json")
-        entry = parse_entry(found, f"{store.name}: {layout.entry_key(sequence)}", repository=secrets.repository)
-        if entry.write_id == write_id:
+        key = layout.entry_key(sequence)
+        found = create_or_read(store, key, data, content_type="application/json")
+        if found == data:
+            entry = parse_entry(data, f"{store.name}: {key}", repository=secrets.repository)
             _check_newest(store, entry)
-            create_or_read(store, layout.entry_copy_key(sequence), found, content_type="application/json")
+            create_or_read(store, layout.entry_copy_key(sequence), data, content_type="application/json")
             return entry
-        check_follows(entry, tip, store.name)
+        refused = True
+
+
+def _catch_up(
+    store: ObjectStore,
+    secrets: Secrets,
+    tip: LogEntry | None,
+    seen: Callable[[LogEntry], None],
+    signers: Mapping[bytes, str] | None,
+) -> tuple[LogEntry | None, Mapping[bytes, str] | None]:
+    """Read what was written since ``tip``; give the new tip, with both its copies there, and who may sign after it."""
+    known = tip.sequence if tip is not None else 0
+    after = max(known - 1, 0)
+    first, copies = _listed(store, layout.LOG, after), _listed(store, layout.LOG_COPIES, after)
+    newer = sorted(number for number in first | copies if number > known)
+    if tip is not None and known not in first | copies:
+        if newer:
+            raise _outdated(store, f"entry {newer[-1]}, and entry {known} removed")
+        raise RolledBack(
+            "the newest entry this knew is gone",
+            where=f"{store.name}: {layout.entry_key(known)}",
+            expected=tip.digest,
+            found="neither it nor a newer one",
+            fix="Somebody removed it, or put an older state back; nothing was written. "
+            "Put the entries back from a mirror with `holdfast vault verify --repair`",
+        )
+    for number in newer:
+        if number != known + 1:
+            raise _outdated(store, f"entry {newer[-1]}, and entry {known + 1} removed")
+        entry = read_entry(store, number, secrets.repository)
+        if entry.previous != (None if tip is None else tip.digest):
+            raise _outdated(store, f"entry {number}, which follows another")
         seen(entry)
-        tip = entry
+        if entry.kind == "keys":
+            signers = {unb64(key): role for key, role in entry.public["keys"]["signers"]}
+        tip, known = entry, number
+    if tip is not None:
+        for there, key in ((first, layout.entry_key(known)), (copies, layout.entry_copy_key(known))):
+            if known not in there:
+                create_or_read(store, key, tip.data, content_type="application/json")
+    return tip, signers
+
+
+def _check_may_sign(secrets: Secrets, kind: str, signers: Mapping[bytes, str] | None, name: str) -> None:
+    if signers is None or secrets.signing is None:
+        return
+    role = signers.get(verifier_of(secrets.signing))
+    if role is None or role not in KINDS[kind]:
+        raise NotEntitled(
+            "the repository's keys were changed: these sign no entry any more",
+            where=name,
+            expected=f"the keys of {' or '.join(KINDS[kind])} as they are now",
+            found=f"those of a {secrets.role} as they were",
+            fix="Unlock the vault again; nothing was written",
+        )
 
 
 def _check_newest(store: ObjectStore, entry: LogEntry) -> None:
@@ -271,23 +354,31 @@ def _check_newest(store: ObjectStore, entry: LogEntry) -> None:
         return
     if newer[0] == entry.sequence + 1 and read_entry(store, newer[0]).previous == entry.digest:
         return
-    raise Outdated(
-        "the log went on and was shortened while this ran: its entry came too late and counts for nothing",
-        where=f"{store.name}: entry {entry.sequence}",
-        expected="no newer entry",
-        found=f"entry {newer[-1]}",
+    raise _outdated(store, f"entry {newer[-1]}; entry {entry.sequence} came too late and counts for nothing")
+
+
+def _outdated(store: ObjectStore, found: str) -> Outdated:
+    return Outdated(
+        "the log went on and was shortened while this ran",
+        where=store.name,
+        expected="every entry since this began",
+        found=found,
         fix="Run it again",
     )
 
 
 def check_follows(entry: LogEntry, tip: LogEntry | None, name: str) -> None:
     """Raises HistoryDamaged: it does not chain to the entry before it."""
-    previous = None if tip is None else tip.digest
-    if entry.previous != previous:
-        raise HistoryDamaged(
-            "the log is forked: an entry does not follow the one before it",
-            where=f"{name}: entry {entry.sequence}",
-            expected=f"previous {previous}",
-            found=str(entry.previous),
-            fix="An entry was replaced. `holdfast vault verify` says which, against the witnesses and mirrors",
-        )
+    if entry.previous != (None if tip is None else tip.digest):
+        raise forked(entry, tip, name)
+
+
+def forked(entry: LogEntry, tip: LogEntry | None, name: str) -> HistoryDamaged:
+    """The error where an entry does not chain to the one before it."""
+    return HistoryDamaged(
+        "the log is forked: an entry does not follow the one before it",
+        where=f"{name}: entry {entry.sequence}",
+        expected=f"previous {None if tip is None else tip.digest}",
+        found=str(entry.previous),
+        fix="An entry was replaced. `holdfast vault verify` says which, against the witnesses and mirrors",
+    )

@@ -13,9 +13,9 @@ from holdfast.engine.objectstore.errors import ObjectNotFound
 from holdfast.engine.objectstore.interface import ByteRange
 from holdfast.engine.vault import layout
 from holdfast.engine.vault.backups import Backup
-from holdfast.engine.vault.errors import Damaged
+from holdfast.engine.vault.errors import Damaged, WrongKey
 from holdfast.engine.vault.index import ChunkIndex, Location
-from holdfast.engine.vault.pack import Codec, PackHead, StoredChunk, head_bytes, read_head
+from holdfast.engine.vault.pack import Codec, PackHead, PackInfo, StoredChunk, head_bytes, read_head
 from holdfast.engine.vault.tree import TreeRow, decode_segment, rows_of
 from holdfast.engine.vault.vault import Vault
 
@@ -55,7 +55,26 @@ class ChunkReader:
     def read(self, name: bytes) -> bytes:
         """One chunk's content. Raises Damaged, NotEntitled."""
         found = self.locate(name)
-        return self._open(name, found, self._fetch(found.pack, found.offset, found.offset + found.stored_bytes))
+        try:
+            return self._read_at(name, found)
+        except Damaged as damaged:
+            data = self._elsewhere(name, found.pack, damaged)
+            if isinstance(data, Damaged):
+                raise data from None
+            return data
+
+    def _read_at(self, name: bytes, place: Location) -> bytes:
+        return self._open(name, place, self._fetch(place.pack, place.offset, place.offset + place.stored_bytes))
+
+    def _elsewhere(self, name: bytes, tried: int, damaged: Damaged) -> bytes | Damaged:
+        """A chunk from another pack that has it, or what was wrong with the first."""
+        for place in self.index.places(name):
+            if place.pack != tried:
+                try:
+                    return self._read_at(name, place)
+                except Damaged:
+                    continue
+        return damaged
 
     def read_many(self, names: Sequence[bytes]) -> dict[bytes, bytes]:
         """Several chunks, those near each other in a pack with one request. They are in memory together."""
@@ -87,14 +106,14 @@ class ChunkReader:
             data = memoryview(self._fetch(pack, start, end))
         except Damaged as damaged:
             for _, name in span:
-                yield name, damaged
+                yield name, self._elsewhere(name, pack, damaged)
             return
         for place, name in span:
             begin = place.offset - start
             try:
                 yield name, self._open(name, place, data[begin : begin + place.stored_bytes])
             except Damaged as damaged:
-                yield name, damaged
+                yield name, self._elsewhere(name, pack, damaged)
 
     def _open(self, name: bytes, place: Location, data: bytes | memoryview) -> bytes:
         chunk = StoredChunk(
@@ -109,7 +128,7 @@ class ChunkReader:
                 return found
         info = self.index.packs[pack]
         data = self._fetch(pack, 0, head_bytes(info.kind))
-        head = read_head(data, self.vault.secrets, info.pack_id, self._where(pack))
+        head = open_head(self.vault, info, data, self._where(pack))
         with self._lock:
             self._heads[pack] = head
             if len(self._heads) > 4096:
@@ -146,6 +165,26 @@ class ChunkReader:
         """The objects of a backup in path order."""
         for part in backup.segments:
             yield from rows_of(self.segment(part.chunk_id))
+
+
+def open_head(vault: Vault, info: PackInfo, data: bytes, where: str) -> PackHead:
+    """The beginning of a pack an index names.
+
+    Whoever has read the index has the repository's keys: a pack that does not open with them is damaged.
+
+    Raises:
+        Damaged, NotEntitled.
+    """
+    try:
+        return read_head(data, vault.secrets, info.pack_id, where, generations=vault.history.keys.recipients)
+    except WrongKey as wrong:
+        raise Damaged(
+            "the beginning of a pack was changed",
+            where=where,
+            expected="a pack sealed to this repository's keys",
+            found=wrong.what,
+            fix="Put it back from a mirror: `holdfast vault verify --repair`",
+        ) from None
 
 
 def _spans(places: list[tuple[Location, bytes]]) -> Iterator[list[tuple[Location, bytes]]]:

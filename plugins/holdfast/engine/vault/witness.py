@@ -7,7 +7,7 @@ repository, or disagrees with it, is an alarm.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from holdfast.engine.objectstore.errors import ObjectStoreError
@@ -63,11 +63,18 @@ def write_witness(stores: Mapping[str, ObjectStore], secrets: Secrets, entry: Lo
     told: dict[str, str | None] = {}
     for site, store in stores.items():
         try:
-            create_or_read(store, layout.witness_key(secrets.repository, entry.sequence), data)
-            told[site] = None
+            found = create_or_read(store, layout.witness_key(secrets.repository, entry.sequence), data)
+            told[site] = None if _digest_of(found) == entry.digest else "it has witnessed another entry of this number"
         except ObjectStoreError as error:
             told[site] = str(error)
     return told
+
+
+def _digest_of(data: bytes) -> object:
+    try:
+        return json.loads(data)["digest"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def read_witness(site: str, store: ObjectStore, history: History) -> Witness:
@@ -87,20 +94,27 @@ def read_witness(site: str, store: ObjectStore, history: History) -> Witness:
                 Ed25519PublicKey.from_public_bytes(signer).verify(signature, canonical(read))
                 if read["repository"] == history.repository.hex():
                     return Witness(site, int(read["sequence"]), str(read["digest"]))
-            except (ValueError, KeyError, TypeError, AttributeError, InvalidSignature):
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError, InvalidSignature):
                 continue
         return Witness(site)
     except ObjectStoreError as error:
         return Witness(site, unknown=str(error))
 
 
-def check_witnesses(store: ObjectStore, history: History, witnesses: Mapping[str, ObjectStore]) -> tuple[Witness, ...]:
+def ask_witnesses(history: History, witnesses: Mapping[str, ObjectStore]) -> tuple[Witness, ...]:
+    """What every site says."""
+    return tuple(read_witness(site, witness, history) for site, witness in witnesses.items())
+
+
+def check_witnesses(store: ObjectStore, history: History, told: Iterable[Witness]) -> None:
     """Compare the repository with what its witnesses saw.
+
+    Args:
+        history: read after the witnesses were asked: whatever they saw was in the log before.
 
     Raises:
         RolledBack: a witness saw a newer entry, or another one of the same number.
     """
-    told = tuple(read_witness(site, witness, history) for site, witness in witnesses.items())
     for witness in told:
         if witness.sequence is None:
             continue
@@ -113,16 +127,27 @@ def check_witnesses(store: ObjectStore, history: History, witnesses: Mapping[str
                 fix="Somebody removed backups or put an older state back; nothing was written. "
                 "Put the entries back from a mirror with `holdfast vault verify --repair`",
             )
-        try:
-            entry = history.tip if witness.sequence == history.tip.sequence else read_entry(store, witness.sequence)
-        except HistoryDamaged:
-            continue  # old entries are removed once an anchor has taken their place
-        if entry.digest != witness.digest:
+        if witness.sequence not in history.counting:
+            continue  # an anchor took its place: what lies there is nobody's, or nothing
+        found = _digest_at(store, history, witness)
+        if found != witness.digest:
             raise RolledBack(
                 "the repository's log is not the one that was witnessed",
                 where=f"{store.name}: entry {witness.sequence}",
                 expected=f"{witness.digest}, which {witness.site} witnessed",
-                found=entry.digest,
+                found=found,
                 fix="Somebody put another history in its place. Nothing was written; compare with a mirror",
             )
-    return told
+
+
+def _digest_at(store: ObjectStore, history: History, witness: Witness) -> str | None:
+    """Of the entry the history has where a site witnessed one."""
+    number = witness.sequence
+    assert number is not None
+    for entry in (history.tip, history.keys_at, history.backups.get(number)):
+        if entry is not None and entry.sequence == number:
+            return entry.digest
+    try:
+        return read_entry(store, number, history.repository, digest=witness.digest).digest
+    except HistoryDamaged as damaged:
+        return damaged.found
