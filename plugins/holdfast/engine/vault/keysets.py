@@ -8,24 +8,27 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
 from typing import Literal
 
 from holdfast.clock import Clock
 from holdfast.engine.objectstore.errors import ObjectNotFound
-from holdfast.engine.objectstore.interface import CREATE, ObjectStore
+from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.snapshot.documents import canonical
 from holdfast.engine.vault import layout
 from holdfast.engine.vault.append import append
 from holdfast.engine.vault.crypto import seal, unseal
 from holdfast.engine.vault.entries import Base64, Form, Id, Text, read_canonical
-from holdfast.engine.vault.errors import Damaged, NotEntitled, WrongKey
-from holdfast.engine.vault.history import load_history
+from holdfast.engine.vault.errors import Damaged, HistoryDamaged, NotEntitled, WrongKey
+from holdfast.engine.vault.history import History, load_history
 from holdfast.engine.vault.keys import Keys
 from holdfast.engine.vault.log import LogEntry
+from holdfast.engine.vault.objects import create_new
 from holdfast.engine.vault.recipients import Recipient
 from holdfast.engine.vault.secrets import ROLES, NewSecrets, Secrets, b64, public_of, unb64, verifier_of
-from holdfast.engine.vault.vault import Vault, init_vault
+from holdfast.engine.vault.vault import Vault, init_vault, refuse_existing
 from holdfast.errors import ConfigError
 
 FORMAT = "holdfast.vault.keys/1"
@@ -77,7 +80,7 @@ def write_keyset(store: ObjectStore, secrets: Secrets, recipients: Sequence[Reci
     )
     name = keyset_name(document)
     for copy in layout.KEY_COPIES:
-        store.put(layout.keyset_key(name, copy), document, mode=CREATE, content_type="application/json")
+        create_new(store, layout.keyset_key(name, copy), document, content_type="application/json")
     return name
 
 
@@ -105,7 +108,7 @@ def unlock(store: ObjectStore, role: str, recipients: Iterable[Recipient], *, re
     """
     if role not in ROLES:
         raise ConfigError("unknown role", expected=", ".join(ROLES), found=repr(role))
-    history = load_history(store)
+    history = _history_for_keys(store)
     if repository is not None and history.repository.hex() != repository:
         raise ConfigError(
             "another repository lies here than the one that was named",
@@ -126,6 +129,14 @@ def unlock(store: ObjectStore, role: str, recipients: Iterable[Recipient], *, re
         except Damaged as error:
             errors.append(error)
     raise errors[0]
+
+
+def _history_for_keys(store: ObjectStore) -> History:
+    """What names the key sets: also of a log that lost entries, so that what is left can be read."""
+    try:
+        return load_history(store)
+    except HistoryDamaged:
+        return load_history(store, hinted=False, damage=[])
 
 
 def _open(data: bytes, role: str, repository: bytes, name: str, recipients: Iterable[Recipient], where: str) -> Secrets:
@@ -164,6 +175,17 @@ def _open(data: bytes, role: str, repository: bytes, name: str, recipients: Iter
     )
 
 
+def foreign_keysets(store: ObjectStore, history: History, before: datetime) -> Iterator[str]:
+    """Keys of key objects of another repository, written before a time: somebody failed to make one where this is."""
+    named = {layout.keyset_key(name, copy) for name in history.keys.keysets.values() for copy in layout.KEY_COPIES}
+    for info in list(store.list(layout.KEYS)):
+        if info.key in named or info.modified_at >= before:
+            continue
+        with suppress(ValueError, ObjectNotFound):
+            if KeysetForm.model_validate(read_canonical(store.get(info.key))).repository != history.repository.hex():
+                yield info.key
+
+
 def make_vault(
     name: str,
     store: ObjectStore,
@@ -178,8 +200,10 @@ def make_vault(
         recipients: by role (``writer``, ``reader``, ``admin``), who can open its key set.
 
     Raises:
-        VaultExists: there is one; the key objects just written name another repository and are left for nobody.
+        VaultExists: there is one. Where somebody made it in this very moment, the key objects just written name another
+            repository and are nobody's; a collection removes them.
     """
+    refuse_existing(store)
     secrets = NewSecrets.make()
     keysets = {role: write_keyset(store, getattr(secrets, role), recipients[role]) for role in ROLES}
     vault = init_vault(name, store, secrets, keysets=keysets, witnesses=witnesses, clock=clock)
