@@ -118,31 +118,14 @@ def _catch_up(
     Returns:
         The new tip, with both its copies there; who may sign after it; and the number of the next entry.
     """
-    known = tip.sequence if tip is not None else 0
-    after = max(known - 1, 0)
-    first, copies = listed(store, layout.LOG, after), listed(store, layout.LOG_COPIES, after)
-    newer = sorted(number for number in first | copies if number > known)
     if tip is None:
-        if newer:
-            raise VaultExists(
-                "there is a vault here already, or something else at its place",
-                where=store.name,
-                expected="nothing below log/",
-                found=f"{len(newer)} objects",
-                fix="Use it, or name another site or prefix",
-            )
+        _refuse_existing(store)
         return None, signers, 1
-    if known not in first | copies:
-        if newer:
-            raise _outdated(store, f"entry {newer[-1]}, and entry {known} removed")
-        raise RolledBack(
-            "the newest entry this knew is gone",
-            where=f"{store.name}: {layout.entry_key(known)}",
-            expected=tip.digest,
-            found="neither it nor a newer one",
-            fix="Somebody removed it, or put an older state back; nothing was written. "
-            "Put the entries back from a mirror with `holdfast vault verify --repair`",
-        )
+    after = max(tip.sequence - 1, 0)
+    first, copies = listed(store, layout.LOG, after), listed(store, layout.LOG_COPIES, after)
+    newer = sorted(number for number in first | copies if number > tip.sequence)
+    if tip.sequence not in first | copies:
+        raise _gone(store, tip, newer)
     for number in newer:
         entry = _entry_of_somebody(store, number, secrets.repository, signers)
         if entry is None or is_a_leap(entry, tip):
@@ -152,12 +135,42 @@ def _catch_up(
         seen(entry)
         if entry.kind == "keys":
             signers = Keys.from_public(entry.public["keys"]).signers
-        tip, known = entry, number
+        tip = entry
+    known = tip.sequence
     for there, key in ((first, layout.entry_key(known)), (copies, layout.entry_copy_key(known))):
         if known not in there:
             create_or_read(store, key, tip.data, content_type="application/json")
+    return tip, signers, _free(store, known, first)
+
+
+def _refuse_existing(store: ObjectStore) -> None:
+    there = sequences(store)
+    if there:
+        raise VaultExists(
+            "there is a vault here already, or something else at its place",
+            where=store.name,
+            expected="nothing below log/",
+            found=f"{len(there)} objects",
+            fix="Use it, or name another site or prefix",
+        )
+
+
+def _gone(store: ObjectStore, tip: LogEntry, newer: list[int]) -> Outdated | RolledBack:
+    if newer:
+        return _outdated(store, f"entry {newer[-1]}, and entry {tip.sequence} removed")
+    return RolledBack(
+        "the newest entry this knew is gone",
+        where=f"{store.name}: {layout.entry_key(tip.sequence)}",
+        expected=tip.digest,
+        found="neither it nor a newer one",
+        fix="Somebody removed it, or put an older state back; nothing was written. "
+        "Put the entries back from a mirror with `holdfast vault verify --repair`",
+    )
+
+
+def _free(store: ObjectStore, known: int, taken: set[int]) -> int:
     free = known + 1
-    while free in first:
+    while free in taken:
         free += 1
     if free > known + FARTHEST:
         raise HistoryDamaged(
@@ -167,7 +180,7 @@ def _catch_up(
             found=f"no free number up to {free}",
             fix="Remove those objects, or mirror the vault to another place",
         )
-    return tip, signers, free
+    return free
 
 
 def _entry_of_somebody(

@@ -21,7 +21,15 @@ from holdfast.engine.vault import layout
 from holdfast.engine.vault.append import append
 from holdfast.engine.vault.crypto import seal, unseal
 from holdfast.engine.vault.entries import Base64, Form, Id, Text, read_canonical
-from holdfast.engine.vault.errors import Damaged, HistoryDamaged, NotEntitled, WrongKey
+from holdfast.engine.vault.errors import (
+    Damaged,
+    HistoryDamaged,
+    KeyServiceRefused,
+    KeyServiceUnavailable,
+    NotEntitled,
+    VaultError,
+    WrongKey,
+)
 from holdfast.engine.vault.history import History, load_history
 from holdfast.engine.vault.keys import Keys
 from holdfast.engine.vault.log import LogEntry
@@ -94,7 +102,7 @@ def _context(repository: bytes, role: str, keyset_id: str) -> dict[str, str]:
 
 
 def unlock(store: ObjectStore, role: str, recipients: Iterable[Recipient], *, repository: str | None = None) -> Secrets:
-    """Open a role's key set with whichever recipient can.
+    """Open a role's key set with whichever recipient can: one that refuses or does not answer gives way to the next.
 
     Args:
         repository: id of the one it must be, 32 hex digits. Without it whoever can write to the store can put another
@@ -104,6 +112,7 @@ def unlock(store: ObjectStore, role: str, recipients: Iterable[Recipient], *, re
         ConfigError: another repository lies there.
         NoVault, HistoryDamaged: the log names no key set.
         WrongKey: none of these opens it.
+        KeyServiceUnavailable: none of these opens it, and one that may did not answer.
         Damaged: both copies are gone or changed.
     """
     if role not in ROLES:
@@ -119,6 +128,7 @@ def unlock(store: ObjectStore, role: str, recipients: Iterable[Recipient], *, re
         )
     keyset_id = history.keys.keysets[role]
     errors: list[Damaged] = []
+    recipients = tuple(recipients)
     for copy in layout.KEY_COPIES:
         where = f"{store.name}: {layout.keyset_key(keyset_id, copy)}"
         try:
@@ -139,7 +149,7 @@ def _history_for_keys(store: ObjectStore) -> History:
         return load_history(store, hinted=False, damage=[])
 
 
-def _open(data: bytes, role: str, repository: bytes, name: str, recipients: Iterable[Recipient], where: str) -> Secrets:
+def _open(data: bytes, role: str, repository: bytes, name: str, recipients: Sequence[Recipient], where: str) -> Secrets:
     if keyset_name(data) != name:
         raise Damaged("a key object was changed", where=where, expected=f"sha256 {name}", found=keyset_name(data))
     try:
@@ -151,26 +161,29 @@ def _open(data: bytes, role: str, repository: bytes, name: str, recipients: Iter
             "the key object cannot be read", where=where, expected=f"{FORMAT} of {role}", found=str(error)[:300]
         ) from None
     context = _context(repository, role, found.keyset)
-    tried: list[str] = []
+    failed: list[VaultError] = []
     for recipient in recipients:
         for one in found.recipients:
             if (one.kind, one.key) != (recipient.kind, recipient.key_name):
                 continue
             try:
                 key = recipient.unwrap(unb64(one.wrapped), context)
-            except WrongKey as error:
-                tried.append(str(error))
+                plain = unseal(key, KIND, repository, unb64(found.sealed), where)
+            except (WrongKey, KeyServiceRefused, KeyServiceUnavailable) as error:
+                failed.append(error)
                 continue
-            plain = unseal(key, KIND, repository, unb64(found.sealed), where)
             try:
                 return Secrets.from_dict(read_canonical(plain), role=role, repository=repository)
             except ValueError as error:
                 raise Damaged("the secrets cannot be read", where=where, found=str(error)) from None
-    raise WrongKey(
+    waiting = any(isinstance(error, KeyServiceUnavailable) for error in failed)
+    raise (KeyServiceUnavailable if waiting else WrongKey)(
         f"none of the keys at hand opens the {role}'s key set",
         where=where,
         expected=", ".join(f"{one.kind} {one.key}" for one in found.recipients),
-        found="; ".join(tried) or ", ".join(f"{one.kind} {one.key_name}" for one in recipients) or "no key",
+        found="; ".join(str(error) for error in failed)
+        or ", ".join(f"{one.kind} {one.key_name}" for one in recipients)
+        or "no key",
         fix="Use one of the recipients it was sealed for, e.g. the offline age identity",
     )
 
