@@ -31,7 +31,7 @@ from holdfast.engine.vault.log import (
     read_entry,
     sequences,
 )
-from holdfast.engine.vault.secrets import Secrets, verifier_of
+from holdfast.engine.vault.secrets import Secrets
 
 
 def append(
@@ -96,7 +96,7 @@ def append(
 
 def check_current(secrets: Secrets, signers: Mapping[bytes, str], name: str) -> None:
     """Raises NotEntitled: the keys these secrets sign with were replaced."""
-    if secrets.signing is not None and signers.get(verifier_of(secrets.signing)) != secrets.role:
+    if secrets.signing is not None and signers.get(secrets.verifier) != secrets.role:
         raise NotEntitled(
             "the repository's keys were changed: these sign no entry any more",
             where=name,
@@ -119,7 +119,7 @@ def _catch_up(
         The new tip, with both its copies there; who may sign after it; and the number of the next entry.
     """
     if tip is None:
-        _refuse_existing(store)
+        refuse_existing(store)
         return None, signers, 1
     after = max(tip.sequence - 1, 0)
     first, copies = listed(store, layout.LOG, after), listed(store, layout.LOG_COPIES, after)
@@ -143,7 +143,8 @@ def _catch_up(
     return tip, signers, _free(store, known, first)
 
 
-def _refuse_existing(store: ObjectStore) -> None:
+def refuse_existing(store: ObjectStore) -> None:
+    """Raises VaultExists: there is a log, of whatever state."""
     there = sequences(store)
     if there:
         raise VaultExists(

@@ -43,6 +43,8 @@ class Progress:
     size_bytes: int
     stored_bytes: int
     path: str = ""
+    #: Of everything, where it is known before the end.
+    total_bytes: int | None = None
 
 
 @dataclass(frozen=True)

@@ -110,3 +110,27 @@ class SourceChanged(VaultError):
     """An object of the source changed while it was read; no backup was made."""
 
     transient = True
+
+
+class TargetDamaged(VaultError):
+    """Bytes that were restored read back as other bytes: the target's fault, not the vault's."""
+
+    exit_code = 4
+
+
+class TargetChanged(VaultError):
+    """Somebody wrote where a restore was writing; nothing of his was touched. Run again, it goes on."""
+
+    transient = True
+
+
+class NotActive(Refused, VaultError):
+    """Nothing is published at a site that is not the active one of the newest epoch; nothing was changed."""
+
+
+class MissingProgram(ConfigError):
+    """A program that is run for this (PostgreSQL's, pgBackRest, Airflow's) is not installed or cannot be started."""
+
+
+class CommandFailed(VaultError):
+    """A program that was run for this failed, was killed, or did not end in time."""

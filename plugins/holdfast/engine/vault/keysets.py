@@ -18,7 +18,7 @@ from holdfast.engine.objectstore.errors import ObjectNotFound
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.snapshot.documents import canonical
 from holdfast.engine.vault import layout
-from holdfast.engine.vault.append import append
+from holdfast.engine.vault.append import append, refuse_existing
 from holdfast.engine.vault.crypto import seal, unseal
 from holdfast.engine.vault.entries import Base64, Form, Id, Text, read_canonical
 from holdfast.engine.vault.errors import (
@@ -36,7 +36,7 @@ from holdfast.engine.vault.log import LogEntry
 from holdfast.engine.vault.objects import create_new
 from holdfast.engine.vault.recipients import Recipient
 from holdfast.engine.vault.secrets import ROLES, NewSecrets, Secrets, b64, public_of, unb64, verifier_of
-from holdfast.engine.vault.vault import Vault, init_vault, refuse_existing
+from holdfast.engine.vault.vault import Vault, init_vault
 from holdfast.errors import ConfigError
 
 FORMAT = "holdfast.vault.keys/1"
@@ -147,6 +147,25 @@ def _history_for_keys(store: ObjectStore) -> History:
         return load_history(store)
     except HistoryDamaged:
         return load_history(store, hinted=False, damage=[])
+
+
+def named_recipients(store: ObjectStore, role: str) -> tuple[tuple[str, str], ...]:
+    """Kind and name of each key that opens a role's key set; none of them is needed for that.
+
+    Raises:
+        NoVault, HistoryDamaged: the log names no key set.
+        Damaged: both copies are gone or changed.
+    """
+    name = _history_for_keys(store).keys.keysets[role]
+    for copy in layout.KEY_COPIES:
+        with suppress(ObjectNotFound, ValueError):
+            data = store.get(layout.keyset_key(name, copy))
+            if keyset_name(data) == name:
+                return tuple((one.kind, one.key) for one in KeysetForm.model_validate(read_canonical(data)).recipients)
+    raise Damaged(
+        "no key object of the role can be read",
+        where=f"{store.name}: {layout.keyset_key(name, layout.KEY_COPIES[0])}",
+    )
 
 
 def _open(data: bytes, role: str, repository: bytes, name: str, recipients: Sequence[Recipient], where: str) -> Secrets:

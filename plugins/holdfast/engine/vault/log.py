@@ -26,7 +26,7 @@ from holdfast.engine.vault import layout
 from holdfast.engine.vault.crypto import seal, unseal
 from holdfast.engine.vault.entries import BODIES, LAST_NUMBER, EntryForm, read_canonical
 from holdfast.engine.vault.errors import Damaged, HistoryDamaged, NotEntitled, UnknownFormat
-from holdfast.engine.vault.secrets import Secrets, b64, unb64, verifier_of
+from holdfast.engine.vault.secrets import Secrets, b64, unb64
 
 FORMAT = "holdfast.vault.log/1"
 BODY_KIND = b"E"
@@ -198,10 +198,9 @@ def make_entry(
     Raises:
         NotEntitled: these secrets' role may not sign an entry of this kind.
     """
-    signer = secrets.signer
     if sequence > LAST_NUMBER:
         raise HistoryDamaged("the log is full", expected=f"at most entry {LAST_NUMBER}", found=str(sequence))
-    if signer is None or secrets.signing is None or secrets.role not in KINDS[kind]:
+    if secrets.signing is None or secrets.role not in KINDS[kind]:
         raise NotEntitled(
             f"these keys may not write a `{kind}` entry",
             expected=f"the keys of {' or '.join(KINDS[kind])}",
@@ -219,9 +218,9 @@ def make_entry(
         "write_id": write_id,
         "public": dict(public),
         "body": None if sealed is None else b64(sealed),
-        "signer": b64(verifier_of(secrets.signing)),
+        "signer": b64(secrets.verifier),
     }
-    return canonical({**fields, "signature": b64(signer.sign(_SIGNED + canonical(fields)))})
+    return canonical({**fields, "signature": b64(secrets.sign(_SIGNED + canonical(fields)))})
 
 
 def read_entry(

@@ -71,6 +71,7 @@ class RestoreReport:
         kept: objects that were there already, verified.
         damaged: by path, why it could not be restored.
         read_bytes: what was read from the vault.
+        wanted_bytes: of everything that was chosen.
     """
 
     backup: Backup
@@ -79,6 +80,7 @@ class RestoreReport:
     kept: int = 0
     kept_bytes: int = 0
     read_bytes: int = 0
+    wanted_bytes: int = 0
     damaged: dict[str, str] = field(default_factory=dict)
 
 
@@ -110,6 +112,7 @@ def restore_backup(
             found=", ".join((*options.paths, *options.patterns)),
         )
     check_paths((row.path for row in rows), folds_case=target.folds_case)
+    report.wanted_bytes = sum(row.size_bytes for row in rows)
     for batch in _batches(rows):
         _restore_batch(reader, batch, target, options, report)
     target.finish()
@@ -170,7 +173,7 @@ def _restore_batch(
         report.restored += 1
         report.restored_bytes += row.size_bytes
         done = report.restored + report.kept
-        options.progress(Progress(done, report.restored_bytes + report.kept_bytes, 0, row.path))
+        options.progress(Progress(done, report.restored_bytes + report.kept_bytes, 0, row.path, report.wanted_bytes))
 
 
 def _pieces_of(row: TreeRow, fetched: dict[bytes, bytes | Damaged]) -> Iterator[bytes]:

@@ -98,6 +98,7 @@ class SnapshotSource:
             "snapshot": record.snapshot_id,
             "epoch": record.epoch,
             "manifest_digest": record.manifest_digest,
+            "labels": dict(record.labels),
         }
 
     def objects(self) -> Iterator[SourceObject]:

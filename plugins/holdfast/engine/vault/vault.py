@@ -15,13 +15,13 @@ from holdfast.engine.objectstore.errors import ObjectNotFound
 from holdfast.engine.objectstore.interface import ByteRange, ObjectStore
 from holdfast.engine.vault import layout
 from holdfast.engine.vault.append import append, check_current
-from holdfast.engine.vault.errors import Damaged, HistoryDamaged, Outdated, RolledBack, VaultExists, WrongKey
+from holdfast.engine.vault.errors import Damaged, HistoryDamaged, Outdated, RolledBack, WrongKey
 from holdfast.engine.vault.history import History, load_history, write_hint
 from holdfast.engine.vault.index import ChunkIndex, IndexedPack, IndexPart, decode_index, part_of
 from holdfast.engine.vault.keys import Keys
-from holdfast.engine.vault.log import LogEntry, sequences
+from holdfast.engine.vault.log import LogEntry
 from holdfast.engine.vault.pack import TAIL_READ_BYTES, PackInfo, read_table
-from holdfast.engine.vault.secrets import NewSecrets, Secrets, public_of, verifier_of
+from holdfast.engine.vault.secrets import NewSecrets, Secrets, public_of
 from holdfast.engine.vault.witness import Witness, ask_witnesses, check_witnesses, write_witness
 
 _READERS = 8
@@ -246,22 +246,6 @@ def index_digest(data: bytes) -> str:
     return f"blake3:{blake3(data).hexdigest()}"
 
 
-def refuse_existing(store: ObjectStore) -> None:
-    """Raises VaultExists: a log is there, of whatever state."""
-    if sequences(store):
-        raise _exists(store)
-
-
-def _exists(store: ObjectStore) -> VaultExists:
-    return VaultExists(
-        "there is a vault here already",
-        where=store.name,
-        expected="nothing below log/",
-        found="a log",
-        fix="Use it, or name another site or prefix",
-    )
-
-
 def init_vault(
     name: str,
     store: ObjectStore,
@@ -280,13 +264,10 @@ def init_vault(
         VaultExists: there is one.
     """
     clock = clock or SystemClock()
-    refuse_existing(store)
     reader, admin, writer = secrets.reader, secrets.admin, secrets.writer
-    assert admin.signing is not None
-    assert writer.signing is not None
     keys = Keys(
         recipients={number: public_of(private) for number, private in reader.private.items()},
-        signers={verifier_of(admin.signing): "admin", verifier_of(writer.signing): "writer"},
+        signers={admin.verifier: "admin", writer.verifier: "writer"},
         keysets=dict(keysets),
     )
 

@@ -17,11 +17,11 @@ from holdfast.engine.snapshot.documents import canonical
 from holdfast.engine.snapshot.once import create_or_read
 from holdfast.engine.vault import layout
 from holdfast.engine.vault.entries import EntryDigest, Form, Id, Key32, Number, Signature, read_canonical
-from holdfast.engine.vault.errors import HistoryDamaged, NotEntitled, RolledBack
+from holdfast.engine.vault.errors import HistoryDamaged, RolledBack
 from holdfast.engine.vault.history import History
 from holdfast.engine.vault.keys import keys_after, next_keys
 from holdfast.engine.vault.log import LogEntry, is_signed, parse_entry, read_entry
-from holdfast.engine.vault.secrets import Secrets, b64, unb64, verifier_of
+from holdfast.engine.vault.secrets import Secrets, b64, unb64
 
 FORMAT = "holdfast.vault.witness/1"
 _SIGNED = b"holdfast vault 1|witness|"
@@ -75,16 +75,14 @@ def write_witness(
     Returns:
         By site, ``None`` or why it could not be written: an entry is not undone for it.
     """
-    if secrets.signer is None or secrets.signing is None:
-        raise NotEntitled("these keys sign nothing", expected="the keys that wrote the entry", found=secrets.role)
     fields = {
         "format": FORMAT,
         "repository": secrets.repository.hex(),
         "sequence": entry.sequence,
         "digest": entry.digest,
-        "signer": b64(verifier_of(secrets.signing)),
+        "signer": b64(secrets.verifier),
     }
-    data = canonical({**fields, "signature": b64(secrets.signer.sign(_SIGNED + canonical(fields)))})
+    data = canonical({**fields, "signature": b64(secrets.sign(_SIGNED + canonical(fields)))})
     has = {witness.site: witness.key_entries for witness in known}
     told: dict[str, str | None] = {}
     for site, store in stores.items():
