@@ -20,7 +20,7 @@ from holdfast.engine.vault import layout
 from holdfast.engine.vault.append import append
 from holdfast.engine.vault.backups import Backup, live_backups, newest, read_backup
 from holdfast.engine.vault.chunking import TABLES, Chunker
-from holdfast.engine.vault.errors import Damaged, Outdated, SourceChanged, WrongKey
+from holdfast.engine.vault.errors import Damaged, SourceChanged, WrongKey
 from holdfast.engine.vault.log import LogEntry
 from holdfast.engine.vault.pack import PackClass
 from holdfast.engine.vault.reading import ChunkReader
@@ -33,7 +33,6 @@ from holdfast.engine.vault.witness import Witness
 #: An object up to this size is read whole, several of them ahead.
 SMALL_BYTES = 1024 * 1024
 _AHEAD = 16
-_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,18 +96,14 @@ def back_up(vault: Vault, source: Source, options: BackupOptions | None = None) 
         RolledBack: the vault lost what its witnesses saw; nothing was written.
         SourceFailed, SourceChanged, ObjectDamaged: the source; no backup was made.
         NotEntitled: the keys are a reader's.
-        Outdated: the vault was collected or shortened meanwhile, again and again.
+        Outdated: the vault was collected or shortened meanwhile, again and again (a stream is read only once: the
+            first time). It may be run again.
     """
     options = options or BackupOptions()
     vault.refuse_alarm()
-    for attempt in range(1, _TRIES + 1):
-        try:
-            return _Run(vault, source, options).run()
-        except Outdated:
-            if attempt == _TRIES:
-                raise
-            vault = vault.reload()
-    raise AssertionError("unreachable")
+    if source.kind == "stream":  # its producer runs once
+        return _Run(vault, source, options).run()
+    return vault.again(lambda fresh: _Run(fresh, source, options).run())
 
 
 @dataclass
@@ -122,12 +117,20 @@ class _Run:
     read_bytes: int = 0
 
     def run(self) -> BackupReport:
-        loaded = self.vault.load_index(self.vault.packs_there())
+        self.vault, loaded = self.vault.current_index(presence=True)
+        self.vault.refuse_alarm()
         parent = None if self.options.full else newest(live_backups(self.vault, self.source.name, unreadable={}))
         options = self.options
         with ExitStack() as stack:
             session = stack.enter_context(
-                Session(self.vault, loaded.index, options.tier, options.protect, options.pack_bytes)
+                Session(
+                    self.vault,
+                    loaded.index,
+                    options.tier,
+                    options.protect,
+                    options.pack_bytes,
+                    adopt=frozenset(loaded.rebuilt),
+                )
             )
             chunker = Chunker(options.chunk_bytes, self.vault.secrets.chunk_seed)
             tree = TreeWriter(lambda data: session.add(PackClass.TREE, data))
@@ -184,9 +187,9 @@ class _Run:
             "backup",
             clock=self.vault.clock,
             tip=history.tip,
-            signers=history.keys.signers,
             describe=lambda _tip: (public, body),
             seen=seen,
+            signers=history.keys.signers,
         )
         self.vault = self.vault.at(history)
         self.options.protect(layout.entry_key(entry.sequence))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,7 +20,7 @@ from holdfast.engine.vault import layout
 from holdfast.engine.vault.entries import LAST_NUMBER
 from holdfast.engine.vault.errors import HistoryDamaged, NoVault, UnknownFormat, WrongKey
 from holdfast.engine.vault.keys import Keys, first_keys, keys_after, next_keys
-from holdfast.engine.vault.log import FARTHEST, KINDS, LogEntry, check_follows, read_entry, sequences
+from holdfast.engine.vault.log import KINDS, LogEntry, forked, is_a_leap, missing_entry, read_entry, sequences
 from holdfast.engine.vault.secrets import Secrets
 
 ANCHORS = ("init", "forget", "collect")
@@ -51,8 +50,19 @@ class History:
     stale: tuple[int, ...] = ()
     #: Numbers from the newest anchor on at which something lies that is no entry.
     strays: tuple[int, ...] = ()
-    #: The newest anchor and what came after it, as it was loaded.
-    since_anchor: tuple[LogEntry, ...] = field(default=(), repr=False)
+    #: The newest anchor and what came after it.
+    recent: tuple[LogEntry, ...] = field(default=(), repr=False)
+
+    @property
+    def anchor_at(self) -> int:
+        """Number of the newest anchor."""
+        return self.recent[0].sequence
+
+    @property
+    def counting(self) -> tuple[int, ...]:
+        """Numbers of the entries that must be there, in order."""
+        recent = (entry.sequence for entry in (*self.key_entries, *self.recent))
+        return tuple(sorted({*self.backups, *recent}))
 
     @property
     def keys_at(self) -> LogEntry:
@@ -62,18 +72,17 @@ class History:
     def after(self, entry: LogEntry) -> History:
         """The history with one more entry. Raises HistoryDamaged: nobody who may wrote it, or it contradicts itself."""
         check_signer(entry, self.keys)
+        now = replace(self, tip=entry, recent=(*self.recent, entry))
         if entry.kind == "backup":
             named = _indexes(entry.public["indexes"])
             new = {name: digest for name, digest in named.items() if name not in self.indexes}
-            return replace(
-                self, tip=entry, backups={**self.backups, entry.sequence: entry}, indexes={**self.indexes, **new}
-            )
+            return replace(now, backups={**self.backups, entry.sequence: entry}, indexes={**self.indexes, **new})
         if entry.kind == "keys":
-            return replace(self, tip=entry, keys=next_keys(self.keys, entry), key_entries=(*self.key_entries, entry))
+            return replace(now, keys=next_keys(self.keys, entry), key_entries=(*self.key_entries, entry))
         if entry.kind == "hold":
             numbers = frozenset(entry.public["backups"]) & self.backups.keys()
             held = self.held | numbers if entry.public["held"] else self.held - numbers
-            return replace(self, tip=entry, held=held)
+            return replace(now, held=held)
         state = entry.public["state"]
         known = {number: found.digest for number, found in self.backups.items()}
         live = dict(map(tuple, state["live"]))
@@ -81,11 +90,11 @@ class History:
             raise HistoryDamaged(
                 "an anchor names backups or keys that the log before it does not",
                 where=f"entry {entry.sequence}",
-                fix="Whoever wrote it had not read the log; open the vault as of an entry before it",
+                fix="Whoever wrote it had not read the log",
             )
         return replace(
-            self,
-            tip=entry,
+            now,
+            recent=(entry,),
             backups={number: found for number, found in self.backups.items() if number in live},
             indexes=_indexes(state["indexes"]),
             collected=_numbered(state["collected"]),
@@ -142,7 +151,11 @@ def check_signer(entry: LogEntry, keys: Keys) -> None:
 
 
 def load_history(
-    store: ObjectStore, secrets: Secrets | None = None, *, hinted: bool = True, until: int | None = None
+    store: ObjectStore,
+    secrets: Secrets | None = None,
+    *,
+    hinted: bool = True,
+    damage: list[HistoryDamaged] | None = None,
 ) -> History:
     """Read the log from its newest anchor on.
 
@@ -150,7 +163,8 @@ def load_history(
         store: where the vault lies.
         secrets: of any role: the repository must be theirs; ``None`` reads whichever repository lies there.
         hinted: begin where the head says; else list every entry, also those that count no more (`History.stale`).
-        until: read it as of this entry, whatever lies after it.
+        damage: where given, what is missing or wrong is told there and passed over, so that the rest can be read.
+            Nothing may be written to what was read so.
 
     Raises:
         NoVault: there is no log.
@@ -158,12 +172,9 @@ def load_history(
         WrongKey: the repository is another one than the secrets'.
     """
     hint = _hinted(store) if hinted else None
-    if hint is not None and until is not None and hint > until:
-        hint = None
     numbers = sequences(store, after=hint - 1 if hint else 0)
-    numbers = [number for number in numbers if until is None or number <= until]
     if hint and (not numbers or numbers[0] != hint):
-        return load_history(store, secrets, hinted=False, until=until)
+        return load_history(store, secrets, hinted=False, damage=damage)
     if not numbers:
         raise NoVault(
             "there is no vault here",
@@ -172,39 +183,43 @@ def load_history(
             fix="Make one with `holdfast vault init`",
         )
     repository = read_entry(store, 1).repository if secrets is None else secrets.repository
-    reading = _Reading(store, repository, numbers)
+    reading = LogReading(store, repository, numbers, None if damage is None else [])
     anchored = reading.down_to_the_anchor()
     if anchored is None:
         if hint:  # it pointed past the newest anchor; it is only a hint
-            return load_history(store, secrets, hinted=False, until=until)
+            return load_history(store, secrets, hinted=False, damage=damage)
         _check_repository(store, repository)
-        raise reading.unknown or _missing(store, 1)
-    return reading.up_from(anchored)
+        raise reading.unknown or missing_entry(store, 1)
+    history = reading.up_from(*anchored)
+    if damage is not None:
+        damage.extend(reading.damage or ())
+    return history
 
 
 def _check_repository(store: ObjectStore, repository: bytes) -> None:
-    """Raises WrongKey: the log that lies there is another repository's."""
-    with suppress(HistoryDamaged):
-        found = read_entry(store, 1).repository
-        if found != repository:
-            raise WrongKey(
-                "the keys are another repository's", where=store.name, expected=found.hex(), found=repository.hex()
-            )
+    """Raises WrongKey: the log that lies there is another repository's. HistoryDamaged: its beginning is damaged."""
+    found = read_entry(store, 1).repository
+    if found != repository:
+        raise WrongKey(
+            "the keys are another repository's", where=store.name, expected=found.hex(), found=repository.hex()
+        )
 
 
 @dataclass
-class _Reading:
+class LogReading:
     """One reading of a log.
 
     Args:
         numbers: at which something lies, in order.
-        found: what was read of it: an entry, or ``None`` for what is none.
+        damage: where what is wrong is told; ``None``: it is raised.
+        found: what was read: an entry, or ``None`` for what is none.
         unknown: an entry of a later format that was met.
     """
 
     store: ObjectStore
     repository: bytes
     numbers: list[int]
+    damage: list[HistoryDamaged] | None
     found: dict[int, LogEntry | UnknownFormat | None] = field(default_factory=dict)
     unknown: UnknownFormat | None = None
 
@@ -213,9 +228,8 @@ class _Reading:
         with ThreadPoolExecutor(_READERS) as pool:
             for start in range(len(self.numbers), 0, -_READERS):
                 batch = self.numbers[max(0, start - _READERS) : start]
-                read = dict(zip(batch, pool.map(self._read, batch), strict=True))
-                self.found.update(read)
-                for entry in (read[number] for number in reversed(batch)):
+                self.found.update(zip(batch, pool.map(self._read, batch), strict=True))
+                for entry in (self.found[number] for number in reversed(batch)):
                     if isinstance(entry, UnknownFormat):
                         self.unknown = self.unknown or entry
                     elif entry is not None and entry.kind in ANCHORS:
@@ -223,6 +237,50 @@ class _Reading:
                         if key_entries is not None:
                             return entry, key_entries
         return None
+
+    def up_from(self, anchor: LogEntry, key_entries: tuple[LogEntry, ...]) -> History:
+        """The history from an anchor to the newest entry. Raises HistoryDamaged."""
+        history, before = self._at(anchor, key_entries), None
+        strays: list[int] = []
+        later: list[UnknownFormat] = []
+        for number in (number for number in self.numbers if number > anchor.sequence):
+            entry = self.found[number]
+            if isinstance(entry, UnknownFormat):
+                later.append(entry)
+            if not isinstance(entry, LogEntry) or not history.keys.entitle(entry) or is_a_leap(entry, history.tip):
+                strays.append(number)
+                continue
+            if entry.previous != history.tip.digest:
+                history = self._followed(entry, history, before) or self._broken(entry, history)
+            try:
+                history, before = history.after(entry), history
+            except HistoryDamaged as damaged:
+                self._tell(damaged)
+        for unknown in later:
+            if unknown.signer in history.keys.signers:
+                raise unknown
+        return replace(history, strays=tuple(strays))
+
+    def _followed(self, entry: LogEntry, history: History, before: History | None) -> History | None:
+        """The history with the other copy of its newest entry, where only that is the one ``entry`` follows."""
+        if before is None:
+            return None
+        try:
+            other = read_entry(self.store, history.tip.sequence, self.repository, digest=entry.previous)
+        except HistoryDamaged:
+            return None
+        follows = other.previous == before.tip.digest and before.keys.entitle(other)
+        return before.after(other) if follows else None
+
+    def _broken(self, entry: LogEntry, history: History) -> History:
+        gap = next((n for n in range(history.tip.sequence + 1, entry.sequence) if self.found.get(n) is None), None)
+        self._tell(forked(entry, history.tip, self.store.name) if gap is None else missing_entry(self.store, gap))
+        return history
+
+    def _tell(self, error: HistoryDamaged) -> None:
+        if self.damage is None:
+            raise error
+        self.damage.append(error)
 
     def _read(self, number: int) -> LogEntry | UnknownFormat | None:
         try:
@@ -239,92 +297,51 @@ class _Reading:
                 first_keys(anchor)
                 return (anchor,)
             entries = tuple(
-                _named(self.store, number, digest, self.repository) for number, digest in anchor.public["state"]["keys"]
+                read_entry(self.store, number, self.repository, digest=digest)
+                for number, digest in anchor.public["state"]["keys"]
             )
             return entries if keys_after(entries).entitle(anchor) else None
         except HistoryDamaged:
             return None
 
-    def up_from(self, anchored: tuple[LogEntry, tuple[LogEntry, ...]]) -> History:
-        """The history from an anchor to the newest entry. Raises HistoryDamaged."""
-        anchor, key_entries = anchored
-        history = self._at(anchor, key_entries)
-        strays: list[int] = []
-        since = [anchor]
-        waiting: list[UnknownFormat] = []
-        for number in (number for number in self.numbers if number > anchor.sequence):
-            entry = self.found[number]
-            if isinstance(entry, UnknownFormat):
-                waiting.append(entry)
-            elif entry is not None and history.keys.entitle(entry) and not self._is_a_leap(entry, history.tip):
-                check_follows(entry, history.tip, self.store.name)
-                history = history.after(entry)
-                since.append(entry)
-                continue
-            strays.append(number)
-        for unknown in waiting:
-            if unknown.signer in history.keys.signers:
-                raise unknown
-        return replace(history, strays=tuple(strays), since_anchor=tuple(since))
-
-    @staticmethod
-    def _is_a_leap(entry: LogEntry, tip: LogEntry) -> bool:
-        """It follows the newest entry, yet so far off that the numbers would soon be used up."""
-        return entry.previous == tip.digest and entry.sequence - tip.sequence > FARTHEST
-
     def _at(self, anchor: LogEntry, key_entries: tuple[LogEntry, ...]) -> History:
         keys = keys_after(key_entries)
         if anchor.kind == "init":
-            return History(self.repository, anchor, keys, key_entries)
+            return History(self.repository, anchor, keys, key_entries, recent=(anchor,))
         state = anchor.public["state"]
+        live: dict[int, LogEntry] = {}
         with ThreadPoolExecutor(_READERS) as pool:
-            named = list(pool.map(lambda one: _named(self.store, one[0], one[1], self.repository), state["live"]))
-        for entry in named:
-            if entry.kind != "backup":
-                raise HistoryDamaged(
-                    "an anchor names as a backup what is none",
-                    where=f"{self.store.name}: entry {anchor.sequence}",
-                    expected=f"entry {entry.sequence} of kind `backup`",
-                    found=f"`{entry.kind}`",
-                    fix="Open the vault as of an entry before it",
-                )
-        needed = {entry.sequence for entry in (*named, *key_entries)}
+            for entry in pool.map(self._named_backup, state["live"]):
+                if isinstance(entry, HistoryDamaged):
+                    self._tell(entry)
+                else:
+                    live[entry.sequence] = entry
+        needed = {number for number, _ in state["live"]} | {entry.sequence for entry in key_entries}
         return History(
             self.repository,
             anchor,
             keys,
             key_entries,
-            backups={entry.sequence: entry for entry in named},
+            backups=live,
             indexes=_indexes(state["indexes"]),
             collected=_numbered(state["collected"]),
             dropped=_numbered(state["dropped"]),
             held=frozenset(state["held"]),
             stale=tuple(number for number in self.numbers if number < anchor.sequence and number not in needed),
+            recent=(anchor,),
         )
 
-
-def _named(store: ObjectStore, number: int, digest: str, repository: bytes) -> LogEntry:
-    """An entry an anchor names. Raises HistoryDamaged: it is missing or another."""
-    entry = read_entry(store, number, repository, digest=digest)
-    if entry.digest != digest:
-        raise HistoryDamaged(
-            "an entry of the log was replaced",
-            where=f"{store.name}: entry {number}",
-            expected=digest,
-            found=entry.digest,
-            fix="Restore it from a mirror",
-        )
-    return entry
-
-
-def _missing(store: ObjectStore, number: int) -> HistoryDamaged:
-    return HistoryDamaged(
-        "an entry of the log is missing",
-        where=f"{store.name}: {layout.entry_key(number)}",
-        expected="the first entry, or one that names all before it",
-        found="none that an administrator of this repository signed",
-        fix="Somebody removed it: see `holdfast vault verify`, and restore it from a mirror",
-    )
+    def _named_backup(self, named: tuple[int, str]) -> LogEntry | HistoryDamaged:
+        number, digest = named
+        try:
+            entry = read_entry(self.store, number, self.repository, digest=digest)
+        except HistoryDamaged as damaged:
+            return damaged
+        if entry.kind != "backup":
+            return HistoryDamaged(
+                "an anchor names as a backup what is none", where=f"{self.store.name}: entry {number}", found=entry.kind
+            )
+        return entry
 
 
 def _hinted(store: ObjectStore) -> int | None:

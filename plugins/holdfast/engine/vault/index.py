@@ -6,7 +6,7 @@ An index is a cache of the tables at the ends of packs. It is trusted only where
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -241,20 +241,15 @@ class ChunkIndex:
     def find(self, chunk_id: bytes) -> Location | None:
         """Where a chunk lies; of several places the first that was indexed."""
         row = self._row(chunk_id)
-        if row is None:
-            return None
+        return None if row is None else self._location(row)
+
+    def places(self, chunk_id: bytes) -> list[Location]:
+        """Every place a chunk lies in, the one `find` gives first."""
+        return [self._location(row) for row in self._rows(chunk_id)]
+
+    def _location(self, row: int) -> Location:
         pack, offset, stored, plain, codec, position = (int(column[row]) for column in self._columns)
         return Location(pack, offset, stored, plain, codec, position)
-
-    def find_all(self, chunk_id: bytes) -> list[Location]:
-        """Every place a chunk is said to lie at, the first indexed first."""
-        row = self._row(chunk_id)
-        found: list[Location] = []
-        while row is not None and row < len(self._ids) and self._ids[row].tobytes() == chunk_id:
-            pack, offset, stored, plain, codec, position = (int(column[row]) for column in self._columns)
-            found.append(Location(pack, offset, stored, plain, codec, position))
-            row += 1
-        return found
 
     def locate_pack(self, chunk_id: bytes) -> int | None:
         """The number of the pack `find` finds a chunk in."""
@@ -265,15 +260,17 @@ class ChunkIndex:
         return self._row(chunk_id) is not None
 
     def _row(self, chunk_id: bytes) -> int | None:
+        return next(self._rows(chunk_id), None)
+
+    def _rows(self, chunk_id: bytes) -> Iterator[int]:
         import numpy as np
 
         prefix = np.uint64(int.from_bytes(chunk_id[:8], "big"))
         row = int(np.searchsorted(self._prefixes, prefix))
         while row < len(self._prefixes) and self._prefixes[row] == prefix:
             if self._ids[row].tobytes() == chunk_id:
-                return row
+                yield row
             row += 1
-        return None
 
     def pack_number(self, pack_id: bytes) -> int | None:
         """The number of a pack, ``None`` when no index names it."""

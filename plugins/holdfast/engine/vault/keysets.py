@@ -8,32 +8,35 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime
 from typing import Literal
 
 from holdfast.clock import Clock
 from holdfast.engine.objectstore.errors import ObjectNotFound
-from holdfast.engine.objectstore.interface import CREATE, ObjectStore
+from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.snapshot.documents import canonical
 from holdfast.engine.vault import layout
-from holdfast.engine.vault.append import append
+from holdfast.engine.vault.append import append, refuse_existing
 from holdfast.engine.vault.crypto import seal, unseal
 from holdfast.engine.vault.entries import Base64, Form, Id, Text, read_canonical
 from holdfast.engine.vault.errors import (
     Damaged,
+    HistoryDamaged,
     KeyServiceRefused,
     KeyServiceUnavailable,
     NotEntitled,
     VaultError,
     WrongKey,
 )
-from holdfast.engine.vault.history import load_history
+from holdfast.engine.vault.history import History, load_history
 from holdfast.engine.vault.keys import Keys
-from holdfast.engine.vault.log import LogEntry, sequences
+from holdfast.engine.vault.log import LogEntry
+from holdfast.engine.vault.objects import create_new
 from holdfast.engine.vault.recipients import Recipient
 from holdfast.engine.vault.secrets import ROLES, NewSecrets, Secrets, b64, public_of, unb64, verifier_of
-from holdfast.engine.vault.vault import Vault, init_vault, vault_exists
+from holdfast.engine.vault.vault import Vault, init_vault
 from holdfast.errors import ConfigError
 
 FORMAT = "holdfast.vault.keys/1"
@@ -85,7 +88,7 @@ def write_keyset(store: ObjectStore, secrets: Secrets, recipients: Sequence[Reci
     )
     name = keyset_name(document)
     for copy in layout.KEY_COPIES:
-        store.put(layout.keyset_key(name, copy), document, mode=CREATE, content_type="application/json")
+        create_new(store, layout.keyset_key(name, copy), document, content_type="application/json")
     return name
 
 
@@ -114,7 +117,7 @@ def unlock(store: ObjectStore, role: str, recipients: Iterable[Recipient], *, re
     """
     if role not in ROLES:
         raise ConfigError("unknown role", expected=", ".join(ROLES), found=repr(role))
-    history = load_history(store)
+    history = _history_for_keys(store)
     if repository is not None and history.repository.hex() != repository:
         raise ConfigError(
             "another repository lies here than the one that was named",
@@ -124,8 +127,8 @@ def unlock(store: ObjectStore, role: str, recipients: Iterable[Recipient], *, re
             fix="Somebody put it there, or the name is another vault's; nothing was unlocked",
         )
     keyset_id = history.keys.keysets[role]
-    recipients = tuple(recipients)
     errors: list[Damaged] = []
+    recipients = tuple(recipients)
     for copy in layout.KEY_COPIES:
         where = f"{store.name}: {layout.keyset_key(keyset_id, copy)}"
         try:
@@ -138,6 +141,14 @@ def unlock(store: ObjectStore, role: str, recipients: Iterable[Recipient], *, re
     raise errors[0]
 
 
+def _history_for_keys(store: ObjectStore) -> History:
+    """What names the key sets: also of a log that lost entries, so that what is left can be read."""
+    try:
+        return load_history(store)
+    except HistoryDamaged:
+        return load_history(store, hinted=False, damage=[])
+
+
 def named_recipients(store: ObjectStore, role: str) -> tuple[tuple[str, str], ...]:
     """Kind and name of each key that opens a role's key set; none of them is needed for that.
 
@@ -145,7 +156,7 @@ def named_recipients(store: ObjectStore, role: str) -> tuple[tuple[str, str], ..
         NoVault, HistoryDamaged: the log names no key set.
         Damaged: both copies are gone or changed.
     """
-    name = load_history(store).keys.keysets[role]
+    name = _history_for_keys(store).keys.keysets[role]
     for copy in layout.KEY_COPIES:
         with suppress(ObjectNotFound, ValueError):
             data = store.get(layout.keyset_key(name, copy))
@@ -157,7 +168,7 @@ def named_recipients(store: ObjectStore, role: str) -> tuple[tuple[str, str], ..
     )
 
 
-def _open(data: bytes, role: str, repository: bytes, name: str, recipients: Iterable[Recipient], where: str) -> Secrets:
+def _open(data: bytes, role: str, repository: bytes, name: str, recipients: Sequence[Recipient], where: str) -> Secrets:
     if keyset_name(data) != name:
         raise Damaged("a key object was changed", where=where, expected=f"sha256 {name}", found=keyset_name(data))
     try:
@@ -176,10 +187,10 @@ def _open(data: bytes, role: str, repository: bytes, name: str, recipients: Iter
                 continue
             try:
                 key = recipient.unwrap(unb64(one.wrapped), context)
+                plain = unseal(key, KIND, repository, unb64(found.sealed), where)
             except (WrongKey, KeyServiceRefused, KeyServiceUnavailable) as error:
                 failed.append(error)
                 continue
-            plain = unseal(key, KIND, repository, unb64(found.sealed), where)
             try:
                 return Secrets.from_dict(read_canonical(plain), role=role, repository=repository)
             except ValueError as error:
@@ -196,6 +207,17 @@ def _open(data: bytes, role: str, repository: bytes, name: str, recipients: Iter
     )
 
 
+def foreign_keysets(store: ObjectStore, history: History, before: datetime) -> Iterator[str]:
+    """Keys of key objects of another repository, written before a time: somebody failed to make one where this is."""
+    named = {layout.keyset_key(name, copy) for name in history.keys.keysets.values() for copy in layout.KEY_COPIES}
+    for info in list(store.list(layout.KEYS)):
+        if info.key in named or info.modified_at >= before:
+            continue
+        with suppress(ValueError, ObjectNotFound):
+            if KeysetForm.model_validate(read_canonical(store.get(info.key))).repository != history.repository.hex():
+                yield info.key
+
+
 def make_vault(
     name: str,
     store: ObjectStore,
@@ -210,10 +232,10 @@ def make_vault(
         recipients: by role (``writer``, ``reader``, ``admin``), who can open its key set.
 
     Raises:
-        VaultExists: there is one. Where it was made at the same time, key objects that open nothing are left behind.
+        VaultExists: there is one. Where somebody made it in this very moment, the key objects just written name another
+            repository and are nobody's; a collection removes them.
     """
-    if sequences(store):
-        raise vault_exists(store)
+    refuse_existing(store)
     secrets = NewSecrets.make()
     keysets = {role: write_keyset(store, getattr(secrets, role), recipients[role]) for role in ROLES}
     vault = init_vault(name, store, secrets, keysets=keysets, witnesses=witnesses, clock=clock)

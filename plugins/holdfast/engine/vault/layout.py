@@ -13,6 +13,9 @@ INDEXES = "indexes/"
 PACKS = "packs/"
 KEYS = "keys/"
 WITNESS = "vault-witness/"
+#: Marks of backups that run for long, and objects that asked the store for its time: of no use afterwards.
+RUNNING = "running/"
+CLOCK = "clock/"
 #: Retention tiers from the shortest to the longest; the grandfather-father-son scheme.
 TIERS = ("hourly", "daily", "weekly", "monthly", "yearly")
 KEY_COPIES = ("a", "b")

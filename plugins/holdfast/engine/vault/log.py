@@ -26,7 +26,7 @@ from holdfast.engine.vault import layout
 from holdfast.engine.vault.crypto import seal, unseal
 from holdfast.engine.vault.entries import BODIES, LAST_NUMBER, EntryForm, read_canonical
 from holdfast.engine.vault.errors import Damaged, HistoryDamaged, NotEntitled, UnknownFormat
-from holdfast.engine.vault.secrets import Secrets, b64, unb64, verifier_of
+from holdfast.engine.vault.secrets import Secrets, b64, unb64
 
 FORMAT = "holdfast.vault.log/1"
 BODY_KIND = b"E"
@@ -177,6 +177,11 @@ def may_write(signers: Mapping[bytes, str], entry: LogEntry) -> bool:
     return signers.get(entry.signer) in KINDS[entry.kind]
 
 
+def is_a_leap(entry: LogEntry, tip: LogEntry) -> bool:
+    """It follows the newest entry, yet so far off that the numbers would soon be used up: it counts for nothing."""
+    return entry.previous == tip.digest and entry.sequence - tip.sequence > FARTHEST
+
+
 def make_entry(
     secrets: Secrets,
     *,
@@ -193,10 +198,9 @@ def make_entry(
     Raises:
         NotEntitled: these secrets' role may not sign an entry of this kind.
     """
-    signer = secrets.signer
     if sequence > LAST_NUMBER:
         raise HistoryDamaged("the log is full", expected=f"at most entry {LAST_NUMBER}", found=str(sequence))
-    if signer is None or secrets.signing is None or secrets.role not in KINDS[kind]:
+    if secrets.signing is None or secrets.role not in KINDS[kind]:
         raise NotEntitled(
             f"these keys may not write a `{kind}` entry",
             expected=f"the keys of {' or '.join(KINDS[kind])}",
@@ -214,72 +218,79 @@ def make_entry(
         "write_id": write_id,
         "public": dict(public),
         "body": None if sealed is None else b64(sealed),
-        "signer": b64(verifier_of(secrets.signing)),
+        "signer": b64(secrets.verifier),
     }
-    return canonical({**fields, "signature": b64(signer.sign(_SIGNED + canonical(fields)))})
+    return canonical({**fields, "signature": b64(secrets.sign(_SIGNED + canonical(fields)))})
 
 
 def read_entry(
     store: ObjectStore, sequence: int, repository: bytes | None = None, *, digest: str | None = None
 ) -> LogEntry:
-    """One entry, from its copy where the first is gone or damaged.
+    """One entry, from its copy where the first is gone, damaged or another than the one wanted.
 
     Args:
-        digest: which of the two it must be, where they differ.
+        digest: of the entry that must lie there, where it is known.
 
     Raises:
         HistoryDamaged: neither can be used.
         UnknownFormat: it is of a later format.
     """
-    error: Damaged | None = None
-    other: LogEntry | None = None
+    error: HistoryDamaged | None = None
     for key in (layout.entry_key(sequence), layout.entry_copy_key(sequence)):
         where = f"{store.name}: {key}"
         try:
             entry = parse_entry(store.get(key), where, repository=repository)
-            if entry.sequence != sequence:
-                error = error or HistoryDamaged(
-                    "the entry lies at another's place", where=where, expected=str(sequence), found=str(entry.sequence)
-                )
-            elif digest in (None, entry.digest):
-                return entry
-            else:
-                other = other or entry
         except HistoryDamaged as damaged:
             error = damaged if error is None or isinstance(damaged, UnknownFormat) else error
+            continue
         except ObjectNotFound:
             continue
-    if other is not None:
-        return other
-    raise error or HistoryDamaged(
+        if entry.sequence != sequence:
+            error = error or HistoryDamaged(
+                "the entry lies at another's place", where=where, expected=str(sequence), found=str(entry.sequence)
+            )
+        elif digest is not None and entry.digest != digest:
+            error = error or HistoryDamaged(
+                "an entry of the log was replaced",
+                where=where,
+                expected=digest,
+                found=entry.digest,
+                fix="Put it back from a mirror: `holdfast vault verify --repair`",
+            )
+        else:
+            return entry
+    raise error or missing_entry(store, sequence)
+
+
+def missing_entry(store: ObjectStore, sequence: int) -> HistoryDamaged:
+    """The error where an entry that counts is not there."""
+    return HistoryDamaged(
         "an entry of the log is missing",
         where=f"{store.name}: {layout.entry_key(sequence)}",
         expected=f"entry {sequence} or its copy",
-        found="nothing",
-        fix="Somebody removed it: see `holdfast vault verify`, and restore it from a mirror",
+        found="neither",
+        fix="Somebody removed it: put it back from a mirror with `holdfast vault verify --repair`",
     )
 
 
+def listed(store: ObjectStore, prefix: str, after: int = 0) -> set[int]:
+    """The numbers below `log/` or `log-copies/` at which something lies."""
+    key = f"{prefix}{after:012d}.json" if after else None
+    numbers = (layout.sequence_of(info.key) for info in store.list(prefix, start_after=key))
+    return {number for number in numbers if number is not None and number > after}
+
+
 def sequences(store: ObjectStore, *, after: int = 0) -> list[int]:
-    """The numbers of the entries that are there, copies counted, in order."""
-    found: set[int] = set()
-    for prefix, key in ((layout.LOG, layout.entry_key(after)), (layout.LOG_COPIES, layout.entry_copy_key(after))):
-        for info in store.list(prefix, start_after=key if after else None):
-            number = layout.sequence_of(info.key)
-            if number is not None and number > after:
-                found.add(number)
-    return sorted(found)
+    """The numbers at which something lies, copies counted, in order."""
+    return sorted({*listed(store, layout.LOG, after), *listed(store, layout.LOG_COPIES, after)})
 
 
-def check_follows(entry: LogEntry, tip: LogEntry | None, name: str) -> None:
-    """Raises HistoryDamaged: it does not chain to the entry before it."""
-    previous = None if tip is None else tip.digest
-    if entry.previous != previous:
-        raise HistoryDamaged(
-            "an entry of the log does not follow the one before it",
-            where=f"{name}: entry {entry.sequence}",
-            expected=f"previous {previous}",
-            found=str(entry.previous),
-            fix="An entry between was removed or replaced. `holdfast vault verify` says which, against the witnesses "
-            "and mirrors",
-        )
+def forked(entry: LogEntry, tip: LogEntry | None, name: str) -> HistoryDamaged:
+    """The error where an entry does not chain to the one before it."""
+    return HistoryDamaged(
+        "the log is forked: an entry does not follow the one before it",
+        where=f"{name}: entry {entry.sequence}",
+        expected=f"previous {None if tip is None else tip.digest}",
+        found=str(entry.previous),
+        fix="An entry was removed or replaced. `holdfast vault verify` says which, against the witnesses and mirrors",
+    )

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Container
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING
@@ -251,15 +252,19 @@ def head_bytes(kind: PackClass) -> int:
     return _HEAD.size + (_SECRET_BYTES + HPKE_BYTES if kind is PackClass.DATA else 0)
 
 
-def read_head(data: bytes, secrets: Secrets, pack_id: bytes, where: str) -> PackHead:
+def read_head(
+    data: bytes, secrets: Secrets, pack_id: bytes, where: str, *, generations: Container[int] | None = None
+) -> PackHead:
     """Read the beginning of a pack and find its key.
 
     Args:
         data: at least its first `head_bytes`.
         pack_id: which one it must be.
+        generations: of the reader's key there are, where it is known.
 
     Raises:
-        Damaged: it is no pack, another one, of another repository, or its key was changed or sealed to somebody else.
+        Damaged: it is no pack, another one, of another repository, or its key was changed, or sealed to somebody else
+            or to a key there never was.
         NotEntitled: content, and these secrets hold no key of its generation.
     """
     if len(data) < _HEAD.size:
@@ -284,6 +289,10 @@ def read_head(data: bytes, secrets: Secrets, pack_id: bytes, where: str) -> Pack
         secret = secrets.metadata_key
     else:
         private = secrets.private_key(generation)
+        if private is None and generations is not None and generation not in generations:
+            raise Damaged(
+                "the pack names a key there never was", where=where, found=f"a reader's key of generation {generation}"
+            )
         if private is None:
             raise NotEntitled(
                 "these keys do not open content",

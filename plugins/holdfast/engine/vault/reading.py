@@ -15,8 +15,8 @@ from holdfast.engine.vault import layout
 from holdfast.engine.vault.backups import Backup
 from holdfast.engine.vault.errors import Damaged
 from holdfast.engine.vault.index import ChunkIndex, Location
-from holdfast.engine.vault.pack import Codec, PackHead, StoredChunk, head_bytes, read_head
-from holdfast.engine.vault.tree import TreeRow, decode_segment, rows_of
+from holdfast.engine.vault.pack import Codec, PackHead, PackInfo, StoredChunk, head_bytes, read_head
+from holdfast.engine.vault.tree import Segment, TreeRow, decode_segment, rows_of
 from holdfast.engine.vault.vault import Vault
 
 #: Gaps between wanted chunks up to this size are read along: a request costs more.
@@ -56,12 +56,25 @@ class ChunkReader:
         """One chunk's content. Raises Damaged, NotEntitled."""
         found = self.locate(name)
         try:
-            return self._open(name, found, self._fetch(found.pack, found.offset, found.offset + found.stored_bytes))
+            return self._read_at(name, found)
         except Damaged as damaged:
-            other = self._elsewhere(name, found, damaged)
-            if isinstance(other, Damaged):
-                raise other from None
-            return other
+            data = self._elsewhere(name, found, damaged)
+            if isinstance(data, Damaged):
+                raise data from None
+            return data
+
+    def _read_at(self, name: bytes, place: Location) -> bytes:
+        return self._open(name, place, self._fetch(place.pack, place.offset, place.offset + place.stored_bytes))
+
+    def _elsewhere(self, name: bytes, tried: Location, damaged: Damaged) -> bytes | Damaged:
+        """A chunk from another place it is said to lie at, or what was wrong with the first."""
+        for place in self.index.places(name):
+            if place != tried:
+                try:
+                    return self._read_at(name, place)
+                except Damaged:
+                    continue
+        return damaged
 
     def read_many(self, names: Sequence[bytes]) -> dict[bytes, bytes]:
         """Several chunks, those near each other in a pack with one request. They are in memory together."""
@@ -114,17 +127,6 @@ class ChunkReader:
             except Damaged as damaged:
                 yield name, self._elsewhere(name, place, damaged)
 
-    def _elsewhere(self, name: bytes, place: Location, damaged: Damaged) -> bytes | Damaged:
-        """The chunk from another place it is said to lie at: an index may lie, or a pack be damaged."""
-        for other in self.index.find_all(name):
-            if other != place:
-                try:
-                    data = self._fetch(other.pack, other.offset, other.offset + other.stored_bytes)
-                    return self._open(name, other, data)
-                except Damaged:
-                    continue
-        return damaged
-
     def _open(self, name: bytes, place: Location, data: bytes | memoryview) -> bytes:
         chunk = StoredChunk(
             name, place.offset, place.stored_bytes, place.plain_bytes, Codec(place.codec), place.position
@@ -138,7 +140,7 @@ class ChunkReader:
                 return found
         info = self.index.packs[pack]
         data = self._fetch(pack, 0, head_bytes(info.kind))
-        head = read_head(data, self.vault.secrets, info.pack_id, self._where(pack))
+        head = open_head(self.vault, info, data, self._where(pack))
         with self._lock:
             self._heads[pack] = head
             if len(self._heads) > 4096:
@@ -171,21 +173,28 @@ class ChunkReader:
         """One part of a tree."""
         return decode_segment(self.read(name), f"{self.vault.store.name}: tree {name.hex()}")
 
+    def part(self, part: Segment) -> pa.Table:
+        """One part of a tree as a backup names it. Raises Damaged: it is another."""
+        table = self.segment(part.chunk_id)
+        first = table["path"][0].as_py()
+        if table.num_rows != part.rows or first != part.first:
+            raise Damaged(
+                "a part of the tree is another than its backup names",
+                where=self.vault.store.name,
+                expected=f"{part.rows} objects from {part.first!r} on",
+                found=f"{table.num_rows} from {first!r} on",
+            )
+        return table
+
     def rows(self, backup: Backup) -> Iterator[TreeRow]:
-        """The objects of a backup in path order. Raises Damaged: they are not in order, or not those it names."""
-        last: str | None = None
+        """The objects of a backup in path order."""
         for part in backup.segments:
-            table = self.segment(part.chunk_id)
-            first = table["path"][0].as_py()
-            if table.num_rows != part.rows or first != part.first or (last is not None and first <= last):
-                raise Damaged(
-                    "a part of the tree is another than its backup names",
-                    where=f"{self.vault.store.name}: backup {backup.backup_id}",
-                    expected=f"{part.rows} objects from {part.first!r} on",
-                    found=f"{table.num_rows} from {first!r} on",
-                )
-            last = table["path"][-1].as_py()
-            yield from rows_of(table)
+            yield from rows_of(self.part(part))
+
+
+def open_head(vault: Vault, info: PackInfo, data: bytes, where: str) -> PackHead:
+    """The beginning of a pack an index names. Raises Damaged, NotEntitled."""
+    return read_head(data, vault.secrets, info.pack_id, where, generations=vault.history.keys.recipients)
 
 
 def _larger_than_said(name: str, most_bytes: int) -> Damaged:

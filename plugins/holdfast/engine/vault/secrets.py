@@ -11,9 +11,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from holdfast.engine.vault.crypto import hkdf
+from holdfast.engine.vault.errors import NotEntitled
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 ROLES = ("writer", "reader", "admin")
@@ -64,11 +64,21 @@ class Secrets:
     def _derived(self, what: bytes) -> bytes:
         return hkdf(self.root, salt=self.repository, info=b"holdfast vault 1|root|" + what)
 
-    @cached_property
-    def signer(self) -> Ed25519PrivateKey | None:
+    def sign(self, data: bytes) -> bytes:
+        """An Ed25519 signature. Raises NotEntitled: this role signs nothing."""
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-        return None if self.signing is None else Ed25519PrivateKey.from_private_bytes(self.signing)
+        return Ed25519PrivateKey.from_private_bytes(self._seed()).sign(data)
+
+    def _seed(self) -> bytes:
+        if self.signing is None:
+            raise NotEntitled("these keys sign nothing", expected="a writer's or an administrator's", found=self.role)
+        return self.signing
+
+    @cached_property
+    def verifier(self) -> bytes:
+        """The Ed25519 public key of its signatures. Raises NotEntitled: this role signs nothing."""
+        return verifier_of(self._seed())
 
     def private_key(self, generation: int) -> X25519PrivateKey | None:
         """The key that opens packs of this generation, ``None`` when this role has none."""

@@ -72,6 +72,10 @@ class Segment:
     def to_list(self) -> list[Any]:
         return [self.chunk_id.hex(), self.first, self.rows, self.size_bytes]
 
+    def describe(self) -> str:
+        """What is lost with it, where its paths are."""
+        return f"{self.first} … ({self.rows} objects)"
+
     @classmethod
     def from_list(cls, found: Sequence[Any]) -> Segment:
         return cls(bytes.fromhex(found[0]), str(found[1]), int(found[2]), int(found[3]))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import TypeVar
 
 from blake3 import blake3
 
@@ -14,16 +15,18 @@ from holdfast.engine.objectstore.errors import ObjectNotFound
 from holdfast.engine.objectstore.interface import ByteRange, ObjectStore
 from holdfast.engine.vault import layout
 from holdfast.engine.vault.append import append, check_current
-from holdfast.engine.vault.errors import Damaged, RolledBack, VaultExists, WrongKey
+from holdfast.engine.vault.errors import Damaged, HistoryDamaged, Outdated, RolledBack, WrongKey
 from holdfast.engine.vault.history import History, load_history, write_hint
 from holdfast.engine.vault.index import ChunkIndex, IndexedPack, IndexPart, decode_index, part_of
 from holdfast.engine.vault.keys import Keys
 from holdfast.engine.vault.log import LogEntry
 from holdfast.engine.vault.pack import TAIL_READ_BYTES, PackInfo, read_table
-from holdfast.engine.vault.secrets import NewSecrets, Secrets, public_of, verifier_of
-from holdfast.engine.vault.witness import Witness, check_witnesses, write_witness
+from holdfast.engine.vault.secrets import NewSecrets, Secrets, public_of
+from holdfast.engine.vault.witness import Witness, ask_witnesses, check_witnesses, write_witness
 
 _READERS = 8
+_TRIES = 3
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,8 @@ class Vault:
         history: as of opening.
         witnesses: stores at other sites, by site.
         witnessed: what they said when it was opened.
-        alarm: what is wrong between the two, ``None`` when nothing is. Reading goes on; writing is refused.
+        alarm: what is wrong with the log, or between it and the witnesses, ``None`` when nothing is. Reading goes on
+            with what is there; writing is refused.
     """
 
     name: str
@@ -69,14 +73,14 @@ class Vault:
     history: History = field(repr=False)
     witnesses: Mapping[str, ObjectStore] = field(default_factory=dict, repr=False)
     witnessed: tuple[Witness, ...] = ()
-    alarm: RolledBack | None = None
+    alarm: HistoryDamaged | None = None
     clock: Clock = field(default_factory=SystemClock, repr=False)
 
     def refuse_alarm(self) -> None:
         """Whoever means to write asks first.
 
         Raises:
-            RolledBack: nothing is written to a repository that lost what its witnesses saw.
+            RolledBack, HistoryDamaged: nothing is written to a repository that lost what its witnesses saw.
             NotEntitled: the keys this vault was opened with were replaced.
         """
         if self.alarm is not None:
@@ -87,9 +91,41 @@ class Vault:
         """The same vault as of another history."""
         return replace(self, history=history)
 
-    def reload(self) -> Vault:
-        """The same vault as of now."""
-        return self.at(load_history(self.store, self.secrets))
+    def reload(self, *, hinted: bool = True) -> Vault:
+        """The same vault as of now, its witnesses asked again, and compared with what this knew.
+
+        Args:
+            hinted: see `load_history`.
+        """
+        fresh = _opened(self.name, self.store, self.secrets, self.witnesses, self.clock, hinted=hinted)
+        before, now = self.history.tip, fresh.history.tip
+        if fresh.alarm is None and now.sequence <= before.sequence and now.digest != before.digest:
+            return replace(fresh, alarm=_went_back(self.store.name, before, now))
+        return fresh
+
+    def as_of_now(self, needs: Iterable[int]) -> Vault:
+        """The same vault as of now, to read from: packs may have been written anew since this was opened.
+
+        Args:
+            needs: entries of backups that are wanted. Where one was forgotten meanwhile, its bytes may still be there
+                as this vault knew them.
+        """
+        try:
+            fresh = self.reload()
+        except HistoryDamaged:
+            return self
+        return fresh if fresh.history.backups.keys() >= set(needs) else self
+
+    def again(self, action: Callable[[Vault], _T]) -> _T:
+        """Do something that others may outrun, a few times. Raises what the last try raised."""
+        vault = self
+        for _ in range(_TRIES - 1):
+            try:
+                return action(vault)
+            except Outdated:
+                vault = vault.reload()
+                vault.refuse_alarm()
+        return action(vault)
 
     def commit(self, entry: LogEntry) -> Vault:
         """After an entry was written: the vault with it, witnessed. A site that could not witness it is told of."""
@@ -103,6 +139,20 @@ class Vault:
             for site, error in told.items()
         )
         return replace(self, history=history, witnessed=witnessed)
+
+    def current_index(self, *, presence: bool = False) -> tuple[Vault, LoadedIndex]:
+        """The index, and the vault it is of: as of now where an index is gone, which a collection may have taken away.
+
+        Args:
+            presence: see `load_index`.
+        """
+        loaded = self.load_index(self.packs_there() if presence else None)
+        if not loaded.damaged:
+            return self, loaded
+        fresh = self.reload()
+        if fresh.history.tip.digest == self.history.tip.digest:
+            return self, loaded
+        return fresh, fresh.load_index(fresh.packs_there() if presence else None)
 
     # -- packs and indexes -------------------------------------------------------------------------------------------
 
@@ -215,35 +265,20 @@ def init_vault(
     """
     clock = clock or SystemClock()
     reader, admin, writer = secrets.reader, secrets.admin, secrets.writer
-    assert admin.signing is not None
-    assert writer.signing is not None
     keys = Keys(
         recipients={number: public_of(private) for number, private in reader.private.items()},
-        signers={verifier_of(admin.signing): "admin", verifier_of(writer.signing): "writer"},
+        signers={admin.verifier: "admin", writer.verifier: "writer"},
         keysets=dict(keysets),
     )
 
     entry = append(
-        store,
-        admin,
-        "init",
-        clock=clock,
-        tip=None,
-        signers=None,
-        describe=lambda _tip: ({"keys": keys.to_public()}, None),
+        store, admin, "init", clock=clock, tip=None, describe=lambda _tip: ({"keys": keys.to_public()}, None)
     )
-    history = History(admin.repository, entry, keys, (entry,))
+    history = History(admin.repository, entry, keys, (entry,), recent=(entry,))
     write_hint(store, history)
     vault = Vault(name, store, admin, history, dict(witnesses or {}), clock=clock)
     write_witness(vault.witnesses, admin, entry, key_entries=history.key_entries)
     return vault
-
-
-def vault_exists(store: ObjectStore) -> VaultExists:
-    """The error of a place that is taken."""
-    return VaultExists(
-        "there is a vault here already", where=store.name, fix="Use it, or name another site or prefix for a new one"
-    )
 
 
 def open_vault(
@@ -256,14 +291,51 @@ def open_vault(
 ) -> Vault:
     """Open a repository and ask its witnesses.
 
+    Where an entry of the log is missing or wrong, or a witness saw more, it opens with an alarm: reading goes on.
+
     Raises:
-        NoVault, HistoryDamaged, WrongKey: as `load_history`.
+        NoVault, WrongKey: as `load_history`.
+        HistoryDamaged: so much of the log is gone that nothing can be read.
     """
-    history = load_history(store, secrets)
-    alarm: RolledBack | None = None
-    told: tuple[Witness, ...] = ()
+    return _opened(name, store, secrets, dict(witnesses or {}), clock or SystemClock())
+
+
+def _opened(
+    name: str,
+    store: ObjectStore,
+    secrets: Secrets,
+    witnesses: Mapping[str, ObjectStore],
+    clock: Clock,
+    *,
+    hinted: bool = True,
+) -> Vault:
+    history, alarm = _read_log(store, secrets, hinted)
+    told = ask_witnesses(history, witnesses)
+    if alarm is None and any((witness.sequence or 0) > history.tip.sequence for witness in told):
+        # Somebody may have written an entry between the two; one that was witnessed was in the log before.
+        history, alarm = _read_log(store, secrets, hinted)
+    if alarm is None:
+        try:
+            check_witnesses(store, history, told)
+        except RolledBack as found:
+            alarm = found
+    return Vault(name, store, secrets, history, witnesses, told, alarm, clock)
+
+
+def _read_log(store: ObjectStore, secrets: Secrets, hinted: bool) -> tuple[History, HistoryDamaged | None]:
+    """The history, and what is wrong with it. Raises HistoryDamaged: nothing can be read at all."""
     try:
-        told = check_witnesses(store, history, witnesses or {})
-    except RolledBack as found:
-        alarm = found
-    return Vault(name, store, secrets, history, dict(witnesses or {}), told, alarm, clock or SystemClock())
+        return load_history(store, secrets, hinted=hinted), None
+    except HistoryDamaged as damaged:
+        return load_history(store, secrets, hinted=False, damage=[]), damaged
+
+
+def _went_back(name: str, before: LogEntry, now: LogEntry) -> RolledBack:
+    return RolledBack(
+        "the repository lies behind what this process itself has read",
+        where=name,
+        expected=f"entry {before.sequence}, {before.digest}",
+        found=f"entry {now.sequence}, {now.digest}, as the newest",
+        fix="Somebody removed entries or put an older state back; nothing was written. "
+        "Put them back from a mirror with `holdfast vault verify --repair`",
+    )

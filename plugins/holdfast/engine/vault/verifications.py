@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from datetime import datetime
 
 from holdfast.engine.objectstore.errors import ObjectNotFound
 from holdfast.engine.objectstore.interface import CREATE
 from holdfast.engine.snapshot.documents import canonical, iso_utc
-from holdfast.engine.vault.errors import NotEntitled
-from holdfast.engine.vault.secrets import Secrets, b64, unb64, verifier_of
+from holdfast.engine.vault.entries import read_canonical
+from holdfast.engine.vault.log import is_signed
+from holdfast.engine.vault.secrets import Secrets, b64, unb64
 from holdfast.engine.vault.vault import Vault
 from holdfast.engine.vault.verify import VerifyReport
 
@@ -50,8 +50,6 @@ def note_verification(vault: Vault, report: VerifyReport, backups: frozenset[int
     """
     if not report.is_good:
         raise ValueError("a verification that found something wrong is no proof")
-    if writer.signer is None or writer.signing is None:
-        raise NotEntitled("a verification is noted by a writer", expected="the keys of a writer", found=writer.role)
     now = vault.clock.now()
     fields = {
         "format": FORMAT,
@@ -61,9 +59,9 @@ def note_verification(vault: Vault, report: VerifyReport, backups: frozenset[int
         "backups": sorted(backups),
         "packs_read": report.packs_read,
         "bytes_read": report.bytes_read,
-        "signer": b64(verifier_of(writer.signing)),
+        "signer": b64(writer.verifier),
     }
-    signature = b64(writer.signer.sign(_signed(fields)))
+    signature = b64(writer.sign(_signed(fields)))
     key = f"{PREFIX}{now.strftime(_TIME)}-{report.depth}-{signature[:8].translate(str.maketrans('+/=', 'xyz'))}.json"
     vault.store.put(key, canonical({**fields, "signature": signature}), mode=CREATE, content_type="application/json")
 
@@ -95,16 +93,12 @@ def _signed(fields: dict[str, object]) -> bytes:
 
 
 def _read(vault: Vault, data: bytes) -> Verification | None:
-    from cryptography.exceptions import InvalidSignature
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
     try:
-        fields = json.loads(data)
+        fields = read_canonical(data)
         signature, signer = unb64(fields.pop("signature")), unb64(fields["signer"])
         known = signer in vault.history.keys.signers and fields["repository"] == vault.history.repository.hex()
-        if not known or fields["format"] != FORMAT:
+        if not known or fields["format"] != FORMAT or not is_signed(signer, signature, _signed(fields)):
             return None
-        Ed25519PublicKey.from_public_bytes(signer).verify(signature, _signed(fields))
         return Verification(
             datetime.fromisoformat(fields["at"]),
             str(fields["depth"]),
@@ -112,5 +106,5 @@ def _read(vault: Vault, data: bytes) -> Verification | None:
             int(fields["packs_read"]),
             int(fields["bytes_read"]),
         )
-    except (ValueError, KeyError, TypeError, AttributeError, InvalidSignature):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None

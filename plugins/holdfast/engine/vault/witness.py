@@ -17,11 +17,11 @@ from holdfast.engine.snapshot.documents import canonical
 from holdfast.engine.snapshot.once import create_or_read
 from holdfast.engine.vault import layout
 from holdfast.engine.vault.entries import EntryDigest, Form, Id, Key32, Number, Signature, read_canonical
-from holdfast.engine.vault.errors import HistoryDamaged, NotEntitled, RolledBack
+from holdfast.engine.vault.errors import HistoryDamaged, RolledBack
 from holdfast.engine.vault.history import History
 from holdfast.engine.vault.keys import keys_after, next_keys
 from holdfast.engine.vault.log import LogEntry, is_signed, parse_entry, read_entry
-from holdfast.engine.vault.secrets import Secrets, b64, unb64, verifier_of
+from holdfast.engine.vault.secrets import Secrets, b64, unb64
 
 FORMAT = "holdfast.vault.witness/1"
 _SIGNED = b"holdfast vault 1|witness|"
@@ -75,16 +75,14 @@ def write_witness(
     Returns:
         By site, ``None`` or why it could not be written: an entry is not undone for it.
     """
-    if secrets.signer is None or secrets.signing is None:
-        raise NotEntitled("these keys sign nothing", expected="the keys that wrote the entry", found=secrets.role)
     fields = {
         "format": FORMAT,
         "repository": secrets.repository.hex(),
         "sequence": entry.sequence,
         "digest": entry.digest,
-        "signer": b64(verifier_of(secrets.signing)),
+        "signer": b64(secrets.verifier),
     }
-    data = canonical({**fields, "signature": b64(secrets.signer.sign(_SIGNED + canonical(fields)))})
+    data = canonical({**fields, "signature": b64(secrets.sign(_SIGNED + canonical(fields)))})
     has = {witness.site: witness.key_entries for witness in known}
     told: dict[str, str | None] = {}
     for site, store in stores.items():
@@ -92,11 +90,18 @@ def write_witness(
             for one in key_entries:
                 if one.sequence not in has.get(site, frozenset()):
                     create_or_read(store, layout.witness_keys_key(secrets.repository, one.sequence), one.data)
-            create_or_read(store, layout.witness_key(secrets.repository, entry.sequence), data)
-            told[site] = None
+            found = create_or_read(store, layout.witness_key(secrets.repository, entry.sequence), data)
+            told[site] = None if _digest_of(found) == entry.digest else "it has witnessed another entry of this number"
         except ObjectStoreError as error:
             told[site] = str(error)
     return told
+
+
+def _digest_of(data: bytes) -> object:
+    try:
+        return read_canonical(data).get("digest")
+    except ValueError:
+        return None
 
 
 def read_witness(site: str, store: ObjectStore, history: History) -> Witness:
@@ -147,13 +152,20 @@ def _keys_ahead(store: ObjectStore, history: History, kept: list[int]) -> int | 
     return None
 
 
-def check_witnesses(store: ObjectStore, history: History, witnesses: Mapping[str, ObjectStore]) -> tuple[Witness, ...]:
+def ask_witnesses(history: History, witnesses: Mapping[str, ObjectStore]) -> tuple[Witness, ...]:
+    """What every site says."""
+    return tuple(read_witness(site, witness, history) for site, witness in witnesses.items())
+
+
+def check_witnesses(store: ObjectStore, history: History, told: Iterable[Witness]) -> None:
     """Compare the repository with what its witnesses saw.
+
+    Args:
+        history: read after the witnesses were asked: whatever they saw was in the log before.
 
     Raises:
         RolledBack: a witness saw a newer entry, or another one of the same number, or other keys.
     """
-    told = tuple(read_witness(site, witness, history) for site, witness in witnesses.items())
     for witness in told:
         if witness.keys_ahead is not None:
             raise RolledBack(
@@ -174,20 +186,25 @@ def check_witnesses(store: ObjectStore, history: History, witnesses: Mapping[str
                 fix="Somebody removed backups or put an older state back; nothing was written. "
                 "Put the entries back from a mirror with `holdfast vault verify --repair`",
             )
-        try:
-            entry = (
-                history.tip
-                if witness.sequence == history.tip.sequence
-                else read_entry(store, witness.sequence, history.repository, digest=witness.digest)
-            )
-        except HistoryDamaged:
-            continue  # old entries are removed once an anchor has taken their place
-        if entry.digest != witness.digest:
+        found = _digest_at(store, history, witness.sequence, str(witness.digest))
+        if found is not None and found != witness.digest:
             raise RolledBack(
                 "the repository's log is not the one that was witnessed",
                 where=f"{store.name}: entry {witness.sequence}",
                 expected=f"{witness.digest}, which {witness.site} witnessed",
-                found=entry.digest,
+                found=found,
                 fix="Somebody put another history in its place. Nothing was written; compare with a mirror",
             )
-    return told
+
+
+def _digest_at(store: ObjectStore, history: History, number: int, witnessed: str) -> str | None:
+    """Of the entry the history has where a site witnessed one; ``None``: an anchor took its place."""
+    for entry in (*history.recent, *history.key_entries, *history.backups.values()):
+        if entry.sequence == number:
+            return entry.digest
+    if number < history.anchor_at:
+        return None
+    try:
+        return read_entry(store, number, history.repository, digest=witnessed).digest
+    except HistoryDamaged as damaged:
+        return damaged.found or "nothing"
