@@ -16,7 +16,6 @@ from typing import Any
 
 from holdfast.engine.snapshot.digest import Hasher
 from holdfast.engine.snapshot.documents import iso_utc
-from holdfast.engine.vault import layout
 from holdfast.engine.vault.backups import Backup, live_backups, newest, read_backup
 from holdfast.engine.vault.chunking import TABLES, Chunker
 from holdfast.engine.vault.errors import Damaged, Outdated, SourceChanged, WrongKey
@@ -53,7 +52,7 @@ class BackupOptions:
         tier: retention tier.
         chunk_bytes: about how long a chunk is.
         labels: short facts to carry along.
-        protect: told the key of each object that was written, to lock it.
+        protect: told the key of each object that was written, to lock it, beside the vault's own.
         progress: told now and then.
         full: read everything, whatever the last backup knew.
     """
@@ -124,7 +123,7 @@ class _Run:
         options = self.options
         with ExitStack() as stack:
             session = stack.enter_context(
-                Session(self.vault, loaded.index, options.tier, options.protect, options.pack_bytes)
+                Session(self.vault, loaded.index, options.tier, self._written, options.pack_bytes)
             )
             chunker = Chunker(options.chunk_bytes, self.vault.secrets.chunk_seed)
             tree = TreeWriter(lambda data: session.add(PackClass.TREE, data))
@@ -138,7 +137,7 @@ class _Run:
             self.source.finish()
             indexes = session.finish()
             entry = self._commit(session, segments, indexes)
-            vault = self.vault.commit(entry)
+            vault = self.vault.commit(entry, options.protect)
             return BackupReport(
                 vault,
                 read_backup(vault, entry),
@@ -185,9 +184,11 @@ class _Run:
             seen=seen,
         )
         self.vault = self.vault.at(history)
-        self.options.protect(layout.entry_key(entry.sequence))
-        self.options.protect(layout.entry_copy_key(entry.sequence))
         return entry
+
+    def _written(self, key: str) -> None:
+        self.vault.protect(key)
+        self.options.protect(key)
 
     # -- objects -----------------------------------------------------------------------------------------------------
 

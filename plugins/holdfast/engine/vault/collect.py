@@ -16,11 +16,11 @@ from datetime import datetime, timedelta
 from holdfast.engine.objectstore.errors import ObjectNotFound, PermissionRefused
 from holdfast.engine.objectstore.interface import CREATE, ObjectInfo, ObjectStore
 from holdfast.engine.vault import layout
-from holdfast.engine.vault.backups import live_backups
 from holdfast.engine.vault.errors import CollectedMeanwhile, Damaged, Outdated
 from holdfast.engine.vault.history import load_history, write_hint
 from holdfast.engine.vault.index import MOST_CHUNKS, ChunkIndex, IndexedPack, encode_index
 from holdfast.engine.vault.log import LogEntry, append
+from holdfast.engine.vault.needed import needed_chunks
 from holdfast.engine.vault.pack import PackClass, PackInfo
 from holdfast.engine.vault.reading import ChunkReader
 from holdfast.engine.vault.secrets import Secrets
@@ -72,7 +72,9 @@ class CollectOptions:
         dry_run: only say what would go.
         reader: the reader's secrets; with them packs of which little is needed are written anew.
         sparse: such a pack's needed share is below this.
-        protect: told the key of each object that was written, to lock it.
+        protect: told the key of each object that was written, to lock it, beside the vault's own.
+        remove: removes an object for good and refuses while it is locked, as `ObjectLocks.remove` does; by default the
+            store's delete, which on a bucket with versions only hides.
     """
 
     grace: timedelta = GRACE
@@ -81,6 +83,7 @@ class CollectOptions:
     reader: Secrets | None = None
     sparse: float = 0.5
     protect: Callable[[str], None] = lambda _key: None
+    remove: Callable[[str], None] | None = None
 
 
 def store_now(store: ObjectStore) -> datetime:
@@ -185,26 +188,11 @@ class _Run:
 
     def _live_bytes(self, index: ChunkIndex) -> dict[bytes, int]:
         """By pack that live backups need, how much of it. Raises Damaged: a tree cannot be read."""
-        reader = ChunkReader(self.vault, index)
-        backups = live_backups(self.vault)
-        self.report.live_backups = len(backups)
-        live: dict[int, int] = {}
-        seen: set[bytes] = set()
-
-        def need(name: bytes) -> None:
-            if name not in seen:
-                seen.add(name)
-                found = index.find(name)
-                if found is not None:
-                    live[found.pack] = live.get(found.pack, 0) + found.stored_bytes
-
-        for segment in dict.fromkeys(part.chunk_id for backup in backups for part in backup.segments):
-            need(segment)
-            for name in reader.segment(segment)["chunks"].combine_chunks().flatten().to_pylist():
-                need(name)
-        self.report.live_chunks = len(seen)
-        self._live = seen
-        return {index.packs[number].pack_id: size for number, size in live.items()}
+        needed = needed_chunks(self.vault, index)
+        self.report.live_backups = needed.backups
+        self.report.live_chunks = len(needed.names)
+        self._live = needed.names
+        return needed.bytes_by_pack
 
     def _sparse(self, index: ChunkIndex, live: dict[bytes, int]) -> list[PackInfo]:
         """Packs worth rewriting: little of them is needed, and whoever collects may read them."""
@@ -223,7 +211,7 @@ class _Run:
         reader = ChunkReader(replace(self.vault, secrets=self.options.reader or self.vault.secrets), index)
         written: dict[bytes, str] = {}
         for tier in sorted({info.tier for info in sparse}):
-            with Session(self.vault, ChunkIndex(()), tier, self.options.protect) as session:
+            with Session(self.vault, ChunkIndex(()), tier, self._written) as session:
                 for info in sparse:
                     if info.tier != tier:
                         continue
@@ -263,8 +251,12 @@ class _Run:
         secrets = self.vault.secrets
         index_id, data = encode_index(packs, secrets.metadata_key, secrets.repository)
         self.vault.store.put(layout.index_key(index_id), data, mode=CREATE)
-        self.options.protect(layout.index_key(index_id))
+        self._written(layout.index_key(index_id))
         return index_id, index_digest(data)
+
+    def _written(self, key: str) -> None:
+        self.vault.protect(key)
+        self.options.protect(key)
 
     def _append(
         self, dead: set[bytes], gone: set[bytes], indexes: dict[bytes, str], orphans: set[bytes], undropped: set[bytes]
@@ -290,7 +282,7 @@ class _Run:
             vault.store, vault.secrets, "collect", clock=vault.clock, tip=history.tip, describe=describe, seen=seen
         )
         self.report.entry = entry.sequence
-        vault = vault.commit(entry)
+        vault = vault.commit(entry, self.options.protect)
         write_hint(vault.store, vault.history)
         return vault
 
@@ -335,7 +327,7 @@ class _Run:
 
     def _remove(self, key: str) -> bool:
         try:
-            self.vault.store.delete(key)
+            (self.options.remove or self.vault.store.delete)(key)
             return True
         except PermissionRefused:
             self.report.kept_locked.append(key)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -10,7 +10,7 @@ from functools import partial
 from blake3 import blake3
 
 from holdfast.clock import Clock, SystemClock
-from holdfast.engine.objectstore.errors import ObjectNotFound
+from holdfast.engine.objectstore.errors import ObjectNotFound, ObjectStoreError
 from holdfast.engine.objectstore.interface import ByteRange, ObjectStore
 from holdfast.engine.vault import layout
 from holdfast.engine.vault.errors import Damaged, RolledBack, VaultExists, WrongKey
@@ -59,6 +59,10 @@ class Vault:
         witnesses: stores at other sites, by site.
         witnessed: what they said when it was opened.
         alarm: what is wrong between the two, ``None`` when nothing is. Reading goes on; writing is refused.
+        protect: told the key of each object that was written, to lock it.
+        protect_witness: the same of a witness, with its site first.
+        unprotected: entries and witnesses that were written and could not be locked, one sentence each: they count all
+            the same, and `renew_locks` locks them.
     """
 
     name: str
@@ -69,6 +73,9 @@ class Vault:
     witnessed: tuple[Witness, ...] = ()
     alarm: RolledBack | None = None
     clock: Clock = field(default_factory=SystemClock, repr=False)
+    protect: Callable[[str], None] = field(default=lambda _key: None, repr=False)
+    protect_witness: Callable[[str, str], None] = field(default=lambda _site, _key: None, repr=False)
+    unprotected: tuple[str, ...] = ()
 
     def refuse_alarm(self) -> None:
         """Raises RolledBack: nothing is written to a repository that lost what its witnesses saw."""
@@ -83,14 +90,39 @@ class Vault:
         """The same vault as of now."""
         return self.at(load_history(self.store, self.secrets))
 
-    def commit(self, entry: LogEntry) -> Vault:
-        """After an entry was written: the vault with it, witnessed. A site that could not witness it is told of."""
+    def commit(self, entry: LogEntry, protect: Callable[[str], None] = lambda _key: None) -> Vault:
+        """After an entry was written: the vault with it, locked and witnessed.
+
+        A site that could not witness it is told of, and so is what could not be locked: the entry stands.
+
+        Args:
+            protect: told the entry's keys, beside the vault's own.
+        """
+        return replace(self.settled(entry, protect), history=self.history.after(entry))
+
+    def settled(self, entry: LogEntry, protect: Callable[[str], None] = lambda _key: None) -> Vault:
+        """The same as of the history it has already."""
+        unprotected: list[str] = []
+
+        def locked(lock: Callable[[str], None], key: str) -> None:
+            try:
+                lock(key)
+            except ObjectStoreError as error:
+                unprotected.append(str(error))
+
+        for key in (layout.entry_key(entry.sequence), layout.entry_copy_key(entry.sequence)):
+            locked(self.protect, key)
+            locked(protect, key)
         told = write_witness(self.witnesses, self.secrets, entry)
+        for site, error in told.items():
+            if error is None:
+                key = layout.witness_key(self.secrets.repository, entry.sequence)
+                locked(partial(self.protect_witness, site), key)
         witnessed = tuple(
             Witness(site, entry.sequence, entry.digest) if error is None else Witness(site, unknown=error)
             for site, error in told.items()
         )
-        return replace(self, history=self.history.after(entry), witnessed=witnessed)
+        return replace(self, witnessed=witnessed, unprotected=(*self.unprotected, *unprotected))
 
     # -- packs and indexes -------------------------------------------------------------------------------------------
 
@@ -192,11 +224,14 @@ def init_vault(
     keysets: Mapping[str, str],
     witnesses: Mapping[str, ObjectStore] | None = None,
     clock: Clock | None = None,
+    protect: Callable[[str], None] = lambda _key: None,
+    protect_witness: Callable[[str, str], None] = lambda _site, _key: None,
 ) -> Vault:
     """Make a repository where there is none.
 
     Args:
         keysets: by role, the id of the key objects that were written before.
+        protect, protect_witness: see `Vault`.
 
     Raises:
         VaultExists: there is one.
@@ -225,9 +260,17 @@ def init_vault(
     entry = append(store, admin, "init", clock=clock, tip=None, describe=describe, seen=taken)
     history = History(admin.repository, entry, keys, entry)
     write_hint(store, history)
-    vault = Vault(name, store, admin, history, dict(witnesses or {}), clock=clock)
-    write_witness(vault.witnesses, admin, entry)
-    return vault
+    vault = Vault(
+        name,
+        store,
+        admin,
+        history,
+        dict(witnesses or {}),
+        clock=clock,
+        protect=protect,
+        protect_witness=protect_witness,
+    )
+    return vault.settled(entry)
 
 
 def open_vault(
@@ -237,8 +280,13 @@ def open_vault(
     *,
     witnesses: Mapping[str, ObjectStore] | None = None,
     clock: Clock | None = None,
+    protect: Callable[[str], None] = lambda _key: None,
+    protect_witness: Callable[[str, str], None] = lambda _site, _key: None,
 ) -> Vault:
     """Open a repository and ask its witnesses.
+
+    Args:
+        protect, protect_witness: see `Vault`; whatever is written through it is locked.
 
     Raises:
         NoVault, HistoryDamaged, WrongKey: as `load_history`.
@@ -250,4 +298,15 @@ def open_vault(
         told = check_witnesses(store, history, witnesses or {})
     except RolledBack as found:
         alarm = found
-    return Vault(name, store, secrets, history, dict(witnesses or {}), told, alarm, clock or SystemClock())
+    return Vault(
+        name,
+        store,
+        secrets,
+        history,
+        dict(witnesses or {}),
+        told,
+        alarm,
+        clock or SystemClock(),
+        protect,
+        protect_witness,
+    )
