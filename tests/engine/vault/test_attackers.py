@@ -352,24 +352,11 @@ def test_a_site_that_missed_a_change_of_the_keys_is_told_of_it_later(world: Vaul
 # -- one writer's lies ---------------------------------------------------------------------------------------------
 
 
-def commit_backup(world: VaultWorld, public: Mapping[str, Any], body: Mapping[str, Any]) -> LogEntry:
-    vault = world.open("writer")
-    return append(
-        world.store,
-        vault.secrets,
-        "backup",
-        clock=world.clock,
-        tip=vault.history.tip,
-        signers=vault.history.keys.signers,
-        describe=lambda _tip: (public, body),
-    )
-
-
 def test_a_backup_nobody_can_read_hinders_no_other_and_is_forgotten_by_its_name(
     world: VaultWorld, tmp_path: Path
 ) -> None:
     name = os.urandom(16).hex()
-    commit_backup(world, {"backup": name, "tier": "daily", "indexes": []}, {"source": 7})
+    world.commit({"backup": name, "tier": "daily", "indexes": []}, {"source": 7})
     world.restore(tmp_path / "out")
     assert read_tree(tmp_path / "out") == some_files(count=4)
     world.back_up(tmp_path / "source")
@@ -382,8 +369,7 @@ def test_a_backup_nobody_can_read_hinders_no_other_and_is_forgotten_by_its_name(
 def test_a_backup_named_like_an_older_one_does_not_get_in_its_way(world: VaultWorld) -> None:
     vault = world.open("writer")
     genuine = live_backups(vault)[0]
-    commit_backup(
-        world,
+    world.commit(
         {"backup": genuine.backup_id, "tier": "daily", "indexes": []},
         vault.history.backups[2].open_body(vault.secrets),
     )
@@ -394,7 +380,7 @@ def test_an_index_of_older_backups_cannot_be_named_with_another_digest(world: Va
     vault = world.open("writer")
     (index_id, digest), *_ = vault.history.indexes.items()
     public = {"backup": os.urandom(16).hex(), "tier": "daily", "indexes": [[index_id.hex(), "blake3:" + "0" * 64]]}
-    commit_backup(world, public, vault.history.backups[2].open_body(vault.secrets))
+    world.commit(public, vault.history.backups[2].open_body(vault.secrets))
     after = world.open("reader")
     assert after.history.indexes[index_id] == digest
     assert after.load_index().damaged == ()
