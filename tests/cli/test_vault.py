@@ -14,8 +14,10 @@ from typer.testing import CliRunner
 
 from folders import SITES, add_vault, folder_runtime, make_folders
 from holdfast.cli.main import app
+from holdfast.engine.pipeline import replicas
 from holdfast.engine.pipeline.datasets import publish_dataset
 from holdfast.engine.runtime import Runtime
+from holdfast.engine.snapshot import open_snapshot
 from holdfast.engine.vault.pack import PackClass
 
 
@@ -65,6 +67,21 @@ def test_a_backup_is_made_shown_and_restored(vaults: Vaults, tmp_path: Path) -> 
     assert (done["restored"], done["damaged"]) == (1, {})
     assert (tmp_path / "out" / "one.bin").read_bytes() == b"first" * 1000
     assert vaults.json("restore", "--to", str(tmp_path / "out"))["kept"] == 1
+
+
+def test_a_live_restore_is_the_newest_snapshot(vaults: Vaults) -> None:
+    first = vaults.json("backup", "group")["backups"][0]["backup"]
+    vaults.put("one.bin", b"spoiled")
+    done = vaults.json("restore", first, "--live", "--reason", "spoiled by hand", "--yes")
+    assert (done["dataset"], done["site"], done["published"]) == ("prices", SITES[0], True)
+    runtime = folder_runtime(vaults.topology)
+    newest = replicas.snapshots(runtime, "desk", "prices")[0]
+    assert newest.labels["restored_because"] == "spoiled by hand"
+    store = runtime.store(SITES[0])
+    assert open_snapshot(store, newest).read("one.bin") == b"first" * 1000
+    again = vaults.json("restore", first, "--live", "--reason", "spoiled by hand", "--yes")
+    assert (again["published"], again["snapshot_id"]) == (False, done["snapshot_id"])
+    assert "Snapshot" in vaults("restore", "--live", "--reason", "x", "--yes", "--source", "prices").stdout
 
 
 def test_every_command_has_a_text_for_people(vaults: Vaults, tmp_path: Path) -> None:
@@ -165,6 +182,8 @@ def test_a_key_that_was_replaced_opens_nothing(vaults: Vaults, tmp_path: Path) -
         (("restore", "--to-site", "nowhere:x"), 2, "unknown name"),
         (("restore", "--to-site", "site-b"), 2, "not restored to this prefix"),
         (("restore", "--to-site", "site-b:data/prices"), 2, "not restored to this prefix"),
+        (("restore", "--live"), 2, "has a reason"),
+        (("restore", "--live", "--reason", "x", "--path", "a", "--yes"), 2, "whole backup"),
         (("list", "--vault", "none"), 2, "unknown name"),
         (("list", "--from", "site-a"), 2, "does not lie at this site"),
         (("show", "ffff"), 2, "no live backup"),

@@ -19,6 +19,8 @@ def test_the_dags_are_those_the_documentation_lists(parsed):
         "fail_over",
         "failover_drill",
         "replicate_datasets",
+        "restore",
+        "restore_live",
         "train_model",
         "verify_backups.market-risk",
         "watch_sites",

@@ -29,7 +29,7 @@ from holdfast.notifications.recovery_point import StaleRecoveryPointNotifier
 from holdfast.operators.assets import BACKED_UP
 from holdfast.operators.vault import (
     BackUpGroupOperator, CheckRecoveryPointsOperator, GroupsOfVaultOperator, RestoreBackupOperator,
-    RetainBackupsOperator, VerifyBackupsOperator,
+    RestoreLiveOperator, RetainBackupsOperator, VerifyBackupsOperator,
 )
 
 TOPOLOGY = Path(os.environ["HOLDFAST_TOPOLOGY"])
@@ -65,6 +65,7 @@ with DAG("story", schedule=None, catchup=False):
         VerifyBackupsOperator(task_id="verify", vault="desk", depth="full"),
         RetainBackupsOperator(task_id="retain", vault="desk"),
         RestoreBackupOperator(task_id="restore", vault="desk", site="site-c", prefix="restored/x", source="prices"),
+        RestoreLiveOperator(task_id="restore_live", source="prices", reason="spoiled", **DESK),
         damage(),
         VerifyBackupsOperator(task_id="verify_damaged", vault="desk", depth="structure"),
         RestoreBackupOperator(

@@ -122,6 +122,15 @@ def restore(
     to_site: Annotated[
         str | None, typer.Option("--to-site", metavar="SITE:PREFIX", help="Below a prefix of a site's bucket.")
     ] = None,
+    live: Annotated[
+        bool, typer.Option("--live", help="At the group's active site, published as the newest snapshot.")
+    ] = False,
+    reason: Annotated[str | None, typer.Option("--reason", help="With --live: why.")] = None,
+    live_folder: Annotated[
+        bool, typer.Option("--live-folder", help="With --live: also make the folder's objects those of the backup.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="With --live: do not ask.")] = False,
+    group: GroupOption = None,
     path: Annotated[list[str] | None, typer.Option("--path", help="Only this, and what lies below it.")] = None,
     pattern: Annotated[list[str] | None, typer.Option("--pattern", help="Only what matches, as in a shell.")] = None,
     source: SourceOption = None,
@@ -143,10 +152,39 @@ def restore(
     """
     runtime = Runtime.from_environment(topology)
     name = choose_vault(runtime, vault)
-    if (to is None) is (to_site is None):
+    if [to is not None, to_site is not None, live].count(True) != 1:
         raise ConfigError(
-            "where to is not clear", expected="--to FOLDER or --to-site SITE:PREFIX", found="neither or both"
+            "where to is not clear",
+            expected="one of --to FOLDER, --to-site SITE:PREFIX and --live",
+            found="none, or several",
         )
+    if live:
+        if path or pattern or keep_going or overwrite or not reason:
+            raise ConfigError(
+                "a live restore is of the whole backup, and has a reason",
+                where="--live",
+                expected="--reason, and no --path, --pattern, --keep-going or --overwrite",
+                found="no --reason" if not reason else "one of them",
+            )
+        team = choose_group(runtime, group)
+        if not yes:
+            what = backup or source or "the newest backup"
+            typer.confirm(f"Publish {what} as the newest snapshot at the active site of {team}?", abort=True, err=True)
+        with vault_progress(errors, f"restore from {name}", runtime.clock) as progress:
+            done = restoring.restored_live(
+                runtime,
+                team,
+                name,
+                backup=backup,
+                source=source,
+                at=_utc(at),
+                reason=str(reason),
+                folder=live_folder,
+                vault_site=site,
+                progress=progress,
+            )
+        print_json(restoring.live_summary(name, done)) if as_json else show.print_live(done)
+        return
     if to is not None:
         target, admit = restoring.folder_target(to, overwrite=overwrite), lambda _backup: None
     else:

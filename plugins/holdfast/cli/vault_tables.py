@@ -15,6 +15,7 @@ from holdfast.engine.vault.backups import Backup
 from holdfast.engine.vault.collect import CollectReport
 from holdfast.engine.vault.forget import ForgetPlan
 from holdfast.engine.vault.mirror import MirrorReport
+from holdfast.engine.vault.published import PublishedRestore
 from holdfast.engine.vault.restore import RestoreReport
 from holdfast.engine.vault.verify import VerifyReport
 from holdfast.errors import HoldfastError
@@ -121,6 +122,14 @@ def print_restored(report: RestoreReport) -> None:
         say(f"  {path}: {why}")
     if len(report.damaged) > _FEW:
         say(f"  … and {len(report.damaged) - _FEW} more that are damaged")
+
+
+def print_live(done: PublishedRestore) -> None:
+    print_restored(done.restored)
+    record = done.record
+    made = "published" if done.made else "was published before"
+    say(f"Snapshot {record.snapshot_id} of {record.dataset} {made} at {record.site} in epoch {record.epoch}")
+    say("The other sites get it with the next sync: `holdfast sync run`")
 
 
 def print_verified(name: str, report: VerifyReport) -> None:

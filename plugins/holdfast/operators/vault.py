@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
+from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk.exceptions import AirflowFailException
 
 from holdfast.errors import ConfigError
 from holdfast.operators.assets import BACKED_UP, vault_asset
-from holdfast.operators.base import HoldfastOperator
+from holdfast.operators.base import HoldfastOperator, failing_clearly
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -266,6 +267,131 @@ class RestoreBackupOperator(VaultOperator):
             admit=restoring.admitted_at(runtime, self.site),
         )
         return restoring.restore_summary(self.vault, report)
+
+
+class RestoreLiveOperator(VaultOperator):
+    """Restores a dataset or model at the group's active site, and publishes it there as the newest snapshot.
+
+    :param group: the protection group. (templated)
+    :param source: dataset or model. (templated)
+    :param backup: its id; empty: the newest. (templated)
+    :param at: the newest whose content is not newer than this time (ISO 8601); empty: now. (templated)
+    :param reason: why; it goes into the snapshot's labels. (templated)
+    :param mirror: read from this mirror of the vault; empty: from the vault. (templated)
+    :returns: what was restored, and the snapshot.
+    """
+
+    template_fields: Sequence[str] = ("vault", "group", "source", "backup", "at", "reason", "mirror")
+
+    def __init__(
+        self,
+        *,
+        vault: str,
+        group: str,
+        source: str,
+        reason: str,
+        backup: str = "",
+        at: str = "",
+        mirror: str = "",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(vault=vault, **kwargs)
+        self.group = group
+        self.source = source
+        self.reason = reason
+        self.backup = backup
+        self.at = at
+        self.mirror = mirror
+        self.check_names(group=group)
+
+    def act(self, _context: Context, runtime: Runtime) -> dict[str, Any]:
+        from holdfast.engine.pipeline.vaults import restoring
+
+        done = restoring.restored_live(
+            runtime,
+            self.group,
+            self.vault,
+            backup=self.backup or None,
+            source=self.source,
+            at=_moment(self.at, self.task_id),
+            reason=self.reason,
+            vault_site=self.mirror or None,
+            progress=_Lines(self, self.source),
+        )
+        return restoring.live_summary(self.vault, done)
+
+
+class ApproveRestoreOperator(HoldfastOperator, ApprovalOperator):
+    """Asks a person before a live restore; says which backup it would be, and what it would take the place of.
+
+    No answer within ``response_timeout`` is a rejection: what follows is skipped and nothing has changed.
+
+    :param vault: the vault. (templated)
+    :param group: the protection group. (templated)
+    :param source: dataset or model. (templated)
+    :param backup: its id; empty: the newest. (templated)
+    :param at: the newest whose content is not newer than this time (ISO 8601); empty: now. (templated)
+    :param reason: why. (templated)
+    :param response_timeout: how long a person has to answer.
+    :returns: ``backup``, so that exactly the approved one is restored, and ``approved_by``.
+    """
+
+    template_fields: Sequence[str] = ("vault", "group", "source", "backup", "at", "reason", "subject", "body")
+
+    def __init__(
+        self,
+        *,
+        vault: str,
+        group: str,
+        source: str,
+        reason: str,
+        backup: str = "",
+        at: str = "",
+        response_timeout: timedelta = timedelta(hours=1),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            subject="Restore live?", defaults=ApprovalOperator.REJECT, response_timeout=response_timeout, **kwargs
+        )
+        self.vault = vault
+        self.group = group
+        self.source = source
+        self.reason = reason
+        self.backup = backup
+        self.at = at
+        self.check_names(vault=vault, group=group)
+
+    def execute(self, context: Context) -> Any:
+        """Find the backup and wait for a person."""
+        from holdfast.engine.pipeline.vaults import restoring
+
+        with failing_clearly():
+            asked = restoring.question(
+                self.hook.runtime,
+                self.group,
+                self.vault,
+                backup=self.backup or None,
+                source=self.source,
+                at=_moment(self.at, self.task_id),
+                reason=self.reason,
+            )
+        context["ti"].xcom_push(key="backup", value=asked.backup_id)
+        self.subject = f"Restore {self.source} of {self.group} from a backup?"
+        self.body = asked.text
+        return ApprovalOperator.execute(self, context)
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
+        """Take the answer: a rejection skips what follows."""
+        user = event.get("responded_by_user") or {}
+        decision = {
+            "backup": context["ti"].xcom_pull(task_ids=self.task_id, key="backup"),
+            "approved": event.get("chosen_options") == [self.APPROVE],
+            "approved_by": user.get("name") or user.get("id"),
+        }
+        # Airflow skips what follows a rejection by raising, so nothing comes after it.
+        context["ti"].xcom_push(key="return_value", value=decision)
+        ApprovalOperator.execute_complete(self, context, event)
+        return decision
 
 
 def _moment(text: str, task_id: str) -> datetime | None:

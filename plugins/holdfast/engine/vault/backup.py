@@ -16,7 +16,6 @@ from typing import Any
 
 from holdfast.engine.snapshot.digest import Hasher
 from holdfast.engine.snapshot.documents import iso_utc
-from holdfast.engine.vault import layout
 from holdfast.engine.vault.append import append
 from holdfast.engine.vault.backups import Backup, live_backups, newest, read_backup
 from holdfast.engine.vault.chunking import TABLES, Chunker
@@ -55,7 +54,7 @@ class BackupOptions:
         tier: retention tier.
         chunk_bytes: about how long a chunk is.
         labels: short facts to carry along.
-        protect: told the key of each object that was written, to lock it.
+        protect: told the key of each object that was written, to lock it, beside the vault's own.
         progress: told now and then.
         full: read everything, whatever the last backup knew.
     """
@@ -127,7 +126,7 @@ class _Run:
                     self.vault,
                     loaded.index,
                     options.tier,
-                    options.protect,
+                    self._written,
                     options.pack_bytes,
                     adopt=frozenset(loaded.rebuilt),
                 )
@@ -144,7 +143,7 @@ class _Run:
             self.source.finish()
             indexes = session.finish()
             entry = self._commit(session, segments, indexes)
-            vault = self.vault.commit(entry)
+            vault = self.vault.commit(entry, options.protect)
             return BackupReport(
                 vault,
                 read_backup(vault, entry),
@@ -192,9 +191,11 @@ class _Run:
             signers=history.keys.signers,
         )
         self.vault = self.vault.at(history)
-        self.options.protect(layout.entry_key(entry.sequence))
-        self.options.protect(layout.entry_copy_key(entry.sequence))
         return entry
+
+    def _written(self, key: str) -> None:
+        self.vault.protect(key)
+        self.options.protect(key)
 
     # -- objects -----------------------------------------------------------------------------------------------------
 

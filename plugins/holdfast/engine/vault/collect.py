@@ -18,12 +18,12 @@ from holdfast.engine.objectstore.interface import ObjectInfo, ObjectStore
 from holdfast.engine.vault import layout
 from holdfast.engine.vault.ages import LogAges, removable_entries
 from holdfast.engine.vault.append import append
-from holdfast.engine.vault.backups import live_backups
 from holdfast.engine.vault.errors import CollectedMeanwhile, Damaged
 from holdfast.engine.vault.history import write_hint
 from holdfast.engine.vault.index import MOST_CHUNKS, ChunkIndex, IndexedPack, encode_index
 from holdfast.engine.vault.keysets import foreign_keysets
 from holdfast.engine.vault.log import LogEntry
+from holdfast.engine.vault.needed import needed_chunks
 from holdfast.engine.vault.objects import create_new
 from holdfast.engine.vault.pack import PackClass, PackInfo
 from holdfast.engine.vault.reading import ChunkReader
@@ -76,8 +76,10 @@ class CollectOptions:
         dry_run: only say what would go.
         reader: the reader's secrets; with them packs of which little is needed are written anew.
         sparse: such a pack's needed share is below this.
-        protect: told the key of each object that was written, to lock it.
+        protect: told the key of each object that was written, to lock it, beside the vault's own.
         pack_bytes: how large a pack grows that is written anew.
+        remove: removes an object for good and refuses while it is locked, as `ObjectLocks.remove` does; by default the
+            store's delete, which on a bucket with versions only hides.
     """
 
     grace: timedelta = GRACE
@@ -87,6 +89,7 @@ class CollectOptions:
     sparse: float = 0.5
     protect: Callable[[str], None] = lambda _key: None
     pack_bytes: int = PACK_BYTES
+    remove: Callable[[str], None] | None = None
 
 
 def store_now(store: ObjectStore) -> datetime:
@@ -194,23 +197,8 @@ class _Run:
 
     def _live_bytes(self, index: ChunkIndex) -> dict[bytes, int]:
         """By pack that live backups need, how much of it. Raises Damaged: it cannot be told, or is not all there."""
-        reader = ChunkReader(self.vault, index)
-        backups = live_backups(self.vault)
-        self.report.live_backups = len(backups)
-        live: dict[int, int] = {}
-        seen: set[bytes] = set()
-
-        def need(name: bytes) -> None:
-            if name not in seen:
-                seen.add(name)
-                found = reader.locate(name)
-                live[found.pack] = live.get(found.pack, 0) + found.stored_bytes
-
         try:
-            for segment in dict.fromkeys(part.chunk_id for backup in backups for part in backup.segments):
-                need(segment)
-                for name in reader.segment(segment)["chunks"].combine_chunks().flatten().to_pylist():
-                    need(name)
+            needed = needed_chunks(self.vault, index)
         except Damaged as damaged:
             raise Damaged(
                 "nothing is collected while something a live backup needs is missing or damaged: it may be put back",
@@ -218,9 +206,10 @@ class _Run:
                 found=str(damaged),
                 fix="Put it back from a mirror with `holdfast vault verify --repair`, or forget the backups it affects",
             ) from None
-        self.report.live_chunks = len(seen)
-        self._live = seen
-        return {index.packs[number].pack_id: size for number, size in live.items()}
+        self.report.live_backups = needed.backups
+        self.report.live_chunks = len(needed.names)
+        self._live = needed.names
+        return needed.bytes_by_pack
 
     def _sparse(self, index: ChunkIndex, live: dict[bytes, int]) -> list[PackInfo]:
         """Packs worth rewriting: little of them is needed, and whoever collects may read them."""
@@ -245,7 +234,7 @@ class _Run:
         reader = ChunkReader(replace(self.vault, secrets=self.options.reader or self.vault.secrets), index)
         written: dict[bytes, str] = {}
         for tier in sorted({info.tier for info in sparse}):
-            with Session(self.vault, ChunkIndex(()), tier, self.options.protect, self.options.pack_bytes) as session:
+            with Session(self.vault, ChunkIndex(()), tier, self._written, self.options.pack_bytes) as session:
                 for info in sparse:
                     if info.tier != tier:
                         continue
@@ -285,8 +274,12 @@ class _Run:
         secrets = self.vault.secrets
         index_id, data = encode_index(packs, secrets.metadata_key, secrets.repository)
         create_new(self.vault.store, layout.index_key(index_id), data)
-        self.options.protect(layout.index_key(index_id))
+        self._written(layout.index_key(index_id))
         return index_id, index_digest(data)
+
+    def _written(self, key: str) -> None:
+        self.vault.protect(key)
+        self.options.protect(key)
 
     def _append(
         self, dead: set[bytes], gone: set[bytes], indexes: dict[bytes, str], orphans: set[bytes], undropped: set[bytes]
@@ -319,7 +312,7 @@ class _Run:
             signers=history.keys.signers,
         )
         self.report.entry = entry.sequence
-        vault = vault.commit(entry)
+        vault = vault.commit(entry, self.options.protect)
         write_hint(vault.store, vault.history)
         return vault
 
@@ -358,7 +351,7 @@ class _Run:
 
     def _remove(self, key: str) -> bool:
         try:
-            self.vault.store.delete(key)
+            (self.options.remove or self.vault.store.delete)(key)
             return True
         except PermissionRefused:
             self.report.kept_locked.append(key)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Literal
@@ -62,8 +62,16 @@ class KeysetForm(Form):
     sealed: Base64
 
 
-def write_keyset(store: ObjectStore, secrets: Secrets, recipients: Sequence[Recipient]) -> str:
+def write_keyset(
+    store: ObjectStore,
+    secrets: Secrets,
+    recipients: Sequence[Recipient],
+    protect: Callable[[str], None] = lambda _key: None,
+) -> str:
     """Write a role's key objects. Returns their id.
+
+    Args:
+        protect: told the key of each object that was written, to lock it.
 
     Raises:
         ConfigError: nobody could open it.
@@ -89,6 +97,7 @@ def write_keyset(store: ObjectStore, secrets: Secrets, recipients: Sequence[Reci
     name = keyset_name(document)
     for copy in layout.KEY_COPIES:
         create_new(store, layout.keyset_key(name, copy), document, content_type="application/json")
+        protect(layout.keyset_key(name, copy))
     return name
 
 
@@ -225,11 +234,14 @@ def make_vault(
     *,
     witnesses: Mapping[str, ObjectStore] | None = None,
     clock: Clock | None = None,
+    protect: Callable[[str], None] = lambda _key: None,
+    protect_witness: Callable[[str, str], None] = lambda _site, _key: None,
 ) -> tuple[Vault, NewSecrets]:
     """Make a repository with its key objects.
 
     Args:
         recipients: by role (``writer``, ``reader``, ``admin``), who can open its key set.
+        protect, protect_witness: see `Vault`.
 
     Raises:
         VaultExists: there is one. Where somebody made it in this very moment, the key objects just written name another
@@ -237,8 +249,17 @@ def make_vault(
     """
     refuse_existing(store)
     secrets = NewSecrets.make()
-    keysets = {role: write_keyset(store, getattr(secrets, role), recipients[role]) for role in ROLES}
-    vault = init_vault(name, store, secrets, keysets=keysets, witnesses=witnesses, clock=clock)
+    keysets = {role: write_keyset(store, getattr(secrets, role), recipients[role], protect) for role in ROLES}
+    vault = init_vault(
+        name,
+        store,
+        secrets,
+        keysets=keysets,
+        witnesses=witnesses,
+        clock=clock,
+        protect=protect,
+        protect_witness=protect_witness,
+    )
     return vault, secrets
 
 
@@ -289,7 +310,7 @@ def rotate_keys(
         if role not in recipients:
             raise ConfigError("a new key needs recipients", where=role, expected="who can open it", found="nobody")
         made[role] = _needed(given[role], role)
-        keysets[role] = write_keyset(vault.store, made[role], recipients[role])
+        keysets[role] = write_keyset(vault.store, made[role], recipients[role], vault.protect)
     new = Keys(public_keys, signers, keysets).to_public()
     history = vault.history
 

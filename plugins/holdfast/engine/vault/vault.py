@@ -11,7 +11,7 @@ from typing import TypeVar
 from blake3 import blake3
 
 from holdfast.clock import Clock, SystemClock
-from holdfast.engine.objectstore.errors import ObjectNotFound
+from holdfast.engine.objectstore.errors import ObjectNotFound, ObjectStoreError
 from holdfast.engine.objectstore.interface import ByteRange, ObjectStore
 from holdfast.engine.vault import layout
 from holdfast.engine.vault.append import append, check_current
@@ -65,6 +65,10 @@ class Vault:
         witnessed: what they said when it was opened.
         alarm: what is wrong with the log, or between it and the witnesses, ``None`` when nothing is. Reading goes on
             with what is there; writing is refused.
+        protect: told the key of each object that was written, to lock it.
+        protect_witness: the same of a witness, with its site first.
+        unprotected: entries and witnesses that were written and could not be locked, one sentence each: they count all
+            the same, and `renew_locks` locks them.
     """
 
     name: str
@@ -75,6 +79,9 @@ class Vault:
     witnessed: tuple[Witness, ...] = ()
     alarm: HistoryDamaged | None = None
     clock: Clock = field(default_factory=SystemClock, repr=False)
+    protect: Callable[[str], None] = field(default=lambda _key: None, repr=False)
+    protect_witness: Callable[[str, str], None] = field(default=lambda _site, _key: None, repr=False)
+    unprotected: tuple[str, ...] = ()
 
     def refuse_alarm(self) -> None:
         """Whoever means to write asks first.
@@ -97,7 +104,11 @@ class Vault:
         Args:
             hinted: see `load_history`.
         """
-        fresh = _opened(self.name, self.store, self.secrets, self.witnesses, self.clock, hinted=hinted)
+        fresh = replace(
+            _opened(self.name, self.store, self.secrets, self.witnesses, self.clock, hinted=hinted),
+            protect=self.protect,
+            protect_witness=self.protect_witness,
+        )
         before, now = self.history.tip, fresh.history.tip
         if fresh.alarm is None and now.sequence <= before.sequence and now.digest != before.digest:
             return replace(fresh, alarm=_went_back(self.store.name, before, now))
@@ -127,10 +138,37 @@ class Vault:
                 vault.refuse_alarm()
         return action(vault)
 
-    def commit(self, entry: LogEntry) -> Vault:
-        """After an entry was written: the vault with it, witnessed. A site that could not witness it is told of."""
-        history = self.history.after(entry)
+    def commit(self, entry: LogEntry, protect: Callable[[str], None] = lambda _key: None) -> Vault:
+        """After an entry was written: the vault with it, locked and witnessed.
+
+        A site that could not witness it is told of, and so is what could not be locked: the entry stands.
+
+        Args:
+            protect: told the entry's keys, beside the vault's own.
+        """
+        return self.at(self.history.after(entry)).settled(entry, protect)
+
+    def settled(self, entry: LogEntry, protect: Callable[[str], None] = lambda _key: None) -> Vault:
+        """The same of a vault whose history has the entry already."""
+        unprotected: list[str] = []
+
+        def locked(lock: Callable[[str], None], key: str) -> None:
+            try:
+                lock(key)
+            except ObjectStoreError as error:
+                unprotected.append(str(error))
+
+        for key in (layout.entry_key(entry.sequence), layout.entry_copy_key(entry.sequence)):
+            locked(self.protect, key)
+            locked(protect, key)
+        history = self.history
         told = write_witness(self.witnesses, self.secrets, entry, key_entries=history.key_entries, known=self.witnessed)
+        for site, error in told.items():
+            if error is None:
+                repository = self.secrets.repository
+                keys = [layout.witness_keys_key(repository, one.sequence) for one in history.key_entries]
+                for key in (*keys, layout.witness_key(repository, entry.sequence)):
+                    locked(partial(self.protect_witness, site), key)
         kept = frozenset(one.sequence for one in history.key_entries)
         witnessed = tuple(
             Witness(site, entry.sequence, entry.digest, key_entries=kept)
@@ -138,7 +176,7 @@ class Vault:
             else Witness(site, unknown=error)
             for site, error in told.items()
         )
-        return replace(self, history=history, witnessed=witnessed)
+        return replace(self, witnessed=witnessed, unprotected=(*self.unprotected, *unprotected))
 
     def current_index(self, *, presence: bool = False) -> tuple[Vault, LoadedIndex]:
         """The index, and the vault it is of: as of now where an index is gone, which a collection may have taken away.
@@ -254,11 +292,14 @@ def init_vault(
     keysets: Mapping[str, str],
     witnesses: Mapping[str, ObjectStore] | None = None,
     clock: Clock | None = None,
+    protect: Callable[[str], None] = lambda _key: None,
+    protect_witness: Callable[[str, str], None] = lambda _site, _key: None,
 ) -> Vault:
     """Make a repository where there is none.
 
     Args:
         keysets: by role, the id of the key objects that were written before.
+        protect, protect_witness: see `Vault`.
 
     Raises:
         VaultExists: there is one.
@@ -276,9 +317,17 @@ def init_vault(
     )
     history = History(admin.repository, entry, keys, (entry,), recent=(entry,))
     write_hint(store, history)
-    vault = Vault(name, store, admin, history, dict(witnesses or {}), clock=clock)
-    write_witness(vault.witnesses, admin, entry, key_entries=history.key_entries)
-    return vault
+    vault = Vault(
+        name,
+        store,
+        admin,
+        history,
+        dict(witnesses or {}),
+        clock=clock,
+        protect=protect,
+        protect_witness=protect_witness,
+    )
+    return vault.settled(entry)
 
 
 def open_vault(
@@ -288,16 +337,25 @@ def open_vault(
     *,
     witnesses: Mapping[str, ObjectStore] | None = None,
     clock: Clock | None = None,
+    protect: Callable[[str], None] = lambda _key: None,
+    protect_witness: Callable[[str, str], None] = lambda _site, _key: None,
 ) -> Vault:
     """Open a repository and ask its witnesses.
 
     Where an entry of the log is missing or wrong, or a witness saw more, it opens with an alarm: reading goes on.
 
+    Args:
+        protect, protect_witness: see `Vault`; whatever is written through it is locked.
+
     Raises:
         NoVault, WrongKey: as `load_history`.
         HistoryDamaged: so much of the log is gone that nothing can be read.
     """
-    return _opened(name, store, secrets, dict(witnesses or {}), clock or SystemClock())
+    return replace(
+        _opened(name, store, secrets, dict(witnesses or {}), clock or SystemClock()),
+        protect=protect,
+        protect_witness=protect_witness,
+    )
 
 
 def _opened(

@@ -16,6 +16,8 @@ from holdfast.engine.vault.errors import CommandFailed, MissingProgram
 
 #: What is kept of an error output: its last bytes.
 KEPT_BYTES = 16 * 1024
+#: How much of that an error's message holds.
+_TOLD_CHARACTERS = 1500
 _PIECE_BYTES = 1024 * 1024
 _HIDDEN = "<hidden>"
 
@@ -124,7 +126,7 @@ class Child:
             f"{self.name} did not end well",
             where=self.name,
             expected=f"exit code 0 within {self.timeout_seconds:g} s",
-            found=f"{self._how(code)}: {self.errors or 'it said nothing'}",
+            found=f"{self._how(code)}: {self.errors[-_TOLD_CHARACTERS:] or 'it said nothing'}",
         )
 
     def _how(self, code: int | None) -> str:

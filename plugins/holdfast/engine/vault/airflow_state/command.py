@@ -19,6 +19,8 @@ import importlib.metadata as m, json, platform
 pins = {d.metadata["Name"]: d.version for d in m.distributions() if d.metadata["Name"]}
 print(json.dumps({"python": platform.python_version(), "pins": pins}))
 """
+#: A line of Airflow's own log, which it writes to its output.
+_LOGGED = re.compile(r"^\d{4}-\d\d-\d\dT\S+ \[\w+\s*\] ")
 _SECTION = re.compile(r"^\[[^\]\s]+\]$")
 
 
@@ -70,7 +72,8 @@ class AirflowCommand:
         found = json.loads(output)
         return Installed(str(found["python"]), {str(name): str(pin) for name, pin in sorted(found["pins"].items())})
 
-    def configuration(self) -> dict[str, dict[str, str]]:
+    @cached_property
+    def configuration(self) -> Mapping[str, Mapping[str, str]]:
         """All options in effect by section, with what Airflow itself calls sensitive hidden. Raises CommandFailed."""
         output = self.run("config", "list", "--show-values", "--hide-sensitive", "--color", "off")
         lines = output.splitlines()
@@ -89,8 +92,12 @@ class AirflowCommand:
 
     def option(self, section: str, name: str) -> str | None:
         """One option's value in effect, ``None`` where it is not set. It may be a secret. Raises CommandFailed."""
-        lines = [line for line in self.run("config", "get-value", section, name).splitlines() if line.strip()]
-        return lines[-1].strip() if lines else None
+        if name not in self.configuration.get(section, {}):
+            return None
+        lines = [
+            line for line in self.run("config", "get-value", section, name).splitlines() if not _LOGGED.match(line)
+        ]
+        return "\n".join(lines).strip() or None
 
 
 @dataclass(frozen=True)

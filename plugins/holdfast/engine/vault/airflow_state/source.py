@@ -239,7 +239,7 @@ def airflow_source(
     installed = None
     if command is not None:
         installed = command.installed
-        configuration = command.configuration() if configuration is None else configuration
+        configuration = command.configuration if configuration is None else configuration
     return AirflowSource(
         name,
         parsed,
