@@ -18,7 +18,7 @@ from holdfast.engine.vault.backups import Backup
 from holdfast.engine.vault.errors import Damaged
 from holdfast.engine.vault.paths import check_paths, chosen
 from holdfast.engine.vault.reading import ChunkReader
-from holdfast.engine.vault.tree import TreeRow
+from holdfast.engine.vault.tree import TreeRow, rows_of
 from holdfast.engine.vault.vault import Vault
 from holdfast.errors import ConfigError
 
@@ -71,6 +71,7 @@ class RestoreReport:
         kept: objects that were there already, verified.
         damaged: by path, why it could not be restored.
         read_bytes: what was read from the vault.
+        wanted_bytes: of everything that was chosen.
     """
 
     backup: Backup
@@ -79,6 +80,7 @@ class RestoreReport:
     kept: int = 0
     kept_bytes: int = 0
     read_bytes: int = 0
+    wanted_bytes: int = 0
     damaged: dict[str, str] = field(default_factory=dict)
 
 
@@ -94,10 +96,15 @@ def restore_backup(
         NotEntitled: the keys do not open content.
     """
     options = options or RestoreOptions()
-    loaded = vault.load_index()
+    vault, loaded = vault.as_of_now([backup.sequence]).current_index()
     reader = ChunkReader(vault, loaded.index)
-    rows = [row for row in reader.rows(backup) if chosen(row.path, paths=options.paths, patterns=options.patterns)]
-    if not rows and backup.objects:
+    report = RestoreReport(backup)
+    rows = [
+        row
+        for row in _rows(reader, backup, options, report)
+        if chosen(row.path, paths=options.paths, patterns=options.patterns)
+    ]
+    if not rows and backup.objects and not report.damaged:
         raise ConfigError(
             "the backup has no such path",
             where=f"{vault.name}: {backup.backup_id}",
@@ -105,12 +112,25 @@ def restore_backup(
             found=", ".join((*options.paths, *options.patterns)),
         )
     check_paths((row.path for row in rows), folds_case=target.folds_case)
-    report = RestoreReport(backup)
+    report.wanted_bytes = sum(row.size_bytes for row in rows)
     for batch in _batches(rows):
         _restore_batch(reader, batch, target, options, report)
     target.finish()
     report.read_bytes = reader.read_bytes
     return report
+
+
+def _rows(reader: ChunkReader, backup: Backup, options: RestoreOptions, report: RestoreReport) -> Iterator[TreeRow]:
+    """The objects of a backup; where a part of its tree is damaged, those of the others, when it is to go on."""
+    for part in backup.segments:
+        try:
+            table = reader.part(part)
+        except Damaged as damaged:
+            if not options.keep_going:
+                raise
+            report.damaged[part.describe()] = str(damaged)
+            continue
+        yield from rows_of(table)
 
 
 def _batches(rows: list[TreeRow]) -> Iterator[list[TreeRow]]:
@@ -139,7 +159,8 @@ def _restore_batch(
     together = sum(row.size_bytes for row in wanted) <= _BATCH_BYTES
     fetched: dict[bytes, bytes | Damaged] = {}
     if together:
-        fetched = dict(reader.iter_many(name for row in wanted for name in row.chunks))
+        size = sum(row.size_bytes for row in wanted)
+        fetched = dict(reader.iter_many((name for row in wanted for name in row.chunks), most_bytes=size))
     for row in wanted:
         pieces = _pieces_of(row, fetched) if together else _pieces_ahead(row, reader)
         try:
@@ -152,7 +173,7 @@ def _restore_batch(
         report.restored += 1
         report.restored_bytes += row.size_bytes
         done = report.restored + report.kept
-        options.progress(Progress(done, report.restored_bytes + report.kept_bytes, 0, row.path))
+        options.progress(Progress(done, report.restored_bytes + report.kept_bytes, 0, row.path, report.wanted_bytes))
 
 
 def _pieces_of(row: TreeRow, fetched: dict[bytes, bytes | Damaged]) -> Iterator[bytes]:

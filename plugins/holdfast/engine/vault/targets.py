@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import suppress
@@ -53,8 +54,11 @@ class FolderTarget:
     def write(self, row: TreeRow, pieces: Iterator[bytes]) -> None:
         parent = self._parent(row.path)
         name = row.path.rpartition("/")[2]
-        draft = f".{name[:200]}.{os.urandom(4).hex()}.part"
+        # The same name each time: what a restore that was killed left behind is replaced by the one that goes on.
+        draft = f".{hashlib.sha256(name.encode()).hexdigest()[:32]}.holdfast-part"
         try:
+            with suppress(FileNotFoundError):
+                os.unlink(draft, dir_fd=parent)
             descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=parent)
             try:
                 with os.fdopen(descriptor, "wb", buffering=0) as stream:

@@ -18,7 +18,7 @@ from holdfast.engine.vault.errors import Damaged, HistoryDamaged, WrongKey
 from holdfast.engine.vault.index import ChunkIndex
 from holdfast.engine.vault.log import parse_entry
 from holdfast.engine.vault.pack import PackClass
-from holdfast.engine.vault.reading import ChunkReader
+from holdfast.engine.vault.reading import ChunkReader, open_head
 from holdfast.engine.vault.vault import Vault
 
 _READERS = 2
@@ -89,22 +89,24 @@ def verify_vault(vault: Vault, options: VerifyOptions | None = None) -> VerifyRe
     """
     options = options or VerifyOptions()
     report = VerifyReport(options.depth)
+    vault = vault.as_of_now(backup.sequence for backup in options.backups)
     if vault.alarm is not None:
         report.problems.append(str(vault.alarm))
     for witness in vault.witnessed:
         if witness.unknown is not None:
             report.problems.append(f"the witness {witness.site} cannot be asked: {witness.unknown}")
     _verify_copies(vault, report)
-    presence = vault.packs_there()
-    loaded = vault.load_index(presence)
+    vault, loaded = vault.current_index(presence=True)
     report.problems.extend(loaded.damaged)
     report.packs = len(loaded.index.packs)
     bad_chunks: set[bytes] = set()
     if options.depth is not Depth.STRUCTURE:
-        _verify_packs(vault, loaded.index, options, report, bad_chunks)
+        bad_chunks = _verify_packs(vault, loaded.index, options, report)
     for pack_id in loaded.missing_packs:
         report.missing_packs.append(pack_id.hex())
-    backups = options.backups or tuple(live_backups(vault))
+    unreadable: dict[int, str] = {}
+    backups = options.backups or tuple(live_backups(vault, unreadable=unreadable))
+    report.problems.extend(f"the backup of entry {number} cannot be read: {why}" for number, why in unreadable.items())
     reader = ChunkReader(vault, loaded.index)
     for backup in backups:
         _verify_backup(reader, loaded.index, backup, bad_chunks, report)
@@ -115,8 +117,11 @@ def verify_vault(vault: Vault, options: VerifyOptions | None = None) -> VerifyRe
 def _verify_copies(vault: Vault, report: VerifyReport) -> None:
     """Both copies of every entry and key object that counts are there and equal."""
     history = vault.history
-    numbers = sorted({*history.backups, history.tip.sequence, history.keys_at.sequence})
-    pairs = [(layout.entry_key(number), layout.entry_copy_key(number)) for number in numbers]
+    report.problems.extend(
+        f"{vault.store.name}: {layout.entry_key(number)} is no entry of this log; it counts for nothing"
+        for number in history.strays
+    )
+    pairs = [(layout.entry_key(number), layout.entry_copy_key(number)) for number in history.counting]
     for keyset_id in history.keys.keysets.values():
         first, second = layout.KEY_COPIES
         pairs.append((layout.keyset_key(keyset_id, first), layout.keyset_key(keyset_id, second)))
@@ -143,10 +148,10 @@ def _verify_backup(
     affected: list[str] = []
     for part in backup.segments:
         try:
-            rows = reader.segment(part.chunk_id)
+            rows = reader.part(part)
         except (Damaged, WrongKey) as damaged:
             report.problems.append(f"backup {backup.backup_id}: {part.rows} objects from {part.first!r} on: {damaged}")
-            affected.append(f"{part.first} … ({part.rows} objects)")
+            affected.append(part.describe())
             continue
         report.objects += rows.num_rows
         paths, chunks = rows["path"].to_pylist(), rows["chunks"].to_pylist()
@@ -161,9 +166,9 @@ def _verify_backup(
         )
 
 
-def _verify_packs(
-    vault: Vault, index: ChunkIndex, options: VerifyOptions, report: VerifyReport, bad: set[bytes]
-) -> None:
+def _verify_packs(vault: Vault, index: ChunkIndex, options: VerifyOptions, report: VerifyReport) -> set[bytes]:
+    """Read packs. Returns the chunks that are good in none of those they lie in."""
+    bad: dict[bytes, set[int]] = {}
     numbers = list(range(len(index.packs)))
     if options.depth is Depth.SAMPLE:
         now = options.now or vault.clock.now()
@@ -179,8 +184,10 @@ def _verify_packs(
             if problem is not None:
                 report.problems.append(problem)
                 report.damaged_packs.append(index.packs[number].pack_id.hex())
-                bad.update(chunks)
+                for name in chunks:
+                    bad.setdefault(name, set()).add(number)
             options.progress(done, len(numbers))
+    return {name for name, packs in bad.items() if packs >= {place.pack for place in index.places(name)}}
 
 
 def is_due(pack_id: bytes, last: datetime, now: datetime, cycle: timedelta) -> bool:
@@ -214,15 +221,13 @@ def _verify_pack(vault: Vault, index: ChunkIndex, number: int) -> tuple[int, int
 
 
 def _bad_chunks(vault: Vault, index: ChunkIndex, number: int, data: bytes, where: str) -> Iterable[bytes]:
-    from holdfast.engine.vault.pack import read_head
-
     info = index.packs[number]
     if info.kind is PackClass.DATA and not vault.secrets.private:
         return
     chunks = index.chunks_of(number)
     try:
-        head = read_head(data, vault.secrets, info.pack_id, where)
-    except (Damaged, WrongKey):
+        head = open_head(vault, info, data, where)
+    except Damaged:
         yield from (chunk.chunk_id for chunk in chunks)
         return
     view = memoryview(data)
