@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from holdfast.engine.recovery.interface import Progress
 from holdfast.engine.snapshot import open_snapshot, put_snapshot, take_and_publish
 from holdfast.engine.vault.backup import back_up
 from holdfast.engine.vault.sources import SnapshotSource
+from holdfast.engine.vault.tables import table_source
 from holdfast.errors import UnknownName
 from vault_world import SMALL, VaultWorld
 from world import AWS, AZURE, DATASET, GCP, GROUP, MODEL, Killed, World, make_world
@@ -214,6 +215,45 @@ def test_wrong_data_fails_by_its_expectations_alone(drills: Drills) -> None:
     assert [name for name, holds in claims(journal).items() if holds is not True] == ["expectations_met"]
     assert journal.expectations["unmet"][0]["column"] == "price"
     assert journal.verdict == "fail"
+
+
+@pytest.mark.parametrize("table", ["delta", "iceberg"])
+def test_a_lake_table_is_whole_at_its_new_place_or_the_drill_fails(drills: Drills, tmp_path: Path, table: Any) -> None:
+    folder = _table_of(table, tmp_path)
+    record = drills.publish({str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()})
+    opened = open_snapshot(drills.world.store(AWS), record)
+    source = table_source(DATASET, AWS, opened, table=table)
+    back_up(drills.vault.open(), source, SMALL)
+    journal = drills.run()
+    assert journal.verdict == "pass", journal.as_document()
+    assert [(one["format"], one["whole"]) for one in journal.tables] == [(table, True)]
+    assert bool(journal.restored["rewritten"]) is (table == "iceberg")
+
+    torn = replace(source, only=source.only - {next(p for p in source.only if "/" in p and p.endswith(".parquet"))})
+    drills.world.clock.advance(1)
+    back_up(drills.vault.open(), torn, SMALL)
+    journal = drills.run()
+    assert journal.verdict == "fail"
+    assert "TableDamaged" in (journal.error or {}).get("error", "") or claims(journal)["tables_whole"] is False
+
+
+def _table_of(table: str, tmp_path: Path) -> Path:
+    rows = pq.read_table(pa.BufferReader(prices(50)))
+    if table == "delta":
+        deltalake = pytest.importorskip("deltalake")
+        deltalake.write_deltalake(
+            str(tmp_path / "delta"), rows.append_column("part", [["a"] * 50]), partition_by=["part"]
+        )
+        return tmp_path / "delta"
+    pytest.importorskip("fastavro")
+    sql = pytest.importorskip("pyiceberg.catalog.sql")
+    (tmp_path / "warehouse").mkdir()
+    catalog = sql.SqlCatalog("t", uri=f"sqlite:///{tmp_path}/c.db", warehouse=f"file://{tmp_path}/warehouse")
+    catalog.create_namespace("lake")
+    made = catalog.create_table("lake.t", schema=rows.schema)
+    made.append(rows)
+    catalog.engine.dispose()
+    return Path(made.location().removeprefix("file://"))
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from holdfast.engine.objectstore.errors import ObjectNotFound
 from holdfast.engine.objectstore.interface import ByteRange
+from holdfast.engine.snapshot.digest import digest_of
 from holdfast.engine.vault import layout
 from holdfast.engine.vault.backups import Backup
 from holdfast.engine.vault.errors import Damaged
@@ -204,6 +205,19 @@ def _larger_than_said(name: str, most_bytes: int) -> Damaged:
         expected=f"at most {most_bytes} bytes",
         found="more, named by somebody who has the writer's key",
     )
+
+    def read_object(self, row: TreeRow) -> bytes:
+        """An object whole, in memory, with the digest its backup names. Raises Damaged, NotEntitled."""
+        found = self.read_many(row.chunks)
+        data = b"".join(found[name] for name in row.chunks)
+        if digest_of(data) != row.digest:
+            raise Damaged(
+                "an object's content is not what its backup names",
+                where=row.path,
+                expected=row.digest,
+                found=digest_of(data),
+            )
+        return data
 
 
 def _spans(places: list[tuple[Location, bytes]]) -> Iterator[list[tuple[Location, bytes]]]:
