@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -19,6 +18,7 @@ from holdfast.engine.snapshot.documents import canonical
 from holdfast.engine.vault import layout
 from holdfast.engine.vault.errors import HistoryDamaged, NoVault, WrongKey
 from holdfast.engine.vault.log import KINDS, LogEntry, forked, missing_entry, read_entry, sequences
+from holdfast.engine.vault.parallel import each
 from holdfast.engine.vault.secrets import Secrets, unb64
 
 ANCHORS = ("init", "forget", "collect")
@@ -247,21 +247,20 @@ def _down_to_the_anchor(store: ObjectStore, numbers: list[int], damage: _Damage)
     """
     found: list[LogEntry] = []
     above: int | None = None
-    with ThreadPoolExecutor(_READERS) as pool:
-        for start in range(len(numbers), 0, -_READERS):
-            batch = numbers[max(0, start - _READERS) : start]
-            entries = list(pool.map(partial(_read_or_error, store), batch))
-            for number, read in reversed(list(zip(batch, entries, strict=True))):
-                if above is not None and number + 1 != above:
-                    damage.found(missing_entry(store, number + 1))
-                above = number
-                entry = _that_precedes(store, found[-1], read) if found else read
-                if isinstance(entry, HistoryDamaged):
-                    damage.found(entry)
-                    continue
-                found.append(entry)
-                if entry.kind in ANCHORS:
-                    return found[::-1]
+    for start in range(len(numbers), 0, -_READERS):
+        batch = numbers[max(0, start - _READERS) : start]
+        entries = each(partial(_read_or_error, store), batch, threads=_READERS)
+        for number, read in reversed(list(zip(batch, entries, strict=True))):
+            if above is not None and number + 1 != above:
+                damage.found(missing_entry(store, number + 1))
+            above = number
+            entry = _that_precedes(store, found[-1], read) if found else read
+            if isinstance(entry, HistoryDamaged):
+                damage.found(entry)
+                continue
+            found.append(entry)
+            if entry.kind in ANCHORS:
+                return found[::-1]
     return None
 
 
@@ -304,12 +303,11 @@ def _at_anchor(
     check_signer(anchor, keys)
     wanted = sorted((int(number), digest) for number, digest in state["live"])
     live: dict[int, LogEntry] = {}
-    with ThreadPoolExecutor(_READERS) as pool:
-        for entry in pool.map(partial(_wanted_or_error, store), wanted):
-            if isinstance(entry, HistoryDamaged):
-                damage.found(entry)
-            else:
-                live[entry.sequence] = entry
+    for entry in each(partial(_wanted_or_error, store), wanted, threads=_READERS):
+        if isinstance(entry, HistoryDamaged):
+            damage.found(entry)
+        else:
+            live[entry.sequence] = entry
     needed = {number for number, _ in wanted} | {keys_at.sequence}
     return History(
         repository,

@@ -109,7 +109,7 @@ def _open(data: bytes, role: str, repository: bytes, recipients: Iterable[Recipi
             raise ValueError(f"{found['format']}, role {found['role']}, repository {found['repository']}")
         wrapped = [(str(one["kind"]), str(one["key"]), unb64(one["wrapped"])) for one in found["recipients"]]
         sealed, keyset_id = unb64(found["sealed"]), str(found["keyset"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Damaged(
             "the key object cannot be read", where=where, expected=f"{FORMAT} of {role}", found=str(error)
         ) from None

@@ -313,7 +313,7 @@ def _catch_up(
     for number in newer:
         if number != known + 1:
             raise _outdated(store, f"entry {newer[-1]}, and entry {known + 1} removed")
-        entry = read_entry(store, number, secrets.repository)
+        entry = read_entry(store, number, None if tip is None else secrets.repository)  # to init: somebody else's
         if entry.previous != (None if tip is None else tip.digest):
             raise _outdated(store, f"entry {number}, which follows another")
         seen(entry)
