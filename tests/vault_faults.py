@@ -41,7 +41,7 @@ from holdfast.engine.vault.sources import SourceObject
 from holdfast.engine.vault.tree import TreeRow
 from holdfast.engine.vault.vault import Vault, open_vault
 from holdfast.engine.vault.verify import Depth, VerifyOptions, verify_vault
-from sync_harms import HarmedStore, Trace
+from sync_harms import WRITES, Harm, HarmedStore, Killed, Op, Trace
 
 Files = Mapping[str, bytes]
 
@@ -150,6 +150,38 @@ class FullStore(StoreDecorator):
                 "the store refused", where=f"{self.name}: put {key}", found="No space left on device (os error 28)"
             )
         return self.inner.put(key, data, **kwargs)
+
+
+@dataclass
+class KillAtWrite(Harm):
+    """The process dies before or after its n-th write, and stays dead."""
+
+    nth: int
+    after_it: bool
+    _writes: dict[int, int] = field(default_factory=dict)
+    dead: bool = False
+
+    def before(self, op: Op) -> None:
+        if self.dead:
+            raise Killed(f"dead before {op}")
+        if op.verb in WRITES:
+            self._writes[op.index] = len(self._writes)
+            if self._writes[op.index] == self.nth and not self.after_it:
+                self._die(op)
+
+    def after(self, op: Op) -> None:
+        if self.dead:
+            raise Killed(f"dead during {op}")
+        if self._writes.get(op.index) == self.nth:
+            self._die(op)
+
+    def _die(self, op: Op) -> None:
+        self.dead = True
+        raise Killed(f"at {op}")
+
+
+def writes_of(trace: Trace) -> int:
+    return sum(1 for op in trace.ops if op.verb in WRITES)
 
 
 @dataclass(frozen=True)

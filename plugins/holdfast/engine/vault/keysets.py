@@ -102,17 +102,22 @@ def _history_for_keys(store: ObjectStore) -> History:
         return load_history(store, hinted=False, damage=[])
 
 
-def _open(data: bytes, role: str, repository: bytes, recipients: Iterable[Recipient], where: str) -> Secrets:
+def _parsed(data: bytes, role: str, repository: bytes, where: str) -> tuple[str, list[tuple[str, str, bytes]], bytes]:
+    """Its id, for whom its key is wrapped (kind, name, wrapped), and what it seals. Raises Damaged."""
     try:
         found = json.loads(data)
         if found["format"] != FORMAT or found["role"] != role or found["repository"] != repository.hex():
             raise ValueError(f"{found['format']}, role {found['role']}, repository {found['repository']}")
         wrapped = [(str(one["kind"]), str(one["key"]), unb64(one["wrapped"])) for one in found["recipients"]]
-        sealed, keyset_id = unb64(found["sealed"]), str(found["keyset"])
+        return str(found["keyset"]), wrapped, unb64(found["sealed"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Damaged(
             "the key object cannot be read", where=where, expected=f"{FORMAT} of {role}", found=str(error)
         ) from None
+
+
+def _open(data: bytes, role: str, repository: bytes, recipients: Iterable[Recipient], where: str) -> Secrets:
+    keyset_id, wrapped, sealed = _parsed(data, role, repository, where)
     context = _context(repository, role, keyset_id)
     tried: list[str] = []
     for recipient in recipients:
@@ -132,6 +137,24 @@ def _open(data: bytes, role: str, repository: bytes, recipients: Iterable[Recipi
         found="; ".join(tried) or ", ".join(f"{one.kind} {one.key_name}" for one in recipients) or "no key",
         fix="Use one of the recipients it was sealed for, e.g. the offline age identity",
     )
+
+
+def is_keyset(data: bytes, role: str, repository: bytes) -> bool:
+    """Whether a key object can be read, as far as that shows to someone who cannot open it."""
+    try:
+        _parsed(data, role, repository, "a key object")
+    except Damaged:
+        return False
+    return True
+
+
+def opens_keyset(data: bytes, role: str, repository: bytes, recipients: Iterable[Recipient]) -> bool:
+    """Whether a key object is whole, by someone who can open it."""
+    try:
+        _open(data, role, repository, recipients, "a key object")
+    except (Damaged, WrongKey):
+        return False
+    return True
 
 
 def foreign_keysets(store: ObjectStore, history: History, before: datetime) -> Iterator[str]:
