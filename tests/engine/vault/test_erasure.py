@@ -553,3 +553,20 @@ def test_flips_in_every_object_of_a_class_at_one_cloud_cost_nothing(
         world.reopened().restore(tmp_path / str(number))
         assert read_tree(tmp_path / str(number)) == some_files()
         assert verify_vault(world.reopened().open("reader"), VerifyOptions(depth=Depth.FULL)).is_good
+
+
+@pytest.mark.parametrize("lost", NAMES)
+def test_an_empty_bucket_takes_the_place_of_a_lost_one(
+    over: VaultOverClouds, source: Path, tmp_path: Path, lost: str
+) -> None:
+    over.vault.back_up(source)
+    kept = {info.key for info in over.clouds.clouds[lost].inner.list() if not info.key.startswith(("head", "clock/"))}
+    over.clouds.clouds[lost] = Cloud(lost)
+    report = repair(over.clouds.opened())
+    assert report.is_whole
+    assert {info.key for info in over.clouds.clouds[lost].inner.list()} == kept
+    write_tree(source, {"new": b"new" * 10_000})
+    over.reopened().back_up(source)
+    over.vault.restore(tmp_path / "out")
+    assert read_tree(tmp_path / "out") == read_tree(source)
+    assert over.clouds.store.problems == ()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from blake3 import blake3
@@ -159,27 +159,26 @@ def make_shares(scheme: Scheme, data: bytes) -> list[bytes]:
     ]
 
 
-def _pieces(scheme: Scheme, data: bytes) -> list[bytes]:
+def _pieces(scheme: Scheme, data: bytes) -> list[bytes | memoryview]:
     size = scheme.piece_bytes(len(data))
     if size == 0:
         return [b""] * scheme.total
-    padded = data.ljust(size * scheme.needed, b"\0")
+    padded = memoryview(data.ljust(size * scheme.needed, b"\0"))
     return encode(scheme, [padded[start : start + size] for start in range(0, len(padded), size)])
 
 
-def _block_digests(piece: bytes) -> bytes:
+def _block_digests(piece: bytes | memoryview) -> bytes:
     view = memoryview(piece)
     return b"".join(
         blake3(view[start : start + BLOCK_BYTES]).digest(_BLOCK_DIGEST) for start in range(0, len(piece), BLOCK_BYTES)
     )
 
 
-def encode(scheme: Scheme, first: Sequence[bytes], wanted: Iterable[int] | None = None) -> list[bytes]:
-    """Pieces of the object and parity, from its first ``needed`` ones, all equally long."""
+def encode(scheme: Scheme, first: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:
+    """All pieces, the object's own and parity, from the first ``needed`` ones, all equally long."""
     import zfec
 
-    numbers = tuple(range(scheme.total) if wanted is None else wanted)
-    return [bytes(piece) for piece in zfec.Encoder(scheme.needed, scheme.total).encode(tuple(first), numbers)]
+    return list(zfec.Encoder(scheme.needed, scheme.total).encode(tuple(first)))
 
 
 def decode(scheme: Scheme, pieces: Mapping[int, bytes]) -> list[bytes]:
@@ -190,7 +189,7 @@ def decode(scheme: Scheme, pieces: Mapping[int, bytes]) -> list[bytes]:
     if not pieces[chosen[0]]:
         return [b""] * scheme.needed
     decoder = zfec.Decoder(scheme.needed, scheme.total)
-    return [bytes(piece) for piece in decoder.decode(tuple(pieces[number] for number in chosen), tuple(chosen))]
+    return list(decoder.decode(tuple(pieces[number] for number in chosen), tuple(chosen)))
 
 
 def parse_share(data: bytes, scheme: Scheme, number: int, where: str) -> Description | int:
