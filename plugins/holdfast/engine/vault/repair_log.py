@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -135,7 +136,7 @@ def _go_on(vault: Vault, report: Repaired) -> Vault:
         previous=history.tip.digest,
         kind="collect",
         created_at=vault.clock.now(),
-        write_id=f"repair-{last + 1}-{history.tip.digest[-16:]}",
+        write_id=hashlib.sha256(f"repair {last + 1} {history.tip.digest}".encode()).hexdigest()[:32],
         public={"state": history.state()},
         body={"given_up": str(vault.alarm)},
     )

@@ -375,11 +375,13 @@ def _opened(
     *,
     hinted: bool = True,
 ) -> Vault:
-    history, alarm = _read_log(store, secrets, hinted)
-    told = ask_witnesses(history, witnesses)
-    if alarm is None and any((witness.sequence or 0) > history.tip.sequence for witness in told):
-        # Somebody may have written an entry between the two; one that was witnessed was in the log before.
+    for _ in range(_TRIES):
         history, alarm = _read_log(store, secrets, hinted)
+        told = ask_witnesses(history, witnesses)
+        seen = ((witness.sequence or 0) > history.tip.sequence or witness.keys_ahead is not None for witness in told)
+        if alarm is not None or not any(seen):
+            break
+        # Somebody may have written an entry between the two; one that was witnessed was in the log before.
     if alarm is None:
         try:
             check_witnesses(store, history, told)
