@@ -214,9 +214,9 @@ class _Run:
         location = f"{site.cloud}://{site.bucket}/{self.prefix}"
         done = restore_tables(vault, backup, target, location=location)
         self.measured.restored = {
-            "objects": done.report.restored,
-            "bytes": done.report.restored_bytes,
-            "read_bytes": done.report.read_bytes,
+            "objects": done.restored,
+            "bytes": done.restored_bytes,
+            "read_bytes": done.read_bytes,
             "rewritten": [asdict(one) for one in done.rewritten],
         }
         return target.rows
@@ -341,7 +341,10 @@ class _Run:
             "entry_digest": entry.digest if entry is not None else None,
             "newest_entry": vault.history.tip.sequence,
             "alarm": str(vault.alarm) if vault.alarm is not None else None,
-            "witnesses": [asdict(one) for one in vault.witnessed],
+            "witnesses": [
+                {"site": one.site, "sequence": one.sequence, "digest": one.digest, "unknown": one.unknown}
+                for one in vault.witnessed
+            ],
         }
 
     def _cost(self) -> dict[str, Any]:

@@ -192,6 +192,23 @@ class ChunkReader:
         for part in backup.segments:
             yield from rows_of(self.part(part))
 
+    def read_object(self, row: TreeRow) -> bytes:
+        """An object whole, in memory, with the digest its backup names. Raises Damaged, NotEntitled."""
+        found: dict[bytes, bytes] = {}
+        for name, data in self.iter_many(row.chunks, most_bytes=row.size_bytes):
+            if isinstance(data, Damaged):
+                raise data
+            found[name] = data
+        whole = b"".join(found[name] for name in row.chunks)
+        if digest_of(whole) != row.digest:
+            raise Damaged(
+                "an object's content is not what its backup names",
+                where=row.path,
+                expected=row.digest,
+                found=digest_of(whole),
+            )
+        return whole
+
 
 def open_head(vault: Vault, info: PackInfo, data: bytes, where: str) -> PackHead:
     """The beginning of a pack an index names. Raises Damaged, NotEntitled."""
@@ -205,19 +222,6 @@ def _larger_than_said(name: str, most_bytes: int) -> Damaged:
         expected=f"at most {most_bytes} bytes",
         found="more, named by somebody who has the writer's key",
     )
-
-    def read_object(self, row: TreeRow) -> bytes:
-        """An object whole, in memory, with the digest its backup names. Raises Damaged, NotEntitled."""
-        found = self.read_many(row.chunks)
-        data = b"".join(found[name] for name in row.chunks)
-        if digest_of(data) != row.digest:
-            raise Damaged(
-                "an object's content is not what its backup names",
-                where=row.path,
-                expected=row.digest,
-                found=digest_of(data),
-            )
-        return data
 
 
 def _spans(places: list[tuple[Location, bytes]]) -> Iterator[list[tuple[Location, bytes]]]:
