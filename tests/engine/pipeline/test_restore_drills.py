@@ -18,6 +18,7 @@ from holdfast.engine.pipeline.vaults.opening import made
 from holdfast.engine.recovery.interface import Progress
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.snapshot import put_snapshot
+from holdfast.sandbox.demo_vault import back_up_and_drill, vault_rows
 from holdfast.sandbox.scene import begin_authority, seed_data
 
 pytest.importorskip("great_expectations")
@@ -77,6 +78,20 @@ def test_the_market_data_and_the_model_come_back_in_the_third_cloud(runtime: Run
         assert verify_evidence(tmp_path / subject, public_key=key).verdict == "pass"
     assert journal.model is not None
     assert journal.model["reference"] == "recorded with the backup"
+
+
+def test_the_demos_table_has_the_figures_of_both(runtime: Runtime, tmp_path: Path) -> None:
+    told: list[str] = []
+    figures = back_up_and_drill(runtime, GROUP, tmp_path, say=told.append)
+    assert figures.passed
+    rows = {row[0].strip(): row[1:] for row in vault_rows(figures)}
+    assert rows["Restore drill"] == ("pass", "pass", True)
+    assert rows["rows"][0] == rows["rows"][1] == "5008 rows"
+    size = f"{figures.made.report.backup.size_bytes:,} B"
+    assert rows[f"Backup of {DATASET}"][1].startswith(size)
+    assert rows["Restore RTO"][1] == f"{figures.journal.rto_seconds['total']:.2f} s"
+    assert {row[-1] for row in rows.values()} == {True}
+    assert "pass" in told[-1]
 
 
 def test_a_cloud_that_fails_in_the_middle_fails_the_drill(runtime: Runtime, sandbox: Any, tmp_path: Path) -> None:
