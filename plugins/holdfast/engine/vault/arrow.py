@@ -30,7 +30,7 @@ def read_table(data: bytes | memoryview, schema: pa.Schema, where: str) -> pa.Ta
         "a table is of another format",
         where=where,
         expected=str(schema.metadata or schema.names),
-        found=str(found.metadata or found.names)[:300],
+        found=repr(found.metadata)[:300],
         fix="Use a version of Holdfast that knows this format",
     )
 

@@ -178,8 +178,8 @@ def may_write(signers: Mapping[bytes, str], entry: LogEntry) -> bool:
 
 
 def is_a_leap(entry: LogEntry, tip: LogEntry) -> bool:
-    """It follows the newest entry, yet so far off that the numbers would soon be used up: it counts for nothing."""
-    return entry.previous == tip.digest and entry.sequence - tip.sequence > FARTHEST
+    """It lies so far from the newest entry that the numbers would soon be used up: it counts for nothing."""
+    return entry.sequence - tip.sequence > FARTHEST
 
 
 def make_entry(

@@ -165,7 +165,10 @@ class Vault:
         told = write_witness(self.witnesses, self.secrets, entry, key_entries=history.key_entries, known=self.witnessed)
         for site, error in told.items():
             if error is None:
-                locked(partial(self.protect_witness, site), layout.witness_key(self.secrets.repository, entry.sequence))
+                repository = self.secrets.repository
+                keys = [layout.witness_keys_key(repository, one.sequence) for one in history.key_entries]
+                for key in (*keys, layout.witness_key(repository, entry.sequence)):
+                    locked(partial(self.protect_witness, site), key)
         kept = frozenset(one.sequence for one in history.key_entries)
         witnessed = tuple(
             Witness(site, entry.sequence, entry.digest, key_entries=kept)
