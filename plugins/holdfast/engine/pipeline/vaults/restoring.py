@@ -19,6 +19,7 @@ from holdfast.engine.snapshot import keys, latest
 from holdfast.engine.snapshot.documents import iso_utc
 from holdfast.engine.vault.backup import Progress
 from holdfast.engine.vault.backups import Backup, find_backup
+from holdfast.engine.vault.paths import why_unsafe
 from holdfast.engine.vault.published import PublishedRestore, restore_as_snapshot
 from holdfast.engine.vault.restore import RestoreOptions, RestoreReport, Target, restore_backup
 from holdfast.engine.vault.tables import plan_moves, restore_tables, table_location
@@ -106,7 +107,8 @@ def restored_live(
     wanted = live_candidate(runtime, group, found, backup=backup, source=source, at=at)
     state = require_active(runtime, group)
     dataset = runtime.topology.datasets.get(wanted.source)
-    location = location_of(runtime, state.active_site, keys.data_folder(str(wanted.origin.get("path"))))
+    path = _live_path(runtime, wanted)
+    location = location_of(runtime, state.active_site, keys.data_folder(path))
     around: Callable[[Target], Target] = lambda target: target  # noqa: E731 - what most backups need
     if dataset is not None and dataset.sync.table == "iceberg" and location is not None:
         around = plan_moves(found, wanted, location).around
@@ -117,6 +119,8 @@ def restored_live(
         site=state.active_site,
         epoch=state.epoch,
         clock=runtime.clock,
+        dataset=wanted.source,
+        path=path,
         active=lambda: require_active(runtime, group),
         residency=residency_for(runtime.topology, wanted.source),
         sites=runtime.topology.sites,
@@ -126,6 +130,16 @@ def restored_live(
         options=RestoreOptions(progress=progress or (lambda _seen: None)),
         around=around,
     )
+
+
+def _live_path(runtime: Runtime, backup: Backup) -> str:
+    """Where a dataset or model lies. What a backup says of itself, somebody with the writer's key may have said."""
+    dataset = runtime.topology.datasets.get(backup.source)
+    if dataset is not None:
+        return dataset.path
+    own = f"models/{backup.source}/"
+    told = str(backup.origin.get("path"))
+    return told if told.startswith(own) and why_unsafe(told) is None else f"{own}{backup.backup_id}"
 
 
 def live_candidate(
