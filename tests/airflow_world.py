@@ -29,7 +29,7 @@ needs_postgres = pytest.mark.skipif(
     not all(find_programs().has(name) for name in ("initdb", "postgres", "pg_dump", "pg_restore", "psql")),
     reason="PostgreSQL is not installed: neither /usr/lib/postgresql/*/bin nor the PATH has its programs",
 )
-PASSWORD = "correct horse battery staple"  # noqa: S105
+PASSWORD = "correct horse battery staple"
 
 
 @dataclass

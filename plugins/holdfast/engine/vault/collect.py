@@ -20,7 +20,7 @@ from holdfast.engine.vault.ages import LogAges, removable_entries
 from holdfast.engine.vault.append import append
 from holdfast.engine.vault.errors import CollectedMeanwhile, Damaged
 from holdfast.engine.vault.history import write_hint
-from holdfast.engine.vault.index import MOST_CHUNKS, ChunkIndex, IndexedPack, encode_index
+from holdfast.engine.vault.index import ChunkIndex, IndexedPack, batches, encode_index
 from holdfast.engine.vault.keysets import foreign_keysets
 from holdfast.engine.vault.log import LogEntry
 from holdfast.engine.vault.needed import needed_chunks
@@ -161,7 +161,8 @@ class _Run:
                 fix="Run `holdfast vault verify --repair` first",
             )
         live = self._live_bytes(loaded.index)
-        named = {info.pack_id for info in loaded.index.packs}
+        lost = set(loaded.missing_packs)  # and nobody needs them, or this would have ended
+        named = {info.pack_id for info in loaded.index.packs} | lost
         dead = {
             pack_id
             for pack_id, (_, info) in there.items()
@@ -185,10 +186,10 @@ class _Run:
         }
         undropped = {name for name in history.dropped if name.hex() not in indexes}
         crowded = len(history.indexes) > _MOST_INDEXES
-        if self.options.dry_run or not (dead or sparse or gone or orphans or undropped or crowded):
+        if self.options.dry_run or not (dead or sparse or lost or gone or orphans or undropped or crowded):
             return vault
         new = dict(history.indexes)
-        if dead or sparse or crowded:
+        if dead or sparse or lost or crowded:
             moved = self._repack(loaded.index, sparse)
             without = dead | {info.pack_id for info in sparse}
             # Older first, and what was opened and checked just now before all: of several places a chunk is said to
@@ -216,17 +217,11 @@ class _Run:
         """Packs worth rewriting: little of them is needed, and whoever collects may read them."""
         return [
             info
-            for info in index.packs
+            for info, size in zip(index.packs, index.chunk_bytes, strict=True)
             if info.pack_id in live
-            and live[info.pack_id] < self.options.sparse * self._chunk_bytes(index, info)
+            and live[info.pack_id] < self.options.sparse * size
             and (info.kind is PackClass.TREE or self.options.reader is not None)
         ]
-
-    def _chunk_bytes(self, index: ChunkIndex, info: PackInfo) -> int:
-        """Of a pack without its head and table, which are no less in a new one."""
-        number = index.pack_number(info.pack_id)
-        assert number is not None
-        return sum(chunk.stored_bytes for chunk in index.chunks_of(number))
 
     def _repack(self, index: ChunkIndex, sparse: list[PackInfo]) -> dict[bytes, str]:
         """Write what is needed of sparse packs into new ones. Returns their indexes."""
@@ -257,19 +252,12 @@ class _Run:
 
     def _write_indexes(self, index: ChunkIndex, without: set[bytes]) -> dict[bytes, str]:
         """The same index in as few objects as go, without some packs."""
-        written: dict[bytes, str] = {}
-        batch: list[IndexedPack] = []
-        chunks = 0
-        for number, info in enumerate(index.packs):
-            if info.pack_id not in without:
-                batch.append(IndexedPack(info, index.chunks_of(number)))
-                chunks += len(batch[-1].chunks)
-            if chunks >= MOST_CHUNKS:
-                written.update([self._write_index(batch)])
-                batch, chunks = [], 0
-        if batch:
-            written.update([self._write_index(batch)])
-        return written
+        kept = (
+            IndexedPack(info, index.chunks_of(number))
+            for number, info in enumerate(index.packs)
+            if info.pack_id not in without
+        )
+        return dict(self._write_index(batch) for batch in batches(kept))
 
     def _write_index(self, packs: list[IndexedPack]) -> tuple[bytes, str]:
         secrets = self.vault.secrets
