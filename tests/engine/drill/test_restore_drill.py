@@ -277,6 +277,16 @@ def test_what_a_backup_did_not_record_is_unknown_and_no_pass(drills: Drills) -> 
     assert "unknown" in (drills.output / "report.html").read_text()
 
 
+@pytest.mark.parametrize("said", ["text", 7, [], {"format": "holdfast.content/1"}, {"rows": "many"}])
+def test_what_somebody_with_a_writers_key_records_is_unknown_and_never_a_crash(drills: Drills, said: Any) -> None:
+    notes = {"content": said, "tables": said, "labels": said, "answers": said}
+    drills.back_up(drills.publish({"1.parquet": prices()}), notes=notes)
+    journal = drills.run()
+    assert (journal.status, journal.verdict, claims(journal)["rows_equal"]) == ("completed", "fail", None)
+    drills.back_up(drills.publish_model(model_files()), notes=notes)
+    assert drills.run(MODEL).verdict == "pass"  # by the snapshot a site still has
+
+
 def test_a_model_is_loaded_and_answers_as_it_did(drills: Drills) -> None:
     record = drills.publish_model(model_files())
     opened = open_snapshot(drills.world.store(AWS), record)

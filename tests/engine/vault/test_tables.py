@@ -199,7 +199,7 @@ def test_a_broken_restore_of_a_table_goes_on(lake: Lake, tmp_path: Path) -> None
     gone = next(one.path for one in first.rewritten if one.path.endswith(".avro"))
     (tmp_path / "new" / gone).unlink()
     second = lake.restore(tmp_path / "new")
-    assert (second.report.restored, second.report.kept) == (1, first.report.restored - 1)
+    assert (second.restored, second.kept) == (1, first.restored - 1)
     assert second.rewritten == first.rewritten
     assert iceberg_rows(second.tables[0]["metadata_location"]) == [1, 3]
 

@@ -13,41 +13,23 @@ from typing import Any, Literal
 from holdfast.engine.config import Cloud, Site
 from holdfast.engine.snapshot.digest import digest_of
 from holdfast.engine.snapshot.opened import OpenSnapshot
-from holdfast.engine.snapshot.tables import Moved, PinnedTable, iceberg_roots, move_iceberg, pin_tables
+from holdfast.engine.snapshot.tables import (
+    Moved,
+    PinnedTable,
+    TableDamaged,
+    iceberg_roots,
+    move_iceberg,
+    pin_tables,
+)
 from holdfast.engine.vault.backups import Backup
+from holdfast.engine.vault.errors import Damaged
 from holdfast.engine.vault.paths import chosen
 from holdfast.engine.vault.reading import ChunkReader
-from holdfast.engine.vault.restore import RestoreOptions, RestoreReport, Target, restore_backup
+from holdfast.engine.vault.restore import RestoreOptions, RestoreReport, Rewritten, Target, restore_backup
 from holdfast.engine.vault.sources import SnapshotSource
 from holdfast.engine.vault.tree import TreeRow
 from holdfast.engine.vault.vault import Vault
 from holdfast.errors import ConfigError
-
-
-@dataclass(frozen=True)
-class Rewritten:
-    """An object that was written in another form than it was backed up in."""
-
-    path: str
-    digest: str
-    new_digest: str
-    size_bytes: int
-    new_size_bytes: int
-
-
-@dataclass(frozen=True)
-class TableRestore:
-    """What a restore did, with the tables in it.
-
-    Args:
-        report: of the restore; the bytes in it are those that were written.
-        tables: where each Iceberg table is now, and its newest metadata file there.
-        rewritten: objects whose bytes are not those of the backup.
-    """
-
-    report: RestoreReport
-    tables: tuple[Mapping[str, Any], ...] = ()
-    rewritten: tuple[Rewritten, ...] = ()
 
 
 def table_source(
@@ -111,44 +93,67 @@ def table_location(site: Site, key: str, *, account: str | None = None) -> str:
 
 
 def restore_tables(
-    vault: Vault, backup: Backup, target: Target, *, location: str, options: RestoreOptions | None = None
-) -> TableRestore:
+    vault: Vault,
+    backup: Backup,
+    target: Target,
+    *,
+    location: str,
+    options: RestoreOptions | None = None,
+    strict: bool = True,
+) -> RestoreReport:
     """Restore a backup so that the Iceberg tables in it can be read where they are restored to.
 
-    A backup without one is restored as it is.
+    A backup without one is restored as it is. The report names what was written anew, and where each table is.
 
     Args:
         vault: opened by a reader.
         target: where to; what is written anew is held in memory until it is written.
         location: URI of the folder the backup's paths are relative to, at the target, see `table_location`.
+        strict: a table that cannot be moved ends it. Else that table is restored as it was, and the report says so.
 
     Raises:
-        TableDamaged: a table's metadata cannot be moved; nothing was written.
+        TableDamaged, ConfigError: a table's metadata cannot be moved; nothing was written.
         as `restore_backup`.
     """
     options = options or RestoreOptions()
-    moving = plan_moves(vault, backup, location, options)
+    moving = plan_moves(vault, backup, location, options, strict=strict)
     report = restore_backup(vault, backup, moving.around(target), options)
-    return TableRestore(report, moving.tables(), tuple(moving.rewritten[path] for path in sorted(moving.rewritten)))
+    report.rewritten, report.tables = moving.done(), moving.tables()
+    return report
 
 
-def plan_moves(vault: Vault, backup: Backup, location: str, options: RestoreOptions | None = None) -> Moves:
+def plan_moves(
+    vault: Vault, backup: Backup, location: str, options: RestoreOptions | None = None, *, strict: bool = True
+) -> Moves:
     """What of a backup must be written anew for another place. Reads the tables' metadata, with the digests it has.
 
-    Raises: as `restore_tables`.
+    Args, raises: as `restore_tables`.
     """
     options = options or RestoreOptions()
-    reader = ChunkReader(vault, vault.load_index().index)
-    rows = {
-        row.path: row for row in reader.rows(backup) if chosen(row.path, paths=options.paths, patterns=options.patterns)
-    }
-
-    def read(path: str) -> bytes:
-        return reader.read_object(rows[path])
-
+    vault, loaded = vault.as_of_now([backup.sequence]).current_index()
+    reader = ChunkReader(vault, loaded.index)
+    rows: dict[str, TreeRow] = {}
+    moves = Moves()
+    try:
+        for row in reader.rows(backup):
+            if chosen(row.path, paths=options.paths, patterns=options.patterns):
+                rows[row.path] = row
+    except Damaged:
+        if strict or not options.keep_going:
+            raise  # else the restore tells it
     base = location.rstrip("/")
-    found = [move_iceberg(root, rows, read, f"{base}/{root}" if root else base) for root in iceberg_roots(rows)]
-    return Moves(tuple(found), {path: data for one in found for path, data in one.files.items()})
+    for root in iceberg_roots(rows):
+        try:
+            moves.add(move_iceberg(root, rows, lambda path: reader.read_object(rows[path]), _below(base, root)))
+        except (TableDamaged, Damaged, ConfigError) as error:
+            if strict:
+                raise
+            moves.not_moved[root] = str(error)
+    return moves
+
+
+def _below(base: str, root: str) -> str:
+    return f"{base}/{root}" if root else base
 
 
 @dataclass
@@ -157,13 +162,24 @@ class Moves:
 
     Args:
         moved: each table.
+        not_moved: by root, why a table still names its old place.
         files: path → new bytes.
         rewritten: what was written so far, by path.
     """
 
-    moved: tuple[Moved, ...]
-    files: Mapping[str, bytes]
+    moved: list[Moved] = field(default_factory=list)
+    not_moved: dict[str, str] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict, repr=False)
     rewritten: dict[str, Rewritten] = field(default_factory=dict)
+
+    def add(self, moved: Moved) -> None:
+        """One more table."""
+        self.moved.append(moved)
+        self.files.update(moved.files)
+
+    def done(self) -> tuple[Rewritten, ...]:
+        """What was written anew, in path order."""
+        return tuple(self.rewritten[path] for path in sorted(self.rewritten))
 
     def around(self, target: Target) -> Target:
         """A target that is given the new form of what must be written anew."""
@@ -171,7 +187,7 @@ class Moves:
 
     def tables(self) -> tuple[Mapping[str, Any], ...]:
         """Where each table is."""
-        return tuple(
+        moved = [
             {
                 "format": "iceberg",
                 "root": one.root,
@@ -182,7 +198,9 @@ class Moves:
                 "dropped_snapshots": one.dropped_snapshots,
             }
             for one in self.moved
-        )
+        ]
+        left = [{"format": "iceberg", "root": root, "not_moved": why} for root, why in self.not_moved.items()]
+        return (*moved, *left)
 
     def row(self, row: TreeRow) -> TreeRow:
         """As the object is at its new place."""
