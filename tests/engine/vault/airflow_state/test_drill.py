@@ -11,12 +11,8 @@ import pytest
 
 from airflow_world import AirflowDatabase, children_of_this_process, needs_postgres
 from holdfast.engine.vault.airflow_state.command import AirflowCommand
-from holdfast.engine.vault.airflow_state.drill import (
-    STEPS,
-    AirflowDrillReport,
-    DrillOptions,
-    restore_drill_airflow,
-)
+from holdfast.engine.vault.airflow_state.drill import STEPS, restore_drill_airflow
+from holdfast.engine.vault.airflow_state.drilling import AirflowDrillReport, DrillOptions
 from holdfast.engine.vault.airflow_state.keys import escrow_keys
 from holdfast.engine.vault.airflow_state.reconcile import reconcile_airflow_database
 from holdfast.engine.vault.airflow_state.source import airflow_source
@@ -72,6 +68,7 @@ def test_a_failed_step_leaves_the_others_judged_or_unknown(
     assert "its libraries are gone" in migrations.reason
     assert not report.passed
     assert report.rto_seconds is None
+    assert report.rpo_seconds is not None
     assert report.rpo_seconds >= 0
     assert list((tmp_path / "work").iterdir()) == []
     assert json.loads(json.dumps(report.to_dict()))["passed"] is False
@@ -145,6 +142,7 @@ def test_rows_that_are_missing_fail(
     assert counts.outcome == "failed"
     assert "table task_instance: 2 rows, not 3" in counts.reason
     assert "bundle_versions: 1, not 2" in counts.reason
+    assert report.rpo_seconds is not None
     assert report.rpo_seconds >= 7200
 
 

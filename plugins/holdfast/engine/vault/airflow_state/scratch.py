@@ -153,6 +153,8 @@ class ScratchPostgres:
             "ssl": "off",
             # A restored cluster would else go on archiving where the one it is a copy of does.
             "archive_mode": "off",
+            # Else it would call itself ready while it still replays the log of a restored one.
+            "hot_standby": "off",
             **self.settings,
         }
         # On the command line, where they outweigh what a restored cluster's own files say.
