@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -60,6 +63,22 @@ def test_secrets_do_not_reach_the_error_and_its_length_is_bounded() -> None:
     assert "the password is <hidden>" in str(caught.value)
     assert "hunter2" not in str(caught.value)
     assert len(str(caught.value)) < 4000
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv is not installed")
+def test_a_service_ends_with_whoever_started_it_even_if_that_is_killed() -> None:
+    starter = (
+        "import os, signal; from holdfast.engine.vault.airflow_state.children import Child;"
+        "c = Child(['sleep', '1000'], dict(os.environ), timeout_seconds=900, orphaned=signal.SIGTERM);"
+        # Its arguments show that it has become the program.
+        "p = f'/proc/{c.process.pid}/cmdline'\nwhile b'setpriv' in open(p, 'rb').read(): pass\n"
+        "print(c.process.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    answer = subprocess.run([sys.executable, "-c", starter], capture_output=True, text=True, timeout=60)
+    assert answer.returncode == -signal.SIGKILL, answer.stderr
+    deadline = time.monotonic() + 30
+    while is_alive(int(answer.stdout)):
+        assert time.monotonic() < deadline
 
 
 def test_output_without_end_is_refused() -> None:

@@ -166,6 +166,7 @@ class ScratchPostgres:
             timeout_seconds=self.lifetime_seconds,
             user=self.user,
             folder=self.folder,
+            orphaned=signal.SIGQUIT,
         )
 
     def _wait(self, timeout_seconds: float) -> None:
