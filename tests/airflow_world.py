@@ -131,7 +131,7 @@ def sqlite_database(migrated_sqlite: Path, tmp_path: Path) -> AirflowDatabase:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[ScratchPostgres]:
     """A server of this test process, with a migrated template."""
-    with ScratchPostgres(find_programs()) as server:
+    with ScratchPostgres(find_programs(), settings={"fsync": "off"}) as server:
         server.initialise()
         server.start()
         yield server
