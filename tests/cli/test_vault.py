@@ -229,3 +229,54 @@ def test_the_newest_backup_removed_at_the_store_is_an_alarm(vaults: Vaults, tmp_
     assert "newest entries are gone" in vaults("list", code=4).stderr
     assert "newest entries are gone" in vaults("backup", "group", code=4).stderr
     assert vaults.json("status", code=1)["points"][0]["met"] is None
+
+
+def test_damage_is_repaired_from_the_mirror(vaults: Vaults, tmp_path: Path) -> None:
+    vaults("backup", "group")
+    for pack in (tmp_path / SITES[1] / "vault" / "desk" / "packs").rglob("*"):
+        if pack.is_file():
+            pack.unlink()
+    assert vaults.json("verify", code=4)["missing_packs"]
+    done = vaults.json("verify", "--repair")
+    assert (done["whole"], done["lost"]) == (True, [])
+    assert "Nothing is wrong" in vaults("verify", "--depth", "full").stdout
+
+
+def test_a_drill_restores_elsewhere_and_signs(vaults: Vaults, tmp_path: Path) -> None:
+    vaults("backup", "group")
+    done = vaults.json("drill", "run", "--output", str(tmp_path / "evidence"))
+    assert (done["verdict"], done["target"]["site"] not in (SITES[0], SITES[1])) == ("pass", True)
+    assert CliRunner().invoke(app, ["drill", "verify", str(tmp_path / "evidence")]).exit_code == 0
+    left = [path for path in (tmp_path / SITES[2] / "restore-drills").rglob("*") if path.is_file()]
+    assert left == [], "what was restored is removed"
+    assert "pass" in vaults("drill", "run", "--output", str(tmp_path / "again")).stdout
+
+
+def test_a_database_that_is_not_named_is_one_clear_error(vaults: Vaults) -> None:
+    assert "not named" in vaults("backup", "airflow", "--url-variable", "NOT_SET_ANYWHERE", code=2).stderr
+
+
+def test_locks_are_asked_for_by_the_topology_only(vaults: Vaults) -> None:
+    assert "asks for no locks" in vaults("locks", code=2).stderr
+
+
+def test_a_vault_of_shares_survives_the_loss_of_any_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    topology = add_vault(
+        make_folders(tmp_path),
+        site=SITES[0],
+        mirrors=[],
+        witnesses=[SITES[1], SITES[2]],
+        shares={"sites": list(SITES), "needed": 2},
+    )
+    monkeypatch.setattr(Runtime, "from_environment", lambda *_args, **_kwargs: folder_runtime(topology))
+    vaults = Vaults(topology)
+    vaults.put("one.bin", b"first" * 1000)
+    vaults("init")
+    vaults("backup", "group")
+    for number, site in enumerate(SITES):
+        (tmp_path / site).rename(tmp_path / "away")
+        (tmp_path / site).mkdir()
+        vaults("restore", "--source", "prices", "--to", str(tmp_path / f"out-{number}"))
+        assert (tmp_path / f"out-{number}" / "one.bin").read_bytes() == b"first" * 1000
+        (tmp_path / site).rmdir() if not any((tmp_path / site).iterdir()) else shutil.rmtree(tmp_path / site)
+        (tmp_path / "away").rename(tmp_path / site)

@@ -16,10 +16,12 @@ def test_the_dags_are_those_the_documentation_lists(parsed):
     assert ids == {
         "back_up",
         "back_up.market-risk",
+        "back_up_airflow",
         "fail_over",
         "failover_drill",
         "replicate_datasets",
         "restore",
+        "restore_drill.market-risk",
         "restore_live",
         "train_model",
         "verify_backups.market-risk",

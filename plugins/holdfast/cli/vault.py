@@ -13,6 +13,7 @@ from holdfast.cli import vault_tables as show
 from holdfast.cli.drill import GroupOption, choose_group
 from holdfast.cli.output import JsonOption, TopologyOption, errors, print_json, reports_errors
 from holdfast.cli.vault_backup import app as backup_app
+from holdfast.cli.vault_drill import app as drill_app
 from holdfast.cli.vault_options import VaultOption, choose_vault
 from holdfast.cli.vault_progress import count_progress, vault_progress
 from holdfast.engine.pipeline.vaults import backing_up, keeping, opening, restoring
@@ -21,11 +22,12 @@ from holdfast.engine.vault.verify import Depth, VerifyOptions
 from holdfast.errors import ConfigError, HoldfastError
 
 app = typer.Typer(
-    help="Backups: init, backup, list, show, restore, verify, forget, gc, hold, mirror, keys.",
+    help="Backups: init, backup, list, show, restore, verify, forget, gc, hold, locks, mirror, drill, keys.",
     no_args_is_help=True,
     epilog="Exit codes: 0 done, 1 failed, 2 bad input, 3 refused or the wrong key, 4 the vault is damaged.",
 )
 app.add_typer(backup_app, name="backup")
+app.add_typer(drill_app, name="drill")
 keys_app = typer.Typer(help="Who can open a vault: show, rotate, new.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
 
@@ -221,6 +223,12 @@ def verify(
         datetime | None,
         typer.Option("--last", help="When the last sample was read; UTC.", formats=["%Y-%m-%dT%H:%M:%S"]),
     ] = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Put back what is missing or damaged, then verify; wants the admin's key.")
+    ] = False,
+    accept_loss: Annotated[
+        bool, typer.Option("--accept-loss", help="With --repair: go on without log entries that are nowhere any more.")
+    ] = False,
     vault: VaultOption = None,
     site: FromOption = None,
     topology: TopologyOption = None,
@@ -235,6 +243,9 @@ def verify(
     """
     runtime = Runtime.from_environment(topology)
     name = choose_vault(runtime, vault)
+    if repair or accept_loss:
+        _repair(runtime, name, accept_loss=accept_loss, mirror=site, as_json=as_json)
+        return
     with count_progress(errors, f"verify {name}", runtime.clock) as progress:
         report = keeping.verified(
             runtime,
@@ -250,6 +261,52 @@ def verify(
         show.print_verified(name, report)
     if not report.is_good:
         raise typer.Exit(4)
+
+
+def _repair(runtime: Runtime, name: str, *, accept_loss: bool, mirror: str | None, as_json: bool) -> None:
+    with count_progress(errors, f"repair {name}", runtime.clock) as progress:
+        done = keeping.repaired(runtime, name, accept_loss=accept_loss, mirror=mirror, progress=progress)
+    if as_json:
+        verified = None if done.verified is None else done.verified.__dict__
+        print_json(
+            {"vault": name, "whole": done.is_whole, "healed": done.healed, "lost": done.lost, "verified": verified}
+        )
+    else:
+        show.print_repaired(name, done)
+    if not done.is_whole:
+        raise typer.Exit(4)
+
+
+@app.command("locks")
+@reports_errors
+def locks(
+    renew: Annotated[bool, typer.Option("--renew", help="Lock what counts for its whole period again.")] = False,
+    vault: VaultOption = None,
+    topology: TopologyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Whether everything that counts is locked as the topology's `lock_days` want it, at the vault and its witnesses.
+
+    Exit codes: 0 it is, 1 something is not, or cannot be told; 2 the topology asks for no locks.
+    """
+    runtime = Runtime.from_environment(topology)
+    name = choose_vault(runtime, vault)
+    renewed = keeping.locks_renewed(runtime, name) if renew else None
+    report = keeping.locks_of(runtime, name)
+    if as_json:
+        print_json(
+            {
+                "vault": name,
+                "good": report.is_good,
+                "counted": dict(report.counted),
+                "problems": report.sentences(),
+                "renewed": None if renewed is None else {**renewed.__dict__, "extended": dict(renewed.extended)},
+            }
+        )
+    else:
+        show.print_locks(name, report, renewed)
+    if not report.is_good or (renewed is not None and not renewed.is_good):
+        raise typer.Exit(1)
 
 
 @app.command("forget")

@@ -18,7 +18,7 @@ from holdfast.engine.runtime import Runtime
 from holdfast.engine.vault.layout import check_name
 from holdfast.errors import HoldfastError
 
-app = typer.Typer(help="Back up: group, run, tree, command.", no_args_is_help=True)
+app = typer.Typer(help="Back up: group, run, tree, command, airflow.", no_args_is_help=True)
 
 LabelOption = Annotated[list[str] | None, typer.Option("--label", metavar="NAME=VALUE", help="May be repeated.")]
 
@@ -151,6 +151,44 @@ def command(
     with vault_progress(errors, f"{name} → {one}", runtime.clock) as progress:
         made = backing_up.back_up_source(
             runtime, one, source, tier=tier, chunk_bytes=chunk_kib * 1024, progress=progress
+        )
+    _tell(made, as_json)
+
+
+@app.command("airflow")
+@reports_errors
+def airflow(
+    url_variable: Annotated[
+        str, typer.Option("--url-variable", help="The environment variable that holds the database's URL.")
+    ] = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN",
+    executable: Annotated[
+        Path | None, typer.Option("--airflow", help="The installation's program; by default the one at hand.")
+    ] = None,
+    tier: TierOption = "daily",
+    vault: VaultOption = None,
+    topology: TopologyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Back up Airflow's metadata database, its configuration, versions and bundles, and its keys in escrow.
+
+    PostgreSQL by `pg_dump`, SQLite by its own backup; a dump that failed or is short makes no backup.
+
+    Exit codes: 0 made, mirrored and witnessed, 1 the dump failed or a mirror lacks it, 2 bad input, 3 who opens the
+    escrow would open the vault too, 4 rolled back.
+    """
+    from holdfast.engine.pipeline.vaults.airflow import back_up_airflow
+
+    runtime = Runtime.from_environment(topology)
+    one = choose_vault(runtime, vault)
+    with vault_progress(errors, f"airflow → {one}", runtime.clock) as progress:
+        made = back_up_airflow(
+            runtime,
+            one,
+            url=runtime.environ.get(url_variable),
+            executable=executable,
+            tier=tier,
+            progress=progress,
+            say=lambda line: errors.print(line, markup=False),
         )
     _tell(made, as_json)
 

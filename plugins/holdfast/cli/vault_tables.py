@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
 from holdfast.cli.output import console
+from holdfast.engine.drill.restore_journal import RestoreDrillJournal
 from holdfast.engine.pipeline.telling import size
 from holdfast.engine.pipeline.vaults.backing_up import Made
 from holdfast.engine.pipeline.vaults.keeping import RecoveryPoint
+from holdfast.engine.vault.airflow_state.drilling import AirflowDrillReport
 from holdfast.engine.vault.backups import Backup
 from holdfast.engine.vault.collect import CollectReport
 from holdfast.engine.vault.forget import ForgetPlan
+from holdfast.engine.vault.locks import LockReport, RenewReport
 from holdfast.engine.vault.mirror import MirrorReport
 from holdfast.engine.vault.published import PublishedRestore
+from holdfast.engine.vault.repair import RepairReport
 from holdfast.engine.vault.restore import RestoreReport
 from holdfast.engine.vault.verify import VerifyReport
 from holdfast.errors import HoldfastError
@@ -141,6 +146,49 @@ def print_verified(name: str, report: VerifyReport) -> None:
     for backup, paths in report.affected.items():
         say(f"  cannot be restored from {backup[:12]}: {', '.join(paths[:_FEW])}{' …' if len(paths) > _FEW else ''}")
     say("Nothing is wrong" if report.is_good else f"{len(report.problems)} things are wrong")
+
+
+def print_repaired(name: str, done: RepairReport) -> None:
+    say(f"Vault {name}: {len(done.healed)} objects put back")
+    for key, source in list(done.healed.items())[:_FEW]:
+        say(f"  {key} from {source}")
+    for line in done.lost:
+        say(f"  lost: {line}")
+    if done.verified is not None:
+        print_verified(name, done.verified)
+
+
+def print_locks(name: str, report: LockReport, renewed: RenewReport | None) -> None:
+    if renewed is not None:
+        say(f"{sum(renewed.extended.values())} locks lengthened, {renewed.enough} had enough left")
+        for line in renewed.failed:
+            say(f"  {line}")
+    counted = ", ".join(f"{count} {kind}" for kind, count in sorted(report.counted.items()))
+    say(f"Vault {name}: {counted or 'nothing'} must be locked")
+    for line in report.sentences()[:50]:
+        say(f"  {line}")
+    say("Everything that counts is locked" if report.is_good else "Not everything that counts is locked")
+
+
+def print_restore_drill(journal: RestoreDrillJournal, folder: Path) -> None:
+    table = Table("claim", "", "measured", "objective", title=f"Restore drill {journal.drill_id}: {journal.verdict}")
+    for claim in journal.claims:
+        mark = {True: "holds", False: "does not hold", None: "unknown"}[claim.holds]
+        table.add_row(claim.title, mark, claim.measured, claim.objective)
+    console.print(table)
+    if journal.error is not None:
+        say(f"  {journal.error.get('what')}: {journal.error.get('found') or ''}")
+    say(f"Evidence: {folder}; check it with `holdfast drill verify {folder}`")
+
+
+def print_airflow_drill(report: AirflowDrillReport) -> None:
+    table = Table("step", "", "seconds", "what was found", title=f"Airflow from backup {report.backup_id[:12]}")
+    for step in report.steps:
+        table.add_row(step.name, step.outcome, f"{step.seconds:.1f}", step.reason)
+    console.print(table)
+    rto = "unknown" if report.rto_seconds is None else f"{report.rto_seconds:.1f} s"
+    rpo = "unknown" if report.rpo_seconds is None else f"{report.rpo_seconds:.1f} s"
+    say(f"{'Passed' if report.passed else 'Did not pass'}: RTO {rto}, RPO {rpo}")
 
 
 def print_forgotten(name: str, plan: ForgetPlan, *, dry_run: bool) -> None:

@@ -269,6 +269,97 @@ class RestoreBackupOperator(VaultOperator):
         return restoring.restore_summary(self.vault, report)
 
 
+class BackUpAirflowOperator(VaultOperator):
+    """Backs up Airflow's own metadata database and what a dump of it lacks.
+
+    Airflow gives tasks no way to its database, on purpose; so the worker needs a direct URL of its own.
+
+    :param url_variable: the worker's environment variable that holds the database's URL.
+    :param tier: retention tier of what is new. (templated)
+    :returns: what was made.
+    """
+
+    template_fields: Sequence[str] = ("vault", "tier")
+
+    def __init__(
+        self, *, vault: str, url_variable: str = "HOLDFAST_AIRFLOW_DATABASE", tier: str = "daily", **kwargs: Any
+    ) -> None:
+        super().__init__(vault=vault, **kwargs)
+        self.url_variable = url_variable
+        self.tier = tier
+
+    def act(self, context: Context, runtime: Runtime) -> dict[str, Any]:
+        from holdfast.engine.pipeline.vaults.airflow import back_up_airflow
+
+        url = runtime.environ.get(self.url_variable)
+        if not url:
+            raise ConfigError(
+                "the metadata database is not named",
+                where=f"${self.url_variable} of the worker",
+                expected="its URL, as SQLAlchemy writes it, with a role that may read it",
+                found="nothing",
+                fix="docs/how-to/back-up-airflow.md",
+            )
+        made = back_up_airflow(
+            runtime, self.vault, url=url, tier=self.tier, progress=_Lines(self, "airflow"), say=self.log.warning
+        )
+        made.require_mirrored()
+        if BACKED_UP in self.outlets:
+            extra: dict[str, Any] = {"group": None, "backups": {"airflow": made.report.backup.backup_id}}
+            context["outlet_events"][BACKED_UP].add(vault_asset(self.vault), extra=extra)
+        return made.to_summary()
+
+
+class RestoreDrillOperator(VaultOperator):
+    """Restores a backup of a dataset or model into another cloud, checks and times it, removes it, signs what it saw.
+
+    Fails unless every claim holds; the evidence is written in any case.
+
+    :param group: the protection group. (templated)
+    :param subject: dataset or model; empty: the group's first dataset. (templated)
+    :param target: where to restore; empty: the first site in another cloud. (templated)
+    :returns: the verdict, RTO and RPO, and where the evidence lies.
+    """
+
+    template_fields: Sequence[str] = ("vault", "group", "subject", "target")
+
+    def __init__(self, *, vault: str, group: str, subject: str = "", target: str = "", **kwargs: Any) -> None:
+        super().__init__(vault=vault, **kwargs)
+        self.group = group
+        self.subject = subject
+        self.target = target
+        self.check_names(group=group, target=target or None)
+
+    def act(self, _context: Context, runtime: Runtime) -> dict[str, Any]:
+        from holdfast.engine.drill.phases import new_drill_id
+        from holdfast.engine.pipeline.vaults.drilling import drill_restore
+
+        drill_id = new_drill_id(runtime.clock.now())
+        folder = self.hook.evidence_folder() / drill_id
+        journal = drill_restore(
+            runtime,
+            self.group,
+            self.subject or next(iter(runtime.topology.group(self.group).datasets), ""),
+            self.vault,
+            output=folder,
+            target_site=self.target or None,
+            drill_id=drill_id,
+            progress=lambda seen: self.log.info("%s: %s %s", seen.step, seen.phase, seen.detail or ""),
+        )
+        for claim in journal.claims:
+            holds = "unknown" if claim.holds is None else "holds" if claim.holds else "does not hold"
+            self.log.info("%s: %s; measured %s, objective %s", claim.title, holds, claim.measured, claim.objective)
+        if not journal.green:
+            raise AirflowFailException(f"restore drill {drill_id}: {journal.verdict}; evidence in {folder}")
+        return {
+            "drill_id": drill_id,
+            "verdict": journal.verdict,
+            "rto_seconds": journal.rto_seconds,
+            "rpo_seconds": journal.rpo_seconds,
+            "evidence": str(folder),
+        }
+
+
 class RestoreLiveOperator(VaultOperator):
     """Restores a dataset or model at the group's active site, and publishes it there as the newest snapshot.
 

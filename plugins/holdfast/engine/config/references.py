@@ -106,9 +106,11 @@ def _vaults(topology: Topology) -> Iterator[str]:
     places: dict[tuple[str, str], str] = {}
     for name, vault in topology.vaults.items():
         at = f"vaults.{name}"
-        for field, sites in (("site", (vault.site,)), ("mirrors", vault.mirrors), ("witnesses", vault.witnesses)):
+        shares = vault.shares.sites if vault.shares is not None else ()
+        named = {"site": (vault.site,), "mirrors": vault.mirrors, "shares": shares, "witnesses": vault.witnesses}
+        for field, sites in named.items():
             yield from (_missing(f"{at}.{field}", site, topology.sites) for site in sites if site not in topology.sites)
-        for site in (vault.site, *vault.mirrors):
+        for site in dict.fromkeys((vault.site, *vault.mirrors, *shares)):
             other = places.setdefault((site, vault.prefix or f"vault/{name}"), name)
             if other != name:
                 yield f"{at}.prefix: expected a folder of its own at {site}; found {vault.prefix!r}, which is {other}'s"

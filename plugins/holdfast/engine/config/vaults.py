@@ -34,12 +34,22 @@ class KeepBackups(Model):
     yearly: int = Field(0, ge=0)
 
 
+class VaultShares(Model):
+    """Packs as shares at several sites, of which any ``needed`` bring them back; everything else lies whole at each."""
+
+    sites: tuple[Name, ...] = Field(
+        min_length=3, description="In order; the first is the vault's `site`. Never reordered."
+    )
+    needed: int = Field(2, ge=1, description="How many of them must be there to read.")
+
+
 class Vault(Model):
     """One backup repository."""
 
     site: Name = Field(description="Where it lies; choose another cloud than what it protects.")
     prefix: RelativePath | None = Field(None, description="Folder in the site's bucket; none: `vault/<name>`.")
     mirrors: tuple[Name, ...] = Field((), description="Sites that get a copy of everything, and can be restored from.")
+    shares: VaultShares | None = Field(None, description="Instead of mirrors: 2 of 3 clouds at 1.5 times the storage.")
     witnesses: tuple[Name, ...] = Field(
         (), description="Sites that are told each new entry, so that removing the newest one shows. Two are wanted."
     )
@@ -52,6 +62,12 @@ class Vault(Model):
     keep: KeepBackups = Field(default_factory=lambda: KeepBackups())
     lock_days: dict[Tier, int] = Field(
         default_factory=dict, description="Per retention tier how long its objects cannot be removed by anybody."
+    )
+    lock_mode: Literal["compliance", "governance"] = Field(
+        "compliance", description="`governance`: who has a special right can lift a lock; for trying it out."
+    )
+    airflow_escrow: tuple[str, ...] = Field(
+        (), description="Who can open Airflow's own keys in a backup of it; nobody who can read this vault's content."
     )
     grace_hours: float = Field(24.0, ge=0, description="How long collected bytes stay for restores that began before.")
     rpo_hours: float | None = Field(
@@ -68,6 +84,13 @@ class Vault(Model):
             raise ValueError(f"expected mirrors at other sites, each once; found {', '.join(self.mirrors)}")
         if self.site in self.witnesses:
             raise ValueError(f"expected witnesses at other sites than the vault's; found {self.site}")
+        if self.shares is not None:
+            if self.mirrors:
+                raise ValueError("expected `mirrors` or `shares`; found both")
+            if self.shares.sites[0] != self.site or len(set(self.shares.sites)) != len(self.shares.sites):
+                raise ValueError(f"expected `shares.sites` to begin with {self.site}, each site once")
+            if self.shares.needed >= len(self.shares.sites):
+                raise ValueError("expected `shares.needed` below the number of sites: else no site may be lost")
         if any(days < 1 for days in self.lock_days.values()):
             raise ValueError("expected whole days from 1 on in `lock_days`")
         return self

@@ -11,7 +11,8 @@ from holdfast.engine.config.residency import check_hop, residency_for
 from holdfast.engine.drill.golden import answers_to_record
 from holdfast.engine.pipeline.active import require_active
 from holdfast.engine.pipeline.replicas import record_at
-from holdfast.engine.pipeline.vaults.opening import opened, vault_store
+from holdfast.engine.pipeline.vaults.locking import protector
+from holdfast.engine.pipeline.vaults.opening import opened, places_of, vault_store
 from holdfast.engine.recovery.subjects import base_run, snapshot_subjects
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.snapshot import OpenSnapshot, open_snapshot
@@ -247,14 +248,16 @@ def mirror_everywhere(runtime: Runtime, vault: str) -> dict[str, MirrorReport | 
     done: dict[str, MirrorReport | HoldfastError] = {}
     for site in runtime.topology.vault(vault).mirrors:
         try:
-            done[site] = mirror_vault(vault_store(runtime, vault), vault_store(runtime, vault, site=site))
+            mirror = vault_store(runtime, vault, site=site)
+            done[site] = mirror_vault(
+                vault_store(runtime, vault), mirror, protect=protector(runtime, vault, mirror, site=site)
+            )
         except HoldfastError as error:
             done[site] = error
     return done
 
 
 def _check_residency(runtime: Runtime, subject: str, vault: str) -> None:
-    settings = runtime.topology.vault(vault)
     residency = residency_for(runtime.topology, subject)
-    for site in (settings.site, *settings.mirrors):
+    for site in places_of(runtime, vault):
         check_hop(subject, residency, site, runtime.topology.sites)

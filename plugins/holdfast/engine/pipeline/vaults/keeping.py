@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from holdfast.engine.config import KeepBackups
-from holdfast.engine.pipeline.vaults.opening import opened, recipients_of, unlocked, vault_store
+from holdfast.engine.objectstore.interface import ObjectStore
+from holdfast.engine.pipeline.vaults.locking import lock_policy, locks_at, remover, witness_locks
+from holdfast.engine.pipeline.vaults.opening import opened, prefix_of, recipients_of, unlocked, vault_store
 from holdfast.engine.recovery.subjects import snapshot_subjects
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.vault.backups import Backup, find_backup, live_backups, newest
-from holdfast.engine.vault.collect import CollectOptions, CollectReport, collect
+from holdfast.engine.vault.collect import CollectOptions, CollectReport, collect, store_now
+from holdfast.engine.vault.erasure import ErasureStore
+from holdfast.engine.vault.erasure_repair import repair as repair_shares
 from holdfast.engine.vault.errors import WrongKey
 from holdfast.engine.vault.forget import ForgetPlan, Keep, forget, hold, plan_forget
 from holdfast.engine.vault.history import load_history
 from holdfast.engine.vault.keysets import named_recipients, rotate_keys
+from holdfast.engine.vault.locks import LockPolicy, LockReport, RenewReport, lock_report, renew_locks
+from holdfast.engine.vault.repair import RepairOptions, RepairReport, repair_vault
 from holdfast.engine.vault.secrets import ROLES, Secrets
 from holdfast.engine.vault.vault import Vault
 from holdfast.engine.vault.verifications import note_verification, verifications, verified_by
@@ -180,8 +186,90 @@ def collected(runtime: Runtime, vault: str, *, dry_run: bool = False, repack: bo
             reader = unlocked(runtime, vault, "reader")
         except (WrongKey, ConfigError):
             reader = None
-    options = CollectOptions(grace=grace, dry_run=dry_run, reader=reader)
-    return collect(opened(runtime, vault, "admin"), options)[1]
+    found = opened(runtime, vault, "admin")
+    options = CollectOptions(grace=grace, dry_run=dry_run, reader=reader, remove=remover(runtime, vault, found.store))
+    return collect(found, options)[1]
+
+
+def repaired(
+    runtime: Runtime,
+    vault: str,
+    *,
+    accept_loss: bool = False,
+    mirror: str | None = None,
+    depth: Depth = Depth.FULL,
+    progress: Callable[[int, int], None] = lambda _done, _all: None,
+) -> RepairReport:
+    """Put back what is missing or damaged: from copies, from packs' own tables, from a mirror; shares from shares.
+
+    Args:
+        accept_loss: where entries of the log are nowhere any more, go on with what is left.
+        mirror: a site; by default the first of the vault's mirrors that opens.
+
+    Raises:
+        HistoryDamaged: two histories, and the witnesses do not say which is right.
+        NotEntitled: a loss is to be accepted, and the keys are not an administrator's.
+    """
+    settings = runtime.topology.vault(vault)
+    shared = vault_store(runtime, vault)
+    if isinstance(shared, ErasureStore):
+        repair_shares(shared, deep=depth is Depth.FULL)
+    other: ObjectStore | None = None
+    for site in (mirror,) if mirror is not None else settings.mirrors:
+        store = vault_store(runtime, vault, site=site)
+        try:
+            load_history(store)
+        except HoldfastError:
+            continue
+        other = store
+        break
+    found = opened(runtime, vault, "admin")
+    recipients = recipients_of(runtime, vault, "admin")
+    options = RepairOptions(depth=depth, accept_loss=accept_loss, recipients=recipients, progress=progress)
+    return repair_vault(found, other, options)
+
+
+def locks_of(runtime: Runtime, vault: str) -> LockReport:
+    """Whether everything that counts is locked, in every class of objects, at the vault and its witnesses.
+
+    Raises:
+        ConfigError: the topology does not ask for locks.
+    """
+    policy = _policy(runtime, vault)
+    found = opened(runtime, vault, "writer")
+    return lock_report(
+        found,
+        locks_at(runtime, runtime.topology.vault(vault).site, below=prefix_of(runtime, vault)),
+        policy,
+        witness_locks=witness_locks(runtime, vault),
+        now=store_now(found.store),
+    )
+
+
+def locks_renewed(runtime: Runtime, vault: str) -> RenewReport:
+    """Lock what counts for its whole period again where too little is left. Raises ConfigError, NotSupported."""
+    policy = _policy(runtime, vault)
+    found = opened(runtime, vault, "writer")
+    return renew_locks(
+        found,
+        locks_at(runtime, runtime.topology.vault(vault).site, below=prefix_of(runtime, vault)),
+        policy,
+        witness_locks=witness_locks(runtime, vault),
+        now=store_now(found.store),
+    )
+
+
+def _policy(runtime: Runtime, vault: str) -> LockPolicy:
+    policy = lock_policy(runtime, vault)
+    if policy is None:
+        raise ConfigError(
+            "the topology asks for no locks",
+            where=f"vaults.{vault}.lock_days",
+            expected="days per retention tier",
+            found="none",
+            fix="docs/reference/vault-immutability.md says what the bucket needs",
+        )
+    return policy
 
 
 def held(runtime: Runtime, vault: str, backups: Iterable[str], *, release: bool = False) -> list[Backup]:

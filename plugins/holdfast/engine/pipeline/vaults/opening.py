@@ -6,7 +6,9 @@ from collections.abc import Mapping
 
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.objectstore.prefixed import PrefixedStore
+from holdfast.engine.pipeline.vaults.locking import protector, witness_protector
 from holdfast.engine.runtime import Runtime
+from holdfast.engine.vault.erasure import ErasureStore
 from holdfast.engine.vault.keysets import make_vault, unlock
 from holdfast.engine.vault.recipient_urls import recipient_from_url
 from holdfast.engine.vault.recipients import Recipient
@@ -39,7 +41,20 @@ def vault_store(runtime: Runtime, name: str, *, site: str | None = None) -> Obje
             expected=f"one of {', '.join((settings.site, *settings.mirrors))}",
             found=repr(site),
         )
-    return PrefixedStore(runtime.store(here, flow=f"vault-{name}"), prefix_of(runtime, name))
+    if settings.shares is not None:
+        sites = [(one, _below(runtime, name, one)) for one in settings.shares.sites]
+        return ErasureStore(sites, needed=settings.shares.needed, clock=runtime.clock)
+    return _below(runtime, name, here)
+
+
+def _below(runtime: Runtime, name: str, site: str) -> ObjectStore:
+    return PrefixedStore(runtime.store(site, flow=f"vault-{name}"), prefix_of(runtime, name))
+
+
+def places_of(runtime: Runtime, name: str) -> tuple[str, ...]:
+    """All sites that hold content of a vault."""
+    settings = runtime.topology.vault(name)
+    return settings.shares.sites if settings.shares is not None else (settings.site, *settings.mirrors)
 
 
 def witness_stores(runtime: Runtime, name: str) -> dict[str, ObjectStore]:
@@ -99,18 +114,23 @@ def opened(runtime: Runtime, name: str, role: str, *, site: str | None = None) -
         unlocked(runtime, name, role, store=store),
         witnesses=witness_stores(runtime, name),
         clock=runtime.clock,
+        protect=protector(runtime, name, store),
+        protect_witness=witness_protector(runtime, name),
     )
 
 
 def made(runtime: Runtime, name: str) -> Vault:
     """Make a vault where the topology says. Raises VaultExists, ConfigError."""
     recipients: Mapping[str, list[Recipient]] = {role: recipients_of(runtime, name, role) for role in ROLES}
+    store = vault_store(runtime, name)
     vault, _ = make_vault(
         name,
-        vault_store(runtime, name),
+        store,
         recipients,
         witnesses=witness_stores(runtime, name),
         clock=runtime.clock,
+        protect=protector(runtime, name, store),
+        protect_witness=witness_protector(runtime, name),
     )
     return vault
 
