@@ -160,7 +160,8 @@ class _Run:
                 fix="Run `holdfast vault verify --repair` first",
             )
         live = self._live_bytes(loaded.index)
-        named = {info.pack_id for info in loaded.index.packs}
+        lost = set(loaded.missing_packs)  # and nobody needs them, or this would have ended
+        named = {info.pack_id for info in loaded.index.packs} | lost
         dead = {
             pack_id
             for pack_id, (_, info) in there.items()
@@ -184,10 +185,10 @@ class _Run:
         }
         undropped = {name for name in history.dropped if name.hex() not in indexes}
         crowded = len(history.indexes) > _MOST_INDEXES
-        if self.options.dry_run or not (dead or sparse or gone or orphans or undropped or crowded):
+        if self.options.dry_run or not (dead or sparse or lost or gone or orphans or undropped or crowded):
             return vault
         new = dict(history.indexes)
-        if dead or sparse or crowded:
+        if dead or sparse or lost or crowded:
             moved = self._repack(loaded.index, sparse)
             without = dead | {info.pack_id for info in sparse}
             # Older first, and what was opened and checked just now before all: of several places a chunk is said to

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
@@ -21,6 +20,7 @@ from holdfast.engine.vault.index import ChunkIndex, IndexedPack, IndexPart, deco
 from holdfast.engine.vault.keys import Keys
 from holdfast.engine.vault.log import LogEntry
 from holdfast.engine.vault.pack import TAIL_READ_BYTES, PackInfo, read_table
+from holdfast.engine.vault.parallel import each
 from holdfast.engine.vault.secrets import NewSecrets, Secrets, public_of
 from holdfast.engine.vault.witness import Witness, ask_witnesses, check_witnesses, write_witness
 
@@ -43,13 +43,15 @@ class LoadedIndex:
     Args:
         rebuilt: packs whose chunks were read from their own ends, because no index that counts names them.
         damaged: what of the vault could not be read, one sentence each.
-        unnamed: packs no index that counts names: of a running or broken-off backup.
+        missing_packs: packs an index names that are not there (or, unless it was asked for otherwise, not whole).
+        there: the packs as the store listed them.
     """
 
     index: ChunkIndex
     rebuilt: tuple[bytes, ...] = ()
     damaged: tuple[str, ...] = ()
     missing_packs: tuple[bytes, ...] = ()
+    there: PackPresence | None = None
 
 
 @dataclass(frozen=True)
@@ -166,10 +168,10 @@ class Vault:
         for site, error in told.items():
             if error is None:
                 repository = self.secrets.repository
-                keys = [layout.witness_keys_key(repository, one.sequence) for one in history.key_entries]
+                keys = [layout.witness_keys_key(repository, one.sequence, one.digest) for one in history.key_entries]
                 for key in (*keys, layout.witness_key(repository, entry.sequence)):
                     locked(partial(self.protect_witness, site), key)
-        kept = frozenset(one.sequence for one in history.key_entries)
+        kept = frozenset((one.sequence, one.digest) for one in history.key_entries)
         witnessed = tuple(
             Witness(site, entry.sequence, entry.digest, key_entries=kept)
             if error is None
@@ -178,19 +180,19 @@ class Vault:
         )
         return replace(self, witnessed=witnessed, unprotected=(*self.unprotected, *unprotected))
 
-    def current_index(self, *, presence: bool = False) -> tuple[Vault, LoadedIndex]:
+    def current_index(self, *, presence: bool = False, torn: bool = False) -> tuple[Vault, LoadedIndex]:
         """The index, and the vault it is of: as of now where an index is gone, which a collection may have taken away.
 
         Args:
-            presence: see `load_index`.
+            presence, torn: see `load_index`.
         """
-        loaded = self.load_index(self.packs_there() if presence else None)
+        loaded = self.load_index(self.packs_there() if presence else None, torn=torn)
         if not loaded.damaged:
             return self, loaded
         fresh = self.reload()
         if fresh.history.tip.digest == self.history.tip.digest:
             return self, loaded
-        return fresh, fresh.load_index(fresh.packs_there() if presence else None)
+        return fresh, fresh.load_index(fresh.packs_there() if presence else None, torn=torn)
 
     # -- packs and indexes -------------------------------------------------------------------------------------------
 
@@ -203,20 +205,20 @@ class Vault:
                 found[parsed[1]] = parsed[0], info.size_bytes
         return PackPresence(found)
 
-    def load_index(self, presence: PackPresence | None = None) -> LoadedIndex:
+    def load_index(self, presence: PackPresence | None = None, *, torn: bool = False) -> LoadedIndex:
         """Read the indexes that count; what they no longer tell is read from the packs themselves.
 
         Args:
             presence: given, chunks of packs that are not there (or of another size) count as absent.
+            torn: those of packs of another size do not: some of them may be whole.
         """
         parts: list[IndexPart] = []
         damaged: list[str] = []
-        with ThreadPoolExecutor(_READERS) as pool:
-            for found in pool.map(self._read_index, self.history.indexes.items()):
-                if isinstance(found, IndexPart):
-                    parts.append(found)
-                else:
-                    damaged.append(str(found))
+        for found in each(self._read_index, self.history.indexes.items(), threads=_READERS):
+            if isinstance(found, IndexPart):
+                parts.append(found)
+            else:
+                damaged.append(str(found))
         without = frozenset(self.history.collected)
         rebuilt: tuple[bytes, ...] = ()
         if damaged:
@@ -229,15 +231,19 @@ class Vault:
             damaged.extend(errors)
         missing: tuple[bytes, ...] = ()
         if presence is not None:
-            missing = tuple(self._not_there(parts, presence, without))
+            missing = tuple(self._not_there(parts, presence, without, torn=torn))
         index = ChunkIndex(parts, without=without | frozenset(missing))
-        return LoadedIndex(index, rebuilt, tuple(damaged), missing)
+        return LoadedIndex(index, rebuilt, tuple(damaged), missing, presence)
 
-    def _not_there(self, parts: list[IndexPart], presence: PackPresence, without: frozenset[bytes]) -> Iterator[bytes]:
+    def _not_there(
+        self, parts: list[IndexPart], presence: PackPresence, without: frozenset[bytes], *, torn: bool
+    ) -> Iterator[bytes]:
         for part in parts:
             named = zip(part.packs["pack_id"].to_pylist(), part.packs["size_bytes"].to_pylist(), strict=True)
             for pack_id, size in named:
-                if pack_id not in without and presence.sizes.get(pack_id, ("", -1))[1] != size:
+                there = presence.sizes.get(pack_id)
+                whole = there is not None and (torn or there[1] == size)
+                if pack_id not in without and not whole:
                     yield pack_id
 
     def _read_index(self, named: tuple[bytes, str]) -> IndexPart | Damaged | WrongKey:
@@ -257,8 +263,7 @@ class Vault:
 
     def read_tables(self, presence: PackPresence, packs: list[bytes]) -> tuple[list[IndexedPack], list[str]]:
         """The tables at the ends of some packs, and what was wrong with those that have none."""
-        with ThreadPoolExecutor(_READERS) as pool:
-            found = list(pool.map(partial(self._read_table, presence), packs))
+        found = each(partial(self._read_table, presence), packs, threads=_READERS)
         return (
             [pack for pack in found if isinstance(pack, IndexedPack)],
             [str(error) for error in found if not isinstance(error, IndexedPack)],
@@ -369,7 +374,7 @@ def _opened(
 ) -> Vault:
     history, alarm = _read_log(store, secrets, hinted)
     told = ask_witnesses(history, witnesses)
-    if alarm is None and any((witness.sequence or 0) > history.tip.sequence for witness in told):
+    if alarm is None and any(witness.is_ahead_of(history.tip.sequence) for witness in told):
         # Somebody may have written an entry between the two; one that was witnessed was in the log before.
         history, alarm = _read_log(store, secrets, hinted)
     if alarm is None:

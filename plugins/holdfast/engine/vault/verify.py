@@ -11,6 +11,7 @@ from enum import StrEnum
 
 from blake3 import blake3
 
+from holdfast.clock import Clock
 from holdfast.engine.objectstore.errors import ObjectNotFound
 from holdfast.engine.vault import layout
 from holdfast.engine.vault.backups import Backup, live_backups
@@ -19,7 +20,7 @@ from holdfast.engine.vault.index import ChunkIndex
 from holdfast.engine.vault.log import parse_entry
 from holdfast.engine.vault.pack import PackClass
 from holdfast.engine.vault.reading import ChunkReader, open_head
-from holdfast.engine.vault.vault import Vault
+from holdfast.engine.vault.vault import LoadedIndex, Vault
 
 _READERS = 2
 
@@ -96,12 +97,10 @@ def verify_vault(vault: Vault, options: VerifyOptions | None = None) -> VerifyRe
         if witness.unknown is not None:
             report.problems.append(f"the witness {witness.site} cannot be asked: {witness.unknown}")
     _verify_copies(vault, report)
-    vault, loaded = vault.current_index(presence=True)
+    vault, loaded = vault.current_index(presence=True, torn=True)
     report.problems.extend(loaded.damaged)
     report.packs = len(loaded.index.packs)
-    bad_chunks: set[bytes] = set()
-    if options.depth is not Depth.STRUCTURE:
-        bad_chunks = _verify_packs(vault, loaded.index, options, report)
+    bad_chunks = _verify_packs(vault, loaded, options, report)
     for pack_id in loaded.missing_packs:
         report.missing_packs.append(pack_id.hex())
     unreadable: dict[int, str] = {}
@@ -166,28 +165,57 @@ def _verify_backup(
         )
 
 
-def _verify_packs(vault: Vault, index: ChunkIndex, options: VerifyOptions, report: VerifyReport) -> set[bytes]:
-    """Read packs. Returns the chunks that are good in none of those they lie in."""
+def _verify_packs(vault: Vault, loaded: LoadedIndex, options: VerifyOptions, report: VerifyReport) -> set[bytes]:
+    """Read the packs of the depth. Returns the chunks that are good in none of those they lie in."""
+    index = loaded.index
+    assert loaded.there is not None
+    sizes = {pack_id: size for pack_id, (_, size) in loaded.there.sizes.items()}
+    torn = {number for number, info in enumerate(index.packs) if sizes[info.pack_id] != info.size_bytes}
     bad: dict[bytes, set[int]] = {}
-    numbers = list(range(len(index.packs)))
-    if options.depth is Depth.SAMPLE:
-        now = options.now or vault.clock.now()
-        last = options.last or now - timedelta(days=1)
-        numbers = [number for number in numbers if is_due(index.packs[number].pack_id, last, now, options.cycle)]
-    report.content_opened = bool(vault.secrets.private)
-    with ThreadPoolExecutor(_READERS) as pool:
-        for done, (number, read, problem, chunks) in enumerate(
-            pool.map(lambda number: _verify_pack(vault, index, number), numbers), start=1
-        ):
-            report.packs_read += 1
-            report.bytes_read += read
-            if problem is not None:
-                report.problems.append(problem)
-                report.damaged_packs.append(index.packs[number].pack_id.hex())
-                for name in chunks:
-                    bad.setdefault(name, set()).add(number)
-            options.progress(done, len(numbers))
+
+    def found(number: int, problem: str, chunks: Iterable[bytes]) -> None:
+        report.problems.append(problem)
+        report.damaged_packs.append(index.packs[number].pack_id.hex())
+        for name in chunks:
+            bad.setdefault(name, set()).add(number)
+
+    if options.depth is Depth.STRUCTURE:
+        for number in sorted(torn):
+            found(number, *_cut_short(vault, index, number, sizes[index.packs[number].pack_id]))
+    else:
+        numbers = _numbers(index, options, torn, vault.clock)
+        report.content_opened = bool(vault.secrets.private)
+        with ThreadPoolExecutor(_READERS) as pool:
+            for done, (number, read, problem, chunks) in enumerate(
+                pool.map(lambda number: _verify_pack(vault, index, number), numbers), start=1
+            ):
+                report.packs_read += 1
+                report.bytes_read += read
+                if problem is not None:
+                    found(number, problem, chunks)
+                options.progress(done, len(numbers))
     return {name for name, packs in bad.items() if packs >= {place.pack for place in index.places(name)}}
+
+
+def _numbers(index: ChunkIndex, options: VerifyOptions, torn: set[int], clock: Clock) -> list[int]:
+    """Which packs are read: all, or those whose turn it is and those that are not whole."""
+    if options.depth is Depth.FULL:
+        return list(range(len(index.packs)))
+    now = options.now or clock.now()
+    last = options.last or now - timedelta(days=1)
+    return [
+        number
+        for number, info in enumerate(index.packs)
+        if number in torn or is_due(info.pack_id, last, now, options.cycle)
+    ]
+
+
+def _cut_short(vault: Vault, index: ChunkIndex, number: int, size: int) -> tuple[str, list[bytes]]:
+    """What is wrong with a pack of another size than was written, and its chunks that cannot be there."""
+    info = index.packs[number]
+    lost = [chunk.chunk_id for chunk in index.chunks_of(number) if chunk.offset + chunk.stored_bytes > size]
+    where = f"{vault.store.name}: {layout.pack_key(info.tier, info.pack_id)}"
+    return f"{where} has {size} bytes; {info.size_bytes} were written", lost
 
 
 def is_due(pack_id: bytes, last: datetime, now: datetime, cycle: timedelta) -> bool:
