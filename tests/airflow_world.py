@@ -29,7 +29,7 @@ needs_postgres = pytest.mark.skipif(
     not all(find_programs().has(name) for name in ("initdb", "postgres", "pg_dump", "pg_restore", "psql")),
     reason="PostgreSQL is not installed: neither /usr/lib/postgresql/*/bin nor the PATH has its programs",
 )
-PASSWORD = "correct horse battery staple"  # noqa: S105
+PASSWORD = "correct horse battery staple"
 
 
 @dataclass
@@ -131,7 +131,7 @@ def sqlite_database(migrated_sqlite: Path, tmp_path: Path) -> AirflowDatabase:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[ScratchPostgres]:
     """A server of this test process, with a migrated template."""
-    with ScratchPostgres(find_programs()) as server:
+    with ScratchPostgres(find_programs(), settings={"fsync": "off"}) as server:
         server.initialise()
         server.start()
         yield server

@@ -5,6 +5,7 @@ A backup carries the name of the state it is of as a label: whatever is live can
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -15,7 +16,7 @@ from typing import Any
 from blake3 import blake3
 
 from holdfast.clock import Clock, FakeClock, SystemClock
-from holdfast.engine.objectstore import ObjectStore, local_store
+from holdfast.engine.objectstore import ObjectStore, RetryingStore, local_store
 from holdfast.engine.objectstore._decorator import StoreDecorator
 from holdfast.engine.objectstore.errors import ObjectExists, ObjectNotFound, ObjectStoreError, PreconditionFailed
 from holdfast.engine.objectstore.interface import (
@@ -28,6 +29,7 @@ from holdfast.engine.objectstore.interface import (
     ObjectVersion,
     PutMode,
 )
+from holdfast.engine.objectstore.retry import RetryPolicy
 from holdfast.engine.vault import layout
 from holdfast.engine.vault.backup import BackupOptions, BackupReport, back_up
 from holdfast.engine.vault.backups import Backup, find_backup, live_backups
@@ -41,13 +43,15 @@ from holdfast.engine.vault.sources import SourceObject
 from holdfast.engine.vault.tree import TreeRow
 from holdfast.engine.vault.vault import Vault, open_vault
 from holdfast.engine.vault.verify import Depth, VerifyOptions, verify_vault
-from sync_harms import HarmedStore, Trace
+from sync_harms import WRITES, Harm, HarmedStore, Killed, Op, Trace
 
 Files = Mapping[str, bytes]
 
 #: Packs of a few chunks, so that tiny files fill several.
 PACK_BYTES = 6 * 1024
 OPTIONS = BackupOptions(chunk_bytes=16 * 1024, pack_bytes=PACK_BYTES)
+#: Tries until it works, on a clock that costs nothing.
+PATIENT = RetryPolicy(attempts=40, budget_seconds=1e9, first_delay_seconds=0.001, longest_delay_seconds=0.002)
 AT_ONCE = CollectOptions(grace=timedelta(0), orphan_age=timedelta(0), pack_bytes=PACK_BYTES)
 RECIPIENT = SecretRecipient("tests", bytes(range(32)))
 
@@ -152,6 +156,38 @@ class FullStore(StoreDecorator):
         return self.inner.put(key, data, **kwargs)
 
 
+@dataclass
+class KillAtWrite(Harm):
+    """The process dies before or after its n-th write, and stays dead."""
+
+    nth: int
+    after_it: bool
+    _writes: dict[int, int] = field(default_factory=dict)
+    dead: bool = False
+
+    def before(self, op: Op) -> None:
+        if self.dead:
+            raise Killed(f"dead before {op}")
+        if op.verb in WRITES:
+            self._writes[op.index] = len(self._writes)
+            if self._writes[op.index] == self.nth and not self.after_it:
+                self._die(op)
+
+    def after(self, op: Op) -> None:
+        if self.dead:
+            raise Killed(f"dead during {op}")
+        if self._writes.get(op.index) == self.nth:
+            self._die(op)
+
+    def _die(self, op: Op) -> None:
+        self.dead = True
+        raise Killed(f"at {op}")
+
+
+def writes_of(trace: Trace) -> int:
+    return sum(1 for op in trace.ops if op.verb in WRITES)
+
+
 @dataclass(frozen=True)
 class DictSource:
     """Files in memory; an object's state is its content's digest."""
@@ -209,6 +245,7 @@ class Sites:
     states: dict[str, Files] = field(default_factory=dict)
     recipients: list[Recipient] = field(default_factory=lambda: [RECIPIENT])
     trace: Trace | None = None
+    retries: bool = False
 
     def __post_init__(self) -> None:
         self.vault = self.vault or ClockedStore("vault", self.clock)
@@ -241,7 +278,10 @@ class Sites:
     # -- through the harm, where there is one ------------------------------------------------------------------------
 
     def harmed(self, name: str, store: ObjectStore) -> ObjectStore:
-        return store if self.trace is None else HarmedStore(store, name, self.trace)
+        if self.trace is None:
+            return store
+        harmed = HarmedStore(store, name, self.trace)
+        return RetryingStore(harmed, PATIENT, clock=self.clock, rng=random.Random(1)) if self.retries else harmed
 
     def store(self) -> ObjectStore:
         return self.harmed("vault", self.vault)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from holdfast.engine.recovery.interface import Progress
 from holdfast.engine.snapshot import open_snapshot, put_snapshot, take_and_publish
 from holdfast.engine.vault.backup import back_up
 from holdfast.engine.vault.sources import SnapshotSource
+from holdfast.engine.vault.tables import table_source
 from holdfast.errors import UnknownName
 from vault_world import SMALL, VaultWorld
 from world import AWS, AZURE, DATASET, GCP, GROUP, MODEL, Killed, World, make_world
@@ -216,6 +217,45 @@ def test_wrong_data_fails_by_its_expectations_alone(drills: Drills) -> None:
     assert journal.verdict == "fail"
 
 
+@pytest.mark.parametrize("table", ["delta", "iceberg"])
+def test_a_lake_table_is_whole_at_its_new_place_or_the_drill_fails(drills: Drills, tmp_path: Path, table: Any) -> None:
+    folder = _table_of(table, tmp_path)
+    record = drills.publish({str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()})
+    opened = open_snapshot(drills.world.store(AWS), record)
+    source = table_source(DATASET, AWS, opened, table=table)
+    back_up(drills.vault.open(), source, SMALL)
+    journal = drills.run()
+    assert journal.verdict == "pass", journal.as_document()
+    assert [(one["format"], one["whole"]) for one in journal.tables] == [(table, True)]
+    assert bool(journal.restored["rewritten"]) is (table == "iceberg")
+
+    torn = replace(source, only=source.only - {next(p for p in source.only if "/" in p and p.endswith(".parquet"))})
+    drills.world.clock.advance(1)
+    back_up(drills.vault.open(), torn, SMALL)
+    journal = drills.run()
+    assert journal.verdict == "fail"
+    assert "TableDamaged" in (journal.error or {}).get("error", "") or claims(journal)["tables_whole"] is False
+
+
+def _table_of(table: str, tmp_path: Path) -> Path:
+    rows = pq.read_table(pa.BufferReader(prices(50)))
+    if table == "delta":
+        deltalake = pytest.importorskip("deltalake")
+        deltalake.write_deltalake(
+            str(tmp_path / "delta"), rows.append_column("part", [["a"] * 50]), partition_by=["part"]
+        )
+        return tmp_path / "delta"
+    pytest.importorskip("fastavro")
+    sql = pytest.importorskip("pyiceberg.catalog.sql")
+    (tmp_path / "warehouse").mkdir()
+    catalog = sql.SqlCatalog("t", uri=f"sqlite:///{tmp_path}/c.db", warehouse=f"file://{tmp_path}/warehouse")
+    catalog.create_namespace("lake")
+    made = catalog.create_table("lake.t", schema=rows.schema)
+    made.append(rows)
+    catalog.engine.dispose()
+    return Path(made.location().removeprefix("file://"))
+
+
 @pytest.mark.parametrize(
     ("other", "broken"),
     [(prices(49), {"rows_equal"}), (prices(50, volume=[1] * 50), {"rows_equal", "schema_equal"})],
@@ -235,6 +275,16 @@ def test_what_a_backup_did_not_record_is_unknown_and_no_pass(drills: Drills) -> 
     assert claims(journal)["rows_equal"] is None
     assert (journal.status, journal.verdict) == ("completed", "fail")
     assert "unknown" in (drills.output / "report.html").read_text()
+
+
+@pytest.mark.parametrize("said", ["text", 7, [], {"format": "holdfast.content/1"}, {"rows": "many"}])
+def test_what_somebody_with_a_writers_key_records_is_unknown_and_never_a_crash(drills: Drills, said: Any) -> None:
+    notes = {"content": said, "tables": said, "labels": said, "answers": said}
+    drills.back_up(drills.publish({"1.parquet": prices()}), notes=notes)
+    journal = drills.run()
+    assert (journal.status, journal.verdict, claims(journal)["rows_equal"]) == ("completed", "fail", None)
+    drills.back_up(drills.publish_model(model_files()), notes=notes)
+    assert drills.run(MODEL).verdict == "pass"  # by the snapshot a site still has
 
 
 def test_a_model_is_loaded_and_answers_as_it_did(drills: Drills) -> None:

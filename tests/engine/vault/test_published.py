@@ -261,6 +261,12 @@ def test_a_folder_can_become_a_dataset_and_needs_a_name(world, tmp_path):
     assert world.see() == {"x/y": b"1", "z": b"2"}
 
 
+def test_a_folder_outside_the_datas_is_refused(world):
+    for path in ("../snapshots/market", "a/../../b", "/etc"):
+        with pytest.raises(UnsafePath):
+            world.restore(path=path)
+
+
 def test_a_path_of_the_layout_itself_is_refused(world, tmp_path):
     write_tree(tmp_path / "tree", {".versions/0123456789abcdef/x": b"1"})
     made = back_up(world.vault.open(), TreeSource("tree", tmp_path / "tree", world.clock.now()), SMALL).backup

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from holdfast.engine.objectstore import memory_store
-from holdfast.engine.objectstore.errors import NotSupported, StoreUnavailable
+from holdfast.engine.objectstore.errors import NotSupported, PermissionRefused, StoreUnavailable
 from holdfast.engine.vault.backup import back_up
 from holdfast.engine.vault.backups import find_backup, live_backups
 from holdfast.engine.vault.collect import CollectOptions, collect, store_now
+from holdfast.engine.vault.erasure import ErasureStore
+from holdfast.engine.vault.erasure_locks import protect_everywhere, remove_everywhere
 from holdfast.engine.vault.errors import NoVault
 from holdfast.engine.vault.forget import Keep, forget, hold
 from holdfast.engine.vault.keysets import make_vault, rotate_keys, unlock
@@ -26,6 +28,7 @@ from holdfast.engine.vault.sources import TreeSource
 from holdfast.engine.vault.targets import FolderTarget
 from holdfast.engine.vault.vault import Vault, open_vault
 from holdfast.engine.vault.verify import Depth, VerifyOptions, verify_vault
+from holdfast.errors import ConfigError
 from lock_world import LockingBucket, gcs_bucket, gcs_server, moto_server, s3_bucket
 from vault_world import SMALL, read_tree, some_files, write_tree
 
@@ -258,6 +261,35 @@ def test_a_mirror_is_locked_like_the_vault(bucket: LockingBucket, source: Path) 
     report = lock_report(vault, mirror.locks, POLICY)
     assert report.is_good, report.sentences()
     assert report.counted["packs"] > 0
+
+
+def test_shares_and_copies_are_locked_at_every_site(moto: str, source: Path, tmp_path: Path) -> None:
+    """And a site that cannot lock does not end a backup, and shows."""
+    buckets = {name: s3_bucket(moto) for name in ("site-a", "site-b", "site-c")}
+    store = ErasureStore([(name, bucket.store) for name, bucket in buckets.items()])
+    protectors = {name: Protector(bucket.locks, POLICY) for name, bucket in buckets.items()}
+    recipient = AgeRecipient.make()
+
+    def fails(_key: str) -> None:
+        raise StoreUnavailable("the lock service is away")
+
+    protect = protect_everywhere(store, {**protectors, "site-c": fails})
+    make_vault("vault", store, {role: [recipient] for role in ("writer", "reader", "admin")}, protect=protect)
+    vault = open_vault("vault", store, unlock(store, "admin", [recipient]), protect=protect)
+    vault = back_up(vault, TreeSource("tree", source, datetime.now(UTC)), SMALL).vault
+    assert {(one.site, one.what) for one in store.incomplete} == {("site-c", "not locked there")}
+    good = {name: lock_report(vault, bucket.locks, POLICY).is_good for name, bucket in buckets.items()}
+    assert good == {"site-a": True, "site-b": True, "site-c": False}
+    bucket = buckets["site-c"]
+    assert renew_locks(vault, bucket.locks, POLICY, now=store_now(bucket.store)).is_good
+    assert lock_report(vault, bucket.locks, POLICY).is_good
+    remove = remove_everywhere(store, {name: bucket.locks.remove for name, bucket in buckets.items()})
+    pack = next(info.key for info in store.list("packs/"))
+    with pytest.raises(PermissionRefused):
+        remove(pack)
+    assert len(list(store.list("packs/"))) == len(list(buckets["site-a"].locks.objects("packs/")))
+    with pytest.raises(ConfigError):
+        protect_everywhere(store, {"site-a": fails})
 
 
 def test_a_vault_without_locks_is_never_reported_as_locked(source: Path) -> None:

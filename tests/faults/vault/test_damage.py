@@ -29,7 +29,8 @@ def _vault() -> Sites:
     sites.back_up(some_files(seed=5, count=3), source="other")
     sites.clock.advance(10)
     sites.back_up({**some_files(), "part-1/01": b"x" * 900, "part-2/05": b"y" * 2000})
-    forget(sites.open("admin"), Keep(last=2))
+    forget(sites.open("admin"), Keep(last=1))
+    sites.settle()
     sites.back_up({**some_files(), "part-1/04": b"z" * 50})
     return sites
 

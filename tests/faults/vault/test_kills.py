@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import timedelta
 
 import pytest
@@ -17,38 +16,10 @@ from holdfast.engine.vault.history import load_history
 from holdfast.engine.vault.keysets import rotate_keys, unlock
 from holdfast.engine.vault.mirror import mirror_vault, trim_mirror
 from holdfast.engine.vault.recipients import SecretRecipient
-from sync_harms import WRITES, Harm, Killed, Op, Trace
-from vault_faults import AT_ONCE, Sites, some_files
+from sync_harms import Killed, Trace
+from vault_faults import AT_ONCE, KillAtWrite, Sites, some_files, writes_of
 
 NEW_RECIPIENT = SecretRecipient("new", bytes(reversed(range(32))))
-
-
-@dataclass
-class KillAtWrite(Harm):
-    """The process dies before or after its n-th write, and stays dead."""
-
-    nth: int
-    after_it: bool
-    _writes: dict[int, int] = field(default_factory=dict)
-    dead: bool = False
-
-    def before(self, op: Op) -> None:
-        if self.dead:
-            raise Killed(f"dead before {op}")
-        if op.verb in WRITES:
-            self._writes[op.index] = len(self._writes)
-            if self._writes[op.index] == self.nth and not self.after_it:
-                self._die(op)
-
-    def after(self, op: Op) -> None:
-        if self.dead:
-            raise Killed(f"dead during {op}")
-        if self._writes.get(op.index) == self.nth:
-            self._die(op)
-
-    def _die(self, op: Op) -> None:
-        self.dead = True
-        raise Killed(f"at {op}")
 
 
 CHANGED = {**some_files(), "part-0/00": b"changed", "new": b"new" * 300}
@@ -129,10 +100,6 @@ OPERATIONS: dict[str, tuple[Callable[[], Sites], Callable[[Sites], None]]] = {
     "mirror": (before_collect, do_mirror),
     "trim": (before_trim, do_trim),
 }
-
-
-def writes_of(trace: Trace) -> int:
-    return sum(1 for op in trace.ops if op.verb in WRITES)
 
 
 @pytest.mark.parametrize("stride", [pytest.param(1, marks=pytest.mark.slow), 3], ids=["each", "every third"])

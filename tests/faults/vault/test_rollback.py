@@ -10,6 +10,7 @@ from holdfast.engine.objectstore.errors import StoreUnavailable
 from holdfast.engine.objectstore.faults import Fault, FaultyStore, Kind, Script
 from holdfast.engine.vault import append as appending
 from holdfast.engine.vault import layout
+from holdfast.engine.vault.append import append
 from holdfast.engine.vault.backup import back_up
 from holdfast.engine.vault.backups import find_backup, live_backups
 from holdfast.engine.vault.collect import collect
@@ -216,19 +217,18 @@ def test_an_entry_that_fills_a_hole_counts_for_nothing(sites: Sites, monkeypatch
     shortened(sites)
     was = sites.open().history
     assert layout.entry_key(entry.sequence + 1) not in sites.vault.objects()
-    monkeypatch.setattr(appending, "_catch_up", lambda _s, _k, tip, _seen, signers: (tip, signers, tip.sequence + 1))
+    monkeypatch.setattr(
+        appending, "_catch_up", lambda _store, _secrets, tip, _seen, signers: (tip, signers, tip.sequence + 1)
+    )
     with pytest.raises(Outdated):
-        appending.append(
+        append(
             sites.vault,
             sleeper.secrets,
             "backup",
             clock=sites.clock,
             tip=entry,
             signers=sleeper.history.keys.signers,
-            describe=lambda _tip: (
-                {"backup": "0" * 32, "tier": "daily", "indexes": []},
-                entry.open_body(sleeper.secrets),
-            ),
+            describe=lambda _tip: ({"backup": "0" * 32, "tier": "daily", "indexes": []}, {}),
         )
     monkeypatch.undo()
     assert layout.entry_key(entry.sequence + 1) in sites.vault.objects()

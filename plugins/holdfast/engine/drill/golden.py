@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import BaseModel, ValidationError
+
 from holdfast.engine.recovery.interface import Rooms
 from holdfast.engine.recovery.senses import golden_instances
 from holdfast.engine.snapshot import OpenSnapshot, find_record, open_snapshot
@@ -83,9 +85,9 @@ def answers_of(files: Mapping[str, bytes], asked: GoldenSet) -> tuple[float, ...
 
 def find_reference(rooms: Rooms, model: str, origin: Mapping[str, Any], asked: GoldenSet) -> Reference:
     """The answers recorded with the backup; else those of the same snapshot where a site still has it."""
-    recorded = origin.get(ANSWERS) or {}
-    if recorded.get("golden_set") == asked.digest:
-        return Reference(tuple(float(one) for one in recorded["predictions"]), "recorded with the backup")
+    recorded = _recorded(origin)
+    if recorded is not None and recorded.golden_set == asked.digest:
+        return Reference(recorded.predictions, "recorded with the backup")
     why = "the golden set is another than the backup's" if recorded else "the backup recorded none"
     snapshot_id = origin.get("snapshot")
     for site in sorted(rooms.topology.sites) if snapshot_id else ():
@@ -98,6 +100,19 @@ def find_reference(rooms: Rooms, model: str, origin: Mapping[str, Any], asked: G
         except _NO_ANSWERS:
             continue
     return Reference(None, f"{why}, and no site that answers has its snapshot")
+
+
+class _Recorded(BaseModel):
+    golden_set: str
+    predictions: tuple[float, ...]
+
+
+def _recorded(origin: Mapping[str, Any]) -> _Recorded | None:
+    """``None``: nothing was recorded, or nothing of this form. Whoever has a writer's key could record it."""
+    try:
+        return _Recorded.model_validate(origin.get(ANSWERS))
+    except ValidationError:
+        return None
 
 
 def largest_difference(one: Sequence[float], other: Sequence[float]) -> float | None:

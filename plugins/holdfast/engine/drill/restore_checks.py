@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from holdfast.engine.agent.predictor import ModelUnusable, load_predictor
 from holdfast.engine.drill.golden import TOLERANCE, GoldenSet, Reference, largest_difference
 from holdfast.engine.objectstore.interface import ByteRange, ObjectStore
-from holdfast.engine.snapshot.tables import TableDamaged, live_data
+from holdfast.engine.snapshot.tables import TableDamaged, TableFormat, TableState, live_data, table_states
 from holdfast.engine.snapshot.threads import in_threads
 from holdfast.engine.vault.content import SUFFIX, content_of, same_rows, same_schemas, schema_differences
 from holdfast.engine.vault.creating import digest_at
@@ -111,6 +111,38 @@ def check_expectations(restored: Restored, suite: Path) -> dict[str, Any]:
         "checked": report.checked,
         "unmet": [{"expectation": one.expectation, "column": one.column, "found": one.found} for one in report.unmet],
         "reason": None,
+    }
+
+
+def check_tables(restored: Restored, recorded: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]] | None:
+    """Whether each lake table's version is whole where it lies now; ``None`` where there is no table.
+
+    Args:
+        recorded: the tables the backup says it holds.
+    """
+    told: list[dict[str, Any]] = []
+    formats: tuple[TableFormat, ...] = ("delta", "iceberg")
+    for table in formats:
+        try:
+            told += [_told(state) for state in table_states(table, restored.rows, restored.read)]
+        except (TableDamaged, ConfigError) as error:
+            whole = False if isinstance(error, TableDamaged) else None
+            told.append({"format": table, "root": error.where, "version": None, "whole": whole, "reason": str(error)})
+    for one in recorded:
+        found = next((t for t in told if (t["format"], t["root"]) == (one.get("format"), one.get("root"))), None)
+        if found is None or found["version"] != one.get("version"):
+            reason = "the version that was backed up is not the one that was found"
+            told.append({**{n: one.get(n) for n in ("format", "root", "version")}, "whole": False, "reason": reason})
+    return told or None
+
+
+def _told(state: TableState) -> dict[str, Any]:
+    return {
+        "format": state.format,
+        "root": state.root,
+        "version": state.version,
+        "whole": state.is_whole,
+        "reason": state.problem if not state.is_whole else None,
     }
 
 

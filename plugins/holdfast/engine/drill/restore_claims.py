@@ -98,6 +98,8 @@ def _of_a_dataset(
     measured: Measured, subject: Subject, backup: Mapping[str, Any] | None, left_out: list[str]
 ) -> Iterator[Claim]:
     content = measured.content
+    if measured.tables is not None or (backup or {}).get("tables"):
+        yield _tables(measured.tables)
     if measured.restored is not None and measured.verified is not None and content is None and backup is not None:
         left_out.append("It holds no Parquet, so there are no rows or columns to compare.")
     else:
@@ -127,6 +129,17 @@ def _of_a_dataset(
         objective=f"all of {subject.suite.stem}",
         measured=f"{told['checked'] - len(told['unmet'])} of {told['checked']}" if told and judged else "unknown",
         holds=told["met"] if told else None,
+    )
+
+
+def _tables(tables: list[dict[str, Any]] | None) -> Claim:
+    whole = [one["whole"] for one in tables or ()]
+    return Claim(
+        name="tables_whole",
+        title="Each table's version is whole at its new place",
+        objective="every file its metadata names",
+        measured=f"{whole.count(True)} of {len(whole)} tables" if tables else "unknown",
+        holds=None if tables is None or (None in whole and False not in whole) else all(whole),
     )
 
 

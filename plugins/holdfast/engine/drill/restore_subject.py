@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from holdfast.engine.config import Objectives, Topology
+from holdfast.engine.config import Cloud, Objectives, Topology
 from holdfast.engine.config.residency import ResidencyRefused, check_hop, residency_for
 from holdfast.engine.recovery.subjects import snapshot_subjects
 from holdfast.errors import Refused, UnknownName
@@ -67,17 +67,16 @@ def choose_target(
         NoPlaceForDrill: none may.
         UnknownName: there is no such site.
     """
-    taken = {topology.site(vault_site).cloud}
-    if source_site in topology.sites:
-        taken.add(topology.site(source_site).cloud)
+    topology.site(vault_site)
+    taken = {domain_of(topology, site) for site in (vault_site, source_site)}
     own = topology.group(subject.group).sites.all()
     candidates = [wanted] if wanted is not None else [*own, *(s for s in sorted(topology.sites) if s not in own)]
     residency = residency_for(topology, subject.name)
     refused = []
     for site in candidates:
-        cloud = topology.site(site).cloud
-        if cloud in taken:
-            refused.append(f"{site}: in the same cloud, {cloud}, as the vault or the source")
+        topology.site(site)
+        if domain_of(topology, site) in taken:
+            refused.append(f"{site}: in the same cloud as the vault or the source")
             continue
         try:
             check_hop(subject.name, residency, site, topology.sites)
@@ -94,12 +93,20 @@ def choose_target(
     )
 
 
+def domain_of(topology: Topology, site: str) -> str | None:
+    """What is lost together with a site: its cloud; a local folder is a place of its own. ``None``: it is not known."""
+    found = topology.sites.get(site)
+    if found is None:
+        return None
+    return f"{found.cloud}:{site}" if found.cloud is Cloud.LOCAL else str(found.cloud)
+
+
 def place_of(topology: Topology, site: str | None) -> dict[str, Any]:
     """A site with its cloud and jurisdiction; what the topology does not have is ``None``."""
     found = topology.sites.get(site) if site is not None else None
     return {
         "site": site,
-        "cloud": None if found is None else str(found.cloud),
+        "cloud": None if site is None else domain_of(topology, site),
         "jurisdiction": None if found is None else found.jurisdiction,
     }
 

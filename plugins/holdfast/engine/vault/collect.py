@@ -20,7 +20,7 @@ from holdfast.engine.vault.ages import LogAges, removable_entries
 from holdfast.engine.vault.append import append
 from holdfast.engine.vault.errors import CollectedMeanwhile, Damaged
 from holdfast.engine.vault.history import write_hint
-from holdfast.engine.vault.index import MOST_CHUNKS, ChunkIndex, IndexedPack, encode_index
+from holdfast.engine.vault.index import ChunkIndex, IndexedPack, batches, encode_index
 from holdfast.engine.vault.keysets import foreign_keysets
 from holdfast.engine.vault.log import LogEntry
 from holdfast.engine.vault.needed import needed_chunks
@@ -97,7 +97,8 @@ def store_now(store: ObjectStore) -> datetime:
     key = f"{layout.CLOCK}{os.urandom(8).hex()}"
     create_new(store, key, b"what time is it")
     try:
-        return store.head(key).modified_at
+        # By listing, as all it is compared with: Cloud Storage's HEAD tells whole seconds only.
+        return next(iter(store.list(key))).modified_at
     finally:
         with suppress(PermissionRefused):
             store.delete(key)
@@ -216,17 +217,11 @@ class _Run:
         """Packs worth rewriting: little of them is needed, and whoever collects may read them."""
         return [
             info
-            for info in index.packs
+            for info, size in zip(index.packs, index.chunk_bytes, strict=True)
             if info.pack_id in live
-            and live[info.pack_id] < self.options.sparse * self._chunk_bytes(index, info)
+            and live[info.pack_id] < self.options.sparse * size
             and (info.kind is PackClass.TREE or self.options.reader is not None)
         ]
-
-    def _chunk_bytes(self, index: ChunkIndex, info: PackInfo) -> int:
-        """Of a pack without its head and table, which are no less in a new one."""
-        number = index.pack_number(info.pack_id)
-        assert number is not None
-        return sum(chunk.stored_bytes for chunk in index.chunks_of(number))
 
     def _repack(self, index: ChunkIndex, sparse: list[PackInfo]) -> dict[bytes, str]:
         """Write what is needed of sparse packs into new ones. Returns their indexes."""
@@ -257,19 +252,12 @@ class _Run:
 
     def _write_indexes(self, index: ChunkIndex, without: set[bytes]) -> dict[bytes, str]:
         """The same index in as few objects as go, without some packs."""
-        written: dict[bytes, str] = {}
-        batch: list[IndexedPack] = []
-        chunks = 0
-        for number, info in enumerate(index.packs):
-            if info.pack_id not in without:
-                batch.append(IndexedPack(info, index.chunks_of(number)))
-                chunks += len(batch[-1].chunks)
-            if chunks >= MOST_CHUNKS:
-                written.update([self._write_index(batch)])
-                batch, chunks = [], 0
-        if batch:
-            written.update([self._write_index(batch)])
-        return written
+        kept = (
+            IndexedPack(info, index.chunks_of(number))
+            for number, info in enumerate(index.packs)
+            if info.pack_id not in without
+        )
+        return dict(self._write_index(batch) for batch in batches(kept))
 
     def _write_index(self, packs: list[IndexedPack]) -> tuple[bytes, str]:
         secrets = self.vault.secrets

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from holdfast.engine.snapshot.digest import digest_of
 from holdfast.engine.snapshot.documents import canonical
@@ -69,6 +70,33 @@ def content_of(objects: Iterable[tuple[str, int]], read_range: ReadRange) -> dic
         "unreadable": unreadable,
         "schemas": [{"digest": digest, **found} for digest, found in sorted(by_schema.items())],
     }
+
+
+class _Schema(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    digest: str
+    columns: list[list[str | bool]]
+    objects: int
+    rows: int
+
+
+class _Content(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    format: Literal["holdfast.content/1"]
+    objects: int
+    rows: int
+    unreadable: int
+    schemas: list[_Schema]
+
+
+def recorded_content(origin: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a backup recorded; ``None``: nothing of this form. Whoever has a writer's key could have recorded it."""
+    try:
+        return _Content.model_validate(origin.get("content")).model_dump()
+    except ValidationError:
+        return None
 
 
 def same_rows(recorded: Mapping[str, Any], found: Mapping[str, Any]) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -278,9 +279,7 @@ class ChunkIndex:
 
     def chunks_of(self, number: int) -> list[StoredChunk]:
         """The chunks of one pack, in its order."""
-        import numpy as np
-
-        rows = np.flatnonzero(self._columns[0] == number)
+        order, starts = self._by_pack
         found = [
             StoredChunk(
                 self._ids[row].tobytes(),
@@ -290,9 +289,40 @@ class ChunkIndex:
                 codec=Codec(int(self._columns[4][row])),
                 position=int(self._columns[5][row]),
             )
-            for row in rows
+            for row in order[starts[number] : starts[number + 1]]
         ]
         return sorted(found, key=lambda chunk: chunk.position)
+
+    @cached_property
+    def _by_pack(self) -> tuple[np.ndarray, np.ndarray]:
+        """The rows in the order of their packs, and where each pack's begin."""
+        import numpy as np
+
+        packs = self._columns[0]
+        order = np.argsort(packs, kind="stable")
+        return order, np.searchsorted(packs[order], np.arange(len(self.packs) + 1))
+
+    @cached_property
+    def chunk_bytes(self) -> list[int]:
+        """By pack, the stored size of all its chunks: of the pack without its head and table."""
+        import numpy as np
+
+        sizes = np.bincount(self._columns[0], weights=self._columns[2], minlength=len(self.packs))
+        return [int(size) for size in sizes]
+
+
+def batches(packs: Iterable[IndexedPack]) -> Iterator[list[IndexedPack]]:
+    """As many packs together as one index object may hold chunks of."""
+    batch: list[IndexedPack] = []
+    chunks = 0
+    for pack in packs:
+        batch.append(pack)
+        chunks += len(pack.chunks)
+        if chunks >= MOST_CHUNKS:
+            yield batch
+            batch, chunks = [], 0
+    if batch:
+        yield batch
 
 
 def _fixed(column: pa.Array | None, rows: int) -> np.ndarray:

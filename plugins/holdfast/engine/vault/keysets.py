@@ -177,9 +177,8 @@ def named_recipients(store: ObjectStore, role: str) -> tuple[tuple[str, str], ..
     )
 
 
-def _open(data: bytes, role: str, repository: bytes, name: str, recipients: Sequence[Recipient], where: str) -> Secrets:
-    if keyset_name(data) != name:
-        raise Damaged("a key object was changed", where=where, expected=f"sha256 {name}", found=keyset_name(data))
+def _parsed(data: bytes, role: str, repository: bytes, where: str) -> KeysetForm:
+    """Raises Damaged."""
     try:
         found = KeysetForm.model_validate(read_canonical(data))
         if found.role != role or found.repository != repository.hex():
@@ -188,6 +187,13 @@ def _open(data: bytes, role: str, repository: bytes, name: str, recipients: Sequ
         raise Damaged(
             "the key object cannot be read", where=where, expected=f"{FORMAT} of {role}", found=str(error)[:300]
         ) from None
+    return found
+
+
+def _open(data: bytes, role: str, repository: bytes, name: str, recipients: Sequence[Recipient], where: str) -> Secrets:
+    if keyset_name(data) != name:
+        raise Damaged("a key object was changed", where=where, expected=f"sha256 {name}", found=keyset_name(data))
+    found = _parsed(data, role, repository, where)
     context = _context(repository, role, found.keyset)
     failed: list[VaultError] = []
     for recipient in recipients:
@@ -214,6 +220,24 @@ def _open(data: bytes, role: str, repository: bytes, name: str, recipients: Sequ
         or "no key",
         fix="Use one of the recipients it was sealed for, e.g. the offline age identity",
     )
+
+
+def is_keyset(data: bytes, role: str, repository: bytes) -> bool:
+    """Whether a key object can be read, as far as that shows to someone who cannot open it."""
+    try:
+        _parsed(data, role, repository, "a key object")
+    except Damaged:
+        return False
+    return True
+
+
+def opens_keyset(data: bytes, role: str, repository: bytes, recipients: Iterable[Recipient]) -> bool:
+    """Whether a key object is whole, by someone who can open it."""
+    try:
+        _open(data, role, repository, keyset_name(data), tuple(recipients), "a key object")
+    except (Damaged, WrongKey):
+        return False
+    return True
 
 
 def foreign_keysets(store: ObjectStore, history: History, before: datetime) -> Iterator[str]:

@@ -39,6 +39,7 @@ from holdfast.engine.snapshot.removals import check_before_commit
 from holdfast.engine.vault.backups import Backup
 from holdfast.engine.vault.creating import WHOLE_BYTES, digest_at, write_object
 from holdfast.engine.vault.errors import NotActive, TargetChanged, TargetDamaged, UnsafePath
+from holdfast.engine.vault.paths import why_unsafe
 from holdfast.engine.vault.restore import RestoreOptions, RestoreReport, Target, restore_backup
 from holdfast.engine.vault.tree import TreeRow
 from holdfast.engine.vault.vault import Vault
@@ -130,6 +131,14 @@ def restore_as_snapshot(
     dataset = keys.check_name(dataset or _of(backup, "dataset", "`--dataset`"))
     path = path or _of(backup, "path", "`--into`")
     check_hop(dataset, residency, site, sites or {})
+    if (reason := why_unsafe(path)) is not None:
+        raise UnsafePath(
+            "the dataset cannot lie in this folder",
+            where=repr(path),
+            expected="a relative path below data/",
+            found=reason,
+            fix="Name another one; nothing was written",
+        )
     options = options or RestoreOptions()
     if options.paths or options.patterns:
         raise ConfigError(
@@ -167,7 +176,8 @@ def _of(backup: Backup, name: str, option: str) -> str:
 
 
 def _labels(vault: Vault, backup: Backup) -> dict[str, str]:
-    inherited = backup.origin.get("labels") or {}
+    told = backup.origin.get("labels")
+    inherited = told if isinstance(told, Mapping) else {}
     snapshot = backup.origin.get("snapshot")
     return {
         **{str(name): str(value) for name, value in inherited.items() if name not in _LABELS},

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from holdfast.engine.objectstore.errors import ObjectNotFound
 from holdfast.engine.objectstore.interface import ByteRange
+from holdfast.engine.snapshot.digest import digest_of
 from holdfast.engine.vault import layout
 from holdfast.engine.vault.backups import Backup
 from holdfast.engine.vault.errors import Damaged
@@ -190,6 +191,23 @@ class ChunkReader:
         """The objects of a backup in path order."""
         for part in backup.segments:
             yield from rows_of(self.part(part))
+
+    def read_object(self, row: TreeRow) -> bytes:
+        """An object whole, in memory, with the digest its backup names. Raises Damaged, NotEntitled."""
+        found: dict[bytes, bytes] = {}
+        for name, data in self.iter_many(row.chunks, most_bytes=row.size_bytes):
+            if isinstance(data, Damaged):
+                raise data
+            found[name] = data
+        whole = b"".join(found[name] for name in row.chunks)
+        if digest_of(whole) != row.digest:
+            raise Damaged(
+                "an object's content is not what its backup names",
+                where=row.path,
+                expected=row.digest,
+                found=digest_of(whole),
+            )
+        return whole
 
 
 def open_head(vault: Vault, info: PackInfo, data: bytes, where: str) -> PackHead:

@@ -6,11 +6,11 @@ on where it was.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from holdfast.engine.snapshot.digest import Hasher
 from holdfast.engine.vault.backup import Progress
@@ -46,6 +46,17 @@ class Target(Protocol):
 
 
 @dataclass(frozen=True)
+class Rewritten:
+    """An object that was written in another form than it was backed up in: a table's metadata, for its new place."""
+
+    path: str
+    digest: str
+    new_digest: str
+    size_bytes: int
+    new_size_bytes: int
+
+
+@dataclass(frozen=True)
 class RestoreOptions:
     """What to restore.
 
@@ -72,6 +83,8 @@ class RestoreReport:
         damaged: by path, why it could not be restored.
         read_bytes: what was read from the vault.
         wanted_bytes: of everything that was chosen.
+        rewritten: objects whose bytes are not those of the backup; see `restore_tables`.
+        tables: where each Iceberg table is now, and its newest metadata file; or why it still names its old place.
     """
 
     backup: Backup
@@ -82,6 +95,8 @@ class RestoreReport:
     read_bytes: int = 0
     wanted_bytes: int = 0
     damaged: dict[str, str] = field(default_factory=dict)
+    rewritten: tuple[Rewritten, ...] = ()
+    tables: tuple[Mapping[str, Any], ...] = ()
 
 
 def restore_backup(

@@ -14,7 +14,7 @@ from blake3 import blake3
 
 from holdfast.engine.vault import layout
 from holdfast.engine.vault.errors import CollectedMeanwhile
-from holdfast.engine.vault.index import MOST_CHUNKS, ChunkIndex, IndexedPack, encode_index
+from holdfast.engine.vault.index import ChunkIndex, IndexedPack, batches, encode_index
 from holdfast.engine.vault.log import LogEntry
 from holdfast.engine.vault.objects import create_new
 from holdfast.engine.vault.pack import Codec, PackClass, PackInfo, PackWriter, chunk_id
@@ -189,13 +189,7 @@ class Session:
         for upload in self._uploads:
             self._finished.append(upload.result())
         self._uploads.clear()
-        batch: list[IndexedPack] = []
-        for pack in (*self._finished, *self._adopted()):
-            batch.append(pack)
-            if sum(len(one.chunks) for one in batch) >= MOST_CHUNKS:
-                self._write_index(batch)
-                batch = []
-        if batch:
+        for batch in batches((*self._finished, *self._adopted())):
             self._write_index(batch)
         return self._indexes
 

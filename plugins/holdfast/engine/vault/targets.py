@@ -35,6 +35,11 @@ class FolderTarget:
     folds_case: bool = True
     _made: set[str] = field(default_factory=set, repr=False)
 
+    @property
+    def location(self) -> str:
+        """The folder as a URI that table formats write."""
+        return f"file://{self.folder.absolute()}"
+
     def has(self, row: TreeRow) -> bool:
         path = self.folder / row.path
         if path.is_symlink() or not path.is_file():
@@ -125,11 +130,13 @@ class PrefixTarget:
         store: of the site.
         prefix: with its final slash.
         read_back: read every object that was written, and compare its digest.
+        location: the prefix as a URI that table formats write, where it is known.
     """
 
     store: ObjectStore
     prefix: str
     read_back: bool = False
+    location: str | None = None
     folds_case: bool = False
 
     @cached_property

@@ -212,28 +212,31 @@ class Vault:
             presence: given, chunks of packs that are not there (or of another size) count as absent.
             torn: those of packs of another size do not: some of them may be whole.
         """
-        parts: list[IndexPart] = []
-        damaged: list[str] = []
-        for found in each(self._read_index, self.history.indexes.items(), threads=_READERS):
-            if isinstance(found, IndexPart):
-                parts.append(found)
-            else:
-                damaged.append(str(found))
+        parts, errors = self.read_indexes()
+        damaged = [str(error) for error in errors]
         without = frozenset(self.history.collected)
         rebuilt: tuple[bytes, ...] = ()
         if damaged:
             named = {pack_id for part in parts for pack_id in part.packs["pack_id"].to_pylist()}
             presence = presence or self.packs_there()
             lost = [pack_id for pack_id in presence.sizes if pack_id not in named and pack_id not in without]
-            packs, errors = self.read_tables(presence, lost)
+            packs, unreadable = self.read_tables(presence, lost)
             parts.append(part_of(packs))
             rebuilt = tuple(pack.info.pack_id for pack in packs)
-            damaged.extend(errors)
+            damaged.extend(unreadable)
         missing: tuple[bytes, ...] = ()
         if presence is not None:
             missing = tuple(self._not_there(parts, presence, without, torn=torn))
         index = ChunkIndex(parts, without=without | frozenset(missing))
         return LoadedIndex(index, rebuilt, tuple(damaged), missing, presence)
+
+    def read_indexes(self) -> tuple[list[IndexPart], list[Damaged | WrongKey]]:
+        """The index objects that count, and what is wrong with those that cannot be read."""
+        found = each(self._read_index, self.history.indexes.items(), threads=_READERS)
+        return (
+            [part for part in found if isinstance(part, IndexPart)],
+            [error for error in found if not isinstance(error, IndexPart)],
+        )
 
     def _not_there(
         self, parts: list[IndexPart], presence: PackPresence, without: frozenset[bytes], *, torn: bool
@@ -372,11 +375,12 @@ def _opened(
     *,
     hinted: bool = True,
 ) -> Vault:
-    history, alarm = _read_log(store, secrets, hinted)
-    told = ask_witnesses(history, witnesses)
-    if alarm is None and any(witness.is_ahead_of(history.tip.sequence) for witness in told):
-        # Somebody may have written an entry between the two; one that was witnessed was in the log before.
+    for _ in range(_TRIES):
         history, alarm = _read_log(store, secrets, hinted)
+        told = ask_witnesses(history, witnesses)
+        if alarm is not None or not any(witness.is_ahead_of(history.tip.sequence) for witness in told):
+            break
+        # Somebody may have written an entry between the two; one that was witnessed was in the log before.
     if alarm is None:
         try:
             check_witnesses(store, history, told)

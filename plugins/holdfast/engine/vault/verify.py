@@ -17,6 +17,7 @@ from holdfast.engine.vault import layout
 from holdfast.engine.vault.backups import Backup, live_backups
 from holdfast.engine.vault.errors import Damaged, HistoryDamaged, WrongKey
 from holdfast.engine.vault.index import ChunkIndex
+from holdfast.engine.vault.keysets import is_keyset
 from holdfast.engine.vault.log import parse_entry
 from holdfast.engine.vault.pack import PackClass
 from holdfast.engine.vault.reading import ChunkReader, open_head
@@ -120,20 +121,24 @@ def _verify_copies(vault: Vault, report: VerifyReport) -> None:
         f"{vault.store.name}: {layout.entry_key(number)} is no entry of this log; it counts for nothing"
         for number in history.strays
     )
-    pairs = [(layout.entry_key(number), layout.entry_copy_key(number)) for number in history.counting]
-    for keyset_id in history.keys.keysets.values():
+    pairs = [(layout.entry_key(number), layout.entry_copy_key(number), "") for number in history.counting]
+    for role, keyset_id in history.keys.keysets.items():
         first, second = layout.KEY_COPIES
-        pairs.append((layout.keyset_key(keyset_id, first), layout.keyset_key(keyset_id, second)))
-    for pair in pairs:
+        pairs.append((layout.keyset_key(keyset_id, first), layout.keyset_key(keyset_id, second), role))
+    for *pair, role in pairs:
         found: list[bytes] = []
         for key in pair:
+            where = f"{vault.store.name}: {key}"
             try:
                 data = vault.store.get(key)
-                if key.startswith((layout.LOG, layout.LOG_COPIES)):
-                    parse_entry(data, f"{vault.store.name}: {key}", repository=history.repository)
+                if not role:
+                    parse_entry(data, where, repository=history.repository)
+                elif not is_keyset(data, role, history.repository):
+                    report.problems.append(f"{where} cannot be read; its copy is used")
+                    continue
                 found.append(data)
             except ObjectNotFound:
-                report.problems.append(f"{vault.store.name}: {key} is missing; its copy is used")
+                report.problems.append(f"{where} is missing; its copy is used")
             except HistoryDamaged as damaged:
                 report.problems.append(f"{damaged} Its copy is used.")
         if len(found) == 2 and hashlib.sha256(found[0]).digest() != hashlib.sha256(found[1]).digest():

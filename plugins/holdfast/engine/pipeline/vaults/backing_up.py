@@ -8,16 +8,18 @@ from typing import Any
 
 from holdfast.engine.checkpoint.format import run_root
 from holdfast.engine.config.residency import check_hop, residency_for
+from holdfast.engine.drill.golden import answers_to_record
 from holdfast.engine.pipeline.active import require_active
 from holdfast.engine.pipeline.replicas import record_at
 from holdfast.engine.pipeline.vaults.opening import opened, vault_store
 from holdfast.engine.recovery.subjects import base_run, snapshot_subjects
 from holdfast.engine.runtime import Runtime
-from holdfast.engine.snapshot import open_snapshot
+from holdfast.engine.snapshot import OpenSnapshot, open_snapshot
 from holdfast.engine.vault.backup import BackupOptions, BackupReport, Progress, back_up
 from holdfast.engine.vault.mirror import MirrorReport, mirror_vault
 from holdfast.engine.vault.prefix_source import PrefixSource
 from holdfast.engine.vault.sources import SnapshotSource, Source
+from holdfast.engine.vault.tables import table_source
 from holdfast.engine.vault.verifications import note_verification
 from holdfast.engine.vault.verify import VerifyOptions, verify_vault
 from holdfast.errors import ConfigError, HoldfastError
@@ -143,7 +145,7 @@ def back_up_subject(
     here = site or state.active_site
     store = runtime.store(here, flow=group)
     record = record_at(store, subject, here, state.epoch, snapshot)
-    source = SnapshotSource(subject, here, open_snapshot(store, record))
+    source = _snapshot_source(runtime, subject, here, open_snapshot(store, record))
     datasets = runtime.topology.datasets
     chunk = datasets[subject].backup_chunk_kib * 1024 if subject in datasets else _MODEL_CHUNK_BYTES
     return back_up_source(
@@ -155,6 +157,16 @@ def back_up_subject(
         labels={"group": group, **(labels or {})},
         progress=progress,
     )
+
+
+def _snapshot_source(runtime: Runtime, subject: str, site: str, snapshot: OpenSnapshot) -> SnapshotSource:
+    """A snapshot, with what a restore drill will want to know of it; of lake tables their newest version alone."""
+    dataset = runtime.topology.datasets.get(subject)
+    if dataset is None:
+        return SnapshotSource(subject, site, snapshot, notes=answers_to_record(runtime, subject, snapshot))
+    if dataset.sync.table == "none":
+        return SnapshotSource(subject, site, snapshot)
+    return table_source(subject, site, snapshot, table=dataset.sync.table)
 
 
 def back_up_run(

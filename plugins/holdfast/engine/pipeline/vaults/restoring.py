@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from holdfast.engine.config import Connection
 from holdfast.engine.config.residency import check_hop, residency_for
+from holdfast.engine.objectstore.connect import access_from_connection
 from holdfast.engine.pipeline.active import require_active
 from holdfast.engine.pipeline.vaults.opening import opened
 from holdfast.engine.recovery.subjects import base_run, snapshot_subjects
 from holdfast.engine.runtime import Runtime
-from holdfast.engine.snapshot import latest
+from holdfast.engine.snapshot import keys, latest
 from holdfast.engine.snapshot.documents import iso_utc
 from holdfast.engine.vault.backup import Progress
 from holdfast.engine.vault.backups import Backup, find_backup
+from holdfast.engine.vault.paths import why_unsafe
 from holdfast.engine.vault.published import PublishedRestore, restore_as_snapshot
 from holdfast.engine.vault.restore import RestoreOptions, RestoreReport, Target, restore_backup
+from holdfast.engine.vault.tables import plan_moves, restore_tables, table_location
 from holdfast.engine.vault.targets import FolderTarget, PrefixTarget
 from holdfast.engine.vault.vault import Vault
 from holdfast.errors import ConfigError, UnknownName
@@ -47,7 +51,7 @@ def restored(
     progress: Callable[[Progress], None] | None = None,
     admit: Callable[[Backup], None] = lambda _backup: None,
 ) -> RestoreReport:
-    """Restore a backup.
+    """Restore a backup. Iceberg tables in it are given the paths they have at the target, where that is known.
 
     Args:
         backup: its id; by default the newest, of ``source`` and not newer than ``at``.
@@ -66,7 +70,10 @@ def restored(
         keep_going=keep_going,
         progress=progress or (lambda _seen: None),
     )
-    return restore_backup(found, wanted, target, options)
+    location = getattr(target, "location", None)
+    if location is None:
+        return restore_backup(found, wanted, target, options)
+    return restore_tables(found, wanted, target, location=location, options=options, strict=False)
 
 
 def restored_live(
@@ -99,6 +106,12 @@ def restored_live(
     found = opened(runtime, vault, "reader", site=vault_site)
     wanted = live_candidate(runtime, group, found, backup=backup, source=source, at=at)
     state = require_active(runtime, group)
+    dataset = runtime.topology.datasets.get(wanted.source)
+    path = _live_path(runtime, wanted)
+    location = location_of(runtime, state.active_site, keys.data_folder(path))
+    around: Callable[[Target], Target] = lambda target: target  # noqa: E731 - what most backups need
+    if dataset is not None and dataset.sync.table == "iceberg" and location is not None:
+        around = plan_moves(found, wanted, location).around
     return restore_as_snapshot(
         found,
         wanted,
@@ -106,13 +119,27 @@ def restored_live(
         site=state.active_site,
         epoch=state.epoch,
         clock=runtime.clock,
+        dataset=wanted.source,
+        path=path,
         active=lambda: require_active(runtime, group),
         residency=residency_for(runtime.topology, wanted.source),
         sites=runtime.topology.sites,
         labels={"restored_because": reason},
+        own_keys=dataset is None or dataset.sync.layout == "direct",
         restore_live=folder,
         options=RestoreOptions(progress=progress or (lambda _seen: None)),
+        around=around,
     )
+
+
+def _live_path(runtime: Runtime, backup: Backup) -> str:
+    """Where a dataset or model lies. What a backup says of itself, somebody with the writer's key may have said."""
+    dataset = runtime.topology.datasets.get(backup.source)
+    if dataset is not None:
+        return dataset.path
+    own = f"models/{backup.source}/"
+    told = str(backup.origin.get("path"))
+    return told if told.startswith(own) and why_unsafe(told) is None else f"{own}{backup.backup_id}"
 
 
 def live_candidate(
@@ -203,7 +230,20 @@ def site_target(runtime: Runtime, site: str, prefix: str) -> Target:
             found=repr(folder),
             fix="Live data is restored as a snapshot: `holdfast vault restore --live`",
         )
-    return PrefixTarget(runtime.store(site), prefix.strip("/") + "/")
+    folder = prefix.strip("/")
+    return PrefixTarget(runtime.store(site), folder + "/", location=location_of(runtime, site, folder))
+
+
+def location_of(runtime: Runtime, site: str, key: str) -> str | None:
+    """A folder of a site's bucket as a table's location; ``None``: a part of it is not known here."""
+    settings = runtime.topology.site(site)
+    try:
+        access = runtime.access(site)
+        if isinstance(access, Connection):
+            access = access_from_connection(settings, access)
+        return table_location(settings, key, account=access.options.get("account_name"))
+    except ConfigError:
+        return None
 
 
 def admitted_at(runtime: Runtime, site: str) -> Callable[[Backup], None]:
@@ -241,4 +281,6 @@ def restore_summary(vault: str, report: RestoreReport) -> dict[str, Any]:
         "kept_bytes": report.kept_bytes,
         "read_bytes": report.read_bytes,
         "damaged": dict(report.damaged),
+        "tables": [dict(table) for table in report.tables],
+        "rewritten": [asdict(one) for one in report.rewritten],
     }

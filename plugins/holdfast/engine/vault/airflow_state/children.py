@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -33,6 +34,7 @@ class Child:
         stdout: where its output goes; ``None``: read it with `pieces`.
         hide: secrets that never appear in what is kept of its error output.
         user: the user to run as; only root may say one.
+        orphaned: what it is sent when this process is gone without having ended it; where `setpriv` is there.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Child:
         hide: Sequence[str] = (),
         user: str | None = None,
         folder: Path | None = None,
+        orphaned: signal.Signals | None = None,
     ) -> None:
         self.name = Path(argv[0]).name
         self.timeout_seconds = timeout_seconds
@@ -54,7 +57,7 @@ class Child:
         self.timed_out = False
         try:
             self.process = subprocess.Popen(
-                [str(part) for part in argv],
+                [*_orphaned(orphaned), *(str(part) for part in argv)],
                 env=dict(environ),
                 stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
                 stdout=subprocess.PIPE if stdout is None else stdout,
@@ -185,6 +188,11 @@ class Child:
             while piece := os.read(stream.fileno(), 65536):
                 self._kept += piece
                 del self._kept[:-KEPT_BYTES]
+
+
+def _orphaned(number: signal.Signals | None) -> list[str]:
+    setpriv = None if number is None else shutil.which("setpriv")
+    return [] if setpriv is None or number is None else [setpriv, "--pdeathsig", number.name.removeprefix("SIG")]
 
 
 def _identity(user: str | None) -> dict[str, object]:

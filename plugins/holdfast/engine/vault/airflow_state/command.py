@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from collections.abc import Mapping
 from configparser import ConfigParser
 from configparser import Error as ParseError
@@ -62,6 +63,7 @@ class AirflowCommand:
                 stdout=output,
                 hide=secrets_of(environment),
                 folder=log.parent,
+                orphaned=signal.SIGTERM,
             )
 
     @cached_property

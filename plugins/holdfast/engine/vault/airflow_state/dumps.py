@@ -136,8 +136,8 @@ class SqliteDump:
     def _copy_all(self, timeout_seconds: float) -> None:
         deadline = time.monotonic() + timeout_seconds
 
-        def in_time(_status: int, left: int, _all: int) -> None:
-            if left and time.monotonic() > deadline:
+        def in_time(status: int, _left: int, _all: int) -> None:
+            if status != sqlite3.SQLITE_DONE and time.monotonic() > deadline:
                 raise failed(
                     "the SQLite file could not be copied in time",
                     where=self._url.place,

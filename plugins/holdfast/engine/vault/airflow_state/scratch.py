@@ -153,6 +153,8 @@ class ScratchPostgres:
             "ssl": "off",
             # A restored cluster would else go on archiving where the one it is a copy of does.
             "archive_mode": "off",
+            # Else it would call itself ready while it still replays the log of a restored one.
+            "hot_standby": "off",
             **self.settings,
         }
         # On the command line, where they outweigh what a restored cluster's own files say.
@@ -164,6 +166,7 @@ class ScratchPostgres:
             timeout_seconds=self.lifetime_seconds,
             user=self.user,
             folder=self.folder,
+            orphaned=signal.SIGQUIT,
         )
 
     def _wait(self, timeout_seconds: float) -> None:
@@ -217,15 +220,16 @@ class ScratchPostgres:
         """Of the server, while it runs."""
         return None if self._server is None or not self._server.running else self._server.process.pid
 
-    def stop(self) -> None:
+    def stop(self, number: signal.Signals = signal.SIGINT) -> None:
         """End the server: clients are sent away, and what it does not do in time is not waited for."""
         server, self._server = self._server, None
         if server is not None:
-            server.stop(signal.SIGINT, grace_seconds=20.0)
+            server.stop(number, grace_seconds=20.0)
 
     def remove(self) -> None:
         """End the server and remove everything of it."""
-        self.stop()
+        # At once: what it would still write is thrown away.
+        self.stop(signal.SIGQUIT)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
