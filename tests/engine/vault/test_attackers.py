@@ -345,8 +345,9 @@ def test_a_site_that_missed_a_change_of_the_keys_is_told_of_it_later(world: Vaul
     rotated(world)
     world.witnesses[site] = store
     world.back_up(tmp_path / "source")
-    repository = load_history(world.store).repository
-    assert store.get(layout.witness_keys_key(repository, 3)) == world.store.get(layout.entry_key(3))
+    history = load_history(world.store)
+    key = layout.witness_keys_key(history.repository, 3, history.key_entries[-1].digest)
+    assert store.get(key) == world.store.get(layout.entry_key(3))
 
 
 # -- one writer's lies ---------------------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,6 +20,7 @@ from holdfast.engine.vault.entries import LAST_NUMBER
 from holdfast.engine.vault.errors import HistoryDamaged, NoVault, UnknownFormat, WrongKey
 from holdfast.engine.vault.keys import Keys, first_keys, keys_after, next_keys
 from holdfast.engine.vault.log import KINDS, LogEntry, forked, is_a_leap, missing_entry, read_entry, sequences
+from holdfast.engine.vault.parallel import each
 from holdfast.engine.vault.secrets import Secrets
 
 ANCHORS = ("init", "forget", "collect")
@@ -225,17 +225,16 @@ class LogReading:
 
     def down_to_the_anchor(self) -> tuple[LogEntry, tuple[LogEntry, ...]] | None:
         """The newest anchor, with the entries that set the keys up to it; ``None``: there is none among these."""
-        with ThreadPoolExecutor(_READERS) as pool:
-            for start in range(len(self.numbers), 0, -_READERS):
-                batch = self.numbers[max(0, start - _READERS) : start]
-                self.found.update(zip(batch, pool.map(self._read, batch), strict=True))
-                for entry in (self.found[number] for number in reversed(batch)):
-                    if isinstance(entry, UnknownFormat):
-                        self.unknown = self.unknown or entry
-                    elif entry is not None and entry.kind in ANCHORS:
-                        key_entries = self._keys_to(entry)
-                        if key_entries is not None:
-                            return entry, key_entries
+        for start in range(len(self.numbers), 0, -_READERS):
+            batch = self.numbers[max(0, start - _READERS) : start]
+            self.found.update(zip(batch, each(self._read, batch, threads=_READERS), strict=True))
+            for entry in (self.found[number] for number in reversed(batch)):
+                if isinstance(entry, UnknownFormat):
+                    self.unknown = self.unknown or entry
+                elif entry is not None and entry.kind in ANCHORS:
+                    key_entries = self._keys_to(entry)
+                    if key_entries is not None:
+                        return entry, key_entries
         return None
 
     def up_from(self, anchor: LogEntry, key_entries: tuple[LogEntry, ...]) -> History:
@@ -310,12 +309,11 @@ class LogReading:
             return History(self.repository, anchor, keys, key_entries, recent=(anchor,))
         state = anchor.public["state"]
         live: dict[int, LogEntry] = {}
-        with ThreadPoolExecutor(_READERS) as pool:
-            for entry in pool.map(self._named_backup, state["live"]):
-                if isinstance(entry, HistoryDamaged):
-                    self._tell(entry)
-                else:
-                    live[entry.sequence] = entry
+        for entry in each(self._named_backup, state["live"], threads=_READERS):
+            if isinstance(entry, HistoryDamaged):
+                self._tell(entry)
+            else:
+                live[entry.sequence] = entry
         needed = {number for number, _ in state["live"]} | {entry.sequence for entry in key_entries}
         return History(
             self.repository,

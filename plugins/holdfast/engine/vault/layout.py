@@ -21,7 +21,7 @@ TIERS = ("hourly", "daily", "weekly", "monthly", "yearly")
 KEY_COPIES = ("a", "b")
 
 _ENTRY = re.compile(r"(?P<number>[0-9]{12})\.json")
-_KEY_ENTRY = re.compile(r"keys-(?P<number>[0-9]{12})\.json")
+_KEY_ENTRY = re.compile(r"keys/(?P<number>[0-9]{12})-(?P<digest>[0-9a-f]{64})\.json")
 _PACK = re.compile(rf"packs/(?P<tier>{'|'.join(TIERS)})/(?P<first>[0-9a-f]{{2}})/(?P<id>(?P=first)[0-9a-f]{{30}})")
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
@@ -36,17 +36,14 @@ def entry_copy_key(sequence: int) -> str:
 
 def sequence_of(name: str) -> int | None:
     """The number of an entry by the last part of its key, ``None`` for something else."""
-    return _number(_ENTRY, name)
-
-
-def witnessed_keys(name: str) -> int | None:
-    """The number of an entry that set the keys, by the last part of a witness's key, ``None`` for something else."""
-    return _number(_KEY_ENTRY, name)
-
-
-def _number(form: re.Pattern[str], name: str) -> int | None:
-    match = form.fullmatch(name.rpartition("/")[2])
+    match = _ENTRY.fullmatch(name.rpartition("/")[2])
     return int(match["number"]) or None if match else None
+
+
+def witnessed_keys(repository: bytes, key: str) -> tuple[int, str] | None:
+    """Number and digest of an entry that set the keys, by a witness's key for it; ``None`` for something else."""
+    match = _KEY_ENTRY.fullmatch(key.removeprefix(witness_prefix(repository)))
+    return (int(match["number"]), f"sha256:{match['digest']}") if match else None
 
 
 def pack_key(tier: str, pack_id: bytes) -> str:
@@ -76,9 +73,9 @@ def witness_key(repository: bytes, sequence: int) -> str:
     return f"{witness_prefix(repository)}{sequence:012d}.json"
 
 
-def witness_keys_key(repository: bytes, sequence: int) -> str:
-    """Where a witness keeps an entry that set the keys, whole."""
-    return f"{witness_prefix(repository)}keys-{sequence:012d}.json"
+def witness_keys_key(repository: bytes, sequence: int, digest: str) -> str:
+    """Where a witness keeps an entry that set the keys, whole. The digest is in it, so nobody can take its place."""
+    return f"{witness_prefix(repository)}keys/{sequence:012d}-{digest.removeprefix('sha256:')}.json"
 
 
 def check_tier(tier: str) -> str:

@@ -168,10 +168,10 @@ class Vault:
         for site, error in told.items():
             if error is None:
                 repository = self.secrets.repository
-                keys = [layout.witness_keys_key(repository, one.sequence) for one in history.key_entries]
+                keys = [layout.witness_keys_key(repository, one.sequence, one.digest) for one in history.key_entries]
                 for key in (*keys, layout.witness_key(repository, entry.sequence)):
                     locked(partial(self.protect_witness, site), key)
-        kept = frozenset(one.sequence for one in history.key_entries)
+        kept = frozenset((one.sequence, one.digest) for one in history.key_entries)
         witnessed = tuple(
             Witness(site, entry.sequence, entry.digest, key_entries=kept)
             if error is None
@@ -378,8 +378,7 @@ def _opened(
     for _ in range(_TRIES):
         history, alarm = _read_log(store, secrets, hinted)
         told = ask_witnesses(history, witnesses)
-        seen = ((witness.sequence or 0) > history.tip.sequence or witness.keys_ahead is not None for witness in told)
-        if alarm is not None or not any(seen):
+        if alarm is not None or not any(witness.is_ahead_of(history.tip.sequence) for witness in told):
             break
         # Somebody may have written an entry between the two; one that was witnessed was in the log before.
     if alarm is None:

@@ -8,6 +8,7 @@ was replaced cannot be brought back by whoever has it and may write to the repos
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -46,16 +47,20 @@ class Witness:
         sequence: its number, ``None`` when the site has seen none.
         digest: of the entry.
         unknown: why it cannot be told, ``None`` when it can.
-        key_entries: numbers of the entries that set the keys that it keeps.
-        keys_ahead: an entry that set the keys, by an administrator, which the repository does not have.
+        key_entries: number and digest of the entries that set the keys that it keeps.
+        other_keys: those of them that the repository did not have when it was read.
     """
 
     site: str
     sequence: int | None = None
     digest: str | None = None
     unknown: str | None = None
-    key_entries: frozenset[int] = field(default=frozenset(), repr=False)
-    keys_ahead: int | None = None
+    key_entries: frozenset[tuple[int, str]] = field(default=frozenset(), repr=False)
+    other_keys: tuple[LogEntry, ...] = field(default=(), repr=False)
+
+    def is_ahead_of(self, number: int) -> bool:
+        """Whether it saw something after this entry."""
+        return max((self.sequence or 0, *(entry.sequence for entry in self.other_keys))) > number
 
 
 def write_witness(
@@ -88,8 +93,9 @@ def write_witness(
     for site, store in stores.items():
         try:
             for one in key_entries:
-                if one.sequence not in has.get(site, frozenset()):
-                    create_or_read(store, layout.witness_keys_key(secrets.repository, one.sequence), one.data)
+                if (one.sequence, one.digest) not in has.get(site, frozenset()):
+                    key = layout.witness_keys_key(secrets.repository, one.sequence, one.digest)
+                    create_or_read(store, key, one.data)
             found = create_or_read(store, layout.witness_key(secrets.repository, entry.sequence), data)
             told[site] = None if _digest_of(found) == entry.digest else "it has witnessed another entry of this number"
         except ObjectStoreError as error:
@@ -108,15 +114,15 @@ def read_witness(site: str, store: ObjectStore, history: History) -> Witness:
     """The newest entry a site has witnessed. What was not signed by one of the repository's keys is passed over."""
     try:
         found = [info.key for info in store.list(layout.witness_prefix(history.repository))]
-        kept = [number for number in map(layout.witnessed_keys, found) if number is not None]
-        ahead = _keys_ahead(store, history, kept)
-        entries = frozenset(kept)
+        named = (layout.witnessed_keys(history.repository, key) for key in found)
+        kept = frozenset(one for one in named if one is not None)
+        others = _other_keys(store, history, kept)
         numbers = sorted((number for number in map(layout.sequence_of, found) if number is not None), reverse=True)
         for number in numbers:
             read = _read(store, history, number)
             if read is not None:
-                return Witness(site, read.sequence, read.digest, key_entries=entries, keys_ahead=ahead)
-        return Witness(site, key_entries=entries, keys_ahead=ahead)
+                return Witness(site, read.sequence, read.digest, key_entries=kept, other_keys=others)
+        return Witness(site, key_entries=kept, other_keys=others)
     except ObjectStoreError as error:
         return Witness(site, unknown=str(error))
 
@@ -134,21 +140,31 @@ def _read(store: ObjectStore, history: History, number: int) -> WitnessForm | No
     return read if is_signed(signer, unb64(read.signature), signed) else None
 
 
-def _keys_ahead(store: ObjectStore, history: History, kept: list[int]) -> int | None:
-    """The first change of the keys that is kept there, was an administrator's, and is none of the repository's."""
-    ours = {entry.sequence: entry for entry in history.key_entries}
-    for number in sorted(kept):
-        key = layout.witness_keys_key(history.repository, number)
+def _other_keys(store: ObjectStore, history: History, kept: Iterable[tuple[int, str]]) -> tuple[LogEntry, ...]:
+    """What a site keeps of the keys and the history has not; whether an administrator signed it is not looked at."""
+    ours = {(entry.sequence, entry.digest) for entry in history.key_entries}
+    found: list[LogEntry] = []
+    for number, digest in sorted(set(kept) - ours):
+        key = layout.witness_keys_key(history.repository, number, digest)
         try:
             entry = parse_entry(store.get(key), f"{store.name}: {key}", repository=history.repository)
-            if entry.sequence != number or (number in ours and ours[number].digest == entry.digest):
-                continue
-            before = [one for one in history.key_entries if one.sequence < number]
-            if before:
-                next_keys(keys_after(before), entry)
-                return number
         except (HistoryDamaged, ObjectNotFound):
             continue
+        if (entry.sequence, entry.digest) == (number, digest):
+            found.append(entry)
+    return tuple(found)
+
+
+def _keys_ahead(history: History, witness: Witness) -> LogEntry | None:
+    """A change of the keys it keeps that was an administrator's, and is none of the repository's."""
+    ours = {entry.digest for entry in history.key_entries}
+    for entry in witness.other_keys:
+        before = [one for one in history.key_entries if one.sequence < entry.sequence]
+        if entry.digest in ours or not before:
+            continue
+        with suppress(HistoryDamaged):
+            next_keys(keys_after(before), entry)
+            return entry
     return None
 
 
@@ -167,10 +183,11 @@ def check_witnesses(store: ObjectStore, history: History, told: Iterable[Witness
         RolledBack: a witness saw a newer entry, or another one of the same number, or other keys.
     """
     for witness in told:
-        if witness.keys_ahead is not None:
+        ahead = _keys_ahead(history, witness)
+        if ahead is not None:
             raise RolledBack(
                 "the repository's keys are not those that were witnessed",
-                where=f"{store.name}: entry {witness.keys_ahead}",
+                where=f"{store.name}: entry {ahead.sequence}",
                 expected=f"the keys that an administrator set in it, which {witness.site} witnessed",
                 found=f"those of entry {history.keys_at.sequence}",
                 fix="Somebody brought back keys that were replaced. Nothing was written; compare with a mirror",
