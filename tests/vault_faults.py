@@ -355,8 +355,8 @@ class Sites:
 
     def check_verifies(self, *, store: ObjectStore | None = None) -> None:
         report = verify_vault(self.open(store=store), VerifyOptions(depth=Depth.FULL))
-        assert report.problems == []
-        assert report.missing_packs == []
+        assert report.problems == [], report.problems
+        assert report.missing_packs == [], report.missing_packs
 
     def settle(self) -> None:
         """Everything that is nobody's goes; what is left is exactly what is needed."""

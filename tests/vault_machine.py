@@ -12,8 +12,15 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from blake3 import blake3
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from holdfast.clock import FakeClock
 from holdfast.engine.objectstore.errors import StoreUnavailable
@@ -32,6 +39,8 @@ from holdfast.errors import Refused
 from sync_harms import Killed, Lost, Storm, Trace
 from vault_faults import AT_ONCE, OPTIONS, RECIPIENT, DictTarget, KillAtWrite, Sites
 
+#: What the engine draws its ids, keys and places from while the machine runs: the same in each run.
+DRAWS = random.Random(0)
 SOURCES = ("tables", "models")
 PATHS = ("a", "b/c", "b/d", "e")
 SMALL = replace(OPTIONS, pack_bytes=1500)
@@ -104,6 +113,24 @@ class Model:
     generations: int = 0
 
 
+def run_machine(examples: int, steps: int, *, shrink: bool = True) -> int:
+    """Run the rules in always the same orders. Returns how many steps were made; raises what they find."""
+    before = VaultMachine.steps
+    run_state_machine_as_test(
+        VaultMachine,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=steps,
+            derandomize=True,
+            database=None,
+            deadline=None,
+            phases=(Phase.generate, Phase.shrink) if shrink else (Phase.generate,),
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+    return VaultMachine.steps - before
+
+
 class VaultMachine(RuleBasedStateMachine):
     """The rules. ``steps`` counts those of all runs."""
 
@@ -111,6 +138,7 @@ class VaultMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
+        DRAWS.seed(0)
         self.model = Model()
         self.files: dict[str, dict[str, bytes]] = {source: {} for source in SOURCES}
         self.sleepers: list[Sleeper] = []

@@ -9,6 +9,7 @@ from datetime import datetime
 from holdfast.engine.vault import layout
 from holdfast.engine.vault.append import append
 from holdfast.engine.vault.backups import Backup, live_backups, nameless_backup
+from holdfast.engine.vault.errors import Outdated
 from holdfast.engine.vault.history import write_hint
 from holdfast.engine.vault.log import LogEntry
 from holdfast.engine.vault.vault import Vault
@@ -111,6 +112,8 @@ def _forget(vault: Vault, keep: Keep | None, wanted: frozenset[str], source: str
         nonlocal history
         history = history.after(entry)
         held = gone & history.held
+        if held and keep is not None:
+            raise Outdated("a backup was put under a legal hold meanwhile: the retention is applied anew")
         if held:
             raise Refused("a backup was put under a legal hold meanwhile", where=vault.name, found=str(sorted(held)))
 
