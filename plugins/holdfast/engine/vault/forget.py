@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 
-from holdfast.engine.vault.backups import Backup, live_backups
+from holdfast.engine.vault import layout
+from holdfast.engine.vault.append import append
+from holdfast.engine.vault.backups import Backup, live_backups, nameless_backup
 from holdfast.engine.vault.history import write_hint
-from holdfast.engine.vault.log import LogEntry, append
+from holdfast.engine.vault.log import LogEntry
 from holdfast.engine.vault.vault import Vault
 from holdfast.errors import ConfigError, Refused
 
@@ -49,7 +51,11 @@ class ForgetPlan:
 
 
 def plan_forget(backups: Sequence[Backup], keep: Keep) -> ForgetPlan:
-    """Apply a retention to backups of any number of sources; the newest of a source always stays."""
+    """Apply a retention to backups of any number of sources.
+
+    Of each source the newest stays always, and the one that was made last: a client whose clock was wrong made them
+    two.
+    """
     reasons: dict[int, str] = {}
     for source in sorted({backup.source for backup in backups}):
         of_source = sorted(
@@ -59,6 +65,7 @@ def plan_forget(backups: Sequence[Backup], keep: Keep) -> ForgetPlan:
         )
         for number, backup in enumerate(of_source[: max(1, keep.last)]):
             reasons.setdefault(backup.sequence, "newest" if number == 0 else "last")
+        reasons.setdefault(max(backup.sequence for backup in of_source), "made last")
         for tier, form in _PERIODS.items():
             periods: set[str] = set()
             for backup in of_source:
@@ -87,8 +94,13 @@ def forget(
         RolledBack, NotEntitled.
     """
     vault.refuse_alarm()
-    live = live_backups(vault, source)
-    wanted = set(backups)
+    wanted = frozenset(backups)
+    return vault.again(lambda fresh: _forget(fresh, keep, wanted, source))
+
+
+def _forget(vault: Vault, keep: Keep | None, wanted: frozenset[str], source: str | None) -> tuple[Vault, ForgetPlan]:
+    named = live_backups(vault, source) if keep is not None else _named(vault, source)
+    live = [_received(backup, at) for backup, at in _with_arrival(vault, named)]
     plan = plan_forget(live, keep) if keep is not None else _by_id(live, wanted)
     if not plan.forgotten:
         return vault, plan
@@ -116,13 +128,35 @@ def forget(
             {"by": "retention" if keep is not None else "name"},
         ),
         seen=seen,
+        signers=history.keys.signers,
     )
     vault = vault.at(history).commit(entry)
     write_hint(vault.store, vault.history)
     return vault, plan
 
 
-def _by_id(live: Sequence[Backup], wanted: set[str]) -> ForgetPlan:
+def _with_arrival(vault: Vault, backups: Sequence[Backup]) -> Iterator[tuple[Backup, datetime | None]]:
+    times: dict[int, datetime] = {}
+    for info in vault.store.list(layout.LOG):
+        number = layout.sequence_of(info.key)
+        if number is not None:
+            times[number] = info.modified_at
+    return ((backup, times.get(backup.sequence)) for backup in backups)
+
+
+def _received(backup: Backup, at: datetime | None) -> Backup:
+    """A backup whose point in time is not after it came to the store, whatever the clock of its client said."""
+    return backup if at is None or backup.taken_at <= at else replace(backup, taken_at=at)
+
+
+def _named(vault: Vault, source: str | None) -> list[Backup]:
+    """The live backups, also those of which only the name can be read: they are forgotten by it."""
+    unreadable: dict[int, str] = {}
+    live = live_backups(vault, source, unreadable=unreadable)
+    return live + [nameless_backup(vault, number) for number in unreadable if source is None]
+
+
+def _by_id(live: Sequence[Backup], wanted: frozenset[str]) -> ForgetPlan:
     unknown = wanted - {backup.backup_id for backup in live}
     if unknown:
         raise ConfigError(
@@ -145,14 +179,23 @@ def hold(vault: Vault, backups: Iterable[Backup], *, held: bool) -> Vault:
     """Put backups under a legal hold, or release them. Raises NotEntitled."""
     vault.refuse_alarm()
     numbers = sorted(backup.sequence for backup in backups)
+    return vault.again(lambda fresh: _hold(fresh, numbers, held=held))
+
+
+def _hold(vault: Vault, numbers: list[int], *, held: bool) -> Vault:
     history = vault.history
+
+    def check() -> None:
+        missing = set(numbers) - history.backups.keys()
+        if missing:
+            raise ConfigError("a backup was forgotten meanwhile", where=vault.name, found=str(sorted(missing)))
 
     def seen(entry: LogEntry) -> None:
         nonlocal history
         history = history.after(entry)
-        missing = set(numbers) - history.backups.keys()
-        if missing:
-            raise ConfigError("a backup was forgotten meanwhile", where=vault.name, found=str(sorted(missing)))
+        check()
+
+    check()
 
     entry = append(
         vault.store,
@@ -162,5 +205,6 @@ def hold(vault: Vault, backups: Iterable[Backup], *, held: bool) -> Vault:
         tip=history.tip,
         describe=lambda _tip: ({"backups": numbers, "held": held}, {}),
         seen=seen,
+        signers=history.keys.signers,
     )
     return vault.at(history).commit(entry)
