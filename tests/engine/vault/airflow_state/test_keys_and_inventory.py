@@ -25,6 +25,7 @@ from holdfast.engine.vault.recipients import AgeRecipient, SecretRecipient
 from holdfast.errors import ConfigError, Refused
 from vault_world import SMALL, VaultWorld
 
+GOLDEN = Path(__file__).parents[3] / "golden" / "airflow-state"
 KEYS = AirflowKeys(Fernet.generate_key().decode(), "api-secret-key-1", "jwt-secret-key-22")
 
 
@@ -210,3 +211,18 @@ def test_an_inventory_reads_back_and_says_every_difference(sqlite_database: Airf
 )
 def test_secrets_leave_the_configuration(option: str, value: str, kept: str) -> None:
     assert redact({"s": {option: value}}, ["topsecret9"]) == {"s": {option: kept}}
+
+
+def test_documents_of_version_one_are_read_and_written_as_ever() -> None:
+    data = (GOLDEN / "airflow-state.json").read_bytes()
+    inventory = parse_inventory(data, "golden")
+    assert inventory.to_bytes() == data
+    assert inventory.airflow == "3.3.2"
+    assert [bundle.versioned for bundle in inventory.database.bundles] == [True, False]
+    identity = AgeRecipient.from_identity((GOLDEN / "airflow-keys.identity").read_text(), "golden")
+    keys = open_escrow((GOLDEN / "airflow-keys.json").read_bytes(), [identity])
+    assert (keys.api_secret_key, keys.jwt_secret, keys.jwt_private_key) == ("api-secret", "jwt-secret", None)
+    assert inventory.escrow is not None
+    assert inventory.escrow["recipients"] == [{"kind": "age", "key": identity.key_name}]
+    with pytest.raises(Damaged):
+        parse_inventory(data.replace(b'"pins"', b'"pin"'), "golden")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+import s3_over_tls
 from airflow_world import AIRFLOW, AirflowDatabase, children_of_this_process, migrate, needs_postgres
 from holdfast.engine.vault.airflow_state.command import AirflowCommand
 from holdfast.engine.vault.airflow_state.drilling import DrillOptions
@@ -18,6 +20,7 @@ from holdfast.engine.vault.airflow_state.pitr import BackRestBackup, Cluster, Pg
 from holdfast.engine.vault.airflow_state.pitr_drill import STEPS, pitr_drill_airflow
 from holdfast.engine.vault.airflow_state.programs import find_programs
 from holdfast.engine.vault.airflow_state.scratch import ScratchPostgres
+from holdfast.engine.vault.airflow_state.sessions import open_session
 from holdfast.engine.vault.errors import CommandFailed, MissingProgram
 from holdfast.errors import ConfigError
 
@@ -164,6 +167,48 @@ def test_a_moment_before_the_first_base_backup_fails(live: Live) -> None:
     assert not report.passed
 
 
+@pytest.mark.slow
+@needs_postgres
+@needs_backrest
+def test_the_repository_may_be_a_bucket_of_s3(tmp_path: Path, free_port: Callable[[], int]) -> None:
+    with (
+        s3_over_tls.serving(tmp_path, free_port()) as s3,
+        ScratchPostgres(find_programs()) as server,
+        ScratchPostgres(find_programs()) as other,
+    ):
+        s3.client().create_bucket(Bucket="recovery")
+        shutil.copyfile(s3.certificate, server.folder / "ca.pem")
+        backrest = PgBackRest("airflow", server.folder / "pgbackrest.conf", user=server.user, timeout_seconds=200)
+        repository = (
+            Repository.s3("recovery", s3_over_tls.REGION, key="access-key-id", secret="the-secret-access-key")
+            .encrypted(PASSPHRASE)
+            .having(
+                storage_host=s3_over_tls.HOST,
+                storage_port=str(s3.port),
+                storage_ca_file=str(server.folder / "ca.pem"),
+                s3_uri_style="path",
+            )
+        )
+        work = server.make_folder("backrest")
+        backrest.write_config(repository, Cluster(server.data), work=work)
+        server.settings = {"archive_mode": "on", "archive_command": backrest.archive_command, "fsync": "off"}
+        server.initialise()
+        server.start()
+        cluster = Cluster(server.data, server.port, server.sockets, "holdfast")
+        backrest.write_config(repository, cluster, work=work, options={"repo1-bundle": "y"})
+        backrest.create()
+        backrest.back_up("full")
+        with open_session(server.url("postgres"), server.programs, timeout_seconds=60) as session:
+            session.change("CREATE TABLE since AS SELECT 42 AS answer")
+        backrest.check()
+        backrest.restore(other.data)
+        other.start()
+        with open_session(other.url("postgres"), other.programs, timeout_seconds=60) as session:
+            assert session.ask("SELECT answer FROM since") == [{"answer": 42}]
+        listed = s3.client().list_objects_v2(Bucket="recovery")["Contents"]
+        assert all(one["Key"].startswith("pgbackrest/") for one in listed)
+
+
 @needs_backrest
 @pytest.mark.parametrize(
     "repository",
@@ -176,9 +221,9 @@ def test_a_moment_before_the_first_base_backup_fails(live: Live) -> None:
     ids=["s3", "s3-encrypted", "azure", "azure-sas"],
 )
 def test_pgbackrest_takes_the_configuration_of_each_cloud(
-    repository: Repository, tmp_path: Path, free_port: object
+    repository: Repository, tmp_path: Path, free_port: Callable[[], int]
 ) -> None:
-    port = free_port()  # type: ignore[operator]
+    port = free_port()
     backrest = PgBackRest("airflow", tmp_path / "pgbackrest.conf", timeout_seconds=60)
     # Nobody listens there: it gets as far as trying to connect, and warns of any option that it does not know.
     away = repository.having(storage_host="127.0.0.1", storage_port=str(port))
@@ -227,3 +272,32 @@ def test_a_missing_pgbackrest_is_said(tmp_path: Path) -> None:
 def test_a_moment_without_a_time_zone_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no time zone"):
         PgBackRest("airflow", tmp_path / "x").restore(tmp_path / "data", at=datetime(2026, 1, 1))
+
+
+@needs_backrest
+def test_pgbackrest_takes_a_service_accounts_key(tmp_path: Path, free_port: Callable[[], int]) -> None:
+    port = free_port()
+    account = {
+        "type": "service_account",
+        "client_email": "backup@project.iam.gserviceaccount.com",
+        "private_key": _private_key(),
+        "token_uri": f"https://localhost:{port}/token",
+    }
+    (tmp_path / "account.json").write_text(json.dumps(account))
+    backrest = PgBackRest("airflow", tmp_path / "pgbackrest.conf", timeout_seconds=60)
+    repository = Repository.gcs("bucket", key_file=tmp_path / "account.json")
+    backrest.write_config(repository, Cluster(Path("/nowhere")), work=tmp_path, options={"io-timeout": "0.1"})
+    with pytest.raises(CommandFailed, match="unable to connect to 'localhost:") as caught:
+        backrest.backups()
+    assert "WARN" not in str(caught.value)
+
+
+def _private_key() -> str:
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    key = rsa.generate_private_key(65537, 2048)
+    encoded = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return encoded.decode()

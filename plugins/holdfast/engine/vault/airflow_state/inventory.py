@@ -15,6 +15,12 @@ from holdfast.engine.vault.errors import Damaged
 from holdfast.errors import ConfigError
 
 FORMAT = "holdfast.airflow-state/1"
+_MEMBERS = {"format", "taken_at", "airflow", "python", "pins", "configuration", "locations"} | {
+    "database",
+    "bundles",
+    "counts",
+    "escrow",
+}
 #: What Airflow's database must have to be one.
 _NEEDED = ("alembic_version", "connection", "dag", "dag_bundle", "dag_run", "dag_version", "task_instance", "variable")
 #: Task instances that somebody was at work on, or about to be.
@@ -145,8 +151,8 @@ def parse_inventory(data: bytes, where: str) -> Inventory:
     """Raises Damaged."""
     try:
         found = json.loads(data)
-        if found["format"] != FORMAT:
-            raise ValueError(found["format"])
+        if found["format"] != FORMAT or set(found) != _MEMBERS:
+            raise ValueError(f"{found['format']} of {', '.join(sorted(found))}")
         database, counts = found["database"], found["counts"]
         return Inventory(
             datetime.fromisoformat(found["taken_at"]),

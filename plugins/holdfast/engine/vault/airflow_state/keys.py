@@ -16,7 +16,7 @@ from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.snapshot.documents import canonical
 from holdfast.engine.vault.airflow_state.command import AirflowCommand
 from holdfast.engine.vault.crypto import seal, unseal
-from holdfast.engine.vault.errors import Damaged, WrongKey
+from holdfast.engine.vault.errors import Damaged, KeyServiceRefused, KeyServiceUnavailable, WrongKey
 from holdfast.engine.vault.keysets import named_recipients, unlock
 from holdfast.engine.vault.recipients import Recipient, SecretRecipient
 from holdfast.engine.vault.secrets import b64, unb64
@@ -159,7 +159,7 @@ def open_escrow(data: bytes, recipients: Iterable[Recipient], where: str = "the 
             continue
         try:
             key = recipient.unwrap(data_key, _context(escrow_id))
-        except WrongKey as error:
+        except (WrongKey, KeyServiceRefused, KeyServiceUnavailable) as error:
             tried.append(str(error))
             continue
         return AirflowKeys(**json.loads(unseal(key, _KIND, escrow_id, sealed, where)))
