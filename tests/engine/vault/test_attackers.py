@@ -26,6 +26,7 @@ from holdfast.engine.vault.forget import forget, hold
 from holdfast.engine.vault.history import load_history
 from holdfast.engine.vault.keysets import rotate_keys, unlock, write_keyset
 from holdfast.engine.vault.log import MOST_BYTES, LogEntry, make_entry, parse_entry, read_entry
+from holdfast.engine.vault.mirror import mirror_vault
 from holdfast.engine.vault.repair import RepairOptions, repair_vault
 from holdfast.engine.vault.secrets import Secrets, b64, verifier_of
 from holdfast.engine.vault.sources import TreeSource
@@ -137,6 +138,24 @@ def test_the_key_object_of_another_role_is_refused(world: VaultWorld) -> None:
         world.store.put(layout.keyset_key(names["writer"], copy), data, mode=OVERWRITE)
     with pytest.raises(Damaged):
         unlock(world.store, "writer", [world.recipient])
+
+
+def test_forged_key_objects_are_reported_and_the_genuine_put_back(world: VaultWorld) -> None:
+    """Both copies alike, and made for the recipient at hand: only their name tells."""
+    mirror = memory_store("mirror")
+    mirror_vault(world.store, mirror)
+    vault = world.open("reader")
+    own = memory_store("own")
+    forged_name = write_keyset(own, replace(vault.secrets, root=os.urandom(32)), [world.recipient])
+    keys = [layout.keyset_key(vault.history.keys.keysets["reader"], copy) for copy in layout.KEY_COPIES]
+    genuine = world.store.get(keys[0])
+    for key in keys:
+        world.store.put(key, own.get(layout.keyset_key(forged_name, "a")), mode=OVERWRITE)
+    assert len([problem for problem in verify_vault(vault).problems if "keys/" in problem]) == 2
+    assert any("key object" in lost for lost in repair_vault(world.open("admin")).lost)
+    assert repair_vault(world.open("admin"), mirror).lost == []
+    assert [world.store.get(key) for key in keys] == [genuine, genuine]
+    assert verify_vault(world.open("reader")).is_good
 
 
 # -- keys that were replaced ---------------------------------------------------------------------------------------

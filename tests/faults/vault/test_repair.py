@@ -15,9 +15,7 @@ from holdfast.engine.vault.mirror import mirror_vault
 from holdfast.engine.vault.repair import RepairOptions, RepairReport, repair_vault
 from holdfast.engine.vault.verify import Depth, verify_vault
 from sync_harms import Cut, Killed, Trace
-from vault_faults import RECIPIENT, KillAtWrite, Sites, some_files, writes_of
-
-WITH_KEY = RepairOptions(recipients=[RECIPIENT])
+from vault_faults import KillAtWrite, Sites, some_files, writes_of
 
 
 @cache
@@ -39,7 +37,7 @@ def sites() -> Sites:
     return _mirrored().fork()
 
 
-def repair(sites: Sites, *, mirror: bool, role: str = "admin", options: RepairOptions = WITH_KEY) -> RepairReport:
+def repair(sites: Sites, *, mirror: bool, role: str = "admin", options: RepairOptions | None = None) -> RepairReport:
     return repair_vault(sites.open(role), sites.mirror_store() if mirror else None, options)
 
 
@@ -88,7 +86,7 @@ def test_what_is_gone_at_the_vault_is_put_back_from_the_mirror(what: str, how: s
     if what == layout.LOG:
         last = vault.history.counting[1:]
         harm_all(sites, layout.LOG_COPIES, how, only=lambda key: layout.sequence_of(key) in last)
-    report = repair_vault(vault, sites.mirror, WITH_KEY)
+    report = repair_vault(vault, sites.mirror)
     check_whole(sites, report, mirror=True)
 
 
@@ -97,7 +95,7 @@ def test_everything_at_once_but_the_beginning_of_the_log(sites: Sites) -> None:
     first = {layout.entry_key(vault.history.keys_at.sequence)}
     for key in sites.vault.objects().keys() - first:
         sites.vault.delete(key)
-    check_whole(sites, repair_vault(vault, sites.mirror, WITH_KEY), mirror=True)
+    check_whole(sites, repair_vault(vault, sites.mirror), mirror=True)
 
 
 def test_without_a_mirror_lost_packs_are_told_and_the_rest_is_healed(sites: Sites) -> None:
@@ -208,7 +206,7 @@ def test_a_loss_is_accepted_by_an_administrator_alone(mirror: bool, sites: Sites
     lost = sites.back_up(some_files(9)).backup
     for key in (layout.entry_key(lost.sequence), layout.entry_copy_key(lost.sequence)):
         sites.vault.delete(key)
-    options = RepairOptions(accept_loss=True, recipients=[RECIPIENT])
+    options = RepairOptions(accept_loss=True)
     with pytest.raises(NotEntitled):
         repair(sites, mirror=mirror, role="writer", options=options)
     report = repair(sites, mirror=mirror, options=options)
@@ -286,7 +284,7 @@ def test_a_repair_that_was_killed_goes_on(mirror: bool, after_it: bool, sites: S
         harm_all(sites, layout.PACKS, "torn")
     dry = sites.fork()
     dry.trace = Trace()
-    structure = RepairOptions(depth=Depth.STRUCTURE, recipients=[RECIPIENT])
+    structure = RepairOptions(depth=Depth.STRUCTURE)
     assert repair(dry, mirror=mirror, options=structure).is_whole
     for nth in range(0, writes_of(dry.trace), 3):
         killed = sites.fork()

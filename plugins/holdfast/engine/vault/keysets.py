@@ -223,24 +223,6 @@ def _open(data: bytes, role: str, repository: bytes, name: str, recipients: Sequ
     )
 
 
-def is_keyset(data: bytes, role: str, repository: bytes) -> bool:
-    """Whether a key object can be read, as far as that shows to someone who cannot open it."""
-    try:
-        _parsed(data, role, repository, "a key object")
-    except Damaged:
-        return False
-    return True
-
-
-def opens_keyset(data: bytes, role: str, repository: bytes, recipients: Iterable[Recipient]) -> bool:
-    """Whether a key object is whole, by someone who can open it."""
-    try:
-        _open(data, role, repository, keyset_name(data), tuple(recipients), "a key object")
-    except (Damaged, WrongKey):
-        return False
-    return True
-
-
 def foreign_keysets(store: ObjectStore, history: History, before: datetime) -> Iterator[str]:
     """Keys of key objects of another repository, written before a time: somebody failed to make one where this is."""
     named = {layout.keyset_key(name, copy) for name in history.keys.keysets.values() for copy in layout.KEY_COPIES}

@@ -6,8 +6,8 @@ log or an index names. Broken off anywhere it can be run again; where nothing is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 from blake3 import blake3
 
@@ -23,7 +23,6 @@ from holdfast.engine.vault.log import LogEntry
 from holdfast.engine.vault.objects import create_new
 from holdfast.engine.vault.pack import PackClass, read_table
 from holdfast.engine.vault.reading import ChunkReader, open_head
-from holdfast.engine.vault.recipients import Recipient
 from holdfast.engine.vault.repair_log import Repaired, repair_keys, repair_log
 from holdfast.engine.vault.vault import Vault, index_digest
 from holdfast.engine.vault.verify import Depth, VerifyOptions, VerifyReport, verify_vault
@@ -36,14 +35,12 @@ class RepairOptions:
     Args:
         depth: how packs are looked at; only a full read finds every damaged one.
         accept_loss: where entries of the log are nowhere any more, go on with what is left. Otherwise the alarm stays.
-        recipients: that open key objects, to tell a damaged copy from a good one.
         protect: told the key of each new object, to lock it.
         progress: as of verifying.
     """
 
     depth: Depth = Depth.FULL
     accept_loss: bool = False
-    recipients: Sequence[Recipient] = field(default=(), repr=False)
     protect: Callable[[str], None] = lambda _key: None
     progress: Callable[[int, int], None] = lambda _done, _all: None
 
@@ -81,7 +78,7 @@ def repair_vault(vault: Vault, mirror: ObjectStore | None = None, options: Repai
     options = options or RepairOptions()
     report = RepairReport()
     vault = repair_log(vault, mirror, report, accept_loss=options.accept_loss)
-    repair_keys(vault, mirror, report, options.recipients)
+    repair_keys(vault, mirror, report)
     if mirror is not None:
         _put_indexes_back(vault, mirror, report)
         _put_packs_back(vault, mirror, report, options)

@@ -17,7 +17,7 @@ from holdfast.engine.vault import layout
 from holdfast.engine.vault.backups import Backup, live_backups
 from holdfast.engine.vault.errors import Damaged, HistoryDamaged, WrongKey
 from holdfast.engine.vault.index import ChunkIndex
-from holdfast.engine.vault.keysets import is_keyset
+from holdfast.engine.vault.keysets import keyset_name
 from holdfast.engine.vault.log import parse_entry
 from holdfast.engine.vault.pack import PackClass
 from holdfast.engine.vault.reading import ChunkReader, open_head
@@ -122,19 +122,19 @@ def _verify_copies(vault: Vault, report: VerifyReport) -> None:
         for number in history.strays
     )
     pairs = [(layout.entry_key(number), layout.entry_copy_key(number), "") for number in history.counting]
-    for role, keyset_id in history.keys.keysets.items():
+    for keyset_id in history.keys.keysets.values():
         first, second = layout.KEY_COPIES
-        pairs.append((layout.keyset_key(keyset_id, first), layout.keyset_key(keyset_id, second), role))
-    for *pair, role in pairs:
+        pairs.append((layout.keyset_key(keyset_id, first), layout.keyset_key(keyset_id, second), keyset_id))
+    for *pair, name in pairs:
         found: list[bytes] = []
         for key in pair:
             where = f"{vault.store.name}: {key}"
             try:
                 data = vault.store.get(key)
-                if not role:
+                if not name:
                     parse_entry(data, where, repository=history.repository)
-                elif not is_keyset(data, role, history.repository):
-                    report.problems.append(f"{where} cannot be read; its copy is used")
+                elif keyset_name(data) != name:
+                    report.problems.append(f"{where} was changed; its copy is used")
                     continue
                 found.append(data)
             except ObjectNotFound:

@@ -224,8 +224,7 @@ def repaired(
         other = store
         break
     found = opened(runtime, vault, "admin")
-    recipients = recipients_of(runtime, vault, "admin")
-    options = RepairOptions(depth=depth, accept_loss=accept_loss, recipients=recipients, progress=progress)
+    options = RepairOptions(depth=depth, accept_loss=accept_loss, progress=progress)
     return repair_vault(found, other, options)
 
 
