@@ -161,7 +161,7 @@ class ChunkIndex:
         for part in parts:
             self._take(part, without, columns)
         ids = np.concatenate(columns[0]) if columns[0] else np.empty((0, CHUNK_ID_BYTES), np.uint8)
-        prefixes = ids[:, :8].copy().view(">u8").reshape(-1).astype(np.uint64)
+        prefixes = _prefixes_of(ids)
         order = np.argsort(prefixes, kind="stable")
         self._prefixes = prefixes[order]
         self._ids = ids[order]
@@ -201,10 +201,21 @@ class ChunkIndex:
     def find(self, chunk_id: bytes) -> Location | None:
         """Where a chunk lies; of several places the first that was indexed."""
         row = self._row(chunk_id)
-        if row is None:
-            return None
-        pack, offset, stored, plain, codec, position = (int(column[row]) for column in self._columns)
-        return Location(pack, offset, stored, plain, codec, position)
+        return None if row is None else Location(*(int(column[row]) for column in self._columns))
+
+    def find_many(self, chunk_ids: Sequence[bytes]) -> list[Location | None]:
+        """The same for many at once, at a fraction of the time each."""
+        rows = self._rows(chunk_ids)
+        found = rows >= 0
+        columns = [column[rows[found]].tolist() for column in self._columns]
+        places = map(Location, *columns)
+        return [next(places) if there else None for there in found.tolist()]
+
+    def packs_of(self, chunk_ids: Sequence[bytes]) -> list[int]:
+        """The numbers of the packs that `find` finds chunks in, -1 where it finds none."""
+        rows = self._rows(chunk_ids)
+        found = iter(self._columns[0][rows[rows >= 0]].tolist())
+        return [next(found) if there else -1 for there in (rows >= 0).tolist()]
 
     def locate_pack(self, chunk_id: bytes) -> int | None:
         """The number of the pack `find` finds a chunk in."""
@@ -214,11 +225,28 @@ class ChunkIndex:
     def __contains__(self, chunk_id: bytes) -> bool:
         return self._row(chunk_id) is not None
 
+    def _rows(self, chunk_ids: Sequence[bytes]) -> np.ndarray:
+        """The row of each, -1 where there is none."""
+        import numpy as np
+
+        if not chunk_ids or not len(self):
+            return np.full(len(chunk_ids), -1, np.int64)
+        ids = np.frombuffer(b"".join(chunk_ids), np.uint8).reshape(-1, CHUNK_ID_BYTES)
+        rows = self._prefixes.searchsorted(_prefixes_of(ids))
+        near = np.minimum(rows, len(self) - 1)
+        same = (self._ids[near] == ids).all(axis=1)
+        found = np.where(same, near, -1)
+        # Absent, or behind another with the same prefix.
+        for number in np.flatnonzero(~same & (self._prefixes[near] == _prefixes_of(ids))).tolist():
+            row = self._row(chunk_ids[number])
+            found[number] = -1 if row is None else row
+        return found
+
     def _row(self, chunk_id: bytes) -> int | None:
         import numpy as np
 
         prefix = np.uint64(int.from_bytes(chunk_id[:8], "big"))
-        row = int(np.searchsorted(self._prefixes, prefix))
+        row = int(self._prefixes.searchsorted(prefix))
         while row < len(self._prefixes) and self._prefixes[row] == prefix:
             if self._ids[row].tobytes() == chunk_id:
                 return row
@@ -246,6 +274,13 @@ class ChunkIndex:
             for row in rows
         ]
         return sorted(found, key=lambda chunk: chunk.position)
+
+
+def _prefixes_of(ids: np.ndarray) -> np.ndarray:
+    """The first eight bytes of each as a number."""
+    import numpy as np
+
+    return ids[:, :8].copy().view(">u8").reshape(-1).astype(np.uint64)
 
 
 def _fixed(column: pa.Array | None, rows: int) -> np.ndarray:

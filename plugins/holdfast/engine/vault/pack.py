@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import struct
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
@@ -38,6 +39,8 @@ _SECRET_BYTES = 32
 TAIL_READ_BYTES = 64 * 1024
 CHUNK_ID_BYTES = 32
 TABLE_KIND = b"T"
+#: A decompressor is of one thread; to make one costs more than to use it on a small chunk.
+_OF_THREAD = threading.local()
 
 
 class PackClass(IntEnum):
@@ -109,10 +112,18 @@ class PackWriter:
         generation: of the reader's key.
         recipient: the reader's public key of that generation.
         capacity: bytes it may grow to.
+        buffer: of an earlier one, to be used again where it is large enough: new memory costs more than encryption.
     """
 
     def __init__(
-        self, secrets: Secrets, kind: PackClass, generation: int, recipient: X25519PublicKey, *, capacity: int
+        self,
+        secrets: Secrets,
+        kind: PackClass,
+        generation: int,
+        recipient: X25519PublicKey,
+        *,
+        capacity: int,
+        buffer: bytearray | None = None,
     ) -> None:
         self.kind = kind
         self.pack_id = os.urandom(16)
@@ -127,7 +138,7 @@ class PackWriter:
         head = _HEAD.pack(
             _MAGIC, _VERSION, kind, generation, repository, self.pack_id, self._key.commitment, len(sealed)
         )
-        self._buffer = bytearray(capacity)
+        self._buffer = buffer if buffer is not None and len(buffer) >= capacity else bytearray(capacity)
         self._view = memoryview(self._buffer)
         self._size = len(head) + len(sealed)
         self._view[: self._size] = head + sealed
@@ -153,8 +164,8 @@ class PackWriter:
         self.chunks.append(chunk)
         return chunk
 
-    def finish(self) -> bytes:
-        """The whole object. Nothing may be added afterwards."""
+    def finish(self) -> tuple[bytes, bytearray]:
+        """The whole object, and the buffer for the next. Nothing may be added afterwards."""
         rows = b"".join(
             _ROW.pack(chunk.chunk_id, chunk.offset, chunk.stored_bytes, chunk.plain_bytes, chunk.codec)
             for chunk in self.chunks
@@ -164,8 +175,8 @@ class PackWriter:
         tail = table + _TAIL.pack(len(table), _END)
         data = b"".join((self._view[: self._size], tail))
         self._view.release()
-        self._buffer = bytearray()
-        return data
+        buffer, self._buffer = self._buffer, bytearray()
+        return data, buffer
 
 
 @dataclass(frozen=True)
@@ -212,8 +223,11 @@ def decompress(data: bytes, plain_bytes: int, where: str) -> bytes:
     """zstd, to exactly this size. Raises Damaged."""
     import zstandard
 
+    decompressor = getattr(_OF_THREAD, "zstd", None)
+    if decompressor is None:
+        decompressor = _OF_THREAD.zstd = zstandard.ZstdDecompressor()
     try:
-        return zstandard.ZstdDecompressor().decompress(data, max_output_size=plain_bytes)
+        return bytes(decompressor.decompress(data, max_output_size=plain_bytes))
     except zstandard.ZstdError as error:
         raise Damaged("a chunk does not decompress", where=where, found=str(error)) from None
 

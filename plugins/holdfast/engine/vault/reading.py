@@ -43,14 +43,17 @@ class ChunkReader:
         """Raises Damaged: no pack that is there has it."""
         found = self.index.find(name)
         if found is None:
-            raise Damaged(
-                "a chunk is in no pack that is there",
-                where=self.vault.store.name,
-                expected=name.hex(),
-                found="nothing",
-                fix="Put its pack back from a mirror: `holdfast vault verify --repair`",
-            )
+            raise self._nowhere(name)
         return found
+
+    def _nowhere(self, name: bytes) -> Damaged:
+        return Damaged(
+            "a chunk is in no pack that is there",
+            where=self.vault.store.name,
+            expected=name.hex(),
+            found="nothing",
+            fix="Put its pack back from a mirror: `holdfast vault verify --repair`",
+        )
 
     def read(self, name: bytes) -> bytes:
         """One chunk's content. Raises Damaged, NotEntitled."""
@@ -70,13 +73,12 @@ class ChunkReader:
     def iter_many(self, names: Iterable[bytes]) -> Iterator[tuple[bytes, bytes | Damaged]]:
         """The same, chunk by chunk; one that is damaged comes as its error."""
         wanted: dict[int, list[tuple[Location, bytes]]] = {}
-        for name in dict.fromkeys(names):
-            try:
-                found = self.locate(name)
-            except Damaged as damaged:
-                yield name, damaged
-                continue
-            wanted.setdefault(found.pack, []).append((found, name))
+        different = list(dict.fromkeys(names))
+        for name, found in zip(different, self.index.find_many(different), strict=True):
+            if found is None:
+                yield name, self._nowhere(name)
+            else:
+                wanted.setdefault(found.pack, []).append((found, name))
         for pack, places in wanted.items():
             for span in _spans(sorted(places, key=lambda place: place[0].offset)):
                 yield from self._read_span(pack, span)

@@ -17,6 +17,7 @@ from holdfast.engine.vault.backups import Backup, live_backups
 from holdfast.engine.vault.errors import Damaged, HistoryDamaged, WrongKey
 from holdfast.engine.vault.index import ChunkIndex
 from holdfast.engine.vault.log import parse_entry
+from holdfast.engine.vault.memory import blocks_kept
 from holdfast.engine.vault.pack import PackClass
 from holdfast.engine.vault.reading import ChunkReader
 from holdfast.engine.vault.vault import Vault
@@ -101,7 +102,8 @@ def verify_vault(vault: Vault, options: VerifyOptions | None = None) -> VerifyRe
     report.packs = len(loaded.index.packs)
     bad_chunks: set[bytes] = set()
     if options.depth is not Depth.STRUCTURE:
-        _verify_packs(vault, loaded.index, options, report, bad_chunks)
+        with blocks_kept():
+            _verify_packs(vault, loaded.index, options, report, bad_chunks)
     for pack_id in loaded.missing_packs:
         report.missing_packs.append(pack_id.hex())
     backups = options.backups or tuple(live_backups(vault))
