@@ -15,7 +15,7 @@ from holdfast.engine.vault import layout
 from holdfast.engine.vault.backups import Backup
 from holdfast.engine.vault.errors import Damaged
 from holdfast.engine.vault.index import ChunkIndex, Location
-from holdfast.engine.vault.pack import Codec, PackHead, StoredChunk, head_bytes, read_head
+from holdfast.engine.vault.pack import Codec, PackClass, PackHead, StoredChunk, head_bytes, read_head
 from holdfast.engine.vault.tree import TreeRow, decode_segment, rows_of
 from holdfast.engine.vault.vault import Vault
 
@@ -31,10 +31,12 @@ class ChunkReader:
     Args:
         vault: opened by somebody who may read what is asked for: content needs a reader's key, trees do not.
         index: where chunks lie.
+        names_content: content is named anew as it is read; not where each whole object is compared with its digest.
     """
 
     vault: Vault
     index: ChunkIndex
+    names_content: bool = True
     read_bytes: int = 0
     _heads: OrderedDict[int, PackHead] = field(default_factory=OrderedDict, repr=False)
     _lock: Lock = field(default_factory=Lock, repr=False)
@@ -102,7 +104,10 @@ class ChunkReader:
         chunk = StoredChunk(
             name, place.offset, place.stored_bytes, place.plain_bytes, Codec(place.codec), place.position
         )
-        return self._head(place.pack).open_chunk(chunk, data, self.vault.secrets.chunk_key, self._where(place.pack))
+        head = self._head(place.pack)
+        named = self.names_content or head.kind is not PackClass.DATA
+        chunk_key = self.vault.secrets.chunk_key if named else None
+        return head.open_chunk(chunk, data, chunk_key, self._where(place.pack))
 
     def _head(self, pack: int) -> PackHead:
         with self._lock:

@@ -96,7 +96,7 @@ def restore_backup(
     """
     options = options or RestoreOptions()
     loaded = vault.load_index()
-    reader = ChunkReader(vault, loaded.index)
+    reader = ChunkReader(vault, loaded.index, names_content=False)
     rows = [row for row in reader.rows(backup) if chosen(row.path, paths=options.paths, patterns=options.patterns)]
     if not rows and backup.objects:
         raise ConfigError(
