@@ -472,6 +472,9 @@ def keys_rotate(
     new_signer: Annotated[
         bool, typer.Option("--new-signer", help="Also give writers a new signing key; the old one signs no more.")
     ] = False,
+    new_admin: Annotated[
+        bool, typer.Option("--new-admin", help="Also give administrators a new signing key; the old one signs no more.")
+    ] = False,
     vault: VaultOption = None,
     topology: TopologyOption = None,
     as_json: JsonOption = False,
@@ -482,8 +485,10 @@ def keys_rotate(
     """
     runtime = Runtime.from_environment(topology)
     name = choose_vault(runtime, vault)
-    roles = role or (["writer", "reader", "admin"] if not (new_generation or new_signer) else [])
-    facts = keeping.rotated(runtime, name, roles, new_generation=new_generation, new_signer=new_signer)
+    roles = role or (["writer", "reader", "admin"] if not (new_generation or new_signer or new_admin) else [])
+    facts = keeping.rotated(
+        runtime, name, roles, new_generation=new_generation, new_signer=new_signer, new_admin=new_admin
+    )
     print_json(facts) if as_json else show.print_rotated(facts)
 
 

@@ -15,6 +15,7 @@ import zstandard
 
 from holdfast.engine.objectstore.interface import CREATE
 from holdfast.engine.vault import layout
+from holdfast.engine.vault.arrow import read_table as read_arrow
 from holdfast.engine.vault.backups import live_backups
 from holdfast.engine.vault.crypto import seal
 from holdfast.engine.vault.errors import Damaged
@@ -214,6 +215,25 @@ def test_an_index_without_a_value_where_there_must_be_one_is_refused() -> None:
     for data in (first, ipc(forced)):
         with pytest.raises(Damaged):
             read_index(sealed_index(len(data).to_bytes(4, "big") + data + second))
+
+
+def test_a_table_that_arrow_would_blow_up_is_refused_before_it_does() -> None:
+    """A quarter of a gigabyte of zeros in some kilobytes: Arrow may compress inside its own messages."""
+    rows = 1_000_000
+    column = pa.FixedSizeBinaryArray.from_buffers(pa.binary(32), rows, [None, pa.py_buffer(bytes(32 * rows))])
+    numbers = [pa.array([0] * rows, field.type) for field in list(CHUNK_SCHEMA)[1:]]
+    table = pa.table([column, *numbers], schema=CHUNK_SCHEMA)
+    for compression in ("zstd", "lz4"):
+        sink = pa.BufferOutputStream()
+        options = pa.ipc.IpcWriteOptions(compression=compression)
+        with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
+            writer.write_table(table)
+        data = bytes(sink.getvalue())
+        assert len(data) < 1_000_000
+        before = pa.total_allocated_bytes()
+        with pytest.raises(Damaged, match="compressed"):
+            read_arrow(data, CHUNK_SCHEMA, "here")
+        assert pa.total_allocated_bytes() == before
 
 
 def tree(**columns: Any) -> bytes:

@@ -10,6 +10,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from typing import Literal
 
@@ -295,6 +296,7 @@ def rotate_keys(
     reader: Secrets | None = None,
     new_generation: bool = False,
     new_signer: bool = False,
+    new_admin: bool = False,
 ) -> tuple[Vault, dict[str, Secrets]]:
     """Change who can open the vault, and what new packs are sealed to, without encrypting anything anew.
 
@@ -304,9 +306,11 @@ def rotate_keys(
         writer, reader: those roles' secrets, where their key sets are written anew.
         new_generation: make a new key pair for content; older packs keep theirs. Needs the reader's secrets.
         new_signer: make a new signing key for the writer, whose old one signs no further entry. Needs the writer's.
+        new_admin: make a new signing key for the administrator; those there were sign no further entry.
 
     Returns:
-        The vault, and the new secrets of the roles that were written.
+        The vault, opened with the new keys where they are an administrator's, and the new secrets of the roles that
+        were written.
 
     Raises:
         NotEntitled: a role's secrets are needed and were not given.
@@ -328,7 +332,13 @@ def rotate_keys(
         given["writer"] = Secrets("writer", old.repository, old.root, signing=signing)
         signers = {key: role for key, role in signers.items() if role != "writer"}
         signers[verifier_of(signing)] = "writer"
-    changed = {*recipients, *(["reader"] if new_generation else []), *(["writer"] if new_signer else [])}
+    if new_admin:
+        signing = os.urandom(32)
+        given["admin"] = Secrets("admin", admin.repository, admin.root, signing=signing)
+        signers = {key: role for key, role in signers.items() if role != "admin"}
+        signers[verifier_of(signing)] = "admin"
+    renewed = {"reader": new_generation, "writer": new_signer, "admin": new_admin}
+    changed = {*recipients, *(role for role, is_new in renewed.items() if is_new)}
     keysets, made = dict(keys.keysets), {}
     for role in sorted(changed):
         if role not in recipients:
@@ -354,7 +364,7 @@ def rotate_keys(
         describe=lambda _tip: ({"keys": new}, None),
         seen=seen,
     )
-    return vault.at(history).commit(entry), made
+    return replace(vault.at(history), secrets=made.get("admin", admin)).commit(entry), made
 
 
 def _needed(secrets: Secrets | None, role: str) -> Secrets:

@@ -129,20 +129,23 @@ def _go_on(vault: Vault, report: Repaired) -> Vault:
             "only an administrator gives up entries of the log", where=vault.name, expected="admin", found=secrets.role
         )
     told = ask_witnesses(history, vault.witnesses)
-    last = max([*sequences(store), *(witness.sequence or 0 for witness in told)])
+    number = max(history.tip.sequence, *(witness.sequence or 0 for witness in told)) + 1
+    taken = set(sequences(store))
+    while number in taken:
+        number += 1
     data = make_entry(
         secrets,
-        sequence=last + 1,
+        sequence=number,
         previous=history.tip.digest,
         kind="collect",
         created_at=vault.clock.now(),
-        write_id=hashlib.sha256(f"repair {last + 1} {history.tip.digest}".encode()).hexdigest()[:32],
+        write_id=hashlib.sha256(f"repair {number} {history.tip.digest}".encode()).hexdigest()[:32],
         public={"state": history.state()},
         body={"given_up": str(vault.alarm)},
     )
-    key = layout.entry_key(last + 1)
+    key = layout.entry_key(number)
     entry = parse_entry(create_or_read(store, key, data), f"{store.name}: {key}", repository=secrets.repository)
-    create_or_read(store, layout.entry_copy_key(last + 1), entry.data)
+    create_or_read(store, layout.entry_copy_key(number), entry.data)
     report.entry = entry.sequence
     vault = replace(vault, alarm=None).commit(entry)
     write_hint(store, vault.history)

@@ -282,7 +282,13 @@ def held(runtime: Runtime, vault: str, backups: Iterable[str], *, release: bool 
 
 
 def rotated(
-    runtime: Runtime, vault: str, roles: Sequence[str], *, new_generation: bool = False, new_signer: bool = False
+    runtime: Runtime,
+    vault: str,
+    roles: Sequence[str],
+    *,
+    new_generation: bool = False,
+    new_signer: bool = False,
+    new_admin: bool = False,
 ) -> dict[str, Any]:
     """Write the key sets of some roles anew, for the recipients the topology names now.
 
@@ -295,7 +301,8 @@ def rotated(
     if unknown:
         raise ConfigError("unknown role", expected=", ".join(ROLES), found=", ".join(sorted(unknown)))
     store = vault_store(runtime, vault)
-    wanted = {*roles, *(["reader"] if new_generation else []), *(["writer"] if new_signer else [])}
+    renewed = {"reader": new_generation, "writer": new_signer, "admin": new_admin}
+    wanted = {*roles, *(role for role, is_new in renewed.items() if is_new)}
     secrets = {role: unlocked(runtime, vault, role, store=store) for role in wanted - {"admin"}}
     after, written = rotate_keys(
         opened(runtime, vault, "admin"),
@@ -304,6 +311,7 @@ def rotated(
         reader=secrets.get("reader"),
         new_generation=new_generation,
         new_signer=new_signer,
+        new_admin=new_admin,
     )
     keys = after.history.keys
     return {
