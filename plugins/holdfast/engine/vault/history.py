@@ -84,11 +84,13 @@ class History:
     stale: tuple[int, ...] = ()
     #: Number of the newest anchor.
     anchor_at: int = 1
+    #: The older entries it names, its digests by number: live backups and the keys as of then.
+    anchored: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def counting(self) -> tuple[int, ...]:
         """Numbers of the entries that must be there, in order."""
-        return tuple(sorted({*self.backups, self.keys_at.sequence, *range(self.anchor_at, self.tip.sequence + 1)}))
+        return tuple(sorted({*self.anchored, *range(self.anchor_at, self.tip.sequence + 1)}))
 
     def after(self, entry: LogEntry) -> History:
         """The history with one more entry."""
@@ -113,6 +115,7 @@ class History:
             dropped=_numbered(state["dropped"]),
             held=frozenset(state["held"]),
             anchor_at=entry.sequence,
+            anchored=_anchored(state),
         )
 
     def state(
@@ -135,6 +138,10 @@ class History:
             "collected": _to_numbered(self.collected if collected is None else collected),
             "dropped": _to_numbered(self.dropped if dropped is None else dropped),
         }
+
+
+def _anchored(state: Mapping[str, Any]) -> dict[int, str]:
+    return {int(number): digest for number, digest in [*state["live"], state["keys"]]}
 
 
 def _indexes(found: Iterable[Any]) -> dict[bytes, str]:
@@ -308,7 +315,7 @@ def _at_anchor(
             damage.found(entry)
         else:
             live[entry.sequence] = entry
-    needed = {number for number, _ in wanted} | {keys_at.sequence}
+    anchored = _anchored(state)
     return History(
         repository,
         anchor,
@@ -319,8 +326,9 @@ def _at_anchor(
         collected=_numbered(state["collected"]),
         dropped=_numbered(state["dropped"]),
         held=frozenset(state["held"]),
-        stale=tuple(number for number in older if number not in needed),
+        stale=tuple(number for number in older if number not in anchored),
         anchor_at=anchor.sequence,
+        anchored=anchored,
     )
 
 
