@@ -10,7 +10,7 @@ export PYTHONUNBUFFERED := 1
 .DEFAULT_GOAL := help
 # One area at a time: two benchmarks at once would measure each other.
 .NOTPARALLEL: bench
-.PHONY: help setup demo test test-slow test-torch lint bench bench-failover bench-sync bench-training bench-compression docs lock clean
+.PHONY: help setup demo test test-slow test-torch lint bench bench-failover bench-sync bench-training bench-compression bench-vault docs lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -60,7 +60,7 @@ lint: setup ## Check style, types and layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-bench: bench-failover bench-sync bench-training bench-compression ## Measure everything; results in build/bench/*.json
+bench: bench-failover bench-sync bench-training bench-compression bench-vault ## Measure everything; results in build/bench/*.json
 
 bench-failover: setup ## Measure the failover on the sandbox
 	$(BIN)/python tests/benchmarks/failover.py --output build/bench/failover.json
@@ -73,6 +73,9 @@ bench-training: $(VENV)/.torch ## Measure checkpoints beside PyTorch's own ways 
 
 bench-compression: $(VENV)/.torch ## Measure the compression of checkpoints, with torch
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/compression.py --output build/bench/compression.json
+
+bench-vault: setup ## Measure the vault beside restic
+	$(BIN)/python tests/benchmarks/vault.py --output build/bench/vault.json
 
 docs: setup ## Rebuild the generated parts of docs/ and check its links
 	$(BIN)/python scripts/docs.py

@@ -113,8 +113,15 @@ def compare(
     return cases
 
 
-def write_results(path: Path, cases: Sequence[Case], packages: Sequence[str]) -> None:
-    """Write the result file and print it as a table."""
+def write_results(
+    path: Path, cases: Sequence[Case], packages: Sequence[str], versions: Mapping[str, str] | None = None
+) -> None:
+    """Write the result file and print it as a table.
+
+    Args:
+        packages: whose versions are noted.
+        versions: of what is no package.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     document = {
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -124,7 +131,7 @@ def write_results(path: Path, cases: Sequence[Case], packages: Sequence[str]) ->
             "system": platform.platform(),
             "python": platform.python_version(),
         },
-        "versions": {name: _version(name) for name in packages},
+        "versions": {**{name: _version(name) for name in packages}, **(versions or {})},
         "cases": [asdict(case) for case in cases],
     }
     path.write_text(json.dumps(document, indent=2) + "\n")

@@ -8,14 +8,15 @@ import pytest
 
 from holdfast.engine.objectstore.errors import StoreUnavailable
 from holdfast.engine.objectstore.faults import Fault, FaultyStore, Kind, Script
-from holdfast.engine.vault import layout, log
+from holdfast.engine.vault import append as appending
+from holdfast.engine.vault import layout
+from holdfast.engine.vault.append import append
 from holdfast.engine.vault.backup import back_up
 from holdfast.engine.vault.backups import find_backup, live_backups
 from holdfast.engine.vault.collect import collect
 from holdfast.engine.vault.errors import CollectedMeanwhile, HistoryDamaged, NotEntitled, Outdated, RolledBack
 from holdfast.engine.vault.forget import Keep, forget, hold
 from holdfast.engine.vault.keysets import rotate_keys, unlock
-from holdfast.engine.vault.log import append
 from holdfast.engine.vault.mirror import mirror_vault
 from holdfast.engine.vault.restore import restore_backup
 from holdfast.engine.vault.sources import StreamSource
@@ -216,7 +217,9 @@ def test_an_entry_that_fills_a_hole_counts_for_nothing(sites: Sites, monkeypatch
     shortened(sites)
     was = sites.open().history
     assert layout.entry_key(entry.sequence + 1) not in sites.vault.objects()
-    monkeypatch.setattr(log, "_catch_up", lambda _store, _secrets, tip, _seen, signers: (tip, signers))
+    monkeypatch.setattr(
+        appending, "_catch_up", lambda _store, _secrets, tip, _seen, signers: (tip, signers, tip.sequence + 1)
+    )
     with pytest.raises(Outdated):
         append(
             sites.vault,
@@ -224,6 +227,7 @@ def test_an_entry_that_fills_a_hole_counts_for_nothing(sites: Sites, monkeypatch
             "backup",
             clock=sites.clock,
             tip=entry,
+            signers=sleeper.history.keys.signers,
             describe=lambda _tip: ({"backup": "0" * 32, "tier": "daily", "indexes": []}, {}),
         )
     monkeypatch.undo()

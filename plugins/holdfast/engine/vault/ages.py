@@ -64,12 +64,12 @@ def removable_entries(store: ObjectStore, history: History, ages: LogAges, grace
         if not ages.is_over(number, grace):
             continue
         try:
-            entry = read_entry(store, number)
+            entry = read_entry(store, number, history.repository)
         except HistoryDamaged:
             continue
-        if entry.kind not in ANCHORS:
+        if entry.kind not in ANCHORS or not history.keys.entitle(entry):
             continue
         state = entry.public.get("state")
-        named = {int(found[0]) for found in [*state["live"], state["keys"]]} if state else {number}
+        named = {int(found[0]) for found in [*state["live"], *state["keys"]]} if state else {number}
         return [stale for stale in history.stale if stale < number and stale not in named]
     return []

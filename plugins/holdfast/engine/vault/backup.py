@@ -16,11 +16,11 @@ from typing import Any
 
 from holdfast.engine.snapshot.digest import Hasher
 from holdfast.engine.snapshot.documents import iso_utc
-from holdfast.engine.vault import layout
+from holdfast.engine.vault.append import append
 from holdfast.engine.vault.backups import Backup, live_backups, newest, read_backup
 from holdfast.engine.vault.chunking import TABLES, Chunker
 from holdfast.engine.vault.errors import Damaged, SourceChanged, WrongKey
-from holdfast.engine.vault.log import LogEntry, append
+from holdfast.engine.vault.log import LogEntry
 from holdfast.engine.vault.pack import PackClass
 from holdfast.engine.vault.reading import ChunkReader
 from holdfast.engine.vault.session import PACK_BYTES, Session, Stored
@@ -42,6 +42,8 @@ class Progress:
     size_bytes: int
     stored_bytes: int
     path: str = ""
+    #: Of everything, where it is known before the end.
+    total_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class BackupOptions:
         tier: retention tier.
         chunk_bytes: about how long a chunk is.
         labels: short facts to carry along.
-        protect: told the key of each object that was written, to lock it.
+        protect: told the key of each object that was written, to lock it, beside the vault's own.
         progress: told now and then.
         full: read everything, whatever the last backup knew.
     """
@@ -116,7 +118,7 @@ class _Run:
     def run(self) -> BackupReport:
         self.vault, loaded = self.vault.current_index(presence=True)
         self.vault.refuse_alarm()
-        parent = None if self.options.full else newest(live_backups(self.vault, self.source.name))
+        parent = None if self.options.full else newest(live_backups(self.vault, self.source.name, unreadable={}))
         options = self.options
         with ExitStack() as stack:
             session = stack.enter_context(
@@ -124,7 +126,7 @@ class _Run:
                     self.vault,
                     loaded.index,
                     options.tier,
-                    options.protect,
+                    self._written,
                     options.pack_bytes,
                     adopt=frozenset(loaded.rebuilt),
                 )
@@ -141,7 +143,7 @@ class _Run:
             self.source.finish()
             indexes = session.finish()
             entry = self._commit(session, segments, indexes)
-            vault = self.vault.commit(entry)
+            vault = self.vault.commit(entry, options.protect)
             return BackupReport(
                 vault,
                 read_backup(vault, entry),
@@ -189,9 +191,11 @@ class _Run:
             signers=history.keys.signers,
         )
         self.vault = self.vault.at(history)
-        self.options.protect(layout.entry_key(entry.sequence))
-        self.options.protect(layout.entry_copy_key(entry.sequence))
         return entry
+
+    def _written(self, key: str) -> None:
+        self.vault.protect(key)
+        self.options.protect(key)
 
     # -- objects -----------------------------------------------------------------------------------------------------
 

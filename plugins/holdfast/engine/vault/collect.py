@@ -17,12 +17,13 @@ from holdfast.engine.objectstore.errors import PermissionRefused
 from holdfast.engine.objectstore.interface import ObjectInfo, ObjectStore
 from holdfast.engine.vault import layout
 from holdfast.engine.vault.ages import LogAges, removable_entries
-from holdfast.engine.vault.backups import live_backups
+from holdfast.engine.vault.append import append
 from holdfast.engine.vault.errors import CollectedMeanwhile, Damaged
 from holdfast.engine.vault.history import write_hint
 from holdfast.engine.vault.index import ChunkIndex, IndexedPack, batches, encode_index
 from holdfast.engine.vault.keysets import foreign_keysets
-from holdfast.engine.vault.log import LogEntry, append
+from holdfast.engine.vault.log import LogEntry
+from holdfast.engine.vault.needed import needed_chunks
 from holdfast.engine.vault.objects import create_new
 from holdfast.engine.vault.pack import PackClass, PackInfo
 from holdfast.engine.vault.reading import ChunkReader
@@ -75,8 +76,10 @@ class CollectOptions:
         dry_run: only say what would go.
         reader: the reader's secrets; with them packs of which little is needed are written anew.
         sparse: such a pack's needed share is below this.
-        protect: told the key of each object that was written, to lock it.
+        protect: told the key of each object that was written, to lock it, beside the vault's own.
         pack_bytes: how large a pack grows that is written anew.
+        remove: removes an object for good and refuses while it is locked, as `ObjectLocks.remove` does; by default the
+            store's delete, which on a bucket with versions only hides.
     """
 
     grace: timedelta = GRACE
@@ -86,6 +89,7 @@ class CollectOptions:
     sparse: float = 0.5
     protect: Callable[[str], None] = lambda _key: None
     pack_bytes: int = PACK_BYTES
+    remove: Callable[[str], None] | None = None
 
 
 def store_now(store: ObjectStore) -> datetime:
@@ -93,7 +97,8 @@ def store_now(store: ObjectStore) -> datetime:
     key = f"{layout.CLOCK}{os.urandom(8).hex()}"
     create_new(store, key, b"what time is it")
     try:
-        return store.head(key).modified_at
+        # By listing, as all it is compared with: Cloud Storage's HEAD tells whole seconds only.
+        return next(iter(store.list(key))).modified_at
     finally:
         with suppress(PermissionRefused):
             store.delete(key)
@@ -187,28 +192,15 @@ class _Run:
         if dead or sparse or lost or crowded:
             moved = self._repack(loaded.index, sparse)
             without = dead | {info.pack_id for info in sparse}
-            new = {**self._write_indexes(loaded.index, without), **moved}
+            # Older first, and what was opened and checked just now before all: of several places a chunk is said to
+            # lie at, the first is believed.
+            new = {**moved, **self._write_indexes(loaded.index, without)}
         return self._append(dead | {info.pack_id for info in sparse}, gone, new, orphans, undropped)
 
     def _live_bytes(self, index: ChunkIndex) -> dict[bytes, int]:
         """By pack that live backups need, how much of it. Raises Damaged: it cannot be told, or is not all there."""
-        reader = ChunkReader(self.vault, index)
-        backups = live_backups(self.vault)
-        self.report.live_backups = len(backups)
-        live: dict[int, int] = {}
-        seen: set[bytes] = set()
-
-        def need(name: bytes) -> None:
-            if name not in seen:
-                seen.add(name)
-                found = reader.locate(name)
-                live[found.pack] = live.get(found.pack, 0) + found.stored_bytes
-
         try:
-            for segment in dict.fromkeys(part.chunk_id for backup in backups for part in backup.segments):
-                need(segment)
-                for name in reader.segment(segment)["chunks"].combine_chunks().flatten().to_pylist():
-                    need(name)
+            needed = needed_chunks(self.vault, index)
         except Damaged as damaged:
             raise Damaged(
                 "nothing is collected while something a live backup needs is missing or damaged: it may be put back",
@@ -216,9 +208,10 @@ class _Run:
                 found=str(damaged),
                 fix="Put it back from a mirror with `holdfast vault verify --repair`, or forget the backups it affects",
             ) from None
-        self.report.live_chunks = len(seen)
-        self._live = seen
-        return {index.packs[number].pack_id: size for number, size in live.items()}
+        self.report.live_backups = needed.backups
+        self.report.live_chunks = len(needed.names)
+        self._live = needed.names
+        return needed.bytes_by_pack
 
     def _sparse(self, index: ChunkIndex, live: dict[bytes, int]) -> list[PackInfo]:
         """Packs worth rewriting: little of them is needed, and whoever collects may read them."""
@@ -237,7 +230,7 @@ class _Run:
         reader = ChunkReader(replace(self.vault, secrets=self.options.reader or self.vault.secrets), index)
         written: dict[bytes, str] = {}
         for tier in sorted({info.tier for info in sparse}):
-            with Session(self.vault, ChunkIndex(()), tier, self.options.protect, self.options.pack_bytes) as session:
+            with Session(self.vault, ChunkIndex(()), tier, self._written, self.options.pack_bytes) as session:
                 for info in sparse:
                     if info.tier != tier:
                         continue
@@ -270,8 +263,12 @@ class _Run:
         secrets = self.vault.secrets
         index_id, data = encode_index(packs, secrets.metadata_key, secrets.repository)
         create_new(self.vault.store, layout.index_key(index_id), data)
-        self.options.protect(layout.index_key(index_id))
+        self._written(layout.index_key(index_id))
         return index_id, index_digest(data)
+
+    def _written(self, key: str) -> None:
+        self.vault.protect(key)
+        self.options.protect(key)
 
     def _append(
         self, dead: set[bytes], gone: set[bytes], indexes: dict[bytes, str], orphans: set[bytes], undropped: set[bytes]
@@ -304,7 +301,7 @@ class _Run:
             signers=history.keys.signers,
         )
         self.report.entry = entry.sequence
-        vault = vault.commit(entry)
+        vault = vault.commit(entry, self.options.protect)
         write_hint(vault.store, vault.history)
         return vault
 
@@ -343,7 +340,7 @@ class _Run:
 
     def _remove(self, key: str) -> bool:
         try:
-            self.vault.store.delete(key)
+            (self.options.remove or self.vault.store.delete)(key)
             return True
         except PermissionRefused:
             self.report.kept_locked.append(key)

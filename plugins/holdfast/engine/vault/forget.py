@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from holdfast.engine.vault import layout
-from holdfast.engine.vault.backups import Backup, live_backups
+from holdfast.engine.vault.append import append
+from holdfast.engine.vault.backups import Backup, live_backups, nameless_backup
 from holdfast.engine.vault.errors import Outdated
 from holdfast.engine.vault.history import write_hint
-from holdfast.engine.vault.log import LogEntry, append
+from holdfast.engine.vault.log import LogEntry
 from holdfast.engine.vault.vault import Vault
 from holdfast.errors import ConfigError, Refused
 
@@ -99,7 +100,8 @@ def forget(
 
 
 def _forget(vault: Vault, keep: Keep | None, wanted: frozenset[str], source: str | None) -> tuple[Vault, ForgetPlan]:
-    live = [_received(backup, at) for backup, at in _with_arrival(vault, live_backups(vault, source))]
+    named = live_backups(vault, source) if keep is not None else _named(vault, source)
+    live = [_received(backup, at) for backup, at in _with_arrival(vault, named)]
     plan = plan_forget(live, keep) if keep is not None else _by_id(live, wanted)
     if not plan.forgotten:
         return vault, plan
@@ -148,6 +150,13 @@ def _with_arrival(vault: Vault, backups: Sequence[Backup]) -> Iterator[tuple[Bac
 def _received(backup: Backup, at: datetime | None) -> Backup:
     """A backup whose point in time is not after it came to the store, whatever the clock of its client said."""
     return backup if at is None or backup.taken_at <= at else replace(backup, taken_at=at)
+
+
+def _named(vault: Vault, source: str | None) -> list[Backup]:
+    """The live backups, also those of which only the name can be read: they are forgotten by it."""
+    unreadable: dict[int, str] = {}
+    live = live_backups(vault, source, unreadable=unreadable)
+    return live + [nameless_backup(vault, number) for number in unreadable if source is None]
 
 
 def _by_id(live: Sequence[Backup], wanted: frozenset[str]) -> ForgetPlan:

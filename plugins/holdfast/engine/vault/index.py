@@ -13,16 +13,29 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from holdfast.engine.vault.crypto import seal, unseal
+from holdfast.engine.vault.arrow import read_table
+from holdfast.engine.vault.crypto import TAG_BYTES, seal, unseal
 from holdfast.engine.vault.errors import Damaged
-from holdfast.engine.vault.pack import CHUNK_ID_BYTES, Codec, PackClass, PackInfo, StoredChunk
+from holdfast.engine.vault.layout import TIERS
+from holdfast.engine.vault.pack import (
+    CHUNK_ID_BYTES,
+    MOST_PACK_BYTES,
+    MOST_PLAIN_BYTES,
+    Codec,
+    PackClass,
+    PackInfo,
+    StoredChunk,
+    decompress,
+)
 
 if TYPE_CHECKING:
     import numpy as np
 
 KIND = b"I"
-#: An index object holds at most so many chunks.
+#: An index object holds about so many chunks at most: the pack that goes over it is its last.
 MOST_CHUNKS = 500_000
+#: No index object is larger before it is compressed.
+MOST_BYTES = 1024 * 1024 * 1024
 PACK_SCHEMA = pa.schema(
     [
         pa.field("pack_id", pa.binary(16), nullable=False),
@@ -98,23 +111,50 @@ def decode_index(data: bytes, metadata_key: bytes, repository: bytes, where: str
     """Raises Damaged, WrongKey."""
     import zstandard
 
-    plain = unseal(metadata_key, KIND, repository, data, where)
+    packed = unseal(metadata_key, KIND, repository, data, where)
     try:
-        plain = zstandard.ZstdDecompressor().decompress(plain)
-        size = int.from_bytes(plain[:4], "big")
-        packs = pa.ipc.open_stream(plain[4 : 4 + size]).read_all()
-        chunks = pa.ipc.open_stream(memoryview(plain)[4 + size :]).read_all()
-    except (zstandard.ZstdError, pa.ArrowException, OSError) as error:
-        raise Damaged("the index cannot be read", where=where, found=str(error)) from None
-    if packs.schema.metadata != PACK_SCHEMA.metadata or chunks.schema.names != CHUNK_SCHEMA.names:
+        size = zstandard.frame_content_size(packed)
+    except zstandard.ZstdError:
+        size = -1
+    if not 4 <= size <= MOST_BYTES:
+        raise Damaged("the index cannot be read", where=where, expected=f"4 to {MOST_BYTES} bytes", found=f"{size}")
+    plain = decompress(packed, size, where)
+    first = 4 + int.from_bytes(plain[:4], "big")
+    packs = read_table(memoryview(plain)[4:first], PACK_SCHEMA, where)
+    chunks = read_table(memoryview(plain)[first:], CHUNK_SCHEMA, where)
+    if not _is_sound(packs, chunks):
         raise Damaged(
-            "the index is of another format",
+            "the index names chunks or packs as none can be",
             where=where,
-            expected="holdfast.vault.index/1",
-            found=str(packs.schema.metadata),
-            fix="Use a version of Holdfast that knows this format",
+            expected="chunks inside their packs",
+            found="others, sealed by somebody who has the writer's key",
+            fix="Rebuild it from the packs: `holdfast vault verify --repair`",
         )
-    return IndexPart(packs.combine_chunks(), chunks.combine_chunks())
+    return IndexPart(packs, chunks)
+
+
+def _is_sound(packs: pa.Table, chunks: pa.Table) -> bool:
+    """Whether packs and chunks are such as a writer makes: nothing else may reach whoever asks where a chunk lies."""
+    import numpy as np
+
+    counts, sizes = packs["chunks"].to_numpy().astype(np.int64), packs["size_bytes"].to_numpy()
+    classes = packs["class"].to_numpy()
+    if counts.sum() != chunks.num_rows or not np.isin(classes, [int(kind) for kind in PackClass]).all():
+        return False
+    if (sizes > MOST_PACK_BYTES).any() or not set(packs["tier"].unique().to_pylist()) <= set(TIERS):
+        return False
+    if len(packs["pack_id"].unique()) != packs.num_rows:
+        return False
+    offset, stored, plain = (
+        chunks[name].to_numpy().astype(np.int64) for name in ("offset", "stored_bytes", "plain_bytes")
+    )
+    codec = chunks["codec"].to_numpy()
+    kinds = np.repeat(classes, counts)
+    inside = offset + stored <= np.repeat(sizes.astype(np.int64), counts)
+    raw = codec == int(Codec.RAW)
+    fits = np.where(raw, stored == plain + TAG_BYTES, (codec == int(Codec.ZSTD)) & (stored > TAG_BYTES))
+    largest = np.where(kinds == int(PackClass.TREE), MOST_PLAIN_BYTES[PackClass.TREE], MOST_PLAIN_BYTES[PackClass.DATA])
+    return bool((inside & fits & (plain <= largest)).all())
 
 
 def part_of(packs: Sequence[IndexedPack]) -> IndexPart:

@@ -1,29 +1,32 @@
 """The log: numbered, signed, hash-chained entries, one per change of the repository.
 
-``log/<n>.json`` is written create-only after everything it names. Whoever appends must have read every entry before it,
-so two changes are never made without one knowing of the other: a backup that reused a pack that was collected meanwhile
-learns it when its entry does not fit, whatever any clock says.
+``log/<n>.json`` is written create-only after everything it names. Whoever appends must have read every entry before it
+(`append`), so two changes are never made without one knowing of the other: a backup that reused a pack that was
+collected meanwhile learns it when its entry does not fit, whatever any clock says.
+
+An object at a number that is no entry counts for nothing and hinders nobody: who may put objects into the bucket, or
+has a key that was replaced, can fill the log with rubbish, and it is passed over.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import uuid
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from holdfast.clock import Clock
+from pydantic import ValidationError
+
 from holdfast.engine.objectstore.errors import ObjectNotFound
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.snapshot.documents import canonical, iso_utc
-from holdfast.engine.snapshot.once import create_or_read
 from holdfast.engine.vault import layout
 from holdfast.engine.vault.crypto import seal, unseal
-from holdfast.engine.vault.errors import Damaged, HistoryDamaged, NotEntitled, Outdated, RolledBack
-from holdfast.engine.vault.secrets import Secrets, b64, unb64, verifier_of
+from holdfast.engine.vault.entries import BODIES, LAST_NUMBER, EntryForm, read_canonical
+from holdfast.engine.vault.errors import Damaged, HistoryDamaged, NotEntitled, UnknownFormat
+from holdfast.engine.vault.secrets import Secrets, b64, unb64
 
 FORMAT = "holdfast.vault.log/1"
 BODY_KIND = b"E"
@@ -36,7 +39,10 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "forget": ("admin",),
     "collect": ("admin",),
 }
-_FIELDS = ("format", "repository", "sequence", "previous", "kind", "created_at", "write_id", "public", "body", "signer")
+#: An entry's number is at most so far from the one before it: between the two lies only what is no entry.
+FARTHEST = 1_000_000
+_LATER = re.compile(r"^holdfast\.vault\.log/[0-9]{1,4}\Z")
+_SIGNED = b"holdfast vault 1|log entry|"
 
 
 @dataclass(frozen=True)
@@ -61,15 +67,25 @@ class LogEntry:
     signer: bytes
     digest: str
     data: bytes
+    repository: bytes
 
     def open_body(self, secrets: Secrets) -> dict[str, Any]:
         """What only those with the metadata key know. Raises Damaged, WrongKey."""
         if self.body is None:
             return {}
         where = f"entry {self.sequence} of the log"
-        found: dict[str, Any] = json.loads(
-            unseal(secrets.metadata_key, BODY_KIND, secrets.repository, self.body, where)
-        )
+        plain = unseal(secrets.metadata_key, BODY_KIND, secrets.repository, self.body, where)
+        try:
+            found = read_canonical(plain)
+            BODIES[self.kind].validate_python(found)
+        except ValueError as error:
+            raise Damaged(
+                "an entry's body says what none may say",
+                where=where,
+                expected=f"the body of a `{self.kind}` entry",
+                found=_brief(error),
+                fix="Its writer is broken, or somebody has its keys; forget this backup by its id",
+            ) from None
         return found
 
 
@@ -83,8 +99,6 @@ def parse_entry(data: bytes, where: str, *, repository: bytes | None = None) -> 
     Raises:
         HistoryDamaged: it is no entry of this format and repository, or was changed after it was signed.
     """
-    from cryptography.exceptions import InvalidSignature
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
     def wrong(what: str, expected: str, found: str) -> HistoryDamaged:
         return HistoryDamaged(
@@ -96,37 +110,76 @@ def parse_entry(data: bytes, where: str, *, repository: bytes | None = None) -> 
         )
 
     try:
-        found = json.loads(data)
-        signature = unb64(found["signature"])
-        signer = unb64(found["signer"])
-        signed = {name: found[name] for name in _FIELDS}
-        if set(found) != {*_FIELDS, "signature"}:
-            raise ValueError(f"fields {sorted(set(found) - {*_FIELDS, 'signature'})}")
-        body = None if found["body"] is None else unb64(found["body"])
-        created_at = datetime.fromisoformat(found["created_at"])
-        sequence, kind = int(found["sequence"]), str(found["kind"])
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise wrong("the entry cannot be read", f"JSON of {FORMAT}", f"{type(error).__name__}: {error}") from None
-    if found["format"] != FORMAT:
-        raise wrong("the entry is of another format", FORMAT, str(found["format"]))
+        found = read_canonical(data)
+        if found.get("format") != FORMAT:
+            raise _of_another_format(found, where)
+        EntryForm.model_validate(found)
+    except ValueError as error:
+        raise wrong("the entry cannot be read", f"{FORMAT}", _brief(error)) from None
     if repository is not None and found["repository"] != repository.hex():
         raise wrong("the entry is another repository's", repository.hex(), str(found["repository"]))
-    try:
-        Ed25519PublicKey.from_public_bytes(signer).verify(signature, canonical(signed))
-    except (InvalidSignature, ValueError):
-        raise wrong("the entry was changed after it was signed", "a valid signature", "another") from None
+    signer = unb64(found["signer"])
+    if not _is_signed_by(signer, found):
+        raise wrong("the entry was changed after it was signed", "a valid signature", "another")
     return LogEntry(
-        sequence=sequence,
+        sequence=found["sequence"],
         previous=found["previous"],
-        kind=kind,
-        created_at=created_at,
+        kind=found["kind"],
+        created_at=datetime.fromisoformat(found["created_at"]),
         write_id=found["write_id"],
         public=found["public"],
-        body=body,
+        body=None if found["body"] is None else unb64(found["body"]),
         signer=signer,
         digest=digest_of_entry(data),
         data=data,
+        repository=bytes.fromhex(found["repository"]),
     )
+
+
+def _of_another_format(found: Mapping[str, Any], where: str) -> HistoryDamaged:
+    """Who signed an entry and for which repository lies in the same place in every format there will be."""
+    try:
+        signer, form = unb64(found["signer"]), str(found["format"])
+        if _LATER.match(form) and _is_signed_by(signer, found):
+            return UnknownFormat(signer, where=where, expected=FORMAT, found=form)
+    except (ValueError, KeyError, TypeError):
+        pass
+    return HistoryDamaged("this is no entry of a log", where=where, expected=FORMAT)
+
+
+def _is_signed_by(signer: bytes, found: Mapping[str, Any]) -> bool:
+    signed = {name: value for name, value in found.items() if name != "signature"}
+    return is_signed(signer, unb64(found["signature"]), _SIGNED + canonical(signed))
+
+
+def is_signed(signer: bytes, signature: bytes, data: bytes) -> bool:
+    """Whether an Ed25519 signature is this key's over these bytes."""
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    try:
+        Ed25519PublicKey.from_public_bytes(signer).verify(signature, data)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+def _brief(error: ValueError) -> str:
+    """What was wrong, without the values."""
+    if isinstance(error, ValidationError):
+        first = error.errors(include_input=False, include_url=False)[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"[:300]
+    return f"{type(error).__name__}: {error}"[:300]
+
+
+def may_write(signers: Mapping[bytes, str], entry: LogEntry) -> bool:
+    """Whether an entry's signer is one who may write one of its kind."""
+    return signers.get(entry.signer) in KINDS[entry.kind]
+
+
+def is_a_leap(entry: LogEntry, tip: LogEntry) -> bool:
+    """It lies so far from the newest entry that the numbers would soon be used up: it counts for nothing."""
+    return entry.sequence - tip.sequence > FARTHEST
 
 
 def make_entry(
@@ -145,8 +198,9 @@ def make_entry(
     Raises:
         NotEntitled: these secrets' role may not sign an entry of this kind.
     """
-    signer = secrets.signer
-    if signer is None or secrets.signing is None or secrets.role not in KINDS[kind]:
+    if sequence > LAST_NUMBER:
+        raise HistoryDamaged("the log is full", expected=f"at most entry {LAST_NUMBER}", found=str(sequence))
+    if secrets.signing is None or secrets.role not in KINDS[kind]:
         raise NotEntitled(
             f"these keys may not write a `{kind}` entry",
             expected=f"the keys of {' or '.join(KINDS[kind])}",
@@ -164,9 +218,9 @@ def make_entry(
         "write_id": write_id,
         "public": dict(public),
         "body": None if sealed is None else b64(sealed),
-        "signer": b64(verifier_of(secrets.signing)),
+        "signer": b64(secrets.verifier),
     }
-    return canonical({**fields, "signature": b64(signer.sign(canonical(fields)))})
+    return canonical({**fields, "signature": b64(secrets.sign(_SIGNED + canonical(fields)))})
 
 
 def read_entry(
@@ -179,14 +233,15 @@ def read_entry(
 
     Raises:
         HistoryDamaged: neither can be used.
+        UnknownFormat: it is of a later format.
     """
-    error: Damaged | None = None
+    error: HistoryDamaged | None = None
     for key in (layout.entry_key(sequence), layout.entry_copy_key(sequence)):
         where = f"{store.name}: {key}"
         try:
             entry = parse_entry(store.get(key), where, repository=repository)
         except HistoryDamaged as damaged:
-            error = error or damaged
+            error = damaged if error is None or isinstance(damaged, UnknownFormat) else error
             continue
         except ObjectNotFound:
             continue
@@ -218,159 +273,16 @@ def missing_entry(store: ObjectStore, sequence: int) -> HistoryDamaged:
     )
 
 
-def sequences(store: ObjectStore, *, after: int = 0) -> list[int]:
-    """The numbers of the entries that are there, copies counted, in order."""
-    return sorted({*_listed(store, layout.LOG, after), *_listed(store, layout.LOG_COPIES, after)})
-
-
-def _listed(store: ObjectStore, prefix: str, after: int) -> set[int]:
+def listed(store: ObjectStore, prefix: str, after: int = 0) -> set[int]:
+    """The numbers below `log/` or `log-copies/` at which something lies."""
     key = f"{prefix}{after:012d}.json" if after else None
     numbers = (layout.sequence_of(info.key) for info in store.list(prefix, start_after=key))
     return {number for number in numbers if number is not None and number > after}
 
 
-def append(
-    store: ObjectStore,
-    secrets: Secrets,
-    kind: str,
-    *,
-    clock: Clock,
-    tip: LogEntry | None,
-    describe: Callable[[LogEntry | None], tuple[Mapping[str, Any], Mapping[str, Any] | None]],
-    seen: Callable[[LogEntry], None] = lambda _entry: None,
-    signers: Mapping[bytes, str] | None = None,
-) -> LogEntry:
-    """Write the next entry.
-
-    Entries the caller does not know yet are read first, and told to ``seen`` (which may raise and so end it). So are
-    those of whoever takes the number before it does.
-
-    Args:
-        tip: the newest entry the caller knows.
-        describe: given the entry it will follow, its public part and its body.
-        seen: told of each entry the caller does not know yet, in order.
-        signers: who may sign as of ``tip``: an entry nobody will believe is not written.
-
-    Raises:
-        StoreUnavailable: it is not known whether it was written; the same ``write_id`` is never written twice.
-        Outdated: what the caller knew is too old to append to.
-        RolledBack: what the caller knew is there no more, and nothing newer.
-        NotEntitled: the keys were changed meanwhile, and these sign no more.
-    """
-    write_id = uuid.uuid4().hex
-    refused = False
-    while True:
-        before = tip
-        tip, signers = _catch_up(store, secrets, tip, seen, signers)
-        if refused and tip is before:
-            raise _outdated(store, "an entry in the way that no listing shows")
-        _check_may_sign(secrets, kind, signers, store.name)
-        public, body = describe(tip)
-        sequence = 1 if tip is None else tip.sequence + 1
-        data = make_entry(
-            secrets,
-            sequence=sequence,
-            previous=None if tip is None else tip.digest,
-            kind=kind,
-            created_at=clock.now(),
-            write_id=write_id,
-            public=public,
-            body=body,
-        )
-        key = layout.entry_key(sequence)
-        found = create_or_read(store, key, data, content_type="application/json")
-        if found == data:
-            entry = parse_entry(data, f"{store.name}: {key}", repository=secrets.repository)
-            _check_newest(store, entry)
-            create_or_read(store, layout.entry_copy_key(sequence), data, content_type="application/json")
-            return entry
-        refused = True
-
-
-def _catch_up(
-    store: ObjectStore,
-    secrets: Secrets,
-    tip: LogEntry | None,
-    seen: Callable[[LogEntry], None],
-    signers: Mapping[bytes, str] | None,
-) -> tuple[LogEntry | None, Mapping[bytes, str] | None]:
-    """Read what was written since ``tip``; give the new tip, with both its copies there, and who may sign after it."""
-    known = tip.sequence if tip is not None else 0
-    after = max(known - 1, 0)
-    first, copies = _listed(store, layout.LOG, after), _listed(store, layout.LOG_COPIES, after)
-    newer = sorted(number for number in first | copies if number > known)
-    if tip is not None and known not in first | copies:
-        if newer:
-            raise _outdated(store, f"entry {newer[-1]}, and entry {known} removed")
-        raise RolledBack(
-            "the newest entry this knew is gone",
-            where=f"{store.name}: {layout.entry_key(known)}",
-            expected=tip.digest,
-            found="neither it nor a newer one",
-            fix="Somebody removed it, or put an older state back; nothing was written. "
-            "Put the entries back from a mirror with `holdfast vault verify --repair`",
-        )
-    for number in newer:
-        if number != known + 1:
-            raise _outdated(store, f"entry {newer[-1]}, and entry {known + 1} removed")
-        entry = read_entry(store, number, None if tip is None else secrets.repository)  # to init: somebody else's
-        if entry.previous != (None if tip is None else tip.digest):
-            raise _outdated(store, f"entry {number}, which follows another")
-        seen(entry)
-        if entry.kind == "keys":
-            signers = {unb64(key): role for key, role in entry.public["keys"]["signers"]}
-        tip, known = entry, number
-    if tip is not None:
-        for there, key in ((first, layout.entry_key(known)), (copies, layout.entry_copy_key(known))):
-            if known not in there:
-                create_or_read(store, key, tip.data, content_type="application/json")
-    return tip, signers
-
-
-def _check_may_sign(secrets: Secrets, kind: str, signers: Mapping[bytes, str] | None, name: str) -> None:
-    if signers is None or secrets.signing is None:
-        return
-    role = signers.get(verifier_of(secrets.signing))
-    if role is None or role not in KINDS[kind]:
-        raise NotEntitled(
-            "the repository's keys were changed: these sign no entry any more",
-            where=name,
-            expected=f"the keys of {' or '.join(KINDS[kind])} as they are now",
-            found=f"those of a {secrets.role} as they were",
-            fix="Unlock the vault again; nothing was written",
-        )
-
-
-def _check_newest(store: ObjectStore, entry: LogEntry) -> None:
-    """That an entry just written is one of the log, and does not fill a hole that a collection left.
-
-    Old entries are removed once a newer one has taken their place. A writer that slept through that finds its number
-    free again; but then there are newer entries that do not follow its own, and nobody will ever believe it.
-
-    Raises Outdated.
-    """
-    newer = sequences(store, after=entry.sequence)
-    if not newer:
-        return
-    if newer[0] == entry.sequence + 1 and read_entry(store, newer[0]).previous == entry.digest:
-        return
-    raise _outdated(store, f"entry {newer[-1]}; entry {entry.sequence} came too late and counts for nothing")
-
-
-def _outdated(store: ObjectStore, found: str) -> Outdated:
-    return Outdated(
-        "the log went on and was shortened while this ran",
-        where=store.name,
-        expected="every entry since this began",
-        found=found,
-        fix="Run it again",
-    )
-
-
-def check_follows(entry: LogEntry, tip: LogEntry | None, name: str) -> None:
-    """Raises HistoryDamaged: it does not chain to the entry before it."""
-    if entry.previous != (None if tip is None else tip.digest):
-        raise forked(entry, tip, name)
+def sequences(store: ObjectStore, *, after: int = 0) -> list[int]:
+    """The numbers at which something lies, copies counted, in order."""
+    return sorted({*listed(store, layout.LOG, after), *listed(store, layout.LOG_COPIES, after)})
 
 
 def forked(entry: LogEntry, tip: LogEntry | None, name: str) -> HistoryDamaged:
@@ -380,5 +292,5 @@ def forked(entry: LogEntry, tip: LogEntry | None, name: str) -> HistoryDamaged:
         where=f"{name}: entry {entry.sequence}",
         expected=f"previous {None if tip is None else tip.digest}",
         found=str(entry.previous),
-        fix="An entry was replaced. `holdfast vault verify` says which, against the witnesses and mirrors",
+        fix="An entry was removed or replaced. `holdfast vault verify` says which, against the witnesses and mirrors",
     )

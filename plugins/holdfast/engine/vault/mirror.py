@@ -19,7 +19,7 @@ from holdfast.engine.vault.ages import LogAges, removable_entries
 from holdfast.engine.vault.collect import GRACE, ORPHAN_AGE, store_now
 from holdfast.engine.vault.errors import Damaged, HistoryDamaged
 from holdfast.engine.vault.history import History, load_history, write_hint
-from holdfast.engine.vault.log import LogEntry, read_entry, sequences
+from holdfast.engine.vault.log import LogEntry, missing_entry, read_entry, sequences
 from holdfast.engine.vault.vault import Vault
 
 #: What an object names lies in an earlier class than the object.
@@ -91,7 +91,7 @@ def _on_one_line(store: ObjectStore, mirror: ObjectStore) -> History:
         ours = load_history(store)  # another run may have copied what was written in between
     if not numbers:
         return ours
-    theirs = _newest_readable(mirror, numbers, ours.repository)
+    theirs = _newest_readable(mirror, numbers, ours)
     if theirs.sequence > ours.tip.sequence:
         raise HistoryDamaged(
             "the vault lies behind its mirror",
@@ -114,16 +114,17 @@ def _on_one_line(store: ObjectStore, mirror: ObjectStore) -> History:
     return ours
 
 
-def _newest_readable(store: ObjectStore, numbers: list[int], repository: bytes) -> LogEntry:
+def _newest_readable(store: ObjectStore, numbers: list[int], ours: History) -> LogEntry:
     """Of a log that may be broken off. Raises HistoryDamaged: none, or another repository's."""
     error: HistoryDamaged | None = None
     for number in reversed(numbers):
         try:
-            return read_entry(store, number, repository)
+            entry = read_entry(store, number, ours.repository)
+            if ours.keys.entitle(entry):
+                return entry
         except HistoryDamaged as damaged:
             error = error or damaged
-    assert error is not None
-    raise error
+    raise error or missing_entry(store, numbers[0])
 
 
 def _copy_all(

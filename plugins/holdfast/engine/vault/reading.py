@@ -11,12 +11,13 @@ import pyarrow as pa
 
 from holdfast.engine.objectstore.errors import ObjectNotFound
 from holdfast.engine.objectstore.interface import ByteRange
+from holdfast.engine.snapshot.digest import digest_of
 from holdfast.engine.vault import layout
 from holdfast.engine.vault.backups import Backup
-from holdfast.engine.vault.errors import Damaged, WrongKey
+from holdfast.engine.vault.errors import Damaged
 from holdfast.engine.vault.index import ChunkIndex, Location
 from holdfast.engine.vault.pack import Codec, PackHead, PackInfo, StoredChunk, head_bytes, read_head
-from holdfast.engine.vault.tree import TreeRow, decode_segment, rows_of
+from holdfast.engine.vault.tree import Segment, TreeRow, decode_segment, rows_of
 from holdfast.engine.vault.vault import Vault
 
 #: Gaps between wanted chunks up to this size are read along: a request costs more.
@@ -58,7 +59,7 @@ class ChunkReader:
         try:
             return self._read_at(name, found)
         except Damaged as damaged:
-            data = self._elsewhere(name, found.pack, damaged)
+            data = self._elsewhere(name, found, damaged)
             if isinstance(data, Damaged):
                 raise data from None
             return data
@@ -66,10 +67,10 @@ class ChunkReader:
     def _read_at(self, name: bytes, place: Location) -> bytes:
         return self._open(name, place, self._fetch(place.pack, place.offset, place.offset + place.stored_bytes))
 
-    def _elsewhere(self, name: bytes, tried: int, damaged: Damaged) -> bytes | Damaged:
-        """A chunk from another pack that has it, or what was wrong with the first."""
+    def _elsewhere(self, name: bytes, tried: Location, damaged: Damaged) -> bytes | Damaged:
+        """A chunk from another place it is said to lie at, or what was wrong with the first."""
         for place in self.index.places(name):
-            if place.pack != tried:
+            if place != tried:
                 try:
                     return self._read_at(name, place)
                 except Damaged:
@@ -86,14 +87,26 @@ class ChunkReader:
                 raise data
             yield name, data
 
-    def iter_many(self, names: Iterable[bytes]) -> Iterator[tuple[bytes, bytes | Damaged]]:
-        """The same, chunk by chunk; one that is damaged comes as its error."""
+    def iter_many(
+        self, names: Iterable[bytes], *, most_bytes: int | None = None
+    ) -> Iterator[tuple[bytes, bytes | Damaged]]:
+        """The same, chunk by chunk; one that is damaged comes as its error.
+
+        Args:
+            most_bytes: how much they are together at most, where that is known. What goes beyond comes as an error: a
+                tree may lie about the size of its objects.
+        """
         wanted: dict[int, list[tuple[Location, bytes]]] = {}
+        total = 0
         for name in dict.fromkeys(names):
             try:
                 found = self.locate(name)
             except Damaged as damaged:
                 yield name, damaged
+                continue
+            total += found.plain_bytes
+            if most_bytes is not None and total > most_bytes:
+                yield name, _larger_than_said(self.vault.store.name, most_bytes)
                 continue
             wanted.setdefault(found.pack, []).append((found, name))
         for pack, places in wanted.items():
@@ -105,15 +118,15 @@ class ChunkReader:
         try:
             data = memoryview(self._fetch(pack, start, end))
         except Damaged as damaged:
-            for _, name in span:
-                yield name, self._elsewhere(name, pack, damaged)
+            for place, name in span:
+                yield name, self._elsewhere(name, place, damaged)
             return
         for place, name in span:
             begin = place.offset - start
             try:
                 yield name, self._open(name, place, data[begin : begin + place.stored_bytes])
             except Damaged as damaged:
-                yield name, self._elsewhere(name, pack, damaged)
+                yield name, self._elsewhere(name, place, damaged)
 
     def _open(self, name: bytes, place: Location, data: bytes | memoryview) -> bytes:
         chunk = StoredChunk(
@@ -161,30 +174,54 @@ class ChunkReader:
         """One part of a tree."""
         return decode_segment(self.read(name), f"{self.vault.store.name}: tree {name.hex()}")
 
+    def part(self, part: Segment) -> pa.Table:
+        """One part of a tree as a backup names it. Raises Damaged: it is another."""
+        table = self.segment(part.chunk_id)
+        first = table["path"][0].as_py()
+        if table.num_rows != part.rows or first != part.first:
+            raise Damaged(
+                "a part of the tree is another than its backup names",
+                where=self.vault.store.name,
+                expected=f"{part.rows} objects from {part.first!r} on",
+                found=f"{table.num_rows} from {first!r} on",
+            )
+        return table
+
     def rows(self, backup: Backup) -> Iterator[TreeRow]:
         """The objects of a backup in path order."""
         for part in backup.segments:
-            yield from rows_of(self.segment(part.chunk_id))
+            yield from rows_of(self.part(part))
+
+    def read_object(self, row: TreeRow) -> bytes:
+        """An object whole, in memory, with the digest its backup names. Raises Damaged, NotEntitled."""
+        found: dict[bytes, bytes] = {}
+        for name, data in self.iter_many(row.chunks, most_bytes=row.size_bytes):
+            if isinstance(data, Damaged):
+                raise data
+            found[name] = data
+        whole = b"".join(found[name] for name in row.chunks)
+        if digest_of(whole) != row.digest:
+            raise Damaged(
+                "an object's content is not what its backup names",
+                where=row.path,
+                expected=row.digest,
+                found=digest_of(whole),
+            )
+        return whole
 
 
 def open_head(vault: Vault, info: PackInfo, data: bytes, where: str) -> PackHead:
-    """The beginning of a pack an index names.
+    """The beginning of a pack an index names. Raises Damaged, NotEntitled."""
+    return read_head(data, vault.secrets, info.pack_id, where, generations=vault.history.keys.recipients)
 
-    Whoever has read the index has the repository's keys: a pack that does not open with them is damaged.
 
-    Raises:
-        Damaged, NotEntitled.
-    """
-    try:
-        return read_head(data, vault.secrets, info.pack_id, where, generations=vault.history.keys.recipients)
-    except WrongKey as wrong:
-        raise Damaged(
-            "the beginning of a pack was changed",
-            where=where,
-            expected="a pack sealed to this repository's keys",
-            found=wrong.what,
-            fix="Put it back from a mirror: `holdfast vault verify --repair`",
-        ) from None
+def _larger_than_said(name: str, most_bytes: int) -> Damaged:
+    return Damaged(
+        "objects have more content than their backup says",
+        where=name,
+        expected=f"at most {most_bytes} bytes",
+        found="more, named by somebody who has the writer's key",
+    )
 
 
 def _spans(places: list[tuple[Location, bytes]]) -> Iterator[list[tuple[Location, bytes]]]:

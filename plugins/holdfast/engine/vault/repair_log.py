@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -78,7 +79,9 @@ def _history_of(mirror: ObjectStore | None, vault: Vault, report: Repaired) -> H
 def _put_entries_back(vault: Vault, mirror: ObjectStore, theirs: History, report: Repaired) -> None:
     """Entries the mirror has and the vault needs: those an anchor there names, and all since."""
     ours = vault.history
-    wanted = [number for number in theirs.counting if number >= ours.anchor_at or number in ours.anchored]
+    anchor = read_entry(vault.store, ours.anchor_at, ours.repository)
+    named = {int(number) for number, _ in anchor.public.get("state", {}).get("live", ())}
+    wanted = [number for number in theirs.counting if number >= ours.anchor_at or number in named]
     lacking: list[tuple[LogEntry, str]] = []
     for number in wanted:
         good = read_entry(mirror, number, ours.repository)
@@ -133,7 +136,7 @@ def _go_on(vault: Vault, report: Repaired) -> Vault:
         previous=history.tip.digest,
         kind="collect",
         created_at=vault.clock.now(),
-        write_id=f"repair-{last + 1}-{history.tip.digest[-16:]}",
+        write_id=hashlib.sha256(f"repair {last + 1} {history.tip.digest}".encode()).hexdigest()[:32],
         public={"state": history.state()},
         body={"given_up": str(vault.alarm)},
     )
@@ -162,10 +165,9 @@ def _heal_copies(vault: Vault, report: Repaired) -> None:
 def _entry_of(vault: Vault, number: int) -> LogEntry:
     """As the history has it: of two that differ, the one that is chained."""
     history = vault.history
-    if number in history.anchored:
-        return read_entry(vault.store, number, history.repository, digest=history.anchored[number])
-    if number == history.tip.sequence:
-        return history.tip
+    for entry in (history.tip, history.keys_at, history.backups.get(number)):
+        if entry is not None and entry.sequence == number:
+            return entry
     following = read_entry(vault.store, number + 1, history.repository)
     return read_entry(vault.store, number, history.repository, digest=following.previous)
 

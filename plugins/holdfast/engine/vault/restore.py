@@ -6,11 +6,11 @@ on where it was.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from holdfast.engine.snapshot.digest import Hasher
 from holdfast.engine.vault.backup import Progress
@@ -46,6 +46,17 @@ class Target(Protocol):
 
 
 @dataclass(frozen=True)
+class Rewritten:
+    """An object that was written in another form than it was backed up in: a table's metadata, for its new place."""
+
+    path: str
+    digest: str
+    new_digest: str
+    size_bytes: int
+    new_size_bytes: int
+
+
+@dataclass(frozen=True)
 class RestoreOptions:
     """What to restore.
 
@@ -71,6 +82,9 @@ class RestoreReport:
         kept: objects that were there already, verified.
         damaged: by path, why it could not be restored.
         read_bytes: what was read from the vault.
+        wanted_bytes: of everything that was chosen.
+        rewritten: objects whose bytes are not those of the backup; see `restore_tables`.
+        tables: where each Iceberg table is now, and its newest metadata file; or why it still names its old place.
     """
 
     backup: Backup
@@ -79,7 +93,10 @@ class RestoreReport:
     kept: int = 0
     kept_bytes: int = 0
     read_bytes: int = 0
+    wanted_bytes: int = 0
     damaged: dict[str, str] = field(default_factory=dict)
+    rewritten: tuple[Rewritten, ...] = ()
+    tables: tuple[Mapping[str, Any], ...] = ()
 
 
 def restore_backup(
@@ -110,6 +127,7 @@ def restore_backup(
             found=", ".join((*options.paths, *options.patterns)),
         )
     check_paths((row.path for row in rows), folds_case=target.folds_case)
+    report.wanted_bytes = sum(row.size_bytes for row in rows)
     for batch in _batches(rows):
         _restore_batch(reader, batch, target, options, report)
     target.finish()
@@ -121,7 +139,7 @@ def _rows(reader: ChunkReader, backup: Backup, options: RestoreOptions, report: 
     """The objects of a backup; where a part of its tree is damaged, those of the others, when it is to go on."""
     for part in backup.segments:
         try:
-            table = reader.segment(part.chunk_id)
+            table = reader.part(part)
         except Damaged as damaged:
             if not options.keep_going:
                 raise
@@ -156,7 +174,8 @@ def _restore_batch(
     together = sum(row.size_bytes for row in wanted) <= _BATCH_BYTES
     fetched: dict[bytes, bytes | Damaged] = {}
     if together:
-        fetched = dict(reader.iter_many(name for row in wanted for name in row.chunks))
+        size = sum(row.size_bytes for row in wanted)
+        fetched = dict(reader.iter_many((name for row in wanted for name in row.chunks), most_bytes=size))
     for row in wanted:
         pieces = _pieces_of(row, fetched) if together else _pieces_ahead(row, reader)
         try:
@@ -169,7 +188,7 @@ def _restore_batch(
         report.restored += 1
         report.restored_bytes += row.size_bytes
         done = report.restored + report.kept
-        options.progress(Progress(done, report.restored_bytes + report.kept_bytes, 0, row.path))
+        options.progress(Progress(done, report.restored_bytes + report.kept_bytes, 0, row.path, report.wanted_bytes))
 
 
 def _pieces_of(row: TreeRow, fetched: dict[bytes, bytes | Damaged]) -> Iterator[bytes]:

@@ -10,16 +10,18 @@ from typing import TypeVar
 from blake3 import blake3
 
 from holdfast.clock import Clock, SystemClock
-from holdfast.engine.objectstore.errors import ObjectNotFound
+from holdfast.engine.objectstore.errors import ObjectNotFound, ObjectStoreError
 from holdfast.engine.objectstore.interface import ByteRange, ObjectStore
 from holdfast.engine.vault import layout
-from holdfast.engine.vault.errors import Damaged, HistoryDamaged, Outdated, RolledBack, VaultExists, WrongKey
-from holdfast.engine.vault.history import History, Keys, load_history, write_hint
+from holdfast.engine.vault.append import append, check_current
+from holdfast.engine.vault.errors import Damaged, HistoryDamaged, Outdated, RolledBack, WrongKey
+from holdfast.engine.vault.history import History, load_history, write_hint
 from holdfast.engine.vault.index import ChunkIndex, IndexedPack, IndexPart, decode_index, part_of
-from holdfast.engine.vault.log import LogEntry, append, sequences
+from holdfast.engine.vault.keys import Keys
+from holdfast.engine.vault.log import LogEntry
 from holdfast.engine.vault.pack import TAIL_READ_BYTES, PackInfo, read_table
 from holdfast.engine.vault.parallel import each
-from holdfast.engine.vault.secrets import NewSecrets, Secrets, public_of, verifier_of
+from holdfast.engine.vault.secrets import NewSecrets, Secrets, public_of
 from holdfast.engine.vault.witness import Witness, ask_witnesses, check_witnesses, write_witness
 
 _READERS = 8
@@ -65,6 +67,10 @@ class Vault:
         witnessed: what they said when it was opened.
         alarm: what is wrong with the log, or between it and the witnesses, ``None`` when nothing is. Reading goes on
             with what is there; writing is refused.
+        protect: told the key of each object that was written, to lock it.
+        protect_witness: the same of a witness, with its site first.
+        unprotected: entries and witnesses that were written and could not be locked, one sentence each: they count all
+            the same, and `renew_locks` locks them.
     """
 
     name: str
@@ -75,11 +81,20 @@ class Vault:
     witnessed: tuple[Witness, ...] = ()
     alarm: HistoryDamaged | None = None
     clock: Clock = field(default_factory=SystemClock, repr=False)
+    protect: Callable[[str], None] = field(default=lambda _key: None, repr=False)
+    protect_witness: Callable[[str, str], None] = field(default=lambda _site, _key: None, repr=False)
+    unprotected: tuple[str, ...] = ()
 
     def refuse_alarm(self) -> None:
-        """Raises RolledBack, HistoryDamaged: nothing is written to a repository that lost what its witnesses saw."""
+        """Whoever means to write asks first.
+
+        Raises:
+            RolledBack, HistoryDamaged: nothing is written to a repository that lost what its witnesses saw.
+            NotEntitled: the keys this vault was opened with were replaced.
+        """
         if self.alarm is not None:
             raise self.alarm
+        check_current(self.secrets, self.history.keys.signers, self.name)
 
     def at(self, history: History) -> Vault:
         """The same vault as of another history."""
@@ -91,7 +106,11 @@ class Vault:
         Args:
             hinted: see `load_history`.
         """
-        fresh = _opened(self.name, self.store, self.secrets, self.witnesses, self.clock, hinted=hinted)
+        fresh = replace(
+            _opened(self.name, self.store, self.secrets, self.witnesses, self.clock, hinted=hinted),
+            protect=self.protect,
+            protect_witness=self.protect_witness,
+        )
         before, now = self.history.tip, fresh.history.tip
         if fresh.alarm is None and now.sequence <= before.sequence and now.digest != before.digest:
             return replace(fresh, alarm=_went_back(self.store.name, before, now))
@@ -121,14 +140,45 @@ class Vault:
                 vault.refuse_alarm()
         return action(vault)
 
-    def commit(self, entry: LogEntry) -> Vault:
-        """After an entry was written: the vault with it, witnessed. A site that could not witness it is told of."""
-        told = write_witness(self.witnesses, self.secrets, entry)
+    def commit(self, entry: LogEntry, protect: Callable[[str], None] = lambda _key: None) -> Vault:
+        """After an entry was written: the vault with it, locked and witnessed.
+
+        A site that could not witness it is told of, and so is what could not be locked: the entry stands.
+
+        Args:
+            protect: told the entry's keys, beside the vault's own.
+        """
+        return self.at(self.history.after(entry)).settled(entry, protect)
+
+    def settled(self, entry: LogEntry, protect: Callable[[str], None] = lambda _key: None) -> Vault:
+        """The same of a vault whose history has the entry already."""
+        unprotected: list[str] = []
+
+        def locked(lock: Callable[[str], None], key: str) -> None:
+            try:
+                lock(key)
+            except ObjectStoreError as error:
+                unprotected.append(str(error))
+
+        for key in (layout.entry_key(entry.sequence), layout.entry_copy_key(entry.sequence)):
+            locked(self.protect, key)
+            locked(protect, key)
+        history = self.history
+        told = write_witness(self.witnesses, self.secrets, entry, key_entries=history.key_entries, known=self.witnessed)
+        for site, error in told.items():
+            if error is None:
+                repository = self.secrets.repository
+                keys = [layout.witness_keys_key(repository, one.sequence, one.digest) for one in history.key_entries]
+                for key in (*keys, layout.witness_key(repository, entry.sequence)):
+                    locked(partial(self.protect_witness, site), key)
+        kept = frozenset((one.sequence, one.digest) for one in history.key_entries)
         witnessed = tuple(
-            Witness(site, entry.sequence, entry.digest) if error is None else Witness(site, unknown=error)
+            Witness(site, entry.sequence, entry.digest, key_entries=kept)
+            if error is None
+            else Witness(site, unknown=error)
             for site, error in told.items()
         )
-        return replace(self, history=self.history.after(entry), witnessed=witnessed)
+        return replace(self, witnessed=witnessed, unprotected=(*self.unprotected, *unprotected))
 
     def current_index(self, *, presence: bool = False, torn: bool = False) -> tuple[Vault, LoadedIndex]:
         """The index, and the vault it is of: as of now where an index is gone, which a collection may have taken away.
@@ -242,22 +292,6 @@ def index_digest(data: bytes) -> str:
     return f"blake3:{blake3(data).hexdigest()}"
 
 
-def refuse_existing(store: ObjectStore) -> None:
-    """Raises VaultExists: a log is there, of whatever state."""
-    if sequences(store):
-        raise _exists(store)
-
-
-def _exists(store: ObjectStore) -> VaultExists:
-    return VaultExists(
-        "there is a vault here already",
-        where=store.name,
-        expected="nothing below log/",
-        found="a log",
-        fix="Use it, or name another site or prefix",
-    )
-
-
 def init_vault(
     name: str,
     store: ObjectStore,
@@ -266,38 +300,42 @@ def init_vault(
     keysets: Mapping[str, str],
     witnesses: Mapping[str, ObjectStore] | None = None,
     clock: Clock | None = None,
+    protect: Callable[[str], None] = lambda _key: None,
+    protect_witness: Callable[[str, str], None] = lambda _site, _key: None,
 ) -> Vault:
     """Make a repository where there is none.
 
     Args:
         keysets: by role, the id of the key objects that were written before.
+        protect, protect_witness: see `Vault`.
 
     Raises:
         VaultExists: there is one.
     """
     clock = clock or SystemClock()
-    refuse_existing(store)
     reader, admin, writer = secrets.reader, secrets.admin, secrets.writer
-    assert admin.signing is not None
-    assert writer.signing is not None
     keys = Keys(
         recipients={number: public_of(private) for number, private in reader.private.items()},
-        signers={verifier_of(admin.signing): "admin", verifier_of(writer.signing): "writer"},
+        signers={admin.verifier: "admin", writer.verifier: "writer"},
         keysets=dict(keysets),
     )
 
-    def describe(_tip: LogEntry | None) -> tuple[dict[str, object], dict[str, object]]:
-        return {"keys": keys.to_public()}, {"keys": keys.to_public()}
-
-    def taken(_entry: LogEntry) -> None:
-        raise _exists(store)
-
-    entry = append(store, admin, "init", clock=clock, tip=None, describe=describe, seen=taken)
-    history = History(admin.repository, entry, keys, entry)
+    entry = append(
+        store, admin, "init", clock=clock, tip=None, describe=lambda _tip: ({"keys": keys.to_public()}, None)
+    )
+    history = History(admin.repository, entry, keys, (entry,), recent=(entry,))
     write_hint(store, history)
-    vault = Vault(name, store, admin, history, dict(witnesses or {}), clock=clock)
-    write_witness(vault.witnesses, admin, entry)
-    return vault
+    vault = Vault(
+        name,
+        store,
+        admin,
+        history,
+        dict(witnesses or {}),
+        clock=clock,
+        protect=protect,
+        protect_witness=protect_witness,
+    )
+    return vault.settled(entry)
 
 
 def open_vault(
@@ -307,16 +345,25 @@ def open_vault(
     *,
     witnesses: Mapping[str, ObjectStore] | None = None,
     clock: Clock | None = None,
+    protect: Callable[[str], None] = lambda _key: None,
+    protect_witness: Callable[[str, str], None] = lambda _site, _key: None,
 ) -> Vault:
     """Open a repository and ask its witnesses.
 
     Where an entry of the log is missing or wrong, or a witness saw more, it opens with an alarm: reading goes on.
 
+    Args:
+        protect, protect_witness: see `Vault`; whatever is written through it is locked.
+
     Raises:
         NoVault, WrongKey: as `load_history`.
         HistoryDamaged: so much of the log is gone that nothing can be read.
     """
-    return _opened(name, store, secrets, dict(witnesses or {}), clock or SystemClock())
+    return replace(
+        _opened(name, store, secrets, dict(witnesses or {}), clock or SystemClock()),
+        protect=protect,
+        protect_witness=protect_witness,
+    )
 
 
 def _opened(
@@ -328,11 +375,12 @@ def _opened(
     *,
     hinted: bool = True,
 ) -> Vault:
-    history, alarm = _read_log(store, secrets, hinted)
-    told = ask_witnesses(history, witnesses)
-    if alarm is None and any((witness.sequence or 0) > history.tip.sequence for witness in told):
-        # Somebody may have written an entry between the two; one that was witnessed was in the log before.
+    for _ in range(_TRIES):
         history, alarm = _read_log(store, secrets, hinted)
+        told = ask_witnesses(history, witnesses)
+        if alarm is not None or not any(witness.is_ahead_of(history.tip.sequence) for witness in told):
+            break
+        # Somebody may have written an entry between the two; one that was witnessed was in the log before.
     if alarm is None:
         try:
             check_witnesses(store, history, told)

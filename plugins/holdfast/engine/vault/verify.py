@@ -104,7 +104,9 @@ def verify_vault(vault: Vault, options: VerifyOptions | None = None) -> VerifyRe
     bad_chunks = _verify_packs(vault, loaded, options, report)
     for pack_id in loaded.missing_packs:
         report.missing_packs.append(pack_id.hex())
-    backups = options.backups or tuple(live_backups(vault))
+    unreadable: dict[int, str] = {}
+    backups = options.backups or tuple(live_backups(vault, unreadable=unreadable))
+    report.problems.extend(f"the backup of entry {number} cannot be read: {why}" for number, why in unreadable.items())
     reader = ChunkReader(vault, loaded.index)
     for backup in backups:
         _verify_backup(reader, loaded.index, backup, bad_chunks, report)
@@ -115,6 +117,10 @@ def verify_vault(vault: Vault, options: VerifyOptions | None = None) -> VerifyRe
 def _verify_copies(vault: Vault, report: VerifyReport) -> None:
     """Both copies of every entry and key object that counts are there and equal."""
     history = vault.history
+    report.problems.extend(
+        f"{vault.store.name}: {layout.entry_key(number)} is no entry of this log; it counts for nothing"
+        for number in history.strays
+    )
     pairs = [(layout.entry_key(number), layout.entry_copy_key(number), "") for number in history.counting]
     for role, keyset_id in history.keys.keysets.items():
         first, second = layout.KEY_COPIES
@@ -148,7 +154,7 @@ def _verify_backup(
     affected: list[str] = []
     for part in backup.segments:
         try:
-            rows = reader.segment(part.chunk_id)
+            rows = reader.part(part)
         except (Damaged, WrongKey) as damaged:
             report.problems.append(f"backup {backup.backup_id}: {part.rows} objects from {part.first!r} on: {damaged}")
             affected.append(part.describe())
