@@ -9,6 +9,7 @@ would start it; what is measured is its processor time, wall time and peak memor
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
 import os
 import shutil
@@ -123,8 +124,7 @@ class Bench:
     @contextmanager
     def place(self, name: str) -> Iterator[Place]:
         """New, empty repositories of every contender."""
-        with tempfile.TemporaryDirectory(prefix="round-", dir=self.work) as text:
-            folder = Path(text)
+        with self._folder() as folder:
             environment = {
                 "BENCH_VAULT_IDENTITY": str(folder / "identity"),
                 "RESTIC_PASSWORD": "correct horse battery staple",
@@ -141,6 +141,16 @@ class Bench:
                 environment["AIRFLOW_CONN_SRC"] = json.dumps(airflow_connection(server.url))
                 repository = f"s3:{server.url}/bench/{RESTIC}/repository"
                 yield self._initialised(Place(name, OURS, repository, folder, environment))
+
+    @contextmanager
+    def _folder(self) -> Iterator[Path]:
+        """A new folder for a round, which goes when all rounds are done, less what takes room."""
+        folder = Path(tempfile.mkdtemp(prefix="round-", dir=self.work))
+        try:
+            yield folder
+        finally:
+            for name in (OURS, RESTIC, "restic-cache"):
+                shutil.rmtree(folder / name, ignore_errors=True)
 
     def _initialised(self, place: Place) -> Place:
         for contender in self.contenders:
@@ -177,12 +187,15 @@ class Bench:
         self.step(place, "full verify", lambda contender: self.run(contender, "verify", place))
 
     def restored(self, contender: str, place: Place, source: Path) -> Cost:
-        """A restore into a new folder; what it brought is compared afterwards, and removed."""
-        target = place.folder / "restored"
+        """A restore into a new folder; what it brought is compared afterwards, and emptied."""
+        target = place.folder / f"restored-by-{contender}"
         cost = self.run(contender, "restore", place, target)
         found = target if contender == OURS else target / source.relative_to("/")
         subprocess.run(["diff", "--recursive", "--brief", str(source), str(found)], check=True)
-        shutil.rmtree(target)
+        # Not removed yet: ext4 passes over every inode that was freed in the last minutes, and the next restore pays.
+        for file in target.rglob("*"):
+            if file.is_file():
+                os.truncate(file, 0)
         return cost
 
     def one_object(self, place: Place) -> None:
@@ -261,6 +274,7 @@ def main() -> None:
     if found:
         print(f"==> restic {found[1]}")
     prepare(bench, with_object=not options.without_object)
+    atexit.register(lambda: [shutil.rmtree(folder) for folder in work.glob("round-*")])
     versions = {RESTIC: found[1]} if found else {}
     try:
         measure(bench, options)

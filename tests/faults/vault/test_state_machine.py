@@ -16,4 +16,4 @@ def test_no_backup_is_lost_and_nothing_is_left_over() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_no_backup_is_lost_in_ten_thousand_steps() -> None:
-    assert run_machine(examples=240, steps=50) >= 10_000
+    assert run_machine(examples=300, steps=50) >= 10_000

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 
 from holdfast.engine.vault import layout
 from holdfast.engine.vault.backups import live_backups
+from holdfast.engine.vault.errors import Damaged
 from holdfast.engine.vault.history import load_history
 from holdfast.engine.vault.index import ChunkIndex
 from holdfast.engine.vault.log import sequences
@@ -57,12 +58,15 @@ def counting_keys(vault: Vault) -> frozenset[str]:
     which lie elsewhere.
 
     Raises:
-        Damaged, HistoryDamaged: it cannot be told.
+        HistoryDamaged: it cannot be told.
     """
     vault = vault.at(load_history(vault.store, vault.secrets, hinted=False))
     history = vault.history
     index = vault.load_index().index
-    needed = needed_chunks(vault, index).bytes_by_pack
+    try:
+        needed: Container[bytes] = needed_chunks(vault, index).bytes_by_pack
+    except Damaged:  # which are needed cannot be told: all of them may be
+        needed = {info.pack_id for info in index.packs}
     keys = {layout.pack_key(info.tier, info.pack_id) for info in index.packs if info.pack_id in needed}
     keys |= {layout.index_key(name) for name in history.indexes}
     for number in set(sequences(vault.store)) - set(history.stale):

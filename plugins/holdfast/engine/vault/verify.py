@@ -19,6 +19,7 @@ from holdfast.engine.vault.errors import Damaged, HistoryDamaged, WrongKey
 from holdfast.engine.vault.index import ChunkIndex
 from holdfast.engine.vault.keysets import keyset_name
 from holdfast.engine.vault.log import parse_entry
+from holdfast.engine.vault.memory import blocks_kept
 from holdfast.engine.vault.pack import PackClass
 from holdfast.engine.vault.reading import ChunkReader, open_head
 from holdfast.engine.vault.vault import LoadedIndex, Vault
@@ -101,7 +102,8 @@ def verify_vault(vault: Vault, options: VerifyOptions | None = None) -> VerifyRe
     vault, loaded = vault.current_index(presence=True, torn=True)
     report.problems.extend(loaded.damaged)
     report.packs = len(loaded.index.packs)
-    bad_chunks = _verify_packs(vault, loaded, options, report)
+    with blocks_kept():
+        bad_chunks = _verify_packs(vault, loaded, options, report)
     for pack_id in loaded.missing_packs:
         report.missing_packs.append(pack_id.hex())
     unreadable: dict[int, str] = {}
