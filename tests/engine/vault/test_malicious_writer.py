@@ -17,6 +17,7 @@ from holdfast.engine.objectstore.interface import CREATE
 from holdfast.engine.vault import layout
 from holdfast.engine.vault.arrow import read_table as read_arrow
 from holdfast.engine.vault.backups import live_backups
+from holdfast.engine.vault.chunking import Chunker
 from holdfast.engine.vault.crypto import seal
 from holdfast.engine.vault.errors import Damaged
 from holdfast.engine.vault.index import (
@@ -48,8 +49,9 @@ from holdfast.engine.vault.session import Session
 from holdfast.engine.vault.targets import FolderTarget
 from holdfast.engine.vault.tree import SCHEMA, TreeRow, TreeWriter, decode_segment, encode_segment
 from holdfast.engine.vault.vault import index_digest
+from holdfast.engine.vault.verify import Depth, VerifyOptions, verify_vault
 from holdfast.errors import ConfigError, HoldfastError
-from vault_world import VaultWorld, read_tree, some_files, write_tree
+from vault_world import SMALL, VaultWorld, read_tree, some_files, write_tree
 
 SECRETS = NewSecrets.make()
 DIGEST = "blake3:" + "0" * 64
@@ -357,3 +359,28 @@ def test_the_time_of_the_largest_and_the_smallest_year_is_kept() -> None:
     times = [datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)]
     rows = [TreeRow(str(n), 0, DIGEST, at, None, None, ()) for n, at in enumerate(times)]
     assert decode_segment(encode_segment(rows), "here")["modified_at"].to_pylist() == times
+
+
+def test_content_under_false_names_is_stored_anew_once_its_pack_is_removed(world: VaultWorld, tmp_path: Path) -> None:
+    """A thief of the writer's key who knows what comes next can be there first; a full verification finds it."""
+    coming = b"what the next backup will hold\n" * 2_000
+    vault = world.open("writer")
+    cutter = Chunker(SMALL.chunk_bytes, vault.secrets.chunk_seed)
+    with Session(vault, ChunkIndex(()), "daily") as session:
+        pack = session._pack_with_room(PackClass.DATA, 100)
+        for piece in cutter.cut(coming):
+            pack.add(chunk_id(vault.secrets.chunk_key, PackClass.DATA, piece), b"false", Codec.RAW, 5)
+        indexes = session.finish()
+    commit(world, body_of(world, []), indexes)
+    write_tree(tmp_path / "source", {"coming": coming})
+    poisoned = world.back_up(tmp_path / "source").backup
+    with pytest.raises(Damaged, match="is not what its"):
+        world.restore(tmp_path / "before", poisoned.backup_id)
+    report = verify_vault(world.open("reader"), VerifyOptions(depth=Depth.FULL))
+    assert report.affected == {poisoned.backup_id: ["coming"]}
+    (false,) = report.damaged_packs
+    world.store.delete(layout.pack_key("daily", bytes.fromhex(false)))
+    world.back_up(tmp_path / "source")
+    for backup in (poisoned.backup_id, None):
+        world.restore(tmp_path / f"after-{backup}", backup)
+        assert read_tree(tmp_path / f"after-{backup}") == read_tree(tmp_path / "source")
