@@ -262,7 +262,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("build/bench/vault.json"))
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--place", default="S3,disk", help="where to, with a comma between")
-    parser.add_argument("--quick", action="store_true", help="a small set, for a first look")
+    parser.add_argument("--quick", action="store_true", help="a small set, for a first look: too small for the bars")
     parser.add_argument("--without-object", action="store_true", help="leave the one large object out")
     parser.add_argument("--without-restic", action="store_true", help="measure ours alone")
     options = parser.parse_args()
