@@ -98,3 +98,27 @@ def folder_runtime(topology: Path, *, put_seconds: float = 0.0) -> FolderRuntime
     )
     made.put_seconds = put_seconds
     return made
+
+
+def add_vault(topology: Path, **settings: Any) -> Path:
+    """Give the group of `make_folders` a vault ``desk`` at ``site-b``, mirrored at ``site-c``, and keys for it.
+
+    Args:
+        settings: of the vault, over those defaults.
+    """
+    folder = topology.parent
+    for role in ("writer", "reader", "admin"):
+        (folder / f"{role}.key").write_text(os.urandom(32).hex())
+    document = yaml.safe_load(topology.read_text())
+    document["vaults"] = {
+        "desk": {
+            "site": SITES[1],
+            "mirrors": [SITES[2]],
+            "witnesses": [SITES[0], SITES[2]],
+            "keys": {role: [f"file:{folder}/{role}.key"] for role in ("writer", "reader", "admin")},
+            **settings,
+        }
+    }
+    document["groups"]["desk"]["vaults"] = ["desk"]
+    topology.write_text(yaml.safe_dump(document))
+    return topology

@@ -7,12 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from holdfast.clock import Clock, FakeClock
 from holdfast.engine.objectstore import ObjectStore, memory_store
+from holdfast.engine.vault.append import append
 from holdfast.engine.vault.backup import BackupOptions, BackupReport, back_up
 from holdfast.engine.vault.backups import find_backup
 from holdfast.engine.vault.keysets import make_vault, unlock
+from holdfast.engine.vault.log import LogEntry
 from holdfast.engine.vault.recipients import AgeRecipient, Recipient
 from holdfast.engine.vault.restore import RestoreOptions, RestoreReport, restore_backup
 from holdfast.engine.vault.sources import TreeSource
@@ -54,6 +57,19 @@ class VaultWorld:
 
     def back_up(self, folder: Path, *, name: str = "tree", options: BackupOptions = SMALL) -> BackupReport:
         return back_up(self.open(), TreeSource(name, folder, datetime.now(UTC)), options)
+
+    def commit(self, public: Mapping[str, Any], body: Mapping[str, Any]) -> LogEntry:
+        """A backup entry that says whatever it likes."""
+        vault = self.open()
+        return append(
+            self.store,
+            vault.secrets,
+            "backup",
+            clock=self.clock,
+            tip=vault.history.tip,
+            signers=vault.history.keys.signers,
+            describe=lambda _tip: (public, body),
+        )
 
     def restore(self, folder: Path, wanted: str | None = None, options: RestoreOptions | None = None) -> RestoreReport:
         vault = self.open("reader")

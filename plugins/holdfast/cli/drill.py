@@ -118,7 +118,9 @@ def verify(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check a drill's evidence, offline: the signature, and every byte of journal and report.
+    """Check a drill's or a restore drill's evidence, offline: the signature, and every byte of journal and report.
+
+    Of a restore drill the verdict is judged anew from its claims.
 
     Without --public-key it is checked against the key the evidence itself names: that shows that nothing was changed
     since, not who made it.
@@ -132,7 +134,8 @@ def verify(
         print_json({"ok": True, **asdict(found)})
     else:
         console.print(
-            f"{found.folder}: drill {found.drill_id}, {found.status}; {', '.join(found.files)} are what was "
+            f"{found.folder}: drill {found.drill_id}, {found.status}{f', {found.verdict}' if found.verdict else ''}; "
+            f"{', '.join(found.files)} are what was "
             f"{found.signer}",
             markup=False,
         )

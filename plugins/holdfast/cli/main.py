@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from holdfast import __version__
-from holdfast.cli import authority, check, drill, failover, sandbox, sync, train
+from holdfast.cli import authority, check, drill, failover, sandbox, sync, train, vault
 
 app = typer.Typer(
     name="holdfast",
@@ -28,6 +28,7 @@ app.add_typer(drill.app, name="drill")
 app.add_typer(failover.app, name="failover")
 app.add_typer(sync.app, name="sync")
 app.add_typer(train.app, name="train")
+app.add_typer(vault.app, name="vault")
 
 
 def _version(wanted: bool) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from airflow.sdk import Asset, AssetAlias
 
+#: Stands for the asset of whichever vault got new backups.
+BACKED_UP = AssetAlias("holdfast-backed-up", group="holdfast")
 #: Stands for the asset of whichever model a run trained.
 TRAINED_MODEL = AssetAlias("holdfast-trained-model", group="holdfast")
 #: Stands for the asset of whichever job's run ended well.
@@ -32,3 +34,8 @@ def model_asset(name: str) -> Asset:
 def training_asset(job: str) -> Asset:
     """Updated when a run of the job ended well, at its own site: `model_asset` waits for the others."""
     return Asset(name=f"holdfast-training-{job}", uri=f"x-holdfast://training/{job}", group="holdfast")
+
+
+def vault_asset(name: str) -> Asset:
+    """The asset of a vault: it has an event whenever backups were made. See `BACKED_UP`."""
+    return Asset(name=f"holdfast-vault-{name}", uri=f"x-holdfast://vaults/{name}", group="holdfast")

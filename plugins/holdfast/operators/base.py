@@ -20,7 +20,14 @@ if TYPE_CHECKING:
     from holdfast.engine.runtime import Runtime
 
 #: Argument name → the part of a topology its value must be in.
-_NAMED = {"group": "groups", "dataset": "datasets", "job": "training", "site": "sites", "target": "sites"}
+_NAMED = {
+    "vault": "vaults",
+    "group": "groups",
+    "dataset": "datasets",
+    "job": "training",
+    "site": "sites",
+    "target": "sites",
+}
 
 
 class HoldfastOperator(BaseOperator):

@@ -29,6 +29,7 @@ from holdfast.engine.recovery.jobs import job_status
 from holdfast.engine.recovery.subjects import current_run
 from holdfast.engine.runtime import Runtime
 from holdfast.errors import HoldfastError
+from holdfast.sandbox import demo_vault
 from holdfast.sandbox.airflow import USER, AirflowStack, DagRun
 from holdfast.sandbox.errors import PartFailed
 from holdfast.sandbox.files import read_json
@@ -75,6 +76,7 @@ class Demo:
         self.tell = teller
         self.airflow = AirflowStack(state / "airflow", {}, dags=_ROOT / "dags", plugins=_ROOT / "plugins")
         self._runtime: Runtime | None = None
+        self._vault: demo_vault.VaultFigures | None = None
 
     def run(self) -> bool:
         """The story; whether every verdict is a pass and the evidence verifies."""
@@ -141,6 +143,8 @@ class Demo:
         create_records(self.runtime, group)
         await_service(self.runtime, group)
         self.tell.say("the model's service answers through DNS")
+        # While Airflow starts.
+        self._vault = demo_vault.back_up_and_drill(self.runtime, group, self.output, say=self.tell.say)
         self.airflow.wait_healthy(timeout_seconds=300)
         self.tell.say(f"Airflow is up at {self.airflow.address}")
 
@@ -196,15 +200,18 @@ class Demo:
         # It raises when a byte was changed. The sandbox's own key is the one that is trusted here.
         key = load_or_create_key(self.runtime.environ).public_key()
         verified = verify_evidence(self.output, public_key=key)
-        self.tell.console.print(_table(journal))
+        assert self._vault is not None
+        self.tell.console.print(_table(journal, self._vault))
         passed = journal["status"] == "completed" and not journal["deviated"] and journal["verdict"]["passed"] is True
+        passed = passed and self._vault.passed
         self.tell.console.print(
-            f"The drill {journal['status']}; verdicts {'all pass' if passed else 'DO NOT ALL PASS'}; the evidence "
-            f"verifies, {verified.signer}.",
+            f"The drill {journal['status']}; verdicts {'all pass' if passed else 'DO NOT ALL PASS'}; the evidence of "
+            f"both drills verifies, {verified.signer}.",
             highlight=False,
         )
-        for name in EVIDENCE:
-            self.tell.console.print(f"  {self.output / name}", highlight=False)
+        for folder in (self.output, self.output / demo_vault.FOLDER):
+            for name in EVIDENCE:
+                self.tell.console.print(f"  {folder / name}", highlight=False)
         return bool(passed)
 
     # -- watching -----------------------------------------------------------------------------------------------
@@ -271,10 +278,13 @@ def _about_the_drill(task: str, result: dict[str, Any]) -> str:
     return ""
 
 
-def _table(journal: dict[str, Any]) -> Table:
+def _table(journal: dict[str, Any], vault: demo_vault.VaultFigures) -> Table:
     table = Table("claim", "objective", "measured", "verdict", box=None)
     for claim, objective, measured, verdict in summary_rows(journal):
         table.add_row(claim, objective, measured, _MARKS[journal["verdict"][verdict]] if verdict else "")
+    table.add_section()
+    for claim, objective, measured, holds in demo_vault.vault_rows(vault):
+        table.add_row(claim, objective, measured, _MARKS[holds])
     return table
 
 

@@ -38,6 +38,7 @@ from holdfast.sandbox.parts import (
 from holdfast.sandbox.ports import HOST, assign, claim, claim_block, free_port, is_free
 from holdfast.sandbox.processes import Identity
 from holdfast.sandbox.status import PartStatus, SandboxStatus, SiteStatus, is_frozen
+from holdfast.sandbox.vault_keys import write_vault_keys
 
 _FORMAT = 1
 _POLL_SECONDS = 0.02
@@ -94,6 +95,7 @@ class Sandbox:
             try:
                 run_agents = self._agents(agents, saved)
                 document = {"format": _FORMAT, "topology": str(world.topology), "ports": ports, "agents": run_agents}
+                write_vault_keys(self.paths.state)
                 environments = write_environments(world, self.paths, ports)
                 parts = build_parts(world, self.paths, ports, agents=run_agents, environments=environments)
                 write_json(self.paths.sandbox, document, durable=True)

@@ -21,6 +21,7 @@ from holdfast.engine.compute.errors import ComputeUnavailable
 from holdfast.engine.compute.interface import JobHandle, JobSpec, JobState, JobStatus
 from holdfast.engine.config.compute import Placement
 from holdfast.engine.config.models import NoCapacityPolicy
+from holdfast.engine.config.residency import ResidencyRefused
 from holdfast.engine.drill import SteadyStateFailed, comparison, phases, run, stale_writes, training
 from holdfast.engine.drill.checkpoints import list_checkpoints
 from holdfast.engine.drill.conclude import conclude, free_unrecorded
@@ -32,7 +33,6 @@ from holdfast.engine.health.interface import Verdict
 from holdfast.engine.objectstore import local_store
 from holdfast.engine.objectstore.errors import StoreUnavailable
 from holdfast.engine.recovery import Answer, GateClosed, NeedsHuman, new_plan, run_plan
-from holdfast.engine.replication.errors import ResidencyRefused
 from holdfast.engine.snapshot import latest, put_snapshot
 from holdfast.engine.snapshot.digest import digest_of
 from holdfast.errors import UnknownName

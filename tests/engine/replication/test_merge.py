@@ -9,6 +9,7 @@ import pytest
 
 from holdfast.clock import SystemClock
 from holdfast.engine.config import Residency
+from holdfast.engine.config.residency import ResidencyRefused
 from holdfast.engine.config.sync import Deletes, Filters, Sync, Verification
 from holdfast.engine.objectstore import local_store, memory_store
 from holdfast.engine.objectstore.encrypted import EncryptedStore, Scope
@@ -18,7 +19,7 @@ from holdfast.engine.objectstore.interface import CREATE
 from holdfast.engine.objectstore.parts import part_store
 from holdfast.engine.replication.deletes import SourceState, mark
 from holdfast.engine.replication.directions import NoCommonSnapshot
-from holdfast.engine.replication.errors import Interrupted, ReplicaDamaged, ReplicationError, ResidencyRefused
+from holdfast.engine.replication.errors import Interrupted, ReplicaDamaged, ReplicationError
 from holdfast.engine.replication.merge import MergeJob, merge_dataset
 from holdfast.engine.replication.merge_note import MergeNote, note_key, noted, read_overruled, write_note
 from holdfast.engine.replication.merging import MergeNeedsApproval

@@ -10,7 +10,7 @@ import pytest
 from holdfast.engine.vault.backup import back_up
 from holdfast.engine.vault.backups import find_backup
 from holdfast.engine.vault.collect import CollectOptions, collect
-from holdfast.engine.vault.errors import NotEntitled, RolledBack, UnsafePath, WrongKey
+from holdfast.engine.vault.errors import NotEntitled, RolledBack, UnsafePath, VaultExists, WrongKey
 from holdfast.engine.vault.forget import Keep, forget
 from holdfast.engine.vault.keysets import unlock
 from holdfast.engine.vault.paths import check_paths
@@ -147,3 +147,10 @@ def test_a_path_that_leaves_the_target_is_refused(path: str) -> None:
 def test_paths_that_would_be_one_are_refused(paths: tuple[str, ...]) -> None:
     with pytest.raises(UnsafePath):
         check_paths(paths)
+
+
+def test_a_vault_is_not_made_over_another(world: VaultWorld) -> None:
+    keys = [info.key for info in world.store.list("keys/")]
+    with pytest.raises(VaultExists):
+        world.make()
+    assert [info.key for info in world.store.list("keys/")] == keys

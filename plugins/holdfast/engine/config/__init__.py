@@ -21,6 +21,7 @@ from holdfast.engine.config.models import (
     TrainingJob,
 )
 from holdfast.engine.config.sync import Deletes, Filters, Sync, Verification
+from holdfast.engine.config.vaults import KeepBackups, Vault, VaultKeys
 
 __all__ = [
     "Cloud",
@@ -35,6 +36,7 @@ __all__ = [
     "Fencing",
     "Filters",
     "Group",
+    "KeepBackups",
     "Limits",
     "Objectives",
     "Placement",
@@ -46,6 +48,8 @@ __all__ = [
     "Sync",
     "Topology",
     "TrainingJob",
+    "Vault",
+    "VaultKeys",
     "Verification",
     "load_topology",
     "topology_path",

@@ -15,6 +15,7 @@ from holdfast.engine.config.base import Model, Name, RelativePath
 from holdfast.engine.config.checkpoints import CheckpointCompression, KeepCheckpoints, PlannedInterval
 from holdfast.engine.config.compute import Compute, Placement
 from holdfast.engine.config.sync import Sync
+from holdfast.engine.config.vaults import Vault
 from holdfast.errors import UnknownName
 
 _T = TypeVar("_T")
@@ -119,6 +120,7 @@ class Group(Model):
     datasets: tuple[Name, ...] = ()
     training: tuple[Name, ...] = ()
     services: tuple[Name, ...] = ()
+    vaults: tuple[Name, ...] = Field((), description="Where its datasets and models are backed up.")
     no_capacity: NoCapacityPolicy = Field(
         NoCapacityPolicy.WAIT,
         description="While no placement has a machine: `wait` asks again, ever more seldom; `go-on-without-training` "
@@ -134,6 +136,15 @@ class Dataset(Model):
     expectations: str | None = Field(
         None, description="Great Expectations suite (JSON), relative to the topology file."
     )
+    backup_chunk_kib: int = Field(
+        256, ge=16, le=4096, description="About how long a chunk of a backup is; a power of two. Large files: more."
+    )
+
+    @model_validator(mode="after")
+    def _cuts_by_a_power_of_two(self) -> Self:
+        if self.backup_chunk_kib & (self.backup_chunk_kib - 1):
+            raise ValueError(f"backup_chunk_kib: expected a power of two; found {self.backup_chunk_kib}")
+        return self
 
 
 class Residency(Model):
@@ -205,6 +216,7 @@ class Topology(Model):
     residency: dict[Name, Residency] = Field(default_factory=dict)
     training: dict[Name, TrainingJob] = Field(default_factory=dict)
     services: dict[Name, Service] = Field(default_factory=dict)
+    vaults: dict[Name, Vault] = Field(default_factory=dict)
     _path: Path = PrivateAttr(default=Path("holdfast.yaml"))
 
     @property
@@ -230,6 +242,9 @@ class Topology(Model):
 
     def service(self, name: str) -> Service:
         return self._named("services", name, self.services)
+
+    def vault(self, name: str) -> Vault:
+        return self._named("vaults", name, self.vaults)
 
     def residency_of(self, dataset: str) -> Residency | None:
         """The residency class of a dataset, ``None`` when it may lie anywhere."""

@@ -11,7 +11,14 @@ if TYPE_CHECKING:
 
 def broken_references(topology: Topology) -> list[str]:
     """Every broken reference, each as ``path: expected …; found …``."""
-    return [*_groups(topology), *_runs(topology), *_datasets(topology), *_jobs(topology), *_services(topology)]
+    return [
+        *_groups(topology),
+        *_runs(topology),
+        *_datasets(topology),
+        *_jobs(topology),
+        *_services(topology),
+        *_vaults(topology),
+    ]
 
 
 def _missing(path: str, name: str, known: Iterable[str]) -> str:
@@ -22,7 +29,7 @@ def _groups(topology: Topology) -> Iterator[str]:
     for name, group in topology.groups.items():
         at = f"groups.{name}"
         yield from (_missing(f"{at}.sites", s, topology.sites) for s in group.sites.all() if s not in topology.sites)
-        for kind in ("datasets", "training", "services"):
+        for kind in ("datasets", "training", "services", "vaults"):
             known = getattr(topology, kind)
             yield from (_missing(f"{at}.{kind}", n, known) for n in getattr(group, kind) if n not in known)
         yield from _roles(at, group)
@@ -93,3 +100,17 @@ def _services(topology: Topology) -> Iterator[str]:
                     yield f"{at}.endpoints: expected a URL for {site} (in group {group_name}); found none"
                 if site not in service.record.values:
                     yield f"{at}.record.values: expected a value for {site} (in group {group_name}); found none"
+
+
+def _vaults(topology: Topology) -> Iterator[str]:
+    places: dict[tuple[str, str], str] = {}
+    for name, vault in topology.vaults.items():
+        at = f"vaults.{name}"
+        shares = vault.shares.sites if vault.shares is not None else ()
+        named = {"site": (vault.site,), "mirrors": vault.mirrors, "shares": shares, "witnesses": vault.witnesses}
+        for field, sites in named.items():
+            yield from (_missing(f"{at}.{field}", site, topology.sites) for site in sites if site not in topology.sites)
+        for site in dict.fromkeys((vault.site, *vault.mirrors, *shares)):
+            other = places.setdefault((site, vault.prefix or f"vault/{name}"), name)
+            if other != name:
+                yield f"{at}.prefix: expected a folder of its own at {site}; found {vault.prefix!r}, which is {other}'s"

@@ -227,12 +227,21 @@ def _at_most(measured: float | None, objective: float) -> bool | None:
 
 
 def store_evidence(state: DrillState, files: Mapping[str, bytes]) -> dict[str, str]:
-    """Keep the evidence in every bucket of the group that answers, under ``evidence/<drill>/``."""
+    """As `keep_evidence`, of a drill in progress."""
+    return keep_evidence(state.rooms, state.plan.group, state.drill_id, files)
+
+
+def keep_evidence(rooms: Rooms, group: str, drill_id: str, files: Mapping[str, bytes]) -> dict[str, str]:
+    """Keep the evidence in every bucket of the group that answers, under ``evidence/<drill>/``.
+
+    Returns:
+        by site ``kept``, or why not.
+    """
     kept = {}
-    for site in state.rooms.topology.group(state.plan.group).sites.all():
+    for site in rooms.topology.group(group).sites.all():
         try:
             for name, data in files.items():
-                state.rooms.store(site).put(f"evidence/{state.drill_id}/{name}", data)
+                rooms.store(site).put(f"evidence/{drill_id}/{name}", data)
         except ObjectStoreError as error:
             kept[site] = str(error)
         else:

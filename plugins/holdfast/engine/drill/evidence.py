@@ -21,6 +21,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from holdfast.engine.drill import dsse
 from holdfast.engine.drill.keys import load_or_create_key, load_public_key
 from holdfast.engine.drill.report import render_report
+from holdfast.engine.drill.restore_journal import FORMAT as RESTORE_FORMAT
+from holdfast.engine.drill.restore_journal import read_journal as read_restore_journal
+from holdfast.engine.drill.restore_report import render_restore_report
 from holdfast.engine.snapshot.documents import canonical
 from holdfast.errors import HoldfastError
 
@@ -36,6 +39,7 @@ __all__ = [
 
 PAYLOAD_TYPE = "application/vnd.holdfast.evidence+json"
 FORMAT = "holdfast.evidence/1"
+DRILL_FORMAT = "holdfast.drill-journal/1"
 JOURNAL, REPORT, ENVELOPE = "journal.json", "report.html", "evidence.dsse.json"
 
 
@@ -71,6 +75,10 @@ class Verification:
     #: Whether the key is one the caller trusts. If not, anybody could have made it.
     pinned: bool
     files: tuple[str, ...]
+    #: Of the journal: which kind of drill it is of.
+    journal_format: str = DRILL_FORMAT
+    #: Of a restore drill what its claims come to: ``pass``, ``fail`` or ``aborted``.
+    verdict: str | None = None
 
     @property
     def signer(self) -> str:
@@ -82,11 +90,12 @@ def write_evidence(journal: Mapping[str, Any], folder: Path, key: Ed25519Private
     """Write a journal, its report and the signed statement over both into a folder; earlier evidence there is replaced.
 
     Args:
-        journal: JSON-able, as `DrillJournal.as_document` gives it.
+        journal: JSON-able, as `DrillJournal.as_document` or `RestoreDrillJournal.as_document` gives it.
     """
     document = canonical(dict(journal))
+    render = render_restore_report if journal.get("format") == RESTORE_FORMAT else render_report
     # The report is made from the very bytes that are signed: no number can be in one and not in the other.
-    report = render_report(json.loads(document), key_id=dsse.key_id_of(key.public_key())).encode()
+    report = render(json.loads(document), key_id=dsse.key_id_of(key.public_key())).encode()
     paths = EvidencePaths.of(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths.envelope.unlink(missing_ok=True)  # while the files change, nothing vouches for them
@@ -117,7 +126,8 @@ def verify_evidence(folder_or_journal: Path | str, *, public_key: Ed25519PublicK
             key the evidence itself names, which shows that nothing was changed since, not who made it.
 
     Raises:
-        EvidenceInvalid: a file is missing, a byte was changed, or another key signed.
+        EvidenceInvalid: a file is missing, a byte was changed, another key signed, or the verdict of a restore drill is
+            not what its claims come to.
     """
     given = Path(folder_or_journal)
     folder = given if given.is_dir() else given.parent
@@ -158,7 +168,24 @@ def verify_evidence(folder_or_journal: Path | str, *, public_key: Ed25519PublicK
         key_id=envelope.key_id,
         pinned=public_key is not None,
         files=tuple(entry["name"] for entry in statement["files"]),
+        journal_format=str(journal.get("format", DRILL_FORMAT)),
+        verdict=_verdict(journal, str(paths.journal)),
     )
+
+
+def _verdict(journal: dict[str, Any], where: str) -> str | None:
+    """Of a restore drill the verdict, judged anew from its claims; of another ``None``. Raises EvidenceInvalid."""
+    found = journal.get("format", DRILL_FORMAT)
+    if found == DRILL_FORMAT:
+        return None
+    if found != RESTORE_FORMAT:
+        raise _invalid(
+            "the journal is of a format this version does not know", where, f"{DRILL_FORMAT} or {RESTORE_FORMAT}", found
+        )
+    try:
+        return read_restore_journal(journal).verdict
+    except ValueError as error:
+        raise _invalid("the journal does not bear its verdict out", where, RESTORE_FORMAT, str(error)) from None
 
 
 def _statement(payload: bytes, where: str) -> tuple[dict[str, Any], Ed25519PublicKey]:

@@ -66,6 +66,16 @@ def section(title: str, body: str, *, lead: str = "") -> str:
     return f"<section><h2>{text(title)}</h2>{lead_html}{body}</section>"
 
 
+def page(title: str, body: str) -> str:
+    """A whole page without script or external resource; the body is HTML already."""
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+        f"<title>{text(title)}</title><style>{STYLE}</style></head><body>{body}</body></html>\n"
+    )
+
+
 def plain(value: object) -> str:
     """Any JSON value, short."""
     if value is None:

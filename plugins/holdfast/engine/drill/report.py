@@ -6,7 +6,6 @@ shown as unknown and never as a pass.
 
 from __future__ import annotations
 
-from holdfast.engine.drill import html
 from holdfast.engine.drill.claims import Journal, claims, outcome, part, rows_of, timestamp
 from holdfast.engine.drill.html import (
     UNKNOWN,
@@ -15,6 +14,7 @@ from holdfast.engine.drill.html import (
     facts,
     folded,
     number,
+    page,
     plain,
     seconds,
     section,
@@ -59,12 +59,7 @@ def render_report(journal: Journal, *, key_id: str | None = None) -> str:
             _footer(key_id),
         ]
     )
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-        f"<title>{text(title)}</title><style>{html.STYLE}</style></head><body>{body}</body></html>\n"
-    )
+    return page(title, body)
 
 
 def _banner(journal: Journal) -> str:

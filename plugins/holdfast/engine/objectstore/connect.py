@@ -63,11 +63,12 @@ def s3_payload_options(extra: Mapping[str, Any]) -> dict[str, str]:
     """What an S3 connection's extra says of how bytes are vouched for.
 
     With ``unsigned_payload`` the server checks a CRC-64 of the bytes instead of a SHA-256 in the signature: a third of
-    the CPU. A server that ignores the checksum then checks nothing.
+    the CPU. A server that ignores the checksum then checks nothing. With ``object_lock`` the CRC-64 goes beside the
+    SHA-256: a bucket with a default retention takes nothing without a checksum of its own.
     """
-    if not _true(extra.get("unsigned_payload")):
-        return {}
-    return {"unsigned_payload": "true", "checksum_algorithm": "CRC64NVME"}
+    if _true(extra.get("unsigned_payload")):
+        return {"unsigned_payload": "true", "checksum_algorithm": "CRC64NVME"}
+    return {"checksum_algorithm": "CRC64NVME"} if _true(extra.get("object_lock")) else {}
 
 
 def _aws(site: Site, connection: Connection) -> StoreAccess:

@@ -73,7 +73,8 @@ def s3_store(name: str, site: Site, access: StoreAccess, timeouts: Timeouts) -> 
         if not isinstance(side, S3Parts):
             return None
         unsigned = access.options.get("unsigned_payload") == "true"
-        return S3Whole(side, encryption_headers(site), unsigned=unsigned)
+        checked = unsigned or access.options.get("checksum_algorithm") == "CRC64NVME"
+        return S3Whole(side, encryption_headers(site), unsigned=unsigned, checked=checked)
 
     return ObstoreStore(
         name=f"{name} (s3://{'/'.join(filter(None, (site.bucket, site.prefix)))})",

@@ -1,10 +1,10 @@
 """Replication: plan, copy, verify and publish a snapshot at another site."""
 
+from holdfast.engine.config.residency import ResidencyRefused, check_hop, residency_for
 from holdfast.engine.replication.errors import (
     Interrupted,
     ReplicaDamaged,
     ReplicationError,
-    ResidencyRefused,
     SourceChanged,
     SourceDamaged,
     StaleSource,
@@ -19,7 +19,6 @@ from holdfast.engine.replication.reports import (
     SyncSite,
     TargetReport,
 )
-from holdfast.engine.replication.residency import check_hop, residency_for
 from holdfast.engine.replication.sync import sync_dataset
 
 __all__ = [

@@ -9,10 +9,6 @@ class ReplicationError(HoldfastError):
     """Base of the errors of this package."""
 
 
-class ResidencyRefused(Refused, ReplicationError):
-    """The bytes may not lie in the target's jurisdiction. Nothing was copied."""
-
-
 class SourceChanged(ReplicationError):
     """The source's object was overwritten or removed after the snapshot was taken: its bytes cannot be copied."""
 

@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 
 from holdfast.clock import Clock
 from holdfast.engine.config import Residency, Site
+from holdfast.engine.config.residency import check_hop
 from holdfast.engine.config.sync import Sync
 from holdfast.engine.replication.drafts import DraftReader
 from holdfast.engine.replication.errors import ReplicationError
@@ -38,7 +39,6 @@ from holdfast.engine.replication.reports import (
     SyncSite,
     TargetReport,
 )
-from holdfast.engine.replication.residency import check_hop
 from holdfast.engine.replication.rounds import Rounds, check_stop
 from holdfast.engine.replication.source import Look, content, is_among, manifest_table
 from holdfast.engine.replication.target import Run, Target

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 from holdfast.clock import Clock
 from holdfast.engine.config import Residency, Site
+from holdfast.engine.config.residency import check_hop
 from holdfast.engine.objectstore.encrypted import encrypts
 from holdfast.engine.objectstore.errors import ObjectNotFound
 from holdfast.engine.objectstore.interface import ObjectInfo, ObjectStore
 from holdfast.engine.replication.admission import copy_forks, refuse_stale
 from holdfast.engine.replication.objects import Landed, ObjectCopier
-from holdfast.engine.replication.residency import check_hop
 from holdfast.engine.snapshot import keys
 from holdfast.engine.snapshot.errors import SnapshotError
 from holdfast.engine.snapshot.line import bring_line

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from holdfast.clock import Clock
 from holdfast.engine.config import Cloud, Residency, Site
+from holdfast.engine.config.residency import check_hop
 from holdfast.engine.config.sync import Sync, Verification
 from holdfast.engine.objectstore.attribute_mapping import map_attributes
 from holdfast.engine.objectstore.attributes import NO_ATTRIBUTES, Attributes
@@ -27,7 +28,6 @@ from holdfast.engine.replication.have import HAVE, Settled, lacking, newest, set
 from holdfast.engine.replication.holding import cannot_hold, not_held
 from holdfast.engine.replication.landing import Landing, Own
 from holdfast.engine.replication.reports import Refusal, SyncSite, TargetReport
-from holdfast.engine.replication.residency import check_hop
 from holdfast.engine.replication.source import is_among, one_array
 from holdfast.engine.snapshot import keys
 from holdfast.engine.snapshot.digest import digest_of

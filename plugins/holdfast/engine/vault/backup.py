@@ -16,11 +16,11 @@ from typing import Any
 
 from holdfast.engine.snapshot.digest import Hasher
 from holdfast.engine.snapshot.documents import iso_utc
-from holdfast.engine.vault import layout
+from holdfast.engine.vault.append import append
 from holdfast.engine.vault.backups import Backup, live_backups, newest, read_backup
 from holdfast.engine.vault.chunking import TABLES, Chunker
-from holdfast.engine.vault.errors import Damaged, Outdated, SourceChanged, WrongKey
-from holdfast.engine.vault.log import LogEntry, append
+from holdfast.engine.vault.errors import Damaged, SourceChanged, WrongKey
+from holdfast.engine.vault.log import LogEntry
 from holdfast.engine.vault.memory import blocks_kept
 from holdfast.engine.vault.pack import PackClass
 from holdfast.engine.vault.reading import ChunkReader
@@ -33,7 +33,6 @@ from holdfast.engine.vault.witness import Witness
 #: An object up to this size is read whole, several of them ahead.
 SMALL_BYTES = 1024 * 1024
 _AHEAD = 16
-_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +43,8 @@ class Progress:
     size_bytes: int
     stored_bytes: int
     path: str = ""
+    #: Of everything, where it is known before the end.
+    total_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class BackupOptions:
         tier: retention tier.
         chunk_bytes: about how long a chunk is.
         labels: short facts to carry along.
-        protect: told the key of each object that was written, to lock it.
+        protect: told the key of each object that was written, to lock it, beside the vault's own.
         progress: told now and then.
         full: read everything, whatever the last backup knew.
     """
@@ -95,19 +96,15 @@ def back_up(vault: Vault, source: Source, options: BackupOptions | None = None) 
         RolledBack: the vault lost what its witnesses saw; nothing was written.
         SourceFailed, SourceChanged, ObjectDamaged: the source; no backup was made.
         NotEntitled: the keys are a reader's.
-        Outdated: the vault was collected or shortened meanwhile, again and again.
+        Outdated: the vault was collected or shortened meanwhile, again and again (a stream is read only once: the
+            first time). It may be run again.
     """
     options = options or BackupOptions()
     vault.refuse_alarm()
-    for attempt in range(1, _TRIES + 1):
-        try:
-            with blocks_kept():
-                return _Run(vault, source, options).run()
-        except Outdated:
-            if attempt == _TRIES:
-                raise
-            vault = vault.reload()
-    raise AssertionError("unreachable")
+    with blocks_kept():
+        if source.kind == "stream":  # its producer runs once
+            return _Run(vault, source, options).run()
+        return vault.again(lambda fresh: _Run(fresh, source, options).run())
 
 
 @dataclass
@@ -121,12 +118,20 @@ class _Run:
     read_bytes: int = 0
 
     def run(self) -> BackupReport:
-        loaded = self.vault.load_index(self.vault.packs_there())
-        parent = None if self.options.full else newest(live_backups(self.vault, self.source.name))
+        self.vault, loaded = self.vault.current_index(presence=True)
+        self.vault.refuse_alarm()
+        parent = None if self.options.full else newest(live_backups(self.vault, self.source.name, unreadable={}))
         options = self.options
         with ExitStack() as stack:
             session = stack.enter_context(
-                Session(self.vault, loaded.index, options.tier, options.protect, options.pack_bytes)
+                Session(
+                    self.vault,
+                    loaded.index,
+                    options.tier,
+                    self._written,
+                    options.pack_bytes,
+                    adopt=frozenset(loaded.rebuilt),
+                )
             )
             chunker = Chunker(options.chunk_bytes, self.vault.secrets.chunk_seed)
             tree = TreeWriter(lambda data: session.add(PackClass.TREE, data))
@@ -140,7 +145,7 @@ class _Run:
             self.source.finish()
             indexes = session.finish()
             entry = self._commit(session, segments, indexes)
-            vault = self.vault.commit(entry)
+            vault = self.vault.commit(entry, options.protect)
             return BackupReport(
                 vault,
                 read_backup(vault, entry),
@@ -185,11 +190,14 @@ class _Run:
             tip=history.tip,
             describe=lambda _tip: (public, body),
             seen=seen,
+            signers=history.keys.signers,
         )
         self.vault = self.vault.at(history)
-        self.options.protect(layout.entry_key(entry.sequence))
-        self.options.protect(layout.entry_copy_key(entry.sequence))
         return entry
+
+    def _written(self, key: str) -> None:
+        self.vault.protect(key)
+        self.options.protect(key)
 
     # -- objects -----------------------------------------------------------------------------------------------------
 

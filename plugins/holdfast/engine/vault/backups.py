@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from holdfast.engine.snapshot.documents import iso_utc
-from holdfast.engine.vault.errors import UnknownBackup
+from holdfast.engine.vault.errors import Damaged, UnknownBackup, WrongKey
 from holdfast.engine.vault.log import LogEntry
 from holdfast.engine.vault.tree import Segment
 from holdfast.engine.vault.vault import Vault
@@ -87,9 +87,43 @@ def read_backup(vault: Vault, entry: LogEntry) -> Backup:
     )
 
 
-def live_backups(vault: Vault, source: str | None = None) -> list[Backup]:
-    """The live backups, oldest first; of one source where it is named."""
-    found = [read_backup(vault, entry) for _, entry in sorted(vault.history.backups.items())]
+def nameless_backup(vault: Vault, number: int) -> Backup:
+    """A backup of which only the public part can be read."""
+    entry = vault.history.backups[number]
+    return Backup(
+        backup_id=entry.public["backup"],
+        sequence=number,
+        source="",
+        kind="",
+        taken_at=entry.created_at,
+        committed_at=entry.created_at,
+        tier=entry.public["tier"],
+        objects=0,
+        size_bytes=0,
+        stored_bytes=0,
+        segments=(),
+        held=number in vault.history.held,
+    )
+
+
+def live_backups(vault: Vault, source: str | None = None, *, unreadable: dict[int, str] | None = None) -> list[Backup]:
+    """The live backups, oldest first; of one source where it is named.
+
+    Args:
+        unreadable: where given, what cannot be read is told there, by its entry, and left out: one backup that a
+            broken writer, or somebody with its keys, made hinders no other.
+
+    Raises:
+        Damaged, WrongKey: one cannot be read.
+    """
+    found: list[Backup] = []
+    for number, entry in sorted(vault.history.backups.items()):
+        try:
+            found.append(read_backup(vault, entry))
+        except (Damaged, WrongKey) as error:
+            if unreadable is None:
+                raise
+            unreadable[number] = str(error)
     return [backup for backup in found if source is None or backup.source == source]
 
 
@@ -111,9 +145,11 @@ def find_backup(
     Raises:
         UnknownBackup: there is none, or several answer.
     """
-    backups = live_backups(vault, source)
+    backups = live_backups(vault, source, unreadable={})
     if wanted not in (None, "latest"):
         named = [one for one in backups if one.backup_id.startswith(str(wanted)) and len(str(wanted)) >= 4]
+        if len({one.backup_id for one in named}) == 1:
+            named = named[:1]  # whoever named his backup like an older one does not get in its way
         if len(named) != 1:
             raise UnknownBackup(
                 "no live backup answers to this name" if not named else "several backups begin like this",

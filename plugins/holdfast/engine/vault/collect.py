@@ -13,19 +13,24 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from holdfast.engine.objectstore.errors import ObjectNotFound, PermissionRefused
-from holdfast.engine.objectstore.interface import CREATE, ObjectInfo, ObjectStore
+from holdfast.engine.objectstore.errors import PermissionRefused
+from holdfast.engine.objectstore.interface import ObjectInfo, ObjectStore
 from holdfast.engine.vault import layout
-from holdfast.engine.vault.backups import live_backups
-from holdfast.engine.vault.errors import CollectedMeanwhile, Damaged, Outdated
-from holdfast.engine.vault.history import load_history, write_hint
-from holdfast.engine.vault.index import MOST_CHUNKS, ChunkIndex, IndexedPack, encode_index
-from holdfast.engine.vault.log import LogEntry, append
+from holdfast.engine.vault.ages import LogAges, removable_entries
+from holdfast.engine.vault.append import append
+from holdfast.engine.vault.errors import CollectedMeanwhile, Damaged
+from holdfast.engine.vault.history import write_hint
+from holdfast.engine.vault.index import ChunkIndex, IndexedPack, batches, encode_index
+from holdfast.engine.vault.keysets import foreign_keysets
+from holdfast.engine.vault.log import LogEntry
+from holdfast.engine.vault.needed import needed_chunks
+from holdfast.engine.vault.objects import create_new
 from holdfast.engine.vault.pack import PackClass, PackInfo
 from holdfast.engine.vault.reading import ChunkReader
+from holdfast.engine.vault.running import Running, leftover_clocks, read_marks
 from holdfast.engine.vault.secrets import Secrets
-from holdfast.engine.vault.session import Session
-from holdfast.engine.vault.vault import PackPresence, Vault, index_digest
+from holdfast.engine.vault.session import PACK_BYTES, Session
+from holdfast.engine.vault.vault import PackPresence, Vault, index_digest, list_packs
 
 #: Bytes of collected packs stay this long, for restores that began before.
 GRACE = timedelta(hours=24)
@@ -33,7 +38,6 @@ GRACE = timedelta(hours=24)
 ORPHAN_AGE = timedelta(hours=24)
 #: Indexes are written anew, as few large ones, when there are more of them.
 _MOST_INDEXES = 32
-_TRIES = 3
 
 
 @dataclass
@@ -44,7 +48,7 @@ class CollectReport:
         dead_packs: packs now said to be nobody's.
         dead_bytes: their size: what will be freed.
         deleted_packs, deleted_bytes: whose grace was over.
-        deleted_entries: log entries and indexes that count no more.
+        deleted_entries: log entries, indexes and leftovers of broken-off runs that count no more.
         moved_bytes: what was written anew, out of packs of which little was needed.
         kept_locked: keys the store would not remove yet, because they are locked.
     """
@@ -72,7 +76,10 @@ class CollectOptions:
         dry_run: only say what would go.
         reader: the reader's secrets; with them packs of which little is needed are written anew.
         sparse: such a pack's needed share is below this.
-        protect: told the key of each object that was written, to lock it.
+        protect: told the key of each object that was written, to lock it, beside the vault's own.
+        pack_bytes: how large a pack grows that is written anew.
+        remove: removes an object for good and refuses while it is locked, as `ObjectLocks.remove` does; by default the
+            store's delete, which on a bucket with versions only hides.
     """
 
     grace: timedelta = GRACE
@@ -81,14 +88,17 @@ class CollectOptions:
     reader: Secrets | None = None
     sparse: float = 0.5
     protect: Callable[[str], None] = lambda _key: None
+    pack_bytes: int = PACK_BYTES
+    remove: Callable[[str], None] | None = None
 
 
 def store_now(store: ObjectStore) -> datetime:
     """What time the store itself says it is: nothing here goes by the clock of whoever collects."""
-    key = f"clock/{os.urandom(8).hex()}"
-    store.put(key, b"what time is it", mode=CREATE)
+    key = f"{layout.CLOCK}{os.urandom(8).hex()}"
+    create_new(store, key, b"what time is it")
     try:
-        return store.head(key).modified_at
+        # By listing, as all it is compared with: Cloud Storage's HEAD tells whole seconds only.
+        return next(iter(store.list(key))).modified_at
     finally:
         with suppress(PermissionRefused):
             store.delete(key)
@@ -104,15 +114,14 @@ def collect(vault: Vault, options: CollectOptions | None = None) -> tuple[Vault,
     """
     options = options or CollectOptions()
     vault.refuse_alarm()
-    for attempt in range(1, _TRIES + 1):
-        vault = vault.at(load_history(vault.store, vault.secrets, hinted=False))
-        run = _Run(vault, options)
-        try:
-            return run.run(), run.report
-        except Outdated:
-            if attempt == _TRIES:
-                raise
-    raise AssertionError("unreachable")
+    return vault.again(lambda known: _collect(known, options))
+
+
+def _collect(vault: Vault, options: CollectOptions) -> tuple[Vault, CollectReport]:
+    vault = vault.reload(hinted=False)
+    vault.refuse_alarm()
+    run = _Run(vault, options)
+    return run.run(), run.report
 
 
 @dataclass
@@ -124,20 +133,18 @@ class _Run:
     def run(self) -> Vault:
         store, dry = self.vault.store, self.options.dry_run
         now = self.vault.clock.now() if dry else store_now(store)
-        there = {
-            parsed[1]: (parsed[0], info)
-            for info in store.list(layout.PACKS)
-            if (parsed := layout.parse_pack_key(info.key)) is not None
-        }
+        there = list_packs(store)
         indexes = {info.key.removeprefix(layout.INDEXES): info for info in store.list(layout.INDEXES)}
+        running = read_marks(store, now, self.options.orphan_age)
         if not dry:
             self._remove_collected(there, indexes, now)
-        return self._say_dead(there, indexes, now)
+            self._remove_leftovers(running, now)
+        return self._say_dead(there, indexes, running.since)
 
     # -- phase 1: say ------------------------------------------------------------------------------------------------
 
     def _say_dead(
-        self, there: dict[bytes, tuple[str, ObjectInfo]], indexes: dict[str, ObjectInfo], now: datetime
+        self, there: dict[bytes, tuple[str, ObjectInfo]], indexes: dict[str, ObjectInfo], orphaned: datetime
     ) -> Vault:
         vault, report, history = self.vault, self.report, self.vault.history
         presence = PackPresence({pack_id: (tier, info.size_bytes) for pack_id, (tier, info) in there.items()})
@@ -150,13 +157,14 @@ class _Run:
                 fix="Run `holdfast vault verify --repair` first",
             )
         live = self._live_bytes(loaded.index)
-        named = {info.pack_id for info in loaded.index.packs}
+        lost = set(loaded.missing_packs)  # and nobody needs them, or this would have ended
+        named = {info.pack_id for info in loaded.index.packs} | lost
         dead = {
             pack_id
             for pack_id, (_, info) in there.items()
             if pack_id not in live
             and pack_id not in history.collected
-            and (pack_id in named or now - info.modified_at > self.options.orphan_age)
+            and (pack_id in named or info.modified_at < orphaned)
         }
         sparse = self._sparse(loaded.index, live)
         report.dead_packs = len(dead) + len(sparse)
@@ -170,49 +178,44 @@ class _Run:
             if _is_hex(name)
             and bytes.fromhex(name) not in history.indexes
             and bytes.fromhex(name) not in history.dropped
-            and now - info.modified_at > self.options.orphan_age
+            and info.modified_at < orphaned
         }
         undropped = {name for name in history.dropped if name.hex() not in indexes}
         crowded = len(history.indexes) > _MOST_INDEXES
-        if self.options.dry_run or not (dead or sparse or gone or orphans or undropped or crowded):
+        if self.options.dry_run or not (dead or sparse or lost or gone or orphans or undropped or crowded):
             return vault
         new = dict(history.indexes)
-        if dead or sparse or gone or crowded:
+        if dead or sparse or lost or crowded:
             moved = self._repack(loaded.index, sparse)
             without = dead | {info.pack_id for info in sparse}
-            new = {**self._write_indexes(loaded.index, without), **moved}
+            # Older first, and what was opened and checked just now before all: of several places a chunk is said to
+            # lie at, the first is believed.
+            new = {**moved, **self._write_indexes(loaded.index, without)}
         return self._append(dead | {info.pack_id for info in sparse}, gone, new, orphans, undropped)
 
     def _live_bytes(self, index: ChunkIndex) -> dict[bytes, int]:
-        """By pack that live backups need, how much of it. Raises Damaged: a tree cannot be read."""
-        reader = ChunkReader(self.vault, index)
-        backups = live_backups(self.vault)
-        self.report.live_backups = len(backups)
-        live: dict[int, int] = {}
-        seen: set[bytes] = set()
-
-        def need(name: bytes) -> None:
-            if name not in seen:
-                seen.add(name)
-                found = index.find(name)
-                if found is not None:
-                    live[found.pack] = live.get(found.pack, 0) + found.stored_bytes
-
-        for segment in dict.fromkeys(part.chunk_id for backup in backups for part in backup.segments):
-            need(segment)
-            for name in reader.segment(segment)["chunks"].combine_chunks().flatten().to_pylist():
-                need(name)
-        self.report.live_chunks = len(seen)
-        self._live = seen
-        return {index.packs[number].pack_id: size for number, size in live.items()}
+        """By pack that live backups need, how much of it. Raises Damaged: it cannot be told, or is not all there."""
+        try:
+            needed = needed_chunks(self.vault, index)
+        except Damaged as damaged:
+            raise Damaged(
+                "nothing is collected while something a live backup needs is missing or damaged: it may be put back",
+                where=self.vault.name,
+                found=str(damaged),
+                fix="Put it back from a mirror with `holdfast vault verify --repair`, or forget the backups it affects",
+            ) from None
+        self.report.live_backups = needed.backups
+        self.report.live_chunks = len(needed.names)
+        self._live = needed.names
+        return needed.bytes_by_pack
 
     def _sparse(self, index: ChunkIndex, live: dict[bytes, int]) -> list[PackInfo]:
         """Packs worth rewriting: little of them is needed, and whoever collects may read them."""
         return [
             info
-            for info in index.packs
+            for info, size in zip(index.packs, index.chunk_bytes, strict=True)
             if info.pack_id in live
-            and live[info.pack_id] < self.options.sparse * info.size_bytes
+            and live[info.pack_id] < self.options.sparse * size
             and (info.kind is PackClass.TREE or self.options.reader is not None)
         ]
 
@@ -223,7 +226,7 @@ class _Run:
         reader = ChunkReader(replace(self.vault, secrets=self.options.reader or self.vault.secrets), index)
         written: dict[bytes, str] = {}
         for tier in sorted({info.tier for info in sparse}):
-            with Session(self.vault, ChunkIndex(()), tier, self.options.protect) as session:
+            with Session(self.vault, ChunkIndex(()), tier, self._written, self.options.pack_bytes) as session:
                 for info in sparse:
                     if info.tier != tier:
                         continue
@@ -245,26 +248,23 @@ class _Run:
 
     def _write_indexes(self, index: ChunkIndex, without: set[bytes]) -> dict[bytes, str]:
         """The same index in as few objects as go, without some packs."""
-        written: dict[bytes, str] = {}
-        batch: list[IndexedPack] = []
-        chunks = 0
-        for number, info in enumerate(index.packs):
-            if info.pack_id not in without:
-                batch.append(IndexedPack(info, index.chunks_of(number)))
-                chunks += len(batch[-1].chunks)
-            if chunks >= MOST_CHUNKS:
-                written.update([self._write_index(batch)])
-                batch, chunks = [], 0
-        if batch:
-            written.update([self._write_index(batch)])
-        return written
+        kept = (
+            IndexedPack(info, index.chunks_of(number))
+            for number, info in enumerate(index.packs)
+            if info.pack_id not in without
+        )
+        return dict(self._write_index(batch) for batch in batches(kept))
 
     def _write_index(self, packs: list[IndexedPack]) -> tuple[bytes, str]:
         secrets = self.vault.secrets
         index_id, data = encode_index(packs, secrets.metadata_key, secrets.repository)
-        self.vault.store.put(layout.index_key(index_id), data, mode=CREATE)
-        self.options.protect(layout.index_key(index_id))
+        create_new(self.vault.store, layout.index_key(index_id), data)
+        self._written(layout.index_key(index_id))
         return index_id, index_digest(data)
+
+    def _written(self, key: str) -> None:
+        self.vault.protect(key)
+        self.options.protect(key)
 
     def _append(
         self, dead: set[bytes], gone: set[bytes], indexes: dict[bytes, str], orphans: set[bytes], undropped: set[bytes]
@@ -287,10 +287,17 @@ class _Run:
             return {"state": state}, {"dead_bytes": self.report.dead_bytes}
 
         entry = append(
-            vault.store, vault.secrets, "collect", clock=vault.clock, tip=history.tip, describe=describe, seen=seen
+            vault.store,
+            vault.secrets,
+            "collect",
+            clock=vault.clock,
+            tip=history.tip,
+            describe=describe,
+            seen=seen,
+            signers=history.keys.signers,
         )
         self.report.entry = entry.sequence
-        vault = vault.commit(entry)
+        vault = vault.commit(entry, self.options.protect)
         write_hint(vault.store, vault.history)
         return vault
 
@@ -299,15 +306,12 @@ class _Run:
     def _remove_collected(
         self, there: dict[bytes, tuple[str, ObjectInfo]], indexes: dict[str, ObjectInfo], now: datetime
     ) -> None:
-        history, report = self.vault.history, self.report
-        over = {
-            number: self._is_over(number, now)
-            for number in {*history.collected.values(), *history.dropped.values(), history.tip.sequence}
-        }
+        history, report, grace = self.vault.history, self.report, self.options.grace
+        ages = LogAges.read(self.vault.store, now)
         for pack_id, number in history.collected.items():
             if pack_id not in there:
                 continue
-            if not over[number]:
+            if not ages.is_over(number, grace):
                 report.waiting_packs += 1
                 continue
             tier, info = there[pack_id]
@@ -316,26 +320,23 @@ class _Run:
                 report.deleted_bytes += info.size_bytes
                 del there[pack_id]
         for name, number in history.dropped.items():
-            if name.hex() in indexes and over[number] and self._remove(layout.index_key(name)):
+            gone = name.hex() in indexes and ages.is_over(number, grace) and self._remove(layout.index_key(name))
+            if gone:
                 report.deleted_entries += 1
                 del indexes[name.hex()]
-        dated = {*history.collected.values(), *history.dropped.values()}
-        for number in history.stale:
-            # Readers that began before the newest anchor may still want them; and some date what was collected.
-            if over[history.tip.sequence] and number not in dated:
-                for key in (layout.entry_key(number), layout.entry_copy_key(number)):
-                    report.deleted_entries += self._remove(key)
+        for number in removable_entries(self.vault.store, history, ages, grace):
+            for key in (layout.entry_key(number), layout.entry_copy_key(number)):
+                report.deleted_entries += self._remove(key)
 
-    def _is_over(self, number: int, now: datetime) -> bool:
-        """Whether the grace after an entry is over, by the store's clock."""
-        try:
-            return now - self.vault.store.head(layout.entry_key(number)).modified_at >= self.options.grace
-        except ObjectNotFound:
-            return False
+    def _remove_leftovers(self, running: Running, now: datetime) -> None:
+        store, before = self.vault.store, now - self.options.orphan_age
+        keys = [*running.expired, *leftover_clocks(store, before), *foreign_keysets(store, self.vault.history, before)]
+        for key in keys:
+            self.report.deleted_entries += self._remove(key)
 
     def _remove(self, key: str) -> bool:
         try:
-            self.vault.store.delete(key)
+            (self.options.remove or self.vault.store.delete)(key)
             return True
         except PermissionRefused:
             self.report.kept_locked.append(key)

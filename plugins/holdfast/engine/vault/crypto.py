@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hmac
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -41,12 +41,18 @@ def hkdf(secret: bytes, *, salt: bytes, info: bytes, length: int = 32) -> bytes:
 class ObjectKey:
     """The key one object of the vault is encrypted with, used for that object only, and its commitment."""
 
-    key: bytes
-    commitment: bytes
+    key: bytes = field(repr=False)
+    commitment: bytes = field(repr=False)
 
     @classmethod
     def derive(cls, secret: bytes, *, salt: bytes, context: bytes) -> ObjectKey:
-        """Args: secret: what it comes from; salt: the object's own random id; context: what it is for."""
+        """Derive it.
+
+        Args:
+            secret: what it comes from.
+            salt: the object's own random id, 16 bytes.
+            context: what it is for; no context is the beginning of another.
+        """
         both = hkdf(secret, salt=salt, info=b"holdfast vault 1|" + context, length=64)
         return cls(both[:32], both[32:])
 
@@ -81,7 +87,7 @@ def seal(secret: bytes, kind: bytes, repository: bytes, data: bytes) -> bytes:
         data: at most 64 MiB is sensible, it is encrypted at once.
     """
     object_id = os.urandom(16)
-    key = ObjectKey.derive(secret, salt=object_id, context=repository + kind)
+    key = ObjectKey.derive(secret, salt=object_id, context=b"sealed|" + repository + kind)
     header = _MAGIC + bytes([_VERSION]) + kind + b"\0\0" + object_id + key.commitment
     return header + key.aead.encrypt(nonce(0), data, repository + header)
 
@@ -98,7 +104,7 @@ def unseal(secret: bytes, kind: bytes, repository: bytes, data: bytes, where: st
             expected=f"{_MAGIC!r} version {_VERSION}, kind {kind!r}",
             found=f"{len(data)} bytes beginning {data[:8]!r}",
         )
-    key = ObjectKey.derive(secret, salt=header[8:24], context=repository + kind)
+    key = ObjectKey.derive(secret, salt=header[8:24], context=b"sealed|" + repository + kind)
     key.check(header[24:], where)
     try:
         return key.aead.decrypt(nonce(0), data[_HEADER_BYTES:], repository + header)

@@ -25,6 +25,25 @@ class WrongKey(VaultError):
     exit_code = 3
 
 
+class KeyServiceRefused(VaultError):
+    """A cloud's key service will not use the key: no right, disabled, being deleted. Another recipient may open."""
+
+    exit_code = 3
+
+
+class KeyServiceUnavailable(VaultError):
+    """A cloud's key service does not answer, or its answer came damaged. Another recipient may open."""
+
+    transient = True
+
+
+def not_installed(package: str, where: str, error: ImportError) -> KeyServiceRefused:
+    """A recipient's SDK is not on this machine: others may open."""
+    return KeyServiceRefused(
+        "the key service's client is not installed here", where=where, expected=package, found=str(error)
+    )
+
+
 class NotEntitled(Refused):
     """The keys at hand do not allow it: a writer may not read content, only an administrator forgets."""
 
@@ -37,6 +56,20 @@ class Damaged(VaultError):
 
 class HistoryDamaged(Damaged):
     """The log of the repository has a hole, a fork or a forged entry."""
+
+
+class UnknownFormat(HistoryDamaged):
+    """An entry of the log is of a later format, signed by ``signer``."""
+
+    def __init__(self, signer: bytes, *, where: str, expected: str, found: str) -> None:
+        self.signer = signer
+        super().__init__(
+            "the entry is of a later format",
+            where=where,
+            expected=expected,
+            found=found,
+            fix="Use a version of Holdfast that knows it",
+        )
 
 
 class RolledBack(HistoryDamaged):
@@ -77,3 +110,27 @@ class SourceChanged(VaultError):
     """An object of the source changed while it was read; no backup was made."""
 
     transient = True
+
+
+class TargetDamaged(VaultError):
+    """Bytes that were restored read back as other bytes: the target's fault, not the vault's."""
+
+    exit_code = 4
+
+
+class TargetChanged(VaultError):
+    """Somebody wrote where a restore was writing; nothing of his was touched. Run again, it goes on."""
+
+    transient = True
+
+
+class NotActive(Refused, VaultError):
+    """Nothing is published at a site that is not the active one of the newest epoch; nothing was changed."""
+
+
+class MissingProgram(ConfigError):
+    """A program that is run for this (PostgreSQL's, pgBackRest, Airflow's) is not installed or cannot be started."""
+
+
+class CommandFailed(VaultError):
+    """A program that was run for this failed, was killed, or did not end in time."""

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 
-from holdfast.engine.vault.backups import Backup, live_backups
+from holdfast.engine.vault import layout
+from holdfast.engine.vault.append import append
+from holdfast.engine.vault.backups import Backup, live_backups, nameless_backup
+from holdfast.engine.vault.errors import Outdated
 from holdfast.engine.vault.history import write_hint
-from holdfast.engine.vault.log import LogEntry, append
+from holdfast.engine.vault.log import LogEntry
 from holdfast.engine.vault.vault import Vault
 from holdfast.errors import ConfigError, Refused
 
+#: A backup that comes later than this after its point in time was not made in time.
+IN_TIME = timedelta(hours=36)
 #: The period of each tier as a format of its point in time; a period keeps its newest backup.
 _PERIODS = {"hourly": "%Y%m%d%H", "daily": "%Y%m%d", "weekly": "%G%V", "monthly": "%Y%m", "yearly": "%Y"}
 
@@ -49,7 +54,15 @@ class ForgetPlan:
 
 
 def plan_forget(backups: Sequence[Backup], keep: Keep) -> ForgetPlan:
-    """Apply a retention to backups of any number of sources; the newest of a source always stays."""
+    """Apply a retention to backups of any number of sources.
+
+    Of each source the newest stays always, and the one that was made last: a client whose clock was wrong made them
+    two. What came to the vault long after its point in time (`IN_TIME`) never takes the place of what came in time:
+    else whoever has a writer's key could date back false backups until retention had forgotten all the good ones.
+
+    Args:
+        backups: with `Backup.committed_at` as the store says it.
+    """
     reasons: dict[int, str] = {}
     for source in sorted({backup.source for backup in backups}):
         of_source = sorted(
@@ -59,13 +72,19 @@ def plan_forget(backups: Sequence[Backup], keep: Keep) -> ForgetPlan:
         )
         for number, backup in enumerate(of_source[: max(1, keep.last)]):
             reasons.setdefault(backup.sequence, "newest" if number == 0 else "last")
+        reasons.setdefault(max(backup.sequence for backup in of_source), "made last")
+        in_time = [backup for backup in of_source if backup.committed_at - backup.taken_at <= IN_TIME]
+        late = [backup for backup in of_source if backup.committed_at - backup.taken_at > IN_TIME]
         for tier, form in _PERIODS.items():
-            periods: set[str] = set()
-            for backup in of_source:
-                period = _period(backup.taken_at, form)
-                if len(periods) < getattr(keep, tier) and period not in periods:
-                    periods.add(period)
-                    reasons.setdefault(backup.sequence, tier)
+            taken: set[str] = set()
+            for group in (in_time, late):
+                periods: set[str] = set()
+                for backup in group:
+                    period = _period(backup.taken_at, form)
+                    if len(periods) < getattr(keep, tier) and period not in periods | taken:
+                        periods.add(period)
+                        reasons.setdefault(backup.sequence, tier)
+                taken |= {_period(backup.taken_at, form) for backup in group}
     for backup in backups:
         if backup.held:
             reasons[backup.sequence] = "legal hold"
@@ -87,8 +106,13 @@ def forget(
         RolledBack, NotEntitled.
     """
     vault.refuse_alarm()
-    live = live_backups(vault, source)
-    wanted = set(backups)
+    wanted = frozenset(backups)
+    return vault.again(lambda fresh: _forget(fresh, keep, wanted, source))
+
+
+def _forget(vault: Vault, keep: Keep | None, wanted: frozenset[str], source: str | None) -> tuple[Vault, ForgetPlan]:
+    named = live_backups(vault, source) if keep is not None else _named(vault, source)
+    live = [_received(backup, at) for backup, at in _with_arrival(vault, named)]
     plan = plan_forget(live, keep) if keep is not None else _by_id(live, wanted)
     if not plan.forgotten:
         return vault, plan
@@ -99,6 +123,8 @@ def forget(
         nonlocal history
         history = history.after(entry)
         held = gone & history.held
+        if held and keep is not None:
+            raise Outdated("a backup was put under a legal hold meanwhile: the retention is applied anew")
         if held:
             raise Refused("a backup was put under a legal hold meanwhile", where=vault.name, found=str(sorted(held)))
 
@@ -116,13 +142,35 @@ def forget(
             {"by": "retention" if keep is not None else "name"},
         ),
         seen=seen,
+        signers=history.keys.signers,
     )
     vault = vault.at(history).commit(entry)
     write_hint(vault.store, vault.history)
     return vault, plan
 
 
-def _by_id(live: Sequence[Backup], wanted: set[str]) -> ForgetPlan:
+def _with_arrival(vault: Vault, backups: Sequence[Backup]) -> Iterator[tuple[Backup, datetime | None]]:
+    times: dict[int, datetime] = {}
+    for info in vault.store.list(layout.LOG):
+        number = layout.sequence_of(info.key)
+        if number is not None:
+            times[number] = info.modified_at
+    return ((backup, times.get(backup.sequence)) for backup in backups)
+
+
+def _received(backup: Backup, at: datetime | None) -> Backup:
+    """A backup with the times the store knows of: when it came, and a point in time that is not after that."""
+    return backup if at is None else replace(backup, committed_at=at, taken_at=min(backup.taken_at, at))
+
+
+def _named(vault: Vault, source: str | None) -> list[Backup]:
+    """The live backups, also those of which only the name can be read: they are forgotten by it."""
+    unreadable: dict[int, str] = {}
+    live = live_backups(vault, source, unreadable=unreadable)
+    return live + [nameless_backup(vault, number) for number in unreadable if source is None]
+
+
+def _by_id(live: Sequence[Backup], wanted: frozenset[str]) -> ForgetPlan:
     unknown = wanted - {backup.backup_id for backup in live}
     if unknown:
         raise ConfigError(
@@ -145,14 +193,23 @@ def hold(vault: Vault, backups: Iterable[Backup], *, held: bool) -> Vault:
     """Put backups under a legal hold, or release them. Raises NotEntitled."""
     vault.refuse_alarm()
     numbers = sorted(backup.sequence for backup in backups)
+    return vault.again(lambda fresh: _hold(fresh, numbers, held=held))
+
+
+def _hold(vault: Vault, numbers: list[int], *, held: bool) -> Vault:
     history = vault.history
+
+    def check() -> None:
+        missing = set(numbers) - history.backups.keys()
+        if missing:
+            raise ConfigError("a backup was forgotten meanwhile", where=vault.name, found=str(sorted(missing)))
 
     def seen(entry: LogEntry) -> None:
         nonlocal history
         history = history.after(entry)
-        missing = set(numbers) - history.backups.keys()
-        if missing:
-            raise ConfigError("a backup was forgotten meanwhile", where=vault.name, found=str(sorted(missing)))
+        check()
+
+    check()
 
     entry = append(
         vault.store,
@@ -162,5 +219,6 @@ def hold(vault: Vault, backups: Iterable[Backup], *, held: bool) -> Vault:
         tip=history.tip,
         describe=lambda _tip: ({"backups": numbers, "held": held}, {}),
         seen=seen,
+        signers=history.keys.signers,
     )
     return vault.at(history).commit(entry)

@@ -6,22 +6,36 @@ An index is a cache of the tables at the ends of packs. It is trusted only where
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from holdfast.engine.vault.crypto import seal, unseal
+from holdfast.engine.vault.arrow import read_table
+from holdfast.engine.vault.crypto import TAG_BYTES, seal, unseal
 from holdfast.engine.vault.errors import Damaged
-from holdfast.engine.vault.pack import CHUNK_ID_BYTES, Codec, PackClass, PackInfo, StoredChunk
+from holdfast.engine.vault.layout import TIERS
+from holdfast.engine.vault.pack import (
+    CHUNK_ID_BYTES,
+    MOST_PACK_BYTES,
+    MOST_PLAIN_BYTES,
+    Codec,
+    PackClass,
+    PackInfo,
+    StoredChunk,
+    decompress,
+)
 
 if TYPE_CHECKING:
     import numpy as np
 
 KIND = b"I"
-#: An index object holds at most so many chunks.
+#: An index object holds about so many chunks at most: the pack that goes over it is its last.
 MOST_CHUNKS = 500_000
+#: No index object is larger before it is compressed.
+MOST_BYTES = 1024 * 1024 * 1024
 PACK_SCHEMA = pa.schema(
     [
         pa.field("pack_id", pa.binary(16), nullable=False),
@@ -97,23 +111,50 @@ def decode_index(data: bytes, metadata_key: bytes, repository: bytes, where: str
     """Raises Damaged, WrongKey."""
     import zstandard
 
-    plain = unseal(metadata_key, KIND, repository, data, where)
+    packed = unseal(metadata_key, KIND, repository, data, where)
     try:
-        plain = zstandard.ZstdDecompressor().decompress(plain)
-        size = int.from_bytes(plain[:4], "big")
-        packs = pa.ipc.open_stream(plain[4 : 4 + size]).read_all()
-        chunks = pa.ipc.open_stream(memoryview(plain)[4 + size :]).read_all()
-    except (zstandard.ZstdError, pa.ArrowException, OSError) as error:
-        raise Damaged("the index cannot be read", where=where, found=str(error)) from None
-    if packs.schema.metadata != PACK_SCHEMA.metadata or chunks.schema.names != CHUNK_SCHEMA.names:
+        size = zstandard.frame_content_size(packed)
+    except zstandard.ZstdError:
+        size = -1
+    if not 4 <= size <= MOST_BYTES:
+        raise Damaged("the index cannot be read", where=where, expected=f"4 to {MOST_BYTES} bytes", found=f"{size}")
+    plain = decompress(packed, size, where)
+    first = 4 + int.from_bytes(plain[:4], "big")
+    packs = read_table(memoryview(plain)[4:first], PACK_SCHEMA, where)
+    chunks = read_table(memoryview(plain)[first:], CHUNK_SCHEMA, where)
+    if not _is_sound(packs, chunks):
         raise Damaged(
-            "the index is of another format",
+            "the index names chunks or packs as none can be",
             where=where,
-            expected="holdfast.vault.index/1",
-            found=str(packs.schema.metadata),
-            fix="Use a version of Holdfast that knows this format",
+            expected="chunks inside their packs",
+            found="others, sealed by somebody who has the writer's key",
+            fix="Rebuild it from the packs: `holdfast vault verify --repair`",
         )
-    return IndexPart(packs.combine_chunks(), chunks.combine_chunks())
+    return IndexPart(packs, chunks)
+
+
+def _is_sound(packs: pa.Table, chunks: pa.Table) -> bool:
+    """Whether packs and chunks are such as a writer makes: nothing else may reach whoever asks where a chunk lies."""
+    import numpy as np
+
+    counts, sizes = packs["chunks"].to_numpy().astype(np.int64), packs["size_bytes"].to_numpy()
+    classes = packs["class"].to_numpy()
+    if counts.sum() != chunks.num_rows or not np.isin(classes, [int(kind) for kind in PackClass]).all():
+        return False
+    if (sizes > MOST_PACK_BYTES).any() or not set(packs["tier"].unique().to_pylist()) <= set(TIERS):
+        return False
+    if len(packs["pack_id"].unique()) != packs.num_rows:
+        return False
+    offset, stored, plain = (
+        chunks[name].to_numpy().astype(np.int64) for name in ("offset", "stored_bytes", "plain_bytes")
+    )
+    codec = chunks["codec"].to_numpy()
+    kinds = np.repeat(classes, counts)
+    inside = offset + stored <= np.repeat(sizes.astype(np.int64), counts)
+    raw = codec == int(Codec.RAW)
+    fits = np.where(raw, stored == plain + TAG_BYTES, (codec == int(Codec.ZSTD)) & (stored > TAG_BYTES))
+    largest = np.where(kinds == int(PackClass.TREE), MOST_PLAIN_BYTES[PackClass.TREE], MOST_PLAIN_BYTES[PackClass.DATA])
+    return bool((inside & fits & (plain <= largest)).all())
 
 
 def part_of(packs: Sequence[IndexedPack]) -> IndexPart:
@@ -201,11 +242,19 @@ class ChunkIndex:
     def find(self, chunk_id: bytes) -> Location | None:
         """Where a chunk lies; of several places the first that was indexed."""
         row = self._row(chunk_id)
-        return None if row is None else Location(*(int(column[row]) for column in self._columns))
+        return None if row is None else self._location(row)
+
+    def places(self, chunk_id: bytes) -> list[Location]:
+        """Every place a chunk lies in, the one `find` gives first."""
+        return [self._location(row) for row in self._rows(chunk_id)]
+
+    def _location(self, row: int) -> Location:
+        pack, offset, stored, plain, codec, position = (int(column[row]) for column in self._columns)
+        return Location(pack, offset, stored, plain, codec, position)
 
     def find_many(self, chunk_ids: Sequence[bytes]) -> list[Location | None]:
-        """The same for many at once, at a fraction of the time each."""
-        rows = self._rows(chunk_ids)
+        """The same as `find` for many at once, at a fraction of the time each."""
+        rows = self._rows_of_many(chunk_ids)
         found = rows >= 0
         columns = [column[rows[found]].tolist() for column in self._columns]
         places = map(Location, *columns)
@@ -213,7 +262,7 @@ class ChunkIndex:
 
     def packs_of(self, chunk_ids: Sequence[bytes]) -> list[int]:
         """The numbers of the packs that `find` finds chunks in, -1 where it finds none."""
-        rows = self._rows(chunk_ids)
+        rows = self._rows_of_many(chunk_ids)
         found = iter(self._columns[0][rows[rows >= 0]].tolist())
         return [next(found) if there else -1 for there in (rows >= 0).tolist()]
 
@@ -225,7 +274,7 @@ class ChunkIndex:
     def __contains__(self, chunk_id: bytes) -> bool:
         return self._row(chunk_id) is not None
 
-    def _rows(self, chunk_ids: Sequence[bytes]) -> np.ndarray:
+    def _rows_of_many(self, chunk_ids: Sequence[bytes]) -> np.ndarray:
         """The row of each, -1 where there is none."""
         import numpy as np
 
@@ -243,15 +292,17 @@ class ChunkIndex:
         return found
 
     def _row(self, chunk_id: bytes) -> int | None:
+        return next(self._rows(chunk_id), None)
+
+    def _rows(self, chunk_id: bytes) -> Iterator[int]:
         import numpy as np
 
         prefix = np.uint64(int.from_bytes(chunk_id[:8], "big"))
         row = int(self._prefixes.searchsorted(prefix))
         while row < len(self._prefixes) and self._prefixes[row] == prefix:
             if self._ids[row].tobytes() == chunk_id:
-                return row
+                yield row
             row += 1
-        return None
 
     def pack_number(self, pack_id: bytes) -> int | None:
         """The number of a pack, ``None`` when no index names it."""
@@ -259,9 +310,7 @@ class ChunkIndex:
 
     def chunks_of(self, number: int) -> list[StoredChunk]:
         """The chunks of one pack, in its order."""
-        import numpy as np
-
-        rows = np.flatnonzero(self._columns[0] == number)
+        order, starts = self._by_pack
         found = [
             StoredChunk(
                 self._ids[row].tobytes(),
@@ -271,9 +320,40 @@ class ChunkIndex:
                 codec=Codec(int(self._columns[4][row])),
                 position=int(self._columns[5][row]),
             )
-            for row in rows
+            for row in order[starts[number] : starts[number + 1]]
         ]
         return sorted(found, key=lambda chunk: chunk.position)
+
+    @cached_property
+    def _by_pack(self) -> tuple[np.ndarray, np.ndarray]:
+        """The rows in the order of their packs, and where each pack's begin."""
+        import numpy as np
+
+        packs = self._columns[0]
+        order = np.argsort(packs, kind="stable")
+        return order, np.searchsorted(packs[order], np.arange(len(self.packs) + 1))
+
+    @cached_property
+    def chunk_bytes(self) -> list[int]:
+        """By pack, the stored size of all its chunks: of the pack without its head and table."""
+        import numpy as np
+
+        sizes = np.bincount(self._columns[0], weights=self._columns[2], minlength=len(self.packs))
+        return [int(size) for size in sizes]
+
+
+def batches(packs: Iterable[IndexedPack]) -> Iterator[list[IndexedPack]]:
+    """As many packs together as one index object may hold chunks of."""
+    batch: list[IndexedPack] = []
+    chunks = 0
+    for pack in packs:
+        batch.append(pack)
+        chunks += len(pack.chunks)
+        if chunks >= MOST_CHUNKS:
+            yield batch
+            batch, chunks = [], 0
+    if batch:
+        yield batch
 
 
 def _prefixes_of(ids: np.ndarray) -> np.ndarray:

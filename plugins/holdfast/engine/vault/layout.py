@@ -13,13 +13,17 @@ INDEXES = "indexes/"
 PACKS = "packs/"
 KEYS = "keys/"
 WITNESS = "vault-witness/"
+#: Marks of backups that run for long, and objects that asked the store for its time: of no use afterwards.
+RUNNING = "running/"
+CLOCK = "clock/"
 #: Retention tiers from the shortest to the longest; the grandfather-father-son scheme.
 TIERS = ("hourly", "daily", "weekly", "monthly", "yearly")
 KEY_COPIES = ("a", "b")
 
-_ENTRY = re.compile(r"^(\d{12})\.json$")
-_PACK = re.compile(r"^packs/(?P<tier>[a-z]+)/[0-9a-f]{2}/(?P<id>[0-9a-f]{32})$")
-_NAME = re.compile(r"^[a-z0-9][a-z0-9-]{0,62}$")
+_ENTRY = re.compile(r"(?P<number>[0-9]{12})\.json")
+_KEY_ENTRY = re.compile(r"keys/(?P<number>[0-9]{12})-(?P<digest>[0-9a-f]{64})\.json")
+_PACK = re.compile(rf"packs/(?P<tier>{'|'.join(TIERS)})/(?P<first>[0-9a-f]{{2}})/(?P<id>(?P=first)[0-9a-f]{{30}})")
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
 def entry_key(sequence: int) -> str:
@@ -32,8 +36,14 @@ def entry_copy_key(sequence: int) -> str:
 
 def sequence_of(name: str) -> int | None:
     """The number of an entry by the last part of its key, ``None`` for something else."""
-    match = _ENTRY.match(name.rpartition("/")[2])
-    return int(match[1]) if match else None
+    match = _ENTRY.fullmatch(name.rpartition("/")[2])
+    return int(match["number"]) or None if match else None
+
+
+def witnessed_keys(repository: bytes, key: str) -> tuple[int, str] | None:
+    """Number and digest of an entry that set the keys, by a witness's key for it; ``None`` for something else."""
+    match = _KEY_ENTRY.fullmatch(key.removeprefix(witness_prefix(repository)))
+    return (int(match["number"]), f"sha256:{match['digest']}") if match else None
 
 
 def pack_key(tier: str, pack_id: bytes) -> str:
@@ -43,7 +53,7 @@ def pack_key(tier: str, pack_id: bytes) -> str:
 
 def parse_pack_key(key: str) -> tuple[str, bytes] | None:
     """Tier and id, ``None`` when the key is of something else."""
-    match = _PACK.match(key)
+    match = _PACK.fullmatch(key)
     return (match["tier"], bytes.fromhex(match["id"])) if match else None
 
 
@@ -63,6 +73,11 @@ def witness_key(repository: bytes, sequence: int) -> str:
     return f"{witness_prefix(repository)}{sequence:012d}.json"
 
 
+def witness_keys_key(repository: bytes, sequence: int, digest: str) -> str:
+    """Where a witness keeps an entry that set the keys, whole. The digest is in it, so nobody can take its place."""
+    return f"{witness_prefix(repository)}keys/{sequence:012d}-{digest.removeprefix('sha256:')}.json"
+
+
 def check_tier(tier: str) -> str:
     """Raises ConfigError."""
     if tier not in TIERS:
@@ -72,7 +87,7 @@ def check_tier(tier: str) -> str:
 
 def check_name(name: str) -> str:
     """A vault's or a source's name if it can stand in a key. Raises ConfigError."""
-    if not _NAME.match(name):
+    if not _NAME.fullmatch(name):
         raise ConfigError(
             "the name cannot stand in a key", expected="lower-case letters, digits and `-`", found=repr(name)
         )

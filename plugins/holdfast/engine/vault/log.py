@@ -1,29 +1,33 @@
 """The log: numbered, signed, hash-chained entries, one per change of the repository.
 
-``log/<n>.json`` is written create-only after everything it names. Whoever appends must have read every entry before it,
-so two changes are never made without one knowing of the other: a backup that reused a pack that was collected meanwhile
-learns it when its entry does not fit, whatever any clock says.
+``log/<n>.json`` is written create-only after everything it names. Whoever appends must have read every entry before it
+(`append`), so two changes are never made without one knowing of the other: a backup that reused a pack that was
+collected meanwhile learns it when its entry does not fit, whatever any clock says.
+
+An object at a number that is no entry counts for nothing and hinders nobody: who may put objects into the bucket, or
+has a key that was replaced, can fill the log with rubbish, and it is passed over.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import uuid
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from holdfast.clock import Clock
+from pydantic import ValidationError
+
 from holdfast.engine.objectstore.errors import ObjectNotFound
-from holdfast.engine.objectstore.interface import ObjectStore
+from holdfast.engine.objectstore.interface import ByteRange, ObjectStore
 from holdfast.engine.snapshot.documents import canonical, iso_utc
-from holdfast.engine.snapshot.once import create_or_read
 from holdfast.engine.vault import layout
 from holdfast.engine.vault.crypto import seal, unseal
-from holdfast.engine.vault.errors import Damaged, HistoryDamaged, NotEntitled, Outdated
-from holdfast.engine.vault.secrets import Secrets, b64, unb64, verifier_of
+from holdfast.engine.vault.entries import BODIES, LAST_NUMBER, EntryForm, read_canonical
+from holdfast.engine.vault.errors import Damaged, HistoryDamaged, NotEntitled, UnknownFormat
+from holdfast.engine.vault.secrets import Secrets, b64, unb64
+from holdfast.errors import ConfigError
 
 FORMAT = "holdfast.vault.log/1"
 BODY_KIND = b"E"
@@ -36,7 +40,12 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "forget": ("admin",),
     "collect": ("admin",),
 }
-_FIELDS = ("format", "repository", "sequence", "previous", "kind", "created_at", "write_id", "public", "body", "signer")
+#: An entry's number is at most so far from the one before it: between the two lies only what is no entry.
+FARTHEST = 1_000_000
+#: Nothing larger is an entry: no more of it is read.
+MOST_BYTES = 64 * 1024 * 1024
+_LATER = re.compile(r"^holdfast\.vault\.log/[0-9]{1,4}\Z")
+_SIGNED = b"holdfast vault 1|log entry|"
 
 
 @dataclass(frozen=True)
@@ -61,15 +70,25 @@ class LogEntry:
     signer: bytes
     digest: str
     data: bytes
+    repository: bytes
 
     def open_body(self, secrets: Secrets) -> dict[str, Any]:
         """What only those with the metadata key know. Raises Damaged, WrongKey."""
         if self.body is None:
             return {}
         where = f"entry {self.sequence} of the log"
-        found: dict[str, Any] = json.loads(
-            unseal(secrets.metadata_key, BODY_KIND, secrets.repository, self.body, where)
-        )
+        plain = unseal(secrets.metadata_key, BODY_KIND, secrets.repository, self.body, where)
+        try:
+            found = read_canonical(plain)
+            BODIES[self.kind].validate_python(found)
+        except ValueError as error:
+            raise Damaged(
+                "an entry's body says what none may say",
+                where=where,
+                expected=f"the body of a `{self.kind}` entry",
+                found=_brief(error),
+                fix="Its writer is broken, or somebody has its keys; forget this backup by its id",
+            ) from None
         return found
 
 
@@ -83,8 +102,6 @@ def parse_entry(data: bytes, where: str, *, repository: bytes | None = None) -> 
     Raises:
         HistoryDamaged: it is no entry of this format and repository, or was changed after it was signed.
     """
-    from cryptography.exceptions import InvalidSignature
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
     def wrong(what: str, expected: str, found: str) -> HistoryDamaged:
         return HistoryDamaged(
@@ -96,37 +113,78 @@ def parse_entry(data: bytes, where: str, *, repository: bytes | None = None) -> 
         )
 
     try:
-        found = json.loads(data)
-        signature = unb64(found["signature"])
-        signer = unb64(found["signer"])
-        signed = {name: found[name] for name in _FIELDS}
-        if set(found) != {*_FIELDS, "signature"}:
-            raise ValueError(f"fields {sorted(set(found) - {*_FIELDS, 'signature'})}")
-        body = None if found["body"] is None else unb64(found["body"])
-        created_at = datetime.fromisoformat(found["created_at"])
-        sequence, kind = int(found["sequence"]), str(found["kind"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise wrong("the entry cannot be read", f"JSON of {FORMAT}", f"{type(error).__name__}: {error}") from None
-    if found["format"] != FORMAT:
-        raise wrong("the entry is of another format", FORMAT, str(found["format"]))
+        if len(data) > MOST_BYTES:
+            raise ValueError(f"more than {MOST_BYTES} bytes")
+        found = read_canonical(data)
+        if found.get("format") != FORMAT:
+            raise _of_another_format(found, where)
+        EntryForm.model_validate(found)
+    except ValueError as error:
+        raise wrong("the entry cannot be read", f"{FORMAT}", _brief(error)) from None
     if repository is not None and found["repository"] != repository.hex():
         raise wrong("the entry is another repository's", repository.hex(), str(found["repository"]))
-    try:
-        Ed25519PublicKey.from_public_bytes(signer).verify(signature, canonical(signed))
-    except (InvalidSignature, ValueError):
-        raise wrong("the entry was changed after it was signed", "a valid signature", "another") from None
+    signer = unb64(found["signer"])
+    if not _is_signed_by(signer, found):
+        raise wrong("the entry was changed after it was signed", "a valid signature", "another")
     return LogEntry(
-        sequence=sequence,
+        sequence=found["sequence"],
         previous=found["previous"],
-        kind=kind,
-        created_at=created_at,
+        kind=found["kind"],
+        created_at=datetime.fromisoformat(found["created_at"]),
         write_id=found["write_id"],
         public=found["public"],
-        body=body,
+        body=None if found["body"] is None else unb64(found["body"]),
         signer=signer,
         digest=digest_of_entry(data),
         data=data,
+        repository=bytes.fromhex(found["repository"]),
     )
+
+
+def _of_another_format(found: Mapping[str, Any], where: str) -> HistoryDamaged:
+    """Who signed an entry and for which repository lies in the same place in every format there will be."""
+    try:
+        signer, form = unb64(found["signer"]), str(found["format"])
+        if _LATER.match(form) and _is_signed_by(signer, found):
+            return UnknownFormat(signer, where=where, expected=FORMAT, found=form)
+    except (ValueError, KeyError, TypeError):
+        pass
+    return HistoryDamaged("this is no entry of a log", where=where, expected=FORMAT)
+
+
+def _is_signed_by(signer: bytes, found: Mapping[str, Any]) -> bool:
+    signed = {name: value for name, value in found.items() if name != "signature"}
+    return is_signed(signer, unb64(found["signature"]), _SIGNED + canonical(signed))
+
+
+def is_signed(signer: bytes, signature: bytes, data: bytes) -> bool:
+    """Whether an Ed25519 signature is this key's over these bytes."""
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    try:
+        Ed25519PublicKey.from_public_bytes(signer).verify(signature, data)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+def _brief(error: ValueError) -> str:
+    """What was wrong, without the values."""
+    if isinstance(error, ValidationError):
+        first = error.errors(include_input=False, include_url=False)[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"[:300]
+    return f"{type(error).__name__}: {error}"[:300]
+
+
+def may_write(signers: Mapping[bytes, str], entry: LogEntry) -> bool:
+    """Whether an entry's signer is one who may write one of its kind."""
+    return signers.get(entry.signer) in KINDS[entry.kind]
+
+
+def is_a_leap(entry: LogEntry, tip: LogEntry) -> bool:
+    """It lies so far from the newest entry that the numbers would soon be used up: it counts for nothing."""
+    return entry.sequence - tip.sequence > FARTHEST
 
 
 def make_entry(
@@ -145,8 +203,9 @@ def make_entry(
     Raises:
         NotEntitled: these secrets' role may not sign an entry of this kind.
     """
-    signer = secrets.signer
-    if signer is None or secrets.signing is None or secrets.role not in KINDS[kind]:
+    if sequence > LAST_NUMBER:
+        raise HistoryDamaged("the log is full", expected=f"at most entry {LAST_NUMBER}", found=str(sequence))
+    if secrets.signing is None or secrets.role not in KINDS[kind]:
         raise NotEntitled(
             f"these keys may not write a `{kind}` entry",
             expected=f"the keys of {' or '.join(KINDS[kind])}",
@@ -164,130 +223,92 @@ def make_entry(
         "write_id": write_id,
         "public": dict(public),
         "body": None if sealed is None else b64(sealed),
-        "signer": b64(verifier_of(secrets.signing)),
+        "signer": b64(secrets.verifier),
     }
-    return canonical({**fields, "signature": b64(signer.sign(canonical(fields)))})
+    data = canonical({**fields, "signature": b64(secrets.sign(_SIGNED + canonical(fields)))})
+    if len(data) > MOST_BYTES:
+        raise ConfigError(
+            "this would be too large for an entry of the log",
+            expected=f"at most {MOST_BYTES} bytes",
+            found=f"{len(data)} bytes",
+            fix="Back up fewer objects at once",
+        )
+    return data
 
 
-def read_entry(store: ObjectStore, sequence: int, repository: bytes | None = None) -> LogEntry:
-    """One entry, from its copy where the first is gone or damaged.
+def get_bounded(store: ObjectStore, key: str) -> bytes:
+    """An object of the log, or so much of it that it is seen to be none. Raises ObjectNotFound."""
+    return store.get(key, byte_range=ByteRange(0, MOST_BYTES + 1))
+
+
+def read_entry(
+    store: ObjectStore, sequence: int, repository: bytes | None = None, *, digest: str | None = None
+) -> LogEntry:
+    """One entry, from its copy where the first is gone, damaged or another than the one wanted.
+
+    Args:
+        digest: of the entry that must lie there, where it is known.
 
     Raises:
         HistoryDamaged: neither can be used.
+        UnknownFormat: it is of a later format.
     """
-    error: Damaged | None = None
+    error: HistoryDamaged | None = None
     for key in (layout.entry_key(sequence), layout.entry_copy_key(sequence)):
         where = f"{store.name}: {key}"
         try:
-            entry = parse_entry(store.get(key), where, repository=repository)
-            if entry.sequence == sequence:
-                return entry
+            entry = parse_entry(get_bounded(store, key), where, repository=repository)
+        except HistoryDamaged as damaged:
+            error = damaged if error is None or isinstance(damaged, UnknownFormat) else error
+            continue
+        except ObjectNotFound:
+            continue
+        if entry.sequence != sequence:
             error = error or HistoryDamaged(
                 "the entry lies at another's place", where=where, expected=str(sequence), found=str(entry.sequence)
             )
-        except HistoryDamaged as damaged:
-            error = error or damaged
-        except ObjectNotFound:
-            continue
-    raise error or HistoryDamaged(
+        elif digest is not None and entry.digest != digest:
+            error = error or HistoryDamaged(
+                "an entry of the log was replaced",
+                where=where,
+                expected=digest,
+                found=entry.digest,
+                fix="Put it back from a mirror: `holdfast vault verify --repair`",
+            )
+        else:
+            return entry
+    raise error or missing_entry(store, sequence)
+
+
+def missing_entry(store: ObjectStore, sequence: int) -> HistoryDamaged:
+    """The error where an entry that counts is not there."""
+    return HistoryDamaged(
         "an entry of the log is missing",
         where=f"{store.name}: {layout.entry_key(sequence)}",
         expected=f"entry {sequence} or its copy",
-        found="nothing",
-        fix="Somebody removed it: see `holdfast vault verify`, and restore it from a mirror",
+        found="neither",
+        fix="Somebody removed it: put it back from a mirror with `holdfast vault verify --repair`",
     )
+
+
+def listed(store: ObjectStore, prefix: str, after: int = 0) -> set[int]:
+    """The numbers below `log/` or `log-copies/` at which something lies."""
+    key = f"{prefix}{after:012d}.json" if after else None
+    numbers = (layout.sequence_of(info.key) for info in store.list(prefix, start_after=key))
+    return {number for number in numbers if number is not None and number > after}
 
 
 def sequences(store: ObjectStore, *, after: int = 0) -> list[int]:
-    """The numbers of the entries that are there, copies counted, in order."""
-    found: set[int] = set()
-    for prefix, key in ((layout.LOG, layout.entry_key(after)), (layout.LOG_COPIES, layout.entry_copy_key(after))):
-        for info in store.list(prefix, start_after=key if after else None):
-            number = layout.sequence_of(info.key)
-            if number is not None and number > after:
-                found.add(number)
-    return sorted(found)
+    """The numbers at which something lies, copies counted, in order."""
+    return sorted({*listed(store, layout.LOG, after), *listed(store, layout.LOG_COPIES, after)})
 
 
-def append(
-    store: ObjectStore,
-    secrets: Secrets,
-    kind: str,
-    *,
-    clock: Clock,
-    tip: LogEntry | None,
-    describe: Callable[[LogEntry | None], tuple[Mapping[str, Any], Mapping[str, Any] | None]],
-    seen: Callable[[LogEntry], None] = lambda _entry: None,
-) -> LogEntry:
-    """Write the next entry.
-
-    Where somebody else was first, his entry is read, told to ``seen`` (which may raise and so end it), and the next
-    number is tried with a new description.
-
-    Args:
-        tip: the newest entry the caller knows.
-        describe: given the entry it will follow, its public part and its body.
-        seen: told of each entry the caller does not know yet.
-
-    Raises:
-        StoreUnavailable: it is not known whether it was written; the same ``write_id`` is never written twice.
-        Outdated: what the caller knew is too old to append to.
-    """
-    write_id = uuid.uuid4().hex
-    while True:
-        public, body = describe(tip)
-        sequence = 1 if tip is None else tip.sequence + 1
-        data = make_entry(
-            secrets,
-            sequence=sequence,
-            previous=None if tip is None else tip.digest,
-            kind=kind,
-            created_at=clock.now(),
-            write_id=write_id,
-            public=public,
-            body=body,
-        )
-        found = create_or_read(store, layout.entry_key(sequence), data, content_type="application/json")
-        entry = parse_entry(found, f"{store.name}: {layout.entry_key(sequence)}", repository=secrets.repository)
-        if entry.write_id == write_id:
-            _check_newest(store, entry)
-            create_or_read(store, layout.entry_copy_key(sequence), found, content_type="application/json")
-            return entry
-        check_follows(entry, tip, store.name)
-        seen(entry)
-        tip = entry
-
-
-def _check_newest(store: ObjectStore, entry: LogEntry) -> None:
-    """That an entry just written is one of the log, and does not fill a hole that a collection left.
-
-    Old entries are removed once a newer one has taken their place. A writer that slept through that finds its number
-    free again; but then there are newer entries that do not follow its own, and nobody will ever believe it.
-
-    Raises Outdated.
-    """
-    newer = sequences(store, after=entry.sequence)
-    if not newer:
-        return
-    if newer[0] == entry.sequence + 1 and read_entry(store, newer[0]).previous == entry.digest:
-        return
-    raise Outdated(
-        "the log went on and was shortened while this ran: its entry came too late and counts for nothing",
-        where=f"{store.name}: entry {entry.sequence}",
-        expected="no newer entry",
-        found=f"entry {newer[-1]}",
-        fix="Run it again",
+def forked(entry: LogEntry, tip: LogEntry | None, name: str) -> HistoryDamaged:
+    """The error where an entry does not chain to the one before it."""
+    return HistoryDamaged(
+        "the log is forked: an entry does not follow the one before it",
+        where=f"{name}: entry {entry.sequence}",
+        expected=f"previous {None if tip is None else tip.digest}",
+        found=str(entry.previous),
+        fix="An entry was removed or replaced. `holdfast vault verify` says which, against the witnesses and mirrors",
     )
-
-
-def check_follows(entry: LogEntry, tip: LogEntry | None, name: str) -> None:
-    """Raises HistoryDamaged: it does not chain to the entry before it."""
-    previous = None if tip is None else tip.digest
-    if entry.previous != previous:
-        raise HistoryDamaged(
-            "the log is forked: an entry does not follow the one before it",
-            where=f"{name}: entry {entry.sequence}",
-            expected=f"previous {previous}",
-            found=str(entry.previous),
-            fix="An entry was replaced. `holdfast vault verify` says which, against the witnesses and mirrors",
-        )

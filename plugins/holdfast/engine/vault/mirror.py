@@ -6,19 +6,24 @@ one is put back from the other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import timedelta
 
-from holdfast.engine.objectstore.interface import OVERWRITE, ObjectInfo, ObjectStore
+from holdfast.engine.objectstore.errors import ObjectNotFound, PermissionRefused
+from holdfast.engine.objectstore.interface import ObjectInfo, ObjectStore
 from holdfast.engine.snapshot.once import create_or_read
 from holdfast.engine.vault import layout
-from holdfast.engine.vault.errors import HistoryDamaged, NoVault
-from holdfast.engine.vault.history import load_history, write_hint
-from holdfast.engine.vault.log import check_follows, read_entry
+from holdfast.engine.vault.ages import LogAges, removable_entries
+from holdfast.engine.vault.collect import GRACE, ORPHAN_AGE, store_now
+from holdfast.engine.vault.errors import Damaged, HistoryDamaged
+from holdfast.engine.vault.history import History, load_history, write_hint
+from holdfast.engine.vault.log import LogEntry, missing_entry, read_entry, sequences
+from holdfast.engine.vault.vault import Vault
 
 #: What an object names lies in an earlier class than the object.
-CLASSES = (layout.KEYS, layout.PACKS, layout.INDEXES, layout.LOG_COPIES, layout.LOG)
+CLASSES = (layout.KEYS, layout.PACKS, layout.INDEXES)
 _COPIES = 8
 
 
@@ -27,7 +32,8 @@ class MirrorReport:
     """What was copied.
 
     Args:
-        removed: objects that are gone at the vault because they were collected, and now here too.
+        there: objects that were there already.
+        removed: objects of the mirror that were collected at the vault (`trim_mirror`).
     """
 
     copied: int = 0
@@ -44,87 +50,102 @@ def mirror_vault(
     protect: Callable[[str], None] = lambda _key: None,
     progress: Callable[[MirrorReport], None] = lambda _report: None,
 ) -> MirrorReport:
-    """Bring a mirror up to the vault. Can be broken off and run again; needs no key.
+    """Bring a mirror up to the vault as of now. Can be broken off and run again; needs no key.
+
+    What the vault gains meanwhile waits for the next run: an entry comes after all that it names.
 
     Raises:
         NoVault: there is nothing to mirror.
         HistoryDamaged: the mirror holds another history: one of the two was rolled back or replaced.
     """
-    load_history(store)
-    _check_same_line(store, mirror)
+    history = _on_one_line(store, mirror)
+    skipped = {layout.index_key(name) for name in history.dropped}
     report = MirrorReport()
     for prefix in CLASSES:
         have = {info.key: info.size_bytes for info in mirror.list(prefix)}
-        wanted = [info for info in store.list(prefix) if have.get(info.key) != info.size_bytes]
+        wanted = [
+            info
+            for info in store.list(prefix)
+            if have.get(info.key) != info.size_bytes
+            and info.key not in skipped
+            and _pack_id(info.key) not in history.collected
+        ]
         report.there += len(have)
-        if prefix == layout.LOG:
-            wanted.sort(key=lambda info: info.key)
-            _copy_all(store, mirror, iter(wanted), report, protect, progress, threads=1)
-        else:
-            _copy_all(store, mirror, iter(wanted), report, protect, progress, threads=_COPIES)
-    history = load_history(mirror)
-    write_hint(mirror, history)
+        _copy_all(store, mirror, wanted, report, protect, progress)
+    _copy_entries(store, mirror, history, report, protect)
+    write_hint(mirror, load_history(mirror))
+    progress(report)
     return report
 
 
-def _check_same_line(store: ObjectStore, mirror: ObjectStore) -> None:
-    try:
-        theirs = load_history(mirror)
-    except NoVault:
-        return
+def _pack_id(key: str) -> bytes | None:
+    parsed = layout.parse_pack_key(key)
+    return parsed[1] if parsed else None
+
+
+def _on_one_line(store: ObjectStore, mirror: ObjectStore) -> History:
+    """The vault's history, which the mirror's is a part of. Raises HistoryDamaged."""
     ours = load_history(store)
-    if theirs.repository != ours.repository:
-        raise HistoryDamaged(
-            "another repository lies at the mirror",
-            where=mirror.name,
-            expected=ours.repository.hex(),
-            found=theirs.repository.hex(),
-            fix="Name another prefix for the mirror",
-        )
-    if theirs.tip.sequence > ours.tip.sequence:
+    numbers = sequences(mirror)
+    if numbers and numbers[-1] > ours.tip.sequence:
+        ours = load_history(store)  # another run may have copied what was written in between
+    if not numbers:
+        return ours
+    theirs = _newest_readable(mirror, numbers, ours)
+    if theirs.sequence > ours.tip.sequence:
         raise HistoryDamaged(
             "the vault lies behind its mirror",
             where=store.name,
-            expected=f"entry {theirs.tip.sequence} or a later one",
+            expected=f"entry {theirs.sequence} or a later one",
             found=f"entry {ours.tip.sequence}",
             fix="The vault was rolled back: put its entries back with `holdfast vault verify --repair`",
         )
-    if theirs.tip.sequence == ours.tip.sequence:
-        check_follows(ours.tip, read_entry(store, ours.tip.sequence - 1) if ours.tip.sequence > 1 else None, store.name)
-        same = theirs.tip.digest == ours.tip.digest
-    else:
+    if theirs.sequence in ours.counting:  # else an anchor took its place
         try:
-            same = read_entry(store, theirs.tip.sequence).digest == theirs.tip.digest
-        except HistoryDamaged:
-            same = True  # an anchor took its place and it was removed
-    if not same:
-        raise HistoryDamaged(
-            "the vault and its mirror hold different histories",
-            where=f"{store.name}: entry {theirs.tip.sequence}",
-            expected=theirs.tip.digest,
-            found="another entry",
-            fix="Somebody replaced entries at one of the two; the witnesses say at which",
-        )
+            read_entry(store, theirs.sequence, digest=theirs.digest)
+        except HistoryDamaged as damaged:
+            raise HistoryDamaged(
+                "the vault and its mirror hold different histories",
+                where=f"{store.name}: entry {theirs.sequence}",
+                expected=f"{theirs.digest}, as at the mirror",
+                found=damaged.found,
+                fix="Somebody replaced entries at one of the two, or another repository lies at the mirror",
+            ) from None
+    return ours
+
+
+def _newest_readable(store: ObjectStore, numbers: list[int], ours: History) -> LogEntry:
+    """Of a log that may be broken off. Raises HistoryDamaged: none, or another repository's."""
+    error: HistoryDamaged | None = None
+    for number in reversed(numbers):
+        try:
+            entry = read_entry(store, number, ours.repository)
+            if ours.keys.entitle(entry):
+                return entry
+        except HistoryDamaged as damaged:
+            error = error or damaged
+    raise error or missing_entry(store, numbers[0])
 
 
 def _copy_all(
     store: ObjectStore,
     mirror: ObjectStore,
-    wanted: Iterator[ObjectInfo],
+    wanted: list[ObjectInfo],
     report: MirrorReport,
     protect: Callable[[str], None],
     progress: Callable[[MirrorReport], None],
-    *,
-    threads: int,
 ) -> None:
     def copy(info: ObjectInfo) -> tuple[ObjectInfo, str | None]:
-        data = store.get(info.key)
+        try:
+            data = store.get(info.key)
+        except ObjectNotFound:  # collected since it was listed
+            return info, None
         if create_or_read(mirror, info.key, data) != data:
             return info, f"{mirror.name}: {info.key} is there with other bytes"
         protect(info.key)
         return info, None
 
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(_COPIES) as pool:
         for info, problem in pool.map(copy, wanted):
             if problem is not None:
                 report.problems.append(problem)
@@ -134,15 +155,84 @@ def _copy_all(
             progress(report)
 
 
-def put_back(store: ObjectStore, mirror: ObjectStore, keys: list[str]) -> list[str]:
-    """Replace damaged or missing objects by the mirror's. Returns the keys that were put back.
+def _copy_entries(
+    store: ObjectStore,
+    mirror: ObjectStore,
+    history: History,
+    report: MirrorReport,
+    protect: Callable[[str], None],
+) -> None:
+    """In order, each with its copy: broken off anywhere, the mirror is an older state, or goes on to be one."""
+    have = {info.key for prefix in (layout.LOG, layout.LOG_COPIES) for info in mirror.list(prefix)}
+    for number in history.counting:
+        keys = [layout.entry_key(number), layout.entry_copy_key(number)]
+        report.there += len(have & set(keys))
+        if have >= set(keys):
+            continue
+        data = read_entry(store, number, history.repository).data
+        for key in keys:
+            if key in have:
+                continue
+            if create_or_read(mirror, key, data) != data:
+                report.problems.append(f"{mirror.name}: {key} is there with other bytes")
+                continue
+            protect(key)
+            report.copied += 1
+            report.copied_bytes += len(data)
 
-    The caller verified them before and verifies them again. Needs the right to overwrite, which a writer has not; with
-    a lock in force the good version is added, and the damaged one stays as an older version.
+
+def trim_mirror(vault: Vault, *, grace: timedelta = GRACE, orphan_age: timedelta = ORPHAN_AGE) -> MirrorReport:
+    """Remove from a mirror what was collected at its vault, judged by the mirror's own log and clock.
+
+    What a running copy has brought and nobody names yet is young; where it is removed all the same, the next copy
+    brings it again.
+
+    Args:
+        vault: opened at the mirror, by any role; the store must let it remove.
+        grace: what was collected stays this long after the mirror heard of it, for restores that began before.
+        orphan_age: packs and indexes no entry names stay this long.
+
+    Raises:
+        RolledBack, HistoryDamaged.
+        Damaged: an index is damaged: what is nobody's cannot be told.
     """
-    done: list[str] = []
+    vault = vault.reload(hinted=False)
+    vault.refuse_alarm()
+    store, history = vault.store, vault.history
+    loaded = vault.load_index()
+    if loaded.damaged:
+        raise Damaged("nothing is removed while an index is damaged", where=vault.name, found=loaded.damaged[0])
+    named = {layout.pack_key(info.tier, info.pack_id) for info in loaded.index.packs}
+    named |= {layout.index_key(name) for name in history.indexes}
+    now = store_now(store)
+    ages = LogAges.read(store, now)
+    said = {**history.collected, **history.dropped}
+    gone: list[str] = []
+    for prefix in (layout.PACKS, layout.INDEXES):
+        for info in store.list(prefix):
+            number = said.get(_id_of(info.key))
+            over = now - info.modified_at > orphan_age if number is None else ages.is_over(number, grace)
+            if info.key not in named and over:
+                gone.append(info.key)
+    for number in removable_entries(store, history, ages, grace):
+        gone.extend((layout.entry_key(number), layout.entry_copy_key(number)))
+    return _remove_all(store, gone)
+
+
+def _id_of(key: str) -> bytes:
+    """Of a pack or an index; of anything else, nothing's."""
+    try:
+        return bytes.fromhex(key.rpartition("/")[2])
+    except ValueError:
+        return b""
+
+
+def _remove_all(store: ObjectStore, keys: Iterable[str]) -> MirrorReport:
+    report = MirrorReport()
     for key in keys:
-        data = mirror.get(key)
-        store.put(key, data, mode=OVERWRITE)
-        done.append(key)
-    return done
+        try:
+            store.delete(key)
+            report.removed += 1
+        except PermissionRefused:
+            report.problems.append(f"{store.name}: {key} is locked and stays")
+    return report

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Container
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING
@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING
 from blake3 import blake3
 
 from holdfast.engine.vault.crypto import HPKE_BYTES, TAG_BYTES, ObjectKey, nonce, open_sealed, seal, seal_to, unseal
-from holdfast.engine.vault.errors import Damaged, NotEntitled
+from holdfast.engine.vault.errors import Damaged, NotEntitled, WrongKey
 from holdfast.engine.vault.secrets import Secrets
+from holdfast.errors import ConfigError
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
@@ -38,6 +39,8 @@ _SECRET_BYTES = 32
 #: What a reader asks for first when it rebuilds: holds the tail and the table of nearly every pack.
 TAIL_READ_BYTES = 64 * 1024
 CHUNK_ID_BYTES = 32
+#: No pack is larger: where chunks lie in it is 32 bits in an index.
+MOST_PACK_BYTES = 2**32 - 1
 TABLE_KIND = b"T"
 #: A decompressor is of one thread; to make one costs more than to use it on a small chunk.
 _OF_THREAD = threading.local()
@@ -48,6 +51,10 @@ class PackClass(IntEnum):
 
     DATA = 1
     TREE = 2
+
+
+#: The largest chunk of each class: whoever reads one makes room for what it says it becomes.
+MOST_PLAIN_BYTES = {PackClass.DATA: 16 * 1024 * 1024, PackClass.TREE: 256 * 1024 * 1024}
 
 
 class Codec(IntEnum):
@@ -134,7 +141,7 @@ class PackWriter:
             sealed = seal_to(recipient, secret, _sealed_for(repository, self.pack_id, generation))
         else:
             generation, secret, sealed = 0, secrets.metadata_key, b""
-        self._key = ObjectKey.derive(secret, salt=self.pack_id, context=repository + b"pack" + bytes([kind]))
+        self._key = ObjectKey.derive(secret, salt=self.pack_id, context=b"pack|" + repository + bytes([kind]))
         head = _HEAD.pack(
             _MAGIC, _VERSION, kind, generation, repository, self.pack_id, self._key.commitment, len(sealed)
         )
@@ -155,7 +162,14 @@ class PackWriter:
         return self._size + plain_bytes + TAG_BYTES + table <= len(self._buffer)
 
     def add(self, name: bytes, data: bytes | memoryview, codec: Codec, plain_bytes: int) -> StoredChunk:
-        """Encrypt a chunk into it. The caller asked `fits`."""
+        """Encrypt a chunk into it. The caller asked `fits`. Raises ConfigError: it is too large for its class."""
+        if plain_bytes > MOST_PLAIN_BYTES[self.kind]:
+            raise ConfigError(
+                "this is too large for a chunk",
+                expected=f"at most {MOST_PLAIN_BYTES[self.kind]} bytes",
+                found=f"{plain_bytes} bytes",
+                fix="Back up with larger `chunk_bytes`: an object's chunks are listed in one",
+            )
         position, end = len(self.chunks), self._size + len(data) + TAG_BYTES
         context = _context(self._secrets.repository, self.kind, self.pack_id, name, codec, plain_bytes)
         self._key.aead.encrypt_into(nonce(position), data, context, self._view[self._size : end])
@@ -164,8 +178,12 @@ class PackWriter:
         self.chunks.append(chunk)
         return chunk
 
-    def finish(self) -> tuple[bytes, bytearray]:
-        """The whole object, and the buffer for the next. Nothing may be added afterwards."""
+    def finish(self) -> bytes:
+        """The whole object. Nothing may be added afterwards."""
+        return self.finish_and_give_back()[0]
+
+    def finish_and_give_back(self) -> tuple[bytes, bytearray]:
+        """The same, and the buffer for the next."""
         rows = b"".join(
             _ROW.pack(chunk.chunk_id, chunk.offset, chunk.stored_bytes, chunk.plain_bytes, chunk.codec)
             for chunk in self.chunks
@@ -200,6 +218,13 @@ class PackHead:
         from cryptography.exceptions import InvalidTag
 
         context = _context(self.repository, self.kind, self.pack_id, chunk.chunk_id, chunk.codec, chunk.plain_bytes)
+        if chunk.plain_bytes > MOST_PLAIN_BYTES[self.kind]:
+            raise Damaged(
+                "a chunk says it is larger than any may be",
+                where=where,
+                expected=f"at most {MOST_PLAIN_BYTES[self.kind]} bytes",
+                found=f"{chunk.plain_bytes} bytes",
+            )
         try:
             plain = self.key.aead.decrypt(nonce(chunk.position), data, context)
         except (InvalidTag, ValueError):
@@ -224,16 +249,24 @@ class PackHead:
 
 
 def decompress(data: bytes, plain_bytes: int, where: str) -> bytes:
-    """zstd, to exactly this size. Raises Damaged."""
+    """One zstd frame that names this size, and nothing after it. Raises Damaged."""
     import zstandard
 
     decompressor = getattr(_OF_THREAD, "zstd", None)
     if decompressor is None:
         decompressor = _OF_THREAD.zstd = zstandard.ZstdDecompressor()
     try:
-        return bytes(decompressor.decompress(data, max_output_size=plain_bytes))
+        size = zstandard.frame_content_size(data)
+        if size != plain_bytes:
+            raise Damaged(
+                "compressed bytes name another size",
+                where=where,
+                expected=f"{plain_bytes} bytes",
+                found=f"{size} bytes",
+            )
+        return bytes(decompressor.decompress(data, max_output_size=plain_bytes, allow_extra_data=False))
     except zstandard.ZstdError as error:
-        raise Damaged("a chunk does not decompress", where=where, found=str(error)) from None
+        raise Damaged("something does not decompress", where=where, found=str(error)) from None
 
 
 def head_bytes(kind: PackClass) -> int:
@@ -241,17 +274,20 @@ def head_bytes(kind: PackClass) -> int:
     return _HEAD.size + (_SECRET_BYTES + HPKE_BYTES if kind is PackClass.DATA else 0)
 
 
-def read_head(data: bytes, secrets: Secrets, pack_id: bytes, where: str) -> PackHead:
+def read_head(
+    data: bytes, secrets: Secrets, pack_id: bytes, where: str, *, generations: Container[int] | None = None
+) -> PackHead:
     """Read the beginning of a pack and find its key.
 
     Args:
         data: at least its first `head_bytes`.
         pack_id: which one it must be.
+        generations: of the reader's key there are, where it is known.
 
     Raises:
-        Damaged: it is no pack, another one, or of another repository.
+        Damaged: it is no pack, another one, of another repository, or its key was changed, or sealed to somebody else
+            or to a key there never was.
         NotEntitled: content, and these secrets hold no key of its generation.
-        WrongKey: it was sealed to somebody else.
     """
     if len(data) < _HEAD.size:
         raise Damaged("the pack is cut short", where=where, expected=f"{_HEAD.size} bytes", found=f"{len(data)} bytes")
@@ -275,6 +311,10 @@ def read_head(data: bytes, secrets: Secrets, pack_id: bytes, where: str) -> Pack
         secret = secrets.metadata_key
     else:
         private = secrets.private_key(generation)
+        if private is None and generations is not None and generation not in generations:
+            raise Damaged(
+                "the pack names a key there never was", where=where, found=f"a reader's key of generation {generation}"
+            )
         if private is None:
             raise NotEntitled(
                 "these keys do not open content",
@@ -284,10 +324,24 @@ def read_head(data: bytes, secrets: Secrets, pack_id: bytes, where: str) -> Pack
                 fix="Unlock the vault with a recipient of the reader's key set",
             )
         sealed = data[_HEAD.size : _HEAD.size + sealed_bytes]
-        secret = open_sealed(private, sealed, _sealed_for(repository, pack_id, generation), where)
-    key = ObjectKey.derive(secret, salt=pack_id, context=repository + b"pack" + bytes([kind]))
-    key.check(commitment, where)
+        try:
+            secret = open_sealed(private, sealed, _sealed_for(repository, pack_id, generation), where)
+        except WrongKey:
+            raise _changed_head(where) from None
+    key = ObjectKey.derive(secret, salt=pack_id, context=b"pack|" + repository + bytes([kind]))
+    try:
+        key.check(commitment, where)
+    except WrongKey:
+        raise _changed_head(where) from None
     return PackHead(pack_id, PackClass(kind), repository, key)
+
+
+def _changed_head(where: str) -> Damaged:
+    return Damaged(
+        "the pack's key does not open: its beginning was changed, or whoever wrote it sealed it to somebody else",
+        where=where,
+        fix="Repair it from a mirror: `holdfast vault verify --repair`",
+    )
 
 
 def read_table(
@@ -311,14 +365,39 @@ def read_table(
     if end != _END or table_bytes + _TAIL.size > size_bytes:
         raise Damaged("the pack's end is missing", where=where, expected=f"{_END!r}", found=f"{end!r}")
     if table_bytes + _TAIL.size > len(tail):
+        if len(tail) >= size_bytes:
+            raise Damaged("the pack is cut short", where=where, found=f"{size_bytes} bytes")
         return int(table_bytes + _TAIL.size)
     sealed = tail[len(tail) - _TAIL.size - table_bytes : len(tail) - _TAIL.size]
     rows = unseal(secrets.metadata_key, TABLE_KIND, secrets.repository, sealed, where)
-    if rows[1:17] != pack_id or (len(rows) - 17) % _ROW.size:
+    if rows[1:17] != pack_id or (len(rows) - 17) % _ROW.size or rows[0] not in tuple(PackClass):
         raise Damaged("the pack's table is another pack's", where=where, expected=pack_id.hex(), found=rows[1:17].hex())
-    return PackClass(rows[0]), list(_rows(rows[17:]))
+    kind = PackClass(rows[0])
+    found = list(_ROW.iter_unpack(rows[17:]))
+    if not _is_gapless(kind, found, size_bytes - table_bytes - _TAIL.size):
+        raise Damaged(
+            "the pack's table places chunks where none can be",
+            where=where,
+            expected="chunks one after the other from its beginning to its table",
+            found="others, sealed by somebody who has the writer's key",
+        )
+    return kind, [
+        StoredChunk(name, offset, stored, plain, Codec(codec), position)
+        for position, (name, offset, stored, plain, codec) in enumerate(found)
+    ]
 
 
-def _rows(data: bytes) -> Iterator[StoredChunk]:
-    for position, (name, offset, stored, plain, codec) in enumerate(_ROW.iter_unpack(data)):
-        yield StoredChunk(name, offset, stored, plain, Codec(codec), position)
+def _is_gapless(kind: PackClass, rows: list[tuple[bytes, int, int, int, int]], end: int) -> bool:
+    place = head_bytes(kind)
+    for _, offset, stored, plain, codec in rows:
+        if offset != place or not is_possible(kind, stored, plain, codec):
+            return False
+        place += stored
+    return place == end
+
+
+def is_possible(kind: PackClass, stored_bytes: int, plain_bytes: int, codec: int) -> bool:
+    """Whether a chunk can have these sizes."""
+    if codec == Codec.RAW:
+        return stored_bytes == plain_bytes + TAG_BYTES and plain_bytes <= MOST_PLAIN_BYTES[kind]
+    return codec == Codec.ZSTD and stored_bytes > TAG_BYTES and plain_bytes <= MOST_PLAIN_BYTES[kind]

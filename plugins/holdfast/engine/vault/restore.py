@@ -6,11 +6,11 @@ on where it was.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from holdfast.engine.snapshot.digest import Hasher
 from holdfast.engine.vault.backup import Progress
@@ -19,7 +19,7 @@ from holdfast.engine.vault.errors import Damaged
 from holdfast.engine.vault.memory import blocks_kept
 from holdfast.engine.vault.paths import check_paths, chosen
 from holdfast.engine.vault.reading import ChunkReader
-from holdfast.engine.vault.tree import TreeRow
+from holdfast.engine.vault.tree import TreeRow, rows_of
 from holdfast.engine.vault.vault import Vault
 from holdfast.errors import ConfigError
 
@@ -44,6 +44,17 @@ class Target(Protocol):
 
     def finish(self) -> None:
         """After the last object."""
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """An object that was written in another form than it was backed up in: a table's metadata, for its new place."""
+
+    path: str
+    digest: str
+    new_digest: str
+    size_bytes: int
+    new_size_bytes: int
 
 
 @dataclass(frozen=True)
@@ -72,6 +83,9 @@ class RestoreReport:
         kept: objects that were there already, verified.
         damaged: by path, why it could not be restored.
         read_bytes: what was read from the vault.
+        wanted_bytes: of everything that was chosen.
+        rewritten: objects whose bytes are not those of the backup; see `restore_tables`.
+        tables: where each Iceberg table is now, and its newest metadata file; or why it still names its old place.
     """
 
     backup: Backup
@@ -80,7 +94,10 @@ class RestoreReport:
     kept: int = 0
     kept_bytes: int = 0
     read_bytes: int = 0
+    wanted_bytes: int = 0
     damaged: dict[str, str] = field(default_factory=dict)
+    rewritten: tuple[Rewritten, ...] = ()
+    tables: tuple[Mapping[str, Any], ...] = ()
 
 
 def restore_backup(
@@ -95,10 +112,15 @@ def restore_backup(
         NotEntitled: the keys do not open content.
     """
     options = options or RestoreOptions()
-    loaded = vault.load_index()
+    vault, loaded = vault.as_of_now([backup.sequence]).current_index()
     reader = ChunkReader(vault, loaded.index, names_content=False)
-    rows = [row for row in reader.rows(backup) if chosen(row.path, paths=options.paths, patterns=options.patterns)]
-    if not rows and backup.objects:
+    report = RestoreReport(backup)
+    rows = [
+        row
+        for row in _rows(reader, backup, options, report)
+        if chosen(row.path, paths=options.paths, patterns=options.patterns)
+    ]
+    if not rows and backup.objects and not report.damaged:
         raise ConfigError(
             "the backup has no such path",
             where=f"{vault.name}: {backup.backup_id}",
@@ -106,13 +128,26 @@ def restore_backup(
             found=", ".join((*options.paths, *options.patterns)),
         )
     check_paths((row.path for row in rows), folds_case=target.folds_case)
-    report = RestoreReport(backup)
+    report.wanted_bytes = sum(row.size_bytes for row in rows)
     with blocks_kept():
         for batch in _batches(rows):
             _restore_batch(reader, batch, target, options, report)
     target.finish()
     report.read_bytes = reader.read_bytes
     return report
+
+
+def _rows(reader: ChunkReader, backup: Backup, options: RestoreOptions, report: RestoreReport) -> Iterator[TreeRow]:
+    """The objects of a backup; where a part of its tree is damaged, those of the others, when it is to go on."""
+    for part in backup.segments:
+        try:
+            table = reader.part(part)
+        except Damaged as damaged:
+            if not options.keep_going:
+                raise
+            report.damaged[part.describe()] = str(damaged)
+            continue
+        yield from rows_of(table)
 
 
 def _batches(rows: list[TreeRow]) -> Iterator[list[TreeRow]]:
@@ -141,7 +176,8 @@ def _restore_batch(
     together = sum(row.size_bytes for row in wanted) <= _BATCH_BYTES
     fetched: dict[bytes, bytes | Damaged] = {}
     if together:
-        fetched = dict(reader.iter_many(name for row in wanted for name in row.chunks))
+        size = sum(row.size_bytes for row in wanted)
+        fetched = dict(reader.iter_many((name for row in wanted for name in row.chunks), most_bytes=size))
     for row in wanted:
         pieces = _pieces_of(row, fetched) if together else _pieces_ahead(row, reader)
         try:
@@ -154,7 +190,7 @@ def _restore_batch(
         report.restored += 1
         report.restored_bytes += row.size_bytes
         done = report.restored + report.kept
-        options.progress(Progress(done, report.restored_bytes + report.kept_bytes, 0, row.path))
+        options.progress(Progress(done, report.restored_bytes + report.kept_bytes, 0, row.path, report.wanted_bytes))
 
 
 def _pieces_of(row: TreeRow, fetched: dict[bytes, bytes | Damaged]) -> Iterator[bytes]:

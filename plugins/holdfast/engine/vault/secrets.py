@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,9 +11,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from holdfast.engine.vault.crypto import hkdf
+from holdfast.engine.vault.errors import NotEntitled
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 ROLES = ("writer", "reader", "admin")
@@ -63,11 +64,21 @@ class Secrets:
     def _derived(self, what: bytes) -> bytes:
         return hkdf(self.root, salt=self.repository, info=b"holdfast vault 1|root|" + what)
 
-    @cached_property
-    def signer(self) -> Ed25519PrivateKey | None:
+    def sign(self, data: bytes) -> bytes:
+        """An Ed25519 signature. Raises NotEntitled: this role signs nothing."""
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-        return None if self.signing is None else Ed25519PrivateKey.from_private_bytes(self.signing)
+        return Ed25519PrivateKey.from_private_bytes(self._seed()).sign(data)
+
+    def _seed(self) -> bytes:
+        if self.signing is None:
+            raise NotEntitled("these keys sign nothing", expected="a writer's or an administrator's", found=self.role)
+        return self.signing
+
+    @cached_property
+    def verifier(self) -> bytes:
+        """The Ed25519 public key of its signatures. Raises NotEntitled: this role signs nothing."""
+        return verifier_of(self._seed())
 
     def private_key(self, generation: int) -> X25519PrivateKey | None:
         """The key that opens packs of this generation, ``None`` when this role has none."""
@@ -87,14 +98,25 @@ class Secrets:
         }
 
     @classmethod
-    def from_dict(cls, found: Mapping[str, Any]) -> Secrets:
-        return cls(
-            role=found["role"],
-            repository=bytes.fromhex(found["repository"]),
-            root=unb64(found["root"]),
-            signing=None if found["signing"] is None else unb64(found["signing"]),
-            private={int(number): unb64(key) for number, key in found["private"].items()},
-        )
+    def from_dict(cls, found: Mapping[str, Any], *, role: str, repository: bytes) -> Secrets:
+        """Raises ValueError: these are no secrets of this role and repository. The message names none."""
+        try:
+            made = cls(
+                role=found["role"],
+                repository=bytes.fromhex(found["repository"]),
+                root=unb64(found["root"]),
+                signing=None if found["signing"] is None else unb64(found["signing"]),
+                private={int(number): unb64(key) for number, key in found["private"].items()},
+            )
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise ValueError("secrets of another form") from None
+        if made.role != role or made.repository != repository:
+            raise ValueError("secrets of another role or repository")
+        keys = [made.root, *made.private.values(), *([] if made.signing is None else [made.signing])]
+        has_its_own = made.private and made.signing is None if role == "reader" else made.signing and not made.private
+        if not has_its_own or any(len(key) != 32 for key in keys):
+            raise ValueError("secrets of another form")
+        return made
 
 
 @dataclass(frozen=True)
@@ -107,12 +129,21 @@ class NewSecrets:
 
     @classmethod
     def make(cls) -> NewSecrets:
-        repository, root = os.urandom(16), os.urandom(32)
+        signing, root = os.urandom(32), os.urandom(32)
+        repository = repository_of(verifier_of(signing))
         return cls(
             writer=Secrets("writer", repository, root, signing=os.urandom(32)),
             reader=Secrets("reader", repository, root, private={1: os.urandom(32)}),
-            admin=Secrets("admin", repository, root, signing=os.urandom(32)),
+            admin=Secrets("admin", repository, root, signing=signing),
         )
+
+
+def repository_of(first_admin: bytes) -> bytes:
+    """The id of the repository that this administrator's Ed25519 public key began.
+
+    So the id is the root of all trust: it is in everybody's secrets, and no other key can begin a log of it.
+    """
+    return hashlib.sha256(b"holdfast vault 1|repository|" + first_admin).digest()[:16]
 
 
 def public_of(private: bytes) -> bytes:

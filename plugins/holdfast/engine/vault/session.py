@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,13 +12,13 @@ from typing import Any
 
 from blake3 import blake3
 
-from holdfast.engine.objectstore.interface import CREATE
-from holdfast.engine.snapshot.once import create_or_read
 from holdfast.engine.vault import layout
-from holdfast.engine.vault.errors import CollectedMeanwhile, Damaged
-from holdfast.engine.vault.index import MOST_CHUNKS, ChunkIndex, IndexedPack, encode_index
+from holdfast.engine.vault.errors import CollectedMeanwhile
+from holdfast.engine.vault.index import ChunkIndex, IndexedPack, batches, encode_index
 from holdfast.engine.vault.log import LogEntry
+from holdfast.engine.vault.objects import create_new
 from holdfast.engine.vault.pack import Codec, PackClass, PackInfo, PackWriter, chunk_id
+from holdfast.engine.vault.running import Marks
 from holdfast.engine.vault.vault import Vault, index_digest
 
 PACK_BYTES = 16 * 1024 * 1024
@@ -52,6 +52,8 @@ class Session:
         tier: retention tier of new packs.
         protect: told the key of every object that was written, to lock it.
         pack_bytes: how large a pack grows.
+        adopt: packs known only from their own ends. An index names those that are reused: the lost one that did may be
+            healed without them.
     """
 
     vault: Vault
@@ -61,6 +63,7 @@ class Session:
     pack_bytes: int = PACK_BYTES
     rng: random.Random = field(default_factory=random.SystemRandom)
     stored: Stored = field(default_factory=Stored)
+    adopt: frozenset[bytes] = frozenset()
 
     def __post_init__(self) -> None:
         layout.check_tier(self.tier)
@@ -74,6 +77,7 @@ class Session:
         self._uploads: list[Future[IndexedPack]] = []
         self._room = threading.BoundedSemaphore(_UPLOADS)
         self._chunk_key = self.vault.secrets.chunk_key
+        self._marks = Marks(self.vault.store, self.vault.clock)
 
     def __enter__(self) -> Session:
         return self
@@ -174,7 +178,8 @@ class Session:
 
     def _finish_pack(self, kind: PackClass, pack: PackWriter) -> None:
         self._open[kind].remove(pack)
-        data, buffer = pack.finish()
+        self._marks.write_if_due()
+        data, buffer = pack.finish_and_give_back()
         self._buffers.append(buffer)
         self.stored.packs += 1
         self.stored.stored_bytes += len(data)
@@ -188,8 +193,7 @@ class Session:
 
     def _upload(self, pack: PackWriter, data: bytes) -> IndexedPack:
         key = layout.pack_key(self.tier, pack.pack_id)
-        if create_or_read(self.vault.store, key, data, content_type="application/octet-stream") != data:
-            raise Damaged("another object lies where a new pack belongs", where=f"{self.vault.store.name}: {key}")
+        create_new(self.vault.store, key, data)
         self.protect(key)
         info = PackInfo(pack.pack_id, pack.kind, self.tier, len(data), blake3(data).digest())
         return IndexedPack(info, tuple(pack.chunks))
@@ -202,21 +206,21 @@ class Session:
         for upload in self._uploads:
             self._finished.append(upload.result())
         self._uploads.clear()
-        batch: list[IndexedPack] = []
-        for pack in self._finished:
-            batch.append(pack)
-            if sum(len(one.chunks) for one in batch) >= MOST_CHUNKS:
-                self._write_index(batch)
-                batch = []
-        if batch:
+        for batch in batches((*self._finished, *self._adopted())):
             self._write_index(batch)
         return self._indexes
+
+    def _adopted(self) -> Iterator[IndexedPack]:
+        for number in sorted(self._reused_packs):
+            info = self.index.packs[number]
+            if info.pack_id in self.adopt:
+                yield IndexedPack(info, self.index.chunks_of(number))
 
     def _write_index(self, packs: list[IndexedPack]) -> None:
         secrets = self.vault.secrets
         index_id, data = encode_index(packs, secrets.metadata_key, secrets.repository)
         key = layout.index_key(index_id)
-        self.vault.store.put(key, data, mode=CREATE, content_type="application/octet-stream")
+        create_new(self.vault.store, key, data)
         self.protect(key)
         self.stored.stored_bytes += len(data)
         self._indexes.append((index_id, index_digest(data)))

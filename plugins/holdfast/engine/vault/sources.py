@@ -7,10 +7,13 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+from holdfast.engine.snapshot.manifest import ManifestEntry
 from holdfast.engine.snapshot.opened import OpenSnapshot
+from holdfast.engine.vault.content import content_of
 from holdfast.engine.vault.errors import SourceChanged, SourceFailed
 from holdfast.errors import ConfigError
 
@@ -78,6 +81,9 @@ class SnapshotSource:
     Args:
         name: of the series; usually the dataset's.
         site: where it is read.
+        notes: further facts for the backup to record of it, JSON-able, e.g. what a model answers.
+        describes: record the rows and schemas of its Parquet objects, by their footers, for a restore drill to compare.
+        only: back up these of its objects; ``None``: all.
     """
 
     name: str
@@ -85,6 +91,9 @@ class SnapshotSource:
     snapshot: OpenSnapshot
     kind: str = "snapshot"
     is_remote: bool = True
+    notes: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    describes: bool = True
+    only: frozenset[str] | None = field(default=None, repr=False)
 
     @property
     def taken_at(self) -> datetime:
@@ -100,10 +109,23 @@ class SnapshotSource:
             "snapshot": record.snapshot_id,
             "epoch": record.epoch,
             "manifest_digest": record.manifest_digest,
+            "labels": dict(record.labels),
+            **({"content": self._content} if self.describes else {}),
+            **self.notes,
         }
 
-    def objects(self) -> Iterator[SourceObject]:
+    @cached_property
+    def _content(self) -> dict[str, Any]:
+        entries = ((entry.path, entry.size_bytes) for entry in self._entries())
+        return content_of(entries, self.snapshot.read_range)
+
+    def _entries(self) -> Iterator[ManifestEntry]:
         for entry in self.snapshot.manifest.entries():
+            if self.only is None or entry.path in self.only:
+                yield entry
+
+    def objects(self) -> Iterator[SourceObject]:
+        for entry in self._entries():
             yield SourceObject(entry.path, entry.size_bytes, entry.modified_at, entry.digest, entry.digest, None)
 
     def read(self, item: SourceObject) -> Iterator[bytes]:

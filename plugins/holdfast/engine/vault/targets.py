@@ -1,17 +1,21 @@
-"""Where a backup is restored to: a folder of this machine, or a site's live layout as a published snapshot."""
+"""Where a backup is restored to: a folder of this machine, or keys of a bucket. See also `published`."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
-from holdfast.engine.objectstore.errors import ObjectNotFound
-from holdfast.engine.objectstore.interface import CREATE, ObjectStore
+from holdfast.engine.objectstore.errors import ObjectExists
+from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.snapshot.digest import hash_stream
+from holdfast.engine.vault.creating import digest_at, write_object
+from holdfast.engine.vault.errors import TargetDamaged
 from holdfast.engine.vault.tree import TreeRow
 from holdfast.errors import Refused
 
@@ -32,6 +36,11 @@ class FolderTarget:
     folds_case: bool = True
     #: The folder of the last object, by its path: the next is likely to belong there as well.
     _last: tuple[str, _OpenFolder] | None = field(default=None, repr=False)
+
+    @property
+    def location(self) -> str:
+        """The folder as a URI that table formats write."""
+        return f"file://{self.folder.absolute()}"
 
     def has(self, row: TreeRow) -> bool:
         path = f"{self.folder}/{row.path}"
@@ -58,7 +67,10 @@ class FolderTarget:
         if self._last is None or self._last[0] != folder:
             self._last = folder, _OpenFolder(self._opened(folder))
         parent = self._last[1].descriptor
-        draft = f".{name[:200]}.{os.urandom(4).hex()}.part"
+        # The same name each time: what a restore that was killed left behind is replaced by the one that goes on.
+        draft = f".{hashlib.sha256(name.encode()).hexdigest()[:32]}.holdfast-part"
+        with suppress(FileNotFoundError):
+            os.unlink(draft, dir_fd=parent)
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=parent)
         try:
             try:
@@ -128,38 +140,60 @@ def _digest(path: str) -> str:
 
 @dataclass
 class PrefixTarget:
-    """Keys below a prefix of a store, written create-only.
+    """Keys below a prefix of a store, written create-only, whatever their size.
+
+    What lies there is listed once, before the first object.
 
     Args:
         store: of the site.
         prefix: with its final slash.
+        read_back: read every object that was written, and compare its digest.
+        location: the prefix as a URI that table formats write, where it is known.
     """
 
     store: ObjectStore
     prefix: str
+    read_back: bool = False
+    location: str | None = None
     folds_case: bool = False
+
+    @cached_property
+    def _listed(self) -> dict[str, int]:
+        return {info.key: info.size_bytes for info in self.store.list(self.prefix)}
 
     def has(self, row: TreeRow) -> bool:
         key = self.prefix + row.path
-        try:
-            info = self.store.head(key)
-        except ObjectNotFound:
+        size = self._listed.get(key)
+        if size is None:
             return False
-        digest = hash_stream(self.store.open(key)).digest if info.size_bytes == row.size_bytes else None
-        if digest != row.digest:
-            raise Refused(
-                "an object with other content is there",
-                where=f"{self.store.name}: {key}",
-                expected=row.digest,
-                found=digest or f"{info.size_bytes} bytes",
-                fix="Restore to another prefix or site; nothing that is there is overwritten",
-            )
+        self._require(row, digest_at(self.store, key) if size == row.size_bytes else f"{size} bytes")
         return True
 
     def write(self, row: TreeRow, pieces: Iterator[bytes]) -> None:
         key = self.prefix + row.path
-        streamed = self.store.capabilities().create_only_streamed
-        self.store.put(key, pieces if streamed and row.size_bytes > _PIECE_BYTES else b"".join(pieces), mode=CREATE)
+        try:
+            write_object(self.store, key, row.size_bytes, pieces)
+        except ObjectExists:
+            self._require(row, digest_at(self.store, key))  # by an earlier try of this very write, or by others
+            return
+        if self.read_back and (found := digest_at(self.store, key)) != row.digest:
+            raise TargetDamaged(
+                "bytes written here read back as other bytes",
+                where=f"{self.store.name}: {key}",
+                expected=row.digest,
+                found=found or "nothing",
+                fix="Have this store and the way to it checked, and restore to another prefix",
+            )
 
     def finish(self) -> None:
         return None
+
+    def _require(self, row: TreeRow, found: str | None) -> None:
+        if found != row.digest:
+            raise Refused(
+                "an object with other content is there",
+                where=f"{self.store.name}: {self.prefix}{row.path}",
+                expected=row.digest,
+                found=found or "nothing any more",
+                fix="Restore to another prefix or site; nothing that is there is overwritten",
+            )

@@ -14,13 +14,16 @@ from typing import Any
 import pyarrow as pa
 from blake3 import blake3
 
-from holdfast.engine.vault.errors import Damaged
+from holdfast.engine.vault.arrow import read_table
+from holdfast.engine.vault.errors import Damaged, SourceFailed
 from holdfast.engine.vault.pack import CHUNK_ID_BYTES
 
 #: A segment ends after a path whose hash begins with a multiple of this; about so many rows.
 _ROWS = 1024
 _MOST_ROWS = 8 * _ROWS
 _MOST_CHUNKS = 64 * 1024
+#: 0001-01-01 to 9999-12-31, in microseconds since 1970.
+_FIRST_TIME, _LAST_TIME = -62_135_596_800_000_000, 253_402_300_799_999_999
 SCHEMA = pa.schema(
     [
         pa.field("path", pa.string(), nullable=False),
@@ -69,6 +72,10 @@ class Segment:
     def to_list(self) -> list[Any]:
         return [self.chunk_id.hex(), self.first, self.rows, self.size_bytes]
 
+    def describe(self) -> str:
+        """What is lost with it, where its paths are."""
+        return f"{self.first} … ({self.rows} objects)"
+
     @classmethod
     def from_list(cls, found: Sequence[Any]) -> Segment:
         return cls(bytes.fromhex(found[0]), str(found[1]), int(found[2]), int(found[3]))
@@ -85,9 +92,20 @@ class TreeWriter:
         self._store = store
         self._rows: list[TreeRow] = []
         self._chunks = 0
+        self._last: str | None = None
         self.segments: list[Segment] = []
 
     def add(self, row: TreeRow) -> None:
+        """Raises SourceFailed: it does not come after the row before it."""
+        if self._last is not None and row.path <= self._last:
+            raise SourceFailed(
+                "a source names its objects out of order, or one twice",
+                where=repr(row.path),
+                expected=f"a path after {self._last!r}",
+                found="one that is not",
+                fix="No backup was made of it",
+            )
+        self._last = row.path
         self._rows.append(row)
         self._chunks += len(row.chunks)
         full = len(self._rows) >= _MOST_ROWS or self._chunks >= _MOST_CHUNKS
@@ -125,19 +143,30 @@ def encode_segment(rows: Iterable[TreeRow]) -> bytes:
 
 def decode_segment(data: bytes, where: str) -> pa.Table:
     """Raises Damaged."""
-    try:
-        table = pa.ipc.open_stream(data).read_all()
-    except (pa.ArrowException, OSError) as error:
-        raise Damaged("a part of the tree cannot be read", where=where, found=str(error)) from None
-    if table.schema.metadata != SCHEMA.metadata:
+    table = read_table(data, SCHEMA, where)
+    if not _is_sound(table):
         raise Damaged(
-            "the tree is of another format",
+            "a part of the tree names objects as none can be",
             where=where,
-            expected="holdfast.vault.tree/1",
-            found=str(table.schema.metadata),
-            fix="Use a version of Holdfast that knows this format",
+            expected="paths in order, sizes, digests and times",
+            found="others, sealed by somebody who has the writer's key",
         )
     return table
+
+
+def _is_sound(table: pa.Table) -> bool:
+    import pyarrow.compute as pc
+
+    if table.num_rows == 0:
+        return False
+    paths = table["path"].combine_chunks().cast(pa.binary())
+    times = table["modified_at"].cast(pa.int64())
+    in_order = pc.all(pc.less(paths[:-1], paths[1:])).as_py() is not False
+    digests = pc.all(pc.match_substring_regex(table["digest"], r"\Ablake3:[0-9a-f]{64}\z")).as_py()
+    sizes = pc.all(pc.greater_equal(table["size_bytes"], 0)).as_py()
+    dated = pc.all(pc.and_(pc.greater_equal(times, _FIRST_TIME), pc.less_equal(times, _LAST_TIME))).as_py()
+    modes = pc.all(pc.and_(pc.greater_equal(table["mode"], 0), pc.less_equal(table["mode"], 0o7777))).as_py()
+    return bool(in_order and digests and sizes and dated is not False and modes is not False)
 
 
 def rows_of(table: pa.Table) -> Iterator[TreeRow]:

@@ -11,16 +11,18 @@ from enum import StrEnum
 
 from blake3 import blake3
 
+from holdfast.clock import Clock
 from holdfast.engine.objectstore.errors import ObjectNotFound
 from holdfast.engine.vault import layout
 from holdfast.engine.vault.backups import Backup, live_backups
 from holdfast.engine.vault.errors import Damaged, HistoryDamaged, WrongKey
 from holdfast.engine.vault.index import ChunkIndex
+from holdfast.engine.vault.keysets import is_keyset
 from holdfast.engine.vault.log import parse_entry
 from holdfast.engine.vault.memory import blocks_kept
 from holdfast.engine.vault.pack import PackClass
-from holdfast.engine.vault.reading import ChunkReader
-from holdfast.engine.vault.vault import Vault
+from holdfast.engine.vault.reading import ChunkReader, open_head
+from holdfast.engine.vault.vault import LoadedIndex, Vault
 
 _READERS = 2
 
@@ -90,23 +92,23 @@ def verify_vault(vault: Vault, options: VerifyOptions | None = None) -> VerifyRe
     """
     options = options or VerifyOptions()
     report = VerifyReport(options.depth)
+    vault = vault.as_of_now(backup.sequence for backup in options.backups)
     if vault.alarm is not None:
         report.problems.append(str(vault.alarm))
     for witness in vault.witnessed:
         if witness.unknown is not None:
             report.problems.append(f"the witness {witness.site} cannot be asked: {witness.unknown}")
     _verify_copies(vault, report)
-    presence = vault.packs_there()
-    loaded = vault.load_index(presence)
+    vault, loaded = vault.current_index(presence=True, torn=True)
     report.problems.extend(loaded.damaged)
     report.packs = len(loaded.index.packs)
-    bad_chunks: set[bytes] = set()
-    if options.depth is not Depth.STRUCTURE:
-        with blocks_kept():
-            _verify_packs(vault, loaded.index, options, report, bad_chunks)
+    with blocks_kept():
+        bad_chunks = _verify_packs(vault, loaded, options, report)
     for pack_id in loaded.missing_packs:
         report.missing_packs.append(pack_id.hex())
-    backups = options.backups or tuple(live_backups(vault))
+    unreadable: dict[int, str] = {}
+    backups = options.backups or tuple(live_backups(vault, unreadable=unreadable))
+    report.problems.extend(f"the backup of entry {number} cannot be read: {why}" for number, why in unreadable.items())
     reader = ChunkReader(vault, loaded.index)
     for backup in backups:
         _verify_backup(reader, loaded.index, backup, bad_chunks, report)
@@ -117,21 +119,30 @@ def verify_vault(vault: Vault, options: VerifyOptions | None = None) -> VerifyRe
 def _verify_copies(vault: Vault, report: VerifyReport) -> None:
     """Both copies of every entry and key object that counts are there and equal."""
     history = vault.history
-    numbers = sorted({*history.backups, history.tip.sequence, history.keys_at.sequence})
-    pairs = [(layout.entry_key(number), layout.entry_copy_key(number)) for number in numbers]
-    for keyset_id in history.keys.keysets.values():
+    report.problems.extend(
+        f"{vault.store.name}: {layout.entry_key(number)} is no entry of this log; it counts for nothing"
+        for number in history.strays
+    )
+    pairs = [(layout.entry_key(number), layout.entry_copy_key(number), "") for number in history.counting]
+    for role, keyset_id in history.keys.keysets.items():
         first, second = layout.KEY_COPIES
-        pairs.append((layout.keyset_key(keyset_id, first), layout.keyset_key(keyset_id, second)))
-    for pair in pairs:
+        pairs.append((layout.keyset_key(keyset_id, first), layout.keyset_key(keyset_id, second), role))
+    for *pair, role in pairs:
         found: list[bytes] = []
         for key in pair:
+            where = f"{vault.store.name}: {key}"
             try:
                 data = vault.store.get(key)
-                if key.startswith((layout.LOG, layout.LOG_COPIES)):
-                    parse_entry(data, f"{vault.store.name}: {key}", repository=history.repository)
+                if not role:
+                    parse_entry(data, where, repository=history.repository)
+                elif not is_keyset(data, role, history.repository):
+                    report.problems.append(f"{where} cannot be read; its copy is used")
+                    continue
                 found.append(data)
             except ObjectNotFound:
-                report.problems.append(f"{vault.store.name}: {key} is missing; its copy is used")
+                # Of the newest entry it may just be on its way; whoever writes the next one makes up for it.
+                if key != layout.entry_copy_key(history.tip.sequence):
+                    report.problems.append(f"{where} is missing; its copy is used")
             except HistoryDamaged as damaged:
                 report.problems.append(f"{damaged} Its copy is used.")
         if len(found) == 2 and hashlib.sha256(found[0]).digest() != hashlib.sha256(found[1]).digest():
@@ -145,10 +156,10 @@ def _verify_backup(
     affected: list[str] = []
     for part in backup.segments:
         try:
-            rows = reader.segment(part.chunk_id)
+            rows = reader.part(part)
         except (Damaged, WrongKey) as damaged:
             report.problems.append(f"backup {backup.backup_id}: {part.rows} objects from {part.first!r} on: {damaged}")
-            affected.append(f"{part.first} … ({part.rows} objects)")
+            affected.append(part.describe())
             continue
         report.objects += rows.num_rows
         paths, chunks = rows["path"].to_pylist(), rows["chunks"].to_pylist()
@@ -163,26 +174,57 @@ def _verify_backup(
         )
 
 
-def _verify_packs(
-    vault: Vault, index: ChunkIndex, options: VerifyOptions, report: VerifyReport, bad: set[bytes]
-) -> None:
-    numbers = list(range(len(index.packs)))
-    if options.depth is Depth.SAMPLE:
-        now = options.now or vault.clock.now()
-        last = options.last or now - timedelta(days=1)
-        numbers = [number for number in numbers if is_due(index.packs[number].pack_id, last, now, options.cycle)]
-    report.content_opened = bool(vault.secrets.private)
-    with ThreadPoolExecutor(_READERS) as pool:
-        for done, (number, read, problem, chunks) in enumerate(
-            pool.map(lambda number: _verify_pack(vault, index, number), numbers), start=1
-        ):
-            report.packs_read += 1
-            report.bytes_read += read
-            if problem is not None:
-                report.problems.append(problem)
-                report.damaged_packs.append(index.packs[number].pack_id.hex())
-                bad.update(chunks)
-            options.progress(done, len(numbers))
+def _verify_packs(vault: Vault, loaded: LoadedIndex, options: VerifyOptions, report: VerifyReport) -> set[bytes]:
+    """Read the packs of the depth. Returns the chunks that are good in none of those they lie in."""
+    index = loaded.index
+    assert loaded.there is not None
+    sizes = {pack_id: size for pack_id, (_, size) in loaded.there.sizes.items()}
+    torn = {number for number, info in enumerate(index.packs) if sizes[info.pack_id] != info.size_bytes}
+    bad: dict[bytes, set[int]] = {}
+
+    def found(number: int, problem: str, chunks: Iterable[bytes]) -> None:
+        report.problems.append(problem)
+        report.damaged_packs.append(index.packs[number].pack_id.hex())
+        for name in chunks:
+            bad.setdefault(name, set()).add(number)
+
+    if options.depth is Depth.STRUCTURE:
+        for number in sorted(torn):
+            found(number, *_cut_short(vault, index, number, sizes[index.packs[number].pack_id]))
+    else:
+        numbers = _numbers(index, options, torn, vault.clock)
+        report.content_opened = bool(vault.secrets.private)
+        with ThreadPoolExecutor(_READERS) as pool:
+            for done, (number, read, problem, chunks) in enumerate(
+                pool.map(lambda number: _verify_pack(vault, index, number), numbers), start=1
+            ):
+                report.packs_read += 1
+                report.bytes_read += read
+                if problem is not None:
+                    found(number, problem, chunks)
+                options.progress(done, len(numbers))
+    return {name for name, packs in bad.items() if packs >= {place.pack for place in index.places(name)}}
+
+
+def _numbers(index: ChunkIndex, options: VerifyOptions, torn: set[int], clock: Clock) -> list[int]:
+    """Which packs are read: all, or those whose turn it is and those that are not whole."""
+    if options.depth is Depth.FULL:
+        return list(range(len(index.packs)))
+    now = options.now or clock.now()
+    last = options.last or now - timedelta(days=1)
+    return [
+        number
+        for number, info in enumerate(index.packs)
+        if number in torn or is_due(info.pack_id, last, now, options.cycle)
+    ]
+
+
+def _cut_short(vault: Vault, index: ChunkIndex, number: int, size: int) -> tuple[str, list[bytes]]:
+    """What is wrong with a pack of another size than was written, and its chunks that cannot be there."""
+    info = index.packs[number]
+    lost = [chunk.chunk_id for chunk in index.chunks_of(number) if chunk.offset + chunk.stored_bytes > size]
+    where = f"{vault.store.name}: {layout.pack_key(info.tier, info.pack_id)}"
+    return f"{where} has {size} bytes; {info.size_bytes} were written", lost
 
 
 def is_due(pack_id: bytes, last: datetime, now: datetime, cycle: timedelta) -> bool:
@@ -216,15 +258,13 @@ def _verify_pack(vault: Vault, index: ChunkIndex, number: int) -> tuple[int, int
 
 
 def _bad_chunks(vault: Vault, index: ChunkIndex, number: int, data: bytes, where: str) -> Iterable[bytes]:
-    from holdfast.engine.vault.pack import read_head
-
     info = index.packs[number]
     if info.kind is PackClass.DATA and not vault.secrets.private:
         return
     chunks = index.chunks_of(number)
     try:
-        head = read_head(data, vault.secrets, info.pack_id, where)
-    except (Damaged, WrongKey):
+        head = open_head(vault, info, data, where)
+    except Damaged:
         yield from (chunk.chunk_id for chunk in chunks)
         return
     view = memoryview(data)

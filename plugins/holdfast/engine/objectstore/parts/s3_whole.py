@@ -37,6 +37,7 @@ _FIELDS = {
     "content-language": "content_language",
 }
 _CHECKSUM = "x-amz-checksum-crc64nvme"
+_ALGORITHM = "x-amz-sdk-checksum-algorithm"
 _KEPT_TIMES = 1024
 _RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 
@@ -48,10 +49,14 @@ class S3Whole:
         parts: whose connections and login are used.
         site_headers: of every PUT.
         unsigned: bodies are vouched for by a CRC-64 instead of a SHA-256 in the signature.
+        checked: a CRC-64 goes with bodies, whatever vouches for them.
     """
 
-    def __init__(self, parts: S3Parts, site_headers: Mapping[str, str], *, unsigned: bool) -> None:
+    def __init__(
+        self, parts: S3Parts, site_headers: Mapping[str, str], *, unsigned: bool, checked: bool | None = None
+    ) -> None:
         self._parts, self._site_headers, self._unsigned = parts, dict(site_headers), unsigned
+        self._checked = unsigned if checked is None else checked
         self._times: dict[str, datetime] = {}
         self._attributes: dict[tuple[str | None, ...], Attributes] = {}
         self._lock = threading.Lock()
@@ -114,8 +119,9 @@ class S3Whole:
         if said:
             headers.update(placed_headers(said.get("attributes", {}), said.get("tags", {})))
         checksum = None
-        if self._unsigned:
+        if self._checked:
             headers[_CHECKSUM] = checksum = s3_text(crc64nvme(data))
+            headers[_ALGORITHM] = "CRC64NVME"
         exchange = self._parts.begin_put(call, path, headers, data, unsigned=self._unsigned)
         return PendingPut(self, exchange, call, mode, checksum)
 

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from holdfast.engine.config import Residency, Site
+from holdfast.engine.config.residency import ResidencyRefused, check_hop
 from holdfast.engine.config.sync import Sync
-from holdfast.engine.replication.errors import ResidencyRefused
 from holdfast.engine.replication.plan.changes import plan_changes
 from holdfast.engine.replication.plan.documents import (
     DeletesSummary,
@@ -25,7 +25,6 @@ from holdfast.engine.replication.plan.documents import (
 from holdfast.engine.replication.plan.estimate import estimate, looks_truncated, measured
 from holdfast.engine.replication.plan.schema import ACTIONS, Action, Reason, counts, rows_of, where
 from holdfast.engine.replication.plan.targets import ordered, work_at
-from holdfast.engine.replication.residency import check_hop
 
 Measured = float | Mapping[str, float] | None
 

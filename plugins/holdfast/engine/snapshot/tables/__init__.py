@@ -11,15 +11,22 @@ from typing import Literal
 
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.snapshot.tables import delta, iceberg
+from holdfast.engine.snapshot.tables.moving import Moved, move_iceberg
+from holdfast.engine.snapshot.tables.pinned import PinnedTable, pin_tables
 from holdfast.engine.snapshot.tables.state import TableDamaged, TableState
 
 TableFormat = Literal["delta", "iceberg"]
 
 __all__ = [
+    "Moved",
+    "PinnedTable",
     "TableDamaged",
     "TableFormat",
     "TableState",
+    "iceberg_roots",
     "live_data",
+    "move_iceberg",
+    "pin_tables",
     "require_whole",
     "table_order",
     "table_state",
@@ -96,6 +103,11 @@ def table_state(store: ObjectStore, folder: str, *, table: TableFormat) -> list[
     paths = [info.key.removeprefix(prefix) for info in store.list(prefix)]
     inside = [path for path in paths if not path.startswith(".versions/")]
     return table_states(table, inside, lambda path: store.get(prefix + path))
+
+
+def iceberg_roots(paths: Iterable[str]) -> list[str]:
+    """The folders of the Iceberg tables among these files."""
+    return iceberg.roots(paths)
 
 
 def live_data(paths: Iterable[str], read: Callable[[str], bytes]) -> set[str] | None:

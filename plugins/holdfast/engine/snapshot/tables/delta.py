@@ -60,9 +60,10 @@ def order(paths: list[str]) -> list[list[str]]:
     return [group for group in groups if group]
 
 
-def state(root: str, there: frozenset[str], read: Callable[[str], bytes]) -> TableState:
-    """The newest whole version of the table at a root. Raises TableDamaged."""
-    return _Table(root, there, read).newest_whole()
+def state(root: str, there: frozenset[str], read: Callable[[str], bytes], version: int | None = None) -> TableState:
+    """The newest whole version of the table at a root, or this one. Raises TableDamaged."""
+    table = _Table(root, there, read)
+    return table.newest_whole() if version is None else table.at(version)
 
 
 @dataclass
@@ -100,6 +101,26 @@ class _Table:
             expected="every file that some version's log names",
             found=f"{first_missing[0] if first_missing else 'no commit'} missing",
             fix="Restore the table at its origin; a copy of it would be torn",
+        )
+
+    def at(self, wanted: int) -> TableState:
+        """A version that is whole. Raises TableDamaged."""
+        newest = max([*self._log.commits, *self._log.checkpoints], default=-1)
+        found = next(self._versions_down(wanted), None) if 0 <= wanted <= newest else None
+        if found is None or found[2]:
+            raise self._not_there(wanted, newest, found[2] if found is not None else "")
+        needed = frozenset(name for files in found[1].values() for name in files)
+        if missing := sorted(needed - self._there):
+            raise self._not_there(wanted, newest, missing[0])
+        return self._state(wanted, newest, needed, ())
+
+    def _not_there(self, version: int, newest: int, missing: str) -> TableDamaged:
+        return TableDamaged(
+            "the Delta table does not have this version whole",
+            where=self._root or "the dataset's root",
+            expected=f"every file of version {version}",
+            found=f"{missing} missing" if missing else f"versions up to {newest}",
+            fix="Choose another version: data of older ones may have been removed by a vacuum",
         )
 
     def _state(self, version: int, newest: int, data: frozenset[str], missing: tuple[str, ...]) -> TableState:

@@ -12,7 +12,7 @@ import gzip
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from holdfast.engine.snapshot.tables.state import TableDamaged, TableState
@@ -54,8 +54,8 @@ def order(paths: list[str]) -> list[list[str]]:
     return [group for group in groups if group]
 
 
-def state(root: str, there: frozenset[str], read: Callable[[str], bytes]) -> TableState:
-    """The newest whole version of the table at a root. Raises TableDamaged."""
+def state(root: str, there: frozenset[str], read: Callable[[str], bytes], version: int | None = None) -> TableState:
+    """The newest whole version of the table at a root, or that of this number. Raises TableDamaged."""
     prefix = f"{root}/" if root else ""
     folder = f"{prefix}{FOLDER}/"
     inside = [path for path in there if path.startswith(folder)]
@@ -65,6 +65,8 @@ def state(root: str, there: frozenset[str], read: Callable[[str], bytes]) -> Tab
     candidates = _candidates(inside, read)
     for path, metadata in candidates:
         number = _number(path) or 0
+        if version is not None and number != version:
+            continue
         newest = number if newest is None else newest
         found = Files(prefix, metadata, there, read)
         missing = found.missing()
@@ -73,7 +75,7 @@ def state(root: str, there: frozenset[str], read: Callable[[str], bytes]) -> Tab
             torn.add(path)
             continue
         hint = folder + POINTER
-        if hint in there and torn and _hinted(read(hint)) > number:
+        if hint in there and torn and hinted(read(hint)) > number:
             torn.add(hint)
         return TableState(
             format="iceberg",
@@ -128,6 +130,11 @@ class Files:
     def missing(self) -> tuple[str, ...]:
         """What the current version needs and is not there."""
         return tuple(sorted((self._needed - self._there) | self.outside))
+
+    @property
+    def needed(self) -> frozenset[str]:
+        """All that a reader of the current version, or of one that has a name, asks for."""
+        return frozenset(self._needed)
 
     def missing_history(self) -> tuple[str, ...]:
         return tuple(sorted(self._history - self._there))
@@ -225,7 +232,35 @@ def _current(metadata: dict[str, Any]) -> set[int]:
     return {item for item in {metadata.get("current-snapshot-id"), *refs} if item is not None}
 
 
-def _hinted(data: bytes) -> int:
+def statistics_of(metadata: Mapping[str, Any]) -> list[str]:
+    """The files with statistics that a metadata file names: hints, which a reader does without."""
+    table = [str(one["statistics-path"]) for one in metadata.get("statistics") or [] if "statistics-path" in one]
+    parts = [
+        str(one["statistics-path"]) for one in metadata.get("partition-statistics") or [] if "statistics-path" in one
+    ]
+    return [*table, *parts]
+
+
+def metadata_files(prefix: str, there: Iterable[str]) -> list[str]:
+    """The metadata files of the table below a prefix, newest number first."""
+    folder = f"{prefix}{FOLDER}/"
+    found = [(_number(path), path) for path in there if path.startswith(folder)]
+    return [path for number, path in sorted(((n, p) for n, p in found if n is not None), reverse=True)]
+
+
+def metadata_of(
+    prefix: str, number: int, there: frozenset[str], read: Callable[[str], bytes]
+) -> tuple[str, dict[str, Any]]:
+    """The metadata file of a version and what it says; of several the newest that is whole. Raises TableDamaged."""
+    inside = [path for path in metadata_files(prefix, there) if _number(path) == number]
+    for path, metadata in _candidates(inside, read):
+        if not Files(prefix, metadata, there, read).missing():
+            return path, metadata
+    raise TableDamaged("no metadata file of this version is whole", where=prefix, expected=str(number))
+
+
+def hinted(data: bytes) -> int:
+    """The number a pointer names, -1 when it names none."""
     try:
         return int(data.decode().strip().lstrip("v"))
     except ValueError:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from holdfast.engine.config import Residency, Site, Topology
-from holdfast.engine.replication.errors import ResidencyRefused
-from holdfast.errors import UnknownName
+from holdfast.engine.config.models import Residency, Site, Topology
+from holdfast.errors import Refused, UnknownName
+
+
+class ResidencyRefused(Refused):
+    """The bytes may not lie in the target's jurisdiction. Nothing was copied."""
 
 
 def residency_for(topology: Topology, dataset: str) -> Residency | None:

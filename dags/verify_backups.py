@@ -1,0 +1,65 @@
+"""Read backups back, forget and collect, and say when the newest verified one is too old."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pendulum
+from airflow.sdk import DAG, Param
+
+from holdfast.hooks.topology import topology_outline
+from holdfast.notifications.recovery_point import StaleRecoveryPointNotifier
+from holdfast.operators.vault import CheckRecoveryPointsOperator, RetainBackupsOperator, VerifyBackupsOperator
+
+topology = topology_outline()
+
+DOCS = """
+### Verify backups
+
+**verify** reads the packs that are due: in the vault's `verify_days` every one is read and opened once. What is wrong
+fails the task and is named, with every object that cannot be restored for it. **retain** forgets what the topology's
+`keep` does not keep, and collects what no backup needs any more; it runs only after a verification that found nothing
+wrong. **check** fails when the newest verified backup of a dataset or model is too old; its notifier records it.
+
+One DAG per vault with a `verify_schedule`, `verify_backups.<vault>`; by hand the depth can be chosen.
+"""
+
+
+def verify_dag(dag_id: str, vault: str, schedule: str | None) -> DAG:
+    """Looks after one vault."""
+    with DAG(
+        dag_id=dag_id,
+        description="Sampled decryption that covers everything in a set time; retention; age of the recovery points.",
+        schedule=schedule,
+        start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
+        catchup=False,
+        max_active_runs=1,
+        default_args={"owner": "holdfast", "retries": 2, "retry_delay": timedelta(seconds=30)},
+        tags=["holdfast", "vault"],
+        params={
+            "depth": Param(
+                "sample",
+                type="string",
+                enum=["structure", "sample", "full"],
+                title="Depth",
+                description="`structure`: all is there. `sample`: what is due opens. `full`: every byte is right.",
+            ),
+        },
+        doc_md=DOCS,
+    ) as dag:
+        verify = VerifyBackupsOperator(task_id="verify", vault=vault, depth="{{ params.depth }}")
+        verify >> RetainBackupsOperator(task_id="retain", vault=vault)
+        for group, settings in topology.groups.items():
+            if vault in settings.vaults:
+                verify >> CheckRecoveryPointsOperator(
+                    task_id=f"check-{group}",
+                    vault=vault,
+                    group=group,
+                    retries=0,
+                    on_failure_callback=StaleRecoveryPointNotifier(vault=vault, group=group),
+                )
+    return dag
+
+
+for name in sorted(topology.vaults):
+    verify_dag(f"verify_backups.{name}", name, topology.vaults[name].verify_schedule)

@@ -1,0 +1,521 @@
+"""``holdfast vault``: backups in other clouds, restored before they are needed."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from holdfast.cli import vault_tables as show
+from holdfast.cli.drill import GroupOption, choose_group
+from holdfast.cli.output import JsonOption, TopologyOption, errors, print_json, reports_errors
+from holdfast.cli.vault_backup import app as backup_app
+from holdfast.cli.vault_drill import app as drill_app
+from holdfast.cli.vault_options import VaultOption, choose_vault
+from holdfast.cli.vault_progress import count_progress, vault_progress
+from holdfast.engine.pipeline.vaults import backing_up, keeping, opening, restoring
+from holdfast.engine.runtime import Runtime
+from holdfast.engine.vault.verify import Depth, VerifyOptions
+from holdfast.errors import ConfigError, HoldfastError
+
+app = typer.Typer(
+    help="Backups: init, backup, list, show, restore, verify, forget, gc, hold, locks, mirror, drill, keys.",
+    no_args_is_help=True,
+    epilog="Exit codes: 0 done, 1 failed, 2 bad input, 3 refused or the wrong key, 4 the vault is damaged.",
+)
+app.add_typer(backup_app, name="backup")
+app.add_typer(drill_app, name="drill")
+keys_app = typer.Typer(help="Who can open a vault: show, rotate, new.", no_args_is_help=True)
+app.add_typer(keys_app, name="keys")
+
+BackupArgument = Annotated[str | None, typer.Argument(metavar="BACKUP", help="Its id, or how it begins; or `latest`.")]
+FromOption = Annotated[str | None, typer.Option("--from", metavar="SITE", help="Read from this mirror of the vault.")]
+SourceOption = Annotated[str | None, typer.Option("--source", help="Only backups of this dataset, model or name.")]
+AtOption = Annotated[
+    datetime | None,
+    typer.Option("--at", help="The newest whose content is not newer than this; UTC.", formats=["%Y-%m-%dT%H:%M:%S"]),
+]
+
+
+@app.command("init")
+@reports_errors
+def init(vault: VaultOption = None, topology: TopologyOption = None, as_json: JsonOption = False) -> None:
+    """Make a vault where the topology says, with its keys sealed for the recipients it names.
+
+    Exit codes: 0 made, 2 bad input, 3 there is one already.
+    """
+    runtime = Runtime.from_environment(topology)
+    name = choose_vault(runtime, vault)
+    made = opening.made(runtime, name)
+    facts = keeping.key_facts(runtime, name)
+    if as_json:
+        print_json(facts)
+    else:
+        show.print_made(name, made.store.name, facts)
+
+
+@app.command("list")
+@reports_errors
+def list_backups(
+    vault: VaultOption = None,
+    source: SourceOption = None,
+    site: FromOption = None,
+    topology: TopologyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The live backups, newest first.
+
+    Exit codes: 0 shown, 2 bad input, 3 the wrong key, 4 the log is damaged or lies behind its witnesses.
+    """
+    runtime = Runtime.from_environment(topology)
+    name = choose_vault(runtime, vault)
+    found, backups = keeping.listed(runtime, name, source=source, site=site)
+    if as_json:
+        alarm = None if found.alarm is None else found.alarm.as_dict()
+        print_json({"vault": name, "alarm": alarm, "backups": [one.to_summary() for one in backups]})
+    else:
+        show.print_backups(name, backups)
+    if found.alarm is not None:
+        errors.print(f"holdfast: {found.alarm}", style="red", markup=False)
+        raise typer.Exit(found.alarm.exit_code)
+
+
+@app.command("show")
+@reports_errors
+def show_backup(
+    backup: BackupArgument = None,
+    vault: VaultOption = None,
+    source: SourceOption = None,
+    at: AtOption = None,
+    limit: Annotated[int, typer.Option("--limit", min=0, help="At most so many paths.")] = 50,
+    site: FromOption = None,
+    topology: TopologyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """One backup: where it is from, what it holds.
+
+    Exit codes: 0 shown, 2 no such backup, 3 the wrong key, 4 damaged.
+    """
+    from itertools import islice
+
+    from holdfast.engine.vault.backups import find_backup
+    from holdfast.engine.vault.reading import ChunkReader
+
+    runtime = Runtime.from_environment(topology)
+    name = choose_vault(runtime, vault)
+    found = opening.opened(runtime, name, "writer", site=site)
+    one = find_backup(found, backup, source=source, at=_utc(at))
+    rows = ChunkReader(found, found.load_index().index).rows(one)
+    paths = [{"path": row.path, "size_bytes": row.size_bytes, "digest": row.digest} for row in islice(rows, limit)]
+    if as_json:
+        print_json({"vault": name, **one.to_summary(), "paths": paths})
+    else:
+        show.print_backup(name, one, paths)
+
+
+@app.command("restore")
+@reports_errors
+def restore(
+    backup: BackupArgument = None,
+    to: Annotated[Path | None, typer.Option("--to", help="A folder of this machine.")] = None,
+    to_site: Annotated[
+        str | None, typer.Option("--to-site", metavar="SITE:PREFIX", help="Below a prefix of a site's bucket.")
+    ] = None,
+    live: Annotated[
+        bool, typer.Option("--live", help="At the group's active site, published as the newest snapshot.")
+    ] = False,
+    reason: Annotated[str | None, typer.Option("--reason", help="With --live: why.")] = None,
+    live_folder: Annotated[
+        bool, typer.Option("--live-folder", help="With --live: also make the folder's objects those of the backup.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="With --live: do not ask.")] = False,
+    group: GroupOption = None,
+    path: Annotated[list[str] | None, typer.Option("--path", help="Only this, and what lies below it.")] = None,
+    pattern: Annotated[list[str] | None, typer.Option("--pattern", help="Only what matches, as in a shell.")] = None,
+    source: SourceOption = None,
+    at: AtOption = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files of the folder whose content differs.")
+    ] = False,
+    keep_going: Annotated[
+        bool, typer.Option("--keep-going", help="Restore what can be restored, and name the rest.")
+    ] = False,
+    vault: VaultOption = None,
+    site: FromOption = None,
+    topology: TopologyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Restore a backup, verified. Broken off, run it again: what is there and right is not fetched again.
+
+    Exit codes: 0 all of it is there, 1 some of it is not, 2 bad input, 3 refused or the wrong key, 4 damaged.
+    """
+    runtime = Runtime.from_environment(topology)
+    name = choose_vault(runtime, vault)
+    if [to is not None, to_site is not None, live].count(True) != 1:
+        raise ConfigError(
+            "where to is not clear",
+            expected="one of --to FOLDER, --to-site SITE:PREFIX and --live",
+            found="none, or several",
+        )
+    if live:
+        if path or pattern or keep_going or overwrite or not reason:
+            raise ConfigError(
+                "a live restore is of the whole backup, and has a reason",
+                where="--live",
+                expected="--reason, and no --path, --pattern, --keep-going or --overwrite",
+                found="no --reason" if not reason else "one of them",
+            )
+        team = choose_group(runtime, group)
+        if not yes:
+            what = backup or source or "the newest backup"
+            typer.confirm(f"Publish {what} as the newest snapshot at the active site of {team}?", abort=True, err=True)
+        with vault_progress(errors, f"restore from {name}", runtime.clock) as progress:
+            done = restoring.restored_live(
+                runtime,
+                team,
+                name,
+                backup=backup,
+                source=source,
+                at=_utc(at),
+                reason=str(reason),
+                folder=live_folder,
+                vault_site=site,
+                progress=progress,
+            )
+        print_json(restoring.live_summary(name, done)) if as_json else show.print_live(done)
+        return
+    if to is not None:
+        target, admit = restoring.folder_target(to, overwrite=overwrite), lambda _backup: None
+    else:
+        where, _, prefix = str(to_site).partition(":")
+        target, admit = restoring.site_target(runtime, where, prefix), restoring.admitted_at(runtime, where)
+    with vault_progress(errors, f"restore from {name}", runtime.clock) as progress:
+        report = restoring.restored(
+            runtime,
+            name,
+            target,
+            backup=backup,
+            source=source,
+            at=_utc(at),
+            paths=path or (),
+            patterns=pattern or (),
+            keep_going=keep_going,
+            vault_site=site,
+            progress=progress,
+            admit=admit,
+        )
+    if as_json:
+        print_json(restoring.restore_summary(name, report))
+    else:
+        show.print_restored(report)
+    if report.damaged:
+        raise typer.Exit(1)
+
+
+@app.command("verify")
+@reports_errors
+def verify(
+    depth: Annotated[Depth, typer.Option("--depth", help="How much is read.")] = Depth.STRUCTURE,
+    last: Annotated[
+        datetime | None,
+        typer.Option("--last", help="When the last sample was read; UTC.", formats=["%Y-%m-%dT%H:%M:%S"]),
+    ] = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Put back what is missing or damaged, then verify; wants the admin's key.")
+    ] = False,
+    accept_loss: Annotated[
+        bool, typer.Option("--accept-loss", help="With --repair: go on without log entries that are nowhere any more.")
+    ] = False,
+    vault: VaultOption = None,
+    site: FromOption = None,
+    topology: TopologyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Whether all a live backup needs is there (structure), opens (sample), and is right to the last byte (full).
+
+    A sample reads the packs that are due since the last one; in the vault's `verify_days` each is. What was found whole
+    is noted in the vault: `status` calls a backup verified by it.
+
+    Exit codes: 0 nothing is wrong, 3 the wrong key, 4 something is: it is named, and what cannot be restored for it.
+    """
+    runtime = Runtime.from_environment(topology)
+    name = choose_vault(runtime, vault)
+    if repair or accept_loss:
+        _repair(runtime, name, accept_loss=accept_loss, mirror=site, as_json=as_json)
+        return
+    with count_progress(errors, f"verify {name}", runtime.clock) as progress:
+        report = keeping.verified(
+            runtime,
+            name,
+            depth,
+            last=_utc(last) or keeping.last_sample(runtime, name),
+            site=site,
+            options=VerifyOptions(progress=progress),
+        )
+    if as_json:
+        print_json({"vault": name, "good": report.is_good, **report.__dict__})
+    else:
+        show.print_verified(name, report)
+    if not report.is_good:
+        raise typer.Exit(4)
+
+
+def _repair(runtime: Runtime, name: str, *, accept_loss: bool, mirror: str | None, as_json: bool) -> None:
+    with count_progress(errors, f"repair {name}", runtime.clock) as progress:
+        done = keeping.repaired(runtime, name, accept_loss=accept_loss, mirror=mirror, progress=progress)
+    if as_json:
+        verified = None if done.verified is None else done.verified.__dict__
+        print_json(
+            {"vault": name, "whole": done.is_whole, "healed": done.healed, "lost": done.lost, "verified": verified}
+        )
+    else:
+        show.print_repaired(name, done)
+    if not done.is_whole:
+        raise typer.Exit(4)
+
+
+@app.command("locks")
+@reports_errors
+def locks(
+    renew: Annotated[bool, typer.Option("--renew", help="Lock what counts for its whole period again.")] = False,
+    vault: VaultOption = None,
+    topology: TopologyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Whether everything that counts is locked as the topology's `lock_days` want it, at the vault and its witnesses.
+
+    Exit codes: 0 it is, 1 something is not, or cannot be told; 2 the topology asks for no locks.
+    """
+    runtime = Runtime.from_environment(topology)
+    name = choose_vault(runtime, vault)
+    renewed = keeping.locks_renewed(runtime, name) if renew else None
+    report = keeping.locks_of(runtime, name)
+    if as_json:
+        print_json(
+            {
+                "vault": name,
+                "good": report.is_good,
+                "counted": dict(report.counted),
+                "problems": report.sentences(),
+                "renewed": None if renewed is None else {**renewed.__dict__, "extended": dict(renewed.extended)},
+            }
+        )
+    else:
+        show.print_locks(name, report, renewed)
+    if not report.is_good or (renewed is not None and not renewed.is_good):
+        raise typer.Exit(1)
+
+
+@app.command("forget")
+@reports_errors
+def forget(
+    backups: Annotated[
+        list[str] | None, typer.Argument(metavar="[BACKUP]...", help="Ids; none: by the topology's `keep`.")
+    ] = None,
+    source: SourceOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would go.")] = False,
+    vault: VaultOption = None,
+    topology: TopologyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Forget backups. Their bytes go with a later `gc`, when nobody else needs them.
+
+    Exit codes: 0 done, 2 bad input, 3 a legal hold, or not the administrator's key.
+    """
+    runtime = Runtime.from_environment(topology)
+    name = choose_vault(runtime, vault)
+    plan = keeping.forgotten(runtime, name, backups=backups or (), source=source, dry_run=dry_run)
+    if as_json:
+        kept = [{**one.to_summary(), "reason": why} for one, why in plan.kept]
+        print_json(
+            {"vault": name, "dry_run": dry_run, "kept": kept, "forgotten": [one.to_summary() for one in plan.forgotten]}
+        )
+    else:
+        show.print_forgotten(name, plan, dry_run=dry_run)
+
+
+@app.command("gc")
+@reports_errors
+def collect(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what it would free.")] = False,
+    vault: VaultOption = None,
+    topology: TopologyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what no live backup needs, and remove what was said so before and whose grace is over.
+
+    Backups may run meanwhile.
+
+    Exit codes: 0 done, 3 not the administrator's key, 4 the vault is damaged: nothing was removed.
+    """
+    runtime = Runtime.from_environment(topology)
+    name = choose_vault(runtime, vault)
+    report = keeping.collected(runtime, name, dry_run=dry_run)
+    if as_json:
+        print_json({"vault": name, "dry_run": dry_run, **report.__dict__})
+    else:
+        show.print_collected(name, report, dry_run=dry_run)
+
+
+@app.command("hold")
+@reports_errors
+def hold(
+    backups: Annotated[list[str], typer.Argument(metavar="BACKUP...", help="Ids, or how they begin.")],
+    release: Annotated[bool, typer.Option("--release", help="Take the hold away.")] = False,
+    vault: VaultOption = None,
+    topology: TopologyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Put backups under a legal hold: no retention and no command forgets them.
+
+    Exit codes: 0 done, 2 no such backup, 3 not the administrator's key.
+    """
+    runtime = Runtime.from_environment(topology)
+    name = choose_vault(runtime, vault)
+    found = keeping.held(runtime, name, backups, release=release)
+    if as_json:
+        print_json({"vault": name, "backups": [one.to_summary() for one in found]})
+    else:
+        show.print_backups(name, found)
+
+
+@app.command("mirror")
+@reports_errors
+def mirror(vault: VaultOption = None, topology: TopologyOption = None, as_json: JsonOption = False) -> None:
+    """Bring every mirror up to the vault. Needs no key; broken off, run it again.
+
+    Exit codes: 0 done, 1 a mirror could not be reached or differs, 4 one of the two was rolled back.
+    """
+    runtime = Runtime.from_environment(topology)
+    name = choose_vault(runtime, vault)
+    done = backing_up.mirror_everywhere(runtime, name)
+    failed = {site: found for site, found in done.items() if isinstance(found, HoldfastError)}
+    if as_json:
+        print_json(
+            {
+                "vault": name,
+                "mirrors": {
+                    site: found.as_dict() if isinstance(found, HoldfastError) else found.__dict__
+                    for site, found in done.items()
+                },
+            }
+        )
+    else:
+        show.print_mirrored(name, done)
+    if failed or any(not isinstance(found, HoldfastError) and found.problems for found in done.values()):
+        raise typer.Exit(max((found.exit_code for found in failed.values()), default=1))
+
+
+@app.command("status")
+@reports_errors
+def status(group: GroupOption = None, topology: TopologyOption = None, as_json: JsonOption = False) -> None:
+    """How old the newest verified backup of each dataset and model is, against what may be lost.
+
+    Exit codes: 0 every one is new enough, 1 one is not or cannot be told, 2 bad input.
+    """
+    runtime = Runtime.from_environment(topology)
+    name = choose_group(runtime, group)
+    points = [
+        point for vault in opening.vaults_of(runtime, name) for point in keeping.recovery_points(runtime, name, vault)
+    ]
+    if as_json:
+        print_json(
+            {
+                "group": name,
+                "points": [
+                    {
+                        "vault": point.vault,
+                        "subject": point.subject,
+                        "newest": point.newest.backup_id if point.newest else None,
+                        "verified": point.backup.backup_id if point.backup else None,
+                        "verified_at": point.verified_at,
+                        "depth": point.depth,
+                        "age_seconds": point.age_seconds,
+                        "rpo_seconds": point.rpo_seconds,
+                        "met": point.met,
+                        "error": point.error,
+                    }
+                    for point in points
+                ],
+            }
+        )
+    else:
+        show.print_points(points)
+    if not all(point.met for point in points):
+        raise typer.Exit(1)
+
+
+@keys_app.command("show")
+@reports_errors
+def keys_show(vault: VaultOption = None, topology: TopologyOption = None, as_json: JsonOption = False) -> None:
+    """Who can open what. Opens nothing.
+
+    Exit codes: 0 shown, 2 bad input.
+    """
+    runtime = Runtime.from_environment(topology)
+    facts = keeping.key_facts(runtime, choose_vault(runtime, vault))
+    print_json(facts) if as_json else show.print_keys(facts)
+
+
+@keys_app.command("rotate")
+@reports_errors
+def keys_rotate(
+    role: Annotated[
+        list[str] | None, typer.Option("--role", help="writer, reader or admin; may be repeated. None: all.")
+    ] = None,
+    new_generation: Annotated[
+        bool, typer.Option("--new-generation", help="Also seal new content to a new key pair.")
+    ] = False,
+    new_signer: Annotated[
+        bool, typer.Option("--new-signer", help="Also give writers a new signing key; the old one signs no more.")
+    ] = False,
+    new_admin: Annotated[
+        bool, typer.Option("--new-admin", help="Also give administrators a new signing key; the old one signs no more.")
+    ] = False,
+    vault: VaultOption = None,
+    topology: TopologyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Seal the key sets anew for the recipients the topology names now. Nothing else is encrypted anew.
+
+    Exit codes: 0 done, 2 bad input, 3 no key at hand opens the old ones.
+    """
+    runtime = Runtime.from_environment(topology)
+    name = choose_vault(runtime, vault)
+    roles = role or (["writer", "reader", "admin"] if not (new_generation or new_signer or new_admin) else [])
+    facts = keeping.rotated(
+        runtime, name, roles, new_generation=new_generation, new_signer=new_signer, new_admin=new_admin
+    )
+    print_json(facts) if as_json else show.print_rotated(facts)
+
+
+@keys_app.command("new")
+@reports_errors
+def keys_new(
+    file: Annotated[Path, typer.Argument(help="Written, readable for its owner only; must not exist.")],
+    offline: Annotated[bool, typer.Option("--offline", help="An age identity, to be kept offline.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a new secret, or an age identity, for a topology's `keys`.
+
+    Exit codes: 0 made, 2 the file is there.
+    """
+    from holdfast.engine.vault.recipients import AgeRecipient
+
+    made = AgeRecipient.make() if offline else None
+    text = f"# public key: {made.key_name}\n{made.identity}\n" if made else f"{os.urandom(32).hex()}\n"
+    try:
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        raise ConfigError("the file cannot be made", where=str(file), found=str(error.strerror)) from None
+    with os.fdopen(descriptor, "w") as stream:
+        stream.write(text)
+    facts = {"file": str(file), "recipient": f"age:{made.key_name}" if made else f"file:{file}"}
+    print_json(facts) if as_json else show.print_new_key(facts, offline=offline)
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    return None if moment is None else moment.replace(tzinfo=UTC)

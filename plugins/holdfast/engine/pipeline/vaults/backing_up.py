@@ -1,0 +1,263 @@
+"""Backing up: datasets, models and runs of a group, folders, commands; into each of the group's vaults."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from holdfast.engine.checkpoint.format import run_root
+from holdfast.engine.config.residency import check_hop, residency_for
+from holdfast.engine.drill.golden import answers_to_record
+from holdfast.engine.pipeline.active import require_active
+from holdfast.engine.pipeline.replicas import record_at
+from holdfast.engine.pipeline.vaults.locking import protector
+from holdfast.engine.pipeline.vaults.opening import opened, places_of, vault_store
+from holdfast.engine.recovery.subjects import base_run, snapshot_subjects
+from holdfast.engine.runtime import Runtime
+from holdfast.engine.snapshot import OpenSnapshot, open_snapshot
+from holdfast.engine.vault.backup import BackupOptions, BackupReport, Progress, back_up
+from holdfast.engine.vault.mirror import MirrorReport, mirror_vault
+from holdfast.engine.vault.prefix_source import PrefixSource
+from holdfast.engine.vault.sources import SnapshotSource, Source
+from holdfast.engine.vault.tables import table_source
+from holdfast.engine.vault.verifications import note_verification
+from holdfast.engine.vault.verify import VerifyOptions, verify_vault
+from holdfast.errors import ConfigError, HoldfastError
+
+Tell = Callable[[Progress], None]
+#: Models are finished files that change as a whole.
+_MODEL_CHUNK_BYTES = 1024 * 1024
+#: Checkpoints' blobs change as a whole or not at all.
+_RUN_CHUNK_BYTES = 2 * 1024 * 1024
+
+
+class NotMirrored(HoldfastError):
+    """The backup is made, but a mirror could not be brought up to it."""
+
+    transient = True
+
+
+@dataclass(frozen=True)
+class Made:
+    """One backup that was made, for people and `--json`.
+
+    Args:
+        mirrors: by site, what was copied there, or why nothing was.
+        witnesses: by site, ``None`` or why it could not witness the backup.
+        problems: what a look at its structure found wrong, once it was made.
+    """
+
+    vault: str
+    report: BackupReport = field(repr=False)
+    mirrors: Mapping[str, MirrorReport | HoldfastError] = field(default_factory=dict)
+    witnesses: Mapping[str, str | None] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+
+    def to_summary(self) -> dict[str, Any]:
+        stored = self.report.stored
+        return {
+            "vault": self.vault,
+            **self.report.backup.to_summary(),
+            "read_objects": self.report.read_objects,
+            "read_bytes": self.report.read_bytes,
+            "new_chunks": stored.new_chunks,
+            "new_bytes": stored.new_bytes,
+            "reused_bytes": stored.reused_bytes,
+            "stored_bytes": stored.stored_bytes,
+            "packs": stored.packs,
+            "witnesses": dict(self.witnesses),
+            "mirrors": {
+                site: {"error": str(found)}
+                if isinstance(found, HoldfastError)
+                else {"copied": found.copied, "copied_bytes": found.copied_bytes, "problems": found.problems}
+                for site, found in self.mirrors.items()
+            },
+            "warnings": [*self.report.damaged, *self.problems],
+        }
+
+    def require_mirrored(self) -> Made:
+        """Raises NotMirrored: a mirror lacks it, or a witness does not know it."""
+        failed = [
+            f"mirror {site}: {found if isinstance(found, HoldfastError) else found.problems[0]}"
+            for site, found in self.mirrors.items()
+            if isinstance(found, HoldfastError) or found.problems
+        ]
+        failed += self.problems
+        failed += [f"witness {site}: {error}" for site, error in self.witnesses.items() if error is not None]
+        if failed:
+            raise NotMirrored(
+                "the backup is made, but not everywhere it belongs",
+                where=f"vault {self.vault}, backup {self.report.backup.backup_id}",
+                expected="every mirror and witness to have it",
+                found="; ".join(failed),
+                fix=f"When the site answers again: `holdfast vault mirror --vault {self.vault}`",
+            )
+        return self
+
+
+def subjects_of(runtime: Runtime, group: str, subject: str | None = None) -> tuple[str, ...]:
+    """The dataset or model that is named, or all of the group's.
+
+    Raises:
+        UnknownName: no such group.
+        ConfigError: the group has no such dataset or model.
+    """
+    found = snapshot_subjects(runtime.topology, group)
+    if subject is None:
+        return found
+    if subject not in found:
+        raise ConfigError(
+            "the group has no such dataset or model",
+            where=f"group {group}",
+            expected=f"one of {', '.join(found) or '(none)'}",
+            found=repr(subject),
+        )
+    return (subject,)
+
+
+def back_up_subject(
+    runtime: Runtime,
+    group: str,
+    subject: str,
+    vault: str,
+    *,
+    site: str | None = None,
+    snapshot: str | None = None,
+    tier: str = "daily",
+    labels: Mapping[str, str] | None = None,
+    progress: Tell | None = None,
+) -> Made:
+    """Back up a snapshot of a dataset or model.
+
+    Args:
+        site: where it is read; by default the active site.
+        snapshot: its id, or how it begins; by default the newest that may be selected there.
+
+    Raises:
+        UnknownName, ConfigError, GroupNotInitialised, NoMajority, NoSnapshot: nothing was read.
+        ResidencyRefused: the vault or a mirror lies where the data may not.
+        RolledBack, WrongKey: the vault.
+        ObjectDamaged, SourceChanged: the source; no backup was made.
+    """
+    subjects_of(runtime, group, subject)
+    _check_residency(runtime, subject, vault)
+    state = require_active(runtime, group)
+    here = site or state.active_site
+    store = runtime.store(here, flow=group)
+    record = record_at(store, subject, here, state.epoch, snapshot)
+    source = _snapshot_source(runtime, subject, here, open_snapshot(store, record))
+    datasets = runtime.topology.datasets
+    chunk = datasets[subject].backup_chunk_kib * 1024 if subject in datasets else _MODEL_CHUNK_BYTES
+    return back_up_source(
+        runtime,
+        vault,
+        source,
+        tier=tier,
+        chunk_bytes=chunk,
+        labels={"group": group, **(labels or {})},
+        progress=progress,
+    )
+
+
+def _snapshot_source(runtime: Runtime, subject: str, site: str, snapshot: OpenSnapshot) -> SnapshotSource:
+    """A snapshot, with what a restore drill will want to know of it; of lake tables their newest version alone."""
+    dataset = runtime.topology.datasets.get(subject)
+    if dataset is None:
+        return SnapshotSource(subject, site, snapshot, notes=answers_to_record(runtime, subject, snapshot))
+    if dataset.sync.table == "none":
+        return SnapshotSource(subject, site, snapshot)
+    return table_source(subject, site, snapshot, table=dataset.sync.table)
+
+
+def back_up_run(
+    runtime: Runtime,
+    group: str,
+    run: str,
+    vault: str,
+    *,
+    site: str | None = None,
+    tier: str = "daily",
+    progress: Tell | None = None,
+) -> Made:
+    """Back up a training run: its checkpoints, epochs and attempts. Restored below ``runs/`` it can go on there.
+
+    Args:
+        site: where it is read; by default the active site.
+
+    Raises:
+        ConfigError: no job of the group has such a run, or the site has none of it.
+        Others: as `back_up_subject`.
+    """
+    topology = runtime.topology
+    jobs = [job for job in topology.group(group).training if run.startswith(base_run(group, job))]
+    if not jobs:
+        raise ConfigError(
+            "no job of the group has such a run",
+            where=f"group {group}",
+            expected=" or ".join(f"{base_run(group, job)}…" for job in topology.group(group).training) or "no run",
+            found=repr(run),
+        )
+    _check_residency(runtime, topology.job(jobs[0]).dataset, vault)
+    here = site or require_active(runtime, group).active_site
+    store = runtime.store(here, flow=group)
+    prefix = f"{run_root(run)}/"
+    if next(iter(store.list(f"{prefix}checkpoints/")), None) is None:
+        raise ConfigError(
+            "the site has no checkpoint of the run",
+            where=f"{store.name}: {prefix}",
+            expected="at least one checkpoint",
+            found="none",
+            fix="`holdfast train status` says where the run is",
+        )
+    source = PrefixSource(prefix[:-1], here, store, prefix, runtime.clock.now(), naming=("checkpoints/",))
+    return back_up_source(
+        runtime, vault, source, tier=tier, chunk_bytes=_RUN_CHUNK_BYTES, labels={"group": group}, progress=progress
+    )
+
+
+def back_up_source(
+    runtime: Runtime,
+    vault: str,
+    source: Source,
+    *,
+    tier: str = "daily",
+    chunk_bytes: int = 256 * 1024,
+    labels: Mapping[str, str] | None = None,
+    progress: Tell | None = None,
+    full: bool = False,
+) -> Made:
+    """Back up any source, and bring the mirrors up to it. A mirror that fails is told of in what is returned."""
+    options = BackupOptions(
+        tier=tier,
+        chunk_bytes=chunk_bytes,
+        labels=dict(labels or {}),
+        progress=progress or (lambda _seen: None),
+        full=full,
+    )
+    report = back_up(opened(runtime, vault, "writer"), source, options)
+    checked = verify_vault(report.vault, VerifyOptions(backups=(report.backup,)))
+    if checked.is_good:
+        note_verification(report.vault, checked, frozenset([report.backup.sequence]), report.vault.secrets)
+    witnesses = {witness.site: witness.unknown for witness in report.witnessed}
+    return Made(vault, report, mirror_everywhere(runtime, vault), witnesses, tuple(checked.problems))
+
+
+def mirror_everywhere(runtime: Runtime, vault: str) -> dict[str, MirrorReport | HoldfastError]:
+    """Bring every mirror of a vault up to it; one that fails does not stop the others."""
+    done: dict[str, MirrorReport | HoldfastError] = {}
+    for site in runtime.topology.vault(vault).mirrors:
+        try:
+            mirror = vault_store(runtime, vault, site=site)
+            done[site] = mirror_vault(
+                vault_store(runtime, vault), mirror, protect=protector(runtime, vault, mirror, site=site)
+            )
+        except HoldfastError as error:
+            done[site] = error
+    return done
+
+
+def _check_residency(runtime: Runtime, subject: str, vault: str) -> None:
+    residency = residency_for(runtime.topology, subject)
+    for site in places_of(runtime, vault):
+        check_hop(subject, residency, site, runtime.topology.sites)

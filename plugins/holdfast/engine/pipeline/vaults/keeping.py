@@ -1,0 +1,342 @@
+"""Looking after a vault: what it holds, verification, retention, collection, legal holds, keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from holdfast.engine.config import KeepBackups
+from holdfast.engine.objectstore.interface import ObjectStore
+from holdfast.engine.pipeline.vaults.locking import lock_policy, locks_at, remover, witness_locks
+from holdfast.engine.pipeline.vaults.opening import opened, prefix_of, recipients_of, unlocked, vault_store
+from holdfast.engine.recovery.subjects import snapshot_subjects
+from holdfast.engine.runtime import Runtime
+from holdfast.engine.vault.backups import Backup, find_backup, live_backups, newest
+from holdfast.engine.vault.collect import CollectOptions, CollectReport, collect, store_now
+from holdfast.engine.vault.erasure import ErasureStore
+from holdfast.engine.vault.erasure_repair import repair as repair_shares
+from holdfast.engine.vault.errors import WrongKey
+from holdfast.engine.vault.forget import ForgetPlan, Keep, forget, hold, plan_forget
+from holdfast.engine.vault.history import load_history
+from holdfast.engine.vault.keysets import named_recipients, rotate_keys
+from holdfast.engine.vault.locks import LockPolicy, LockReport, RenewReport, lock_report, renew_locks
+from holdfast.engine.vault.repair import RepairOptions, RepairReport, repair_vault
+from holdfast.engine.vault.secrets import ROLES, Secrets
+from holdfast.engine.vault.vault import Vault
+from holdfast.engine.vault.verifications import note_verification, verifications, verified_by
+from holdfast.engine.vault.verify import Depth, VerifyOptions, VerifyReport, verify_vault
+from holdfast.errors import ConfigError, HoldfastError
+
+
+@dataclass(frozen=True)
+class RecoveryPoint:
+    """The newest verified backup of one dataset or model, against what may be lost.
+
+    Args:
+        newest: the newest backup, verified or not.
+        backup: the newest that a verification covered and found whole.
+        verified_at, depth: when, and how much of it was read then.
+        age_seconds: of the verified backup's content, now; ``None``: there is none.
+        error: why it is not known.
+    """
+
+    vault: str
+    subject: str
+    newest: Backup | None
+    backup: Backup | None
+    age_seconds: float | None
+    rpo_seconds: float
+    verified_at: datetime | None = None
+    depth: str | None = None
+    error: str | None = None
+
+    @property
+    def met(self) -> bool | None:
+        """Whether less than the RPO would be lost; ``None``: not known."""
+        if self.error is not None:
+            return None
+        return self.age_seconds is not None and self.age_seconds <= self.rpo_seconds
+
+    def text(self) -> str:
+        """How it stands, for a line."""
+        if self.error is not None:
+            return self.error
+        if self.age_seconds is None:
+            return "no verified backup"
+        return f"{self.age_seconds:.0f} s old, at most {self.rpo_seconds:.0f} s are allowed"
+
+
+def listed(
+    runtime: Runtime, vault: str, *, source: str | None = None, site: str | None = None
+) -> tuple[Vault, list[Backup]]:
+    """The vault, opened for reading names, and its live backups, newest first."""
+    found = opened(runtime, vault, "writer", site=site)
+    backups = live_backups(found, source)
+    return found, sorted(backups, key=lambda one: (one.taken_at, one.sequence), reverse=True)
+
+
+def recovery_points(runtime: Runtime, group: str, vault: str) -> list[RecoveryPoint]:
+    """How old the newest verified backup of each of a group's datasets and models is.
+
+    A vault that cannot be read is told of.
+    """
+    hours = runtime.topology.vault(vault).rpo_hours
+    rpo = runtime.topology.group(group).objectives.rpo_seconds if hours is None else hours * 3600
+    subjects = snapshot_subjects(runtime.topology, group)
+    try:
+        found = opened(runtime, vault, "writer")
+        if found.alarm is not None:
+            raise found.alarm
+        backups = live_backups(found)
+        proofs = verified_by(found)
+    except HoldfastError as error:
+        return [RecoveryPoint(vault, subject, None, None, None, rpo, error=str(error)) for subject in subjects]
+    now = runtime.clock.now()
+    points = []
+    for subject in subjects:
+        of_subject = [one for one in backups if one.source == subject]
+        best = newest(one for one in of_subject if one.sequence in proofs)
+        proof = None if best is None else proofs[best.sequence]
+        points.append(
+            RecoveryPoint(
+                vault,
+                subject,
+                newest(of_subject),
+                best,
+                None if best is None else (now - best.taken_at).total_seconds(),
+                rpo,
+                None if proof is None else proof.at,
+                None if proof is None else proof.depth,
+            )
+        )
+    return points
+
+
+def verified(
+    runtime: Runtime,
+    vault: str,
+    depth: Depth,
+    *,
+    last: datetime | None = None,
+    site: str | None = None,
+    options: VerifyOptions | None = None,
+) -> VerifyReport:
+    """Verify a vault, and note it where nothing is wrong.
+
+    With a reader's keys at hand content is opened; with a writer's only, digests are compared.
+
+    Args:
+        last: when the last sample was read.
+    """
+    given = options or VerifyOptions()
+    try:
+        found = opened(runtime, vault, "reader", site=site)
+    except (WrongKey, ConfigError):
+        found = opened(runtime, vault, "writer", site=site)
+    cycle = timedelta(days=runtime.topology.vault(vault).verify_days)
+    report = verify_vault(found, VerifyOptions(depth=depth, cycle=cycle, last=last, progress=given.progress))
+    if report.is_good and site is None:
+        note_verification(found, report, frozenset(found.history.backups), unlocked(runtime, vault, "writer"))
+    return report
+
+
+def last_sample(runtime: Runtime, vault: str) -> datetime | None:
+    """When a sample or everything was last read, ``None``: never."""
+    found = opened(runtime, vault, "writer")
+    return next((one.at for one in verifications(found) if one.depth != Depth.STRUCTURE), None)
+
+
+def keep_of(settings: KeepBackups) -> Keep:
+    """A topology's retention as the engine takes it."""
+    return Keep(**settings.model_dump())
+
+
+def forgotten(
+    runtime: Runtime,
+    vault: str,
+    *,
+    backups: Sequence[str] = (),
+    source: str | None = None,
+    dry_run: bool = False,
+) -> ForgetPlan:
+    """Forget by the topology's retention, or backups by name.
+
+    Raises:
+        Refused: a legal hold.
+    """
+    keep = keep_of(runtime.topology.vault(vault).keep)
+    if dry_run:
+        found = opened(runtime, vault, "writer")
+        return plan_forget(live_backups(found, source), keep)
+    found = opened(runtime, vault, "admin")
+    if backups:
+        wanted = [find_backup(found, name).backup_id for name in backups]
+        return forget(found, backups=wanted)[1]
+    return forget(found, keep, source=source)[1]
+
+
+def collected(runtime: Runtime, vault: str, *, dry_run: bool = False, repack: bool = True) -> CollectReport:
+    """Collect what is nobody's. With the reader's keys at hand packs of which little is needed are written anew."""
+    grace = timedelta(hours=runtime.topology.vault(vault).grace_hours)
+    reader: Secrets | None = None
+    if repack and not dry_run:
+        try:
+            reader = unlocked(runtime, vault, "reader")
+        except (WrongKey, ConfigError):
+            reader = None
+    found = opened(runtime, vault, "admin")
+    options = CollectOptions(grace=grace, dry_run=dry_run, reader=reader, remove=remover(runtime, vault, found.store))
+    return collect(found, options)[1]
+
+
+def repaired(
+    runtime: Runtime,
+    vault: str,
+    *,
+    accept_loss: bool = False,
+    mirror: str | None = None,
+    depth: Depth = Depth.FULL,
+    progress: Callable[[int, int], None] = lambda _done, _all: None,
+) -> RepairReport:
+    """Put back what is missing or damaged: from copies, from packs' own tables, from a mirror; shares from shares.
+
+    Args:
+        accept_loss: where entries of the log are nowhere any more, go on with what is left.
+        mirror: a site; by default the first of the vault's mirrors that opens.
+
+    Raises:
+        HistoryDamaged: two histories, and the witnesses do not say which is right.
+        NotEntitled: a loss is to be accepted, and the keys are not an administrator's.
+    """
+    settings = runtime.topology.vault(vault)
+    shared = vault_store(runtime, vault)
+    if isinstance(shared, ErasureStore):
+        repair_shares(shared, deep=depth is Depth.FULL)
+    other: ObjectStore | None = None
+    for site in (mirror,) if mirror is not None else settings.mirrors:
+        store = vault_store(runtime, vault, site=site)
+        try:
+            load_history(store)
+        except HoldfastError:
+            continue
+        other = store
+        break
+    found = opened(runtime, vault, "admin")
+    recipients = recipients_of(runtime, vault, "admin")
+    options = RepairOptions(depth=depth, accept_loss=accept_loss, recipients=recipients, progress=progress)
+    return repair_vault(found, other, options)
+
+
+def locks_of(runtime: Runtime, vault: str) -> LockReport:
+    """Whether everything that counts is locked, in every class of objects, at the vault and its witnesses.
+
+    Raises:
+        ConfigError: the topology does not ask for locks.
+    """
+    policy = _policy(runtime, vault)
+    found = opened(runtime, vault, "writer")
+    return lock_report(
+        found,
+        locks_at(runtime, runtime.topology.vault(vault).site, below=prefix_of(runtime, vault)),
+        policy,
+        witness_locks=witness_locks(runtime, vault),
+        now=store_now(found.store),
+    )
+
+
+def locks_renewed(runtime: Runtime, vault: str) -> RenewReport:
+    """Lock what counts for its whole period again where too little is left. Raises ConfigError, NotSupported."""
+    policy = _policy(runtime, vault)
+    found = opened(runtime, vault, "writer")
+    return renew_locks(
+        found,
+        locks_at(runtime, runtime.topology.vault(vault).site, below=prefix_of(runtime, vault)),
+        policy,
+        witness_locks=witness_locks(runtime, vault),
+        now=store_now(found.store),
+    )
+
+
+def _policy(runtime: Runtime, vault: str) -> LockPolicy:
+    policy = lock_policy(runtime, vault)
+    if policy is None:
+        raise ConfigError(
+            "the topology asks for no locks",
+            where=f"vaults.{vault}.lock_days",
+            expected="days per retention tier",
+            found="none",
+            fix="docs/reference/vault-immutability.md says what the bucket needs",
+        )
+    return policy
+
+
+def held(runtime: Runtime, vault: str, backups: Iterable[str], *, release: bool = False) -> list[Backup]:
+    """Put backups under a legal hold, or release them."""
+    found = opened(runtime, vault, "admin")
+    wanted = [find_backup(found, name) for name in backups]
+    after = hold(found, wanted, held=not release)
+    numbers = {backup.sequence for backup in wanted}
+    return [backup for backup in live_backups(after) if backup.sequence in numbers]
+
+
+def rotated(
+    runtime: Runtime,
+    vault: str,
+    roles: Sequence[str],
+    *,
+    new_generation: bool = False,
+    new_signer: bool = False,
+    new_admin: bool = False,
+) -> dict[str, Any]:
+    """Write the key sets of some roles anew, for the recipients the topology names now.
+
+    The old ones must still be openable with one of them.
+
+    Raises:
+        WrongKey, ConfigError.
+    """
+    unknown = set(roles) - set(ROLES)
+    if unknown:
+        raise ConfigError("unknown role", expected=", ".join(ROLES), found=", ".join(sorted(unknown)))
+    store = vault_store(runtime, vault)
+    renewed = {"reader": new_generation, "writer": new_signer, "admin": new_admin}
+    wanted = {*roles, *(role for role, is_new in renewed.items() if is_new)}
+    secrets = {role: unlocked(runtime, vault, role, store=store) for role in wanted - {"admin"}}
+    after, written = rotate_keys(
+        opened(runtime, vault, "admin"),
+        {role: recipients_of(runtime, vault, role) for role in sorted(wanted)},
+        writer=secrets.get("writer"),
+        reader=secrets.get("reader"),
+        new_generation=new_generation,
+        new_signer=new_signer,
+        new_admin=new_admin,
+    )
+    keys = after.history.keys
+    return {
+        "vault": vault,
+        "written": sorted(written),
+        "generation": keys.generation,
+        "keysets": dict(keys.keysets),
+        "entry": after.history.tip.sequence,
+    }
+
+
+def key_facts(runtime: Runtime, vault: str) -> dict[str, Any]:
+    """Who can open what, without opening anything."""
+    store = vault_store(runtime, vault)
+    history = load_history(store)
+    sets = {
+        role: {
+            "keyset": keyset,
+            "recipients": [{"kind": kind, "key": key} for kind, key in named_recipients(store, role)],
+        }
+        for role, keyset in history.keys.keysets.items()
+    }
+    return {
+        "vault": vault,
+        "repository": history.repository.hex(),
+        "generations": sorted(history.keys.recipients),
+        "keysets": sets,
+    }

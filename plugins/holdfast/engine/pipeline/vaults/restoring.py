@@ -1,0 +1,286 @@
+"""Restoring: to a folder of this machine, below a prefix of a site, or into the live layout as a snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from holdfast.engine.config import Connection
+from holdfast.engine.config.residency import check_hop, residency_for
+from holdfast.engine.objectstore.connect import access_from_connection
+from holdfast.engine.pipeline.active import require_active
+from holdfast.engine.pipeline.vaults.opening import opened
+from holdfast.engine.recovery.subjects import base_run, snapshot_subjects
+from holdfast.engine.runtime import Runtime
+from holdfast.engine.snapshot import keys, latest
+from holdfast.engine.snapshot.documents import iso_utc
+from holdfast.engine.vault.backup import Progress
+from holdfast.engine.vault.backups import Backup, find_backup
+from holdfast.engine.vault.paths import why_unsafe
+from holdfast.engine.vault.published import PublishedRestore, restore_as_snapshot
+from holdfast.engine.vault.restore import RestoreOptions, RestoreReport, Target, restore_backup
+from holdfast.engine.vault.tables import plan_moves, restore_tables, table_location
+from holdfast.engine.vault.targets import FolderTarget, PrefixTarget
+from holdfast.engine.vault.vault import Vault
+from holdfast.errors import ConfigError, UnknownName
+
+#: Folders of a site's bucket that something alive reads.
+_TAKEN = frozenset(
+    {
+        *("authority", "data", "evidence", "health", "ledger", "receipts", "snapshots", "sync-plans", "tombstones"),
+        *("uploads", "vault", "vault-witness"),
+    }
+)
+
+
+def restored(
+    runtime: Runtime,
+    vault: str,
+    target: Target,
+    *,
+    backup: str | None = None,
+    source: str | None = None,
+    at: datetime | None = None,
+    paths: Sequence[str] = (),
+    patterns: Sequence[str] = (),
+    keep_going: bool = False,
+    vault_site: str | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    admit: Callable[[Backup], None] = lambda _backup: None,
+) -> RestoreReport:
+    """Restore a backup. Iceberg tables in it are given the paths they have at the target, where that is known.
+
+    Args:
+        backup: its id; by default the newest, of ``source`` and not newer than ``at``.
+        vault_site: read from this mirror instead of the vault's own site.
+        admit: asked before anything is written; what it raises ends the restore.
+
+    Raises:
+        UnknownBackup, UnsafePath, Damaged, Refused, WrongKey.
+    """
+    found = opened(runtime, vault, "reader", site=vault_site)
+    wanted = find_backup(found, backup, source=source, at=at)
+    admit(wanted)
+    options = RestoreOptions(
+        paths=tuple(paths),
+        patterns=tuple(patterns),
+        keep_going=keep_going,
+        progress=progress or (lambda _seen: None),
+    )
+    location = getattr(target, "location", None)
+    if location is None:
+        return restore_backup(found, wanted, target, options)
+    return restore_tables(found, wanted, target, location=location, options=options, strict=False)
+
+
+def restored_live(
+    runtime: Runtime,
+    group: str,
+    vault: str,
+    *,
+    backup: str | None = None,
+    source: str | None = None,
+    at: datetime | None = None,
+    reason: str,
+    folder: bool = False,
+    vault_site: str | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> PublishedRestore:
+    """Restore a dataset or model at the group's active site, and publish it there as the newest snapshot.
+
+    Readers through snapshots see it at once; history is not rewritten. The other sites get it with the next sync.
+
+    Args:
+        reason: why; it goes into the snapshot's labels.
+        folder: also make the objects at the dataset's own keys those of the backup.
+        vault_site: read from this mirror instead of the vault's own site.
+
+    Raises:
+        UnknownBackup, UnsafePath, Damaged, WrongKey: the vault; nothing was published.
+        ConfigError: it is no backup of a dataset or model of the group.
+        ResidencyRefused, NotActive, TargetChanged, Superseded: see `restore_as_snapshot`.
+    """
+    found = opened(runtime, vault, "reader", site=vault_site)
+    wanted = live_candidate(runtime, group, found, backup=backup, source=source, at=at)
+    state = require_active(runtime, group)
+    dataset = runtime.topology.datasets.get(wanted.source)
+    path = _live_path(runtime, wanted)
+    location = location_of(runtime, state.active_site, keys.data_folder(path))
+    around: Callable[[Target], Target] = lambda target: target  # noqa: E731 - what most backups need
+    if dataset is not None and dataset.sync.table == "iceberg" and location is not None:
+        around = plan_moves(found, wanted, location).around
+    return restore_as_snapshot(
+        found,
+        wanted,
+        runtime.store(state.active_site, flow=group),
+        site=state.active_site,
+        epoch=state.epoch,
+        clock=runtime.clock,
+        dataset=wanted.source,
+        path=path,
+        active=lambda: require_active(runtime, group),
+        residency=residency_for(runtime.topology, wanted.source),
+        sites=runtime.topology.sites,
+        labels={"restored_because": reason},
+        own_keys=dataset is None or dataset.sync.layout == "direct",
+        restore_live=folder,
+        options=RestoreOptions(progress=progress or (lambda _seen: None)),
+        around=around,
+    )
+
+
+def _live_path(runtime: Runtime, backup: Backup) -> str:
+    """Where a dataset or model lies. What a backup says of itself, somebody with the writer's key may have said."""
+    dataset = runtime.topology.datasets.get(backup.source)
+    if dataset is not None:
+        return dataset.path
+    own = f"models/{backup.source}/"
+    told = str(backup.origin.get("path"))
+    return told if told.startswith(own) and why_unsafe(told) is None else f"{own}{backup.backup_id}"
+
+
+def live_candidate(
+    runtime: Runtime, group: str, vault: Vault, *, backup: str | None, source: str | None, at: datetime | None
+) -> Backup:
+    """The backup that would be restored into a group's live layout. Raises UnknownBackup, ConfigError."""
+    wanted = find_backup(vault, backup, source=source, at=at)
+    known = snapshot_subjects(runtime.topology, group)
+    if wanted.kind != "snapshot" or wanted.source not in known:
+        raise ConfigError(
+            "this is no backup of a dataset or model of the group",
+            where=f"{vault.name}: {wanted.backup_id}",
+            expected=f"a snapshot of {' or '.join(known) or '(nothing)'}",
+            found=f"a {wanted.kind} of {wanted.source}",
+            fix="Name its --source, or restore it to a folder or a prefix",
+        )
+    return wanted
+
+
+@dataclass(frozen=True)
+class RestoreQuestion:
+    """What a person is asked before a live restore."""
+
+    backup_id: str
+    text: str
+
+
+def question(
+    runtime: Runtime,
+    group: str,
+    vault: str,
+    *,
+    backup: str | None,
+    source: str,
+    at: datetime | None,
+    reason: str,
+) -> RestoreQuestion:
+    """Which backup it would be, and what it would take the place of. Raises as `restored_live`; reads no content."""
+    found = opened(runtime, vault, "writer")
+    wanted = live_candidate(runtime, group, found, backup=backup, source=source, at=at)
+    state = require_active(runtime, group)
+    newest = latest(runtime.store(state.active_site, flow=group), wanted.source, epoch=state.epoch)
+    now = "nothing" if newest is None else f"snapshot {newest.snapshot_id} of {iso_utc(newest.taken_at)}"
+    place = f"at {state.active_site} in epoch {state.epoch} in place of {now}"
+    content = f"{wanted.objects} objects, {wanted.size_bytes} bytes, content of {iso_utc(wanted.taken_at)}"
+    lines = [
+        f"Reason: {reason}",
+        f"Backup {wanted.backup_id} in {vault}: {content}",
+        f"It would be published {place}, which stays and can be gone back to.",
+    ]
+    if found.alarm is not None:
+        lines.append(f"Mind: {found.alarm}")
+    return RestoreQuestion(wanted.backup_id, "\n\n".join(lines))
+
+
+def live_summary(vault: str, done: PublishedRestore) -> dict[str, Any]:
+    """For people and `--json`."""
+    return {
+        **restore_summary(vault, done.restored),
+        "snapshot_id": done.record.snapshot_id,
+        "dataset": done.record.dataset,
+        "site": done.record.site,
+        "epoch": done.record.epoch,
+        "published": done.made,
+        "own_keys": done.own_keys,
+    }
+
+
+def folder_target(folder: Path, *, overwrite: bool = False) -> Target:
+    """A folder of this machine."""
+    return FolderTarget(folder, overwrite=overwrite)
+
+
+def site_target(runtime: Runtime, site: str, prefix: str) -> Target:
+    """A prefix of a site's bucket.
+
+    Raises:
+        UnknownName: no such site.
+        ConfigError: no prefix, or one that belongs to something alive.
+    """
+    runtime.topology.site(site)
+    folder = prefix.strip("/").partition("/")[0]
+    if not folder or folder in _TAKEN:
+        raise ConfigError(
+            "a backup is not restored to this prefix",
+            where=f"{site}: {prefix or '(none)'}",
+            expected="a folder of its own, e.g. `restored/…`; a training run goes to `runs/<run>`",
+            found=repr(folder),
+            fix="Live data is restored as a snapshot: `holdfast vault restore --live`",
+        )
+    folder = prefix.strip("/")
+    return PrefixTarget(runtime.store(site), folder + "/", location=location_of(runtime, site, folder))
+
+
+def location_of(runtime: Runtime, site: str, key: str) -> str | None:
+    """A folder of a site's bucket as a table's location; ``None``: a part of it is not known here."""
+    settings = runtime.topology.site(site)
+    try:
+        access = runtime.access(site)
+        if isinstance(access, Connection):
+            access = access_from_connection(settings, access)
+        return table_location(settings, key, account=access.options.get("account_name"))
+    except ConfigError:
+        return None
+
+
+def admitted_at(runtime: Runtime, site: str) -> Callable[[Backup], None]:
+    """Refuses a backup whose content may not lie at a site. Its function raises ResidencyRefused."""
+
+    def admit(backup: Backup) -> None:
+        try:
+            residency = residency_for(runtime.topology, _data_of(runtime, backup))
+        except UnknownName:
+            return  # a folder or a stream: no residency class is known of it
+        check_hop(backup.source, residency, site, runtime.topology.sites)
+
+    return admit
+
+
+def _data_of(runtime: Runtime, backup: Backup) -> str:
+    """The dataset or model whose residency class a backup has: of a run the data it is trained on."""
+    run = backup.source.removeprefix("runs/")
+    if run != backup.source:
+        for name, group in runtime.topology.groups.items():
+            for job in group.training:
+                if run.startswith(base_run(name, job)):
+                    return runtime.topology.job(job).dataset
+    return backup.source
+
+
+def restore_summary(vault: str, report: RestoreReport) -> dict[str, Any]:
+    """For people and `--json`."""
+    return {
+        "vault": vault,
+        **report.backup.to_summary(),
+        "restored": report.restored,
+        "restored_bytes": report.restored_bytes,
+        "kept": report.kept,
+        "kept_bytes": report.kept_bytes,
+        "read_bytes": report.read_bytes,
+        "damaged": dict(report.damaged),
+        "tables": [dict(table) for table in report.tables],
+        "rewritten": [asdict(one) for one in report.rewritten],
+    }

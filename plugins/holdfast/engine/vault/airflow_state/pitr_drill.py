@@ -1,0 +1,142 @@
+"""A drill of point-in-time recovery: the cluster restored elsewhere, its log replayed, a scheduler at work on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import ClassVar
+
+from holdfast.clock import Clock, SystemClock
+from holdfast.engine.vault.airflow_state.command import AirflowCommand
+from holdfast.engine.vault.airflow_state.drilling import AirflowDrillReport, Drill, DrillOptions, DrillStep, Found
+from holdfast.engine.vault.airflow_state.inventory import look_at
+from holdfast.engine.vault.airflow_state.keys import AirflowKeys
+from holdfast.engine.vault.airflow_state.pitr import BackRestBackup, PgBackRest
+from holdfast.engine.vault.airflow_state.scratch import ScratchPostgres
+from holdfast.engine.vault.errors import CommandFailed
+
+STEPS = ("read", "restore", "server", "migrations", "canary", "database", "reconcile", "run")
+
+
+def pitr_drill_airflow(
+    backrest: PgBackRest,
+    *,
+    command: AirflowCommand,
+    database: str = "airflow",
+    superuser: str = "postgres",
+    at: datetime | None = None,
+    keys: AirflowKeys | None = None,
+    options: DrillOptions | None = None,
+    clock: Clock | None = None,
+) -> AirflowDrillReport:
+    """Restore the cluster from its repository into a server of the drill's own, and let a scheduler run a DAG on it.
+
+    Args:
+        backrest: its user is the one the server is run as.
+        database: Airflow's, in the cluster.
+        superuser: a role of the cluster; on the copy it gets another password.
+        at: the moment to go back to, timezone-aware; ``None``: the newest that the log reaches.
+        keys: Airflow's, see `keys.open_escrow`; without them the canary stays unknown.
+
+    Returns:
+        A report, also where a step failed. Its `taken_at` is the last change that was replayed, or the end of the base
+        backup where there was none.
+    """
+    return _PitrDrill(
+        command,
+        options or DrillOptions(),
+        clock or SystemClock(),
+        keys or AirflowKeys(),
+        backrest=backrest,
+        database=database,
+        superuser=superuser,
+        at=at,
+    ).run()
+
+
+@dataclass(kw_only=True)
+class _PitrDrill(Drill):
+    backrest: PgBackRest
+    database: str
+    superuser: str
+    at: datetime | None
+    backup: BackRestBackup | None = None
+    reached: datetime | None = None
+    version: str | None = None
+
+    steps: ClassVar = STEPS
+    needs: ClassVar = {
+        "restore": ("read",),
+        "server": ("restore",),
+        "migrations": ("server",),
+        "canary": ("server",),
+        "database": ("server",),
+        "reconcile": ("server",),
+        "run": ("migrations", "reconcile"),
+    }
+
+    def report(
+        self, started_at: datetime, rto_seconds: float | None, steps: tuple[DrillStep, ...]
+    ) -> AirflowDrillReport:
+        installed = next((step.facts.get("installed") for step in steps if step.name == "migrations"), None)
+        return AirflowDrillReport(
+            "airflow-pitr-drill",
+            "" if self.backup is None else self.backup.label,
+            self.backrest.stanza,
+            self.reached,
+            started_at,
+            rto_seconds,
+            None if self.version is None else f"postgresql {self.version}",
+            installed,
+            steps,
+        )
+
+    def step_read(self) -> Found:
+        backups = self.backrest.backups()
+        usable = [one for one in backups if self.at is None or one.reaches(self.at)]
+        if not usable:
+            raise CommandFailed(
+                "no base backup was complete by then",
+                where=self.backrest.stanza,
+                expected="one from before " + ("now" if self.at is None else self.at.isoformat()),
+                found=f"{len(backups)}, the oldest of {backups[0].stopped_at.isoformat()}" if backups else "none",
+            )
+        self.backup = usable[-1]
+        facts = {"backups": len(backups), "backup": self.backup.label, "kind": self.backup.kind}
+        return f"{len(backups)} base backups, {self.backup.label} the one to begin with", facts
+
+    def step_restore(self) -> Found:
+        self.server = self.stack.enter_context(
+            ScratchPostgres(
+                self.programs, lifetime_seconds=self.lifetime_seconds, user=self.backrest.user, clock=self.clock
+            )
+        )
+        self.backrest.restore(self.server.data, at=self.at)
+        return "the base backup lies in a folder of its own", {}
+
+    def step_server(self) -> Found:
+        self.server.start(timeout_seconds=self.options.restore_timeout_seconds, role=self.superuser)
+        self.url = self.server.url_text(self.database)
+        with self.session() as session:
+            found = session.ask(
+                "SELECT pg_last_xact_replay_timestamp() AS reached, current_setting('server_version') AS version"
+            )[0]
+        self.version = str(found["version"])
+        self.reached = datetime.fromisoformat(found["reached"]) if found["reached"] else self._begun_with.stopped_at
+        facts = {"reached": found["reached"], "pid": self.server.pid}
+        return f"the log was replayed up to {found['reached'] or 'the end of the base backup'}", facts
+
+    @property
+    def _begun_with(self) -> BackRestBackup:
+        assert self.backup is not None
+        return self.backup
+
+    def step_database(self) -> Found:
+        with self.session() as session:
+            state = look_at(
+                session, kind="postgresql", place=self.backrest.stanza, server=self.version or "", configuration=None
+            )
+        return f"an Airflow with {state.counts['dags']} DAGs and {state.counts['dag_runs']} runs", {
+            "counts": state.counts,
+            "alembic": list(state.revisions),
+        }

@@ -1,0 +1,168 @@
+"""Repair an erasure-coded store: missing and damaged shares and copies are written anew from those that are good."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from holdfast.engine.objectstore.errors import ObjectStoreError
+from holdfast.engine.objectstore.interface import OVERWRITE, ObjectInfo
+from holdfast.engine.snapshot.once import create_or_read
+from holdfast.engine.vault.erasure import HINTS, ErasureStore
+from holdfast.engine.vault.erasure_sites import ErasureSite, ShareProblem
+from holdfast.engine.vault.errors import Damaged
+from holdfast.engine.vault.shares import make_shares, read_share
+
+
+@dataclass
+class RepairReport:
+    """What was found and done.
+
+    Args:
+        checked: objects looked at.
+        repaired: shares and copies that were written.
+        away: sites that did not answer; nothing is known of them and nothing was written there.
+        unfinished: objects with too few shares, by key, while all sites answer: of a write that runs or was broken off,
+            or lost; when the newest share was written.
+        removed: of those, what was removed.
+        failed: what could not be repaired, one sentence each.
+    """
+
+    checked: int = 0
+    repaired: list[ShareProblem] = field(default_factory=list)
+    repaired_bytes: int = 0
+    away: list[str] = field(default_factory=list)
+    unfinished: dict[str, datetime] = field(default_factory=dict)
+    removed: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+
+    @property
+    def is_whole(self) -> bool:
+        """Every object lies at every site now."""
+        return not self.away and not self.failed
+
+
+def repair(
+    store: ErasureStore,
+    *,
+    deep: bool = False,
+    remove_unfinished_before: datetime | None = None,
+    progress: Callable[[RepairReport], None] = lambda _report: None,
+) -> RepairReport:
+    """Compare all sites and write what is missing or damaged. Can be broken off and run again; needs no key.
+
+    Args:
+        deep: read every share and copy; else only what listings show is repaired: missing, or of a wrong size.
+        remove_unfinished_before: objects with too few shares to be read, written before then by the store's clock, are
+            removed, if all sites answer. Later than the longest backup runs: a running one's look the same.
+        progress: told after each object.
+    """
+    report = RepairReport()
+    listings: dict[ErasureSite, dict[str, ObjectInfo]] = {}
+    for site in store.sites.all:
+        answer = site.ask(lambda found: {info.key: info for info in found.list()})
+        if answer.error is None:
+            listings[site] = answer.value
+        else:
+            report.away.append(site.name)
+    store.shares.forget()
+    for key in sorted(set().union(*listings.values()) - set(HINTS)):
+        if key.startswith("clock/"):
+            continue
+        there = {site: listing.get(key) for site, listing in listings.items()}
+        try:
+            if store.is_shared(key):
+                _repair_shares(store, key, there, report, deep=deep)
+            else:
+                _repair_copies(key, there, report, deep=deep)
+        except (Damaged, ObjectStoreError) as error:
+            report.failed.append(f"{key}: {error}")
+        report.checked += 1
+        progress(report)
+    if remove_unfinished_before is not None and not report.away:
+        _remove_unfinished(store, report, remove_unfinished_before)
+    if report.is_whole:
+        store.settled(deep=deep)
+    return report
+
+
+def _repair_shares(
+    store: ErasureStore, key: str, there: Mapping[ErasureSite, ObjectInfo | None], report: RepairReport, *, deep: bool
+) -> None:
+    infos = {site: info for site, info in there.items() if info is not None}
+    if len(infos) < store.scheme.needed and report.away:
+        return  # nobody knows
+    if len(infos) < store.scheme.needed:
+        report.unfinished[key] = max(info.modified_at for info in infos.values())
+        return
+    told = store.scheme.size_of({site.number: info.size_bytes for site, info in infos.items()})
+    bad = {
+        site: "missing" if info is None else "of a wrong size"
+        for site, info in there.items()
+        if info is None or told is None or site.number not in told[1]
+    }
+    if deep:
+        bad |= _damaged_shares(store, key, [site for site in infos if site not in bad])
+    if not bad:
+        return
+    shares = make_shares(store.scheme, store.shares.whole(key))
+    for site, what in bad.items():
+        _write(site, key, shares[site.number], report, what, missing=there[site] is None)
+
+
+def _damaged_shares(store: ErasureStore, key: str, sites: list[ErasureSite]) -> dict[ErasureSite, str]:
+    described = store.shares.described(key)
+    damaged = {}
+    for site in sites:
+        try:
+            found, _ = read_share(site.do(lambda one: one.get(key)), store.scheme, site.number, f"{site.name}: {key}")
+        except Damaged:
+            damaged[site] = "damaged"
+            continue
+        if found != described:
+            damaged[site] = "another object's"
+    return damaged
+
+
+def _repair_copies(
+    key: str, there: Mapping[ErasureSite, ObjectInfo | None], report: RepairReport, *, deep: bool
+) -> None:
+    sizes = {info.size_bytes for info in there.values() if info is not None}
+    if all(there.values()) and len(sizes) == 1 and not deep:
+        return
+    copies: dict[bytes, list[ErasureSite]] = {}
+    for site, info in there.items():
+        if info is not None:
+            copies.setdefault(site.do(lambda one: one.get(key)), []).append(site)
+    ranked = sorted(copies.items(), key=lambda one: len(one[1]), reverse=True)
+    if len(ranked) > 1 and len(ranked[0][1]) == len(ranked[1][1]):
+        report.failed.append(
+            f"{key}: {', '.join(site.name for _, sites in ranked for site in sites)} hold different copies, and no two "
+            "agree; the vault's signatures say which is right"
+        )
+        return
+    data, good = ranked[0]
+    for site, info in there.items():
+        if site not in good:
+            _write(site, key, data, report, "missing" if info is None else "another copy", missing=info is None)
+
+
+def _write(site: ErasureSite, key: str, data: bytes, report: RepairReport, what: str, *, missing: bool) -> None:
+    if missing:
+        written = site.do(lambda store: create_or_read(store, key, data)) == data
+        if not written:
+            report.failed.append(f"{site.name}: {key}: something else was written there meanwhile")
+            return
+    else:
+        site.do(lambda store: store.put(key, data, mode=OVERWRITE))
+    report.repaired.append(ShareProblem(site.name, key, what))
+    report.repaired_bytes += len(data)
+
+
+def _remove_unfinished(store: ErasureStore, report: RepairReport, before: datetime) -> None:
+    for key, written_at in list(report.unfinished.items()):
+        if written_at < before:
+            store.delete(key)
+            report.removed.append(key)
+            del report.unfinished[key]

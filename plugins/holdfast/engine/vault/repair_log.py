@@ -1,0 +1,226 @@
+"""Repair of the log and the key objects: copies from each other, entries from a mirror, each checked before."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from holdfast.engine.objectstore.errors import ObjectNotFound
+from holdfast.engine.objectstore.interface import OVERWRITE, ObjectStore
+from holdfast.engine.snapshot.once import create_or_read
+from holdfast.engine.vault import layout
+from holdfast.engine.vault.errors import HistoryDamaged, NotEntitled, NoVault, RolledBack, VaultError
+from holdfast.engine.vault.history import History, load_history, write_hint
+from holdfast.engine.vault.keysets import is_keyset, opens_keyset
+from holdfast.engine.vault.log import LogEntry, make_entry, parse_entry, read_entry, sequences
+from holdfast.engine.vault.recipients import Recipient
+from holdfast.engine.vault.vault import Vault
+from holdfast.engine.vault.witness import ask_witnesses, check_witnesses
+
+
+@dataclass
+class Repaired:
+    """What a repair did.
+
+    Args:
+        healed: keys of objects written anew, with what they were written from.
+        lost: what could not be repaired, one sentence each.
+        entry: number of the entry that names a new index or goes on after a loss.
+    """
+
+    healed: dict[str, str] = field(default_factory=dict)
+    lost: list[str] = field(default_factory=list)
+    entry: int | None = None
+
+    def put(self, store: ObjectStore, key: str, data: bytes, source: str) -> None:
+        """Replace an object that is missing or wrong. Needs the right to overwrite, which a writer has not."""
+        store.put(key, data, mode=OVERWRITE)
+        self.healed[key] = source
+
+
+def repair_log(vault: Vault, mirror: ObjectStore | None, report: Repaired, *, accept_loss: bool) -> Vault:
+    """Make the log whole.
+
+    Args:
+        vault: opened by anybody; an administrator where a loss is accepted.
+        accept_loss: where entries are nowhere any more, go on with what is left.
+
+    Raises:
+        HistoryDamaged: vault and mirror hold two histories, and the witnesses do not say which is right.
+        NotEntitled: a loss is to be accepted, and the keys are not an administrator's.
+    """
+    vault = vault.reload(hinted=False)
+    theirs = _history_of(mirror, vault, report)
+    if mirror is not None and theirs is not None:
+        _put_entries_back(vault, mirror, theirs, report)
+        vault = vault.reload(hinted=False)
+    if vault.alarm is not None and accept_loss:
+        vault = _go_on(vault, report)
+    _heal_copies(vault, report)
+    if vault.alarm is not None:
+        report.lost.append(str(vault.alarm))
+    return vault
+
+
+def _history_of(mirror: ObjectStore | None, vault: Vault, report: Repaired) -> History | None:
+    """The mirror's, where it can be followed from end to end."""
+    if mirror is None:
+        return None
+    try:
+        return load_history(mirror, vault.secrets)
+    except NoVault:
+        return None
+    except VaultError as damaged:
+        report.lost.append(f"the mirror's log cannot be used: {damaged}")
+        return None
+
+
+def _put_entries_back(vault: Vault, mirror: ObjectStore, theirs: History, report: Repaired) -> None:
+    """Entries the mirror has and the vault needs: those an anchor there names, and all since."""
+    ours = vault.history
+    anchor = read_entry(vault.store, ours.anchor_at, ours.repository)
+    named = {int(number) for number, _ in anchor.public.get("state", {}).get("live", ())}
+    wanted = [number for number in theirs.counting if number >= ours.anchor_at or number in named]
+    lacking: list[tuple[LogEntry, str]] = []
+    for number in wanted:
+        good = read_entry(mirror, number, ours.repository)
+        for key in (layout.entry_key(number), layout.entry_copy_key(number)):
+            there = _entry_at(vault.store, key, ours.repository)
+            if isinstance(there, LogEntry) and there.digest != good.digest:
+                _check_right(vault, mirror, theirs, good)
+            if not isinstance(there, LogEntry) or there.digest != good.digest:
+                lacking.append((good, key))
+    for entry, key in lacking:
+        report.put(vault.store, key, entry.data, mirror.name)
+
+
+def _entry_at(store: ObjectStore, key: str, repository: bytes) -> LogEntry | None:
+    try:
+        return parse_entry(store.get(key), f"{store.name}: {key}", repository=repository)
+    except (ObjectNotFound, HistoryDamaged):
+        return None
+
+
+def _check_right(vault: Vault, mirror: ObjectStore, theirs: History, entry: LogEntry) -> None:
+    """That the mirror's entry is the true one, where the vault has another of its number."""
+    told = ask_witnesses(theirs, vault.witnesses)
+    seen = [witness for witness in told if witness.sequence is not None and witness.sequence in theirs.counting]
+    try:
+        check_witnesses(mirror, theirs, told)
+        if seen and isinstance(vault.alarm, RolledBack):
+            return
+    except RolledBack:
+        pass
+    raise HistoryDamaged(
+        "the vault and its mirror hold different histories, and no witness says which is right",
+        where=f"{vault.store.name}: entry {entry.sequence}",
+        expected=f"{entry.digest}, as at the mirror",
+        found="another entry",
+        fix="Compare them by hand: restore from either into a new place; nothing was changed",
+    )
+
+
+def _go_on(vault: Vault, report: Repaired) -> Vault:
+    """Write an anchor after everything that is there or was witnessed: what it does not name is given up."""
+    secrets, history, store = vault.secrets, vault.history, vault.store
+    if secrets.role != "admin":
+        raise NotEntitled(
+            "only an administrator gives up entries of the log", where=vault.name, expected="admin", found=secrets.role
+        )
+    told = ask_witnesses(history, vault.witnesses)
+    number = max(history.tip.sequence, *(witness.sequence or 0 for witness in told)) + 1
+    taken = set(sequences(store))
+    while number in taken:
+        number += 1
+    data = make_entry(
+        secrets,
+        sequence=number,
+        previous=history.tip.digest,
+        kind="collect",
+        created_at=vault.clock.now(),
+        write_id=hashlib.sha256(f"repair {number} {history.tip.digest}".encode()).hexdigest()[:32],
+        public={"state": history.state()},
+        body={"given_up": str(vault.alarm)},
+    )
+    key = layout.entry_key(number)
+    entry = parse_entry(create_or_read(store, key, data), f"{store.name}: {key}", repository=secrets.repository)
+    create_or_read(store, layout.entry_copy_key(number), entry.data)
+    report.entry = entry.sequence
+    vault = replace(vault, alarm=None).commit(entry)
+    write_hint(store, vault.history)
+    return vault.reload(hinted=False)
+
+
+def _heal_copies(vault: Vault, report: Repaired) -> None:
+    store, repository = vault.store, vault.history.repository
+    for number in vault.history.counting:
+        try:
+            good = _entry_of(vault, number)
+        except HistoryDamaged:
+            continue  # told by the alarm
+        for key in (layout.entry_key(number), layout.entry_copy_key(number)):
+            there = _entry_at(store, key, repository)
+            if there is None or there.digest != good.digest:
+                report.put(store, key, good.data, "its copy")
+
+
+def _entry_of(vault: Vault, number: int) -> LogEntry:
+    """As the history has it: of two that differ, the one that is chained."""
+    history = vault.history
+    for entry in (history.tip, history.keys_at, history.backups.get(number)):
+        if entry is not None and entry.sequence == number:
+            return entry
+    following = read_entry(vault.store, number + 1, history.repository)
+    return read_entry(vault.store, number, history.repository, digest=following.previous)
+
+
+# -- key objects -------------------------------------------------------------------------------------------------------
+
+
+def repair_keys(
+    vault: Vault, mirror: ObjectStore | None, report: Repaired, recipients: Sequence[Recipient] = ()
+) -> None:
+    """Make both copies of every key object whole.
+
+    Which of two that differ is right shows by a recipient that opens it, or by a mirror that has the same.
+    """
+    for role, keyset_id in vault.history.keys.keysets.items():
+        keys = [layout.keyset_key(keyset_id, copy) for copy in layout.KEY_COPIES]
+        there = {key: _get(vault.store, key) for key in keys}
+        first, *others = there.values()
+        if first is not None and others == [first] and is_keyset(first, role, vault.history.repository):
+            continue
+        candidates = [data for data in there.values() if data is not None]
+        backed = [data for key in keys if mirror is not None and (data := _get(mirror, key)) is not None]
+        good = _right_one(vault, role, candidates, backed, recipients)
+        if good is None:
+            report.lost.append(
+                f"the copies of the {role}'s key object {keyset_id} differ or are gone, and which is right cannot be "
+                "told: repair with a recipient that opens it, or rotate the keys"
+            )
+            continue
+        for key, data in there.items():
+            if data != good:
+                report.put(vault.store, key, good, "its copy" if good in candidates else "the mirror")
+
+
+def _right_one(
+    vault: Vault, role: str, candidates: list[bytes], backed: list[bytes], recipients: Sequence[Recipient]
+) -> bytes | None:
+    repository = vault.history.repository
+    for data in (*candidates, *backed):
+        if recipients and opens_keyset(data, role, repository, recipients):
+            return data
+    for data in candidates:
+        if data in backed:
+            return data
+    whole = [data for data in dict.fromkeys((*candidates, *backed)) if is_keyset(data, role, repository)]
+    return whole[0] if len(whole) == 1 and len(set(candidates)) <= 1 else None
+
+
+def _get(store: ObjectStore, key: str) -> bytes | None:
+    try:
+        return store.get(key)
+    except ObjectNotFound:
+        return None

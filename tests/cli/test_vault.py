@@ -1,0 +1,282 @@
+"""`holdfast vault` as somebody types it: text and JSON, exit codes, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from folders import SITES, add_vault, folder_runtime, make_folders
+from holdfast.cli.main import app
+from holdfast.engine.pipeline import replicas
+from holdfast.engine.pipeline.datasets import publish_dataset
+from holdfast.engine.runtime import Runtime
+from holdfast.engine.snapshot import open_snapshot
+from holdfast.engine.vault.pack import PackClass
+
+
+@dataclass
+class Vaults:
+    """Three sites in folders with a vault, and the command over them."""
+
+    topology: Path
+
+    def put(self, name: str, data: bytes) -> None:
+        file = self.topology.parent / SITES[0] / "data" / "prices" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+        publish_dataset(folder_runtime(self.topology), "desk", "prices")
+
+    def __call__(self, *words: str, code: int = 0) -> Result:
+        done = CliRunner().invoke(app, ["vault", *words])
+        assert done.exit_code == code, done.output + done.stderr
+        assert "Traceback" not in done.output + done.stderr
+        return done
+
+    def json(self, *words: str, code: int = 0) -> Any:
+        return json.loads(self(*words, "--json", code=code).stdout)
+
+
+@pytest.fixture
+def vaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Vaults:
+    topology = add_vault(make_folders(tmp_path))
+    monkeypatch.setattr(Runtime, "from_environment", lambda *_args, **_kwargs: folder_runtime(topology))
+    made = Vaults(topology)
+    made.put("one.bin", b"first" * 1000)
+    made("init")
+    return made
+
+
+def test_a_backup_is_made_shown_and_restored(vaults: Vaults, tmp_path: Path) -> None:
+    made = vaults.json("backup", "group")
+    assert [one["source"] for one in made["backups"]] == ["prices"]
+    assert made["backups"][0]["mirrors"][SITES[2]]["problems"] == []
+    assert made["backups"][0]["witnesses"] == {SITES[0]: None, SITES[2]: None}
+    listed = vaults.json("list")
+    assert listed["alarm"] is None
+    assert listed["backups"][0]["backup"] == made["backups"][0]["backup"]
+    shown = vaults.json("show")
+    assert [one["path"] for one in shown["paths"]] == ["one.bin"]
+    done = vaults.json("restore", "--to", str(tmp_path / "out"))
+    assert (done["restored"], done["damaged"]) == (1, {})
+    assert (tmp_path / "out" / "one.bin").read_bytes() == b"first" * 1000
+    assert vaults.json("restore", "--to", str(tmp_path / "out"))["kept"] == 1
+
+
+def test_a_live_restore_is_the_newest_snapshot(vaults: Vaults) -> None:
+    first = vaults.json("backup", "group")["backups"][0]["backup"]
+    vaults.put("one.bin", b"spoiled")
+    done = vaults.json("restore", first, "--live", "--reason", "spoiled by hand", "--yes")
+    assert (done["dataset"], done["site"], done["published"]) == ("prices", SITES[0], True)
+    runtime = folder_runtime(vaults.topology)
+    newest = replicas.snapshots(runtime, "desk", "prices")[0]
+    assert newest.labels["restored_because"] == "spoiled by hand"
+    store = runtime.store(SITES[0])
+    assert open_snapshot(store, newest).read("one.bin") == b"first" * 1000
+    again = vaults.json("restore", first, "--live", "--reason", "spoiled by hand", "--yes")
+    assert (again["published"], again["snapshot_id"]) == (False, done["snapshot_id"])
+    assert "Snapshot" in vaults("restore", "--live", "--reason", "x", "--yes", "--source", "prices").stdout
+
+
+def test_every_command_has_a_text_for_people(vaults: Vaults, tmp_path: Path) -> None:
+    assert "Backup" in vaults("backup", "group").stdout
+    assert "prices" in vaults("list").stdout
+    assert "one.bin" in vaults("show").stdout
+    assert "each verified" in vaults("restore", "--to", str(tmp_path / "out")).stdout
+    assert "Nothing is wrong" in vaults("verify", "--depth", "full").stdout
+    assert "stays" in vaults("forget", "--dry-run").stdout
+    assert "nobody's" in vaults("gc", "--dry-run").stdout
+    assert "met" in vaults("status").stdout
+    assert "reader" in vaults("keys", "show").stdout
+    assert "copied" in vaults("mirror").stdout
+
+
+def test_the_vaults_site_is_lost_and_the_mirror_restores(vaults: Vaults, tmp_path: Path) -> None:
+    vaults("backup", "group")
+    shutil.rmtree(tmp_path / SITES[1])
+    (tmp_path / SITES[1]).mkdir()
+    assert "no vault" in vaults("list", code=2).stderr
+    assert vaults.json("list", "--from", SITES[2])["backups"]
+    vaults("restore", "--from", SITES[2], "--to", str(tmp_path / "out"))
+    assert (tmp_path / "out" / "one.bin").read_bytes() == b"first" * 1000
+
+
+def test_a_damaged_pack_is_found_named_and_makes_the_exit_code(vaults: Vaults, tmp_path: Path) -> None:
+    vaults("backup", "group")
+    files = (path for path in (tmp_path / SITES[1] / "vault" / "desk" / "packs").rglob("*") if path.is_file())
+    (content,) = [path for path in files if path.read_bytes()[5] == PackClass.DATA]
+    data = bytearray(content.read_bytes())
+    data[len(data) // 2] ^= 1
+    content.write_bytes(data)
+    assert vaults.json("verify")["good"] is True
+    found = vaults.json("verify", "--depth", "full", code=4)
+    assert found["damaged_packs"]
+    assert vaults("restore", "--to", str(tmp_path / "out"), code=4).stderr.startswith("holdfast: ")
+
+
+def test_a_command_that_fails_makes_no_backup(vaults: Vaults) -> None:
+    assert (
+        "exit code 3"
+        in vaults("backup", "command", "--name", "dump", "--", "sh", "-c", "echo x; exit 3", code=1).stderr
+    )
+    assert vaults.json("list")["backups"] == []
+    made = json.loads(vaults("backup", "command", "--json", "--name", "dump", "--", "sh", "-c", "echo x").stdout)
+    assert made["origin"]["exit_code"] == 0
+
+
+def test_a_folder_is_backed_up_under_a_name(vaults: Vaults, tmp_path: Path) -> None:
+    folder = tmp_path / "notes"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "deep" / "a.txt").write_text("a")
+    (folder / "link").symlink_to("deep/a.txt")
+    made = vaults.json("backup", "tree", str(folder), "--name", "notes")
+    assert made["origin"]["skipped"] == ["link"]
+    vaults("restore", "--source", "notes", "--to", str(tmp_path / "out"))
+    assert (tmp_path / "out" / "deep" / "a.txt").read_text() == "a"
+
+
+def test_retention_forgets_and_a_hold_keeps(vaults: Vaults) -> None:
+    first = vaults.json("backup", "group")["backups"][0]["backup"]
+    for number in range(4):
+        vaults.put("one.bin", b"%d" % number)
+        vaults("backup", "group")
+    vaults("hold", first)
+    assert "legal hold" in vaults("forget", first, code=3).stderr
+    plan = vaults.json("forget", "--dry-run")
+    assert first in {one["backup"] for one in plan["kept"]}
+    vaults("hold", first, "--release")
+    assert vaults.json("forget", first)["forgotten"][0]["backup"] == first
+    assert first not in {one["backup"] for one in vaults.json("list")["backups"]}
+    assert vaults.json("gc", "--dry-run")["dead_packs"] >= 1
+
+
+def test_keys_are_rotated_and_old_backups_still_open(vaults: Vaults, tmp_path: Path) -> None:
+    first = vaults.json("backup", "group")["backups"][0]["backup"]
+    facts = vaults.json("keys", "rotate", "--new-generation", "--new-signer")
+    assert (facts["generation"], facts["written"]) == (2, ["reader", "writer"])
+    vaults.put("one.bin", b"second")
+    vaults("backup", "group")
+    vaults("restore", first, "--to", str(tmp_path / "old"))
+    vaults("restore", "--to", str(tmp_path / "new"))
+    assert (tmp_path / "old" / "one.bin").read_bytes() == b"first" * 1000
+    assert (tmp_path / "new" / "one.bin").read_bytes() == b"second"
+
+
+def test_a_key_that_was_replaced_opens_nothing(vaults: Vaults, tmp_path: Path) -> None:
+    vaults("backup", "group")
+    (tmp_path / "reader.key").write_text("00" * 32)
+    assert "none of the keys" in vaults("restore", "--to", str(tmp_path / "out"), code=3).stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (("restore",), 2, "where to is not clear"),
+        (("restore", "--to-site", "nowhere:x"), 2, "unknown name"),
+        (("restore", "--to-site", "site-b"), 2, "not restored to this prefix"),
+        (("restore", "--to-site", "site-b:data/prices"), 2, "not restored to this prefix"),
+        (("restore", "--live"), 2, "has a reason"),
+        (("restore", "--live", "--reason", "x", "--path", "a", "--yes"), 2, "whole backup"),
+        (("list", "--vault", "none"), 2, "unknown name"),
+        (("list", "--from", "site-a"), 2, "does not lie at this site"),
+        (("show", "ffff"), 2, "no live backup"),
+        (("init",), 3, "already"),
+        (("forget", "ffffffff"), 2, "no live backup"),
+        (("backup", "group", "--subject", "nothing"), 2, "no such dataset or model"),
+        (("backup", "group", "--tier", "secondly"), 2, "unknown retention tier"),
+        (("backup", "tree", "/nowhere/at/all", "--name", "x"), 2, "no such folder"),
+        (("keys", "rotate", "--role", "king"), 2, "unknown role"),
+    ],
+)
+def test_bad_input_is_one_clear_error(vaults: Vaults, words: tuple[str, ...], code: int, says: str) -> None:
+    assert says in vaults(*words, code=code).stderr
+    assert vaults.json("list")["backups"] == []
+
+
+def test_data_that_may_not_leave_is_refused_before_a_byte_moves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topology = add_vault(make_folders(tmp_path, prices={"residency": "eu-only"}))
+    monkeypatch.setattr(Runtime, "from_environment", lambda *_args, **_kwargs: folder_runtime(topology))
+    vaults = Vaults(topology)
+    vaults.put("one.bin", b"first")
+    vaults("init")
+    assert "jurisdiction" in vaults("backup", "group", code=3).stderr
+    assert vaults.json("list")["backups"] == []
+
+
+def test_a_new_key_is_its_owners_alone_and_overwrites_nothing(vaults: Vaults, tmp_path: Path) -> None:
+    file = tmp_path / "offline.txt"
+    made = vaults.json("keys", "new", str(file), "--offline")
+    assert made["recipient"].startswith("age:age1")
+    assert file.stat().st_mode & 0o777 == 0o600
+    vaults("keys", "new", str(file), code=2)
+
+
+def test_the_newest_backup_removed_at_the_store_is_an_alarm(vaults: Vaults, tmp_path: Path) -> None:
+    vaults("backup", "group")
+    log = tmp_path / SITES[1] / "vault" / "desk"
+    newest = sorted((log / "log").iterdir())[-1].name
+    for folder in ("log", "log-copies"):
+        (log / folder / newest).unlink()
+    assert "newest entries are gone" in vaults("list", code=4).stderr
+    assert "newest entries are gone" in vaults("backup", "group", code=4).stderr
+    assert vaults.json("status", code=1)["points"][0]["met"] is None
+
+
+def test_damage_is_repaired_from_the_mirror(vaults: Vaults, tmp_path: Path) -> None:
+    vaults("backup", "group")
+    for pack in (tmp_path / SITES[1] / "vault" / "desk" / "packs").rglob("*"):
+        if pack.is_file():
+            pack.unlink()
+    assert vaults.json("verify", code=4)["missing_packs"]
+    done = vaults.json("verify", "--repair")
+    assert (done["whole"], done["lost"]) == (True, [])
+    assert "Nothing is wrong" in vaults("verify", "--depth", "full").stdout
+
+
+def test_a_drill_restores_elsewhere_and_signs(vaults: Vaults, tmp_path: Path) -> None:
+    vaults("backup", "group")
+    done = vaults.json("drill", "run", "--output", str(tmp_path / "evidence"))
+    assert (done["verdict"], done["target"]["site"] not in (SITES[0], SITES[1])) == ("pass", True)
+    assert CliRunner().invoke(app, ["drill", "verify", str(tmp_path / "evidence")]).exit_code == 0
+    left = [path for path in (tmp_path / SITES[2] / "restore-drills").rglob("*") if path.is_file()]
+    assert left == [], "what was restored is removed"
+    assert "pass" in vaults("drill", "run", "--output", str(tmp_path / "again")).stdout
+
+
+def test_a_database_that_is_not_named_is_one_clear_error(vaults: Vaults) -> None:
+    assert "not named" in vaults("backup", "airflow", "--url-variable", "NOT_SET_ANYWHERE", code=2).stderr
+
+
+def test_locks_are_asked_for_by_the_topology_only(vaults: Vaults) -> None:
+    assert "asks for no locks" in vaults("locks", code=2).stderr
+
+
+def test_a_vault_of_shares_survives_the_loss_of_any_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    topology = add_vault(
+        make_folders(tmp_path),
+        site=SITES[0],
+        mirrors=[],
+        witnesses=[SITES[1], SITES[2]],
+        shares={"sites": list(SITES), "needed": 2},
+    )
+    monkeypatch.setattr(Runtime, "from_environment", lambda *_args, **_kwargs: folder_runtime(topology))
+    vaults = Vaults(topology)
+    vaults.put("one.bin", b"first" * 1000)
+    vaults("init")
+    vaults("backup", "group")
+    for number, site in enumerate(SITES):
+        (tmp_path / site).rename(tmp_path / "away")
+        (tmp_path / site).mkdir()
+        vaults("restore", "--source", "prices", "--to", str(tmp_path / f"out-{number}"))
+        assert (tmp_path / f"out-{number}" / "one.bin").read_bytes() == b"first" * 1000
+        (tmp_path / site).rmdir() if not any((tmp_path / site).iterdir()) else shutil.rmtree(tmp_path / site)
+        (tmp_path / "away").rename(tmp_path / site)

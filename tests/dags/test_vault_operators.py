@@ -1,0 +1,142 @@
+"""The vault's operators in ``dag.test()``, over three folders as sites."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from folders import add_vault, folder_runtime, make_folders
+from holdfast.engine.pipeline.vaults import keeping, opening
+from holdfast.errors import ConfigError
+from holdfast.operators.vault import BackUpGroupOperator, RestoreBackupOperator, VerifyBackupsOperator
+
+TESTS = Path(__file__).resolve().parents[1]
+#: A folder has no register, so the hook gives the runtime of `folders`. One DAG for the whole story: an Airflow takes
+#: seconds to begin.
+STORY = """
+import os
+from pathlib import Path
+from airflow.sdk import DAG, chain, task
+from folders import folder_runtime
+from holdfast.engine.pipeline.datasets import publish_dataset
+from holdfast.hooks.runtime import HoldfastHook
+from holdfast.notifications.recovery_point import StaleRecoveryPointNotifier
+from holdfast.operators.assets import BACKED_UP
+from holdfast.operators.vault import (
+    BackUpGroupOperator, CheckRecoveryPointsOperator, GroupsOfVaultOperator, RestoreBackupOperator,
+    RestoreLiveOperator, RetainBackupsOperator, VerifyBackupsOperator,
+)
+
+TOPOLOGY = Path(os.environ["HOLDFAST_TOPOLOGY"])
+HoldfastHook.get_conn = lambda self: folder_runtime(TOPOLOGY)
+DESK = {"group": "desk", "vault": "desk"}
+
+
+@task(trigger_rule="all_failed")
+def publish(name):
+    file = TOPOLOGY.parent / "site-a" / "data" / "prices" / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(name.encode())
+    publish_dataset(folder_runtime(TOPOLOGY), "desk", "prices")
+
+
+@task
+def damage():
+    for pack in (TOPOLOGY.parent / "site-b" / "vault" / "desk" / "packs").rglob("*"):
+        if pack.is_file():
+            pack.write_bytes(pack.read_bytes()[:-1])
+
+
+with DAG("story", schedule=None, catchup=False):
+    groups = GroupsOfVaultOperator(task_id="groups", vault="desk", trigger_rule="all_done")
+    chain(
+        CheckRecoveryPointsOperator(
+            task_id="none_yet", on_failure_callback=StaleRecoveryPointNotifier(**DESK), **DESK
+        ),
+        publish("one.bin"),
+        groups,
+        BackUpGroupOperator.partial(task_id="back_up", vault="desk", outlets=[BACKED_UP]).expand(group=groups.output),
+        CheckRecoveryPointsOperator(task_id="fresh", **DESK),
+        VerifyBackupsOperator(task_id="verify", vault="desk", depth="full"),
+        RetainBackupsOperator(task_id="retain", vault="desk"),
+        RestoreBackupOperator(task_id="restore", vault="desk", site="site-c", prefix="restored/x", source="prices"),
+        RestoreLiveOperator(task_id="restore_live", source="prices", reason="spoiled", **DESK),
+        damage(),
+        VerifyBackupsOperator(task_id="verify_damaged", vault="desk", depth="structure"),
+        RestoreBackupOperator(
+            task_id="from_the_mirror", vault="desk", site="site-c", prefix="restored/y", source="prices",
+            mirror="site-c", trigger_rule="all_done",
+        ),
+    )
+"""
+
+
+def test_backups_are_made_verified_kept_and_restored(tmp_path: Path, start_dag: Callable[..., Any]) -> None:
+    topology = add_vault(make_folders(tmp_path))
+    opening.made(folder_runtime(topology), "desk")
+    (tmp_path / "dags").mkdir()
+    (tmp_path / "dags" / "story.py").write_text(STORY)
+    environ = {
+        "HOLDFAST_TOPOLOGY": str(topology),
+        "PYTHONPATH": f"{TESTS}:{TESTS.parent}/plugins",
+        "AIRFLOW__HOLDFAST__EVIDENCE_FOLDER": str(tmp_path / "evidence"),
+    }
+    test = start_dag(tmp_path / "dags" / "story.py", "story", **environ)
+    tasks = test.result()["tasks"]
+    assert {name: one["state"] for name, one in tasks.items() if one["state"] != "success"} == {
+        "none_yet": "failed",
+        "verify_damaged": "failed",
+    }, test.text[-6000:]
+    found = {name: one["result"] for name, one in tasks.items()}
+    assert found["groups"] == ["desk"]
+    made = found["back_up"]["backups"]
+    assert [(one["source"], one["objects"], one["mirrors"]["site-c"]["problems"]) for one in made] == [
+        ("prices", 1, [])
+    ]
+    assert found["fresh"][0]["backup"] == made[0]["backup"]
+    assert found["fresh"][0]["depth"] == "structure"
+    assert found["verify"]["content_opened"] is True
+    assert found["retain"]["kept"] == 1
+    for folder in ("x", "y"):
+        assert (tmp_path / "site-c" / "restored" / folder / "one.bin").read_bytes() == b"one.bin"
+    events = asset_events(tmp_path / "airflow")
+    assert [one["backups"] for one in events] == [{"prices": made[0]["backup"]}]
+    (record,) = (tmp_path / "evidence" / "stale-recovery-points").iterdir()
+    assert "no verified backup" in json.loads(record.read_text())["why"]
+    points = keeping.recovery_points(folder_runtime(topology), "desk", "desk")
+    assert points[0].depth == "full"
+
+
+def asset_events(home: Path) -> list[dict[str, Any]]:
+    with sqlite3.connect(home / "airflow.db") as database:
+        return [json.loads(extra) for (extra,) in database.execute("select extra from asset_event order by id")]
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda file: BackUpGroupOperator(task_id="t", group="desk", vault="no", topology_path=file), "no such vault"),
+        (lambda file: BackUpGroupOperator(task_id="t", group="no", vault="desk", topology_path=file), "no such group"),
+        (
+            lambda file: VerifyBackupsOperator(task_id="t", vault="desk", depth="deep", topology_path=file),
+            "unknown depth",
+        ),
+        (
+            lambda file: RestoreBackupOperator(
+                task_id="t", vault="desk", site="nowhere", prefix="x", topology_path=file
+            ),
+            "no such site",
+        ),
+    ],
+)
+def test_a_wrong_name_is_refused_when_the_dag_is_parsed(
+    tmp_path: Path, make: Callable[[str], object], says: str
+) -> None:
+    file = str(add_vault(make_folders(tmp_path)))
+    with pytest.raises(ConfigError, match=says):
+        make(file)
