@@ -480,7 +480,8 @@ class VaultMachine(RuleBasedStateMachine):
             sites.vault.put(key, bytes_[:middle] + bytes([bytes_[middle] ^ 4]) + bytes_[middle + 1 :])
         else:
             sites.vault.delete(key)
-        options = RepairOptions(recipients=[*sites.recipients, RECIPIENT])
+        recipients = [*sites.recipients, RECIPIENT]
+        options = RepairOptions(recipients=recipients, reader=unlock(sites.vault, "reader", recipients))
         report = repair_vault(sites.open("admin"), sites.mirror if what == "pack" else None, options)
         assert report.lost == []
         assert report.verified is not None
