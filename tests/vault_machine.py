@@ -32,12 +32,12 @@ from holdfast.engine.vault.forget import Keep, forget, hold
 from holdfast.engine.vault.keysets import rotate_keys, unlock
 from holdfast.engine.vault.mirror import mirror_vault, trim_mirror
 from holdfast.engine.vault.recipients import SecretRecipient
-from holdfast.engine.vault.repair import repair_vault
+from holdfast.engine.vault.repair import RepairOptions, repair_vault
 from holdfast.engine.vault.restore import RestoreOptions, restore_backup
 from holdfast.engine.vault.vault import Vault
 from holdfast.errors import Refused
 from sync_harms import Killed, Lost, Storm, Trace
-from vault_faults import AT_ONCE, OPTIONS, DictTarget, KillAtWrite, Sites
+from vault_faults import AT_ONCE, OPTIONS, RECIPIENT, DictTarget, KillAtWrite, Sites
 
 #: What the engine draws its ids, keys and places from while the machine runs: the same in each run.
 DRAWS = random.Random(0)
@@ -480,7 +480,9 @@ class VaultMachine(RuleBasedStateMachine):
             sites.vault.put(key, bytes_[:middle] + bytes([bytes_[middle] ^ 4]) + bytes_[middle + 1 :])
         else:
             sites.vault.delete(key)
-        report = repair_vault(sites.open("admin"), sites.mirror if what == "pack" else None)
+        recipients = [*sites.recipients, RECIPIENT]
+        options = RepairOptions(reader=unlock(sites.vault, "reader", recipients))
+        report = repair_vault(sites.open("admin"), sites.mirror if what == "pack" else None, options)
         assert report.lost == []
         assert report.verified is not None
         assert report.verified.affected == {}

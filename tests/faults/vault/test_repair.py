@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 
 import pytest
 
 from holdfast.engine.vault import layout
-from holdfast.engine.vault.errors import HistoryDamaged, NotEntitled
+from holdfast.engine.vault.errors import HistoryDamaged, NotEntitled, NoVault
 from holdfast.engine.vault.forget import Keep, forget
+from holdfast.engine.vault.keysets import rotate_keys, unlock
 from holdfast.engine.vault.mirror import mirror_vault
+from holdfast.engine.vault.pack import PackClass
 from holdfast.engine.vault.repair import RepairOptions, RepairReport, repair_vault
 from holdfast.engine.vault.verify import Depth, verify_vault
 from sync_harms import Cut, Killed, Trace
-from vault_faults import KillAtWrite, Sites, some_files, writes_of
+from vault_faults import RECIPIENT, KillAtWrite, Sites, some_files, writes_of
 
 
 @cache
@@ -96,6 +99,57 @@ def test_everything_at_once_but_the_beginning_of_the_log(sites: Sites) -> None:
     for key in sites.vault.objects().keys() - first:
         sites.vault.delete(key)
     check_whole(sites, repair_vault(vault, sites.mirror), mirror=True)
+
+
+@pytest.mark.parametrize("how", ["missing", "flipped"])
+def test_a_vault_of_which_nothing_is_left_is_made_whole_from_its_mirror(how: str, sites: Sites) -> None:
+    """It does not open any more: its mirror does, and says what lay there."""
+    for key, data in sites.vault.objects().items():
+        if how == "missing":
+            sites.vault.delete(key)
+        else:
+            sites.vault.put(key, flipped(data, random.Random(key)))
+    with pytest.raises((NoVault, HistoryDamaged)):
+        sites.open("admin")
+    vault = replace(sites.open("admin", store=sites.mirror), store=sites.vault)
+    check_whole(sites, repair_vault(vault, sites.mirror), mirror=True)
+
+
+def test_the_older_keys_of_a_log_are_healed(sites: Sites) -> None:
+    """Every entry that set the keys counts, however old, wherever the newest anchor lies."""
+    for _ in range(2):
+        rotate_keys(sites.open("admin"), {"admin": [RECIPIENT]})
+        forget(sites.open("admin"), Keep(last=1))
+        sites.back_up(some_files(6, count=2))
+    sites.clock.advance(3600)
+    sites.settle()
+    mirror_vault(sites.vault, sites.mirror)
+    for mirror in (False, True):
+        for prefix in (layout.LOG, layout.LOG_COPIES):
+            harm_all(sites, prefix, "flipped")
+            assert repair(sites, mirror=mirror).is_whole
+    vault = sites.open("admin")
+    for prefix in (layout.LOG, layout.LOG_COPIES):
+        for key in sites.vault.objects(prefix):
+            sites.vault.delete(key)
+    assert repair_vault(vault, sites.mirror).is_whole
+    sites.check_live()
+
+
+def test_damage_to_packs_whose_index_was_lost_is_found_by_the_reader(sites: Sites) -> None:
+    """Their digests were lost with it; what is found right when they are named again has one again."""
+    harm_all(sites, layout.INDEXES, "missing")
+    reader = unlock(sites.vault, "reader", sites.recipients)
+    assert repair(sites, mirror=False).is_whole
+    without = {info.digest for info in sites.open().load_index().index.packs if info.kind is PackClass.DATA}
+    assert None in without, "an administrator cannot say that they are right"
+    harm_all(sites, layout.PACKS, "flipped")
+    report = repair(sites, mirror=True, options=RepairOptions(reader=reader))
+    assert report.is_whole, report.lost
+    sites.check_live()
+    harm_all(sites, layout.INDEXES, "missing")
+    assert repair(sites, mirror=False, options=RepairOptions(reader=reader)).is_whole
+    assert None not in {info.digest for info in sites.open().load_index().index.packs}
 
 
 def test_without_a_mirror_lost_packs_are_told_and_the_rest_is_healed(sites: Sites) -> None:
@@ -244,32 +298,17 @@ def test_two_histories_are_left_to_people(sites: Sites) -> None:
 
 
 def test_of_two_histories_the_witnessed_one_is_put_back(sites: Sites) -> None:
-    fork = sites.fork()
-    sites.states["theirs"] = fork.states["theirs"] = some_files(2)
-    theirs = fork.back_up(some_files(2), state="theirs").backup
-    mirror_vault(fork.vault, fork.mirror)
-    fork.witnesses, blind = sites.witnesses, sites.witnesses
-    for name, store in fork.witnesses.items():
-        assert name in blind
-        store.set_to(
-            {
-                **store.objects(),
-            }
-        )
-    right = fork
-    right.witnesses = {name: store.fork(right.clock) for name, store in sites.witnesses.items()}
-    right.back_up(some_files(3, count=2))
-    mirror_vault(right.vault, right.mirror)
-    wrong = sites
+    wrong = sites.fork()
+    true = sites.back_up(some_files(2)).backup
+    mirror_vault(sites.vault, sites.mirror)
     wrong.trace = Trace([Cut(name, 0) for name in wrong.witnesses])
     wrong.back_up(some_files(4))
     wrong.trace = None
-    wrong.witnesses, wrong.mirror = right.witnesses, right.mirror
-    wrong.states.update(right.states)
+    wrong.witnesses, wrong.mirror, wrong.states = sites.witnesses, sites.mirror, sites.states
     assert wrong.open().alarm is not None
     report = repair(wrong, mirror=True)
     assert report.is_whole, report.lost
-    wrong.check_live(at_least=[theirs.backup_id])
+    wrong.check_live(at_least=[true.backup_id])
 
 
 # -- broken off --------------------------------------------------------------------------------------------------------

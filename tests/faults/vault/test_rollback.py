@@ -263,6 +263,14 @@ def test_the_copy_of_an_entry_keeps_its_number_from_being_taken(sites: Sites) ->
     sites.check_live(at_least=[kept.backup_id, mine.backup_id])
 
 
+def test_a_collection_completes_the_copies_a_dead_writer_left_out(sites: Sites) -> None:
+    """Nobody wrote an entry since, who would have."""
+    newest = sites.open().history.tip.sequence
+    sites.vault.delete(layout.entry_copy_key(newest))
+    sites.collect()
+    assert layout.entry_copy_key(newest) in sites.vault.objects()
+
+
 def test_a_damaged_tip_does_not_stop_a_sleeping_writer(sites: Sites) -> None:
     sleeper = sites.open("writer")
     kept = sites.back_up(some_files(9)).backup

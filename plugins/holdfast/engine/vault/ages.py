@@ -20,25 +20,29 @@ class LogAges:
     Args:
         written: of entries and copies that are there.
         now: what time the store says it is.
+        keys: of entries and copies that are there.
     """
 
     written: Mapping[int, datetime]
     now: datetime
+    keys: frozenset[str] = frozenset()
 
     @classmethod
     def read(cls, store: ObjectStore, now: datetime) -> LogAges:
         found: dict[int, datetime] = {}
+        keys: set[str] = set()
         for prefix in (layout.LOG, layout.LOG_COPIES):
             for info in store.list(prefix):
                 number = layout.sequence_of(info.key)
                 if number is not None:
+                    keys.add(info.key)
                     found[number] = min(info.modified_at, found.get(number, info.modified_at))
         # An entry is at least as old as any after it, also where it was put back since, or is gone.
         latest: datetime | None = None
         for number in sorted(found, reverse=True):
             latest = found[number] if latest is None else min(latest, found[number])
             found[number] = latest
-        return cls(found, now)
+        return cls(found, now, frozenset(keys))
 
     def is_over(self, number: int, grace: timedelta) -> bool:
         """Whether a time has passed since an entry was written."""

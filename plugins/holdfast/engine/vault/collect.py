@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 
 from holdfast.engine.objectstore.errors import PermissionRefused
 from holdfast.engine.objectstore.interface import ObjectInfo, ObjectStore
+from holdfast.engine.snapshot.once import create_or_read
 from holdfast.engine.vault import layout
 from holdfast.engine.vault.ages import LogAges, removable_entries
 from holdfast.engine.vault.append import append
@@ -308,6 +309,7 @@ class _Run:
     ) -> None:
         history, report, grace = self.vault.history, self.report, self.options.grace
         ages = LogAges.read(self.vault.store, now)
+        self._complete_copies(ages)
         for pack_id, number in history.collected.items():
             if pack_id not in there:
                 continue
@@ -327,6 +329,14 @@ class _Run:
         for number in removable_entries(self.vault.store, history, ages, grace):
             for key in (layout.entry_key(number), layout.entry_copy_key(number)):
                 report.deleted_entries += self._remove(key)
+
+    def _complete_copies(self, ages: LogAges) -> None:
+        """What a writer that died right after its entry left out, and nobody wrote since who would have made up for."""
+        for number, entry in self.vault.history.entries.items():
+            for key in (layout.entry_key(number), layout.entry_copy_key(number)):
+                if key not in ages.keys:
+                    create_or_read(self.vault.store, key, entry.data, content_type="application/json")
+                    self._written(key)
 
     def _remove_leftovers(self, running: Running, now: datetime) -> None:
         store, before = self.vault.store, now - self.options.orphan_age

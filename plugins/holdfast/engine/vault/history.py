@@ -61,8 +61,12 @@ class History:
     @property
     def counting(self) -> tuple[int, ...]:
         """Numbers of the entries that must be there, in order."""
-        recent = (entry.sequence for entry in (*self.key_entries, *self.recent))
-        return tuple(sorted({*self.backups, *recent}))
+        return tuple(sorted(self.entries))
+
+    @property
+    def entries(self) -> Mapping[int, LogEntry]:
+        """The entries that must be there, by number."""
+        return {entry.sequence: entry for entry in (*self.backups.values(), *self.key_entries, *self.recent)}
 
     @property
     def keys_at(self) -> LogEntry:

@@ -15,6 +15,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from pydantic import ValidationError
@@ -102,16 +103,25 @@ def parse_entry(data: bytes, where: str, *, repository: bytes | None = None) -> 
     Raises:
         HistoryDamaged: it is no entry of this format and repository, or was changed after it was signed.
     """
+    entry = _parsed(data, where)
+    if repository is not None and entry.repository != repository:
+        raise _wrong("the entry is another repository's", where, repository.hex(), entry.repository.hex())
+    return entry
 
-    def wrong(what: str, expected: str, found: str) -> HistoryDamaged:
-        return HistoryDamaged(
-            what,
-            where=where,
-            expected=expected,
-            found=found,
-            fix="`holdfast vault verify` compares the copies, the mirrors and the witnesses",
-        )
 
+def _wrong(what: str, where: str, expected: str, found: str) -> HistoryDamaged:
+    return HistoryDamaged(
+        what,
+        where=where,
+        expected=expected,
+        found=found,
+        fix="`holdfast vault verify` compares the copies, the mirrors and the witnesses",
+    )
+
+
+@lru_cache(maxsize=2048)
+def _parsed(data: bytes, where: str) -> LogEntry:
+    """What these bytes say. Whoever opens a vault, refreshes it and appends to it reads the same entries each time."""
     try:
         if len(data) > MOST_BYTES:
             raise ValueError(f"more than {MOST_BYTES} bytes")
@@ -120,12 +130,10 @@ def parse_entry(data: bytes, where: str, *, repository: bytes | None = None) -> 
             raise _of_another_format(found, where)
         EntryForm.model_validate(found)
     except ValueError as error:
-        raise wrong("the entry cannot be read", f"{FORMAT}", _brief(error)) from None
-    if repository is not None and found["repository"] != repository.hex():
-        raise wrong("the entry is another repository's", repository.hex(), str(found["repository"]))
+        raise _wrong("the entry cannot be read", where, f"{FORMAT}", _brief(error)) from None
     signer = unb64(found["signer"])
     if not _is_signed_by(signer, found):
-        raise wrong("the entry was changed after it was signed", "a valid signature", "another")
+        raise _wrong("the entry was changed after it was signed", where, "a valid signature", "another")
     return LogEntry(
         sequence=found["sequence"],
         previous=found["previous"],

@@ -7,7 +7,7 @@ log or an index names. Broken off anywhere it can be run again; where nothing is
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from blake3 import blake3
 
@@ -24,6 +24,7 @@ from holdfast.engine.vault.objects import create_new
 from holdfast.engine.vault.pack import PackClass, read_table
 from holdfast.engine.vault.reading import ChunkReader, open_head
 from holdfast.engine.vault.repair_log import Repaired, repair_keys, repair_log
+from holdfast.engine.vault.secrets import Secrets
 from holdfast.engine.vault.vault import Vault, index_digest
 from holdfast.engine.vault.verify import Depth, VerifyOptions, VerifyReport, verify_vault
 
@@ -35,12 +36,15 @@ class RepairOptions:
     Args:
         depth: how packs are looked at; only a full read finds every damaged one.
         accept_loss: where entries of the log are nowhere any more, go on with what is left. Otherwise the alarm stays.
+        reader: the reader's secrets; with them every chunk of content is opened, else packs are told by their digests
+            alone, which those have not whose index was lost.
         protect: told the key of each new object, to lock it.
         progress: as of verifying.
     """
 
     depth: Depth = Depth.FULL
     accept_loss: bool = False
+    reader: Secrets | None = field(default=None, repr=False)
     protect: Callable[[str], None] = lambda _key: None
     progress: Callable[[int, int], None] = lambda _done, _all: None
 
@@ -69,6 +73,7 @@ def repair_vault(vault: Vault, mirror: ObjectStore | None = None, options: Repai
     Args:
         vault: opened by anybody whom the store lets overwrite; an administrator where a lost index or entry has to be
             replaced by a new one. With a reader's keys every chunk is opened, else its pack's digest is compared.
+            Where so much of its log is gone that it does not open: opened at the mirror, with its own store put in.
         mirror: another copy of it.
 
     Raises:
@@ -85,8 +90,16 @@ def repair_vault(vault: Vault, mirror: ObjectStore | None = None, options: Repai
     if vault.alarm is None:
         vault = vault.again(lambda fresh: _name_again(fresh, mirror, report, options))
     report.vault = vault.reload()
-    report.verified = verify_vault(report.vault, VerifyOptions(depth=options.depth, progress=options.progress))
+    report.verified = _verified(report.vault, options)
     return report
+
+
+def _verified(vault: Vault, options: RepairOptions) -> VerifyReport:
+    return verify_vault(_as_reader(vault, options), VerifyOptions(depth=options.depth, progress=options.progress))
+
+
+def _as_reader(vault: Vault, options: RepairOptions) -> Vault:
+    return vault if options.reader is None else replace(vault, secrets=options.reader)
 
 
 def _put_indexes_back(vault: Vault, mirror: ObjectStore, report: RepairReport) -> None:
@@ -101,7 +114,8 @@ def _put_indexes_back(vault: Vault, mirror: ObjectStore, report: RepairReport) -
 
 def _put_packs_back(vault: Vault, mirror: ObjectStore, report: RepairReport, options: RepairOptions) -> None:
     """Packs an index names and that are missing or damaged."""
-    found = verify_vault(vault, VerifyOptions(depth=options.depth, progress=options.progress))
+    found = _verified(vault, options)
+    reading = _as_reader(vault, options)
     wanted = {bytes.fromhex(name) for name in (*found.missing_packs, *found.damaged_packs)}
     index = vault.load_index().index
     used = _look(vault, index).used
@@ -110,7 +124,7 @@ def _put_packs_back(vault: Vault, mirror: ObjectStore, report: RepairReport, opt
             continue
         key = layout.pack_key(info.tier, info.pack_id)
         data = _get(mirror, key)
-        why = "it is not there" if data is None else _why_wrong(vault, index, number, data, f"{mirror.name}: {key}")
+        why = "it is not there" if data is None else _why_wrong(reading, index, number, data, f"{mirror.name}: {key}")
         if data is None or why is not None:
             if info.pack_id in used:
                 report.lost.append(f"{key} cannot be put back from {mirror.name}: {why}")
@@ -163,7 +177,7 @@ def _name_again(vault: Vault, mirror: ObjectStore | None, report: RepairReport, 
     tables.update((pack.info.pack_id, pack) for pack in vault.read_tables(presence, unnamed)[0])
     look = looked()
     while mirror is not None and look.missing:
-        brought = _bring(vault, mirror, {*named, *presence.sizes, *tables}, look.missing, report)
+        brought = _bring(_as_reader(vault, options), mirror, {*named, *presence.sizes, *tables}, look.missing, report)
         if not brought:
             break
         tables.update((pack.info.pack_id, pack) for pack in brought)
@@ -243,7 +257,8 @@ def _count(
     """Write the new index, and an anchor that names it beside those that are good."""
     store, secrets, history = vault.store, vault.secrets, vault.history
     indexes = dict(parts_kept)
-    for batch in batches(needed):
+    reading = _as_reader(vault, options)
+    for batch in batches(_with_digest(reading, pack, options) for pack in needed):
         index_id, data = encode_index(batch, secrets.metadata_key, secrets.repository)
         create_new(store, layout.index_key(index_id), data)
         options.protect(layout.index_key(index_id))
@@ -274,6 +289,17 @@ def _count(
     vault = vault.commit(entry)
     write_hint(store, vault.history)
     return vault
+
+
+def _with_digest(vault: Vault, pack: IndexedPack, options: RepairOptions) -> IndexedPack:
+    """The same pack with the digest of its bytes, where these were looked at and are right."""
+    if options.depth is not Depth.FULL or not (pack.info.kind is PackClass.TREE or vault.secrets.private):
+        return pack
+    key = layout.pack_key(pack.info.tier, pack.info.pack_id)
+    data = _get(vault.store, key)
+    if data is None or _why_wrong(vault, ChunkIndex([part_of([pack])]), 0, data, f"{vault.store.name}: {key}"):
+        return pack
+    return replace(pack, info=replace(pack.info, digest=blake3(data).digest()))
 
 
 def _get(store: ObjectStore, key: str) -> bytes | None:

@@ -12,7 +12,7 @@ from holdfast.engine.vault import layout
 from holdfast.engine.vault.errors import HistoryDamaged, NotEntitled, NoVault, RolledBack, VaultError
 from holdfast.engine.vault.history import History, load_history, write_hint
 from holdfast.engine.vault.keysets import keyset_name
-from holdfast.engine.vault.log import LogEntry, make_entry, parse_entry, read_entry, sequences
+from holdfast.engine.vault.log import LogEntry, make_entry, parse_entry, sequences
 from holdfast.engine.vault.vault import Vault
 from holdfast.engine.vault.witness import ask_witnesses, check_witnesses
 
@@ -45,20 +45,35 @@ def repair_log(vault: Vault, mirror: ObjectStore | None, report: Repaired, *, ac
         accept_loss: where entries are nowhere any more, go on with what is left.
 
     Raises:
-        HistoryDamaged: vault and mirror hold two histories, and the witnesses do not say which is right.
+        HistoryDamaged: vault and mirror hold two histories, and the witnesses do not say which is right; or nothing of
+            the log can be read, and there is no mirror.
         NotEntitled: a loss is to be accepted, and the keys are not an administrator's.
     """
-    vault = vault.reload(hinted=False)
+    ours, broken = _reloaded(vault)
     theirs = _history_of(mirror, vault, report)
     if mirror is not None and theirs is not None:
-        _put_entries_back(vault, mirror, theirs, report)
-        vault = vault.reload(hinted=False)
+        _put_entries_back(vault if ours is None else ours, mirror, theirs, report, anew=ours is None)
+        # What the witnesses did not see is no longer what this knows; what the mirror has not, it still is.
+        behind = vault.history.tip.sequence <= theirs.tip.sequence
+        ours, broken = _reloaded(vault.at(theirs) if behind else vault)
+    if ours is None:
+        assert broken is not None
+        raise broken
+    vault = ours
     if vault.alarm is not None and accept_loss:
         vault = _go_on(vault, report)
     _heal_copies(vault, report)
     if vault.alarm is not None:
         report.lost.append(str(vault.alarm))
     return vault
+
+
+def _reloaded(vault: Vault) -> tuple[Vault | None, HistoryDamaged | NoVault | None]:
+    """The vault as of now, or why nothing of its log can be read."""
+    try:
+        return vault.reload(hinted=False), None
+    except (HistoryDamaged, NoVault) as broken:
+        return None, broken
 
 
 def _history_of(mirror: ObjectStore | None, vault: Vault, report: Repaired) -> History | None:
@@ -74,15 +89,21 @@ def _history_of(mirror: ObjectStore | None, vault: Vault, report: Repaired) -> H
         return None
 
 
-def _put_entries_back(vault: Vault, mirror: ObjectStore, theirs: History, report: Repaired) -> None:
-    """Entries the mirror has and the vault needs: those an anchor there names, and all since."""
+def _put_entries_back(vault: Vault, mirror: ObjectStore, theirs: History, report: Repaired, *, anew: bool) -> None:
+    """Entries the mirror has and the vault needs: those an anchor there names, and all since.
+
+    Args:
+        anew: nothing of the vault's own log can be read: it needs all that counts at the mirror.
+    """
     ours = vault.history
-    anchor = read_entry(vault.store, ours.anchor_at, ours.repository)
-    named = {int(number) for number, _ in anchor.public.get("state", {}).get("live", ())}
-    wanted = [number for number in theirs.counting if number >= ours.anchor_at or number in named]
+    wanted = theirs.counting
+    if not anew:
+        state = ours.recent[0].public.get("state", {})
+        named = {int(number) for number, _ in (*state.get("live", ()), *state.get("keys", ()))}
+        wanted = tuple(number for number in wanted if number >= ours.anchor_at or number in named)
     lacking: list[tuple[LogEntry, str]] = []
     for number in wanted:
-        good = read_entry(mirror, number, ours.repository)
+        good = theirs.entries[number]
         for key in (layout.entry_key(number), layout.entry_copy_key(number)):
             there = _entry_at(vault.store, key, ours.repository)
             if isinstance(there, LogEntry) and there.digest != good.digest:
@@ -151,26 +172,12 @@ def _go_on(vault: Vault, report: Repaired) -> Vault:
 
 
 def _heal_copies(vault: Vault, report: Repaired) -> None:
-    store, repository = vault.store, vault.history.repository
-    for number in vault.history.counting:
-        try:
-            good = _entry_of(vault, number)
-        except HistoryDamaged:
-            continue  # told by the alarm
+    """Each entry as the history has it: of two that differ, the one that is chained."""
+    for number, good in sorted(vault.history.entries.items()):
         for key in (layout.entry_key(number), layout.entry_copy_key(number)):
-            there = _entry_at(store, key, repository)
+            there = _entry_at(vault.store, key, good.repository)
             if there is None or there.digest != good.digest:
-                report.put(store, key, good.data, "its copy")
-
-
-def _entry_of(vault: Vault, number: int) -> LogEntry:
-    """As the history has it: of two that differ, the one that is chained."""
-    history = vault.history
-    for entry in (history.tip, history.keys_at, history.backups.get(number)):
-        if entry is not None and entry.sequence == number:
-            return entry
-    following = read_entry(vault.store, number + 1, history.repository)
-    return read_entry(vault.store, number, history.repository, digest=following.previous)
+                report.put(vault.store, key, good.data, "its copy")
 
 
 # -- key objects -------------------------------------------------------------------------------------------------------

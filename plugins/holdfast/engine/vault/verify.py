@@ -20,7 +20,7 @@ from holdfast.engine.vault.index import ChunkIndex
 from holdfast.engine.vault.keysets import keyset_name
 from holdfast.engine.vault.log import parse_entry
 from holdfast.engine.vault.memory import blocks_kept
-from holdfast.engine.vault.pack import PackClass
+from holdfast.engine.vault.pack import PackClass, PackInfo, StoredChunk, read_table
 from holdfast.engine.vault.reading import ChunkReader, open_head
 from holdfast.engine.vault.vault import LoadedIndex, Vault
 
@@ -254,7 +254,17 @@ def _verify_pack(vault: Vault, index: ChunkIndex, number: int) -> tuple[int, int
     if len(data) != info.size_bytes or (info.digest is not None and blake3(data).digest() != info.digest):
         opened = info.kind is PackClass.TREE or bool(vault.secrets.private)
         return number, len(data), f"{where}: its bytes are not those that were written", [] if opened else names
+    if info.digest is None and not _has_its_table(vault, info, chunks, data, where):
+        return number, len(data), f"{where}: the table at its end is damaged", []
     return number, len(data), None, ()
+
+
+def _has_its_table(vault: Vault, info: PackInfo, chunks: list[StoredChunk], data: bytes, where: str) -> bool:
+    """Whether a pack whose digest is not known ends with the table an index would be rebuilt from."""
+    try:
+        return read_table(data, len(data), vault.secrets, info.pack_id, where) == (info.kind, chunks)
+    except (Damaged, WrongKey):
+        return False
 
 
 def _bad_chunks(vault: Vault, index: ChunkIndex, number: int, data: bytes, where: str) -> Iterable[bytes]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -17,7 +18,7 @@ from holdfast.engine.vault.backups import Backup, find_backup, live_backups, new
 from holdfast.engine.vault.collect import CollectOptions, CollectReport, collect, store_now
 from holdfast.engine.vault.erasure import ErasureStore
 from holdfast.engine.vault.erasure_repair import repair as repair_shares
-from holdfast.engine.vault.errors import WrongKey
+from holdfast.engine.vault.errors import Damaged, NoVault, WrongKey
 from holdfast.engine.vault.forget import ForgetPlan, Keep, forget, hold, plan_forget
 from holdfast.engine.vault.history import load_history
 from holdfast.engine.vault.keysets import named_recipients, rotate_keys
@@ -215,17 +216,36 @@ def repaired(
     if isinstance(shared, ErasureStore):
         repair_shares(shared, deep=depth is Depth.FULL)
     other: ObjectStore | None = None
+    at: str | None = None
     for site in (mirror,) if mirror is not None else settings.mirrors:
         store = vault_store(runtime, vault, site=site)
         try:
             load_history(store)
         except HoldfastError:
             continue
-        other = store
+        other, at = store, site
         break
-    found = opened(runtime, vault, "admin")
-    options = RepairOptions(depth=depth, accept_loss=accept_loss, progress=progress)
+    try:
+        found = opened(runtime, vault, "admin")
+    except (Damaged, NoVault):
+        if at is None:
+            raise
+        found = replace(opened(runtime, vault, "admin", site=at), store=shared)
+    options = RepairOptions(
+        depth=depth,
+        accept_loss=accept_loss,
+        reader=_reader_at_hand(runtime, vault, [shared, *([] if other is None else [other])]),
+        progress=progress,
+    )
     return repair_vault(found, other, options)
+
+
+def _reader_at_hand(runtime: Runtime, vault: str, stores: Iterable[ObjectStore]) -> Secrets | None:
+    """The reader's secrets, where this machine can open them; they are the same in each copy of the vault."""
+    for store in stores:
+        with suppress(WrongKey, ConfigError, Damaged):
+            return unlocked(runtime, vault, "reader", store=store)
+    return None
 
 
 def locks_of(runtime: Runtime, vault: str) -> LockReport:
