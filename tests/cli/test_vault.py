@@ -151,9 +151,13 @@ def test_retention_forgets_and_a_hold_keeps(vaults: Vaults) -> None:
     plan = vaults.json("forget", "--dry-run")
     assert first in {one["backup"] for one in plan["kept"]}
     vaults("hold", first, "--release")
+    would = vaults.json("forget", first, "--dry-run")
+    assert [one["backup"] for one in would["forgotten"]] == [first]
     assert vaults.json("forget", first)["forgotten"][0]["backup"] == first
     assert first not in {one["backup"] for one in vaults.json("list")["backups"]}
-    assert vaults.json("gc", "--dry-run")["dead_packs"] >= 1
+    collected = vaults.json("gc", "--dry-run")
+    assert collected["dead_packs"] >= 1
+    assert would["would_free_bytes"] == collected["dead_bytes"] > 0
 
 
 def test_keys_are_rotated_and_old_backups_still_open(vaults: Vaults, tmp_path: Path) -> None:

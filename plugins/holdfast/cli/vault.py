@@ -327,14 +327,24 @@ def forget(
     """
     runtime = Runtime.from_environment(topology)
     name = choose_vault(runtime, vault)
-    plan = keeping.forgotten(runtime, name, backups=backups or (), source=source, dry_run=dry_run)
+    freed: int | None = None
+    if dry_run:
+        plan, freed = keeping.would_forget(runtime, name, backups=backups or (), source=source)
+    else:
+        plan = keeping.forgotten(runtime, name, backups=backups or (), source=source)
     if as_json:
         kept = [{**one.to_summary(), "reason": why} for one, why in plan.kept]
         print_json(
-            {"vault": name, "dry_run": dry_run, "kept": kept, "forgotten": [one.to_summary() for one in plan.forgotten]}
+            {
+                "vault": name,
+                "dry_run": dry_run,
+                "would_free_bytes": freed,
+                "kept": kept,
+                "forgotten": [one.to_summary() for one in plan.forgotten],
+            }
         )
     else:
-        show.print_forgotten(name, plan, dry_run=dry_run)
+        show.print_forgotten(name, plan, would_free=freed)
 
 
 @app.command("gc")

@@ -113,7 +113,7 @@ def forget(
 def _forget(vault: Vault, keep: Keep | None, wanted: frozenset[str], source: str | None) -> tuple[Vault, ForgetPlan]:
     named = live_backups(vault, source) if keep is not None else _named(vault, source)
     live = [_received(backup, at) for backup, at in _with_arrival(vault, named)]
-    plan = plan_forget(live, keep) if keep is not None else _by_id(live, wanted)
+    plan = plan_forget(live, keep) if keep is not None else plan_forget_named(live, wanted)
     if not plan.forgotten:
         return vault, plan
     gone = {backup.sequence for backup in plan.forgotten}
@@ -170,7 +170,8 @@ def _named(vault: Vault, source: str | None) -> list[Backup]:
     return live + [nameless_backup(vault, number) for number in unreadable if source is None]
 
 
-def _by_id(live: Sequence[Backup], wanted: frozenset[str]) -> ForgetPlan:
+def plan_forget_named(live: Sequence[Backup], wanted: frozenset[str]) -> ForgetPlan:
+    """Let exactly these go, by id. Raises ConfigError: one is not live. Refused: one is under a legal hold."""
     unknown = wanted - {backup.backup_id for backup in live}
     if unknown:
         raise ConfigError(

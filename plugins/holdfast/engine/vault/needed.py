@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from holdfast.engine.vault import layout
 from holdfast.engine.vault.backups import live_backups
@@ -43,6 +43,27 @@ def needed_chunks(vault: Vault, index: ChunkIndex) -> NeededChunks:
             found = reader.locate(name)
             by_number[found.pack] = by_number.get(found.pack, 0) + found.stored_bytes
     return NeededChunks(seen, {index.packs[number].pack_id: size for number, size in by_number.items()}, len(backups))
+
+
+def freed_bytes(vault: Vault, forgotten: Iterable[int]) -> int:
+    """What collections would free once some backups were forgotten: packs nobody needs then.
+
+    Packs of which a part is needed still are not counted; a collection with the reader's keys frees of those as well.
+
+    Args:
+        forgotten: numbers of the backups' entries.
+
+    Raises:
+        Damaged: it cannot be told.
+    """
+    gone = set(forgotten)
+    index = vault.load_index().index
+    history = vault.history
+    left = replace(history, backups={number: entry for number, entry in history.backups.items() if number not in gone})
+    needed = (
+        needed_chunks(vault, index).bytes_by_pack.keys() - needed_chunks(vault.at(left), index).bytes_by_pack.keys()
+    )
+    return sum(info.size_bytes for info in index.packs if info.pack_id in needed)
 
 
 def _names(reader: ChunkReader, segments: Iterable[Segment]) -> Iterator[bytes]:

@@ -19,10 +19,11 @@ from holdfast.engine.vault.collect import CollectOptions, CollectReport, collect
 from holdfast.engine.vault.erasure import ErasureStore
 from holdfast.engine.vault.erasure_repair import repair as repair_shares
 from holdfast.engine.vault.errors import Damaged, NoVault, WrongKey
-from holdfast.engine.vault.forget import ForgetPlan, Keep, forget, hold, plan_forget
+from holdfast.engine.vault.forget import ForgetPlan, Keep, forget, hold, plan_forget, plan_forget_named
 from holdfast.engine.vault.history import load_history
 from holdfast.engine.vault.keysets import named_recipients, rotate_keys
 from holdfast.engine.vault.locks import LockPolicy, LockReport, RenewReport, lock_report, renew_locks
+from holdfast.engine.vault.needed import freed_bytes
 from holdfast.engine.vault.repair import RepairOptions, RepairReport, repair_vault
 from holdfast.engine.vault.secrets import ROLES, Secrets
 from holdfast.engine.vault.vault import Vault
@@ -160,7 +161,6 @@ def forgotten(
     *,
     backups: Sequence[str] = (),
     source: str | None = None,
-    dry_run: bool = False,
 ) -> ForgetPlan:
     """Forget by the topology's retention, or backups by name.
 
@@ -168,14 +168,24 @@ def forgotten(
         Refused: a legal hold.
     """
     keep = keep_of(runtime.topology.vault(vault).keep)
-    if dry_run:
-        found = opened(runtime, vault, "writer")
-        return plan_forget(live_backups(found, source), keep)
     found = opened(runtime, vault, "admin")
     if backups:
         wanted = [find_backup(found, name).backup_id for name in backups]
         return forget(found, backups=wanted)[1]
     return forget(found, keep, source=source)[1]
+
+
+def would_forget(
+    runtime: Runtime, vault: str, *, backups: Sequence[str] = (), source: str | None = None
+) -> tuple[ForgetPlan, int]:
+    """What `forgotten` would let go, and the bytes collections would free then. Changes nothing."""
+    found = opened(runtime, vault, "writer")
+    live = live_backups(found, source)
+    if backups:
+        plan = plan_forget_named(live, frozenset(find_backup(found, name).backup_id for name in backups))
+    else:
+        plan = plan_forget(live, keep_of(runtime.topology.vault(vault).keep))
+    return plan, freed_bytes(found, (backup.sequence for backup in plan.forgotten))
 
 
 def collected(runtime: Runtime, vault: str, *, dry_run: bool = False, repack: bool = True) -> CollectReport:
