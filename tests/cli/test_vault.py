@@ -233,6 +233,8 @@ def test_the_newest_backup_removed_at_the_store_is_an_alarm(vaults: Vaults, tmp_
     assert "newest entries are gone" in vaults("list", code=4).stderr
     assert "newest entries are gone" in vaults("backup", "group", code=4).stderr
     assert vaults.json("status", code=1)["points"][0]["met"] is None
+    refused = vaults("restore", "--source", "prices", "--to", str(tmp_path / "out"), code=4)
+    assert "newest entries are gone" in refused.stderr, "what is left is not what somebody means by the newest"
 
 
 def test_damage_is_repaired_from_the_mirror(vaults: Vaults, tmp_path: Path) -> None:
@@ -258,6 +260,21 @@ def test_a_drill_restores_elsewhere_and_signs(vaults: Vaults, tmp_path: Path) ->
 
 def test_a_database_that_is_not_named_is_one_clear_error(vaults: Vaults) -> None:
     assert "not named" in vaults("backup", "airflow", "--url-variable", "NOT_SET_ANYWHERE", code=2).stderr
+
+
+def test_a_loss_is_not_accepted_while_a_mirror_is_away(vaults: Vaults, tmp_path: Path) -> None:
+    lost = vaults.json("backup", "group")["backups"][0]["backup"]
+    log = tmp_path / SITES[1] / "vault" / "desk"
+    newest = sorted((log / "log").iterdir())[-1].name
+    for folder in ("log", "log-copies"):
+        (log / folder / newest).unlink()
+    mirror = tmp_path / SITES[2] / "vault"
+    mirror.rename(tmp_path / "away")
+    assert "--repair beside it" in vaults("verify", "--accept-loss", code=2).stderr
+    assert "while a mirror cannot be read" in vaults("verify", "--repair", "--accept-loss", code=3).stderr
+    (tmp_path / "away").rename(mirror)
+    assert vaults.json("verify", "--repair")["whole"] is True
+    assert lost in {one["backup"] for one in vaults.json("list")["backups"]}
 
 
 def test_locks_are_asked_for_by_the_topology_only(vaults: Vaults) -> None:

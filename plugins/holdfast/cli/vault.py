@@ -243,7 +243,9 @@ def verify(
     """
     runtime = Runtime.from_environment(topology)
     name = choose_vault(runtime, vault)
-    if repair or accept_loss:
+    if accept_loss and not repair:
+        raise ConfigError("a loss is accepted by a repair only", where="--accept-loss", expected="--repair beside it")
+    if repair:
         _repair(runtime, name, accept_loss=accept_loss, mirror=site, as_json=as_json)
         return
     with count_progress(errors, f"verify {name}", runtime.clock) as progress:

@@ -182,7 +182,9 @@ def _name_again(vault: Vault, mirror: ObjectStore | None, report: RepairReport, 
             break
         tables.update((pack.info.pack_id, pack) for pack in brought)
         look = looked()
-    needed = [pack for name, pack in sorted(tables.items()) if name in look.used]
+    # Where an index is lost, all of what it may have named: a backup that runs may reuse a pack no live one needs, and
+    # learns that one was collected only of packs that are named.
+    needed = [pack for name, pack in sorted(tables.items()) if errors or name in look.used]
     if not needed and not errors:
         return vault
     if vault.secrets.role != "admin":
@@ -273,7 +275,7 @@ def _count(
     def describe(tip: LogEntry | None) -> tuple[dict[str, object], dict[str, object]]:
         number = (tip.sequence if tip else 0) + 1
         dropped = {**history.dropped, **dict.fromkeys(history.indexes.keys() - indexes.keys(), number)}
-        return {"state": history.state(indexes=indexes, dropped=dropped)}, {"repaired": len(needed)}
+        return {"state": history.state(indexes=indexes, dropped=dropped)}, {"dead_bytes": 0}
 
     entry = append(
         store,

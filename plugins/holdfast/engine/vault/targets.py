@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import stat
@@ -69,23 +70,24 @@ class FolderTarget:
         parent = self._last[1].descriptor
         # The same name each time: what a restore that was killed left behind is replaced by the one that goes on.
         draft = f".{hashlib.sha256(name.encode()).hexdigest()[:32]}.holdfast-part"
-        with suppress(FileNotFoundError):
-            os.unlink(draft, dir_fd=parent)
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=parent)
+        where = f"{self.folder}/{row.path}"
+        descriptor = _new_draft(draft, parent, where)
         try:
-            try:
-                for piece in pieces:
-                    _write_all(descriptor, piece)
-                os.fchmod(descriptor, (row.mode if row.mode is not None else 0o644) & 0o777)
-                if row.modified_at is not None:
-                    moment = round(row.modified_at.timestamp() * 1_000_000) * 1000
-                    os.utime(descriptor, ns=(moment, moment))
-            finally:
-                os.close(descriptor)
+            for piece in pieces:
+                _write_all(descriptor, piece)
+            os.fchmod(descriptor, (row.mode if row.mode is not None else 0o644) & 0o777)
+            if row.modified_at is not None:
+                moment = round(row.modified_at.timestamp() * 1_000_000) * 1000
+                os.utime(descriptor, ns=(moment, moment))
+            if not _is_still(draft, parent, descriptor):
+                raise _another_restore(where)
             os.replace(draft, name, src_dir_fd=parent, dst_dir_fd=parent)
         except BaseException:
-            os.unlink(draft, dir_fd=parent)
+            if _is_still(draft, parent, descriptor):
+                os.unlink(draft, dir_fd=parent)
             raise
+        finally:
+            os.close(descriptor)
 
     def finish(self) -> None:
         self._last = None
@@ -125,6 +127,46 @@ class _OpenFolder:
 
     def __del__(self) -> None:
         os.close(self.descriptor)
+
+
+def _new_draft(draft: str, parent: int, where: str) -> int:
+    """A new file that nobody else writes; the lock on it ends with this process. Raises Refused."""
+    try:
+        with suppress(FileNotFoundError):
+            left = os.open(draft, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+            try:
+                fcntl.flock(left, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.unlink(draft, dir_fd=parent)
+            finally:
+                os.close(left)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(draft, flags, 0o600, dir_fd=parent)
+    except (BlockingIOError, FileExistsError):
+        raise _another_restore(where) from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise _another_restore(where) from None
+    return descriptor
+
+
+def _is_still(draft: str, parent: int, descriptor: int) -> bool:
+    """Whether what lies there is the file that was opened."""
+    try:
+        return os.stat(draft, dir_fd=parent, follow_symlinks=False).st_ino == os.fstat(descriptor).st_ino
+    except FileNotFoundError:
+        return False
+
+
+def _another_restore(where: str) -> Refused:
+    return Refused(
+        "another restore is writing this file",
+        where=where,
+        expected="one restore at a time into a folder",
+        found="a file of another one, which still runs",
+        fix="Wait for it, or restore into another folder",
+    )
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

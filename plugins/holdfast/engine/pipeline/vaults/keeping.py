@@ -29,7 +29,7 @@ from holdfast.engine.vault.secrets import ROLES, Secrets
 from holdfast.engine.vault.vault import Vault
 from holdfast.engine.vault.verifications import note_verification, verifications, verified_by
 from holdfast.engine.vault.verify import Depth, VerifyOptions, VerifyReport, verify_vault
-from holdfast.errors import ConfigError, HoldfastError
+from holdfast.errors import ConfigError, HoldfastError, Refused
 
 
 @dataclass(frozen=True)
@@ -220,6 +220,7 @@ def repaired(
     Raises:
         HistoryDamaged: two histories, and the witnesses do not say which is right.
         NotEntitled: a loss is to be accepted, and the keys are not an administrator's.
+        Refused: a loss is to be accepted, and a mirror cannot be read.
     """
     settings = runtime.topology.vault(vault)
     shared = vault_store(runtime, vault)
@@ -227,14 +228,26 @@ def repaired(
         repair_shares(shared, deep=depth is Depth.FULL)
     other: ObjectStore | None = None
     at: str | None = None
+    away: dict[str, HoldfastError] = {}
     for site in (mirror,) if mirror is not None else settings.mirrors:
         store = vault_store(runtime, vault, site=site)
         try:
             load_history(store)
-        except HoldfastError:
+        except HoldfastError as error:
+            if mirror is not None:
+                raise
+            away[site] = error
             continue
-        other, at = store, site
-        break
+        if other is None:
+            other, at = store, site
+    if accept_loss and away:
+        raise Refused(
+            "a loss is not accepted while a mirror cannot be read: it may have what is missing here",
+            where=f"vault {vault}",
+            expected="every mirror to answer",
+            found="; ".join(f"{site}: {error}" for site, error in away.items()),
+            fix="Bring the mirror back, or take it out of the topology if it is gone for good",
+        )
     try:
         found = opened(runtime, vault, "admin")
     except (Damaged, NoVault):
