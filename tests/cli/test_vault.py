@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from click.testing import Result
 from typer.testing import CliRunner
 
@@ -170,6 +171,25 @@ def test_keys_are_rotated_and_old_backups_still_open(vaults: Vaults, tmp_path: P
     vaults("restore", "--to", str(tmp_path / "new"))
     assert (tmp_path / "old" / "one.bin").read_bytes() == b"first" * 1000
     assert (tmp_path / "new" / "one.bin").read_bytes() == b"second"
+
+
+def test_the_mirror_follows_what_changes_the_vault(vaults: Vaults, tmp_path: Path) -> None:
+    first = vaults.json("backup", "group")["backups"][0]["backup"]
+    vaults("hold", first)
+    (tmp_path / "reader-2.key").write_text("34" * 32)
+    document = yaml.safe_load(vaults.topology.read_text())
+    document["vaults"]["desk"]["keys"]["reader"] += [f"file:{tmp_path}/reader-2.key"]
+    vaults.topology.write_text(yaml.safe_dump(document))
+    vaults("keys", "rotate", "--role", "reader")
+    document["vaults"]["desk"]["keys"]["reader"] = [f"file:{tmp_path}/reader-2.key"]
+    vaults.topology.write_text(yaml.safe_dump(document))
+    vaults("gc")
+    shutil.rmtree(tmp_path / SITES[1])
+    (tmp_path / SITES[1]).mkdir()
+    listed = vaults.json("list", "--from", SITES[2])
+    assert (listed["alarm"], [one["held"] for one in listed["backups"]]) == (None, [True])
+    vaults("restore", "--from", SITES[2], "--to", str(tmp_path / "out"))
+    assert (tmp_path / "out" / "one.bin").read_bytes() == b"first" * 1000
 
 
 def test_a_key_that_was_replaced_opens_nothing(vaults: Vaults, tmp_path: Path) -> None:

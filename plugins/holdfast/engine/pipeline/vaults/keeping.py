@@ -10,6 +10,7 @@ from typing import Any
 
 from holdfast.engine.config import KeepBackups
 from holdfast.engine.objectstore.interface import ObjectStore
+from holdfast.engine.pipeline.vaults.backing_up import follow
 from holdfast.engine.pipeline.vaults.locking import lock_policy, locks_at, remover, witness_locks
 from holdfast.engine.pipeline.vaults.opening import opened, prefix_of, recipients_of, unlocked, vault_store
 from holdfast.engine.recovery.subjects import snapshot_subjects
@@ -23,6 +24,7 @@ from holdfast.engine.vault.forget import ForgetPlan, Keep, forget, hold, plan_fo
 from holdfast.engine.vault.history import load_history
 from holdfast.engine.vault.keysets import named_recipients, rotate_keys
 from holdfast.engine.vault.locks import LockPolicy, LockReport, RenewReport, lock_report, renew_locks
+from holdfast.engine.vault.mirror import trim_mirror
 from holdfast.engine.vault.needed import freed_bytes
 from holdfast.engine.vault.repair import RepairOptions, RepairReport, repair_vault
 from holdfast.engine.vault.secrets import ROLES, Secrets
@@ -170,9 +172,11 @@ def forgotten(
     keep = keep_of(runtime.topology.vault(vault).keep)
     found = opened(runtime, vault, "admin")
     if backups:
-        wanted = [find_backup(found, name).backup_id for name in backups]
-        return forget(found, backups=wanted)[1]
-    return forget(found, keep, source=source)[1]
+        plan = forget(found, backups=[find_backup(found, name).backup_id for name in backups])[1]
+    else:
+        plan = forget(found, keep, source=source)[1]
+    follow(runtime, vault)
+    return plan
 
 
 def would_forget(
@@ -189,7 +193,10 @@ def would_forget(
 
 
 def collected(runtime: Runtime, vault: str, *, dry_run: bool = False, repack: bool = True) -> CollectReport:
-    """Collect what is nobody's. With the reader's keys at hand packs of which little is needed are written anew."""
+    """Collect what is nobody's, and bring the mirrors up to it; they lose what was collected when their grace is over.
+
+    With the reader's keys at hand packs of which little is needed are written anew.
+    """
     grace = timedelta(hours=runtime.topology.vault(vault).grace_hours)
     reader: Secrets | None = None
     if repack and not dry_run:
@@ -199,7 +206,12 @@ def collected(runtime: Runtime, vault: str, *, dry_run: bool = False, repack: bo
             reader = None
     found = opened(runtime, vault, "admin")
     options = CollectOptions(grace=grace, dry_run=dry_run, reader=reader, remove=remover(runtime, vault, found.store))
-    return collect(found, options)[1]
+    report = collect(found, options)[1]
+    if not dry_run:
+        follow(runtime, vault)
+        for site in runtime.topology.vault(vault).mirrors:
+            trim_mirror(opened(runtime, vault, "admin", site=site), grace=grace)
+    return report
 
 
 def repaired(
@@ -319,6 +331,7 @@ def held(runtime: Runtime, vault: str, backups: Iterable[str], *, release: bool 
     found = opened(runtime, vault, "admin")
     wanted = [find_backup(found, name) for name in backups]
     after = hold(found, wanted, held=not release)
+    follow(runtime, vault)
     numbers = {backup.sequence for backup in wanted}
     return [backup for backup in live_backups(after) if backup.sequence in numbers]
 
@@ -355,6 +368,7 @@ def rotated(
         new_signer=new_signer,
         new_admin=new_admin,
     )
+    follow(runtime, vault)
     keys = after.history.keys
     return {
         "vault": vault,
