@@ -127,6 +127,7 @@ with DAG(
         backup="{{ params.backup }}",
         at="{{ params.at }}",
         reason="{{ params.reason }}",
+        mirror="{{ params.mirror }}",
         response_timeout=timedelta(hours=1),
     )
     approve >> RestoreLiveOperator(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from folders import SITES, add_vault, folder_runtime, make_folders
 from holdfast.cli.main import app
 from holdfast.engine.pipeline import replicas
 from holdfast.engine.pipeline.datasets import publish_dataset
+from holdfast.engine.pipeline.vaults import keeping
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.snapshot import open_snapshot
+from holdfast.engine.vault import verifications
 from holdfast.engine.vault.pack import PackClass
 
 
@@ -280,6 +283,20 @@ def test_a_drill_restores_elsewhere_and_signs(vaults: Vaults, tmp_path: Path) ->
 
 def test_a_database_that_is_not_named_is_one_clear_error(vaults: Vaults) -> None:
     assert "not named" in vaults("backup", "airflow", "--url-variable", "NOT_SET_ANYWHERE", code=2).stderr
+
+
+def test_a_sample_begins_where_the_last_one_began(vaults: Vaults, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many backups note that their structure was looked at, and however long the last one took."""
+    vaults("backup", "group")
+    began = datetime.now(UTC)
+    vaults("verify", "--depth", "sample")
+    monkeypatch.setattr(verifications, "KEPT", 2)
+    for _ in range(3):
+        vaults("backup", "group")
+    last = keeping.last_sample(folder_runtime(vaults.topology), "desk")
+    assert last is not None
+    assert began <= last <= datetime.now(UTC)
+    assert vaults.json("verify", "--from", SITES[2])["good"] is True
 
 
 def test_a_loss_is_not_accepted_while_a_mirror_is_away(vaults: Vaults, tmp_path: Path) -> None:

@@ -253,7 +253,7 @@ def verify(
             runtime,
             name,
             depth,
-            last=_utc(last) or keeping.last_sample(runtime, name),
+            last=_utc(last),
             site=site,
             options=VerifyOptions(progress=progress),
         )

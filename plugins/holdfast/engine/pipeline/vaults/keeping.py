@@ -33,6 +33,9 @@ from holdfast.engine.vault.verifications import note_verification, verifications
 from holdfast.engine.vault.verify import Depth, VerifyOptions, VerifyReport, verify_vault
 from holdfast.errors import ConfigError, HoldfastError, Refused
 
+#: A backup's content may be so much newer than now by this machine's clock.
+_SKEW_SECONDS = 300.0
+
 
 @dataclass(frozen=True)
 class RecoveryPoint:
@@ -61,7 +64,7 @@ class RecoveryPoint:
         """Whether less than the RPO would be lost; ``None``: not known."""
         if self.error is not None:
             return None
-        return self.age_seconds is not None and self.age_seconds <= self.rpo_seconds
+        return self.age_seconds is not None and -_SKEW_SECONDS <= self.age_seconds <= self.rpo_seconds
 
     def text(self) -> str:
         """How it stands, for a line."""
@@ -69,6 +72,8 @@ class RecoveryPoint:
             return self.error
         if self.age_seconds is None:
             return "no verified backup"
+        if self.age_seconds < -_SKEW_SECONDS:
+            return f"its content is of {-self.age_seconds:.0f} s from now: some clock is wrong"
         return f"{self.age_seconds:.0f} s old, at most {self.rpo_seconds:.0f} s are allowed"
 
 
@@ -132,24 +137,29 @@ def verified(
     With a reader's keys at hand content is opened; with a writer's only, digests are compared.
 
     Args:
-        last: when the last sample was read.
+        last: when the last sample was begun; by default the vault's notes say. Of a mirror there are none.
     """
     given = options or VerifyOptions()
+    began = runtime.clock.now()
     try:
         found = opened(runtime, vault, "reader", site=site)
     except (WrongKey, ConfigError):
         found = opened(runtime, vault, "writer", site=site)
     cycle = timedelta(days=runtime.topology.vault(vault).verify_days)
-    report = verify_vault(found, VerifyOptions(depth=depth, cycle=cycle, last=last, progress=given.progress))
+    if last is None and site is None:
+        last = last_sample(runtime, vault)
+    report = verify_vault(found, VerifyOptions(depth=depth, cycle=cycle, now=began, last=last, progress=given.progress))
     if report.is_good and site is None:
-        note_verification(found, report, frozenset(found.history.backups), unlocked(runtime, vault, "writer"))
+        writer = unlocked(runtime, vault, "writer")
+        note_verification(found, report, frozenset(found.history.backups), writer, at=began)
     return report
 
 
 def last_sample(runtime: Runtime, vault: str) -> datetime | None:
-    """When a sample or everything was last read, ``None``: never."""
+    """When a sample or everything was last begun to be read, ``None``: never."""
     found = opened(runtime, vault, "writer")
-    return next((one.at for one in verifications(found) if one.depth != Depth.STRUCTURE), None)
+    read = frozenset({Depth.SAMPLE.value, Depth.FULL.value})
+    return next((one.at for one in verifications(found, depths=read)), None)
 
 
 def keep_of(settings: KeepBackups) -> Keep:

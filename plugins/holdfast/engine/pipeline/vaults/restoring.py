@@ -190,9 +190,10 @@ def question(
     source: str,
     at: datetime | None,
     reason: str,
+    vault_site: str | None = None,
 ) -> RestoreQuestion:
     """Which backup it would be, and what it would take the place of. Raises as `restored_live`; reads no content."""
-    found = opened(runtime, vault, "writer")
+    found = opened(runtime, vault, "writer", site=vault_site)
     wanted = live_candidate(runtime, group, found, backup=backup, source=source, at=at)
     state = require_active(runtime, group)
     newest = latest(runtime.store(state.active_site, flow=group), wanted.source, epoch=state.epoch)
