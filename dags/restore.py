@@ -15,7 +15,7 @@ groups = sorted(name for name, group in topology.groups.items() if group.vaults)
 vaults = sorted(topology.vaults)
 sources = sorted({*topology.datasets, *(job.model for job in topology.training.values())})
 common = {
-    "vault": Param(vaults[0] if vaults else None, type="string", enum=vaults, title="Vault"),
+    "vault": Param(vaults[0] if vaults else None, type="string", enum=vaults, title="Vault", description="From which."),
     "source": Param(
         sources[0] if sources else None,
         type="string",
@@ -49,7 +49,7 @@ with DAG(
     schedule=None,
     start_date=START,
     catchup=False,
-    max_active_runs=4,
+    max_active_runs=1,
     default_args=DEFAULTS,
     tags=["holdfast", "vault"],
     params={
@@ -99,7 +99,13 @@ with DAG(
     tags=["holdfast", "vault"],
     params={
         **common,
-        "group": Param(groups[0] if groups else None, type="string", enum=groups, title="Protection group"),
+        "group": Param(
+            groups[0] if groups else None,
+            type="string",
+            enum=groups,
+            title="Protection group",
+            description="Whose active site.",
+        ),
         "reason": Param(
             "started by hand", type="string", minLength=3, maxLength=200, title="Reason", description="Why; it is kept."
         ),
@@ -121,6 +127,7 @@ with DAG(
         backup="{{ params.backup }}",
         at="{{ params.at }}",
         reason="{{ params.reason }}",
+        mirror="{{ params.mirror }}",
         response_timeout=timedelta(hours=1),
     )
     approve >> RestoreLiveOperator(

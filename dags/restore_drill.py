@@ -33,10 +33,10 @@ def drill_dag(dag_id: str, vault: str, groups: list[str], schedule: str | None) 
         start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
         catchup=False,
         max_active_runs=1,
-        default_args={"owner": "holdfast", "retries": 0, "execution_timeout": timedelta(hours=6)},
+        default_args={"owner": "holdfast", "retries": 1, "execution_timeout": timedelta(hours=6)},
         tags=["holdfast", "vault", "drill"],
         params={
-            "group": Param(groups[0], type="string", enum=groups, title="Protection group"),
+            "group": Param(groups[0], type="string", enum=groups, title="Protection group", description="Whose."),
             "subject": Param(
                 "",
                 type="string",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pendulum
-from airflow.sdk import DAG, Param
+from airflow.sdk import DAG, Param, TriggerRule
 
 from holdfast.hooks.topology import topology_outline
 from holdfast.notifications.recovery_point import StaleRecoveryPointNotifier
@@ -19,7 +19,8 @@ DOCS = """
 **verify** reads the packs that are due: in the vault's `verify_days` every one is read and opened once. What is wrong
 fails the task and is named, with every object that cannot be restored for it. **retain** forgets what the topology's
 `keep` does not keep, and collects what no backup needs any more; it runs only after a verification that found nothing
-wrong. **check** fails when the newest verified backup of a dataset or model is too old; its notifier records it.
+wrong. **check** runs in any case, and fails when the newest verified backup of a dataset or model is too old; its
+notifier records it.
 
 One DAG per vault with a `verify_schedule`, `verify_backups.<vault>`; by hand the depth can be chosen.
 """
@@ -56,6 +57,7 @@ def verify_dag(dag_id: str, vault: str, schedule: str | None) -> DAG:
                     vault=vault,
                     group=group,
                     retries=0,
+                    trigger_rule=TriggerRule.ALL_DONE,  # too old is too old, whatever else is wrong
                     on_failure_callback=StaleRecoveryPointNotifier(vault=vault, group=group),
                 )
     return dag

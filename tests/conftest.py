@@ -7,7 +7,9 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from zlib import crc32
 
 import hypothesis
 import pytest
@@ -27,10 +29,21 @@ hypothesis.settings.load_profile("holdfast")
 TOPOLOGY = Path(__file__).resolve().parents[1] / "include" / "holdfast.yaml"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+#: One of so many parts of the slow tests is run, another one each day; all of them when it is not set.
+SLOW_PARTS = "HOLDFAST_SLOW_PARTS"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if "sandbox" in getattr(item, "fixturenames", ()):
             item.add_marker("sandbox")
+    parts = int(os.environ.get(SLOW_PARTS, "1"))
+    today = datetime.now(UTC).toordinal()
+    left = [item for item in items if item.get_closest_marker("slow") and (crc32(item.nodeid.encode()) + today) % parts]
+    if left:
+        config.hook.pytest_deselected(items=left)
+        gone = set(map(id, left))
+        items[:] = [item for item in items if id(item) not in gone]
 
 
 @pytest.fixture(scope="session")

@@ -513,7 +513,7 @@ class VaultMachine(RuleBasedStateMachine):
         else:
             sites.vault.delete(key)
         recipients = [*sites.recipients, RECIPIENT]
-        options = RepairOptions(recipients=recipients, reader=unlock(sites.vault, "reader", recipients))
+        options = RepairOptions(reader=unlock(sites.vault, "reader", recipients))
         report = repair_vault(sites.open("admin"), sites.mirror if what == "pack" else None, options)
         assert report.lost == []
         assert report.verified is not None

@@ -14,12 +14,11 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-
-from harness import print_peak
 
 import holdfast.cli  # noqa: F401 - begins the process as the command line does
 from holdfast.engine.config import Cloud, EnvironmentConnections, Site
@@ -128,4 +127,4 @@ if __name__ == "__main__":
         profile.dump_stats(os.environ["BENCH_PROFILE"])
     else:
         VERBS[sys.argv[1]](*sys.argv[2:])
-    print_peak()
+    print(f"peak_bytes={resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from click.testing import Result
 from typer.testing import CliRunner
 
@@ -16,8 +18,10 @@ from folders import SITES, add_vault, folder_runtime, make_folders
 from holdfast.cli.main import app
 from holdfast.engine.pipeline import replicas
 from holdfast.engine.pipeline.datasets import publish_dataset
+from holdfast.engine.pipeline.vaults import keeping
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.snapshot import open_snapshot
+from holdfast.engine.vault import verifications
 from holdfast.engine.vault.pack import PackClass
 
 
@@ -151,9 +155,13 @@ def test_retention_forgets_and_a_hold_keeps(vaults: Vaults) -> None:
     plan = vaults.json("forget", "--dry-run")
     assert first in {one["backup"] for one in plan["kept"]}
     vaults("hold", first, "--release")
+    would = vaults.json("forget", first, "--dry-run")
+    assert [one["backup"] for one in would["forgotten"]] == [first]
     assert vaults.json("forget", first)["forgotten"][0]["backup"] == first
     assert first not in {one["backup"] for one in vaults.json("list")["backups"]}
-    assert vaults.json("gc", "--dry-run")["dead_packs"] >= 1
+    collected = vaults.json("gc", "--dry-run")
+    assert collected["dead_packs"] >= 1
+    assert would["would_free_bytes"] == collected["dead_bytes"] > 0
 
 
 def test_keys_are_rotated_and_old_backups_still_open(vaults: Vaults, tmp_path: Path) -> None:
@@ -166,6 +174,25 @@ def test_keys_are_rotated_and_old_backups_still_open(vaults: Vaults, tmp_path: P
     vaults("restore", "--to", str(tmp_path / "new"))
     assert (tmp_path / "old" / "one.bin").read_bytes() == b"first" * 1000
     assert (tmp_path / "new" / "one.bin").read_bytes() == b"second"
+
+
+def test_the_mirror_follows_what_changes_the_vault(vaults: Vaults, tmp_path: Path) -> None:
+    first = vaults.json("backup", "group")["backups"][0]["backup"]
+    vaults("hold", first)
+    (tmp_path / "reader-2.key").write_text("34" * 32)
+    document = yaml.safe_load(vaults.topology.read_text())
+    document["vaults"]["desk"]["keys"]["reader"] += [f"file:{tmp_path}/reader-2.key"]
+    vaults.topology.write_text(yaml.safe_dump(document))
+    vaults("keys", "rotate", "--role", "reader")
+    document["vaults"]["desk"]["keys"]["reader"] = [f"file:{tmp_path}/reader-2.key"]
+    vaults.topology.write_text(yaml.safe_dump(document))
+    vaults("gc")
+    shutil.rmtree(tmp_path / SITES[1])
+    (tmp_path / SITES[1]).mkdir()
+    listed = vaults.json("list", "--from", SITES[2])
+    assert (listed["alarm"], [one["held"] for one in listed["backups"]]) == (None, [True])
+    vaults("restore", "--from", SITES[2], "--to", str(tmp_path / "out"))
+    assert (tmp_path / "out" / "one.bin").read_bytes() == b"first" * 1000
 
 
 def test_a_key_that_was_replaced_opens_nothing(vaults: Vaults, tmp_path: Path) -> None:
@@ -229,6 +256,8 @@ def test_the_newest_backup_removed_at_the_store_is_an_alarm(vaults: Vaults, tmp_
     assert "newest entries are gone" in vaults("list", code=4).stderr
     assert "newest entries are gone" in vaults("backup", "group", code=4).stderr
     assert vaults.json("status", code=1)["points"][0]["met"] is None
+    refused = vaults("restore", "--source", "prices", "--to", str(tmp_path / "out"), code=4)
+    assert "newest entries are gone" in refused.stderr, "what is left is not what somebody means by the newest"
 
 
 def test_damage_is_repaired_from_the_mirror(vaults: Vaults, tmp_path: Path) -> None:
@@ -254,6 +283,35 @@ def test_a_drill_restores_elsewhere_and_signs(vaults: Vaults, tmp_path: Path) ->
 
 def test_a_database_that_is_not_named_is_one_clear_error(vaults: Vaults) -> None:
     assert "not named" in vaults("backup", "airflow", "--url-variable", "NOT_SET_ANYWHERE", code=2).stderr
+
+
+def test_a_sample_begins_where_the_last_one_began(vaults: Vaults, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many backups note that their structure was looked at, and however long the last one took."""
+    vaults("backup", "group")
+    began = datetime.now(UTC)
+    vaults("verify", "--depth", "sample")
+    monkeypatch.setattr(verifications, "KEPT", 2)
+    for _ in range(3):
+        vaults("backup", "group")
+    last = keeping.last_sample(folder_runtime(vaults.topology), "desk")
+    assert last is not None
+    assert began <= last <= datetime.now(UTC)
+    assert vaults.json("verify", "--from", SITES[2])["good"] is True
+
+
+def test_a_loss_is_not_accepted_while_a_mirror_is_away(vaults: Vaults, tmp_path: Path) -> None:
+    lost = vaults.json("backup", "group")["backups"][0]["backup"]
+    log = tmp_path / SITES[1] / "vault" / "desk"
+    newest = sorted((log / "log").iterdir())[-1].name
+    for folder in ("log", "log-copies"):
+        (log / folder / newest).unlink()
+    mirror = tmp_path / SITES[2] / "vault"
+    mirror.rename(tmp_path / "away")
+    assert "--repair beside it" in vaults("verify", "--accept-loss", code=2).stderr
+    assert "while a mirror cannot be read" in vaults("verify", "--repair", "--accept-loss", code=3).stderr
+    (tmp_path / "away").rename(mirror)
+    assert vaults.json("verify", "--repair")["whole"] is True
+    assert lost in {one["backup"] for one in vaults.json("list")["backups"]}
 
 
 def test_locks_are_asked_for_by_the_topology_only(vaults: Vaults) -> None:

@@ -243,7 +243,9 @@ def verify(
     """
     runtime = Runtime.from_environment(topology)
     name = choose_vault(runtime, vault)
-    if repair or accept_loss:
+    if accept_loss and not repair:
+        raise ConfigError("a loss is accepted by a repair only", where="--accept-loss", expected="--repair beside it")
+    if repair:
         _repair(runtime, name, accept_loss=accept_loss, mirror=site, as_json=as_json)
         return
     with count_progress(errors, f"verify {name}", runtime.clock) as progress:
@@ -251,7 +253,7 @@ def verify(
             runtime,
             name,
             depth,
-            last=_utc(last) or keeping.last_sample(runtime, name),
+            last=_utc(last),
             site=site,
             options=VerifyOptions(progress=progress),
         )
@@ -327,14 +329,24 @@ def forget(
     """
     runtime = Runtime.from_environment(topology)
     name = choose_vault(runtime, vault)
-    plan = keeping.forgotten(runtime, name, backups=backups or (), source=source, dry_run=dry_run)
+    freed: int | None = None
+    if dry_run:
+        plan, freed = keeping.would_forget(runtime, name, backups=backups or (), source=source)
+    else:
+        plan = keeping.forgotten(runtime, name, backups=backups or (), source=source)
     if as_json:
         kept = [{**one.to_summary(), "reason": why} for one, why in plan.kept]
         print_json(
-            {"vault": name, "dry_run": dry_run, "kept": kept, "forgotten": [one.to_summary() for one in plan.forgotten]}
+            {
+                "vault": name,
+                "dry_run": dry_run,
+                "would_free_bytes": freed,
+                "kept": kept,
+                "forgotten": [one.to_summary() for one in plan.forgotten],
+            }
         )
     else:
-        show.print_forgotten(name, plan, dry_run=dry_run)
+        show.print_forgotten(name, plan, would_free=freed)
 
 
 @app.command("gc")
@@ -472,6 +484,9 @@ def keys_rotate(
     new_signer: Annotated[
         bool, typer.Option("--new-signer", help="Also give writers a new signing key; the old one signs no more.")
     ] = False,
+    new_admin: Annotated[
+        bool, typer.Option("--new-admin", help="Also give administrators a new signing key; the old one signs no more.")
+    ] = False,
     vault: VaultOption = None,
     topology: TopologyOption = None,
     as_json: JsonOption = False,
@@ -482,8 +497,10 @@ def keys_rotate(
     """
     runtime = Runtime.from_environment(topology)
     name = choose_vault(runtime, vault)
-    roles = role or (["writer", "reader", "admin"] if not (new_generation or new_signer) else [])
-    facts = keeping.rotated(runtime, name, roles, new_generation=new_generation, new_signer=new_signer)
+    roles = role or (["writer", "reader", "admin"] if not (new_generation or new_signer or new_admin) else [])
+    facts = keeping.rotated(
+        runtime, name, roles, new_generation=new_generation, new_signer=new_signer, new_admin=new_admin
+    )
     print_json(facts) if as_json else show.print_rotated(facts)
 
 

@@ -16,7 +16,7 @@ from holdfast.cli.vault_progress import vault_progress
 from holdfast.engine.pipeline.vaults import backing_up, opening
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.vault.layout import check_name
-from holdfast.errors import HoldfastError
+from holdfast.errors import ConfigError, HoldfastError
 
 app = typer.Typer(help="Back up: group, run, tree, command, airflow.", no_args_is_help=True)
 
@@ -180,11 +180,20 @@ def airflow(
 
     runtime = Runtime.from_environment(topology)
     one = choose_vault(runtime, vault)
+    url = runtime.environ.get(url_variable)
+    if not url:
+        raise ConfigError(
+            "the metadata database is not named",
+            where=f"${url_variable}",
+            expected="its URL, as SQLAlchemy writes it",
+            found="nothing",
+            fix="Set it, or name another variable with --url-variable",
+        )
     with vault_progress(errors, f"airflow → {one}", runtime.clock) as progress:
         made = back_up_airflow(
             runtime,
             one,
-            url=runtime.environ.get(url_variable),
+            url=url,
             executable=executable,
             tier=tier,
             progress=progress,

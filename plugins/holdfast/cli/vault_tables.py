@@ -191,13 +191,17 @@ def print_airflow_drill(report: AirflowDrillReport) -> None:
     say(f"{'Passed' if report.passed else 'Did not pass'}: RTO {rto}, RPO {rpo}")
 
 
-def print_forgotten(name: str, plan: ForgetPlan, *, dry_run: bool) -> None:
+def print_forgotten(name: str, plan: ForgetPlan, *, would_free: int | None) -> None:
     table = Table("backup", "source", "content of", "", title=f"Vault {name}")
     for one, why in plan.kept:
         table.add_row(one.backup_id[:12], one.source, f"{one.taken_at:{_TIME}}", f"stays: {why}")
     for one in plan.forgotten:
-        table.add_row(one.backup_id[:12], one.source, f"{one.taken_at:{_TIME}}", "would go" if dry_run else "forgotten")
+        table.add_row(
+            one.backup_id[:12], one.source, f"{one.taken_at:{_TIME}}", "forgotten" if would_free is None else "would go"
+        )
     console.print(table)
+    if would_free is not None:
+        say(f"Collections would free {size(would_free)} then")
 
 
 def print_collected(name: str, report: CollectReport, *, dry_run: bool) -> None:

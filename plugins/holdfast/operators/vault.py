@@ -131,7 +131,6 @@ class VerifyBackupsOperator(VaultOperator):
             runtime,
             self.vault,
             Depth(self.depth),
-            last=keeping.last_sample(runtime, self.vault),
             site=self.mirror or None,
         )
         for problem in report.problems:
@@ -423,11 +422,12 @@ class ApproveRestoreOperator(HoldfastOperator, ApprovalOperator):
     :param backup: its id; empty: the newest. (templated)
     :param at: the newest whose content is not newer than this time (ISO 8601); empty: now. (templated)
     :param reason: why. (templated)
+    :param mirror: look at this mirror of the vault; empty: at the vault. (templated)
     :param response_timeout: how long a person has to answer.
     :returns: ``backup``, so that exactly the approved one is restored, and ``approved_by``.
     """
 
-    template_fields: Sequence[str] = ("vault", "group", "source", "backup", "at", "reason", "subject", "body")
+    template_fields: Sequence[str] = ("vault", "group", "source", "backup", "at", "reason", "mirror", "subject", "body")
 
     def __init__(
         self,
@@ -438,6 +438,7 @@ class ApproveRestoreOperator(HoldfastOperator, ApprovalOperator):
         reason: str,
         backup: str = "",
         at: str = "",
+        mirror: str = "",
         response_timeout: timedelta = timedelta(hours=1),
         **kwargs: Any,
     ) -> None:
@@ -450,6 +451,7 @@ class ApproveRestoreOperator(HoldfastOperator, ApprovalOperator):
         self.reason = reason
         self.backup = backup
         self.at = at
+        self.mirror = mirror
         self.check_names(vault=vault, group=group)
 
     def execute(self, context: Context) -> Any:
@@ -465,6 +467,7 @@ class ApproveRestoreOperator(HoldfastOperator, ApprovalOperator):
                 source=self.source,
                 at=_moment(self.at, self.task_id),
                 reason=self.reason,
+                vault_site=self.mirror or None,
             )
         context["ti"].xcom_push(key="backup", value=asked.backup_id)
         self.subject = f"Restore {self.source} of {self.group} from a backup?"

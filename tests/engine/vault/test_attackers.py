@@ -6,24 +6,28 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from holdfast.engine.objectstore import memory_store
-from holdfast.engine.objectstore.interface import CREATE, OVERWRITE, ObjectStore
+from holdfast.engine.objectstore._decorator import StoreDecorator
+from holdfast.engine.objectstore.interface import CREATE, OVERWRITE, ByteRange, ObjectStore
 from holdfast.engine.snapshot.documents import canonical
 from holdfast.engine.vault import layout
 from holdfast.engine.vault.append import append
 from holdfast.engine.vault.backup import back_up
 from holdfast.engine.vault.backups import find_backup, live_backups
+from holdfast.engine.vault.collect import CollectOptions, collect
 from holdfast.engine.vault.errors import Damaged, HistoryDamaged, NotEntitled, RolledBack, UnknownFormat
 from holdfast.engine.vault.forget import forget, hold
 from holdfast.engine.vault.history import load_history
 from holdfast.engine.vault.keysets import rotate_keys, unlock, write_keyset
-from holdfast.engine.vault.log import LogEntry, make_entry, parse_entry, read_entry
+from holdfast.engine.vault.log import MOST_BYTES, LogEntry, make_entry, parse_entry, read_entry
+from holdfast.engine.vault.mirror import mirror_vault
+from holdfast.engine.vault.repair import RepairOptions, repair_vault
 from holdfast.engine.vault.secrets import Secrets, b64, verifier_of
 from holdfast.engine.vault.sources import TreeSource
 from holdfast.engine.vault.verify import verify_vault
@@ -136,6 +140,24 @@ def test_the_key_object_of_another_role_is_refused(world: VaultWorld) -> None:
         unlock(world.store, "writer", [world.recipient])
 
 
+def test_forged_key_objects_are_reported_and_the_genuine_put_back(world: VaultWorld) -> None:
+    """Both copies alike, and made for the recipient at hand: only their name tells."""
+    mirror = memory_store("mirror")
+    mirror_vault(world.store, mirror)
+    vault = world.open("reader")
+    own = memory_store("own")
+    forged_name = write_keyset(own, replace(vault.secrets, root=os.urandom(32)), [world.recipient])
+    keys = [layout.keyset_key(vault.history.keys.keysets["reader"], copy) for copy in layout.KEY_COPIES]
+    genuine = world.store.get(keys[0])
+    for key in keys:
+        world.store.put(key, own.get(layout.keyset_key(forged_name, "a")), mode=OVERWRITE)
+    assert len([problem for problem in verify_vault(vault).problems if "keys/" in problem]) == 2
+    assert any("key object" in lost for lost in repair_vault(world.open("admin")).lost)
+    assert repair_vault(world.open("admin"), mirror).lost == []
+    assert [world.store.get(key) for key in keys] == [genuine, genuine]
+    assert verify_vault(world.open("reader")).is_good
+
+
 # -- keys that were replaced ---------------------------------------------------------------------------------------
 
 
@@ -198,6 +220,22 @@ def test_witnesses_tell_of_keys_that_were_brought_back(world: VaultWorld) -> Non
     assert "keys" in vault.alarm.what
 
 
+def test_a_replaced_administrators_key_signs_nothing_more(world: VaultWorld, tmp_path: Path) -> None:
+    stolen = world.open("admin")
+    after, made = rotate_keys(stolen, {"admin": [world.recipient]}, new_admin=True)
+    assert made["admin"].verifier != stolen.secrets.verifier
+    world.back_up(tmp_path / "source")
+    with pytest.raises(NotEntitled):
+        hold(stolen, live_backups(stolen), held=True)
+    with pytest.raises(NotEntitled):
+        rotate_keys(stolen.reload(), {"admin": [world.recipient]}, new_admin=True)
+    hold(after, live_backups(after), held=True)
+    vault = world.open("admin")
+    assert vault.alarm is None
+    assert vault.history.held == {2}
+    assert all(witness.sequence == vault.history.tip.sequence for witness in vault.witnessed)
+
+
 # -- rubbish -------------------------------------------------------------------------------------------------------
 
 
@@ -216,6 +254,57 @@ def test_rubbish_in_the_log_hinders_nobody(world: VaultWorld, tmp_path: Path, nu
     assert [backup.sequence for backup in live_backups(world.open())] == [mine.sequence]
     report = verify_vault(world.open("reader"))
     assert (len(report.problems) > 0) == (number > world.open().history.anchor_at)
+
+
+class Enormous(StoreDecorator):
+    """Some objects of it are a terabyte: whoever asks for all of one ends the test."""
+
+    keys = (layout.entry_key(3), layout.entry_copy_key(4))
+
+    def get(self, key: str, *, byte_range: ByteRange | None = None, **kwargs: Any) -> bytes:
+        if key in self.keys:
+            assert byte_range is not None
+            assert byte_range.end - byte_range.start <= MOST_BYTES + 1
+        return super().get(key, byte_range=byte_range, **kwargs)
+
+
+def test_an_enormous_object_in_the_log_is_not_read_whole(world: VaultWorld, tmp_path: Path) -> None:
+    for key in Enormous.keys:
+        world.store.put(key, b"in truth a terabyte", mode=CREATE)
+    world.store = Enormous(world.store)
+    mine = world.back_up(tmp_path / "source").backup
+    assert mine.sequence == 4
+    assert [one.sequence for one in live_backups(world.open())] == [2, mine.sequence]
+
+
+def test_what_is_lost_is_given_up_beside_rubbish_at_the_last_number(world: VaultWorld, tmp_path: Path) -> None:
+    world.back_up(tmp_path / "source")
+    world.store.put(layout.entry_key(FAR), b"rubbish", mode=CREATE)
+    for key in (layout.entry_key(3), layout.entry_copy_key(3)):
+        world.store.delete(key)
+    assert world.open("admin").alarm is not None
+    repair_vault(world.open("admin"), options=RepairOptions(accept_loss=True))
+    vault = world.open("admin")
+    assert vault.alarm is None
+    assert vault.history.tip.sequence == 4
+    world.back_up(tmp_path / "source")
+
+
+def test_an_entry_that_follows_nothing_is_got_rid_of_by_going_on(world: VaultWorld, tmp_path: Path) -> None:
+    """A stolen writer's key and the right to write stop all writing, until an administrator goes on."""
+    vault = world.open("writer")
+    public = {"backup": os.urandom(16).hex(), "tier": "daily", "indexes": []}
+    body = dict(vault.history.backups[2].open_body(vault.secrets))
+    put_entry(
+        world.store,
+        forged(vault.secrets, "backup", vault.history.tip, public, previous="sha256:" + "0" * 64, body=body),
+    )
+    with pytest.raises(HistoryDamaged):
+        world.back_up(tmp_path / "source")
+    world.restore(tmp_path / "out", find_backup(world.open(), source="tree").backup_id)
+    repair_vault(world.open("admin"), options=RepairOptions(accept_loss=True))
+    assert world.open("writer").alarm is None
+    world.back_up(tmp_path / "source")
 
 
 def test_an_entry_that_would_use_up_the_numbers_counts_for_nothing(world: VaultWorld, tmp_path: Path) -> None:
@@ -348,6 +437,18 @@ def test_a_site_that_missed_a_change_of_the_keys_is_told_of_it_later(world: Vaul
     history = load_history(world.store)
     key = layout.witness_keys_key(history.repository, 3, history.key_entries[-1].digest)
     assert store.get(key) == world.store.get(layout.entry_key(3))
+
+
+def test_something_of_a_packs_name_in_another_tier_hides_no_pack(world: VaultWorld, tmp_path: Path) -> None:
+    """Anybody who may create objects can put it there, once he has seen the name."""
+    names = [info.key for info in world.store.list("packs/")]
+    for key in names:
+        for tier in ("hourly", "yearly"):
+            world.store.put(key.replace("daily", tier), b"no pack", mode=CREATE)
+    assert world.back_up(tmp_path / "source").stored.packs == 0
+    collect(world.open("admin"), CollectOptions(grace=timedelta(0), orphan_age=timedelta(0)))
+    assert verify_vault(world.open("reader")).is_good
+    assert {info.key for info in world.store.list("packs/daily/")} == set(names)
 
 
 # -- one writer's lies ---------------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -14,11 +16,13 @@ from holdfast.engine.vault.errors import NotEntitled, RolledBack, UnsafePath, Va
 from holdfast.engine.vault.forget import Keep, forget
 from holdfast.engine.vault.keysets import unlock
 from holdfast.engine.vault.paths import check_paths
+from holdfast.engine.vault.reading import ChunkReader
 from holdfast.engine.vault.recipients import AgeRecipient
 from holdfast.engine.vault.restore import RestoreOptions, restore_backup
 from holdfast.engine.vault.sources import TreeSource
 from holdfast.engine.vault.targets import FolderTarget
 from holdfast.engine.vault.verify import Depth, VerifyOptions, verify_vault
+from holdfast.errors import Refused
 from vault_world import SMALL, VaultWorld, read_tree, some_files, write_tree
 
 NOW = CollectOptions(grace=timedelta(0), orphan_age=timedelta(0))
@@ -154,3 +158,38 @@ def test_a_vault_is_not_made_over_another(world: VaultWorld) -> None:
     with pytest.raises(VaultExists):
         world.make()
     assert [info.key for info in world.store.list("keys/")] == keys
+
+
+def test_two_restores_into_one_folder_do_not_mix(world: VaultWorld, source: Path, tmp_path: Path) -> None:
+    """The second comes while the first is in the middle of a file: one of them is refused, and no half file stays."""
+    report = world.back_up(source)
+    vault = world.open("reader")
+    row = next(
+        row for row in ChunkReader(vault, vault.load_index().index).rows(report.backup) if row.size_bytes > 50_000
+    )
+    data = some_files()[row.path]
+    first, second = FolderTarget(tmp_path / "out"), FolderTarget(tmp_path / "out")
+    refused: list[Refused] = []
+
+    def pieces() -> Iterator[bytes]:
+        yield data[:1000]
+        try:
+            second.write(row, iter([data]))
+        except Refused as error:
+            refused.append(error)
+        yield data[1000:]
+
+    first.write(row, pieces())
+    assert [error.what for error in refused] == ["another restore is writing this file"]
+    assert read_tree(tmp_path / "out") == {row.path: data}
+
+
+def test_what_a_killed_restore_left_is_replaced(world: VaultWorld, source: Path, tmp_path: Path) -> None:
+    world.back_up(source)
+    world.restore(tmp_path / "out")
+    name = next(path for path in (tmp_path / "out").iterdir() if path.is_file())
+    draft = f".{hashlib.sha256(name.name.encode()).hexdigest()[:32]}.holdfast-part"
+    (tmp_path / "out" / draft).write_bytes(b"half")
+    name.unlink()
+    world.restore(tmp_path / "out")
+    assert read_tree(tmp_path / "out") == read_tree(source)

@@ -15,7 +15,9 @@ import zstandard
 
 from holdfast.engine.objectstore.interface import CREATE
 from holdfast.engine.vault import layout
+from holdfast.engine.vault.arrow import read_table as read_arrow
 from holdfast.engine.vault.backups import live_backups
+from holdfast.engine.vault.chunking import Chunker
 from holdfast.engine.vault.crypto import seal
 from holdfast.engine.vault.errors import Damaged
 from holdfast.engine.vault.index import (
@@ -47,8 +49,9 @@ from holdfast.engine.vault.session import Session
 from holdfast.engine.vault.targets import FolderTarget
 from holdfast.engine.vault.tree import SCHEMA, TreeRow, TreeWriter, decode_segment, encode_segment
 from holdfast.engine.vault.vault import index_digest
+from holdfast.engine.vault.verify import Depth, VerifyOptions, verify_vault
 from holdfast.errors import ConfigError, HoldfastError
-from vault_world import VaultWorld, read_tree, some_files, write_tree
+from vault_world import SMALL, VaultWorld, read_tree, some_files, write_tree
 
 SECRETS = NewSecrets.make()
 DIGEST = "blake3:" + "0" * 64
@@ -216,6 +219,25 @@ def test_an_index_without_a_value_where_there_must_be_one_is_refused() -> None:
             read_index(sealed_index(len(data).to_bytes(4, "big") + data + second))
 
 
+def test_a_table_that_arrow_would_blow_up_is_refused_before_it_does() -> None:
+    """A quarter of a gigabyte of zeros in some kilobytes: Arrow may compress inside its own messages."""
+    rows = 1_000_000
+    column = pa.FixedSizeBinaryArray.from_buffers(pa.binary(32), rows, [None, pa.py_buffer(bytes(32 * rows))])
+    numbers = [pa.array([0] * rows, field.type) for field in list(CHUNK_SCHEMA)[1:]]
+    table = pa.table([column, *numbers], schema=CHUNK_SCHEMA)
+    for compression in ("zstd", "lz4"):
+        sink = pa.BufferOutputStream()
+        options = pa.ipc.IpcWriteOptions(compression=compression)
+        with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
+            writer.write_table(table)
+        data = bytes(sink.getvalue())
+        assert len(data) < 1_000_000
+        before = pa.total_allocated_bytes()
+        with pytest.raises(Damaged, match="compressed"):
+            read_arrow(data, CHUNK_SCHEMA, "here")
+        assert pa.total_allocated_bytes() == before
+
+
 def tree(**columns: Any) -> bytes:
     row: dict[str, Any] = {
         "path": ["a"], "size_bytes": [1], "digest": [DIGEST], "modified_at": [None], "state": [None], "mode": [None],
@@ -337,3 +359,28 @@ def test_the_time_of_the_largest_and_the_smallest_year_is_kept() -> None:
     times = [datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)]
     rows = [TreeRow(str(n), 0, DIGEST, at, None, None, ()) for n, at in enumerate(times)]
     assert decode_segment(encode_segment(rows), "here")["modified_at"].to_pylist() == times
+
+
+def test_content_under_false_names_is_stored_anew_once_its_pack_is_removed(world: VaultWorld, tmp_path: Path) -> None:
+    """A thief of the writer's key who knows what comes next can be there first; a full verification finds it."""
+    coming = b"what the next backup will hold\n" * 2_000
+    vault = world.open("writer")
+    cutter = Chunker(SMALL.chunk_bytes, vault.secrets.chunk_seed)
+    with Session(vault, ChunkIndex(()), "daily") as session:
+        pack = session._pack_with_room(PackClass.DATA, 100)
+        for piece in cutter.cut(coming):
+            pack.add(chunk_id(vault.secrets.chunk_key, PackClass.DATA, piece), b"false", Codec.RAW, 5)
+        indexes = session.finish()
+    commit(world, body_of(world, []), indexes)
+    write_tree(tmp_path / "source", {"coming": coming})
+    poisoned = world.back_up(tmp_path / "source").backup
+    with pytest.raises(Damaged, match="is not what its"):
+        world.restore(tmp_path / "before", poisoned.backup_id)
+    report = verify_vault(world.open("reader"), VerifyOptions(depth=Depth.FULL))
+    assert report.affected == {poisoned.backup_id: ["coming"]}
+    (false,) = report.damaged_packs
+    world.store.delete(layout.pack_key("daily", bytes.fromhex(false)))
+    world.back_up(tmp_path / "source")
+    for backup in (poisoned.backup_id, None):
+        world.restore(tmp_path / f"after-{backup}", backup)
+        assert read_tree(tmp_path / f"after-{backup}") == read_tree(tmp_path / "source")

@@ -18,7 +18,7 @@ from holdfast.engine.vault.keysets import rotate_keys, unlock
 from holdfast.engine.vault.mirror import mirror_vault
 from vault_faults import Sites, some_files
 
-SEEDS = [pytest.param(n, marks=() if n < 4 else pytest.mark.slow) for n in range(40)]
+SEEDS = [pytest.param(n, marks=() if n < 4 else pytest.mark.slow) for n in range(16)]
 
 
 @pytest.fixture(autouse=True)

@@ -79,7 +79,7 @@ def keys_of(sites: Sites, what: str) -> list[str]:
     return list(sites.vault.objects(prefix))
 
 
-@pytest.mark.parametrize("seed", [pytest.param(n, marks=() if n < 1 else pytest.mark.slow) for n in range(8)])
+@pytest.mark.parametrize("seed", [pytest.param(n, marks=() if n < 1 else pytest.mark.slow) for n in range(4)])
 @pytest.mark.parametrize("what", ["data", "tree", "index", "entry", "copy", "key"])
 def test_a_flipped_bit_is_healed_or_told_exactly(what: str, seed: int, sites: Sites) -> None:
     rng = random.Random(f"{what}-{seed}")

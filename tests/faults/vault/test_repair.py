@@ -20,8 +20,6 @@ from holdfast.engine.vault.verify import Depth, verify_vault
 from sync_harms import Cut, Killed, Trace
 from vault_faults import RECIPIENT, KillAtWrite, Sites, some_files, writes_of
 
-WITH_KEY = RepairOptions(recipients=[RECIPIENT])
-
 
 @cache
 def _mirrored() -> Sites:
@@ -42,7 +40,7 @@ def sites() -> Sites:
     return _mirrored().fork()
 
 
-def repair(sites: Sites, *, mirror: bool, role: str = "admin", options: RepairOptions = WITH_KEY) -> RepairReport:
+def repair(sites: Sites, *, mirror: bool, role: str = "admin", options: RepairOptions | None = None) -> RepairReport:
     return repair_vault(sites.open(role), sites.mirror_store() if mirror else None, options)
 
 
@@ -91,7 +89,7 @@ def test_what_is_gone_at_the_vault_is_put_back_from_the_mirror(what: str, how: s
     if what == layout.LOG:
         last = vault.history.counting[1:]
         harm_all(sites, layout.LOG_COPIES, how, only=lambda key: layout.sequence_of(key) in last)
-    report = repair_vault(vault, sites.mirror, WITH_KEY)
+    report = repair_vault(vault, sites.mirror)
     check_whole(sites, report, mirror=True)
 
 
@@ -100,7 +98,7 @@ def test_everything_at_once_but_the_beginning_of_the_log(sites: Sites) -> None:
     first = {layout.entry_key(vault.history.keys_at.sequence)}
     for key in sites.vault.objects().keys() - first:
         sites.vault.delete(key)
-    check_whole(sites, repair_vault(vault, sites.mirror, WITH_KEY), mirror=True)
+    check_whole(sites, repair_vault(vault, sites.mirror), mirror=True)
 
 
 @pytest.mark.parametrize("how", ["missing", "flipped"])
@@ -114,7 +112,7 @@ def test_a_vault_of_which_nothing_is_left_is_made_whole_from_its_mirror(how: str
     with pytest.raises((NoVault, HistoryDamaged)):
         sites.open("admin")
     vault = replace(sites.open("admin", store=sites.mirror), store=sites.vault)
-    check_whole(sites, repair_vault(vault, sites.mirror, WITH_KEY), mirror=True)
+    check_whole(sites, repair_vault(vault, sites.mirror), mirror=True)
 
 
 def test_the_older_keys_of_a_log_are_healed(sites: Sites) -> None:
@@ -134,7 +132,7 @@ def test_the_older_keys_of_a_log_are_healed(sites: Sites) -> None:
     for prefix in (layout.LOG, layout.LOG_COPIES):
         for key in sites.vault.objects(prefix):
             sites.vault.delete(key)
-    assert repair_vault(vault, sites.mirror, WITH_KEY).is_whole
+    assert repair_vault(vault, sites.mirror).is_whole
     sites.check_live()
 
 
@@ -146,11 +144,11 @@ def test_damage_to_packs_whose_index_was_lost_is_found_by_the_reader(sites: Site
     without = {info.digest for info in sites.open().load_index().index.packs if info.kind is PackClass.DATA}
     assert None in without, "an administrator cannot say that they are right"
     harm_all(sites, layout.PACKS, "flipped")
-    report = repair(sites, mirror=True, options=replace(WITH_KEY, reader=reader))
+    report = repair(sites, mirror=True, options=RepairOptions(reader=reader))
     assert report.is_whole, report.lost
     sites.check_live()
     harm_all(sites, layout.INDEXES, "missing")
-    assert repair(sites, mirror=False, options=replace(WITH_KEY, reader=reader)).is_whole
+    assert repair(sites, mirror=False, options=RepairOptions(reader=reader)).is_whole
     assert None not in {info.digest for info in sites.open().load_index().index.packs}
 
 
@@ -262,7 +260,7 @@ def test_a_loss_is_accepted_by_an_administrator_alone(mirror: bool, sites: Sites
     lost = sites.back_up(some_files(9)).backup
     for key in (layout.entry_key(lost.sequence), layout.entry_copy_key(lost.sequence)):
         sites.vault.delete(key)
-    options = RepairOptions(accept_loss=True, recipients=[RECIPIENT])
+    options = RepairOptions(accept_loss=True)
     with pytest.raises(NotEntitled):
         repair(sites, mirror=mirror, role="writer", options=options)
     report = repair(sites, mirror=mirror, options=options)
@@ -325,7 +323,7 @@ def test_a_repair_that_was_killed_goes_on(mirror: bool, after_it: bool, sites: S
         harm_all(sites, layout.PACKS, "torn")
     dry = sites.fork()
     dry.trace = Trace()
-    structure = RepairOptions(depth=Depth.STRUCTURE, recipients=[RECIPIENT])
+    structure = RepairOptions(depth=Depth.STRUCTURE)
     assert repair(dry, mirror=mirror, options=structure).is_whole
     for nth in range(0, writes_of(dry.trace), 3):
         killed = sites.fork()

@@ -122,7 +122,7 @@ def ill(sites: Sites, seed: int, rates: dict[Kind, float]) -> Sites:
     )
 
 
-@pytest.mark.parametrize("seed", [pytest.param(n, marks=() if n < 3 else pytest.mark.slow) for n in range(20)])
+@pytest.mark.parametrize("seed", [pytest.param(n, marks=() if n < 3 else pytest.mark.slow) for n in range(8)])
 @pytest.mark.parametrize(
     "rates",
     [{Kind.FAIL_BEFORE: 0.3}, {Kind.FAIL_AFTER: 0.3}, {Kind.FAIL_BEFORE: 0.15, Kind.FAIL_AFTER: 0.15}],

@@ -188,6 +188,14 @@ class ObstoreStore(ObstoreListings):
             return self._open_nothing(key, if_match)
         call = Call(self._name, "get", key, writes=False)
         path = self._path(key)
+        if (whole := self._whole_objects()) is not None:
+            found = whole.begin_range(call, path, if_match, start, first_end).result()
+            if found is not None:
+                self._bucket_seen_at = self._monotonic()
+                info, data, attributes = found
+                last = info.size_bytes if end is None else min(end, info.size_bytes)
+                chunks = self._chunks(call, path, data, start, last, window_bytes, info.version, chunk_bytes)
+                return ObjectReader(info=info, chunks=chunks, attributes=attributes)
         try:
             result, data = self._run(
                 call, lambda: self._window(path, start, first_end, read_condition(if_match)), keep_range=True
@@ -207,7 +215,7 @@ class ObstoreStore(ObstoreListings):
         path = self._path(key)
         call = Call(self._name, "get", key, writes=False)
         if (whole := self._whole_objects()) is not None:
-            found = whole.begin_get(call, path, if_match, WINDOW_BYTES).result()
+            found = whole.begin_get(call, path, if_match, max(chunk_bytes, WINDOW_BYTES)).result()
             self._bucket_seen_at = self._monotonic()
             return None if found is None else in_memory(found, chunk_bytes)
 

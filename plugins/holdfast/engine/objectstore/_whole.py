@@ -1,4 +1,4 @@
-"""What a backend may offer beside obstore: small objects whole, by a way that costs less."""
+"""What a backend may offer beside obstore: small objects whole, and ranges, by a way that costs less."""
 
 from __future__ import annotations
 
@@ -22,6 +22,11 @@ class WholeObjects(Protocol):
         self, call: Call, path: str, if_match: ObjectVersion | None, most_bytes: int
     ) -> Pending[tuple[ObjectInfo, bytes, Attributes] | None]:
         """An object, of exactly this version where one is named; ``None``: it is longer than ``most_bytes``."""
+
+    def begin_range(
+        self, call: Call, path: str, if_match: ObjectVersion | None, start: int, end: int
+    ) -> Pending[tuple[ObjectInfo, bytes, Attributes] | None]:
+        """Some bytes of an object, cut at its end; ``None``: ask in another way, which tells why."""
 
     def begin_put(
         self, call: Call, path: str, data: bytes, mode: PutMode, said: Mapping[str, Any]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 from blake3 import blake3
+
+_Bytes = TypeVar("_Bytes", bytes, bytes | memoryview)
 
 PREFIX = "blake3:"
 
@@ -29,7 +32,7 @@ class Hasher:
     def digest(self) -> str:
         return PREFIX + self._hash.hexdigest()
 
-    def through(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+    def through(self, chunks: Iterable[_Bytes]) -> Iterator[_Bytes]:
         """The same chunks, hashed as they pass."""
         for chunk in chunks:
             self.update(chunk)

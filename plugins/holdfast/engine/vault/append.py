@@ -85,11 +85,13 @@ def append(
             body=body,
         )
         key = layout.entry_key(free)
-        found = create_or_read(store, key, data, content_type="application/json")
+        found = create_or_read(store, key, data, content_type="application/json", at_most=len(data) + 1)
         if found == data:
             entry = parse_entry(data, f"{store.name}: {key}", repository=secrets.repository)
             _check_it_counts(store, secrets, entry)
-            create_or_read(store, layout.entry_copy_key(free), data, content_type="application/json")
+            create_or_read(
+                store, layout.entry_copy_key(free), data, content_type="application/json", at_most=len(data) + 1
+            )
             return entry
         refused = True
 
@@ -139,7 +141,7 @@ def _catch_up(
     known = tip.sequence
     for there, key in ((first, layout.entry_key(known)), (copies, layout.entry_copy_key(known))):
         if known not in there:
-            create_or_read(store, key, tip.data, content_type="application/json")
+            create_or_read(store, key, tip.data, content_type="application/json", at_most=1)
     return tip, signers, _free(store, known, first)
 
 

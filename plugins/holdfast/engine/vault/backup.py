@@ -21,11 +21,12 @@ from holdfast.engine.vault.backups import Backup, live_backups, newest, read_bac
 from holdfast.engine.vault.chunking import TABLES, Chunker
 from holdfast.engine.vault.errors import Damaged, SourceChanged, WrongKey
 from holdfast.engine.vault.log import LogEntry
+from holdfast.engine.vault.memory import blocks_kept
 from holdfast.engine.vault.pack import PackClass
 from holdfast.engine.vault.reading import ChunkReader
 from holdfast.engine.vault.session import PACK_BYTES, Session, Stored
 from holdfast.engine.vault.sources import Source, SourceObject
-from holdfast.engine.vault.tree import Segment, TreeRow, TreeWriter
+from holdfast.engine.vault.tree import Segment, TreeRow, TreeWriter, rows_of
 from holdfast.engine.vault.vault import Vault
 from holdfast.engine.vault.witness import Witness
 
@@ -100,9 +101,10 @@ def back_up(vault: Vault, source: Source, options: BackupOptions | None = None) 
     """
     options = options or BackupOptions()
     vault.refuse_alarm()
-    if source.kind == "stream":  # its producer runs once
-        return _Run(vault, source, options).run()
-    return vault.again(lambda fresh: _Run(fresh, source, options).run())
+    with blocks_kept():
+        if source.kind == "stream":  # its producer runs once
+            return _Run(vault, source, options).run()
+        return vault.again(lambda fresh: _Run(fresh, source, options).run())
 
 
 @dataclass
@@ -226,18 +228,17 @@ class _Run:
         return row or self._stored(session, chunker, item, None if ahead is None else ahead.result())
 
     def _whole(self, item: SourceObject) -> bytes:
-        return b"".join(self.source.read(item))
+        return b"".join(map(bytes, self.source.read(item)))
 
     def _unchanged(self, session: Session, before: _Before, item: SourceObject) -> TreeRow | None:
         """The last backup's row, where its state is the same and all its chunks are still there."""
-        row = before.row(item.path)
-        if row is None or item.state is None or row.state != item.state:
+        found = before.row(item.path)
+        if found is None:
             return None
-        if not all(name in session.index for name in row.chunks):
+        row, packs = found
+        if item.state is None or row.state != item.state or -1 in packs:
             return None
-        for name in row.chunks:
-            session.reuse(name, 0)
-        session.stored.reused_bytes += row.size_bytes
+        session.reuse_object(packs, len(row.chunks), row.size_bytes)
         return TreeRow(row.path, row.size_bytes, row.digest, item.modified_at, item.state, item.mode, row.chunks)
 
     def _stored(self, session: Session, chunker: Chunker, item: SourceObject, whole: bytes | None) -> TreeRow:
@@ -270,11 +271,11 @@ class _Before:
     """The last backup's rows, asked for in path order. Where its tree is damaged, what follows counts as new."""
 
     def __init__(self, reader: ChunkReader, parent: Backup | None) -> None:
-        self._rows: Iterator[TreeRow] = reader.rows(parent) if parent is not None else iter(())
+        self._rows = _with_packs(reader, parent) if parent is not None else iter(())
         self.damaged: str | None = None
         self._row = self._next()
 
-    def _next(self) -> TreeRow | None:
+    def _next(self) -> tuple[TreeRow, list[int]] | None:
         try:
             return next(self._rows, None)
         except (Damaged, WrongKey) as error:
@@ -282,7 +283,18 @@ class _Before:
             self._rows = iter(())
             return None
 
-    def row(self, path: str) -> TreeRow | None:
-        while self._row is not None and self._row.path < path:
+    def row(self, path: str) -> tuple[TreeRow, list[int]] | None:
+        """The row of this path, with the numbers of the packs its chunks lie in; -1 for a chunk that is not there."""
+        while self._row is not None and self._row[0].path < path:
             self._row = self._next()
-        return self._row if self._row is not None and self._row.path == path else None
+        return self._row if self._row is not None and self._row[0].path == path else None
+
+
+def _with_packs(reader: ChunkReader, backup: Backup) -> Iterator[tuple[TreeRow, list[int]]]:
+    for part in backup.segments:
+        rows = list(rows_of(reader.segment(part.chunk_id)))
+        packs = reader.index.packs_of([name for row in rows for name in row.chunks])
+        at = 0
+        for row in rows:
+            yield row, packs[at : at + len(row.chunks)]
+            at += len(row.chunks)

@@ -71,7 +71,7 @@ class Chunker:
         for chunk in self._cdc.cut_buf(data):
             yield chunk.data
 
-    def cut_stream(self, pieces: Iterable[bytes]) -> Iterator[memoryview]:
+    def cut_stream(self, pieces: Iterable[bytes | memoryview]) -> Iterator[memoryview]:
         """The chunks of a stream, in bounded memory. Each is valid until the next is taken."""
         for chunk in self._cdc.cut_stream(_Pieces(pieces)):
             yield chunk.data
@@ -80,7 +80,7 @@ class Chunker:
 class _Pieces:
     """An iterator of bytes as something to read from."""
 
-    def __init__(self, pieces: Iterable[bytes]) -> None:
+    def __init__(self, pieces: Iterable[bytes | memoryview]) -> None:
         self._pieces = iter(pieces)
         self._left = memoryview(b"")
 

@@ -31,7 +31,7 @@ from holdfast.engine.vault.reading import ChunkReader
 from holdfast.engine.vault.running import Running, leftover_clocks, read_marks
 from holdfast.engine.vault.secrets import Secrets
 from holdfast.engine.vault.session import PACK_BYTES, Session
-from holdfast.engine.vault.vault import PackPresence, Vault, index_digest
+from holdfast.engine.vault.vault import PackPresence, Vault, index_digest, list_packs
 
 #: Bytes of collected packs stay this long, for restores that began before.
 GRACE = timedelta(hours=24)
@@ -134,11 +134,7 @@ class _Run:
     def run(self) -> Vault:
         store, dry = self.vault.store, self.options.dry_run
         now = self.vault.clock.now() if dry else store_now(store)
-        there = {
-            parsed[1]: (parsed[0], info)
-            for info in store.list(layout.PACKS)
-            if (parsed := layout.parse_pack_key(info.key)) is not None
-        }
+        there = list_packs(store)
         indexes = {info.key.removeprefix(layout.INDEXES): info for info in store.list(layout.INDEXES)}
         running = read_marks(store, now, self.options.orphan_age)
         if not dry:

@@ -188,7 +188,10 @@ class ForgetBody(Form):
 
 
 class CollectBody(Form):
-    dead_bytes: Count
+    """``given_up``: what a repair went on without, where no collection wrote it."""
+
+    dead_bytes: Count | None = None
+    given_up: Text | None = None
 
 
 class EntryForm(Form):

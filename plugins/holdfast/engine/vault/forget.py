@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from holdfast.engine.vault import layout
 from holdfast.engine.vault.append import append
@@ -15,6 +15,8 @@ from holdfast.engine.vault.log import LogEntry
 from holdfast.engine.vault.vault import Vault
 from holdfast.errors import ConfigError, Refused
 
+#: A backup that comes later than this after its point in time was not made in time.
+IN_TIME = timedelta(hours=36)
 #: The period of each tier as a format of its point in time; a period keeps its newest backup.
 _PERIODS = {"hourly": "%Y%m%d%H", "daily": "%Y%m%d", "weekly": "%G%V", "monthly": "%Y%m", "yearly": "%Y"}
 
@@ -55,7 +57,11 @@ def plan_forget(backups: Sequence[Backup], keep: Keep) -> ForgetPlan:
     """Apply a retention to backups of any number of sources.
 
     Of each source the newest stays always, and the one that was made last: a client whose clock was wrong made them
-    two.
+    two. What came to the vault long after its point in time (`IN_TIME`) never takes the place of what came in time:
+    else whoever has a writer's key could date back false backups until retention had forgotten all the good ones.
+
+    Args:
+        backups: with `Backup.committed_at` as the store says it.
     """
     reasons: dict[int, str] = {}
     for source in sorted({backup.source for backup in backups}):
@@ -67,13 +73,18 @@ def plan_forget(backups: Sequence[Backup], keep: Keep) -> ForgetPlan:
         for number, backup in enumerate(of_source[: max(1, keep.last)]):
             reasons.setdefault(backup.sequence, "newest" if number == 0 else "last")
         reasons.setdefault(max(backup.sequence for backup in of_source), "made last")
+        in_time = [backup for backup in of_source if backup.committed_at - backup.taken_at <= IN_TIME]
+        late = [backup for backup in of_source if backup.committed_at - backup.taken_at > IN_TIME]
         for tier, form in _PERIODS.items():
-            periods: set[str] = set()
-            for backup in of_source:
-                period = _period(backup.taken_at, form)
-                if len(periods) < getattr(keep, tier) and period not in periods:
-                    periods.add(period)
-                    reasons.setdefault(backup.sequence, tier)
+            taken: set[str] = set()
+            for group in (in_time, late):
+                periods: set[str] = set()
+                for backup in group:
+                    period = _period(backup.taken_at, form)
+                    if len(periods) < getattr(keep, tier) and period not in periods | taken:
+                        periods.add(period)
+                        reasons.setdefault(backup.sequence, tier)
+                taken |= {_period(backup.taken_at, form) for backup in group}
     for backup in backups:
         if backup.held:
             reasons[backup.sequence] = "legal hold"
@@ -102,7 +113,7 @@ def forget(
 def _forget(vault: Vault, keep: Keep | None, wanted: frozenset[str], source: str | None) -> tuple[Vault, ForgetPlan]:
     named = live_backups(vault, source) if keep is not None else _named(vault, source)
     live = [_received(backup, at) for backup, at in _with_arrival(vault, named)]
-    plan = plan_forget(live, keep) if keep is not None else _by_id(live, wanted)
+    plan = plan_forget(live, keep) if keep is not None else plan_forget_named(live, wanted)
     if not plan.forgotten:
         return vault, plan
     gone = {backup.sequence for backup in plan.forgotten}
@@ -148,8 +159,8 @@ def _with_arrival(vault: Vault, backups: Sequence[Backup]) -> Iterator[tuple[Bac
 
 
 def _received(backup: Backup, at: datetime | None) -> Backup:
-    """A backup whose point in time is not after it came to the store, whatever the clock of its client said."""
-    return backup if at is None or backup.taken_at <= at else replace(backup, taken_at=at)
+    """A backup with the times the store knows of: when it came, and a point in time that is not after that."""
+    return backup if at is None else replace(backup, committed_at=at, taken_at=min(backup.taken_at, at))
 
 
 def _named(vault: Vault, source: str | None) -> list[Backup]:
@@ -159,7 +170,8 @@ def _named(vault: Vault, source: str | None) -> list[Backup]:
     return live + [nameless_backup(vault, number) for number in unreadable if source is None]
 
 
-def _by_id(live: Sequence[Backup], wanted: frozenset[str]) -> ForgetPlan:
+def plan_forget_named(live: Sequence[Backup], wanted: frozenset[str]) -> ForgetPlan:
+    """Let exactly these go, by id. Raises ConfigError: one is not live. Refused: one is under a legal hold."""
     unknown = wanted - {backup.backup_id for backup in live}
     if unknown:
         raise ConfigError(

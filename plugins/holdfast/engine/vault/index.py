@@ -202,7 +202,7 @@ class ChunkIndex:
         for part in parts:
             self._take(part, without, columns)
         ids = np.concatenate(columns[0]) if columns[0] else np.empty((0, CHUNK_ID_BYTES), np.uint8)
-        prefixes = ids[:, :8].copy().view(">u8").reshape(-1).astype(np.uint64)
+        prefixes = _prefixes_of(ids)
         order = np.argsort(prefixes, kind="stable")
         self._prefixes = prefixes[order]
         self._ids = ids[order]
@@ -252,6 +252,20 @@ class ChunkIndex:
         pack, offset, stored, plain, codec, position = (int(column[row]) for column in self._columns)
         return Location(pack, offset, stored, plain, codec, position)
 
+    def find_many(self, chunk_ids: Sequence[bytes]) -> list[Location | None]:
+        """The same as `find` for many at once, at a fraction of the time each."""
+        rows = self._rows_of_many(chunk_ids)
+        found = rows >= 0
+        columns = [column[rows[found]].tolist() for column in self._columns]
+        places = map(Location, *columns)
+        return [next(places) if there else None for there in found.tolist()]
+
+    def packs_of(self, chunk_ids: Sequence[bytes]) -> list[int]:
+        """The numbers of the packs that `find` finds chunks in, -1 where it finds none."""
+        rows = self._rows_of_many(chunk_ids)
+        found = iter(self._columns[0][rows[rows >= 0]].tolist())
+        return [next(found) if there else -1 for there in (rows >= 0).tolist()]
+
     def locate_pack(self, chunk_id: bytes) -> int | None:
         """The number of the pack `find` finds a chunk in."""
         row = self._row(chunk_id)
@@ -260,6 +274,23 @@ class ChunkIndex:
     def __contains__(self, chunk_id: bytes) -> bool:
         return self._row(chunk_id) is not None
 
+    def _rows_of_many(self, chunk_ids: Sequence[bytes]) -> np.ndarray:
+        """The row of each, -1 where there is none."""
+        import numpy as np
+
+        if not chunk_ids or not len(self):
+            return np.full(len(chunk_ids), -1, np.int64)
+        ids = np.frombuffer(b"".join(chunk_ids), np.uint8).reshape(-1, CHUNK_ID_BYTES)
+        rows = self._prefixes.searchsorted(_prefixes_of(ids))
+        near = np.minimum(rows, len(self) - 1)
+        same = (self._ids[near] == ids).all(axis=1)
+        found = np.where(same, near, -1)
+        # Absent, or behind another with the same prefix.
+        for number in np.flatnonzero(~same & (self._prefixes[near] == _prefixes_of(ids))).tolist():
+            row = self._row(chunk_ids[number])
+            found[number] = -1 if row is None else row
+        return found
+
     def _row(self, chunk_id: bytes) -> int | None:
         return next(self._rows(chunk_id), None)
 
@@ -267,7 +298,7 @@ class ChunkIndex:
         import numpy as np
 
         prefix = np.uint64(int.from_bytes(chunk_id[:8], "big"))
-        row = int(np.searchsorted(self._prefixes, prefix))
+        row = int(self._prefixes.searchsorted(prefix))
         while row < len(self._prefixes) and self._prefixes[row] == prefix:
             if self._ids[row].tobytes() == chunk_id:
                 yield row
@@ -323,6 +354,13 @@ def batches(packs: Iterable[IndexedPack]) -> Iterator[list[IndexedPack]]:
             batch, chunks = [], 0
     if batch:
         yield batch
+
+
+def _prefixes_of(ids: np.ndarray) -> np.ndarray:
+    """The first eight bytes of each as a number."""
+    import numpy as np
+
+    return ids[:, :8].copy().view(">u8").reshape(-1).astype(np.uint64)
 
 
 def _fixed(column: pa.Array | None, rows: int) -> np.ndarray:

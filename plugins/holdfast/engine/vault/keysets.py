@@ -10,6 +10,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from typing import Literal
 
@@ -222,24 +223,6 @@ def _open(data: bytes, role: str, repository: bytes, name: str, recipients: Sequ
     )
 
 
-def is_keyset(data: bytes, role: str, repository: bytes) -> bool:
-    """Whether a key object can be read, as far as that shows to someone who cannot open it."""
-    try:
-        _parsed(data, role, repository, "a key object")
-    except Damaged:
-        return False
-    return True
-
-
-def opens_keyset(data: bytes, role: str, repository: bytes, recipients: Iterable[Recipient]) -> bool:
-    """Whether a key object is whole, by someone who can open it."""
-    try:
-        _open(data, role, repository, keyset_name(data), tuple(recipients), "a key object")
-    except (Damaged, WrongKey):
-        return False
-    return True
-
-
 def foreign_keysets(store: ObjectStore, history: History, before: datetime) -> Iterator[str]:
     """Keys of key objects of another repository, written before a time: somebody failed to make one where this is."""
     named = {layout.keyset_key(name, copy) for name in history.keys.keysets.values() for copy in layout.KEY_COPIES}
@@ -295,6 +278,7 @@ def rotate_keys(
     reader: Secrets | None = None,
     new_generation: bool = False,
     new_signer: bool = False,
+    new_admin: bool = False,
 ) -> tuple[Vault, dict[str, Secrets]]:
     """Change who can open the vault, and what new packs are sealed to, without encrypting anything anew.
 
@@ -304,9 +288,11 @@ def rotate_keys(
         writer, reader: those roles' secrets, where their key sets are written anew.
         new_generation: make a new key pair for content; older packs keep theirs. Needs the reader's secrets.
         new_signer: make a new signing key for the writer, whose old one signs no further entry. Needs the writer's.
+        new_admin: make a new signing key for the administrator; those there were sign no further entry.
 
     Returns:
-        The vault, and the new secrets of the roles that were written.
+        The vault, opened with the new keys where they are an administrator's, and the new secrets of the roles that
+        were written.
 
     Raises:
         NotEntitled: a role's secrets are needed and were not given.
@@ -328,7 +314,13 @@ def rotate_keys(
         given["writer"] = Secrets("writer", old.repository, old.root, signing=signing)
         signers = {key: role for key, role in signers.items() if role != "writer"}
         signers[verifier_of(signing)] = "writer"
-    changed = {*recipients, *(["reader"] if new_generation else []), *(["writer"] if new_signer else [])}
+    if new_admin:
+        signing = os.urandom(32)
+        given["admin"] = Secrets("admin", admin.repository, admin.root, signing=signing)
+        signers = {key: role for key, role in signers.items() if role != "admin"}
+        signers[verifier_of(signing)] = "admin"
+    renewed = {"reader": new_generation, "writer": new_signer, "admin": new_admin}
+    changed = {*recipients, *(role for role, is_new in renewed.items() if is_new)}
     keysets, made = dict(keys.keysets), {}
     for role in sorted(changed):
         if role not in recipients:
@@ -354,7 +346,7 @@ def rotate_keys(
         describe=lambda _tip: ({"keys": new}, None),
         seen=seen,
     )
-    return vault.at(history).commit(entry), made
+    return replace(vault.at(history), secrets=made.get("admin", admin)).commit(entry), made
 
 
 def _needed(secrets: Secrets | None, role: str) -> Secrets:

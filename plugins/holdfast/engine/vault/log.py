@@ -21,13 +21,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from holdfast.engine.objectstore.errors import ObjectNotFound
-from holdfast.engine.objectstore.interface import ObjectStore
+from holdfast.engine.objectstore.interface import ByteRange, ObjectStore
 from holdfast.engine.snapshot.documents import canonical, iso_utc
 from holdfast.engine.vault import layout
 from holdfast.engine.vault.crypto import seal, unseal
 from holdfast.engine.vault.entries import BODIES, LAST_NUMBER, EntryForm, read_canonical
 from holdfast.engine.vault.errors import Damaged, HistoryDamaged, NotEntitled, UnknownFormat
 from holdfast.engine.vault.secrets import Secrets, b64, unb64
+from holdfast.errors import ConfigError
 
 FORMAT = "holdfast.vault.log/1"
 BODY_KIND = b"E"
@@ -42,6 +43,8 @@ KINDS: Mapping[str, tuple[str, ...]] = {
 }
 #: An entry's number is at most so far from the one before it: between the two lies only what is no entry.
 FARTHEST = 1_000_000
+#: Nothing larger is an entry: no more of it is read.
+MOST_BYTES = 64 * 1024 * 1024
 _LATER = re.compile(r"^holdfast\.vault\.log/[0-9]{1,4}\Z")
 _SIGNED = b"holdfast vault 1|log entry|"
 
@@ -120,6 +123,8 @@ def _wrong(what: str, where: str, expected: str, found: str) -> HistoryDamaged:
 def _parsed(data: bytes, where: str) -> LogEntry:
     """What these bytes say. Whoever opens a vault, refreshes it and appends to it reads the same entries each time."""
     try:
+        if len(data) > MOST_BYTES:
+            raise ValueError(f"more than {MOST_BYTES} bytes")
         found = read_canonical(data)
         if found.get("format") != FORMAT:
             raise _of_another_format(found, where)
@@ -228,7 +233,20 @@ def make_entry(
         "body": None if sealed is None else b64(sealed),
         "signer": b64(secrets.verifier),
     }
-    return canonical({**fields, "signature": b64(secrets.sign(_SIGNED + canonical(fields)))})
+    data = canonical({**fields, "signature": b64(secrets.sign(_SIGNED + canonical(fields)))})
+    if len(data) > MOST_BYTES:
+        raise ConfigError(
+            "this would be too large for an entry of the log",
+            expected=f"at most {MOST_BYTES} bytes",
+            found=f"{len(data)} bytes",
+            fix="Back up fewer objects at once",
+        )
+    return data
+
+
+def get_bounded(store: ObjectStore, key: str) -> bytes:
+    """An object of the log, or so much of it that it is seen to be none. Raises ObjectNotFound."""
+    return store.get(key, byte_range=ByteRange(0, MOST_BYTES + 1))
 
 
 def read_entry(
@@ -247,7 +265,7 @@ def read_entry(
     for key in (layout.entry_key(sequence), layout.entry_copy_key(sequence)):
         where = f"{store.name}: {key}"
         try:
-            entry = parse_entry(store.get(key), where, repository=repository)
+            entry = parse_entry(get_bounded(store, key), where, repository=repository)
         except HistoryDamaged as damaged:
             error = damaged if error is None or isinstance(damaged, UnknownFormat) else error
             continue

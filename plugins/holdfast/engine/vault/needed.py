@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Iterator
+from dataclasses import dataclass, replace
 
 from holdfast.engine.vault import layout
 from holdfast.engine.vault.backups import live_backups
+from holdfast.engine.vault.errors import Damaged
 from holdfast.engine.vault.history import load_history
 from holdfast.engine.vault.index import ChunkIndex
 from holdfast.engine.vault.log import sequences
@@ -44,6 +45,27 @@ def needed_chunks(vault: Vault, index: ChunkIndex) -> NeededChunks:
     return NeededChunks(seen, {index.packs[number].pack_id: size for number, size in by_number.items()}, len(backups))
 
 
+def freed_bytes(vault: Vault, forgotten: Iterable[int]) -> int:
+    """What collections would free once some backups were forgotten: packs nobody needs then.
+
+    Packs of which a part is needed still are not counted; a collection with the reader's keys frees of those as well.
+
+    Args:
+        forgotten: numbers of the backups' entries.
+
+    Raises:
+        Damaged: it cannot be told.
+    """
+    gone = set(forgotten)
+    index = vault.load_index().index
+    history = vault.history
+    left = replace(history, backups={number: entry for number, entry in history.backups.items() if number not in gone})
+    needed = (
+        needed_chunks(vault, index).bytes_by_pack.keys() - needed_chunks(vault.at(left), index).bytes_by_pack.keys()
+    )
+    return sum(info.size_bytes for info in index.packs if info.pack_id in needed)
+
+
 def _names(reader: ChunkReader, segments: Iterable[Segment]) -> Iterator[bytes]:
     for segment in dict.fromkeys(part.chunk_id for part in segments):
         yield segment
@@ -57,12 +79,15 @@ def counting_keys(vault: Vault) -> frozenset[str]:
     which lie elsewhere.
 
     Raises:
-        Damaged, HistoryDamaged: it cannot be told.
+        HistoryDamaged: it cannot be told.
     """
     vault = vault.at(load_history(vault.store, vault.secrets, hinted=False))
     history = vault.history
     index = vault.load_index().index
-    needed = needed_chunks(vault, index).bytes_by_pack
+    try:
+        needed: Container[bytes] = needed_chunks(vault, index).bytes_by_pack
+    except Damaged:  # which are needed cannot be told: all of them may be
+        needed = {info.pack_id for info in index.packs}
     keys = {layout.pack_key(info.tier, info.pack_id) for info in index.packs if info.pack_id in needed}
     keys |= {layout.index_key(name) for name in history.indexes}
     for number in set(sequences(vault.store)) - set(history.stale):

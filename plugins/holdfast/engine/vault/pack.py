@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import struct
+import threading
 from collections.abc import Container
 from dataclasses import dataclass
 from enum import IntEnum
@@ -41,6 +42,8 @@ CHUNK_ID_BYTES = 32
 #: No pack is larger: where chunks lie in it is 32 bits in an index.
 MOST_PACK_BYTES = 2**32 - 1
 TABLE_KIND = b"T"
+#: A decompressor is of one thread; to make one costs more than to use it on a small chunk.
+_OF_THREAD = threading.local()
 
 
 class PackClass(IntEnum):
@@ -116,10 +119,18 @@ class PackWriter:
         generation: of the reader's key.
         recipient: the reader's public key of that generation.
         capacity: bytes it may grow to.
+        buffer: of an earlier one, to be used again where it is large enough: new memory costs more than encryption.
     """
 
     def __init__(
-        self, secrets: Secrets, kind: PackClass, generation: int, recipient: X25519PublicKey, *, capacity: int
+        self,
+        secrets: Secrets,
+        kind: PackClass,
+        generation: int,
+        recipient: X25519PublicKey,
+        *,
+        capacity: int,
+        buffer: bytearray | None = None,
     ) -> None:
         self.kind = kind
         self.pack_id = os.urandom(16)
@@ -134,7 +145,7 @@ class PackWriter:
         head = _HEAD.pack(
             _MAGIC, _VERSION, kind, generation, repository, self.pack_id, self._key.commitment, len(sealed)
         )
-        self._buffer = bytearray(capacity)
+        self._buffer = buffer if buffer is not None and len(buffer) >= capacity else bytearray(capacity)
         self._view = memoryview(self._buffer)
         self._size = len(head) + len(sealed)
         self._view[: self._size] = head + sealed
@@ -169,6 +180,10 @@ class PackWriter:
 
     def finish(self) -> bytes:
         """The whole object. Nothing may be added afterwards."""
+        return self.finish_and_give_back()[0]
+
+    def finish_and_give_back(self) -> tuple[bytes, bytearray]:
+        """The same, and the buffer for the next."""
         rows = b"".join(
             _ROW.pack(chunk.chunk_id, chunk.offset, chunk.stored_bytes, chunk.plain_bytes, chunk.codec)
             for chunk in self.chunks
@@ -178,8 +193,8 @@ class PackWriter:
         tail = table + _TAIL.pack(len(table), _END)
         data = b"".join((self._view[: self._size], tail))
         self._view.release()
-        self._buffer = bytearray()
-        return data
+        buffer, self._buffer = self._buffer, bytearray()
+        return data, buffer
 
 
 @dataclass(frozen=True)
@@ -191,8 +206,11 @@ class PackHead:
     repository: bytes
     key: ObjectKey
 
-    def open_chunk(self, chunk: StoredChunk, data: bytes | memoryview, chunk_key: bytes, where: str) -> bytes:
+    def open_chunk(self, chunk: StoredChunk, data: bytes | memoryview, chunk_key: bytes | None, where: str) -> bytes:
         """A chunk's content, authenticated and named anew.
+
+        Args:
+            chunk_key: what names it; ``None``: not done here, the caller compares the content with a digest it trusts.
 
         Raises:
             Damaged: a bit of it is wrong, it is another chunk, or it does not decompress to its size.
@@ -219,7 +237,8 @@ class PackHead:
             ) from None
         if chunk.codec is Codec.ZSTD:
             plain = decompress(plain, chunk.plain_bytes, where)
-        if len(plain) != chunk.plain_bytes or chunk_id(chunk_key, self.kind, plain) != chunk.chunk_id:
+        named = chunk_key is None or chunk_id(chunk_key, self.kind, plain) == chunk.chunk_id
+        if len(plain) != chunk.plain_bytes or not named:
             raise Damaged(
                 "a chunk's content is not what its name says",
                 where=where,
@@ -233,6 +252,9 @@ def decompress(data: bytes, plain_bytes: int, where: str) -> bytes:
     """One zstd frame that names this size, and nothing after it. Raises Damaged."""
     import zstandard
 
+    decompressor = getattr(_OF_THREAD, "zstd", None)
+    if decompressor is None:
+        decompressor = _OF_THREAD.zstd = zstandard.ZstdDecompressor()
     try:
         size = zstandard.frame_content_size(data)
         if size != plain_bytes:
@@ -242,7 +264,7 @@ def decompress(data: bytes, plain_bytes: int, where: str) -> bytes:
                 expected=f"{plain_bytes} bytes",
                 found=f"{size} bytes",
             )
-        return zstandard.ZstdDecompressor().decompress(data, max_output_size=plain_bytes, allow_extra_data=False)
+        return bytes(decompressor.decompress(data, max_output_size=plain_bytes, allow_extra_data=False))
     except zstandard.ZstdError as error:
         raise Damaged("something does not decompress", where=where, found=str(error)) from None
 

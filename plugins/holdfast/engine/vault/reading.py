@@ -16,7 +16,7 @@ from holdfast.engine.vault import layout
 from holdfast.engine.vault.backups import Backup
 from holdfast.engine.vault.errors import Damaged
 from holdfast.engine.vault.index import ChunkIndex, Location
-from holdfast.engine.vault.pack import Codec, PackHead, PackInfo, StoredChunk, head_bytes, read_head
+from holdfast.engine.vault.pack import Codec, PackClass, PackHead, PackInfo, StoredChunk, head_bytes, read_head
 from holdfast.engine.vault.tree import Segment, TreeRow, decode_segment, rows_of
 from holdfast.engine.vault.vault import Vault
 
@@ -32,10 +32,12 @@ class ChunkReader:
     Args:
         vault: opened by somebody who may read what is asked for: content needs a reader's key, trees do not.
         index: where chunks lie.
+        names_content: content is named anew as it is read; not where each whole object is compared with its digest.
     """
 
     vault: Vault
     index: ChunkIndex
+    names_content: bool = True
     read_bytes: int = 0
     _heads: OrderedDict[int, PackHead] = field(default_factory=OrderedDict, repr=False)
     _lock: Lock = field(default_factory=Lock, repr=False)
@@ -44,14 +46,17 @@ class ChunkReader:
         """Raises Damaged: no pack that is there has it."""
         found = self.index.find(name)
         if found is None:
-            raise Damaged(
-                "a chunk is in no pack that is there",
-                where=self.vault.store.name,
-                expected=name.hex(),
-                found="nothing",
-                fix="Put its pack back from a mirror: `holdfast vault verify --repair`",
-            )
+            raise self._nowhere(name)
         return found
+
+    def _nowhere(self, name: bytes) -> Damaged:
+        return Damaged(
+            "a chunk is in no pack that is there",
+            where=self.vault.store.name,
+            expected=name.hex(),
+            found="nothing",
+            fix="Put its pack back from a mirror: `holdfast vault verify --repair`",
+        )
 
     def read(self, name: bytes) -> bytes:
         """One chunk's content. Raises Damaged, NotEntitled."""
@@ -98,11 +103,10 @@ class ChunkReader:
         """
         wanted: dict[int, list[tuple[Location, bytes]]] = {}
         total = 0
-        for name in dict.fromkeys(names):
-            try:
-                found = self.locate(name)
-            except Damaged as damaged:
-                yield name, damaged
+        different = list(dict.fromkeys(names))
+        for name, found in zip(different, self.index.find_many(different), strict=True):
+            if found is None:
+                yield name, self._nowhere(name)
                 continue
             total += found.plain_bytes
             if most_bytes is not None and total > most_bytes:
@@ -132,7 +136,10 @@ class ChunkReader:
         chunk = StoredChunk(
             name, place.offset, place.stored_bytes, place.plain_bytes, Codec(place.codec), place.position
         )
-        return self._head(place.pack).open_chunk(chunk, data, self.vault.secrets.chunk_key, self._where(place.pack))
+        head = self._head(place.pack)
+        named = self.names_content or head.kind is not PackClass.DATA
+        chunk_key = self.vault.secrets.chunk_key if named else None
+        return head.open_chunk(chunk, data, chunk_key, self._where(place.pack))
 
     def _head(self, pack: int) -> PackHead:
         with self._lock:

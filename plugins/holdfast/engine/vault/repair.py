@@ -6,7 +6,7 @@ log or an index names. Broken off anywhere it can be run again; where nothing is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from blake3 import blake3
@@ -23,7 +23,6 @@ from holdfast.engine.vault.log import LogEntry
 from holdfast.engine.vault.objects import create_new
 from holdfast.engine.vault.pack import PackClass, read_table
 from holdfast.engine.vault.reading import ChunkReader, open_head
-from holdfast.engine.vault.recipients import Recipient
 from holdfast.engine.vault.repair_log import Repaired, repair_keys, repair_log
 from holdfast.engine.vault.secrets import Secrets
 from holdfast.engine.vault.vault import Vault, index_digest
@@ -37,7 +36,6 @@ class RepairOptions:
     Args:
         depth: how packs are looked at; only a full read finds every damaged one.
         accept_loss: where entries of the log are nowhere any more, go on with what is left. Otherwise the alarm stays.
-        recipients: that open key objects, to tell a damaged copy from a good one.
         reader: the reader's secrets; with them every chunk of content is opened, else packs are told by their digests
             alone, which those have not whose index was lost.
         protect: told the key of each new object, to lock it.
@@ -46,7 +44,6 @@ class RepairOptions:
 
     depth: Depth = Depth.FULL
     accept_loss: bool = False
-    recipients: Sequence[Recipient] = field(default=(), repr=False)
     reader: Secrets | None = field(default=None, repr=False)
     protect: Callable[[str], None] = lambda _key: None
     progress: Callable[[int, int], None] = lambda _done, _all: None
@@ -86,7 +83,7 @@ def repair_vault(vault: Vault, mirror: ObjectStore | None = None, options: Repai
     options = options or RepairOptions()
     report = RepairReport()
     vault = repair_log(vault, mirror, report, accept_loss=options.accept_loss)
-    repair_keys(vault, mirror, report, options.recipients)
+    repair_keys(vault, mirror, report)
     if mirror is not None:
         _put_indexes_back(vault, mirror, report)
         _put_packs_back(vault, mirror, report, options)
@@ -185,7 +182,9 @@ def _name_again(vault: Vault, mirror: ObjectStore | None, report: RepairReport, 
             break
         tables.update((pack.info.pack_id, pack) for pack in brought)
         look = looked()
-    needed = [pack for name, pack in sorted(tables.items()) if name in look.used]
+    # Where an index is lost, all of what it may have named: a backup that runs may reuse a pack no live one needs, and
+    # learns that one was collected only of packs that are named.
+    needed = [pack for name, pack in sorted(tables.items()) if errors or name in look.used]
     if not needed and not errors:
         return vault
     if vault.secrets.role != "admin":
@@ -276,7 +275,7 @@ def _count(
     def describe(tip: LogEntry | None) -> tuple[dict[str, object], dict[str, object]]:
         number = (tip.sequence if tip else 0) + 1
         dropped = {**history.dropped, **dict.fromkeys(history.indexes.keys() - indexes.keys(), number)}
-        return {"state": history.state(indexes=indexes, dropped=dropped)}, {"repaired": len(needed)}
+        return {"state": history.state(indexes=indexes, dropped=dropped)}, {"dead_bytes": 0}
 
     entry = append(
         store,

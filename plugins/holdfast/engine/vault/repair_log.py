@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from holdfast.engine.objectstore.errors import ObjectNotFound
@@ -12,9 +11,8 @@ from holdfast.engine.snapshot.once import create_or_read
 from holdfast.engine.vault import layout
 from holdfast.engine.vault.errors import HistoryDamaged, NotEntitled, NoVault, RolledBack, VaultError
 from holdfast.engine.vault.history import History, load_history, write_hint
-from holdfast.engine.vault.keysets import is_keyset, opens_keyset
+from holdfast.engine.vault.keysets import keyset_name
 from holdfast.engine.vault.log import LogEntry, make_entry, parse_entry, sequences
-from holdfast.engine.vault.recipients import Recipient
 from holdfast.engine.vault.vault import Vault
 from holdfast.engine.vault.witness import ask_witnesses, check_witnesses
 
@@ -150,20 +148,23 @@ def _go_on(vault: Vault, report: Repaired) -> Vault:
             "only an administrator gives up entries of the log", where=vault.name, expected="admin", found=secrets.role
         )
     told = ask_witnesses(history, vault.witnesses)
-    last = max([*sequences(store), *(witness.sequence or 0 for witness in told)])
+    number = max(history.tip.sequence, *(witness.sequence or 0 for witness in told)) + 1
+    taken = set(sequences(store))
+    while number in taken:
+        number += 1
     data = make_entry(
         secrets,
-        sequence=last + 1,
+        sequence=number,
         previous=history.tip.digest,
         kind="collect",
         created_at=vault.clock.now(),
-        write_id=hashlib.sha256(f"repair {last + 1} {history.tip.digest}".encode()).hexdigest()[:32],
+        write_id=hashlib.sha256(f"repair {number} {history.tip.digest}".encode()).hexdigest()[:32],
         public={"state": history.state()},
         body={"given_up": str(vault.alarm)},
     )
-    key = layout.entry_key(last + 1)
+    key = layout.entry_key(number)
     entry = parse_entry(create_or_read(store, key, data), f"{store.name}: {key}", repository=secrets.repository)
-    create_or_read(store, layout.entry_copy_key(last + 1), entry.data)
+    create_or_read(store, layout.entry_copy_key(number), entry.data)
     report.entry = entry.sequence
     vault = replace(vault, alarm=None).commit(entry)
     write_hint(store, vault.history)
@@ -182,45 +183,22 @@ def _heal_copies(vault: Vault, report: Repaired) -> None:
 # -- key objects -------------------------------------------------------------------------------------------------------
 
 
-def repair_keys(
-    vault: Vault, mirror: ObjectStore | None, report: Repaired, recipients: Sequence[Recipient] = ()
-) -> None:
-    """Make both copies of every key object whole.
-
-    Which of two that differ is right shows by a recipient that opens it, or by a mirror that has the same.
-    """
+def repair_keys(vault: Vault, mirror: ObjectStore | None, report: Repaired) -> None:
+    """Make both copies of every key object whole. Which bytes are right, its name says: it is their digest."""
     for role, keyset_id in vault.history.keys.keysets.items():
         keys = [layout.keyset_key(keyset_id, copy) for copy in layout.KEY_COPIES]
         there = {key: _get(vault.store, key) for key in keys}
-        first, *others = there.values()
-        if first is not None and others == [first] and is_keyset(first, role, vault.history.repository):
-            continue
-        candidates = [data for data in there.values() if data is not None]
-        backed = [data for key in keys if mirror is not None and (data := _get(mirror, key)) is not None]
-        good = _right_one(vault, role, candidates, backed, recipients)
-        if good is None:
+        backed = [_get(mirror, key) for key in keys] if mirror is not None else []
+        whole = [data for data in (*there.values(), *backed) if data is not None and keyset_name(data) == keyset_id]
+        if not whole:
             report.lost.append(
-                f"the copies of the {role}'s key object {keyset_id} differ or are gone, and which is right cannot be "
-                "told: repair with a recipient that opens it, or rotate the keys"
+                f"the {role}'s key object {keyset_id} is gone or changed, here and at the mirror: rotate the keys"
             )
             continue
         for key, data in there.items():
-            if data != good:
-                report.put(vault.store, key, good, "its copy" if good in candidates else "the mirror")
-
-
-def _right_one(
-    vault: Vault, role: str, candidates: list[bytes], backed: list[bytes], recipients: Sequence[Recipient]
-) -> bytes | None:
-    repository = vault.history.repository
-    for data in (*candidates, *backed):
-        if recipients and opens_keyset(data, role, repository, recipients):
-            return data
-    for data in candidates:
-        if data in backed:
-            return data
-    whole = [data for data in dict.fromkeys((*candidates, *backed)) if is_keyset(data, role, repository)]
-    return whole[0] if len(whole) == 1 and len(set(candidates)) <= 1 else None
+            if data != whole[0]:
+                source = "its copy" if whole[0] in there.values() else "the mirror"
+                report.put(vault.store, key, whole[0], source)
 
 
 def _get(store: ObjectStore, key: str) -> bytes | None:

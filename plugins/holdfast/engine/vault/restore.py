@@ -16,6 +16,7 @@ from holdfast.engine.snapshot.digest import Hasher
 from holdfast.engine.vault.backup import Progress
 from holdfast.engine.vault.backups import Backup
 from holdfast.engine.vault.errors import Damaged
+from holdfast.engine.vault.memory import blocks_kept
 from holdfast.engine.vault.paths import check_paths, chosen
 from holdfast.engine.vault.reading import ChunkReader
 from holdfast.engine.vault.tree import TreeRow, rows_of
@@ -112,7 +113,7 @@ def restore_backup(
     """
     options = options or RestoreOptions()
     vault, loaded = vault.as_of_now([backup.sequence]).current_index()
-    reader = ChunkReader(vault, loaded.index)
+    reader = ChunkReader(vault, loaded.index, names_content=False)
     report = RestoreReport(backup)
     rows = [
         row
@@ -128,8 +129,9 @@ def restore_backup(
         )
     check_paths((row.path for row in rows), folds_case=target.folds_case)
     report.wanted_bytes = sum(row.size_bytes for row in rows)
-    for batch in _batches(rows):
-        _restore_batch(reader, batch, target, options, report)
+    with blocks_kept():
+        for batch in _batches(rows):
+            _restore_batch(reader, batch, target, options, report)
     target.finish()
     report.read_bytes = reader.read_bytes
     return report

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -68,6 +68,7 @@ class Session:
     def __post_init__(self) -> None:
         layout.check_tier(self.tier)
         self._open: dict[PackClass, list[PackWriter]] = {kind: [] for kind in PackClass}
+        self._buffers: list[bytearray] = []
         self._new: set[bytes] = set()
         self._reused_packs: set[int] = set()
         self._finished: list[IndexedPack] = []
@@ -107,6 +108,16 @@ class Session:
         self.stored.reused_chunks += 1
         self.stored.reused_bytes += plain_bytes
         return True
+
+    def reuse_object(self, packs: Iterable[int], chunks: int, size_bytes: int) -> None:
+        """Depend on all chunks of an object that did not change.
+
+        Args:
+            packs: the numbers of those they lie in.
+        """
+        self._reused_packs.update(packs)
+        self.stored.reused_chunks += chunks
+        self.stored.reused_bytes += size_bytes
 
     def _store(self, kind: PackClass, name: bytes, data: bytes | memoryview) -> None:
         codec, payload = self._encoded(data)
@@ -148,7 +159,12 @@ class Session:
         keys = self.vault.history.keys
         largest = max(size, 1024 * 1024)
         return PackWriter(
-            self.vault.secrets, kind, keys.generation, self._recipient, capacity=self.pack_bytes + largest + 512 * 1024
+            self.vault.secrets,
+            kind,
+            keys.generation,
+            self._recipient,
+            capacity=self.pack_bytes + largest + 512 * 1024,
+            buffer=self._buffers.pop() if self._buffers else None,
         )
 
     @cached_property
@@ -163,7 +179,8 @@ class Session:
     def _finish_pack(self, kind: PackClass, pack: PackWriter) -> None:
         self._open[kind].remove(pack)
         self._marks.write_if_due()
-        data = pack.finish()
+        data, buffer = pack.finish_and_give_back()
+        self._buffers.append(buffer)
         self.stored.packs += 1
         self.stored.stored_bytes += len(data)
         self._room.acquire()

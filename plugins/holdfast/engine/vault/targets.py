@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -33,7 +35,8 @@ class FolderTarget:
     folder: Path
     overwrite: bool = False
     folds_case: bool = True
-    _made: set[str] = field(default_factory=set, repr=False)
+    #: The folder of the last object, by its path: the next is likely to belong there as well.
+    _last: tuple[str, _OpenFolder] | None = field(default=None, repr=False)
 
     @property
     def location(self) -> str:
@@ -41,58 +44,65 @@ class FolderTarget:
         return f"file://{self.folder.absolute()}"
 
     def has(self, row: TreeRow) -> bool:
-        path = self.folder / row.path
-        if path.is_symlink() or not path.is_file():
+        path = f"{self.folder}/{row.path}"
+        try:
+            there = os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
             return False
-        if path.stat().st_size == row.size_bytes and _digest(path) == row.digest:
+        if not stat.S_ISREG(there.st_mode):
+            return False
+        if there.st_size == row.size_bytes and _digest(path) == row.digest:
             return True
         if not self.overwrite:
             raise Refused(
                 "a file with other content is there",
-                where=str(path),
+                where=path,
                 expected=row.digest,
-                found=f"{path.stat().st_size} bytes of something else",
+                found=f"{there.st_size} bytes of something else",
                 fix="Restore into an empty folder, or say `--overwrite`",
             )
         return False
 
     def write(self, row: TreeRow, pieces: Iterator[bytes]) -> None:
-        parent = self._parent(row.path)
-        name = row.path.rpartition("/")[2]
+        folder, _, name = row.path.rpartition("/")
+        if self._last is None or self._last[0] != folder:
+            self._last = folder, _OpenFolder(self._opened(folder))
+        parent = self._last[1].descriptor
         # The same name each time: what a restore that was killed left behind is replaced by the one that goes on.
         draft = f".{hashlib.sha256(name.encode()).hexdigest()[:32]}.holdfast-part"
+        where = f"{self.folder}/{row.path}"
+        descriptor = _new_draft(draft, parent, where)
         try:
-            with suppress(FileNotFoundError):
+            for piece in pieces:
+                _write_all(descriptor, piece)
+            os.fchmod(descriptor, (row.mode if row.mode is not None else 0o644) & 0o777)
+            if row.modified_at is not None:
+                moment = round(row.modified_at.timestamp() * 1_000_000) * 1000
+                os.utime(descriptor, ns=(moment, moment))
+            if not _is_still(draft, parent, descriptor):
+                raise _another_restore(where)
+            os.replace(draft, name, src_dir_fd=parent, dst_dir_fd=parent)
+        except BaseException:
+            if _is_still(draft, parent, descriptor):
                 os.unlink(draft, dir_fd=parent)
-            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=parent)
-            try:
-                with os.fdopen(descriptor, "wb", buffering=0) as stream:
-                    for piece in pieces:
-                        _write_all(stream.fileno(), piece)
-                    os.fchmod(stream.fileno(), (row.mode if row.mode is not None else 0o644) & 0o777)
-                    if row.modified_at is not None:
-                        moment = round(row.modified_at.timestamp() * 1_000_000) * 1000
-                        os.utime(stream.fileno(), ns=(moment, moment))
-                os.replace(draft, name, src_dir_fd=parent, dst_dir_fd=parent)
-            except BaseException:
-                os.unlink(draft, dir_fd=parent)
-                raise
+            raise
         finally:
-            os.close(parent)
+            os.close(descriptor)
 
     def finish(self) -> None:
-        return None
+        self._last = None
 
-    def _parent(self, path: str) -> int:
-        """An open folder the object belongs in, reached without following a link. The caller closes it."""
+    def _opened(self, path: str) -> int:
+        """A folder below the root, opened without following a link, and made where it is not there."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        opened = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+        opened = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            for part in path.split("/")[:-1]:
+            for part in path.split("/") if path else ():
                 with suppress(FileExistsError):
                     os.mkdir(part, 0o755, dir_fd=opened)
                 try:
-                    below = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=opened)
+                    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+                    below = os.open(part, flags, dir_fd=opened)
                 except OSError as error:
                     raise Refused(
                         "something that is no folder stands in the way",
@@ -109,14 +119,64 @@ class FolderTarget:
         return opened
 
 
+class _OpenFolder:
+    """A folder's descriptor, closed when nobody has it any more."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    def __del__(self) -> None:
+        os.close(self.descriptor)
+
+
+def _new_draft(draft: str, parent: int, where: str) -> int:
+    """A new file that nobody else writes; the lock on it ends with this process. Raises Refused."""
+    try:
+        with suppress(FileNotFoundError):
+            left = os.open(draft, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+            try:
+                fcntl.flock(left, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.unlink(draft, dir_fd=parent)
+            finally:
+                os.close(left)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(draft, flags, 0o600, dir_fd=parent)
+    except (BlockingIOError, FileExistsError):
+        raise _another_restore(where) from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise _another_restore(where) from None
+    return descriptor
+
+
+def _is_still(draft: str, parent: int, descriptor: int) -> bool:
+    """Whether what lies there is the file that was opened."""
+    try:
+        return os.stat(draft, dir_fd=parent, follow_symlinks=False).st_ino == os.fstat(descriptor).st_ino
+    except FileNotFoundError:
+        return False
+
+
+def _another_restore(where: str) -> Refused:
+    return Refused(
+        "another restore is writing this file",
+        where=where,
+        expected="one restore at a time into a folder",
+        found="a file of another one, which still runs",
+        fix="Wait for it, or restore into another folder",
+    )
+
+
 def _write_all(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb", buffering=0) as stream:
+def _digest(path: str) -> str:
+    with Path(path).open("rb", buffering=0) as stream:
         return hash_stream(iter(lambda: stream.read(_PIECE_BYTES), b"")).digest
 
 

@@ -11,7 +11,7 @@ from blake3 import blake3
 
 from holdfast.clock import Clock, SystemClock
 from holdfast.engine.objectstore.errors import ObjectNotFound, ObjectStoreError
-from holdfast.engine.objectstore.interface import ByteRange, ObjectStore
+from holdfast.engine.objectstore.interface import ByteRange, ObjectInfo, ObjectStore
 from holdfast.engine.vault import layout
 from holdfast.engine.vault.append import append, check_current
 from holdfast.engine.vault.errors import Damaged, HistoryDamaged, Outdated, RolledBack, WrongKey
@@ -198,12 +198,8 @@ class Vault:
 
     def packs_there(self) -> PackPresence:
         """All packs as the store lists them."""
-        found: dict[bytes, tuple[str, int]] = {}
-        for info in self.store.list(layout.PACKS):
-            parsed = layout.parse_pack_key(info.key)
-            if parsed is not None:
-                found[parsed[1]] = parsed[0], info.size_bytes
-        return PackPresence(found)
+        found = list_packs(self.store)
+        return PackPresence({pack_id: (tier, info.size_bytes) for pack_id, (tier, info) in found.items()})
 
     def load_index(self, presence: PackPresence | None = None, *, torn: bool = False) -> LoadedIndex:
         """Read the indexes that count; what they no longer tell is read from the packs themselves.
@@ -286,6 +282,21 @@ class Vault:
                 wanted = found
         except (Damaged, WrongKey, ObjectNotFound) as error:
             return error
+
+
+def list_packs(store: ObjectStore) -> dict[bytes, tuple[str, ObjectInfo]]:
+    """By id the tier and what the store lists of each pack.
+
+    Of two of one name in different tiers it is the older: nobody can know the name before the pack is there.
+    """
+    found: dict[bytes, tuple[str, ObjectInfo]] = {}
+    for info in store.list(layout.PACKS):
+        parsed = layout.parse_pack_key(info.key)
+        if parsed is not None:
+            tier, pack_id = parsed
+            if pack_id not in found or info.modified_at < found[pack_id][1].modified_at:
+                found[pack_id] = tier, info
+    return found
 
 
 def index_digest(data: bytes) -> str:

@@ -37,12 +37,15 @@ class Verification:
     bytes_read: int
 
 
-def note_verification(vault: Vault, report: VerifyReport, backups: frozenset[int], writer: Secrets) -> None:
+def note_verification(
+    vault: Vault, report: VerifyReport, backups: frozenset[int], writer: Secrets, *, at: datetime | None = None
+) -> None:
     """Note a verification that found nothing wrong.
 
     Args:
         backups: numbers of the entries it covered.
         writer: signs the note; a reader has no key to sign with.
+        at: when it began: what a sample covers ends there. By default now.
 
     Raises:
         NotEntitled: these secrets do not sign.
@@ -50,7 +53,7 @@ def note_verification(vault: Vault, report: VerifyReport, backups: frozenset[int
     """
     if not report.is_good:
         raise ValueError("a verification that found something wrong is no proof")
-    now = vault.clock.now()
+    now = at or vault.clock.now()
     fields = {
         "format": FORMAT,
         "repository": vault.secrets.repository.hex(),
@@ -66,10 +69,16 @@ def note_verification(vault: Vault, report: VerifyReport, backups: frozenset[int
     vault.store.put(key, canonical({**fields, "signature": signature}), mode=CREATE, content_type="application/json")
 
 
-def verifications(vault: Vault) -> list[Verification]:
-    """The notes, newest first. What none of the repository's keys signed is passed over."""
+def verifications(vault: Vault, *, depths: frozenset[str] | None = None) -> list[Verification]:
+    """The notes, newest first. What none of the repository's keys signed is passed over.
+
+    Args:
+        depths: only of these; each backup is looked at, and those notes are many.
+    """
     found: list[Verification] = []
-    for key in sorted((info.key for info in vault.store.list(PREFIX)), reverse=True)[:KEPT]:
+    keys = (info.key for info in vault.store.list(PREFIX))
+    wanted = (key for key in keys if depths is None or any(f"-{depth}-" in key for depth in depths))
+    for key in sorted(wanted, reverse=True)[:KEPT]:
         try:
             one = _read(vault, vault.store.get(key))
         except ObjectNotFound:

@@ -17,9 +17,10 @@ from holdfast.engine.vault import layout
 from holdfast.engine.vault.backups import Backup, live_backups
 from holdfast.engine.vault.errors import Damaged, HistoryDamaged, WrongKey
 from holdfast.engine.vault.index import ChunkIndex
-from holdfast.engine.vault.keysets import is_keyset
+from holdfast.engine.vault.keysets import keyset_name
 from holdfast.engine.vault.log import parse_entry
-from holdfast.engine.vault.pack import PackClass
+from holdfast.engine.vault.memory import blocks_kept
+from holdfast.engine.vault.pack import PackClass, PackInfo, StoredChunk, read_table
 from holdfast.engine.vault.reading import ChunkReader, open_head
 from holdfast.engine.vault.vault import LoadedIndex, Vault
 
@@ -101,7 +102,8 @@ def verify_vault(vault: Vault, options: VerifyOptions | None = None) -> VerifyRe
     vault, loaded = vault.current_index(presence=True, torn=True)
     report.problems.extend(loaded.damaged)
     report.packs = len(loaded.index.packs)
-    bad_chunks = _verify_packs(vault, loaded, options, report)
+    with blocks_kept():
+        bad_chunks = _verify_packs(vault, loaded, options, report)
     for pack_id in loaded.missing_packs:
         report.missing_packs.append(pack_id.hex())
     unreadable: dict[int, str] = {}
@@ -122,19 +124,19 @@ def _verify_copies(vault: Vault, report: VerifyReport) -> None:
         for number in history.strays
     )
     pairs = [(layout.entry_key(number), layout.entry_copy_key(number), "") for number in history.counting]
-    for role, keyset_id in history.keys.keysets.items():
+    for keyset_id in history.keys.keysets.values():
         first, second = layout.KEY_COPIES
-        pairs.append((layout.keyset_key(keyset_id, first), layout.keyset_key(keyset_id, second), role))
-    for *pair, role in pairs:
+        pairs.append((layout.keyset_key(keyset_id, first), layout.keyset_key(keyset_id, second), keyset_id))
+    for *pair, name in pairs:
         found: list[bytes] = []
         for key in pair:
             where = f"{vault.store.name}: {key}"
             try:
                 data = vault.store.get(key)
-                if not role:
+                if not name:
                     parse_entry(data, where, repository=history.repository)
-                elif not is_keyset(data, role, history.repository):
-                    report.problems.append(f"{where} cannot be read; its copy is used")
+                elif keyset_name(data) != name:
+                    report.problems.append(f"{where} was changed; its copy is used")
                     continue
                 found.append(data)
             except ObjectNotFound:
@@ -252,7 +254,17 @@ def _verify_pack(vault: Vault, index: ChunkIndex, number: int) -> tuple[int, int
     if len(data) != info.size_bytes or (info.digest is not None and blake3(data).digest() != info.digest):
         opened = info.kind is PackClass.TREE or bool(vault.secrets.private)
         return number, len(data), f"{where}: its bytes are not those that were written", [] if opened else names
+    if info.digest is None and not _has_its_table(vault, info, chunks, data, where):
+        return number, len(data), f"{where}: the table at its end is damaged", []
     return number, len(data), None, ()
+
+
+def _has_its_table(vault: Vault, info: PackInfo, chunks: list[StoredChunk], data: bytes, where: str) -> bool:
+    """Whether a pack whose digest is not known ends with the table an index would be rebuilt from."""
+    try:
+        return read_table(data, len(data), vault.secrets, info.pack_id, where) == (info.kind, chunks)
+    except (Damaged, WrongKey):
+        return False
 
 
 def _bad_chunks(vault: Vault, index: ChunkIndex, number: int, data: bytes, where: str) -> Iterable[bytes]:

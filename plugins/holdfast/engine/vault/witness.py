@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from holdfast.engine.objectstore.errors import ObjectNotFound, ObjectStoreError
-from holdfast.engine.objectstore.interface import ObjectStore
+from holdfast.engine.objectstore.interface import ByteRange, ObjectStore
 from holdfast.engine.snapshot.documents import canonical
 from holdfast.engine.snapshot.once import create_or_read
 from holdfast.engine.vault import layout
@@ -21,11 +21,13 @@ from holdfast.engine.vault.entries import EntryDigest, Form, Id, Key32, Number, 
 from holdfast.engine.vault.errors import HistoryDamaged, RolledBack
 from holdfast.engine.vault.history import History
 from holdfast.engine.vault.keys import keys_after, next_keys
-from holdfast.engine.vault.log import LogEntry, is_signed, parse_entry, read_entry
+from holdfast.engine.vault.log import LogEntry, get_bounded, is_signed, parse_entry, read_entry
 from holdfast.engine.vault.secrets import Secrets, b64, unb64
 
 FORMAT = "holdfast.vault.witness/1"
 _SIGNED = b"holdfast vault 1|witness|"
+#: A witness is far smaller; no more is read.
+_MOST_BYTES = 4096
 
 
 class WitnessForm(Form):
@@ -129,7 +131,9 @@ def read_witness(site: str, store: ObjectStore, history: History) -> Witness:
 
 def _read(store: ObjectStore, history: History, number: int) -> WitnessForm | None:
     try:
-        found = read_canonical(store.get(layout.witness_key(history.repository, number)))
+        found = read_canonical(
+            store.get(layout.witness_key(history.repository, number), byte_range=ByteRange(0, _MOST_BYTES))
+        )
         read = WitnessForm.model_validate(found)
     except (ValueError, ObjectNotFound):
         return None
@@ -147,7 +151,7 @@ def _other_keys(store: ObjectStore, history: History, kept: Iterable[tuple[int, 
     for number, digest in sorted(set(kept) - ours):
         key = layout.witness_keys_key(history.repository, number, digest)
         try:
-            entry = parse_entry(store.get(key), f"{store.name}: {key}", repository=history.repository)
+            entry = parse_entry(get_bounded(store, key), f"{store.name}: {key}", repository=history.repository)
         except (HistoryDamaged, ObjectNotFound):
             continue
         if (entry.sequence, entry.digest) == (number, digest):

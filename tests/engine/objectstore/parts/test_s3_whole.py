@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 
 from holdfast.engine.config import Site
-from holdfast.engine.objectstore import CREATE, IfMatch, ObjectStore, ObjectVersion, StoreAccess, fixed, open_store
+from holdfast.engine.objectstore import (
+    CREATE,
+    ByteRange,
+    IfMatch,
+    ObjectStore,
+    ObjectVersion,
+    StoreAccess,
+    fixed,
+    open_store,
+)
 from holdfast.engine.objectstore.attributes import Attributes
 from holdfast.engine.objectstore.checksums import crc64nvme, s3_text
 from holdfast.engine.objectstore.errors import (
@@ -17,6 +26,7 @@ from holdfast.engine.objectstore.errors import (
     NotSupported,
     ObjectExists,
     ObjectNotFound,
+    ObjectStoreError,
     PreconditionFailed,
     StoreUnavailable,
 )
@@ -75,6 +85,36 @@ def test_a_large_object_is_not_taken_in_one_piece(scripted: Any, reply: Any) -> 
     reader = opened(scripted.url).open("k", size_bytes=5)
     assert sum(map(len, reader)) == len(large)
     assert not reader.is_whole
+
+
+def test_a_range_comes_in_one_request_with_the_size_of_the_whole(scripted: Any, reply: Any) -> None:
+    scripted.answers(reply(206, {**DATED, "ETag": '"t"', "Content-Range": "bytes 2-4/9"}, b"cde"))
+    reader = opened(scripted.url).open("k", byte_range=ByteRange(2, 5), if_match=ObjectVersion('"t"'))
+    assert b"".join(reader) == b"cde"
+    assert reader.info.size_bytes == 9
+    (seen,) = scripted.seen
+    assert (seen.headers["range"], seen.headers["if-match"]) == ("bytes=2-4", '"t"')
+    assert "range" in seen.headers["authorization"]
+
+
+def test_a_range_in_an_answer_that_is_cut_short_is_an_error(scripted: Any, reply: Any) -> None:
+    scripted.answers(reply(206, {**DATED, "ETag": '"t"', "Content-Range": "bytes 2-4/9"}, b"cd"))
+    with pytest.raises(StoreUnavailable):
+        opened(scripted.url).get("k", byte_range=ByteRange(2, 5))
+
+
+@pytest.mark.parametrize("said", ["bytes 0-2/9", "bytes 2-4/*", ""])
+def test_another_range_than_was_asked_for_is_never_taken_for_it(scripted: Any, reply: Any, said: str) -> None:
+    headers = {**DATED, "ETag": '"t"', **({"Content-Range": said} if said else {})}
+    scripted.answers(*[reply(206, headers, b"abc")] * 2)
+    with pytest.raises(ObjectStoreError):
+        opened(scripted.url).get("k", byte_range=ByteRange(2, 5))
+
+
+def test_a_server_without_ranges_is_told_from_one_that_has_them(scripted: Any, reply: Any) -> None:
+    scripted.answers(*[reply(200, {**DATED, "ETag": '"t"'}, b"abcdefghi")] * 2)
+    with pytest.raises(ObjectStoreError):
+        opened(scripted.url).get("k", byte_range=ByteRange(2, 5))
 
 
 @pytest.mark.parametrize(

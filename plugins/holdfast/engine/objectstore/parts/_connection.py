@@ -8,6 +8,7 @@ it to read heads as if they were mail. Bodies go from and to the caller's memory
 from __future__ import annotations
 
 import http.client
+import io
 import re
 import select
 import socket
@@ -207,10 +208,13 @@ class Connection:
         if end <= _BUFFER_BYTES:
             self._fill(self._view[:end], have, until)
             return bytes(self._view[begin:end])
-        body = bytearray(length)
-        body[: have - begin] = self._view[begin:have]
-        self._fill(memoryview(body), have - begin, until)
-        return bytes(body)
+        body = io.BytesIO()  # which gives its bytes away without a copy
+        body.seek(length - 1)
+        body.write(b"\0")
+        with body.getbuffer() as view:
+            view[: have - begin] = self._view[begin:have]
+            self._fill(view, have - begin, until)
+        return body.getvalue()
 
     def _fill(self, view: memoryview, have: int, until: float) -> None:
         """Receive until the view is full."""

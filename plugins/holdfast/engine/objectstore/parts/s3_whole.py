@@ -1,4 +1,4 @@
-"""Small objects of S3, whole: one request each over the connections of the parts.
+"""Small objects of S3, whole, and ranges: one request each over the connections of the parts.
 
 obstore answers the same requests; per object of 64 KiB a large part of its processor time goes to
 hand the request to its own threads and back (docs/performance.md). It still lists, heads, deletes and copies.
@@ -6,6 +6,7 @@ hand the request to its own threads and back (docs/performance.md). It still lis
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -38,6 +39,7 @@ _FIELDS = {
 _CHECKSUM = "x-amz-checksum-crc64nvme"
 _ALGORITHM = "x-amz-sdk-checksum-algorithm"
 _KEPT_TIMES = 1024
+_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 
 
 class S3Whole:
@@ -61,22 +63,27 @@ class S3Whole:
 
     def begin_get(self, call: Call, path: str, if_match: ObjectVersion | None, most_bytes: int) -> PendingGet:
         """Ask for an object. Raises StoreUnavailable: no connection could be made."""
-        query: Mapping[str, str] = {}
-        headers: Mapping[str, str] = {}
-        if if_match is not None:
-            if if_match.e_tag is not None:
-                headers = {"If-Match": if_match.e_tag}
-            elif if_match.version is not None:
-                query = {"versionId": if_match.version}
+        query, headers = _pinned(if_match)
         return PendingGet(self, self._parts.begin_get(call, path, query, headers, most_bytes), call, if_match)
 
-    def got(self, answer: Answer, call: Call, if_match: ObjectVersion | None) -> tuple[ObjectInfo, bytes, Attributes]:
+    def begin_range(self, call: Call, path: str, if_match: ObjectVersion | None, start: int, end: int) -> PendingRange:
+        """Ask for some bytes of an object. Raises StoreUnavailable: no connection could be made."""
+        query, headers = _pinned(if_match)
+        wanted = {**headers, "Range": f"bytes={start}-{end - 1}"}
+        return PendingRange(self, self._parts.begin_get(call, path, query, wanted, end - start), call, if_match, start)
+
+    def got(
+        self, answer: Answer, call: Call, if_match: ObjectVersion | None, size_bytes: int | None = None
+    ) -> tuple[ObjectInfo, bytes, Attributes]:
         """What an answer brought.
+
+        Args:
+            size_bytes: of the whole object, where the answer is of a range.
 
         Raises:
             ObjectNotFound, PreconditionFailed: as `ObjectStore.get`.
         """
-        if answer.status != 200:
+        if answer.status != (200 if size_bytes is None else 206):
             raise self._refused(answer, call)
         said = answer.headers
         if "content-length" not in said and "transfer-encoding" not in said:  # whether it is whole nobody can know
@@ -94,7 +101,8 @@ class S3Whole:
                 "the object is not in the version named", where=call.where, expected=if_match.e_tag, found=tag
             )
         version = ObjectVersion(tag, _version(said))
-        info = ObjectInfo(call.key or "", len(answer.body), self._time(said.get("last-modified"), call), version)
+        size = len(answer.body) if size_bytes is None else size_bytes
+        info = ObjectInfo(call.key or "", size, self._time(said.get("last-modified"), call), version)
         return info, answer.body, self._said(said, call)
 
     def begin_put(self, call: Call, path: str, data: bytes, mode: PutMode, said: Mapping[str, Any]) -> PendingPut:
@@ -210,6 +218,31 @@ class PendingGet:
         self._exchange.abandon()
 
 
+class PendingRange(PendingGet):
+    """A GET of a range on its way."""
+
+    __slots__ = ("_start",)
+
+    def __init__(
+        self, whole: S3Whole, exchange: Exchange, call: Call, if_match: ObjectVersion | None, start: int
+    ) -> None:
+        super().__init__(whole, exchange, call, if_match)
+        self._start = start
+
+    def result(self) -> tuple[ObjectInfo, bytes, Attributes] | None:
+        """As `S3Whole.got`; ``None``: the server has no such range, does not know ranges, or says it in its own way."""
+        try:
+            answer = self._exchange.answer()
+        except TooLong:
+            return None
+        if answer.status in (200, 416):
+            return None
+        said = _RANGE.fullmatch(answer.headers.get("content-range", "")) if answer.status == 206 else None
+        if answer.status == 206 and (said is None or int(said[1]) != self._start):
+            return None
+        return self._whole.got(answer, self._call, self._if_match, None if said is None else int(said[2]))
+
+
 class PendingPut:
     """A PUT on its way."""
 
@@ -225,6 +258,15 @@ class PendingPut:
     def abandon(self) -> None:
         """Nobody waits for it any more; it may have happened."""
         self._exchange.abandon()
+
+
+def _pinned(if_match: ObjectVersion | None) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    """Query and headers of a read of exactly this version, of any where none is named."""
+    if if_match is None:
+        return {}, {}
+    if if_match.e_tag is not None:
+        return {}, {"If-Match": if_match.e_tag}
+    return ({} if if_match.version is None else {"versionId": if_match.version}), {}
 
 
 def _quoted(tag: str) -> str:

@@ -33,7 +33,7 @@ _RUN_CHUNK_BYTES = 2 * 1024 * 1024
 
 
 class NotMirrored(HoldfastError):
-    """The backup is made, but a mirror could not be brought up to it."""
+    """It is done at the vault, but a mirror could not be brought up to it."""
 
     transient = True
 
@@ -255,6 +255,27 @@ def mirror_everywhere(runtime: Runtime, vault: str) -> dict[str, MirrorReport | 
         except HoldfastError as error:
             done[site] = error
     return done
+
+
+def follow(runtime: Runtime, vault: str) -> None:
+    """Bring the mirrors up to what was just changed: a mirror that knows less opens with older keys, or not at all.
+
+    Raises NotMirrored: it stands at the vault, and a mirror does not know it.
+    """
+    done = mirror_everywhere(runtime, vault)
+    failed = [
+        f"{site}: {found if isinstance(found, HoldfastError) else found.problems[0]}"
+        for site, found in done.items()
+        if isinstance(found, HoldfastError) or found.problems
+    ]
+    if failed:
+        raise NotMirrored(
+            "it is done at the vault, but a mirror does not know it",
+            where=f"vault {vault}",
+            expected="every mirror to follow",
+            found="; ".join(failed),
+            fix=f"When the site answers again: `holdfast vault mirror --vault {vault}`",
+        )
 
 
 def _check_residency(runtime: Runtime, subject: str, vault: str) -> None:

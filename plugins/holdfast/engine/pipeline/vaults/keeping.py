@@ -10,6 +10,7 @@ from typing import Any
 
 from holdfast.engine.config import KeepBackups
 from holdfast.engine.objectstore.interface import ObjectStore
+from holdfast.engine.pipeline.vaults.backing_up import follow
 from holdfast.engine.pipeline.vaults.locking import lock_policy, locks_at, remover, witness_locks
 from holdfast.engine.pipeline.vaults.opening import opened, prefix_of, recipients_of, unlocked, vault_store
 from holdfast.engine.recovery.subjects import snapshot_subjects
@@ -19,16 +20,21 @@ from holdfast.engine.vault.collect import CollectOptions, CollectReport, collect
 from holdfast.engine.vault.erasure import ErasureStore
 from holdfast.engine.vault.erasure_repair import repair as repair_shares
 from holdfast.engine.vault.errors import Damaged, NoVault, WrongKey
-from holdfast.engine.vault.forget import ForgetPlan, Keep, forget, hold, plan_forget
+from holdfast.engine.vault.forget import ForgetPlan, Keep, forget, hold, plan_forget, plan_forget_named
 from holdfast.engine.vault.history import load_history
 from holdfast.engine.vault.keysets import named_recipients, rotate_keys
 from holdfast.engine.vault.locks import LockPolicy, LockReport, RenewReport, lock_report, renew_locks
+from holdfast.engine.vault.mirror import trim_mirror
+from holdfast.engine.vault.needed import freed_bytes
 from holdfast.engine.vault.repair import RepairOptions, RepairReport, repair_vault
 from holdfast.engine.vault.secrets import ROLES, Secrets
 from holdfast.engine.vault.vault import Vault
 from holdfast.engine.vault.verifications import note_verification, verifications, verified_by
 from holdfast.engine.vault.verify import Depth, VerifyOptions, VerifyReport, verify_vault
-from holdfast.errors import ConfigError, HoldfastError
+from holdfast.errors import ConfigError, HoldfastError, Refused
+
+#: A backup's content may be so much newer than now by this machine's clock.
+_SKEW_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ class RecoveryPoint:
         """Whether less than the RPO would be lost; ``None``: not known."""
         if self.error is not None:
             return None
-        return self.age_seconds is not None and self.age_seconds <= self.rpo_seconds
+        return self.age_seconds is not None and -_SKEW_SECONDS <= self.age_seconds <= self.rpo_seconds
 
     def text(self) -> str:
         """How it stands, for a line."""
@@ -66,6 +72,8 @@ class RecoveryPoint:
             return self.error
         if self.age_seconds is None:
             return "no verified backup"
+        if self.age_seconds < -_SKEW_SECONDS:
+            return f"its content is of {-self.age_seconds:.0f} s from now: some clock is wrong"
         return f"{self.age_seconds:.0f} s old, at most {self.rpo_seconds:.0f} s are allowed"
 
 
@@ -129,24 +137,29 @@ def verified(
     With a reader's keys at hand content is opened; with a writer's only, digests are compared.
 
     Args:
-        last: when the last sample was read.
+        last: when the last sample was begun; by default the vault's notes say. Of a mirror there are none.
     """
     given = options or VerifyOptions()
+    began = runtime.clock.now()
     try:
         found = opened(runtime, vault, "reader", site=site)
     except (WrongKey, ConfigError):
         found = opened(runtime, vault, "writer", site=site)
     cycle = timedelta(days=runtime.topology.vault(vault).verify_days)
-    report = verify_vault(found, VerifyOptions(depth=depth, cycle=cycle, last=last, progress=given.progress))
+    if last is None and site is None:
+        last = last_sample(runtime, vault)
+    report = verify_vault(found, VerifyOptions(depth=depth, cycle=cycle, now=began, last=last, progress=given.progress))
     if report.is_good and site is None:
-        note_verification(found, report, frozenset(found.history.backups), unlocked(runtime, vault, "writer"))
+        writer = unlocked(runtime, vault, "writer")
+        note_verification(found, report, frozenset(found.history.backups), writer, at=began)
     return report
 
 
 def last_sample(runtime: Runtime, vault: str) -> datetime | None:
-    """When a sample or everything was last read, ``None``: never."""
+    """When a sample or everything was last begun to be read, ``None``: never."""
     found = opened(runtime, vault, "writer")
-    return next((one.at for one in verifications(found) if one.depth != Depth.STRUCTURE), None)
+    read = frozenset({Depth.SAMPLE.value, Depth.FULL.value})
+    return next((one.at for one in verifications(found, depths=read)), None)
 
 
 def keep_of(settings: KeepBackups) -> Keep:
@@ -160,7 +173,6 @@ def forgotten(
     *,
     backups: Sequence[str] = (),
     source: str | None = None,
-    dry_run: bool = False,
 ) -> ForgetPlan:
     """Forget by the topology's retention, or backups by name.
 
@@ -168,18 +180,33 @@ def forgotten(
         Refused: a legal hold.
     """
     keep = keep_of(runtime.topology.vault(vault).keep)
-    if dry_run:
-        found = opened(runtime, vault, "writer")
-        return plan_forget(live_backups(found, source), keep)
     found = opened(runtime, vault, "admin")
     if backups:
-        wanted = [find_backup(found, name).backup_id for name in backups]
-        return forget(found, backups=wanted)[1]
-    return forget(found, keep, source=source)[1]
+        plan = forget(found, backups=[find_backup(found, name).backup_id for name in backups])[1]
+    else:
+        plan = forget(found, keep, source=source)[1]
+    follow(runtime, vault)
+    return plan
+
+
+def would_forget(
+    runtime: Runtime, vault: str, *, backups: Sequence[str] = (), source: str | None = None
+) -> tuple[ForgetPlan, int]:
+    """What `forgotten` would let go, and the bytes collections would free then. Changes nothing."""
+    found = opened(runtime, vault, "writer")
+    live = live_backups(found, source)
+    if backups:
+        plan = plan_forget_named(live, frozenset(find_backup(found, name).backup_id for name in backups))
+    else:
+        plan = plan_forget(live, keep_of(runtime.topology.vault(vault).keep))
+    return plan, freed_bytes(found, (backup.sequence for backup in plan.forgotten))
 
 
 def collected(runtime: Runtime, vault: str, *, dry_run: bool = False, repack: bool = True) -> CollectReport:
-    """Collect what is nobody's. With the reader's keys at hand packs of which little is needed are written anew."""
+    """Collect what is nobody's, and bring the mirrors up to it; they lose what was collected when their grace is over.
+
+    With the reader's keys at hand packs of which little is needed are written anew.
+    """
     grace = timedelta(hours=runtime.topology.vault(vault).grace_hours)
     reader: Secrets | None = None
     if repack and not dry_run:
@@ -189,7 +216,12 @@ def collected(runtime: Runtime, vault: str, *, dry_run: bool = False, repack: bo
             reader = None
     found = opened(runtime, vault, "admin")
     options = CollectOptions(grace=grace, dry_run=dry_run, reader=reader, remove=remover(runtime, vault, found.store))
-    return collect(found, options)[1]
+    report = collect(found, options)[1]
+    if not dry_run:
+        follow(runtime, vault)
+        for site in runtime.topology.vault(vault).mirrors:
+            trim_mirror(opened(runtime, vault, "admin", site=site), grace=grace)
+    return report
 
 
 def repaired(
@@ -210,6 +242,7 @@ def repaired(
     Raises:
         HistoryDamaged: two histories, and the witnesses do not say which is right.
         NotEntitled: a loss is to be accepted, and the keys are not an administrator's.
+        Refused: a loss is to be accepted, and a mirror cannot be read.
     """
     settings = runtime.topology.vault(vault)
     shared = vault_store(runtime, vault)
@@ -217,25 +250,35 @@ def repaired(
         repair_shares(shared, deep=depth is Depth.FULL)
     other: ObjectStore | None = None
     at: str | None = None
+    away: dict[str, HoldfastError] = {}
     for site in (mirror,) if mirror is not None else settings.mirrors:
         store = vault_store(runtime, vault, site=site)
         try:
             load_history(store)
-        except HoldfastError:
+        except HoldfastError as error:
+            if mirror is not None:
+                raise
+            away[site] = error
             continue
-        other, at = store, site
-        break
+        if other is None:
+            other, at = store, site
+    if accept_loss and away:
+        raise Refused(
+            "a loss is not accepted while a mirror cannot be read: it may have what is missing here",
+            where=f"vault {vault}",
+            expected="every mirror to answer",
+            found="; ".join(f"{site}: {error}" for site, error in away.items()),
+            fix="Bring the mirror back, or take it out of the topology if it is gone for good",
+        )
     try:
         found = opened(runtime, vault, "admin")
     except (Damaged, NoVault):
         if at is None:
             raise
         found = replace(opened(runtime, vault, "admin", site=at), store=shared)
-    recipients = recipients_of(runtime, vault, "admin")
     options = RepairOptions(
         depth=depth,
         accept_loss=accept_loss,
-        recipients=recipients,
         reader=_reader_at_hand(runtime, vault, [shared, *([] if other is None else [other])]),
         progress=progress,
     )
@@ -298,12 +341,19 @@ def held(runtime: Runtime, vault: str, backups: Iterable[str], *, release: bool 
     found = opened(runtime, vault, "admin")
     wanted = [find_backup(found, name) for name in backups]
     after = hold(found, wanted, held=not release)
+    follow(runtime, vault)
     numbers = {backup.sequence for backup in wanted}
     return [backup for backup in live_backups(after) if backup.sequence in numbers]
 
 
 def rotated(
-    runtime: Runtime, vault: str, roles: Sequence[str], *, new_generation: bool = False, new_signer: bool = False
+    runtime: Runtime,
+    vault: str,
+    roles: Sequence[str],
+    *,
+    new_generation: bool = False,
+    new_signer: bool = False,
+    new_admin: bool = False,
 ) -> dict[str, Any]:
     """Write the key sets of some roles anew, for the recipients the topology names now.
 
@@ -316,7 +366,8 @@ def rotated(
     if unknown:
         raise ConfigError("unknown role", expected=", ".join(ROLES), found=", ".join(sorted(unknown)))
     store = vault_store(runtime, vault)
-    wanted = {*roles, *(["reader"] if new_generation else []), *(["writer"] if new_signer else [])}
+    renewed = {"reader": new_generation, "writer": new_signer, "admin": new_admin}
+    wanted = {*roles, *(role for role, is_new in renewed.items() if is_new)}
     secrets = {role: unlocked(runtime, vault, role, store=store) for role in wanted - {"admin"}}
     after, written = rotate_keys(
         opened(runtime, vault, "admin"),
@@ -325,7 +376,9 @@ def rotated(
         reader=secrets.get("reader"),
         new_generation=new_generation,
         new_signer=new_signer,
+        new_admin=new_admin,
     )
+    follow(runtime, vault)
     keys = after.history.keys
     return {
         "vault": vault,

@@ -60,8 +60,10 @@ def restored(
 
     Raises:
         UnknownBackup, UnsafePath, Damaged, Refused, WrongKey.
+        RolledBack, HistoryDamaged: newer backups are known to be gone, and none was named by its id.
     """
     found = opened(runtime, vault, "reader", site=vault_site)
+    _refuse_guess(found, backup, vault_site)
     wanted = find_backup(found, backup, source=source, at=at)
     admit(wanted)
     options = RestoreOptions(
@@ -74,6 +76,17 @@ def restored(
     if location is None:
         return restore_backup(found, wanted, target, options)
     return restore_tables(found, wanted, target, location=location, options=options, strict=False)
+
+
+def _refuse_guess(vault: Vault, backup: str | None, vault_site: str | None) -> None:
+    """Where newer backups are known to be gone, the newest that is left is not what somebody means by the newest.
+
+    A mirror may lie behind its vault, and is what there is when the vault is lost.
+
+    Raises HistoryDamaged, RolledBack: a backup has to be named by its id.
+    """
+    if vault.alarm is not None and vault_site is None and backup in (None, "latest"):
+        raise vault.alarm
 
 
 def restored_live(
@@ -104,6 +117,7 @@ def restored_live(
         ResidencyRefused, NotActive, TargetChanged, Superseded: see `restore_as_snapshot`.
     """
     found = opened(runtime, vault, "reader", site=vault_site)
+    _refuse_guess(found, backup, vault_site)
     wanted = live_candidate(runtime, group, found, backup=backup, source=source, at=at)
     state = require_active(runtime, group)
     dataset = runtime.topology.datasets.get(wanted.source)
@@ -176,9 +190,10 @@ def question(
     source: str,
     at: datetime | None,
     reason: str,
+    vault_site: str | None = None,
 ) -> RestoreQuestion:
     """Which backup it would be, and what it would take the place of. Raises as `restored_live`; reads no content."""
-    found = opened(runtime, vault, "writer")
+    found = opened(runtime, vault, "writer", site=vault_site)
     wanted = live_candidate(runtime, group, found, backup=backup, source=source, at=at)
     state = require_active(runtime, group)
     newest = latest(runtime.store(state.active_site, flow=group), wanted.source, epoch=state.epoch)
