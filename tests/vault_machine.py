@@ -233,13 +233,17 @@ class VaultMachine(RuleBasedStateMachine):
     def back_up(self, source: str, harm: Harming, skew: int) -> None:
         self._back_up(source, harm, skew)
 
-    @rule(source=st.sampled_from(SOURCES), grace=graces, hours=hours)
-    def back_up_while_others_clean_up(self, source: str, grace: int, hours: int) -> None:
-        """Between the first look at the index and the entry lie a retention, some time, and a collection."""
+    @rule(source=st.sampled_from(SOURCES), grace=graces, hours=hours, collections=st.integers(1, 3))
+    def back_up_while_others_clean_up(self, source: str, grace: int, hours: int, collections: int) -> None:
+        """Between the first look at the index and the entry lie a retention, some time, and collections.
+
+        After several the entries that came next are gone from the log: their numbers are free again.
+        """
         running = self.sites.open("writer")
         self._forget(Keep(last=1), None, Harming())
-        self.sites.clock.advance(hours * 3600 + 1)
-        self._collect(grace, grace, repack=False, harm=Harming())
+        for _ in range(collections):
+            self.sites.clock.advance(hours * 3600 + 1)
+            self._collect(grace, grace, repack=False, harm=Harming())
         self._back_up(source, Harming(), 0, running)
 
     @rule(source=st.sampled_from(SOURCES), what=st.sampled_from(["recipients", "generation", "signer"]))
