@@ -238,9 +238,13 @@ class VaultMachine(RuleBasedStateMachine):
     def back_up_while_others_clean_up(self, source: str, grace: int, hours: int, collections: int) -> None:
         """Between the first look at the index and the entry lie a retention, some time, and collections.
 
-        After several the entries that came next are gone from the log: their numbers are free again.
+        After several the entries that came next are gone from the log: their numbers are free again. The source is as
+        it was at its oldest backup: what the retention takes away is what this one would like to reuse.
         """
         running = self.sites.open("writer")
+        oldest = next((known for known in self.model.live.values() if known.source == source), None)
+        if oldest is not None:
+            self.files[source] = dict(self.sites.states[oldest.state])
         self._forget(Keep(last=1), None, Harming())
         for _ in range(collections):
             self.sites.clock.advance(hours * 3600 + 1)
