@@ -271,6 +271,22 @@ def test_damage_is_repaired_from_the_mirror(vaults: Vaults, tmp_path: Path) -> N
     assert "Nothing is wrong" in vaults("verify", "--depth", "full").stdout
 
 
+@pytest.mark.parametrize("left", ["nothing", "all but the log", "all but the keys"])
+def test_a_vault_that_does_not_open_any_more_is_made_whole_from_the_mirror(
+    vaults: Vaults, tmp_path: Path, left: str
+) -> None:
+    vaults("backup", "group")
+    vault = tmp_path / SITES[1] / "vault" / "desk"
+    gone = {"nothing": [""], "all but the log": ["log", "log-copies"], "all but the keys": ["keys"]}[left]
+    for name in gone:
+        shutil.rmtree(vault / name)
+    assert vaults("list", code=2 if left != "all but the keys" else 4).stderr
+    done = vaults.json("verify", "--repair")
+    assert (done["whole"], done["lost"]) == (True, [])
+    assert len(vaults.json("list")["backups"]) == 1
+    assert vaults.json("restore", "--to", str(tmp_path / "out"))["restored"] == 1
+
+
 def test_a_drill_restores_elsewhere_and_signs(vaults: Vaults, tmp_path: Path) -> None:
     vaults("backup", "group")
     done = vaults.json("drill", "run", "--output", str(tmp_path / "evidence"))

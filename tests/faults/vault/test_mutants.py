@@ -33,7 +33,7 @@ def append_blindly(patch: Patch) -> None:
     """Whoever appends does not read what came since."""
 
     def no_news(_store: Any, _secrets: Any, tip: Any, _seen: Any, signers: Any) -> Any:
-        return tip, signers, tip.sequence + 1
+        return tip, signers, 1 if tip is None else tip.sequence + 1
 
     patch(appending, "_catch_up", no_news)
     patch(appending, "_check_it_counts", lambda *_: None)
