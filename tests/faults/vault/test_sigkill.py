@@ -81,8 +81,7 @@ def test_a_process_killed_at_every_write_leaves_nothing_to_unlock(operation: str
 def test_what_a_killed_write_left_in_a_folder_is_no_object(tmp_path: Path) -> None:
     sites = base(tmp_path, "backup")
     assert run(tmp_path, "backup", 0, "middle") == -signal.SIGKILL
-    torn = [path.name for path in (tmp_path / "vault").rglob("*#1")]
-    assert len(torn) == 1
+    assert any((tmp_path / "vault").rglob("*#1"))  # more than one where another thread was writing too
     assert not [info.key for info in sites.vault.list() if "#" in info.key]
     sites.collect()
     sites.check_live()
