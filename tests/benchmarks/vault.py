@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import importlib.util
 import json
 import os
 import shutil
@@ -30,6 +31,7 @@ from serving import KEY, SECRET, airflow_connection, serve_s3
 
 HERE = Path(__file__).parent
 WORKER, SET = HERE / "vault_worker.py", HERE / "mixed_set.py"
+HOLDFAST = Path(sys.executable).parent / "holdfast"
 OURS, RESTIC = "holdfast", "restic"
 PACKAGES = ["holdfast", "obstore", "blake3", "cryptography", "pyfastcdc", "zstandard", "pyarrow"]
 MIB = 1 << 20
@@ -38,6 +40,8 @@ STORED_PER_CHANGED = 1.5
 #: The issue's bars, to S3: ours / restic's processor time, at most.
 BARS = {"first backup": 1 / 3, "incremental": 1 / 2.5, "restore": 1 / 1.5}
 LISTING = "its listing alone"
+#: An installed package has its bytecode, and so has ours here.
+COMPILED = {"PYTHONDONTWRITEBYTECODE": ""}
 METRICS = (("cpu_seconds", "s"), ("wall_seconds", "s"), ("peak_bytes", "B"))
 
 
@@ -81,6 +85,7 @@ class Bench:
     size: Size
     work: Path
     restic: Path | None
+    engine_alone: bool = False
     costs: dict[tuple[str, str, str], list[Cost]] = field(default_factory=lambda: defaultdict(list))
     stored: dict[tuple[str, str], list[float]] = field(default_factory=lambda: defaultdict(list))
 
@@ -96,8 +101,16 @@ class Bench:
 
     def command(self, contender: str, verb: str, place: Place, folder: Path | None = None) -> list[str]:
         """A user's command."""
-        if contender == OURS:
+        if contender == OURS and (self.engine_alone or verb == "list"):
             return [sys.executable, str(WORKER), verb, place.ours, *([str(folder)] if folder else [])]
+        if contender == OURS:
+            words = {
+                "init": ["init"],
+                "backup": ["backup", "tree", str(folder), "--name", "bench"],
+                "restore": ["restore", "--to", str(folder)],
+                "verify": ["verify", "--depth", "full"],
+            }
+            return [str(HOLDFAST), "vault", *words[verb]]
         arguments = {
             "init": ["init"],
             "backup": ["backup", str(folder)],
@@ -127,6 +140,8 @@ class Bench:
         with self._folder() as folder:
             environment = {
                 "BENCH_VAULT_IDENTITY": str(folder / "identity"),
+                "HOLDFAST_TOPOLOGY": str(folder / "holdfast.yaml"),
+                **COMPILED,
                 "RESTIC_PASSWORD": "correct horse battery staple",
                 "RESTIC_CACHE_DIR": str(folder / "restic-cache"),
                 "AWS_ACCESS_KEY_ID": KEY,
@@ -134,6 +149,7 @@ class Bench:
                 "AWS_DEFAULT_REGION": "us-east-1",
             }
             if name == "disk":
+                environment["AIRFLOW_CONN_SRC"] = json.dumps({"conn_type": "fs"})
                 found = Place(name, str(folder / OURS), str(folder / RESTIC), folder, environment)
                 yield self._initialised(found)
                 return
@@ -153,6 +169,7 @@ class Bench:
                 shutil.rmtree(folder / name, ignore_errors=True)
 
     def _initialised(self, place: Place) -> Place:
+        subprocess.run([sys.executable, str(WORKER), "topology", place.ours], check=True, env=env(place))
         for contender in self.contenders:
             self.run(contender, "init", place)
         return place
@@ -251,6 +268,10 @@ def _against(title: str, metric: str, unit: str, values: list[float], bar: float
     return Case(title, metric, unit, value, "the bar", bar, value / bar, 1.0, values)
 
 
+def env(place: Place) -> dict[str, str]:
+    return {**os.environ, **place.environment}
+
+
 def _told(command: list[str], name: str, environment: Mapping[str, str] | None = None) -> int:
     """The number a command prints as ``name=N``."""
     output = subprocess.check_output(command, env={**os.environ, **(environment or {})}, text=True, timeout=1800)
@@ -264,13 +285,14 @@ def main() -> None:
     parser.add_argument("--place", default="S3,disk", help="where to, with a comma between")
     parser.add_argument("--quick", action="store_true", help="a small set, for a first look: too small for the bars")
     parser.add_argument("--without-object", action="store_true", help="leave the one large object out")
+    parser.add_argument("--engine", action="store_true", help="ours by a script that starts the engine, not the CLI")
     parser.add_argument("--without-restic", action="store_true", help="measure ours alone")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # its servers and folders go with it
     size = QUICK if options.quick else WHOLE
     work = (options.output.parent / ("vault-quick" if options.quick else "vault")).resolve()
     found = None if options.without_restic else find_restic(options.output.parent.resolve() / "restic")
-    bench = Bench(size, work, found[0] if found else None)
+    bench = Bench(size, work, found[0] if found else None, options.engine)
     if found:
         print(f"==> restic {found[1]}")
     prepare(bench, with_object=not options.without_object)
@@ -285,6 +307,11 @@ def main() -> None:
 
 def prepare(bench: Bench, *, with_object: bool) -> None:
     """The files, made once; then read once, so that every contender finds them in memory."""
+    package = importlib.util.find_spec("holdfast")
+    assert package is not None
+    assert package.origin is not None
+    compiled = [sys.executable, "-m", "compileall", "-q", str(Path(package.origin).parent)]
+    subprocess.run(compiled, check=True, env={**os.environ, **COMPILED})
     print("==> the set", flush=True)
     size = bench.size
     numbers = [size.small_files, size.small_mib, size.parquet_files, size.parquet_mib]

@@ -1,5 +1,6 @@
 """Our side of the vault's benchmark, a process a command, as the command line is.
 
+    python vault_worker.py topology PLACE           writes ``HOLDFAST_TOPOLOGY`` and the key, for the command line
     python vault_worker.py init PLACE
     python vault_worker.py backup PLACE FOLDER
     python vault_worker.py restore PLACE FOLDER
@@ -13,6 +14,7 @@ PLACE is a folder, or a key prefix in the S3 that the connection in ``AIRFLOW_CO
 from __future__ import annotations
 
 import gc
+import json
 import os
 import resource
 import sys
@@ -26,23 +28,52 @@ from holdfast.engine.objectstore import ObjectStore, StoreAccess, open_store
 from holdfast.engine.vault.recipients import AgeRecipient
 from holdfast.engine.vault.vault import Vault
 
+PARTS = ("vault", "witness-a", "witness-b")
+
+
+def site(place: str, name: str) -> dict[str, str]:
+    """Where a part of a place lies: the vault, or one of its two witnesses."""
+    told = {"region": "us-east-1", "jurisdiction": "EU", "connection": "src"}
+    if place.startswith("/"):
+        return {**told, "cloud": "local", "bucket": f"{place}/{name}"}
+    return {**told, "cloud": "aws", "bucket": "bench", "prefix": f"{place}/{name}"}
+
+
+def topology(place: str) -> None:
+    """For the command line: the same places, the same key for every role."""
+    identity()
+    document = {
+        "version": 1,
+        "sites": {name: site(place, name) for name in PARTS},
+        "vaults": {
+            "bench": {
+                "site": "vault",
+                "prefix": "repository",
+                "witnesses": list(PARTS[1:]),
+                "keys": {
+                    role: [f"file:{os.environ['BENCH_VAULT_IDENTITY']}"] for role in ("writer", "reader", "admin")
+                },
+            }
+        },
+        "groups": {},
+    }
+    if place.startswith("/"):
+        for name in PARTS:
+            Path(place, name).mkdir(parents=True, exist_ok=True)
+    Path(os.environ["HOLDFAST_TOPOLOGY"]).write_text(json.dumps(document))
+
 
 def store(place: str, name: str) -> ObjectStore:
-    """A store of this place: the vault's, or one of its two witnesses'."""
-    if place.startswith("/"):
-        folder = Path(place) / name
-        folder.mkdir(parents=True, exist_ok=True)
-        site = Site(cloud=Cloud.LOCAL, region="here", jurisdiction="EU", connection="here", bucket=str(folder))
-        return open_store(name, site, StoreAccess())
-    site = Site(
-        cloud=Cloud.AWS, region="us-east-1", jurisdiction="EU", connection="src", bucket="bench",
-        prefix=f"{place}/{name}",
-    )  # fmt: skip
-    return open_store(name, site, EnvironmentConnections(os.environ).get("src"))
+    """A store of this place; the vault's own is below the prefix the topology names."""
+    where = Site.model_validate(site(place, name))
+    if name == PARTS[0]:
+        where = where.model_copy(update={"prefix": f"{where.prefix}/repository".strip("/")})
+    local = where.cloud is Cloud.LOCAL
+    return open_store(name, where, StoreAccess() if local else EnvironmentConnections(os.environ).get("src"))
 
 
 def witnesses(place: str) -> dict[str, ObjectStore]:
-    return {name: store(place, name) for name in ("witness-a", "witness-b")}
+    return {name: store(place, name) for name in PARTS[1:]}
 
 
 def identity() -> AgeRecipient:
@@ -109,6 +140,7 @@ def size(place: str, prefix: str) -> None:
 
 
 VERBS: dict[str, Callable[..., None]] = {
+    "topology": topology,
     "init": init,
     "backup": backup,
     "restore": restore,

@@ -9,18 +9,15 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from holdfast.cli.groups import GroupOption, choose_group
 from holdfast.cli.output import JsonOption, TopologyOption, console, print_json, reports_errors
 from holdfast.cli.watching import show_progress
 from holdfast.engine.drill.journal import DrillJournal
 from holdfast.engine.drill.summary import summary_rows
 from holdfast.engine.runtime import Runtime
-from holdfast.errors import ConfigError
 
 app = typer.Typer(help="Lose a site on purpose, and measure what happens.", no_args_is_help=True)
 
-GroupOption = Annotated[
-    str | None, typer.Option("--group", help="The protection group; may be left out when there is one.")
-]
 OutputOption = Annotated[
     Path | None, typer.Option("--output", help="Folder for the evidence; default ./evidence/<drill id>.")
 ]
@@ -154,23 +151,6 @@ def list_scenarios(as_json: JsonOption = False) -> None:
         console.print(f"[bold]{scenario.name}[/]  {scenario.title}")
         for claim in scenario.must_prove:
             console.print(f"  - {claim}")
-
-
-def choose_group(runtime: Runtime, group: str | None) -> str:
-    """The group that was named, or the only one there is. Raises UnknownName, ConfigError."""
-    if group is not None:
-        runtime.topology.group(group)
-        return group
-    groups = sorted(runtime.topology.groups)
-    if len(groups) != 1:
-        raise ConfigError(
-            "which group is not clear",
-            where="--group",
-            expected=f"one of {', '.join(groups) or '(none)'}",
-            found="nothing",
-            fix="Name it with --group",
-        )
-    return groups[0]
 
 
 def _show(journal: DrillJournal, folder: Path, as_json: bool) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, cast
 import typer
 from rich.table import Table
 
-from holdfast.cli.drill import GroupOption, choose_group
+from holdfast.cli.groups import GroupOption, choose_group
 from holdfast.cli.output import JsonOption, TopologyOption, console, errors, print_json, reports_errors
 from holdfast.cli.watching import show_progress
 from holdfast.engine.recovery.plan import Plan, Verb

@@ -7,28 +7,46 @@ of them says so: `holdfast train --help`.
 from __future__ import annotations
 
 import gc
-from typing import Annotated
+import importlib
+import sys
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from holdfast import __version__
-from holdfast.cli import authority, check, drill, failover, sandbox, sync, train, vault
+
+#: By name, in the order of the help: each is a module of this package, imported when it is asked for.
+COMMANDS = ("check", "sandbox", "authority", "drill", "failover", "sync", "train", "vault")
+
+
+class _Commands(TyperGroup):
+    """The commands; who calls one of them does not wait for what the others import."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"holdfast.cli.{cmd_name}")
+        if cmd_name == "check":
+            alone = typer.Typer(add_completion=False)
+            alone.command("check")(module.check)
+            return typer.main.get_command(alone)
+        group = typer.main.get_group(module.app)
+        group.name = cmd_name
+        return group
+
 
 app = typer.Typer(
     name="holdfast",
+    cls=_Commands,
     help="Keeps machine-learning pipelines alive when a cloud is lost, and proves it.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     epilog="Exit codes: 0 done, 1 failed or deviated, 2 bad input, 3 refused by a rule, 4 no majority.",
 )
-app.command("check")(check.check)
-app.add_typer(sandbox.app, name="sandbox")
-app.add_typer(authority.app, name="authority")
-app.add_typer(drill.app, name="drill")
-app.add_typer(failover.app, name="failover")
-app.add_typer(sync.app, name="sync")
-app.add_typer(train.app, name="train")
-app.add_typer(vault.app, name="vault")
 
 
 def _version(wanted: bool) -> None:
@@ -48,5 +66,8 @@ def _options(
 
 def main() -> None:
     """The console script."""
+    asked = next((word for word in sys.argv[1:] if word in COMMANDS), None)
+    if asked is not None:
+        importlib.import_module(f"holdfast.cli.{asked}")
     gc.freeze()  # what was imported stays, and need not be looked through again and again
     app()

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from holdfast.cli import sync_tables as show
-from holdfast.cli.drill import GroupOption, choose_group
+from holdfast.cli.groups import GroupOption, choose_group
 from holdfast.cli.output import JsonOption, TopologyOption, console, errors, print_json, reports_errors
 from holdfast.cli.sync_progress import stopping, sync_progress
 from holdfast.engine.pipeline import conflicts as both_sites

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from holdfast.cli import vault_tables as show
-from holdfast.cli.drill import GroupOption, choose_group
+from holdfast.cli.groups import GroupOption, choose_group
 from holdfast.cli.output import JsonOption, TopologyOption, errors, print_json, reports_errors
 from holdfast.cli.vault_options import TierOption, VaultOption, choose_vault
 from holdfast.cli.vault_progress import vault_progress

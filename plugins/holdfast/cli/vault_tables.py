@@ -4,26 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 from holdfast.cli.output import console
-from holdfast.engine.drill.restore_journal import RestoreDrillJournal
 from holdfast.engine.pipeline.telling import size
-from holdfast.engine.pipeline.vaults.backing_up import Made
-from holdfast.engine.pipeline.vaults.keeping import RecoveryPoint
-from holdfast.engine.vault.airflow_state.drilling import AirflowDrillReport
-from holdfast.engine.vault.backups import Backup
-from holdfast.engine.vault.collect import CollectReport
-from holdfast.engine.vault.forget import ForgetPlan
-from holdfast.engine.vault.locks import LockReport, RenewReport
-from holdfast.engine.vault.mirror import MirrorReport
-from holdfast.engine.vault.published import PublishedRestore
-from holdfast.engine.vault.repair import RepairReport
-from holdfast.engine.vault.restore import RestoreReport
-from holdfast.engine.vault.verify import VerifyReport
 from holdfast.errors import HoldfastError
+
+if TYPE_CHECKING:
+    from holdfast.engine.drill.restore_journal import RestoreDrillJournal
+    from holdfast.engine.pipeline.vaults.backing_up import Made
+    from holdfast.engine.pipeline.vaults.keeping import RecoveryPoint
+    from holdfast.engine.vault.airflow_state.drilling import AirflowDrillReport
+    from holdfast.engine.vault.backups import Backup
+    from holdfast.engine.vault.collect import CollectReport
+    from holdfast.engine.vault.forget import ForgetPlan
+    from holdfast.engine.vault.locks import LockReport, RenewReport
+    from holdfast.engine.vault.mirror import MirrorReport
+    from holdfast.engine.vault.published import PublishedRestore
+    from holdfast.engine.vault.repair import RepairReport
+    from holdfast.engine.vault.restore import RestoreReport
+    from holdfast.engine.vault.verify import VerifyReport
 
 _TIME = "%Y-%m-%d %H:%M:%SZ"
 _FEW = 10

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from holdfast.clock import Clock
-from holdfast.engine.replication.sync import SyncProgress
+
+if TYPE_CHECKING:
+    from holdfast.engine.replication.sync import SyncProgress
 
 _UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
 

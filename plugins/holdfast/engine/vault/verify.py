@@ -162,6 +162,9 @@ def _verify_backup(
             affected.append(part.describe())
             continue
         report.objects += rows.num_rows
+        needed = rows["chunks"].combine_chunks().flatten().to_pylist()
+        if -1 not in index.packs_of(needed) and bad.isdisjoint(needed):
+            continue
         paths, chunks = rows["path"].to_pylist(), rows["chunks"].to_pylist()
         for path, names in zip(paths, chunks, strict=True):
             if any(name in bad or name not in index for name in names):

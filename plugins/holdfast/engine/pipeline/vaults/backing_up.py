@@ -6,14 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from holdfast.engine.checkpoint.format import run_root
 from holdfast.engine.config.residency import check_hop, residency_for
-from holdfast.engine.drill.golden import answers_to_record
-from holdfast.engine.pipeline.active import require_active
-from holdfast.engine.pipeline.replicas import record_at
 from holdfast.engine.pipeline.vaults.locking import protector
 from holdfast.engine.pipeline.vaults.opening import opened, places_of, vault_store
-from holdfast.engine.recovery.subjects import base_run, snapshot_subjects
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.snapshot import OpenSnapshot, open_snapshot
 from holdfast.engine.vault.backup import BackupOptions, BackupReport, Progress, back_up
@@ -103,6 +98,8 @@ def subjects_of(runtime: Runtime, group: str, subject: str | None = None) -> tup
         UnknownName: no such group.
         ConfigError: the group has no such dataset or model.
     """
+    from holdfast.engine.recovery.subjects import snapshot_subjects
+
     found = snapshot_subjects(runtime.topology, group)
     if subject is None:
         return found
@@ -140,6 +137,9 @@ def back_up_subject(
         RolledBack, WrongKey: the vault.
         ObjectDamaged, SourceChanged: the source; no backup was made.
     """
+    from holdfast.engine.pipeline.active import require_active
+    from holdfast.engine.pipeline.replicas import record_at
+
     subjects_of(runtime, group, subject)
     _check_residency(runtime, subject, vault)
     state = require_active(runtime, group)
@@ -164,6 +164,8 @@ def _snapshot_source(runtime: Runtime, subject: str, site: str, snapshot: OpenSn
     """A snapshot, with what a restore drill will want to know of it; of lake tables their newest version alone."""
     dataset = runtime.topology.datasets.get(subject)
     if dataset is None:
+        from holdfast.engine.drill.golden import answers_to_record
+
         return SnapshotSource(subject, site, snapshot, notes=answers_to_record(runtime, subject, snapshot))
     if dataset.sync.table == "none":
         return SnapshotSource(subject, site, snapshot)
@@ -189,6 +191,10 @@ def back_up_run(
         ConfigError: no job of the group has such a run, or the site has none of it.
         Others: as `back_up_subject`.
     """
+    from holdfast.engine.checkpoint.format import run_root
+    from holdfast.engine.pipeline.active import require_active
+    from holdfast.engine.recovery.subjects import base_run
+
     topology = runtime.topology
     jobs = [job for job in topology.group(group).training if run.startswith(base_run(group, job))]
     if not jobs:

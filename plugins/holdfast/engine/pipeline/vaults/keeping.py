@@ -13,7 +13,6 @@ from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.pipeline.vaults.backing_up import follow
 from holdfast.engine.pipeline.vaults.locking import lock_policy, locks_at, remover, witness_locks
 from holdfast.engine.pipeline.vaults.opening import opened, prefix_of, recipients_of, unlocked, vault_store
-from holdfast.engine.recovery.subjects import snapshot_subjects
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.vault.backups import Backup, find_backup, live_backups, newest
 from holdfast.engine.vault.collect import CollectOptions, CollectReport, collect, store_now
@@ -93,6 +92,8 @@ def recovery_points(runtime: Runtime, group: str, vault: str) -> list[RecoveryPo
     """
     hours = runtime.topology.vault(vault).rpo_hours
     rpo = runtime.topology.group(group).objectives.rpo_seconds if hours is None else hours * 3600
+    from holdfast.engine.recovery.subjects import snapshot_subjects
+
     subjects = snapshot_subjects(runtime.topology, group)
     try:
         found = opened(runtime, vault, "writer")

@@ -11,9 +11,7 @@ from typing import Any
 from holdfast.engine.config import Connection
 from holdfast.engine.config.residency import check_hop, residency_for
 from holdfast.engine.objectstore.connect import access_from_connection
-from holdfast.engine.pipeline.active import require_active
 from holdfast.engine.pipeline.vaults.opening import opened
-from holdfast.engine.recovery.subjects import base_run, snapshot_subjects
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.snapshot import keys, latest
 from holdfast.engine.snapshot.documents import iso_utc
@@ -116,6 +114,8 @@ def restored_live(
         ConfigError: it is no backup of a dataset or model of the group.
         ResidencyRefused, NotActive, TargetChanged, Superseded: see `restore_as_snapshot`.
     """
+    from holdfast.engine.pipeline.active import require_active
+
     found = opened(runtime, vault, "reader", site=vault_site)
     _refuse_guess(found, backup, vault_site)
     wanted = live_candidate(runtime, group, found, backup=backup, source=source, at=at)
@@ -160,6 +160,8 @@ def live_candidate(
     runtime: Runtime, group: str, vault: Vault, *, backup: str | None, source: str | None, at: datetime | None
 ) -> Backup:
     """The backup that would be restored into a group's live layout. Raises UnknownBackup, ConfigError."""
+    from holdfast.engine.recovery.subjects import snapshot_subjects
+
     wanted = find_backup(vault, backup, source=source, at=at)
     known = snapshot_subjects(runtime.topology, group)
     if wanted.kind != "snapshot" or wanted.source not in known:
@@ -193,6 +195,8 @@ def question(
     vault_site: str | None = None,
 ) -> RestoreQuestion:
     """Which backup it would be, and what it would take the place of. Raises as `restored_live`; reads no content."""
+    from holdfast.engine.pipeline.active import require_active
+
     found = opened(runtime, vault, "writer", site=vault_site)
     wanted = live_candidate(runtime, group, found, backup=backup, source=source, at=at)
     state = require_active(runtime, group)
@@ -276,6 +280,8 @@ def admitted_at(runtime: Runtime, site: str) -> Callable[[Backup], None]:
 
 def _data_of(runtime: Runtime, backup: Backup) -> str:
     """The dataset or model whose residency class a backup has: of a run the data it is trained on."""
+    from holdfast.engine.recovery.subjects import base_run
+
     run = backup.source.removeprefix("runs/")
     if run != backup.source:
         for name, group in runtime.topology.groups.items():
