@@ -17,6 +17,7 @@ from holdfast.engine.snapshot.tables import (
     Moved,
     PinnedTable,
     TableDamaged,
+    iceberg,
     iceberg_roots,
     move_iceberg,
     pin_tables,
@@ -135,6 +136,8 @@ def plan_moves(
     rows: dict[str, TreeRow] = {}
     moves = Moves()
     try:
+        if not reader.holds_any(backup, iceberg.MARK):
+            return moves
         for row in reader.rows(backup):
             if chosen(row.path, paths=options.paths, patterns=options.patterns):
                 rows[row.path] = row
