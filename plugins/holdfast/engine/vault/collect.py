@@ -52,6 +52,7 @@ class CollectReport:
         deleted_entries: log entries, indexes and leftovers of broken-off runs that count no more.
         moved_bytes: what was written anew, out of packs of which little was needed.
         kept_locked: keys the store would not remove yet, because they are locked.
+        unreadable: by entry, why live backups cannot be read: what only they name is nobody's.
     """
 
     live_backups: int = 0
@@ -64,6 +65,7 @@ class CollectReport:
     waiting_packs: int = 0
     moved_bytes: int = 0
     kept_locked: list[str] = field(default_factory=list)
+    unreadable: dict[int, str] = field(default_factory=dict)
     entry: int | None = None
 
 
@@ -205,8 +207,17 @@ class _Run:
                 found=str(damaged),
                 fix="Put it back from a mirror with `holdfast vault verify --repair`, or forget the backups it affects",
             ) from None
+        if needed.unreadable and not needed.backups:
+            raise Damaged(
+                "nothing is collected while no live backup can be read: what they need cannot be told",
+                where=self.vault.name,
+                expected="at least one that can be read",
+                found=f"{len(needed.unreadable)} that cannot, the first: {next(iter(needed.unreadable.values()))}",
+                fix="Make a backup first; forget what cannot be read by its entry, as `holdfast vault list` shows it",
+            )
         self.report.live_backups = needed.backups
         self.report.live_chunks = len(needed.names)
+        self.report.unreadable = needed.unreadable
         self._live = needed.names
         return needed.bytes_by_pack
 
