@@ -366,14 +366,14 @@ def forget(
 @app.command("gc")
 @reports_errors
 def collect(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what it would free.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what it would say and remove.")] = False,
     vault: VaultOption = None,
     topology: TopologyOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say what no live backup needs, and remove what was said so before and whose grace is over.
 
-    Backups may run meanwhile.
+    Backups may run meanwhile. A dry run counts both, and goes by this machine's clock.
 
     Exit codes: 0 done, 3 not the administrator's key, 4 the vault is damaged: nothing was removed.
     """

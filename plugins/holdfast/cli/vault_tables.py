@@ -253,14 +253,14 @@ def print_forgotten(name: str, plan: ForgetPlan, *, would_free: int | None) -> N
 
 
 def print_collected(name: str, report: CollectReport, *, dry_run: bool) -> None:
-    would = "would be" if dry_run else "are"
+    newly, removed = ("would newly be", "Would remove") if dry_run else ("are newly", "Removed")
     say(
         f"Vault {name}: {report.live_backups} backups need {report.live_chunks} chunks; {report.dead_packs} packs "
-        f"{would} nobody's and free {size(report.dead_bytes)}"
+        f"{newly} nobody's: {size(report.dead_bytes)}, free when their grace is over"
     )
     say(
-        f"Removed {report.deleted_packs} packs, {size(report.deleted_bytes)}, and {report.deleted_entries} other "
-        f"objects; {report.waiting_packs} packs wait until their grace is over"
+        f"{removed} {report.deleted_packs} packs whose grace is over, {size(report.deleted_bytes)}, and "
+        f"{report.deleted_entries} other objects; {report.waiting_packs} packs wait until theirs is"
     )
     if report.kept_locked:
         say(f"{len(report.kept_locked)} objects are locked and stay for now")
