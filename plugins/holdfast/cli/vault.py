@@ -31,7 +31,10 @@ app.add_typer(drill_app, name="drill")
 keys_app = typer.Typer(help="Who can open a vault: show, rotate, new.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
 
-BackupArgument = Annotated[str | None, typer.Argument(metavar="BACKUP", help="Its id, or how it begins; or `latest`.")]
+BackupArgument = Annotated[
+    str | None,
+    typer.Argument(metavar="BACKUP", help="Its id, or how it begins; entry:17, its entry's number; or `latest`."),
+]
 FromOption = Annotated[str | None, typer.Option("--from", metavar="SITE", help="Read from this mirror of the vault.")]
 SourceOption = Annotated[str | None, typer.Option("--source", help="Only backups of this dataset, model or name.")]
 AtOption = Annotated[
@@ -66,7 +69,7 @@ def list_backups(
     topology: TopologyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """The live backups, newest first.
+    """The live backups, newest first. One that cannot be read is among them, and told of on stderr.
 
     Exit codes: 0 shown, 2 bad input, 3 the wrong key, 4 the log is damaged or lies behind its witnesses.
     """
@@ -78,6 +81,7 @@ def list_backups(
         print_json({"vault": name, "alarm": alarm, "backups": [one.to_summary() for one in backups]})
     else:
         show.print_backups(name, backups)
+    show.warn_of_unreadable(show.unreadable_of(backups), name)
     if found.alarm is not None:
         errors.print(f"holdfast: {found.alarm}", style="red", markup=False)
         raise typer.Exit(found.alarm.exit_code)
@@ -114,6 +118,7 @@ def show_backup(
         print_json({"vault": name, **one.to_summary(), "paths": paths})
     else:
         show.print_backup(name, one, paths)
+    show.warn_of_namesakes(one)
 
 
 @app.command("restore")
@@ -186,6 +191,7 @@ def restore(
                 progress=progress,
             )
         print_json(restoring.live_summary(name, done)) if as_json else show.print_live(done)
+        show.warn_of_namesakes(done.restored.backup)
         return
     if to is not None:
         target, admit = restoring.folder_target(to, overwrite=overwrite), lambda _backup: None
@@ -211,6 +217,7 @@ def restore(
         print_json(restoring.restore_summary(name, report))
     else:
         show.print_restored(report)
+    show.warn_of_namesakes(report.backup)
     if report.damaged:
         raise typer.Exit(1)
 
@@ -315,9 +322,13 @@ def locks(
 @reports_errors
 def forget(
     backups: Annotated[
-        list[str] | None, typer.Argument(metavar="[BACKUP]...", help="Ids; none: by the topology's `keep`.")
+        list[str] | None,
+        typer.Argument(metavar="[BACKUP]...", help="Ids, how they begin, or entry:17; none: by the topology's `keep`."),
     ] = None,
     source: SourceOption = None,
+    last_too: Annotated[
+        bool, typer.Option("--last-too", help="Also where nothing is left of a source then; only of named backups.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would go.")] = False,
     vault: VaultOption = None,
     topology: TopologyOption = None,
@@ -325,15 +336,17 @@ def forget(
 ) -> None:
     """Forget backups. Their bytes go with a later `gc`, when nobody else needs them.
 
-    Exit codes: 0 done, 2 bad input, 3 a legal hold, or not the administrator's key.
+    What cannot be read stays until it is named, by entry:NUMBER or id; an id that several have names none of them.
+
+    Exit codes: 0 done, 2 bad input, 3 a legal hold, the last backup of a source, or not the administrator's key.
     """
     runtime = Runtime.from_environment(topology)
     name = choose_vault(runtime, vault)
     freed: int | None = None
     if dry_run:
-        plan, freed = keeping.would_forget(runtime, name, backups=backups or (), source=source)
+        plan, freed = keeping.would_forget(runtime, name, backups=backups or (), source=source, last_too=last_too)
     else:
-        plan = keeping.forgotten(runtime, name, backups=backups or (), source=source)
+        plan = keeping.forgotten(runtime, name, backups=backups or (), source=source, last_too=last_too)
     if as_json:
         kept = [{**one.to_summary(), "reason": why} for one, why in plan.kept]
         print_json(
@@ -347,19 +360,20 @@ def forget(
         )
     else:
         show.print_forgotten(name, plan, would_free=freed)
+    show.warn_of_unreadable(show.unreadable_of(one for one, _ in plan.kept), name)
 
 
 @app.command("gc")
 @reports_errors
 def collect(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what it would free.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what it would say and remove.")] = False,
     vault: VaultOption = None,
     topology: TopologyOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say what no live backup needs, and remove what was said so before and whose grace is over.
 
-    Backups may run meanwhile.
+    Backups may run meanwhile. A dry run counts both, and goes by this machine's clock.
 
     Exit codes: 0 done, 3 not the administrator's key, 4 the vault is damaged: nothing was removed.
     """
@@ -370,12 +384,13 @@ def collect(
         print_json({"vault": name, "dry_run": dry_run, **report.__dict__})
     else:
         show.print_collected(name, report, dry_run=dry_run)
+    show.warn_of_unreadable(report.unreadable, name)
 
 
 @app.command("hold")
 @reports_errors
 def hold(
-    backups: Annotated[list[str], typer.Argument(metavar="BACKUP...", help="Ids, or how they begin.")],
+    backups: Annotated[list[str], typer.Argument(metavar="BACKUP...", help="Ids, how they begin, or entry:17.")],
     release: Annotated[bool, typer.Option("--release", help="Take the hold away.")] = False,
     vault: VaultOption = None,
     topology: TopologyOption = None,
@@ -449,6 +464,7 @@ def status(group: GroupOption = None, topology: TopologyOption = None, as_json: 
                         "rpo_seconds": point.rpo_seconds,
                         "met": point.met,
                         "error": point.error,
+                        "unreadable": dict(point.unreadable),
                     }
                     for point in points
                 ],
@@ -456,6 +472,8 @@ def status(group: GroupOption = None, topology: TopologyOption = None, as_json: 
         )
     else:
         show.print_points(points)
+    for vault, found in {point.vault: point.unreadable for point in points}.items():
+        show.warn_of_unreadable(found, vault)
     if not all(point.met for point in points):
         raise typer.Exit(1)
 

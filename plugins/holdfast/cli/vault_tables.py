@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from holdfast.cli.output import console
+from holdfast.cli.output import console, errors
 from holdfast.engine.pipeline.telling import size
 from holdfast.errors import HoldfastError
 
@@ -63,9 +63,14 @@ def print_new_key(facts: Mapping[str, Any], *, offline: bool) -> None:
 
 
 def print_backups(name: str, backups: Sequence[Backup]) -> None:
-    table = Table("backup", "source", "content of", "tier", "objects", "size", "added", "", title=f"Vault {name}")
+    columns = ("entry", "backup", "source", "content of", "tier", "objects", "size", "added", "")
+    table = Table(*columns, title=f"Vault {name}")
     for one in backups:
+        if one.unreadable is not None:
+            table.add_row(str(one.sequence), one.backup_id[:12], "", "", one.tier, "", "", "", ", ".join(_marks(one)))
+            continue
         table.add_row(
+            str(one.sequence),
             one.backup_id[:12],
             one.source,
             f"{one.taken_at:{_TIME}}",
@@ -73,9 +78,52 @@ def print_backups(name: str, backups: Sequence[Backup]) -> None:
             str(one.objects),
             size(one.size_bytes),
             size(one.stored_bytes),
-            "held" if one.held else "",
+            ", ".join(_marks(one)),
         )
     console.print(table)
+    for one in backups:
+        if one.claimed_at is not None:
+            say(f"  entry {one.sequence} claims to be of {one.claimed_at:{_TIME}}, after it came: a clock ran ahead")
+        if one.namesakes:
+            say(f"  entry {one.sequence} has the same id as entry {', '.join(map(str, one.namesakes))}")
+
+
+def _marks(one: Backup) -> Iterator[str]:
+    if one.held:
+        yield "held"
+    if one.unreadable is not None:
+        yield "unreadable"
+    if one.claimed_at is not None:
+        yield "clock ahead"
+    if one.namesakes:
+        yield "same id"
+
+
+def warn_of_unreadable(unreadable: Mapping[int, str], vault: str) -> None:
+    """Tell on stderr of backups that cannot be read."""
+    for number, why in list(unreadable.items())[:_FEW]:
+        warn(f"vault {vault}: the backup of entry {number} cannot be read: {why}")
+    if unreadable:
+        warn(
+            f"vault {vault}: {len(unreadable)} backups cannot be read, and stay until they are forgotten by name: "
+            f"`holdfast vault forget entry:{min(unreadable)}`"
+        )
+
+
+def warn(text: str) -> None:
+    errors.print(f"holdfast: {text}", style="red", markup=False)
+
+
+def warn_of_namesakes(one: Backup) -> None:
+    """Tell on stderr which of several backups of one id is meant."""
+    if one.namesakes:
+        others = ", ".join(f"entry:{number}" for number in one.namesakes)
+        warn(f"entry:{one.sequence} is meant; of the same id there is also {others}")
+
+
+def unreadable_of(backups: Iterable[Backup]) -> dict[int, str]:
+    """By entry, why some of them cannot be read."""
+    return {one.sequence: one.unreadable for one in backups if one.unreadable is not None}
 
 
 def print_backup(name: str, one: Backup, paths: Sequence[Mapping[str, Any]]) -> None:
@@ -194,27 +242,25 @@ def print_airflow_drill(report: AirflowDrillReport) -> None:
 
 
 def print_forgotten(name: str, plan: ForgetPlan, *, would_free: int | None) -> None:
-    table = Table("backup", "source", "content of", "", title=f"Vault {name}")
-    for one, why in plan.kept:
-        table.add_row(one.backup_id[:12], one.source, f"{one.taken_at:{_TIME}}", f"stays: {why}")
-    for one in plan.forgotten:
-        table.add_row(
-            one.backup_id[:12], one.source, f"{one.taken_at:{_TIME}}", "forgotten" if would_free is None else "would go"
-        )
+    table = Table("entry", "backup", "source", "content of", "", title=f"Vault {name}")
+    gone = "forgotten" if would_free is None else "would go"
+    for one, what in [*((one, f"stays: {why}") for one, why in plan.kept), *((one, gone) for one in plan.forgotten)]:
+        content = f"{one.taken_at:{_TIME}}" if one.unreadable is None else "unreadable"
+        table.add_row(str(one.sequence), one.backup_id[:12], one.source, content, what)
     console.print(table)
     if would_free is not None:
         say(f"Collections would free {size(would_free)} then")
 
 
 def print_collected(name: str, report: CollectReport, *, dry_run: bool) -> None:
-    would = "would be" if dry_run else "are"
+    newly, removed = ("would newly be", "Would remove") if dry_run else ("are newly", "Removed")
     say(
         f"Vault {name}: {report.live_backups} backups need {report.live_chunks} chunks; {report.dead_packs} packs "
-        f"{would} nobody's and free {size(report.dead_bytes)}"
+        f"{newly} nobody's: {size(report.dead_bytes)}, free when their grace is over"
     )
     say(
-        f"Removed {report.deleted_packs} packs, {size(report.deleted_bytes)}, and {report.deleted_entries} other "
-        f"objects; {report.waiting_packs} packs wait until their grace is over"
+        f"{removed} {report.deleted_packs} packs whose grace is over, {size(report.deleted_bytes)}, and "
+        f"{report.deleted_entries} other objects; {report.waiting_packs} packs wait until theirs is"
     )
     if report.kept_locked:
         say(f"{len(report.kept_locked)} objects are locked and stay for now")

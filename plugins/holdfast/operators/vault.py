@@ -164,6 +164,8 @@ class RetainBackupsOperator(VaultOperator):
 
         plan = keeping.forgotten(runtime, self.vault)
         report = keeping.collected(runtime, self.vault)
+        for number, why in report.unreadable.items():
+            self.log.error("The backup of entry %d cannot be read, and stays until it is named: %s", number, why)
         return {
             "vault": self.vault,
             "kept": len(plan.kept),
@@ -174,6 +176,7 @@ class RetainBackupsOperator(VaultOperator):
             "deleted_bytes": report.deleted_bytes,
             "waiting_packs": report.waiting_packs,
             "kept_locked": len(report.kept_locked),
+            "unreadable": sorted(report.unreadable),
         }
 
 
@@ -469,7 +472,7 @@ class ApproveRestoreOperator(HoldfastOperator, ApprovalOperator):
                 reason=self.reason,
                 vault_site=self.mirror or None,
             )
-        context["ti"].xcom_push(key="backup", value=asked.backup_id)
+        context["ti"].xcom_push(key="backup", value=asked.backup)
         self.subject = f"Restore {self.source} of {self.group} from a backup?"
         self.body = asked.text
         return ApprovalOperator.execute(self, context)

@@ -177,9 +177,13 @@ def live_candidate(
 
 @dataclass(frozen=True)
 class RestoreQuestion:
-    """What a person is asked before a live restore."""
+    """What a person is asked before a live restore.
 
-    backup_id: str
+    Args:
+        backup: a name that only the backup meant answers to.
+    """
+
+    backup: str
     text: str
 
 
@@ -206,12 +210,12 @@ def question(
     content = f"{wanted.objects} objects, {wanted.size_bytes} bytes, content of {iso_utc(wanted.taken_at)}"
     lines = [
         f"Reason: {reason}",
-        f"Backup {wanted.backup_id} in {vault}: {content}",
+        f"Backup {wanted.handle} in {vault}: {content}",
         f"It would be published {place}, which stays and can be gone back to.",
     ]
     if found.alarm is not None:
         lines.append(f"Mind: {found.alarm}")
-    return RestoreQuestion(wanted.backup_id, "\n\n".join(lines))
+    return RestoreQuestion(wanted.handle, "\n\n".join(lines))
 
 
 def live_summary(vault: str, done: PublishedRestore) -> dict[str, Any]:
