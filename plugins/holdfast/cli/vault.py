@@ -16,7 +16,7 @@ from holdfast.cli.vault_backup import app as backup_app
 from holdfast.cli.vault_drill import app as drill_app
 from holdfast.cli.vault_options import VaultOption, choose_vault
 from holdfast.cli.vault_progress import count_progress, vault_progress
-from holdfast.engine.pipeline.vaults import backing_up, keeping, opening, restoring
+from holdfast.engine.pipeline.vaults import backing_up, keeping, opening, renewing, restoring
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.vault.verify import Depth, VerifyOptions
 from holdfast.errors import ConfigError, HoldfastError
@@ -287,27 +287,21 @@ def locks(
     topology: TopologyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Whether everything that counts is locked as the topology's `lock_days` want it, at the vault and its witnesses.
+    """Whether everything that counts is locked as the topology's `lock_days` want it, wherever the vault lies.
+
+    At its site, its mirrors, its witnesses and the sites of its shares.
 
     Exit codes: 0 it is, 1 something is not, or cannot be told; 2 the topology asks for no locks.
     """
     runtime = Runtime.from_environment(topology)
     name = choose_vault(runtime, vault)
-    renewed = keeping.locks_renewed(runtime, name) if renew else None
-    report = keeping.locks_of(runtime, name)
+    sites = renewing.looked_at_locks(runtime, name, renew=renew)
+    good = all(one.is_good for one in sites)
     if as_json:
-        print_json(
-            {
-                "vault": name,
-                "good": report.is_good,
-                "counted": dict(report.counted),
-                "problems": report.sentences(),
-                "renewed": None if renewed is None else {**renewed.__dict__, "extended": dict(renewed.extended)},
-            }
-        )
+        print_json({"vault": name, "good": good, "sites": {one.site: one.to_summary() for one in sites}})
     else:
-        show.print_locks(name, report, renewed)
-    if not report.is_good or (renewed is not None and not renewed.is_good):
+        show.print_locks(name, sites)
+    if not good:
         raise typer.Exit(1)
 
 

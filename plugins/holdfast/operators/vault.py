@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from holdfast.engine.vault.backup import Progress
 
 _DEPTHS = ("structure", "sample", "full")
+#: Of what may be as many as objects, so many are logged.
+_MOST_LINES = 200
 
 
 class VaultOperator(HoldfastOperator):
@@ -84,6 +86,8 @@ class BackUpGroupOperator(VaultOperator):
                     progress=_Lines(self, subject),
                 )
                 made.append(done.to_summary())
+                for warning in done.warnings:
+                    self.log.warning("%s: %s", subject, warning)
                 done.require_mirrored()
             except HoldfastError as error:
                 self.log.error("%s: %s", subject, error)
@@ -175,6 +179,31 @@ class RetainBackupsOperator(VaultOperator):
             "waiting_packs": report.waiting_packs,
             "kept_locked": len(report.kept_locked),
         }
+
+
+class RenewLocksOperator(VaultOperator):
+    """Locks everything that counts for its whole period again where too little is left, wherever the vault lies.
+
+    Fails with what is not locked then: at the vault, its mirrors, its witnesses, the sites of its shares.
+
+    :returns: per site what must be locked, and how many locks were lengthened.
+    """
+
+    def act(self, _context: Context, runtime: Runtime) -> dict[str, Any]:
+        from holdfast.engine.pipeline.vaults import renewing
+
+        sites = renewing.looked_at_locks(runtime, self.vault, renew=True)
+        wrong = [line for one in sites for line in one.sentences()]
+        for line in wrong[:_MOST_LINES]:
+            self.log.error("%s", line)
+        if wrong:
+            bad = [one for one in sites if not one.is_good]
+            if all(one.away for one in bad):
+                raise bad[0].away[0]
+            raise AirflowFailException(
+                f"vault {self.vault}: {len(wrong)} things are not locked or cannot be told, the first: {wrong[0]}"
+            )
+        return {"vault": self.vault, "sites": {one.site: one.to_summary() for one in sites}}
 
 
 class CheckRecoveryPointsOperator(VaultOperator):
@@ -302,6 +331,8 @@ class BackUpAirflowOperator(VaultOperator):
         made = back_up_airflow(
             runtime, self.vault, url=url, tier=self.tier, progress=_Lines(self, "airflow"), say=self.log.warning
         )
+        for warning in made.warnings:
+            self.log.warning("airflow: %s", warning)
         made.require_mirrored()
         if BACKED_UP in self.outlets:
             extra: dict[str, Any] = {"group": None, "backups": {"airflow": made.report.backup.backup_id}}

@@ -12,10 +12,12 @@ from holdfast.engine.pipeline.vaults.opening import opened, places_of, vault_sto
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.snapshot import OpenSnapshot, open_snapshot
 from holdfast.engine.vault.backup import BackupOptions, BackupReport, Progress, back_up
+from holdfast.engine.vault.erasure import ErasureStore
 from holdfast.engine.vault.mirror import MirrorReport, mirror_vault
 from holdfast.engine.vault.prefix_source import PrefixSource
 from holdfast.engine.vault.sources import SnapshotSource, Source
 from holdfast.engine.vault.tables import table_source
+from holdfast.engine.vault.vault import Vault
 from holdfast.engine.vault.verifications import note_verification
 from holdfast.engine.vault.verify import VerifyOptions, verify_vault
 from holdfast.errors import ConfigError, HoldfastError
@@ -41,6 +43,7 @@ class Made:
         mirrors: by site, what was copied there, or why nothing was.
         witnesses: by site, ``None`` or why it could not witness the backup.
         problems: what a look at its structure found wrong, once it was made.
+        unfinished: what stands, but is not locked or not written at every site of the shares.
     """
 
     vault: str
@@ -48,6 +51,12 @@ class Made:
     mirrors: Mapping[str, MirrorReport | HoldfastError] = field(default_factory=dict)
     witnesses: Mapping[str, str | None] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
+    unfinished: tuple[str, ...] = ()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What somebody should know of it, one sentence each."""
+        return (*self.report.damaged, *self.problems, *self.unfinished)
 
     def to_summary(self) -> dict[str, Any]:
         stored = self.report.stored
@@ -68,7 +77,7 @@ class Made:
                 else {"copied": found.copied, "copied_bytes": found.copied_bytes, "problems": found.problems}
                 for site, found in self.mirrors.items()
             },
-            "warnings": [*self.report.damaged, *self.problems],
+            "warnings": list(self.warnings),
         }
 
     def require_mirrored(self) -> Made:
@@ -246,7 +255,29 @@ def back_up_source(
     if checked.is_good:
         note_verification(report.vault, checked, frozenset([report.backup.sequence]), report.vault.secrets)
     witnesses = {witness.site: witness.unknown for witness in report.witnessed}
-    return Made(vault, report, mirror_everywhere(runtime, vault), witnesses, tuple(checked.problems))
+    return Made(
+        vault,
+        report,
+        mirror_everywhere(runtime, vault),
+        witnesses,
+        tuple(checked.problems),
+        tuple(unfinished_in(report.vault)),
+    )
+
+
+def unfinished_in(vault: Vault) -> list[str]:
+    """What was written through a vault and could not be locked, or not be written at every site of its shares."""
+    lines = [f"not locked, `holdfast vault locks --renew` locks it: {error}" for error in vault.unprotected]
+    if isinstance(vault.store, ErasureStore):
+        by_kind: dict[tuple[str, str], list[str]] = {}
+        for one in vault.store.incomplete:
+            by_kind.setdefault((one.site, one.what), []).append(one.key)
+        lines += [
+            f"{site}: {len(keys)} objects {what}, the first {keys[0]}; "
+            f"`holdfast vault {'locks --renew' if 'locked' in what else 'verify --repair'}` makes up for it"
+            for (site, what), keys in by_kind.items()
+        ]
+    return lines
 
 
 def mirror_everywhere(runtime: Runtime, vault: str) -> dict[str, MirrorReport | HoldfastError]:

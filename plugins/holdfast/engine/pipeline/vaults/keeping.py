@@ -11,18 +11,17 @@ from typing import Any
 from holdfast.engine.config import KeepBackups
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.pipeline.vaults.backing_up import follow
-from holdfast.engine.pipeline.vaults.locking import lock_policy, locks_at, remover, witness_locks
-from holdfast.engine.pipeline.vaults.opening import opened, prefix_of, recipients_of, unlocked, vault_store
+from holdfast.engine.pipeline.vaults.locking import remover
+from holdfast.engine.pipeline.vaults.opening import opened, recipients_of, unlocked, vault_store
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.vault.backups import Backup, find_backup, live_backups, newest
-from holdfast.engine.vault.collect import CollectOptions, CollectReport, collect, store_now
+from holdfast.engine.vault.collect import CollectOptions, CollectReport, collect
 from holdfast.engine.vault.erasure import ErasureStore
 from holdfast.engine.vault.erasure_repair import repair as repair_shares
 from holdfast.engine.vault.errors import Damaged, NoVault, WrongKey
 from holdfast.engine.vault.forget import ForgetPlan, Keep, forget, hold, plan_forget, plan_forget_named
 from holdfast.engine.vault.history import load_history
 from holdfast.engine.vault.keysets import named_recipients, rotate_keys
-from holdfast.engine.vault.locks import LockPolicy, LockReport, RenewReport, lock_report, renew_locks
 from holdfast.engine.vault.mirror import trim_mirror
 from holdfast.engine.vault.needed import freed_bytes
 from holdfast.engine.vault.repair import RepairOptions, RepairReport, repair_vault
@@ -221,7 +220,8 @@ def collected(runtime: Runtime, vault: str, *, dry_run: bool = False, repack: bo
     if not dry_run:
         follow(runtime, vault)
         for site in runtime.topology.vault(vault).mirrors:
-            trim_mirror(opened(runtime, vault, "admin", site=site), grace=grace)
+            mirror = opened(runtime, vault, "admin", site=site)
+            trim_mirror(mirror, grace=grace, remove=remover(runtime, vault, mirror.store, site=site))
     return report
 
 
@@ -292,49 +292,6 @@ def _reader_at_hand(runtime: Runtime, vault: str, stores: Iterable[ObjectStore])
         with suppress(WrongKey, ConfigError, Damaged):
             return unlocked(runtime, vault, "reader", store=store)
     return None
-
-
-def locks_of(runtime: Runtime, vault: str) -> LockReport:
-    """Whether everything that counts is locked, in every class of objects, at the vault and its witnesses.
-
-    Raises:
-        ConfigError: the topology does not ask for locks.
-    """
-    policy = _policy(runtime, vault)
-    found = opened(runtime, vault, "writer")
-    return lock_report(
-        found,
-        locks_at(runtime, runtime.topology.vault(vault).site, below=prefix_of(runtime, vault)),
-        policy,
-        witness_locks=witness_locks(runtime, vault),
-        now=store_now(found.store),
-    )
-
-
-def locks_renewed(runtime: Runtime, vault: str) -> RenewReport:
-    """Lock what counts for its whole period again where too little is left. Raises ConfigError, NotSupported."""
-    policy = _policy(runtime, vault)
-    found = opened(runtime, vault, "writer")
-    return renew_locks(
-        found,
-        locks_at(runtime, runtime.topology.vault(vault).site, below=prefix_of(runtime, vault)),
-        policy,
-        witness_locks=witness_locks(runtime, vault),
-        now=store_now(found.store),
-    )
-
-
-def _policy(runtime: Runtime, vault: str) -> LockPolicy:
-    policy = lock_policy(runtime, vault)
-    if policy is None:
-        raise ConfigError(
-            "the topology asks for no locks",
-            where=f"vaults.{vault}.lock_days",
-            expected="days per retention tier",
-            found="none",
-            fix="docs/reference/vault-immutability.md says what the bucket needs",
-        )
-    return policy
 
 
 def held(runtime: Runtime, vault: str, backups: Iterable[str], *, release: bool = False) -> list[Backup]:
