@@ -334,7 +334,9 @@ def test_locks_are_asked_for_by_the_topology_only(vaults: Vaults) -> None:
     assert "asks for no locks" in vaults("locks", code=2).stderr
 
 
-def test_a_vault_of_shares_survives_the_loss_of_any_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Vaults:
+    """A vault of shares at all three sites, with one backup."""
     topology = add_vault(
         make_folders(tmp_path),
         site=SITES[0],
@@ -347,6 +349,27 @@ def test_a_vault_of_shares_survives_the_loss_of_any_site(tmp_path: Path, monkeyp
     vaults.put("one.bin", b"first" * 1000)
     vaults("init")
     vaults("backup", "group")
+    return vaults
+
+
+def test_shares_that_are_missing_make_the_exit_code_and_a_repair_says_what_it_wrote(
+    shared: Vaults, tmp_path: Path
+) -> None:
+    assert shared.json("verify")["degraded"] == []
+    shutil.rmtree(tmp_path / SITES[2] / "vault" / "desk" / "packs")
+    told = shared.json("verify", code=1)
+    assert told["good"] is True
+    assert f"{SITES[2]}: the share of packs/" in told["degraded"][0]
+    assert "would not survive" in shared("verify", code=1).stdout
+    done = shared.json("verify", "--repair")
+    assert done["whole"] is True
+    assert {one["site"] for one in done["shares"]["repaired"]} == {SITES[2]}
+    assert shared("verify").stdout.rstrip().endswith("Nothing is wrong")
+    assert "0 shares and copies of" in shared("verify", "--repair").stdout
+
+
+def test_a_vault_of_shares_survives_the_loss_of_any_site(shared: Vaults, tmp_path: Path) -> None:
+    vaults = shared
     for number, site in enumerate(SITES):
         (tmp_path / site).rename(tmp_path / "away")
         (tmp_path / site).mkdir()

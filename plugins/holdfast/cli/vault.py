@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -239,7 +240,8 @@ def verify(
     A sample reads the packs that are due since the last one; in the vault's `verify_days` each is. What was found whole
     is noted in the vault: `status` calls a backup verified by it.
 
-    Exit codes: 0 nothing is wrong, 3 the wrong key, 4 something is: it is named, and what cannot be restored for it.
+    Exit codes: 0 nothing is wrong (there may be warnings), 1 everything restores, but shares are missing at a site, or
+    no witness answers; 3 the wrong key, 4 something is wrong: it is named, and what cannot be restored for it.
     """
     runtime = Runtime.from_environment(topology)
     name = choose_vault(runtime, vault)
@@ -261,8 +263,8 @@ def verify(
         print_json({"vault": name, "good": report.is_good, **report.__dict__})
     else:
         show.print_verified(name, report)
-    if not report.is_good:
-        raise typer.Exit(4)
+    if report.exit_code:
+        raise typer.Exit(report.exit_code)
 
 
 def _repair(runtime: Runtime, name: str, *, accept_loss: bool, mirror: str | None, as_json: bool) -> None:
@@ -271,12 +273,19 @@ def _repair(runtime: Runtime, name: str, *, accept_loss: bool, mirror: str | Non
     if as_json:
         verified = None if done.verified is None else done.verified.__dict__
         print_json(
-            {"vault": name, "whole": done.is_whole, "healed": done.healed, "lost": done.lost, "verified": verified}
+            {
+                "vault": name,
+                "whole": done.is_whole,
+                "healed": done.healed,
+                "lost": done.lost,
+                "shares": None if done.shares is None else asdict(done.shares),
+                "verified": verified,
+            }
         )
     else:
         show.print_repaired(name, done)
-    if not done.is_whole:
-        raise typer.Exit(4)
+    if done.exit_code:
+        raise typer.Exit(done.exit_code)
 
 
 @app.command("locks")

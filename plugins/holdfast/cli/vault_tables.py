@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from holdfast.engine.vault.airflow_state.drilling import AirflowDrillReport
     from holdfast.engine.vault.backups import Backup
     from holdfast.engine.vault.collect import CollectReport
+    from holdfast.engine.vault.erasure_repair import SharesReport
     from holdfast.engine.vault.forget import ForgetPlan
     from holdfast.engine.vault.mirror import MirrorReport
     from holdfast.engine.vault.published import PublishedRestore
@@ -146,11 +147,18 @@ def print_verified(name: str, report: VerifyReport) -> None:
     opened = "content opened" if report.content_opened else "digests compared: no reader's key at hand"
     read = "" if report.depth == "structure" else f"; {report.packs_read} read, {size(report.bytes_read)}, {opened}"
     say(f"Vault {name}, {report.depth}: {report.backups} backups, {report.objects} objects, {report.packs} packs{read}")
-    for problem in report.problems:
+    for problem in (*report.problems, *report.degraded, *report.unknown):
         say(f"  {problem}")
+    for warning in report.warnings:
+        say(f"  warning: {warning}")
     for backup, paths in report.affected.items():
         say(f"  cannot be restored from {backup[:12]}: {', '.join(paths[:_FEW])}{' …' if len(paths) > _FEW else ''}")
-    say("Nothing is wrong" if report.is_good else f"{len(report.problems)} things are wrong")
+    if report.problems:
+        say(f"{len(report.problems)} things are wrong")
+    elif report.degraded:
+        say("Everything restores, but would not survive what it should")
+    else:
+        say("Whether it is right could not be told; try again" if report.unknown else "Nothing is wrong")
 
 
 def print_repaired(name: str, done: RepairReport) -> None:
@@ -159,8 +167,22 @@ def print_repaired(name: str, done: RepairReport) -> None:
         say(f"  {key} from {source}")
     for line in done.lost:
         say(f"  lost: {line}")
+    if done.shares is not None:
+        print_shares(done.shares)
     if done.verified is not None:
         print_verified(name, done.verified)
+
+
+def print_shares(done: SharesReport) -> None:
+    say(f"{len(done.repaired)} shares and copies of {done.checked} objects written, {size(done.repaired_bytes)}")
+    for one in done.repaired[:_FEW]:
+        say(f"  {one}")
+    for site in done.away:
+        say(f"  {site} does not answer: run it again when it does")
+    if done.unfinished:
+        say(f"  {len(done.unfinished)} packs have too few shares: of a backup that runs or was broken off, or lost")
+    for line in done.failed:
+        say(f"  not repaired: {line}")
 
 
 def print_locks(name: str, sites: Sequence[SiteLocks]) -> None:

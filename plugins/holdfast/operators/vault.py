@@ -102,7 +102,9 @@ class BackUpGroupOperator(VaultOperator):
 
 
 class VerifyBackupsOperator(VaultOperator):
-    """Verifies a vault; fails when something is wrong, with what cannot be restored for it.
+    """Verifies a vault; fails when something is wrong, with what cannot be restored for it, or shares are missing.
+
+    Where no witness answers, it is tried again.
 
     :param depth: ``structure``, ``sample`` (the packs due since the last sample) or ``full``. (templated)
     :param mirror: verify this mirror instead of the vault itself. (templated)
@@ -129,6 +131,7 @@ class VerifyBackupsOperator(VaultOperator):
 
     def act(self, _context: Context, runtime: Runtime) -> dict[str, Any]:
         from holdfast.engine.pipeline.vaults import keeping
+        from holdfast.engine.vault.errors import NotTold
         from holdfast.engine.vault.verify import Depth
 
         report = keeping.verified(
@@ -137,14 +140,17 @@ class VerifyBackupsOperator(VaultOperator):
             Depth(self.depth),
             site=self.mirror or None,
         )
-        for problem in report.problems:
+        for problem in (*report.problems, *report.degraded, *report.unknown):
             self.log.error("%s", problem)
+        for warning in report.warnings:
+            self.log.warning("%s", warning)
         for backup, paths in report.affected.items():
             self.log.error("Backup %s cannot restore %d objects: %s", backup, len(paths), ", ".join(paths[:20]))
-        if not report.is_good:
-            raise AirflowFailException(
-                f"vault {self.vault}: {len(report.problems)} things are wrong, the first: {report.problems[0]}"
-            )
+        wrong = [*report.problems, *report.degraded]
+        if wrong:
+            raise AirflowFailException(f"vault {self.vault}: {len(wrong)} things are wrong, the first: {wrong[0]}")
+        if report.unknown:
+            raise NotTold("no witness could be asked", where=f"vault {self.vault}", found="; ".join(report.unknown))
         return {
             "vault": self.vault,
             "depth": self.depth,
@@ -154,6 +160,7 @@ class VerifyBackupsOperator(VaultOperator):
             "packs_read": report.packs_read,
             "bytes_read": report.bytes_read,
             "content_opened": report.content_opened,
+            "warnings": report.warnings,
         }
 
 

@@ -247,8 +247,7 @@ def repaired(
     """
     settings = runtime.topology.vault(vault)
     shared = vault_store(runtime, vault)
-    if isinstance(shared, ErasureStore):
-        repair_shares(shared, deep=depth is Depth.FULL)
+    shares = repair_shares(shared, deep=depth is Depth.FULL) if isinstance(shared, ErasureStore) else None
     other: ObjectStore | None = None
     at: str | None = None
     away: dict[str, HoldfastError] = {}
@@ -283,7 +282,9 @@ def repaired(
         reader=_reader_at_hand(runtime, vault, [shared, *([] if other is None else [other])]),
         progress=progress,
     )
-    return repair_vault(found, other, options)
+    report = repair_vault(found, other, options)
+    report.shares = shares
+    return report
 
 
 def _reader_at_hand(runtime: Runtime, vault: str, stores: Iterable[ObjectStore]) -> Secrets | None:
