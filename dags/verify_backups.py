@@ -22,7 +22,8 @@ DOCS = """
 ### Verify backups
 
 **verify** reads the packs that are due: in the vault's `verify_days` every one is read and opened once. What is wrong
-fails the task and is named, with every object that cannot be restored for it. **retain** forgets what the topology's
+fails the task and is named, with every object that cannot be restored for it; **verify-(mirror)** does the same of each
+mirror, with a schedule of its own. **retain** forgets what the topology's
 `keep` does not keep, and collects what no backup needs any more; it runs only after a verification that found nothing
 wrong. **lock**, of a vault with `lock_days`, renews the locks of all that still counts, whatever the others found, and
 fails with what is not locked. **check** runs in any case, and fails when the newest verified backup of a dataset or
@@ -57,6 +58,8 @@ def verify_dag(dag_id: str, vault: str, schedule: str | None) -> DAG:
         verify = VerifyBackupsOperator(task_id="verify", vault=vault, depth="{{ params.depth }}")
         retain = RetainBackupsOperator(task_id="retain", vault=vault)
         verify >> retain
+        for mirror in topology.vaults[vault].mirrors:
+            VerifyBackupsOperator(task_id=f"verify-{mirror}", vault=vault, mirror=mirror, depth="{{ params.depth }}")
         if topology.vaults[vault].lock_days:
             # After retention, so that what was just forgotten is not locked for another period; in any case.
             retain >> RenewLocksOperator(task_id="lock", vault=vault, trigger_rule=TriggerRule.ALL_DONE)

@@ -125,6 +125,8 @@ def test_a_vault_with_locks_has_them_renewed_every_day_whatever_else_is_found(
     topology = add_vault(make_folders(tmp_path), lock_days={"daily": 30})
     monkeypatch.setenv("HOLDFAST_TOPOLOGY", str(topology))
     dag = runpy.run_path(str(TESTS.parent / "dags" / "verify_backups.py"))["verify_dag"]("x", "desk", "@daily")
+    assert dag.get_task("verify-site-c").mirror == "site-c"
+    assert not dag.get_task("verify-site-c").downstream_task_ids, "a damaged mirror keeps no retention from running"
     lock = dag.get_task("lock")
     assert (lock.trigger_rule, lock.upstream_task_ids) == ("all_done", {"retain"})
     add_vault(topology)

@@ -219,7 +219,9 @@ def restore(
 @app.command("verify")
 @reports_errors
 def verify(
-    depth: Annotated[Depth, typer.Option("--depth", help="How much is read.")] = Depth.STRUCTURE,
+    depth: Annotated[
+        Depth | None, typer.Option("--depth", help="How much is read; by default structure, and full with --repair.")
+    ] = None,
     last: Annotated[
         datetime | None,
         typer.Option("--last", help="When the last sample was read; UTC.", formats=["%Y-%m-%dT%H:%M:%S"]),
@@ -247,14 +249,18 @@ def verify(
     name = choose_vault(runtime, vault)
     if accept_loss and not repair:
         raise ConfigError("a loss is accepted by a repair only", where="--accept-loss", expected="--repair beside it")
+    if last is not None and depth is not Depth.SAMPLE:
+        raise ConfigError("only a sample begins where the last one did", where="--last", expected="--depth sample")
     if repair:
-        _repair(runtime, name, accept_loss=accept_loss, mirror=site, as_json=as_json)
+        if last is not None:
+            raise ConfigError("a repair's sample is of the last day", where="--last", expected="no --repair beside it")
+        _repair(runtime, name, depth or Depth.FULL, accept_loss=accept_loss, mirror=site, as_json=as_json)
         return
     with count_progress(errors, f"verify {name}", runtime.clock) as progress:
         report = keeping.verified(
             runtime,
             name,
-            depth,
+            depth or Depth.STRUCTURE,
             last=_utc(last),
             site=site,
             options=VerifyOptions(progress=progress),
@@ -267,9 +273,9 @@ def verify(
         raise typer.Exit(report.exit_code)
 
 
-def _repair(runtime: Runtime, name: str, *, accept_loss: bool, mirror: str | None, as_json: bool) -> None:
+def _repair(runtime: Runtime, name: str, depth: Depth, *, accept_loss: bool, mirror: str | None, as_json: bool) -> None:
     with count_progress(errors, f"repair {name}", runtime.clock) as progress:
-        done = keeping.repaired(runtime, name, accept_loss=accept_loss, mirror=mirror, progress=progress)
+        done = keeping.repaired(runtime, name, accept_loss=accept_loss, mirror=mirror, depth=depth, progress=progress)
     if as_json:
         verified = None if done.verified is None else done.verified.__dict__
         print_json(

@@ -58,7 +58,7 @@ def mirror_vault(
         NoVault: there is nothing to mirror.
         HistoryDamaged: the mirror holds another history: one of the two was rolled back or replaced.
     """
-    history = _on_one_line(store, mirror)
+    history = on_one_line(store, mirror)
     skipped = {layout.index_key(name) for name in history.dropped}
     report = MirrorReport()
     for prefix in CLASSES:
@@ -83,7 +83,7 @@ def _pack_id(key: str) -> bytes | None:
     return parsed[1] if parsed else None
 
 
-def _on_one_line(store: ObjectStore, mirror: ObjectStore) -> History:
+def on_one_line(store: ObjectStore, mirror: ObjectStore) -> History:
     """The vault's history, which the mirror's is a part of. Raises HistoryDamaged."""
     ours = load_history(store)
     numbers = sequences(mirror)

@@ -13,6 +13,7 @@ from holdfast.engine.runtime import Runtime
 from holdfast.engine.snapshot import OpenSnapshot, open_snapshot
 from holdfast.engine.vault.backup import BackupOptions, BackupReport, Progress, back_up
 from holdfast.engine.vault.erasure import ErasureStore
+from holdfast.engine.vault.errors import Damaged
 from holdfast.engine.vault.mirror import MirrorReport, mirror_vault
 from holdfast.engine.vault.prefix_source import PrefixSource
 from holdfast.engine.vault.sources import SnapshotSource, Source
@@ -31,6 +32,12 @@ _RUN_CHUNK_BYTES = 2 * 1024 * 1024
 
 class NotMirrored(HoldfastError):
     """It is done at the vault, but a mirror could not be brought up to it."""
+
+    transient = True
+
+
+class NotWhole(Damaged):
+    """The backup is made, but a look at the vault found something wrong. Another backup stores anew what it can."""
 
     transient = True
 
@@ -81,18 +88,32 @@ class Made:
         }
 
     def require_mirrored(self) -> Made:
-        """Raises NotMirrored: a mirror lacks it, or a witness does not know it."""
+        """That it lies wherever it belongs.
+
+        Raises:
+            NotWhole: a look at the vault found something wrong.
+            NotMirrored: a mirror lacks it, or a witness does not know it.
+        """
         failed = [
             f"mirror {site}: {found if isinstance(found, HoldfastError) else found.problems[0]}"
             for site, found in self.mirrors.items()
             if isinstance(found, HoldfastError) or found.problems
         ]
-        failed += self.problems
         failed += [f"witness {site}: {error}" for site, error in self.witnesses.items() if error is not None]
+        where = f"vault {self.vault}, backup {self.report.backup.backup_id}"
+        if self.problems:
+            raise NotWhole(
+                "the backup is made, but something is wrong with the vault",
+                where=where,
+                expected="everything it needs to be there",
+                found="; ".join((*self.problems, *failed)),
+                fix=f"`holdfast vault verify --repair --vault {self.vault}` puts back what another copy or a mirror "
+                "still has; chunks that nobody has any more the next backup stores anew, where its source has them",
+            )
         if failed:
             raise NotMirrored(
                 "the backup is made, but not everywhere it belongs",
-                where=f"vault {self.vault}, backup {self.report.backup.backup_id}",
+                where=where,
                 expected="every mirror and witness to have it",
                 found="; ".join(failed),
                 fix=f"When the site answers again: `holdfast vault mirror --vault {self.vault}`",
