@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import runpy
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -115,6 +117,22 @@ def test_backups_are_made_verified_kept_and_restored(tmp_path: Path, start_dag: 
 def asset_events(home: Path) -> list[dict[str, Any]]:
     with sqlite3.connect(home / "airflow.db") as database:
         return [json.loads(extra) for (extra,) in database.execute("select extra from asset_event order by id")]
+
+
+def test_a_vault_with_locks_has_them_renewed_every_day_whatever_else_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topology = add_vault(make_folders(tmp_path), lock_days={"daily": 30})
+    monkeypatch.setenv("HOLDFAST_TOPOLOGY", str(topology))
+    dag = runpy.run_path(str(TESTS.parent / "dags" / "verify_backups.py"))["verify_dag"]("x", "desk", "@daily")
+    assert dag.get_task("verify-site-c").mirror == "site-c"
+    assert not dag.get_task("verify-site-c").downstream_task_ids, "a damaged mirror keeps no retention from running"
+    lock = dag.get_task("lock")
+    assert (lock.trigger_rule, lock.upstream_task_ids) == ("all_done", {"retain"})
+    add_vault(topology)
+    os.utime(topology, (0, 0))
+    dag = runpy.run_path(str(TESTS.parent / "dags" / "verify_backups.py"))["verify_dag"]("x", "desk", "@daily")
+    assert not dag.has_task("lock")
 
 
 @pytest.mark.parametrize(

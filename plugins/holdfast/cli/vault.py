@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +17,7 @@ from holdfast.cli.vault_backup import app as backup_app
 from holdfast.cli.vault_drill import app as drill_app
 from holdfast.cli.vault_options import VaultOption, choose_vault
 from holdfast.cli.vault_progress import count_progress, vault_progress
-from holdfast.engine.pipeline.vaults import backing_up, keeping, opening, restoring
+from holdfast.engine.pipeline.vaults import backing_up, keeping, opening, renewing, restoring
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.vault.verify import Depth, VerifyOptions
 from holdfast.errors import ConfigError, HoldfastError
@@ -225,7 +226,9 @@ def restore(
 @app.command("verify")
 @reports_errors
 def verify(
-    depth: Annotated[Depth, typer.Option("--depth", help="How much is read.")] = Depth.STRUCTURE,
+    depth: Annotated[
+        Depth | None, typer.Option("--depth", help="How much is read; by default structure, and full with --repair.")
+    ] = None,
     last: Annotated[
         datetime | None,
         typer.Option("--last", help="When the last sample was read; UTC.", formats=["%Y-%m-%dT%H:%M:%S"]),
@@ -246,20 +249,25 @@ def verify(
     A sample reads the packs that are due since the last one; in the vault's `verify_days` each is. What was found whole
     is noted in the vault: `status` calls a backup verified by it.
 
-    Exit codes: 0 nothing is wrong, 3 the wrong key, 4 something is: it is named, and what cannot be restored for it.
+    Exit codes: 0 nothing is wrong (there may be warnings), 1 everything restores, but shares are missing at a site, or
+    no witness answers; 3 the wrong key, 4 something is wrong: it is named, and what cannot be restored for it.
     """
     runtime = Runtime.from_environment(topology)
     name = choose_vault(runtime, vault)
     if accept_loss and not repair:
         raise ConfigError("a loss is accepted by a repair only", where="--accept-loss", expected="--repair beside it")
+    if last is not None and depth is not Depth.SAMPLE:
+        raise ConfigError("only a sample begins where the last one did", where="--last", expected="--depth sample")
     if repair:
-        _repair(runtime, name, accept_loss=accept_loss, mirror=site, as_json=as_json)
+        if last is not None:
+            raise ConfigError("a repair's sample is of the last day", where="--last", expected="no --repair beside it")
+        _repair(runtime, name, depth or Depth.FULL, accept_loss=accept_loss, mirror=site, as_json=as_json)
         return
     with count_progress(errors, f"verify {name}", runtime.clock) as progress:
         report = keeping.verified(
             runtime,
             name,
-            depth,
+            depth or Depth.STRUCTURE,
             last=_utc(last),
             site=site,
             options=VerifyOptions(progress=progress),
@@ -268,22 +276,29 @@ def verify(
         print_json({"vault": name, "good": report.is_good, **report.__dict__})
     else:
         show.print_verified(name, report)
-    if not report.is_good:
-        raise typer.Exit(4)
+    if report.exit_code:
+        raise typer.Exit(report.exit_code)
 
 
-def _repair(runtime: Runtime, name: str, *, accept_loss: bool, mirror: str | None, as_json: bool) -> None:
+def _repair(runtime: Runtime, name: str, depth: Depth, *, accept_loss: bool, mirror: str | None, as_json: bool) -> None:
     with count_progress(errors, f"repair {name}", runtime.clock) as progress:
-        done = keeping.repaired(runtime, name, accept_loss=accept_loss, mirror=mirror, progress=progress)
+        done = keeping.repaired(runtime, name, accept_loss=accept_loss, mirror=mirror, depth=depth, progress=progress)
     if as_json:
         verified = None if done.verified is None else done.verified.__dict__
         print_json(
-            {"vault": name, "whole": done.is_whole, "healed": done.healed, "lost": done.lost, "verified": verified}
+            {
+                "vault": name,
+                "whole": done.is_whole,
+                "healed": done.healed,
+                "lost": done.lost,
+                "shares": None if done.shares is None else asdict(done.shares),
+                "verified": verified,
+            }
         )
     else:
         show.print_repaired(name, done)
-    if not done.is_whole:
-        raise typer.Exit(4)
+    if done.exit_code:
+        raise typer.Exit(done.exit_code)
 
 
 @app.command("locks")
@@ -294,27 +309,21 @@ def locks(
     topology: TopologyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Whether everything that counts is locked as the topology's `lock_days` want it, at the vault and its witnesses.
+    """Whether everything that counts is locked as the topology's `lock_days` want it, wherever the vault lies.
+
+    At its site, its mirrors, its witnesses and the sites of its shares.
 
     Exit codes: 0 it is, 1 something is not, or cannot be told; 2 the topology asks for no locks.
     """
     runtime = Runtime.from_environment(topology)
     name = choose_vault(runtime, vault)
-    renewed = keeping.locks_renewed(runtime, name) if renew else None
-    report = keeping.locks_of(runtime, name)
+    sites = renewing.looked_at_locks(runtime, name, renew=renew)
+    good = all(one.is_good for one in sites)
     if as_json:
-        print_json(
-            {
-                "vault": name,
-                "good": report.is_good,
-                "counted": dict(report.counted),
-                "problems": report.sentences(),
-                "renewed": None if renewed is None else {**renewed.__dict__, "extended": dict(renewed.extended)},
-            }
-        )
+        print_json({"vault": name, "good": good, "sites": {one.site: one.to_summary() for one in sites}})
     else:
-        show.print_locks(name, report, renewed)
-    if not report.is_good or (renewed is not None and not renewed.is_good):
+        show.print_locks(name, sites)
+    if not good:
         raise typer.Exit(1)
 
 

@@ -16,11 +16,12 @@ if TYPE_CHECKING:
     from holdfast.engine.drill.restore_journal import RestoreDrillJournal
     from holdfast.engine.pipeline.vaults.backing_up import Made
     from holdfast.engine.pipeline.vaults.keeping import RecoveryPoint
+    from holdfast.engine.pipeline.vaults.renewing import SiteLocks
     from holdfast.engine.vault.airflow_state.drilling import AirflowDrillReport
     from holdfast.engine.vault.backups import Backup
     from holdfast.engine.vault.collect import CollectReport
+    from holdfast.engine.vault.erasure_repair import SharesReport
     from holdfast.engine.vault.forget import ForgetPlan
-    from holdfast.engine.vault.locks import LockReport, RenewReport
     from holdfast.engine.vault.mirror import MirrorReport
     from holdfast.engine.vault.published import PublishedRestore
     from holdfast.engine.vault.repair import RepairReport
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 _TIME = "%Y-%m-%d %H:%M:%SZ"
 _FEW = 10
+_FEW_LOCKS = 50
 
 
 def say(text: str) -> None:
@@ -152,6 +154,8 @@ def print_made_backup(made: Made) -> None:
             say(f"  mirror {site}: {found}")
         else:
             say(f"  mirror {site}: {found.copied} objects, {size(found.copied_bytes)} copied")
+    for warning in made.warnings:
+        say(f"  warning: {warning}")
 
 
 def print_mirrored(name: str, done: Mapping[str, MirrorReport | HoldfastError]) -> None:
@@ -191,11 +195,18 @@ def print_verified(name: str, report: VerifyReport) -> None:
     opened = "content opened" if report.content_opened else "digests compared: no reader's key at hand"
     read = "" if report.depth == "structure" else f"; {report.packs_read} read, {size(report.bytes_read)}, {opened}"
     say(f"Vault {name}, {report.depth}: {report.backups} backups, {report.objects} objects, {report.packs} packs{read}")
-    for problem in report.problems:
+    for problem in (*report.problems, *report.degraded, *report.unknown):
         say(f"  {problem}")
+    for warning in report.warnings:
+        say(f"  warning: {warning}")
     for backup, paths in report.affected.items():
         say(f"  cannot be restored from {backup[:12]}: {', '.join(paths[:_FEW])}{' …' if len(paths) > _FEW else ''}")
-    say("Nothing is wrong" if report.is_good else f"{len(report.problems)} things are wrong")
+    if report.problems:
+        say(f"{len(report.problems)} things are wrong")
+    elif report.degraded:
+        say("Everything restores, but would not survive what it should")
+    else:
+        say("Whether it is right could not be told; try again" if report.unknown else "Nothing is wrong")
 
 
 def print_repaired(name: str, done: RepairReport) -> None:
@@ -204,20 +215,38 @@ def print_repaired(name: str, done: RepairReport) -> None:
         say(f"  {key} from {source}")
     for line in done.lost:
         say(f"  lost: {line}")
+    if done.shares is not None:
+        print_shares(done.shares)
     if done.verified is not None:
         print_verified(name, done.verified)
 
 
-def print_locks(name: str, report: LockReport, renewed: RenewReport | None) -> None:
-    if renewed is not None:
-        say(f"{sum(renewed.extended.values())} locks lengthened, {renewed.enough} had enough left")
-        for line in renewed.failed:
+def print_shares(done: SharesReport) -> None:
+    say(f"{len(done.repaired)} shares and copies of {done.checked} objects written, {size(done.repaired_bytes)}")
+    for one in done.repaired[:_FEW]:
+        say(f"  {one}")
+    for site in done.away:
+        say(f"  {site} does not answer: run it again when it does")
+    if done.unfinished:
+        say(f"  {len(done.unfinished)} packs have too few shares: of a backup that runs or was broken off, or lost")
+    for line in done.failed:
+        say(f"  not repaired: {line}")
+
+
+def print_locks(name: str, sites: Sequence[SiteLocks]) -> None:
+    for one in sites:
+        if one.renewed is not None:
+            extended = sum(one.renewed.extended.values())
+            say(f"{one.site}: {extended} locks lengthened, {one.renewed.enough} had enough left")
+        if one.report is not None:
+            counted = ", ".join(f"{count} {kind}" for kind, count in sorted(one.report.counted.items()))
+            say(f"{one.site}: {counted or 'nothing'} must be locked")
+        for line in one.sentences()[:_FEW_LOCKS]:
             say(f"  {line}")
-    counted = ", ".join(f"{count} {kind}" for kind, count in sorted(report.counted.items()))
-    say(f"Vault {name}: {counted or 'nothing'} must be locked")
-    for line in report.sentences()[:50]:
-        say(f"  {line}")
-    say("Everything that counts is locked" if report.is_good else "Not everything that counts is locked")
+        if len(one.sentences()) > _FEW_LOCKS:
+            say(f"  … and {len(one.sentences()) - _FEW_LOCKS} more")
+    good = all(one.is_good for one in sites)
+    say(f"Vault {name}: {'everything' if good else 'not everything'} that counts is locked")
 
 
 def print_restore_drill(journal: RestoreDrillJournal, folder: Path) -> None:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from holdfast.engine.vault.backup import Progress
 
 _DEPTHS = ("structure", "sample", "full")
+#: Of what may be as many as objects, so many are logged.
+_MOST_LINES = 200
 
 
 class VaultOperator(HoldfastOperator):
@@ -84,6 +86,8 @@ class BackUpGroupOperator(VaultOperator):
                     progress=_Lines(self, subject),
                 )
                 made.append(done.to_summary())
+                for warning in done.warnings:
+                    self.log.warning("%s: %s", subject, warning)
                 done.require_mirrored()
             except HoldfastError as error:
                 self.log.error("%s: %s", subject, error)
@@ -98,7 +102,9 @@ class BackUpGroupOperator(VaultOperator):
 
 
 class VerifyBackupsOperator(VaultOperator):
-    """Verifies a vault; fails when something is wrong, with what cannot be restored for it.
+    """Verifies a vault; fails when something is wrong, with what cannot be restored for it, or shares are missing.
+
+    Where no witness answers, it is tried again.
 
     :param depth: ``structure``, ``sample`` (the packs due since the last sample) or ``full``. (templated)
     :param mirror: verify this mirror instead of the vault itself. (templated)
@@ -125,6 +131,7 @@ class VerifyBackupsOperator(VaultOperator):
 
     def act(self, _context: Context, runtime: Runtime) -> dict[str, Any]:
         from holdfast.engine.pipeline.vaults import keeping
+        from holdfast.engine.vault.errors import NotTold
         from holdfast.engine.vault.verify import Depth
 
         report = keeping.verified(
@@ -133,14 +140,17 @@ class VerifyBackupsOperator(VaultOperator):
             Depth(self.depth),
             site=self.mirror or None,
         )
-        for problem in report.problems:
+        for problem in (*report.problems, *report.degraded, *report.unknown):
             self.log.error("%s", problem)
+        for warning in report.warnings:
+            self.log.warning("%s", warning)
         for backup, paths in report.affected.items():
             self.log.error("Backup %s cannot restore %d objects: %s", backup, len(paths), ", ".join(paths[:20]))
-        if not report.is_good:
-            raise AirflowFailException(
-                f"vault {self.vault}: {len(report.problems)} things are wrong, the first: {report.problems[0]}"
-            )
+        wrong = [*report.problems, *report.degraded]
+        if wrong:
+            raise AirflowFailException(f"vault {self.vault}: {len(wrong)} things are wrong, the first: {wrong[0]}")
+        if report.unknown:
+            raise NotTold("no witness could be asked", where=f"vault {self.vault}", found="; ".join(report.unknown))
         return {
             "vault": self.vault,
             "depth": self.depth,
@@ -150,6 +160,7 @@ class VerifyBackupsOperator(VaultOperator):
             "packs_read": report.packs_read,
             "bytes_read": report.bytes_read,
             "content_opened": report.content_opened,
+            "warnings": report.warnings,
         }
 
 
@@ -178,6 +189,31 @@ class RetainBackupsOperator(VaultOperator):
             "kept_locked": len(report.kept_locked),
             "unreadable": sorted(report.unreadable),
         }
+
+
+class RenewLocksOperator(VaultOperator):
+    """Locks everything that counts for its whole period again where too little is left, wherever the vault lies.
+
+    Fails with what is not locked then: at the vault, its mirrors, its witnesses, the sites of its shares.
+
+    :returns: per site what must be locked, and how many locks were lengthened.
+    """
+
+    def act(self, _context: Context, runtime: Runtime) -> dict[str, Any]:
+        from holdfast.engine.pipeline.vaults import renewing
+
+        sites = renewing.looked_at_locks(runtime, self.vault, renew=True)
+        wrong = [line for one in sites for line in one.sentences()]
+        for line in wrong[:_MOST_LINES]:
+            self.log.error("%s", line)
+        if wrong:
+            bad = [one for one in sites if not one.is_good]
+            if all(one.away for one in bad):
+                raise bad[0].away[0]
+            raise AirflowFailException(
+                f"vault {self.vault}: {len(wrong)} things are not locked or cannot be told, the first: {wrong[0]}"
+            )
+        return {"vault": self.vault, "sites": {one.site: one.to_summary() for one in sites}}
 
 
 class CheckRecoveryPointsOperator(VaultOperator):
@@ -305,6 +341,8 @@ class BackUpAirflowOperator(VaultOperator):
         made = back_up_airflow(
             runtime, self.vault, url=url, tier=self.tier, progress=_Lines(self, "airflow"), say=self.log.warning
         )
+        for warning in made.warnings:
+            self.log.warning("airflow: %s", warning)
         made.require_mirrored()
         if BACKED_UP in self.outlets:
             extra: dict[str, Any] = {"group": None, "backups": {"airflow": made.report.backup.backup_id}}

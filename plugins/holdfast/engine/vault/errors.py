@@ -76,6 +76,12 @@ class RolledBack(HistoryDamaged):
     """The repository lies behind what its witnesses saw: its newest entries were removed or replaced."""
 
 
+class NotTold(VaultError):
+    """Nobody who could tell answers; nothing is known to be wrong."""
+
+    transient = True
+
+
 class UnknownBackup(ConfigError):
     """No live backup answers to this name or time."""
 

@@ -12,10 +12,13 @@ from holdfast.engine.pipeline.vaults.opening import opened, places_of, vault_sto
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.snapshot import OpenSnapshot, open_snapshot
 from holdfast.engine.vault.backup import BackupOptions, BackupReport, Progress, back_up
+from holdfast.engine.vault.erasure import ErasureStore
+from holdfast.engine.vault.errors import Damaged
 from holdfast.engine.vault.mirror import MirrorReport, mirror_vault
 from holdfast.engine.vault.prefix_source import PrefixSource
 from holdfast.engine.vault.sources import SnapshotSource, Source
 from holdfast.engine.vault.tables import table_source
+from holdfast.engine.vault.vault import Vault
 from holdfast.engine.vault.verifications import note_verification
 from holdfast.engine.vault.verify import VerifyOptions, verify_vault
 from holdfast.errors import ConfigError, HoldfastError
@@ -33,6 +36,12 @@ class NotMirrored(HoldfastError):
     transient = True
 
 
+class NotWhole(Damaged):
+    """The backup is made, but a look at the vault found something wrong. Another backup stores anew what it can."""
+
+    transient = True
+
+
 @dataclass(frozen=True)
 class Made:
     """One backup that was made, for people and `--json`.
@@ -41,6 +50,7 @@ class Made:
         mirrors: by site, what was copied there, or why nothing was.
         witnesses: by site, ``None`` or why it could not witness the backup.
         problems: what a look at its structure found wrong, once it was made.
+        unfinished: what stands, but is not locked or not written at every site of the shares.
     """
 
     vault: str
@@ -48,6 +58,12 @@ class Made:
     mirrors: Mapping[str, MirrorReport | HoldfastError] = field(default_factory=dict)
     witnesses: Mapping[str, str | None] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
+    unfinished: tuple[str, ...] = ()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What somebody should know of it, one sentence each."""
+        return (*self.report.damaged, *self.problems, *self.unfinished)
 
     def to_summary(self) -> dict[str, Any]:
         stored = self.report.stored
@@ -68,22 +84,36 @@ class Made:
                 else {"copied": found.copied, "copied_bytes": found.copied_bytes, "problems": found.problems}
                 for site, found in self.mirrors.items()
             },
-            "warnings": [*self.report.damaged, *self.problems],
+            "warnings": list(self.warnings),
         }
 
     def require_mirrored(self) -> Made:
-        """Raises NotMirrored: a mirror lacks it, or a witness does not know it."""
+        """That it lies wherever it belongs.
+
+        Raises:
+            NotWhole: a look at the vault found something wrong.
+            NotMirrored: a mirror lacks it, or a witness does not know it.
+        """
         failed = [
             f"mirror {site}: {found if isinstance(found, HoldfastError) else found.problems[0]}"
             for site, found in self.mirrors.items()
             if isinstance(found, HoldfastError) or found.problems
         ]
-        failed += self.problems
         failed += [f"witness {site}: {error}" for site, error in self.witnesses.items() if error is not None]
+        where = f"vault {self.vault}, backup {self.report.backup.backup_id}"
+        if self.problems:
+            raise NotWhole(
+                "the backup is made, but something is wrong with the vault",
+                where=where,
+                expected="everything it needs to be there",
+                found="; ".join((*self.problems, *failed)),
+                fix=f"`holdfast vault verify --repair --vault {self.vault}` puts back what another copy or a mirror "
+                "still has; chunks that nobody has any more the next backup stores anew, where its source has them",
+            )
         if failed:
             raise NotMirrored(
                 "the backup is made, but not everywhere it belongs",
-                where=f"vault {self.vault}, backup {self.report.backup.backup_id}",
+                where=where,
                 expected="every mirror and witness to have it",
                 found="; ".join(failed),
                 fix=f"When the site answers again: `holdfast vault mirror --vault {self.vault}`",
@@ -246,7 +276,29 @@ def back_up_source(
     if checked.is_good:
         note_verification(report.vault, checked, frozenset([report.backup.sequence]), report.vault.secrets)
     witnesses = {witness.site: witness.unknown for witness in report.witnessed}
-    return Made(vault, report, mirror_everywhere(runtime, vault), witnesses, tuple(checked.problems))
+    return Made(
+        vault,
+        report,
+        mirror_everywhere(runtime, vault),
+        witnesses,
+        tuple(checked.problems),
+        tuple(unfinished_in(report.vault)),
+    )
+
+
+def unfinished_in(vault: Vault) -> list[str]:
+    """What was written through a vault and could not be locked, or not be written at every site of its shares."""
+    lines = [f"not locked, `holdfast vault locks --renew` locks it: {error}" for error in vault.unprotected]
+    if isinstance(vault.store, ErasureStore):
+        by_kind: dict[tuple[str, str], list[str]] = {}
+        for one in vault.store.incomplete:
+            by_kind.setdefault((one.site, one.what), []).append(one.key)
+        lines += [
+            f"{site}: {len(keys)} objects {what}, the first {keys[0]}; "
+            f"`holdfast vault {'locks --renew' if 'locked' in what else 'verify --repair'}` makes up for it"
+            for (site, what), keys in by_kind.items()
+        ]
+    return lines
 
 
 def mirror_everywhere(runtime: Runtime, vault: str) -> dict[str, MirrorReport | HoldfastError]:

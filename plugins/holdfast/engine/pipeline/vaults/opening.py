@@ -42,12 +42,13 @@ def vault_store(runtime: Runtime, name: str, *, site: str | None = None) -> Obje
             found=repr(site),
         )
     if settings.shares is not None:
-        sites = [(one, _below(runtime, name, one)) for one in settings.shares.sites]
+        sites = [(one, store_below(runtime, name, one)) for one in settings.shares.sites]
         return ErasureStore(sites, needed=settings.shares.needed, clock=runtime.clock)
-    return _below(runtime, name, here)
+    return store_below(runtime, name, here)
 
 
-def _below(runtime: Runtime, name: str, site: str) -> ObjectStore:
+def store_below(runtime: Runtime, name: str, site: str) -> ObjectStore:
+    """What one site holds of a vault: all of it, or of one with shares that site's."""
     return PrefixedStore(runtime.store(site, flow=f"vault-{name}"), prefix_of(runtime, name))
 
 
@@ -114,7 +115,7 @@ def opened(runtime: Runtime, name: str, role: str, *, site: str | None = None) -
         unlocked(runtime, name, role, store=store),
         witnesses=witness_stores(runtime, name),
         clock=runtime.clock,
-        protect=protector(runtime, name, store),
+        protect=protector(runtime, name, store, site=site),
         protect_witness=witness_protector(runtime, name),
     )
 
