@@ -150,7 +150,8 @@ def restore(
 ) -> None:
     """Restore a backup, verified. Broken off, run it again: what is there and right is not fetched again.
 
-    Exit codes: 0 all of it is there, 1 some of it is not, 2 bad input, 3 refused or the wrong key, 4 damaged.
+    Exit codes: 0 all of it is there, 1 some of it is not, the folder cannot be written, or a table still names its old
+    place; 2 bad input, 3 refused or the wrong key, 4 damaged.
     """
     runtime = Runtime.from_environment(topology)
     name = choose_vault(runtime, vault)
@@ -211,7 +212,7 @@ def restore(
         print_json(restoring.restore_summary(name, report))
     else:
         show.print_restored(report)
-    if report.damaged:
+    if not report.is_whole:
         raise typer.Exit(1)
 
 

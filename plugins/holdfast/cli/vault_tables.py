@@ -129,6 +129,11 @@ def print_restored(report: RestoreReport) -> None:
         say(f"  {path}: {why}")
     if len(report.damaged) > _FEW:
         say(f"  … and {len(report.damaged) - _FEW} more that are damaged")
+    for table in report.tables:
+        if "metadata_location" in table:
+            say(f"Table {table['root'] or '(the whole folder)'} is now read from {table['metadata_location']}")
+    for root, why in report.not_moved.items():
+        say(f"Table {root or '(the whole folder)'} still names its old place and cannot be read here: {why}")
 
 
 def print_live(done: PublishedRestore) -> None:

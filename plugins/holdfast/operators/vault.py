@@ -215,6 +215,8 @@ class CheckRecoveryPointsOperator(VaultOperator):
 class RestoreBackupOperator(VaultOperator):
     """Restores a backup below a prefix of a site, verified. Nothing that is there is overwritten.
 
+    Fails as well when an Iceberg table in it could not be given the paths it has there.
+
     :param site: the site. (templated)
     :param prefix: in its bucket; not below ``data/``, where live data lies. (templated)
     :param backup: its id; empty: the newest of ``source``. (templated)
@@ -265,6 +267,12 @@ class RestoreBackupOperator(VaultOperator):
             progress=_Lines(self, "restore"),
             admit=restoring.admitted_at(runtime, self.site),
         )
+        for root, why in report.not_moved.items():
+            self.log.error("Table %s still names its old place: %s", root or "(the whole folder)", why)
+        if report.not_moved:
+            raise AirflowFailException(
+                f"everything is restored, and {len(report.not_moved)} tables cannot be read at {self.site}"
+            )
         return restoring.restore_summary(self.vault, report)
 
 

@@ -19,8 +19,8 @@ from holdfast.engine.vault.backup import Progress
 from holdfast.engine.vault.backups import Backup, find_backup
 from holdfast.engine.vault.paths import why_unsafe
 from holdfast.engine.vault.published import PublishedRestore, restore_as_snapshot
-from holdfast.engine.vault.restore import RestoreOptions, RestoreReport, Target, restore_backup
-from holdfast.engine.vault.tables import plan_moves, restore_tables, table_location
+from holdfast.engine.vault.restore import RestoreOptions, RestoreReport, Target
+from holdfast.engine.vault.tables import Moves, plan_moves, restore_tables, table_location
 from holdfast.engine.vault.targets import FolderTarget, PrefixTarget
 from holdfast.engine.vault.vault import Vault
 from holdfast.errors import ConfigError, UnknownName
@@ -49,7 +49,8 @@ def restored(
     progress: Callable[[Progress], None] | None = None,
     admit: Callable[[Backup], None] = lambda _backup: None,
 ) -> RestoreReport:
-    """Restore a backup. Iceberg tables in it are given the paths they have at the target, where that is known.
+    """Restore a backup. Iceberg tables in it are given the paths they have at the target; where one cannot be, it is
+    restored as it was, and the report says so (`RestoreReport.not_moved`).
 
     Args:
         backup: its id; by default the newest, of ``source`` and not newer than ``at``.
@@ -71,8 +72,6 @@ def restored(
         progress=progress or (lambda _seen: None),
     )
     location = getattr(target, "location", None)
-    if location is None:
-        return restore_backup(found, wanted, target, options)
     return restore_tables(found, wanted, target, location=location, options=options, strict=False)
 
 
@@ -111,7 +110,8 @@ def restored_live(
 
     Raises:
         UnknownBackup, UnsafePath, Damaged, WrongKey: the vault; nothing was published.
-        ConfigError: it is no backup of a dataset or model of the group.
+        ConfigError: it is no backup of a dataset or model of the group, or where its tables would be is not known.
+        TableDamaged: a table cannot be moved there; nothing was published.
         ResidencyRefused, NotActive, TargetChanged, Superseded: see `restore_as_snapshot`.
     """
     from holdfast.engine.pipeline.active import require_active
@@ -122,11 +122,10 @@ def restored_live(
     state = require_active(runtime, group)
     dataset = runtime.topology.datasets.get(wanted.source)
     path = _live_path(runtime, wanted)
-    location = location_of(runtime, state.active_site, keys.data_folder(path))
-    around: Callable[[Target], Target] = lambda target: target  # noqa: E731 - what most backups need
-    if dataset is not None and dataset.sync.table == "iceberg" and location is not None:
-        around = plan_moves(found, wanted, location).around
-    return restore_as_snapshot(
+    moves = Moves()
+    if dataset is not None and dataset.sync.table == "iceberg":
+        moves = plan_moves(found, wanted, location_of(runtime, state.active_site, keys.data_folder(path)))
+    done = restore_as_snapshot(
         found,
         wanted,
         runtime.store(state.active_site, flow=group),
@@ -142,8 +141,10 @@ def restored_live(
         own_keys=dataset is None or dataset.sync.layout == "direct",
         restore_live=folder,
         options=RestoreOptions(progress=progress or (lambda _seen: None)),
-        around=around,
+        around=moves.around,
     )
+    done.restored.rewritten, done.restored.tables = moves.done(), moves.tables()
+    return done
 
 
 def _live_path(runtime: Runtime, backup: Backup) -> str:
