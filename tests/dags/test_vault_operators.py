@@ -16,7 +16,8 @@ from holdfast.engine.pipeline.vaults import backing_up, keeping, opening, restor
 from holdfast.engine.vault.restore import RestoreReport
 from holdfast.engine.vault.sources import TreeSource
 from holdfast.errors import ConfigError
-from holdfast.operators.vault import BackUpGroupOperator, RestoreBackupOperator, VerifyBackupsOperator
+from holdfast.operators.vault import BackUpGroupOperator, VerifyBackupsOperator
+from holdfast.operators.vault_restore import RestoreBackupOperator
 from vault_world import write_tree
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -32,9 +33,10 @@ from holdfast.hooks.runtime import HoldfastHook
 from holdfast.notifications.recovery_point import StaleRecoveryPointNotifier
 from holdfast.operators.assets import BACKED_UP
 from holdfast.operators.vault import (
-    BackUpGroupOperator, CheckRecoveryPointsOperator, GroupsOfVaultOperator, RestoreBackupOperator,
-    RestoreLiveOperator, RetainBackupsOperator, VerifyBackupsOperator,
+    BackUpGroupOperator, CheckRecoveryPointsOperator, GroupsOfVaultOperator, RetainBackupsOperator,
+    VerifyBackupsOperator,
 )
+from holdfast.operators.vault_restore import RestoreBackupOperator, RestoreLiveOperator
 
 TOPOLOGY = Path(os.environ["HOLDFAST_TOPOLOGY"])
 HoldfastHook.get_conn = lambda self: folder_runtime(TOPOLOGY)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from holdfast.engine.drill.restore_journal import RestoreDrillJournal
     from holdfast.engine.pipeline.vaults.backing_up import Made
     from holdfast.engine.pipeline.vaults.keeping import RecoveryPoint
+    from holdfast.engine.pipeline.vaults.restoring import Shown
     from holdfast.engine.vault.airflow_state.drilling import AirflowDrillReport
     from holdfast.engine.vault.backups import Backup
     from holdfast.engine.vault.collect import CollectReport
@@ -78,16 +79,17 @@ def print_backups(name: str, backups: Sequence[Backup]) -> None:
     console.print(table)
 
 
-def print_backup(name: str, one: Backup, paths: Sequence[Mapping[str, Any]]) -> None:
-    print_backups(name, [one])
+def print_backup(found: Shown) -> None:
+    one = found.backup
+    print_backups(found.vault, [one])
     for field, value in one.origin.items():
         say(f"  {field}: {value}")
     table = Table("path", "size", "digest")
-    for path in paths:
-        table.add_row(path["path"], size(path["size_bytes"]), path["digest"][:23])
+    for row in found.rows:
+        table.add_row(row.path, size(row.size_bytes), row.digest[:23])
     console.print(table)
-    if one.objects > len(paths):
-        say(f"… and {one.objects - len(paths)} more; see --limit")
+    if one.objects > len(found.rows):
+        say(f"… and {one.objects - len(found.rows)} more; see --limit")
 
 
 def print_made_backup(made: Made) -> None:
