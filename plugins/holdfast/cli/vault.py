@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -15,9 +14,10 @@ from holdfast.cli.groups import GroupOption, choose_group
 from holdfast.cli.output import JsonOption, TopologyOption, errors, print_json, reports_errors
 from holdfast.cli.vault_backup import app as backup_app
 from holdfast.cli.vault_drill import app as drill_app
-from holdfast.cli.vault_options import VaultOption, choose_vault
-from holdfast.cli.vault_progress import count_progress, vault_progress
-from holdfast.engine.pipeline.vaults import backing_up, keeping, opening, renewing, restoring
+from holdfast.cli.vault_options import FromOption, LastOption, SourceOption, VaultOption, choose_vault
+from holdfast.cli.vault_progress import count_progress
+from holdfast.cli.vault_restore import restore, show_backup
+from holdfast.engine.pipeline.vaults import backing_up, keeping, opening, renewing
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.vault.verify import Depth, VerifyOptions
 from holdfast.errors import ConfigError, HoldfastError
@@ -31,17 +31,6 @@ app.add_typer(backup_app, name="backup")
 app.add_typer(drill_app, name="drill")
 keys_app = typer.Typer(help="Who can open a vault: show, rotate, new.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
-
-BackupArgument = Annotated[
-    str | None,
-    typer.Argument(metavar="BACKUP", help="Its id, or how it begins; entry:17, its entry's number; or `latest`."),
-]
-FromOption = Annotated[str | None, typer.Option("--from", metavar="SITE", help="Read from this mirror of the vault.")]
-SourceOption = Annotated[str | None, typer.Option("--source", help="Only backups of this dataset, model or name.")]
-AtOption = Annotated[
-    datetime | None,
-    typer.Option("--at", help="The newest whose content is not newer than this; UTC.", formats=["%Y-%m-%dT%H:%M:%S"]),
-]
 
 
 @app.command("init")
@@ -88,139 +77,8 @@ def list_backups(
         raise typer.Exit(found.alarm.exit_code)
 
 
-@app.command("show")
-@reports_errors
-def show_backup(
-    backup: BackupArgument = None,
-    vault: VaultOption = None,
-    source: SourceOption = None,
-    at: AtOption = None,
-    limit: Annotated[int, typer.Option("--limit", min=0, help="At most so many paths.")] = 50,
-    site: FromOption = None,
-    topology: TopologyOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """One backup: where it is from, what it holds.
-
-    Exit codes: 0 shown, 2 no such backup, 3 the wrong key, 4 damaged.
-    """
-    from itertools import islice
-
-    from holdfast.engine.vault.backups import find_backup
-    from holdfast.engine.vault.reading import ChunkReader
-
-    runtime = Runtime.from_environment(topology)
-    name = choose_vault(runtime, vault)
-    found = opening.opened(runtime, name, "writer", site=site)
-    one = find_backup(found, backup, source=source, at=_utc(at))
-    rows = ChunkReader(found, found.load_index().index).rows(one)
-    paths = [{"path": row.path, "size_bytes": row.size_bytes, "digest": row.digest} for row in islice(rows, limit)]
-    if as_json:
-        print_json({"vault": name, **one.to_summary(), "paths": paths})
-    else:
-        show.print_backup(name, one, paths)
-    show.warn_of_namesakes(one)
-
-
-@app.command("restore")
-@reports_errors
-def restore(
-    backup: BackupArgument = None,
-    to: Annotated[Path | None, typer.Option("--to", help="A folder of this machine.")] = None,
-    to_site: Annotated[
-        str | None, typer.Option("--to-site", metavar="SITE:PREFIX", help="Below a prefix of a site's bucket.")
-    ] = None,
-    live: Annotated[
-        bool, typer.Option("--live", help="At the group's active site, published as the newest snapshot.")
-    ] = False,
-    reason: Annotated[str | None, typer.Option("--reason", help="With --live: why.")] = None,
-    live_folder: Annotated[
-        bool, typer.Option("--live-folder", help="With --live: also make the folder's objects those of the backup.")
-    ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="With --live: do not ask.")] = False,
-    group: GroupOption = None,
-    path: Annotated[list[str] | None, typer.Option("--path", help="Only this, and what lies below it.")] = None,
-    pattern: Annotated[list[str] | None, typer.Option("--pattern", help="Only what matches, as in a shell.")] = None,
-    source: SourceOption = None,
-    at: AtOption = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace files of the folder whose content differs.")
-    ] = False,
-    keep_going: Annotated[
-        bool, typer.Option("--keep-going", help="Restore what can be restored, and name the rest.")
-    ] = False,
-    vault: VaultOption = None,
-    site: FromOption = None,
-    topology: TopologyOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Restore a backup, verified. Broken off, run it again: what is there and right is not fetched again.
-
-    Exit codes: 0 all of it is there, 1 some of it is not, 2 bad input, 3 refused or the wrong key, 4 damaged.
-    """
-    runtime = Runtime.from_environment(topology)
-    name = choose_vault(runtime, vault)
-    if [to is not None, to_site is not None, live].count(True) != 1:
-        raise ConfigError(
-            "where to is not clear",
-            expected="one of --to FOLDER, --to-site SITE:PREFIX and --live",
-            found="none, or several",
-        )
-    if live:
-        if path or pattern or keep_going or overwrite or not reason:
-            raise ConfigError(
-                "a live restore is of the whole backup, and has a reason",
-                where="--live",
-                expected="--reason, and no --path, --pattern, --keep-going or --overwrite",
-                found="no --reason" if not reason else "one of them",
-            )
-        team = choose_group(runtime, group)
-        if not yes:
-            what = backup or source or "the newest backup"
-            typer.confirm(f"Publish {what} as the newest snapshot at the active site of {team}?", abort=True, err=True)
-        with vault_progress(errors, f"restore from {name}", runtime.clock) as progress:
-            done = restoring.restored_live(
-                runtime,
-                team,
-                name,
-                backup=backup,
-                source=source,
-                at=_utc(at),
-                reason=str(reason),
-                folder=live_folder,
-                vault_site=site,
-                progress=progress,
-            )
-        print_json(restoring.live_summary(name, done)) if as_json else show.print_live(done)
-        show.warn_of_namesakes(done.restored.backup)
-        return
-    if to is not None:
-        target, admit = restoring.folder_target(to, overwrite=overwrite), lambda _backup: None
-    else:
-        where, _, prefix = str(to_site).partition(":")
-        target, admit = restoring.site_target(runtime, where, prefix), restoring.admitted_at(runtime, where)
-    with vault_progress(errors, f"restore from {name}", runtime.clock) as progress:
-        report = restoring.restored(
-            runtime,
-            name,
-            target,
-            backup=backup,
-            source=source,
-            at=_utc(at),
-            paths=path or (),
-            patterns=pattern or (),
-            keep_going=keep_going,
-            vault_site=site,
-            progress=progress,
-            admit=admit,
-        )
-    if as_json:
-        print_json(restoring.restore_summary(name, report))
-    else:
-        show.print_restored(report)
-    show.warn_of_namesakes(report.backup)
-    if report.damaged:
-        raise typer.Exit(1)
+app.command("show")(show_backup)
+app.command("restore")(restore)
 
 
 @app.command("verify")
@@ -229,10 +87,7 @@ def verify(
     depth: Annotated[
         Depth | None, typer.Option("--depth", help="How much is read; by default structure, and full with --repair.")
     ] = None,
-    last: Annotated[
-        datetime | None,
-        typer.Option("--last", help="When the last sample was read; UTC.", formats=["%Y-%m-%dT%H:%M:%S"]),
-    ] = None,
+    last: LastOption = None,
     repair: Annotated[
         bool, typer.Option("--repair", help="Put back what is missing or damaged, then verify; wants the admin's key.")
     ] = False,
@@ -268,7 +123,7 @@ def verify(
             runtime,
             name,
             depth or Depth.STRUCTURE,
-            last=_utc(last),
+            last=last,
             site=site,
             options=VerifyOptions(progress=progress),
         )
@@ -554,7 +409,3 @@ def keys_new(
         stream.write(text)
     facts = {"file": str(file), "recipient": f"age:{made.key_name}" if made else f"file:{file}"}
     print_json(facts) if as_json else show.print_new_key(facts, offline=offline)
-
-
-def _utc(moment: datetime | None) -> datetime | None:
-    return None if moment is None else moment.replace(tzinfo=UTC)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -11,13 +10,10 @@ import typer
 from holdfast.cli import vault_tables as show
 from holdfast.cli.groups import GroupOption, choose_group
 from holdfast.cli.output import JsonOption, TopologyOption, errors, print_json, reports_errors
-from holdfast.cli.vault_options import VaultOption, choose_vault
+from holdfast.cli.vault_options import AtOption, BackupOption, FromOption, VaultOption, choose_vault
 from holdfast.engine.runtime import Runtime
 
 app = typer.Typer(help="Restore drills: run, airflow.", no_args_is_help=True)
-
-BackupOption = Annotated[str | None, typer.Option("--backup", help="Its id, or how it begins; by default the newest.")]
-FromOption = Annotated[str | None, typer.Option("--from", metavar="SITE", help="Read from this mirror of the vault.")]
 
 
 @app.command("run")
@@ -30,12 +26,7 @@ def run(
         str | None, typer.Option("--to-site", help="Where to; by default the first site in another cloud.")
     ] = None,
     backup: BackupOption = None,
-    at: Annotated[
-        datetime | None,
-        typer.Option(
-            "--at", help="The newest whose content is not newer than this; UTC.", formats=["%Y-%m-%dT%H:%M:%S"]
-        ),
-    ] = None,
+    at: AtOption = None,
     output: Annotated[
         Path | None, typer.Option("--output", help="Folder for the evidence; default ./evidence/<drill id>.")
     ] = None,
@@ -57,7 +48,8 @@ def run(
     from holdfast.engine.recovery.interface import Progress
 
     runtime = Runtime.from_environment(topology)
-    team, name = choose_group(runtime, group), choose_vault(runtime, vault)
+    team = choose_group(runtime, group)
+    name = choose_vault(runtime, vault, group=team)
     what = subject or next(iter(runtime.topology.group(team).datasets), "")
     drill_id = new_drill_id(runtime.clock.now())
     folder = output or Path("evidence") / drill_id
@@ -72,7 +64,7 @@ def run(
         name,
         output=folder,
         backup=backup,
-        at=None if at is None else at.replace(tzinfo=UTC),
+        at=at,
         target_site=to_site,
         vault_site=site,
         drill_id=drill_id,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from holdfast.engine.pipeline.vaults.backing_up import Made
     from holdfast.engine.pipeline.vaults.keeping import RecoveryPoint
     from holdfast.engine.pipeline.vaults.renewing import SiteLocks
+    from holdfast.engine.pipeline.vaults.restoring import Shown
     from holdfast.engine.vault.airflow_state.drilling import AirflowDrillReport
     from holdfast.engine.vault.backups import Backup
     from holdfast.engine.vault.collect import CollectReport
@@ -128,16 +129,17 @@ def unreadable_of(backups: Iterable[Backup]) -> dict[int, str]:
     return {one.sequence: one.unreadable for one in backups if one.unreadable is not None}
 
 
-def print_backup(name: str, one: Backup, paths: Sequence[Mapping[str, Any]]) -> None:
-    print_backups(name, [one])
+def print_backup(found: Shown) -> None:
+    one = found.backup
+    print_backups(found.vault, [one])
     for field, value in one.origin.items():
         say(f"  {field}: {value}")
     table = Table("path", "size", "digest")
-    for path in paths:
-        table.add_row(path["path"], size(path["size_bytes"]), path["digest"][:23])
+    for row in found.rows:
+        table.add_row(row.path, size(row.size_bytes), row.digest[:23])
     console.print(table)
-    if one.objects > len(paths):
-        say(f"… and {one.objects - len(paths)} more; see --limit")
+    if one.objects > len(found.rows):
+        say(f"… and {one.objects - len(found.rows)} more; see --limit")
 
 
 def print_made_backup(made: Made) -> None:
@@ -181,6 +183,11 @@ def print_restored(report: RestoreReport) -> None:
         say(f"  {path}: {why}")
     if len(report.damaged) > _FEW:
         say(f"  … and {len(report.damaged) - _FEW} more that are damaged")
+    for table in report.tables:
+        if "metadata_location" in table:
+            say(f"Table {table['root'] or '(the whole folder)'} is now read from {table['metadata_location']}")
+    for root, why in report.not_moved.items():
+        say(f"Table {root or '(the whole folder)'} still names its old place and cannot be read here: {why}")
 
 
 def print_live(done: PublishedRestore) -> None:
