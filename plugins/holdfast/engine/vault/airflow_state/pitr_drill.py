@@ -11,9 +11,8 @@ from holdfast.engine.vault.airflow_state.command import AirflowCommand
 from holdfast.engine.vault.airflow_state.drilling import AirflowDrillReport, Drill, DrillOptions, DrillStep, Found
 from holdfast.engine.vault.airflow_state.inventory import look_at
 from holdfast.engine.vault.airflow_state.keys import AirflowKeys
-from holdfast.engine.vault.airflow_state.pitr import BackRestBackup, PgBackRest
+from holdfast.engine.vault.airflow_state.pitr import BackRestBackup, PgBackRest, base_for
 from holdfast.engine.vault.airflow_state.scratch import ScratchPostgres
-from holdfast.engine.vault.errors import CommandFailed
 
 STEPS = ("read", "restore", "server", "migrations", "canary", "database", "reconcile", "run")
 
@@ -93,15 +92,7 @@ class _PitrDrill(Drill):
 
     def step_read(self) -> Found:
         backups = self.backrest.backups()
-        usable = [one for one in backups if self.at is None or one.reaches(self.at)]
-        if not usable:
-            raise CommandFailed(
-                "no base backup was complete by then",
-                where=self.backrest.stanza,
-                expected="one from before " + ("now" if self.at is None else self.at.isoformat()),
-                found=f"{len(backups)}, the oldest of {backups[0].stopped_at.isoformat()}" if backups else "none",
-            )
-        self.backup = usable[-1]
+        self.backup = base_for(backups, self.at, self.backrest.stanza)
         facts = {"backups": len(backups), "backup": self.backup.label, "kind": self.backup.kind}
         return f"{len(backups)} base backups, {self.backup.label} the one to begin with", facts
 
