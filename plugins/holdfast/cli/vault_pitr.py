@@ -11,6 +11,8 @@ import typer
 from rich.table import Table
 
 from holdfast.cli.output import JsonOption, TopologyOption, console, print_json, reports_errors
+from holdfast.cli.vault_drill import ExecutableOption, OutputOption, end_airflow_drill, tell_step
+from holdfast.cli.vault_options import VaultOption, choose_vault
 from holdfast.cli.vault_tables import say
 from holdfast.engine.pipeline.vaults import airflow_recovery as recovery
 from holdfast.engine.runtime import Runtime
@@ -132,6 +134,42 @@ def restore(
         print_json({"folder": str(folder.absolute()), "at": moment})
     else:
         say(f"{folder}: restored; start a PostgreSQL server of the same version on it, and it replays the log")
+
+
+@app.command("drill")
+@reports_errors
+def drill(
+    at: AtOption = None,
+    executable: ExecutableOption = None,
+    output: OutputOption = None,
+    vault: VaultOption = None,
+    topology: TopologyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Restore the cluster into a server of its own, let a scheduler run a DAG on it, time it, and sign it.
+
+    Airflow's keys come out of the escrow beside the vault's newest backup of Airflow. Touches nothing that lives, and
+    archives nothing. `holdfast drill verify` checks the evidence.
+
+    Exit codes: 0 every claim holds, 1 one does not or could not be judged, or it failed; 2 not configured.
+    """
+    from holdfast.engine.drill.phases import new_drill_id
+    from holdfast.engine.pipeline.vaults.airflow_drilling import drill_recovery
+
+    runtime = Runtime.from_environment(topology)
+    name = vault if vault is not None or len(runtime.topology.vaults) != 1 else choose_vault(runtime, None)
+    drill_id = new_drill_id(runtime.clock.now())
+    folder = output or Path("evidence") / drill_id
+    journal = drill_recovery(
+        runtime,
+        output=folder,
+        at=None if at is None else at.replace(tzinfo=UTC),
+        vault=name,
+        executable=executable,
+        drill_id=drill_id,
+        progress=tell_step,
+    )
+    end_airflow_drill(journal, folder, as_json)
 
 
 def _show(runtime: Runtime, found: recovery.RecoveryStatus, as_json: bool) -> None:

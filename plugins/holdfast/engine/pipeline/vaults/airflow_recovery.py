@@ -189,7 +189,7 @@ def checked(runtime: Runtime) -> RecoveryStatus:
 
     Raises CommandFailed, MissingProgram, ConfigError.
     """
-    backrest = _configured(runtime)
+    backrest = on_this_machine(runtime)
     backrest.create()
     backrest.check()
     return _status(runtime, backrest)
@@ -204,7 +204,7 @@ def backed_up(runtime: Runtime, kind: BackupType | Literal["auto"] = "auto") -> 
     Raises:
         CommandFailed, MissingProgram, ConfigError.
     """
-    backrest = _configured(runtime)
+    backrest = on_this_machine(runtime)
     if kind != "auto":
         return backrest.back_up(kind)
     every = timedelta(days=recovery_of(runtime).full_every_days)
@@ -215,7 +215,7 @@ def backed_up(runtime: Runtime, kind: BackupType | Literal["auto"] = "auto") -> 
 
 def status_of(runtime: Runtime) -> RecoveryStatus:
     """What the repository has. Raises CommandFailed, MissingProgram, ConfigError."""
-    return _status(runtime, _configured(runtime))
+    return _status(runtime, on_this_machine(runtime))
 
 
 def recovered(runtime: Runtime, folder: Path, *, at: datetime | None = None) -> None:
@@ -223,7 +223,7 @@ def recovered(runtime: Runtime, folder: Path, *, at: datetime | None = None) -> 
 
     Raises CommandFailed, MissingProgram, ConfigError.
     """
-    backrest = _configured(runtime)
+    backrest = on_this_machine(runtime)
     base_for(backrest.backups(), at, backrest.stanza)
     backrest.restore(folder, at=at)
 
@@ -232,7 +232,8 @@ def _status(runtime: Runtime, backrest: PgBackRest) -> RecoveryStatus:
     return RecoveryStatus(recovery_of(runtime).site, backrest.stanza, tuple(backrest.backups()), backrest.newest_log())
 
 
-def _configured(runtime: Runtime) -> PgBackRest:
+def on_this_machine(runtime: Runtime) -> PgBackRest:
+    """As it was configured. Raises MissingProgram, ConfigError: it is not installed, or not configured."""
     backrest = backrest_of(runtime)
     backrest.require()
     if not backrest.config.is_file():
