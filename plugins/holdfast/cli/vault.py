@@ -15,6 +15,7 @@ from holdfast.cli.output import JsonOption, TopologyOption, errors, print_json, 
 from holdfast.cli.vault_backup import app as backup_app
 from holdfast.cli.vault_drill import app as drill_app
 from holdfast.cli.vault_options import FromOption, LastOption, SourceOption, VaultOption, choose_vault
+from holdfast.cli.vault_pitr import app as pitr_app
 from holdfast.cli.vault_progress import count_progress
 from holdfast.cli.vault_restore import restore, show_backup
 from holdfast.engine.pipeline.vaults import backing_up, keeping, opening, renewing
@@ -23,12 +24,13 @@ from holdfast.engine.vault.verify import Depth, VerifyOptions
 from holdfast.errors import ConfigError, HoldfastError
 
 app = typer.Typer(
-    help="Backups: init, backup, list, show, restore, verify, forget, gc, hold, locks, mirror, drill, keys.",
+    help="Backups: init, backup, list, show, restore, verify, forget, gc, hold, locks, mirror, drill, pitr, keys.",
     no_args_is_help=True,
     epilog="Exit codes: 0 done, 1 failed, 2 bad input, 3 refused or the wrong key, 4 the vault is damaged.",
 )
 app.add_typer(backup_app, name="backup")
 app.add_typer(drill_app, name="drill")
+app.add_typer(pitr_app, name="pitr")
 keys_app = typer.Typer(help="Who can open a vault: show, rotate, new.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
 

@@ -13,12 +13,12 @@ from holdfast.engine.pipeline.telling import size
 from holdfast.errors import HoldfastError
 
 if TYPE_CHECKING:
+    from holdfast.engine.drill.airflow_journal import AirflowDrillJournal
     from holdfast.engine.drill.restore_journal import RestoreDrillJournal
     from holdfast.engine.pipeline.vaults.backing_up import Made
     from holdfast.engine.pipeline.vaults.keeping import RecoveryPoint
     from holdfast.engine.pipeline.vaults.renewing import SiteLocks
     from holdfast.engine.pipeline.vaults.restoring import Shown
-    from holdfast.engine.vault.airflow_state.drilling import AirflowDrillReport
     from holdfast.engine.vault.backups import Backup
     from holdfast.engine.vault.collect import CollectReport
     from holdfast.engine.vault.erasure_repair import SharesReport
@@ -267,14 +267,20 @@ def print_restore_drill(journal: RestoreDrillJournal, folder: Path) -> None:
     say(f"Evidence: {folder}; check it with `holdfast drill verify {folder}`")
 
 
-def print_airflow_drill(report: AirflowDrillReport) -> None:
-    table = Table("step", "", "seconds", "what was found", title=f"Airflow from backup {report.backup_id[:12]}")
-    for step in report.steps:
-        table.add_row(step.name, step.outcome, f"{step.seconds:.1f}", step.reason)
+def print_airflow_drill(journal: AirflowDrillJournal, folder: Path) -> None:
+    table = Table("step", "", "seconds", "what was found", title=f"Drill {journal.drill_id}: {journal.verdict}")
+    for step in journal.steps:
+        table.add_row(step["name"], step["outcome"], f"{step['seconds']:.1f}", step["reason"])
     console.print(table)
-    rto = "unknown" if report.rto_seconds is None else f"{report.rto_seconds:.1f} s"
-    rpo = "unknown" if report.rpo_seconds is None else f"{report.rpo_seconds:.1f} s"
-    say(f"{'Passed' if report.passed else 'Did not pass'}: RTO {rto}, RPO {rpo}")
+    for claim in journal.claims:
+        if claim.holds is not True and claim.name not in {step["name"] for step in journal.steps}:
+            say(f"  {claim.title}: {claim.measured}, {claim.objective} is wanted")
+    if journal.error is not None:
+        say(f"  {journal.error.get('what')}: {journal.error.get('found') or ''}")
+    rto = "unknown" if journal.rto_seconds is None else f"{journal.rto_seconds:.1f} s"
+    rpo = "unknown" if journal.rpo_seconds is None else f"{journal.rpo_seconds:.1f} s"
+    say(f"{'Passed' if journal.green else 'Did not pass'}: RTO {rto}, RPO {rpo}")
+    say(f"Evidence: {folder}; check it with `holdfast drill verify {folder}`")
 
 
 def print_forgotten(name: str, plan: ForgetPlan, *, would_free: int | None) -> None:
