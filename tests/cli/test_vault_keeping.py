@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from click.testing import Result
 from typer.testing import CliRunner
 
 from folders import SITES, add_vault, folder_runtime, make_folders
 from holdfast.cli.main import app
+from holdfast.engine.objectstore.interface import OVERWRITE, ObjectStore
+from holdfast.engine.objectstore.prefixed import PrefixedStore
 from holdfast.engine.pipeline.datasets import publish_dataset
+from holdfast.engine.pipeline.vaults import keeping
 from holdfast.engine.pipeline.vaults.opening import opened
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.vault.append import append
 from holdfast.engine.vault.backup import back_up
+from holdfast.engine.vault.locks import LockedObject, NoLocks
 from holdfast.engine.vault.sources import TreeSource
 
 
@@ -166,3 +172,78 @@ def test_the_last_backup_of_a_dataset_is_forgotten_only_where_that_is_said(desk:
     assert entries(desk.json("forget", f"entry:{entry}", "--last-too", "--dry-run")["forgotten"]) == [entry]
     desk("forget", f"entry:{entry}", "--last-too")
     assert desk.json("list")["backups"] == []
+
+
+class Versions(NoLocks):
+    """The locks of a site in a folder, beside which a folder keeps what was deleted."""
+
+    def __init__(self, store: ObjectStore, hidden: Path) -> None:
+        super().__init__(store)
+        self.kept, self.hidden = store, hidden
+
+    def objects(self, prefix: str) -> Iterator[LockedObject]:
+        yield from super().objects(prefix)
+        for file in sorted(self.hidden.rglob("*.hidden")):
+            key = str(file.relative_to(self.hidden)).removesuffix(".hidden")
+            if key.startswith(prefix):
+                yield LockedObject(key, datetime.now(UTC) - timedelta(days=1), hidden=True)
+
+    def reveal(self, found: LockedObject) -> None:
+        self.kept.put(found.key, (self.hidden / f"{found.key}.hidden").read_bytes(), mode=OVERWRITE)
+
+
+def test_what_was_deleted_from_a_bucket_with_locks_is_made_visible_by_a_repair(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What lies over an older version is left alone: an earlier repair may have put it there."""
+    topology = add_vault(make_folders(tmp_path), mirrors=[])
+    monkeypatch.setattr(Runtime, "from_environment", lambda *_args, **_kwargs: folder_runtime(topology))
+    desk = Desk(topology)
+    desk("init")
+    desk.back_up(b"one" * 1000)
+    vault, hidden = tmp_path / SITES[1] / "vault" / "desk", tmp_path / "hidden"
+    packs = [file for file in (vault / "packs").rglob("*") if file.is_file()]
+    assert len(packs) > 1
+    for file in packs:
+        kept = hidden / f"{file.relative_to(vault)}.hidden"
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_bytes(file.read_bytes() if file != packs[0] else b"an older, damaged version")
+        if file != packs[0]:
+            file.unlink()
+    desk("verify", code=4)
+    desk("verify", "--repair", code=4)
+    document = yaml.safe_load(topology.read_text())
+    document["vaults"]["desk"]["lock_days"] = {"daily": 30}
+    topology.write_text(yaml.safe_dump(document))
+    monkeypatch.setattr(
+        keeping,
+        "locks_at",
+        lambda runtime, site, *, below: Versions(PrefixedStore(runtime.store(site), below), hidden),
+    )
+    done = desk.json("verify", "--repair")
+    assert done["whole"] is True
+    assert done["healed"] == {str(file.relative_to(vault)): "a hidden version of it" for file in packs[1:]}
+
+
+def test_a_repair_removes_shares_of_a_write_that_was_broken_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not those of a backup that may be running."""
+    settings = {"site": SITES[0], "mirrors": [], "witnesses": [SITES[1], SITES[2]]}
+    topology = add_vault(make_folders(tmp_path), **settings, shares={"sites": list(SITES), "needed": 2})
+    monkeypatch.setattr(Runtime, "from_environment", lambda *_args, **_kwargs: folder_runtime(topology))
+    desk = Desk(topology)
+    desk("init")
+    desk.back_up(os.urandom(20_000))
+    shares = [file for file in (tmp_path / SITES[0] / "vault" / "desk" / "packs").rglob("*") if file.is_file()]
+    lone: list[Path] = []
+    for number, age in enumerate((timedelta(hours=1), timedelta(days=3))):
+        name = f"{number:02x}{os.urandom(15).hex()}"
+        file = tmp_path / SITES[0] / "vault" / "desk" / "packs" / "daily" / name[:2] / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(shares[0].read_bytes())
+        at = (datetime.now(UTC) - age).timestamp()
+        os.utime(file, (at, at))
+        lone.append(file)
+    desk("verify", "--repair")
+    assert [file.exists() for file in lone] == [True, False]

@@ -9,13 +9,14 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from holdfast.engine.config import KeepBackups
+from holdfast.engine.objectstore.errors import ObjectStoreError
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.pipeline.vaults.backing_up import follow
 from holdfast.engine.pipeline.vaults.locking import lock_policy, locks_at, remover, witness_locks
 from holdfast.engine.pipeline.vaults.opening import opened, prefix_of, recipients_of, unlocked, vault_store
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.vault.backups import Backup, all_backups, choose, live_backups, newest
-from holdfast.engine.vault.collect import CollectOptions, CollectReport, collect, store_now
+from holdfast.engine.vault.collect import ORPHAN_AGE, CollectOptions, CollectReport, collect, store_now
 from holdfast.engine.vault.erasure import ErasureStore
 from holdfast.engine.vault.erasure_repair import repair as repair_shares
 from holdfast.engine.vault.errors import Damaged, NoVault, WrongKey
@@ -23,9 +24,11 @@ from holdfast.engine.vault.forget import ForgetPlan, Keep, forget, hold, plan_fo
 from holdfast.engine.vault.history import load_history
 from holdfast.engine.vault.keysets import named_recipients, rotate_keys
 from holdfast.engine.vault.locks import LockPolicy, LockReport, RenewReport, lock_report, renew_locks
+from holdfast.engine.vault.locks.report import reveal_hidden
 from holdfast.engine.vault.mirror import trim_mirror
 from holdfast.engine.vault.needed import freed_bytes
 from holdfast.engine.vault.repair import RepairOptions, RepairReport, repair_vault
+from holdfast.engine.vault.running import read_marks
 from holdfast.engine.vault.secrets import ROLES, Secrets
 from holdfast.engine.vault.vault import Vault
 from holdfast.engine.vault.verifications import note_verification, verifications, verified_by
@@ -253,6 +256,9 @@ def repaired(
 ) -> RepairReport:
     """Put back what is missing or damaged: from copies, from packs' own tables, from a mirror; shares from shares.
 
+    In a bucket with locks what was deleted is only hidden, and made visible again first. Shares of writes that were
+    broken off long ago are removed.
+
     Args:
         accept_loss: where entries of the log are nowhere any more, go on with what is left.
         mirror: a site; by default the first of the vault's mirrors that opens.
@@ -264,8 +270,9 @@ def repaired(
     """
     settings = runtime.topology.vault(vault)
     shared = vault_store(runtime, vault)
+    revealed = _revealed(runtime, vault)
     if isinstance(shared, ErasureStore):
-        repair_shares(shared, deep=depth is Depth.FULL)
+        repair_shares(shared, deep=depth is Depth.FULL, remove_unfinished_before=_of_no_running_backup(shared))
     other: ObjectStore | None = None
     at: str | None = None
     away: dict[str, HoldfastError] = {}
@@ -300,7 +307,28 @@ def repaired(
         reader=_reader_at_hand(runtime, vault, [shared, *([] if other is None else [other])]),
         progress=progress,
     )
-    return repair_vault(found, other, options)
+    report = repair_vault(found, other, options)
+    report.healed = {**dict.fromkeys(revealed, "a hidden version of it"), **report.healed}
+    return report
+
+
+def _revealed(runtime: Runtime, vault: str) -> list[str]:
+    """The keys of what was deleted behind the vault's back, and is visible again."""
+    done: list[str] = []
+    if lock_policy(runtime, vault) is not None:
+        settings = runtime.topology.vault(vault)
+        for site in settings.shares.sites if settings.shares is not None else (settings.site,):
+            with suppress(ObjectStoreError):  # what cannot be put back is missing, and is told as such
+                done += reveal_hidden(locks_at(runtime, site, below=prefix_of(runtime, vault)), only_deleted=True)
+    return done
+
+
+def _of_no_running_backup(store: ErasureStore) -> datetime | None:
+    """What was written before this is of no backup that still runs, by the store's clock. ``None``: it does not say."""
+    try:
+        return read_marks(store, store_now(store), ORPHAN_AGE).since
+    except ObjectStoreError:
+        return None
 
 
 def _reader_at_hand(runtime: Runtime, vault: str, stores: Iterable[ObjectStore]) -> Secrets | None:
