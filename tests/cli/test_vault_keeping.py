@@ -174,6 +174,26 @@ def test_the_last_backup_of_a_dataset_is_forgotten_only_where_that_is_said(desk:
     assert desk.json("list")["backups"] == []
 
 
+def test_a_recovery_point_may_have_to_be_verified_deeper(desk: Desk) -> None:
+    """A backup is looked at when it is made; that its bytes are right is another thing."""
+    first = desk.back_up(b"one")
+    (point,) = desk.json("status")["points"]
+    assert (point["depth"], point["met"]) == ("structure", True)
+    assert desk.json("status", "--verified", "full", code=1)["points"][0]["verified"] is None
+    desk("verify", "--depth", "sample")
+    assert desk.json("status", "--verified", "sample")["points"][0]["met"] is True
+    desk("status", "--verified", "full", code=1)
+    desk("verify", "--depth", "full")
+    desk.back_up(b"two")
+    (point,) = desk.json("status", "--verified", "full")["points"]
+    assert point["verified"] == desk.json("show", f"entry:{first}")["backup"] != point["newest"]
+    document = yaml.safe_load(desk.topology.read_text())
+    document["vaults"]["desk"]["rpo_depth"] = "full"
+    desk.topology.write_text(yaml.safe_dump(document))
+    assert desk.json("status")["points"][0]["verified"] == point["verified"]
+    assert desk.json("status", "--verified", "structure")["points"][0]["verified"] == point["newest"]
+
+
 class Versions(NoLocks):
     """The locks of a site in a folder, beside which a folder keeps what was deleted."""
 

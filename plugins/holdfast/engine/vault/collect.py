@@ -32,6 +32,7 @@ from holdfast.engine.vault.running import Running, leftover_clocks, read_marks
 from holdfast.engine.vault.secrets import Secrets
 from holdfast.engine.vault.session import PACK_BYTES, Session
 from holdfast.engine.vault.vault import PackPresence, Vault, index_digest, list_packs
+from holdfast.engine.vault.verifications import needless_notes
 
 #: Bytes of collected packs stay this long, for restores that began before.
 GRACE = timedelta(hours=24)
@@ -49,8 +50,8 @@ class CollectReport:
         dead_packs: packs now said to be nobody's.
         dead_bytes: their size: what will be freed.
         deleted_packs, deleted_bytes: whose grace was over.
-        deleted_entries: log entries, indexes and leftovers of broken-off runs that count no more. Of a dry run all
-            three are what it would delete.
+        deleted_entries: log entries, indexes, leftovers of broken-off runs and notes of verifications that count no
+            more. Of a dry run all three are what it would delete.
         moved_bytes: what was written anew, out of packs of which little was needed.
         kept_locked: keys the store would not remove yet, because they are locked.
         unreadable: by entry, why live backups cannot be read: what only they name is nobody's.
@@ -352,6 +353,7 @@ class _Run:
     def _remove_leftovers(self, running: Running, now: datetime) -> None:
         store, before = self.vault.store, now - self.options.orphan_age
         keys = [*running.expired, *leftover_clocks(store, before), *foreign_keysets(store, self.vault.history, before)]
+        keys += needless_notes(self.vault, before)
         for key in keys:
             self.report.deleted_entries += self._remove(key)
 

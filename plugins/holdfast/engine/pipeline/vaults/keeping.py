@@ -93,12 +93,16 @@ def listed(
     return found, sorted(backups, key=lambda one: (one.taken_at, one.sequence), reverse=True)
 
 
-def recovery_points(runtime: Runtime, group: str, vault: str) -> list[RecoveryPoint]:
+def recovery_points(runtime: Runtime, group: str, vault: str, *, at_least: Depth | None = None) -> list[RecoveryPoint]:
     """How old the newest verified backup of each of a group's datasets and models is.
 
     A vault that cannot be read is told of.
+
+    Args:
+        at_least: how deep it was verified; by default the topology's `rpo_depth`.
     """
     hours = runtime.topology.vault(vault).rpo_hours
+    depth = at_least or Depth(runtime.topology.vault(vault).rpo_depth)
     rpo = runtime.topology.group(group).objectives.rpo_seconds if hours is None else hours * 3600
     from holdfast.engine.recovery.subjects import snapshot_subjects
 
@@ -109,7 +113,7 @@ def recovery_points(runtime: Runtime, group: str, vault: str) -> list[RecoveryPo
             raise found.alarm
         unreadable: dict[int, str] = {}
         backups = live_backups(found, unreadable=unreadable)
-        proofs = verified_by(found)
+        proofs = verified_by(found, depth)
     except HoldfastError as error:
         return [RecoveryPoint(vault, subject, None, None, None, rpo, error=str(error)) for subject in subjects]
     now = runtime.clock.now()
