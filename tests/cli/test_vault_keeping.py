@@ -20,7 +20,7 @@ from holdfast.cli.main import app
 from holdfast.engine.objectstore.interface import OVERWRITE, ObjectStore
 from holdfast.engine.objectstore.prefixed import PrefixedStore
 from holdfast.engine.pipeline.datasets import publish_dataset
-from holdfast.engine.pipeline.vaults import keeping
+from holdfast.engine.pipeline.vaults import keeping, restoring
 from holdfast.engine.pipeline.vaults.opening import opened
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.vault.append import append
@@ -163,6 +163,24 @@ def test_an_id_that_a_thief_took_names_the_older_and_forgets_neither(desk: Desk,
     assert desk.json("show", f"entry:{false}")["source"] == "evil"
     desk("forget", f"entry:{false}", "--last-too")
     assert entries(desk.json("list")["backups"]) == [good]
+
+
+def test_what_is_restored_live_is_what_a_person_agreed_to(desk: Desk) -> None:
+    """Also where the newest has the id of an older one: an id alone would mean the older."""
+    good = desk.back_up(b"one")
+    name = desk.json("list")["backups"][0]["backup"]
+    runtime = folder_runtime(desk.topology)
+
+    def asked() -> str:
+        return restoring.question(
+            runtime, "desk", "desk", backup=None, source="prices", at=None, reason="a test"
+        ).backup
+
+    assert asked() == name
+    false = desk.lie(name)
+    assert asked() == f"entry:{false}"
+    done = desk.json("restore", f"entry:{good}", "--live", "--reason", "it was asked for", "--yes")
+    assert done["entry"] == good
 
 
 def test_the_last_backup_of_a_dataset_is_forgotten_only_where_that_is_said(desk: Desk) -> None:
