@@ -304,7 +304,15 @@ def mirror(vault: VaultOption = None, topology: TopologyOption = None, as_json: 
 
 @app.command("status")
 @reports_errors
-def status(group: GroupOption = None, topology: TopologyOption = None, as_json: JsonOption = False) -> None:
+def status(
+    group: GroupOption = None,
+    verified: Annotated[
+        Depth | None,
+        typer.Option("--verified", help="Verified at least so deep; by default the vault's `rpo_depth`."),
+    ] = None,
+    topology: TopologyOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """How old the newest verified backup of each dataset and model is, against what may be lost.
 
     Exit codes: 0 every one is new enough, 1 one is not or cannot be told, 2 bad input.
@@ -312,7 +320,9 @@ def status(group: GroupOption = None, topology: TopologyOption = None, as_json: 
     runtime = Runtime.from_environment(topology)
     name = choose_group(runtime, group)
     points = [
-        point for vault in opening.vaults_of(runtime, name) for point in keeping.recovery_points(runtime, name, vault)
+        point
+        for vault in opening.vaults_of(runtime, name)
+        for point in keeping.recovery_points(runtime, name, vault, at_least=verified)
     ]
     if as_json:
         print_json(

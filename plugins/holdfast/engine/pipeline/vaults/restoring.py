@@ -94,13 +94,13 @@ def restored(
     restored as it was, and the report says so (`RestoreReport.not_moved`).
 
     Args:
-        backup: its id; by default the newest, of ``source`` and not newer than ``at``.
+        backup: a name, as `choose` takes it; by default the newest, of ``source`` and not newer than ``at``.
         vault_site: read from this mirror instead of the vault's own site.
         admit: asked before anything is written; what it raises ends the restore.
 
     Raises:
         UnknownBackup, UnsafePath, Damaged, Refused, WrongKey.
-        RolledBack, HistoryDamaged: newer backups are known to be gone, and none was named by its id.
+        RolledBack, HistoryDamaged: newer backups are known to be gone, and none was named.
     """
     found = opened(runtime, vault, "reader", site=vault_site)
     _refuse_guess(found, backup, vault_site)
@@ -121,7 +121,7 @@ def _refuse_guess(vault: Vault, backup: str | None, vault_site: str | None) -> N
 
     A mirror may lie behind its vault, and is what there is when the vault is lost.
 
-    Raises HistoryDamaged, RolledBack: a backup has to be named by its id.
+    Raises HistoryDamaged, RolledBack: a backup has to be named.
     """
     if vault.alarm is not None and vault_site is None and backup in (None, "latest"):
         raise vault.alarm
