@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,11 @@ def say(text: str) -> None:
 def print_made(name: str, where: str, facts: Mapping[str, Any]) -> None:
     say(f"Vault {name} is made at {where}, repository {facts['repository']}")
     print_keys(facts)
+
+
+def print_warnings(warnings: Iterable[str]) -> None:
+    for warning in warnings:
+        say(f"  warning: {warning}")
 
 
 def print_keys(facts: Mapping[str, Any]) -> None:
@@ -106,8 +111,7 @@ def print_made_backup(made: Made) -> None:
             say(f"  mirror {site}: {found}")
         else:
             say(f"  mirror {site}: {found.copied} objects, {size(found.copied_bytes)} copied")
-    for warning in made.warnings:
-        say(f"  warning: {warning}")
+    print_warnings(made.warnings)
 
 
 def print_mirrored(name: str, done: Mapping[str, MirrorReport | HoldfastError]) -> None:
@@ -149,8 +153,7 @@ def print_verified(name: str, report: VerifyReport) -> None:
     say(f"Vault {name}, {report.depth}: {report.backups} backups, {report.objects} objects, {report.packs} packs{read}")
     for problem in (*report.problems, *report.degraded, *report.unknown):
         say(f"  {problem}")
-    for warning in report.warnings:
-        say(f"  warning: {warning}")
+    print_warnings(report.warnings)
     for backup, paths in report.affected.items():
         say(f"  cannot be restored from {backup[:12]}: {', '.join(paths[:_FEW])}{' …' if len(paths) > _FEW else ''}")
     if report.problems:
