@@ -4,54 +4,26 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-from click.testing import Result
 from typer.testing import CliRunner
 
 from folders import SITES, add_vault, folder_runtime, make_folders
 from holdfast.cli.main import app
 from holdfast.engine.pipeline import replicas
-from holdfast.engine.pipeline.datasets import publish_dataset
 from holdfast.engine.pipeline.vaults import keeping
-from holdfast.engine.runtime import Runtime
 from holdfast.engine.snapshot import open_snapshot
 from holdfast.engine.vault import verifications
 from holdfast.engine.vault.pack import PackClass
-
-
-@dataclass
-class Vaults:
-    """Three sites in folders with a vault, and the command over them."""
-
-    topology: Path
-
-    def put(self, name: str, data: bytes) -> None:
-        file = self.topology.parent / SITES[0] / "data" / "prices" / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(data)
-        publish_dataset(folder_runtime(self.topology), "desk", "prices")
-
-    def __call__(self, *words: str, code: int = 0) -> Result:
-        done = CliRunner().invoke(app, ["vault", *words])
-        assert done.exit_code == code, done.output + done.stderr
-        assert "Traceback" not in done.output + done.stderr
-        return done
-
-    def json(self, *words: str, code: int = 0) -> Any:
-        return json.loads(self(*words, "--json", code=code).stdout)
+from vault_command import Vaults
 
 
 @pytest.fixture
 def vaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Vaults:
-    topology = add_vault(make_folders(tmp_path))
-    monkeypatch.setattr(Runtime, "from_environment", lambda *_args, **_kwargs: folder_runtime(topology))
-    made = Vaults(topology)
+    made = Vaults(add_vault(make_folders(tmp_path))).here(monkeypatch)
     made.put("one.bin", b"first" * 1000)
     made("init")
     return made
@@ -230,8 +202,7 @@ def test_data_that_may_not_leave_is_refused_before_a_byte_moves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     topology = add_vault(make_folders(tmp_path, prices={"residency": "eu-only"}))
-    monkeypatch.setattr(Runtime, "from_environment", lambda *_args, **_kwargs: folder_runtime(topology))
-    vaults = Vaults(topology)
+    vaults = Vaults(topology).here(monkeypatch)
     vaults.put("one.bin", b"first")
     vaults("init")
     assert "jurisdiction" in vaults("backup", "group", code=3).stderr
@@ -353,9 +324,7 @@ def test_a_mirror_that_lags_is_no_rollback_and_one_of_another_history_is_wrong(v
 def test_a_vault_without_witnesses_is_made_with_a_warning_that_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    topology = add_vault(make_folders(tmp_path), witnesses=[])
-    monkeypatch.setattr(Runtime, "from_environment", lambda *_args, **_kwargs: folder_runtime(topology))
-    vaults = Vaults(topology)
+    vaults = Vaults(add_vault(make_folders(tmp_path), witnesses=[])).here(monkeypatch)
     vaults.put("one.bin", b"first")
     assert "has no witness" in vaults("init").stdout
     vaults("backup", "group")
@@ -452,8 +421,7 @@ def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Vaults:
         witnesses=[SITES[1], SITES[2]],
         shares={"sites": list(SITES), "needed": 2},
     )
-    monkeypatch.setattr(Runtime, "from_environment", lambda *_args, **_kwargs: folder_runtime(topology))
-    vaults = Vaults(topology)
+    vaults = Vaults(topology).here(monkeypatch)
     vaults.put("one.bin", b"first" * 1000)
     vaults("init")
     vaults("backup", "group")

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from holdfast.cli import vault_tables as show
 from holdfast.cli.groups import GroupOption, choose_group
 from holdfast.cli.output import JsonOption, TopologyOption, errors, print_json, reports_errors
-from holdfast.cli.vault_options import VaultOption, choose_vault
+from holdfast.cli.vault_options import AtOption, BackupOption, FromOption, VaultOption, choose_vault
 from holdfast.engine.runtime import Runtime
+
+if TYPE_CHECKING:
+    from holdfast.engine.drill.airflow_journal import AirflowDrillJournal
+    from holdfast.engine.recovery.interface import Progress
 
 app = typer.Typer(help="Restore drills: run, airflow.", no_args_is_help=True)
 
-BackupOption = Annotated[str | None, typer.Option("--backup", help="Its id, or how it begins; by default the newest.")]
-FromOption = Annotated[str | None, typer.Option("--from", metavar="SITE", help="Read from this mirror of the vault.")]
+ExecutableOption = Annotated[
+    Path | None, typer.Option("--airflow", help="The installation's program; by default the one at hand.")
+]
+OutputOption = Annotated[
+    Path | None, typer.Option("--output", help="Folder for the evidence; default ./evidence/<drill id>.")
+]
 
 
 @app.command("run")
@@ -30,15 +37,8 @@ def run(
         str | None, typer.Option("--to-site", help="Where to; by default the first site in another cloud.")
     ] = None,
     backup: BackupOption = None,
-    at: Annotated[
-        datetime | None,
-        typer.Option(
-            "--at", help="The newest whose content is not newer than this; UTC.", formats=["%Y-%m-%dT%H:%M:%S"]
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", help="Folder for the evidence; default ./evidence/<drill id>.")
-    ] = None,
+    at: AtOption = None,
+    output: OutputOption = None,
     group: GroupOption = None,
     vault: VaultOption = None,
     site: FromOption = None,
@@ -54,16 +54,13 @@ def run(
     """
     from holdfast.engine.drill.phases import new_drill_id
     from holdfast.engine.pipeline.vaults.drilling import drill_restore
-    from holdfast.engine.recovery.interface import Progress
 
     runtime = Runtime.from_environment(topology)
-    team, name = choose_group(runtime, group), choose_vault(runtime, vault)
+    team = choose_group(runtime, group)
+    name = choose_vault(runtime, vault, group=team)
     what = subject or next(iter(runtime.topology.group(team).datasets), "")
     drill_id = new_drill_id(runtime.clock.now())
     folder = output or Path("evidence") / drill_id
-
-    def tell(seen: Progress) -> None:
-        errors.print(f"{seen.step}: {seen.phase} {seen.detail or ''}".rstrip(), markup=False)
 
     journal = drill_restore(
         runtime,
@@ -72,11 +69,11 @@ def run(
         name,
         output=folder,
         backup=backup,
-        at=None if at is None else at.replace(tzinfo=UTC),
+        at=at,
         target_site=to_site,
         vault_site=site,
         drill_id=drill_id,
-        progress=tell,
+        progress=tell_step,
     )
     print_json(journal.as_document()) if as_json else show.print_restore_drill(journal, folder)
     if not journal.green:
@@ -87,30 +84,46 @@ def run(
 @reports_errors
 def airflow(
     backup: BackupOption = None,
-    executable: Annotated[
-        Path | None, typer.Option("--airflow", help="Its program; by default the one at hand.")
-    ] = None,
+    executable: ExecutableOption = None,
+    output: OutputOption = None,
     vault: VaultOption = None,
     site: FromOption = None,
     topology: TopologyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Restore Airflow's state into a fresh database, and let a scheduler run a DAG on it. Touches nothing that lives.
+    """Restore Airflow's state into a fresh database, let a scheduler run a DAG on it, time it, and sign it.
 
-    Exit codes: 0 every step passed, 1 one did not or could not be judged, 2 bad input, 3 the wrong key.
+    Touches nothing that lives. `holdfast drill verify` checks the evidence.
+
+    Exit codes: 0 every claim holds, 1 one does not or could not be judged, or it failed; 2 bad input, 3 refused.
     """
-    from holdfast.engine.pipeline.vaults.airflow import drill_airflow
+    from holdfast.engine.drill.phases import new_drill_id
+    from holdfast.engine.pipeline.vaults.airflow_drilling import drill_airflow
 
     runtime = Runtime.from_environment(topology)
     name = choose_vault(runtime, vault)
-    report = drill_airflow(
+    drill_id = new_drill_id(runtime.clock.now())
+    folder = output or Path("evidence") / drill_id
+    journal = drill_airflow(
         runtime,
         name,
+        output=folder,
         backup=backup,
         executable=executable,
         vault_site=site,
-        progress=lambda step: errors.print(step, markup=False),
+        drill_id=drill_id,
+        progress=tell_step,
     )
-    print_json(report.to_dict()) if as_json else show.print_airflow_drill(report)
-    if not report.passed:
-        raise typer.Exit(1)
+    end_airflow_drill(journal, folder, as_json)
+
+
+def tell_step(seen: Progress) -> None:
+    """One line of a drill's progress."""
+    errors.print(f"{seen.step}: {seen.phase} {seen.detail or ''}".rstrip(), markup=False)
+
+
+def end_airflow_drill(journal: AirflowDrillJournal, folder: Path, as_json: bool) -> None:
+    """Show it, and exit as it ended."""
+    print_json(journal.as_document()) if as_json else show.print_airflow_drill(journal, folder)
+    if not journal.green:
+        raise typer.Exit(3 if journal.verdict == "aborted" else 1)

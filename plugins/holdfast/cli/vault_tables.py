@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from holdfast.cli.output import console
+from holdfast.cli.output import console, errors
 from holdfast.engine.pipeline.telling import size
 from holdfast.errors import HoldfastError
 
 if TYPE_CHECKING:
+    from holdfast.engine.drill.airflow_journal import AirflowDrillJournal
     from holdfast.engine.drill.restore_journal import RestoreDrillJournal
     from holdfast.engine.pipeline.vaults.backing_up import Made
     from holdfast.engine.pipeline.vaults.keeping import RecoveryPoint
     from holdfast.engine.pipeline.vaults.renewing import SiteLocks
-    from holdfast.engine.vault.airflow_state.drilling import AirflowDrillReport
+    from holdfast.engine.pipeline.vaults.restoring import Shown
     from holdfast.engine.vault.backups import Backup
     from holdfast.engine.vault.collect import CollectReport
     from holdfast.engine.vault.erasure_repair import SharesReport
@@ -70,9 +71,14 @@ def print_new_key(facts: Mapping[str, Any], *, offline: bool) -> None:
 
 
 def print_backups(name: str, backups: Sequence[Backup]) -> None:
-    table = Table("backup", "source", "content of", "tier", "objects", "size", "added", "", title=f"Vault {name}")
+    columns = ("entry", "backup", "source", "content of", "tier", "objects", "size", "added", "")
+    table = Table(*columns, title=f"Vault {name}")
     for one in backups:
+        if one.unreadable is not None:
+            table.add_row(str(one.sequence), one.backup_id[:12], "", "", one.tier, "", "", "", ", ".join(_marks(one)))
+            continue
         table.add_row(
+            str(one.sequence),
             one.backup_id[:12],
             one.source,
             f"{one.taken_at:{_TIME}}",
@@ -80,21 +86,65 @@ def print_backups(name: str, backups: Sequence[Backup]) -> None:
             str(one.objects),
             size(one.size_bytes),
             size(one.stored_bytes),
-            "held" if one.held else "",
+            ", ".join(_marks(one)),
         )
     console.print(table)
+    for one in backups:
+        if one.claimed_at is not None:
+            say(f"  entry {one.sequence} claims to be of {one.claimed_at:{_TIME}}, after it came: a clock ran ahead")
+        if one.namesakes:
+            say(f"  entry {one.sequence} has the same id as entry {', '.join(map(str, one.namesakes))}")
 
 
-def print_backup(name: str, one: Backup, paths: Sequence[Mapping[str, Any]]) -> None:
-    print_backups(name, [one])
+def _marks(one: Backup) -> Iterator[str]:
+    if one.held:
+        yield "held"
+    if one.unreadable is not None:
+        yield "unreadable"
+    if one.claimed_at is not None:
+        yield "clock ahead"
+    if one.namesakes:
+        yield "same id"
+
+
+def warn_of_unreadable(unreadable: Mapping[int, str], vault: str) -> None:
+    """Tell on stderr of backups that cannot be read."""
+    for number, why in list(unreadable.items())[:_FEW]:
+        warn(f"vault {vault}: the backup of entry {number} cannot be read: {why}")
+    if unreadable:
+        warn(
+            f"vault {vault}: {len(unreadable)} backups cannot be read, and stay until they are forgotten by name: "
+            f"`holdfast vault forget entry:{min(unreadable)}`"
+        )
+
+
+def warn(text: str) -> None:
+    errors.print(f"holdfast: {text}", style="red", markup=False)
+
+
+def warn_of_namesakes(one: Backup) -> None:
+    """Tell on stderr which of several backups of one id is meant."""
+    if one.namesakes:
+        others = ", ".join(f"entry:{number}" for number in one.namesakes)
+        warn(f"entry:{one.sequence} is meant; of the same id there is also {others}")
+
+
+def unreadable_of(backups: Iterable[Backup]) -> dict[int, str]:
+    """By entry, why some of them cannot be read."""
+    return {one.sequence: one.unreadable for one in backups if one.unreadable is not None}
+
+
+def print_backup(found: Shown) -> None:
+    one = found.backup
+    print_backups(found.vault, [one])
     for field, value in one.origin.items():
         say(f"  {field}: {value}")
     table = Table("path", "size", "digest")
-    for path in paths:
-        table.add_row(path["path"], size(path["size_bytes"]), path["digest"][:23])
+    for row in found.rows:
+        table.add_row(row.path, size(row.size_bytes), row.digest[:23])
     console.print(table)
-    if one.objects > len(paths):
-        say(f"… and {one.objects - len(paths)} more; see --limit")
+    if one.objects > len(found.rows):
+        say(f"… and {one.objects - len(found.rows)} more; see --limit")
 
 
 def print_made_backup(made: Made) -> None:
@@ -137,6 +187,11 @@ def print_restored(report: RestoreReport) -> None:
         say(f"  {path}: {why}")
     if len(report.damaged) > _FEW:
         say(f"  … and {len(report.damaged) - _FEW} more that are damaged")
+    for table in report.tables:
+        if "metadata_location" in table:
+            say(f"Table {table['root'] or '(the whole folder)'} is now read from {table['metadata_location']}")
+    for root, why in report.not_moved.items():
+        say(f"Table {root or '(the whole folder)'} still names its old place and cannot be read here: {why}")
 
 
 def print_live(done: PublishedRestore) -> None:
@@ -215,38 +270,42 @@ def print_restore_drill(journal: RestoreDrillJournal, folder: Path) -> None:
     say(f"Evidence: {folder}; check it with `holdfast drill verify {folder}`")
 
 
-def print_airflow_drill(report: AirflowDrillReport) -> None:
-    table = Table("step", "", "seconds", "what was found", title=f"Airflow from backup {report.backup_id[:12]}")
-    for step in report.steps:
-        table.add_row(step.name, step.outcome, f"{step.seconds:.1f}", step.reason)
+def print_airflow_drill(journal: AirflowDrillJournal, folder: Path) -> None:
+    table = Table("step", "", "seconds", "what was found", title=f"Drill {journal.drill_id}: {journal.verdict}")
+    for step in journal.steps:
+        table.add_row(step["name"], step["outcome"], f"{step['seconds']:.1f}", step["reason"])
     console.print(table)
-    rto = "unknown" if report.rto_seconds is None else f"{report.rto_seconds:.1f} s"
-    rpo = "unknown" if report.rpo_seconds is None else f"{report.rpo_seconds:.1f} s"
-    say(f"{'Passed' if report.passed else 'Did not pass'}: RTO {rto}, RPO {rpo}")
+    for claim in journal.claims:
+        if claim.holds is not True and claim.name not in {step["name"] for step in journal.steps}:
+            say(f"  {claim.title}: {claim.measured}, {claim.objective} is wanted")
+    if journal.error is not None:
+        say(f"  {journal.error.get('what')}: {journal.error.get('found') or ''}")
+    rto = "unknown" if journal.rto_seconds is None else f"{journal.rto_seconds:.1f} s"
+    rpo = "unknown" if journal.rpo_seconds is None else f"{journal.rpo_seconds:.1f} s"
+    say(f"{'Passed' if journal.green else 'Did not pass'}: RTO {rto}, RPO {rpo}")
+    say(f"Evidence: {folder}; check it with `holdfast drill verify {folder}`")
 
 
 def print_forgotten(name: str, plan: ForgetPlan, *, would_free: int | None) -> None:
-    table = Table("backup", "source", "content of", "", title=f"Vault {name}")
-    for one, why in plan.kept:
-        table.add_row(one.backup_id[:12], one.source, f"{one.taken_at:{_TIME}}", f"stays: {why}")
-    for one in plan.forgotten:
-        table.add_row(
-            one.backup_id[:12], one.source, f"{one.taken_at:{_TIME}}", "forgotten" if would_free is None else "would go"
-        )
+    table = Table("entry", "backup", "source", "content of", "", title=f"Vault {name}")
+    gone = "forgotten" if would_free is None else "would go"
+    for one, what in [*((one, f"stays: {why}") for one, why in plan.kept), *((one, gone) for one in plan.forgotten)]:
+        content = f"{one.taken_at:{_TIME}}" if one.unreadable is None else "unreadable"
+        table.add_row(str(one.sequence), one.backup_id[:12], one.source, content, what)
     console.print(table)
     if would_free is not None:
         say(f"Collections would free {size(would_free)} then")
 
 
 def print_collected(name: str, report: CollectReport, *, dry_run: bool) -> None:
-    would = "would be" if dry_run else "are"
+    newly, removed = ("would newly be", "Would remove") if dry_run else ("are newly", "Removed")
     say(
         f"Vault {name}: {report.live_backups} backups need {report.live_chunks} chunks; {report.dead_packs} packs "
-        f"{would} nobody's and free {size(report.dead_bytes)}"
+        f"{newly} nobody's: {size(report.dead_bytes)}, free when their grace is over"
     )
     say(
-        f"Removed {report.deleted_packs} packs, {size(report.deleted_bytes)}, and {report.deleted_entries} other "
-        f"objects; {report.waiting_packs} packs wait until their grace is over"
+        f"{removed} {report.deleted_packs} packs whose grace is over, {size(report.deleted_bytes)}, and "
+        f"{report.deleted_entries} other objects; {report.waiting_packs} packs wait until theirs is"
     )
     if report.kept_locked:
         say(f"{len(report.kept_locked)} objects are locked and stay for now")

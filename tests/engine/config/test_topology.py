@@ -70,6 +70,17 @@ def changed(**paths: object) -> dict[str, Any]:
     return document
 
 
+def recovering(**recovery: object) -> dict[str, Any]:
+    settings = {"site": "site-b", "passphrase": "env:PASSPHRASE", "data_folder": "/data", **recovery}
+    return changed(airflow={"recovery": settings})
+
+
+def escrowed(reader: str, escrow: str) -> dict[str, Any]:
+    keys = {"writer": ["env:W"], "reader": [reader], "admin": ["env:A"]}
+    other = {"site": "site-a", "keys": {**keys, "reader": ["env:OTHER"]}, "airflow_escrow": [escrow]}
+    return changed(vaults={"first": {"site": "site-a", "keys": keys}, "second": other})
+
+
 @pytest.mark.parametrize(
     ("document", "told"),
     [
@@ -94,6 +105,16 @@ def changed(**paths: object) -> dict[str, Any]:
         (changed(groups__risk__sites={"active": "site-a", "standby": ["site-b"]}), ["odd number of sites", "found 2"]),
         (changed(datasets={"prices": {"path": "../x"}}), ["datasets.prices.path", "relative path", "'../x'"]),
         (changed(version=2), ["version", "found 2"]),
+        (recovering(site="nowhere"), ["airflow.recovery.site", "site-a, site-b, site-c", "'nowhere'"]),
+        (recovering(passphrase="hunter2"), ["airflow.recovery.passphrase", "(file|env)"]),
+        (recovering(data_folder="data"), ["airflow.recovery.data_folder", "absolute path", "'data'"]),
+        (recovering(options={"repo1-s3-key-secret": "x"}), ["airflow.recovery", "no secret", "repo1-s3-key-secret"]),
+        (recovering(options={"repo1-path": "/x"}), ["airflow.recovery", "repo1-path"]),
+        (
+            {**recovering(prefix="vault/first/x", site="site-a"), "vaults": escrowed("env:R", "env:E")["vaults"]},
+            ["airflow.recovery.prefix", "vault first's"],
+        ),
+        (escrowed("env:R", "env:R"), ["vaults.second.airflow_escrow", "env:R", "a reader of first"]),
         ("version: [1", ["no YAML"]),
         ("- 1", ["not a mapping", "found list"]),
         ("version: 1\nversion: 1\n", ["stands twice"]),

@@ -1,5 +1,6 @@
 """Sites, groups, objectives and policies: read, validated, explained."""
 
+from holdfast.engine.config.airflow import Airflow, PointInTimeRecovery
 from holdfast.engine.config.compute import Compute, Placement
 from holdfast.engine.config.connections import Connection, ConnectionSource, EnvironmentConnections
 from holdfast.engine.config.load import load_topology, topology_path
@@ -24,6 +25,7 @@ from holdfast.engine.config.sync import Deletes, Filters, Sync, Verification
 from holdfast.engine.config.vaults import KeepBackups, Vault, VaultKeys
 
 __all__ = [
+    "Airflow",
     "Cloud",
     "Compute",
     "Connection",
@@ -40,6 +42,7 @@ __all__ = [
     "Limits",
     "Objectives",
     "Placement",
+    "PointInTimeRecovery",
     "Record",
     "Residency",
     "Roles",

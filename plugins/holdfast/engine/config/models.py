@@ -11,6 +11,7 @@ from typing import Literal, Self, TypeVar
 
 from pydantic import Field, PrivateAttr, model_validator
 
+from holdfast.engine.config.airflow import Airflow
 from holdfast.engine.config.base import Model, Name, RelativePath
 from holdfast.engine.config.checkpoints import CheckpointCompression, KeepCheckpoints, PlannedInterval
 from holdfast.engine.config.compute import Compute, Placement
@@ -120,7 +121,9 @@ class Group(Model):
     datasets: tuple[Name, ...] = ()
     training: tuple[Name, ...] = ()
     services: tuple[Name, ...] = ()
-    vaults: tuple[Name, ...] = Field((), description="Where its datasets and models are backed up.")
+    vaults: tuple[Name, ...] = Field(
+        (), description="Where its datasets and models are backed up, and restored live from."
+    )
     no_capacity: NoCapacityPolicy = Field(
         NoCapacityPolicy.WAIT,
         description="While no placement has a machine: `wait` asks again, ever more seldom; `go-on-without-training` "
@@ -217,6 +220,7 @@ class Topology(Model):
     training: dict[Name, TrainingJob] = Field(default_factory=dict)
     services: dict[Name, Service] = Field(default_factory=dict)
     vaults: dict[Name, Vault] = Field(default_factory=dict)
+    airflow: Airflow = Field(default_factory=lambda: Airflow())
     _path: Path = PrivateAttr(default=Path("holdfast.yaml"))
 
     @property

@@ -18,6 +18,7 @@ def broken_references(topology: Topology) -> list[str]:
         *_jobs(topology),
         *_services(topology),
         *_vaults(topology),
+        *_airflow(topology),
     ]
 
 
@@ -114,3 +115,27 @@ def _vaults(topology: Topology) -> Iterator[str]:
             other = places.setdefault((site, vault.prefix or f"vault/{name}"), name)
             if other != name:
                 yield f"{at}.prefix: expected a folder of its own at {site}; found {vault.prefix!r}, which is {other}'s"
+
+
+def _airflow(topology: Topology) -> Iterator[str]:
+    readers = {text: name for name, vault in topology.vaults.items() for text in vault.keys.reader}
+    for name, vault in topology.vaults.items():
+        for text in vault.airflow_escrow:
+            if text in readers:
+                yield (
+                    f"vaults.{name}.airflow_escrow: expected somebody who reads no vault, for each gets the "
+                    f"database; found {text!r}, a reader of {readers[text]}"
+                )
+    recovery = topology.airflow.recovery
+    if recovery is None:
+        return
+    if recovery.site not in topology.sites:
+        yield _missing("airflow.recovery.site", recovery.site, topology.sites)
+    for name, vault in topology.vaults.items():
+        sites = (vault.site, *vault.mirrors, *(vault.shares.sites if vault.shares is not None else ()))
+        own, other = f"{recovery.prefix}/", f"{vault.prefix or f'vault/{name}'}/"
+        if recovery.site in sites and (own.startswith(other) or other.startswith(own)):
+            yield (
+                f"airflow.recovery.prefix: expected a folder of its own at {recovery.site}; found {recovery.prefix!r}, "
+                f"which is vault {name}'s"
+            )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from holdfast.engine.drill.journal import DrillJournal, DrillStatus, Verdicts
@@ -10,7 +10,6 @@ from holdfast.engine.drill.log import PHASES, DrillState
 from holdfast.engine.drill.phases import release
 from holdfast.engine.drill.stale_writes import judge_stale_writes
 from holdfast.engine.drill.times import clock_source, recovery_times
-from holdfast.engine.objectstore.errors import ObjectStoreError
 from holdfast.engine.recovery.interface import Rooms
 from holdfast.engine.recovery.journal import StepRecord
 from holdfast.engine.recovery.runner import read_records
@@ -237,12 +236,17 @@ def keep_evidence(rooms: Rooms, group: str, drill_id: str, files: Mapping[str, b
     Returns:
         by site ``kept``, or why not.
     """
+    return keep_at(rooms, rooms.topology.group(group).sites.all(), drill_id, files)
+
+
+def keep_at(rooms: Rooms, sites: Iterable[str], drill_id: str, files: Mapping[str, bytes]) -> dict[str, str]:
+    """The same in the buckets of these sites."""
     kept = {}
-    for site in rooms.topology.group(group).sites.all():
+    for site in sites:
         try:
             for name, data in files.items():
                 rooms.store(site).put(f"evidence/{drill_id}/{name}", data)
-        except ObjectStoreError as error:
+        except HoldfastError as error:
             kept[site] = str(error)
         else:
             kept[site] = "kept"

@@ -11,7 +11,7 @@ import binascii
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,14 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from holdfast.engine.drill import dsse
+from holdfast.engine.drill.airflow_journal import FORMAT as AIRFLOW_FORMAT
+from holdfast.engine.drill.airflow_journal import AirflowDrillJournal
+from holdfast.engine.drill.airflow_journal import read_journal as read_airflow_journal
+from holdfast.engine.drill.airflow_report import render_airflow_report
 from holdfast.engine.drill.keys import load_or_create_key, load_public_key
 from holdfast.engine.drill.report import render_report
 from holdfast.engine.drill.restore_journal import FORMAT as RESTORE_FORMAT
+from holdfast.engine.drill.restore_journal import RestoreDrillJournal
 from holdfast.engine.drill.restore_journal import read_journal as read_restore_journal
 from holdfast.engine.drill.restore_report import render_restore_report
 from holdfast.engine.snapshot.documents import canonical
@@ -40,6 +45,12 @@ __all__ = [
 PAYLOAD_TYPE = "application/vnd.holdfast.evidence+json"
 FORMAT = "holdfast.evidence/1"
 DRILL_FORMAT = "holdfast.drill-journal/1"
+#: Of the journals that have a verdict of their own.
+_JOURNALS: Mapping[str, Callable[[dict[str, Any]], RestoreDrillJournal | AirflowDrillJournal]] = {
+    RESTORE_FORMAT: read_restore_journal,
+    AIRFLOW_FORMAT: read_airflow_journal,
+}
+_REPORTS = {RESTORE_FORMAT: render_restore_report, AIRFLOW_FORMAT: render_airflow_report}
 JOURNAL, REPORT, ENVELOPE = "journal.json", "report.html", "evidence.dsse.json"
 
 
@@ -77,7 +88,7 @@ class Verification:
     files: tuple[str, ...]
     #: Of the journal: which kind of drill it is of.
     journal_format: str = DRILL_FORMAT
-    #: Of a restore drill what its claims come to: ``pass``, ``fail`` or ``aborted``.
+    #: Of a restore drill, or of Airflow, what its claims come to: ``pass``, ``fail`` or ``aborted``.
     verdict: str | None = None
 
     @property
@@ -90,10 +101,10 @@ def write_evidence(journal: Mapping[str, Any], folder: Path, key: Ed25519Private
     """Write a journal, its report and the signed statement over both into a folder; earlier evidence there is replaced.
 
     Args:
-        journal: JSON-able, as `DrillJournal.as_document` or `RestoreDrillJournal.as_document` gives it.
+        journal: JSON-able, as `as_document` of one of the journals gives it.
     """
     document = canonical(dict(journal))
-    render = render_restore_report if journal.get("format") == RESTORE_FORMAT else render_report
+    render = _REPORTS.get(str(journal.get("format")), render_report)
     # The report is made from the very bytes that are signed: no number can be in one and not in the other.
     report = render(json.loads(document), key_id=dsse.key_id_of(key.public_key())).encode()
     paths = EvidencePaths.of(folder)
@@ -174,18 +185,20 @@ def verify_evidence(folder_or_journal: Path | str, *, public_key: Ed25519PublicK
 
 
 def _verdict(journal: dict[str, Any], where: str) -> str | None:
-    """Of a restore drill the verdict, judged anew from its claims; of another ``None``. Raises EvidenceInvalid."""
+    """Of a restore drill or a drill of Airflow the verdict, judged anew from its claims; of another ``None``.
+
+    Raises EvidenceInvalid.
+    """
     found = journal.get("format", DRILL_FORMAT)
     if found == DRILL_FORMAT:
         return None
-    if found != RESTORE_FORMAT:
-        raise _invalid(
-            "the journal is of a format this version does not know", where, f"{DRILL_FORMAT} or {RESTORE_FORMAT}", found
-        )
+    if found not in _JOURNALS:
+        expected = " or ".join((DRILL_FORMAT, *_JOURNALS))
+        raise _invalid("the journal is of a format this version does not know", where, expected, found)
     try:
-        return read_restore_journal(journal).verdict
+        return _JOURNALS[found](journal).verdict
     except ValueError as error:
-        raise _invalid("the journal does not bear its verdict out", where, RESTORE_FORMAT, str(error)) from None
+        raise _invalid("the journal does not bear its verdict out", where, found, str(error)) from None
 
 
 def _statement(payload: bytes, where: str) -> tuple[dict[str, Any], Ed25519PublicKey]:

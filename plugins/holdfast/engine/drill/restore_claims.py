@@ -45,11 +45,11 @@ def claims_of(
     left_out: list[str] = []
     found = [
         restored_without(vault, source, target) if "shares" in vault else _isolated(vault, source, target),
-        _witnessed(vault),
+        witnessed(vault),
         _objects(measured),
         *(_of_a_model(measured) if subject.kind == "model" else _of_a_dataset(measured, subject, backup, left_out)),
-        _at_most("rto_met", "RTO", measured.rto_seconds, objectives.rto_seconds),
-        _at_most("rpo_met", "RPO: age of the content", measured.rpo_seconds, objectives.rpo_seconds),
+        at_most("rto_met", "RTO", measured.rto_seconds, objectives.rto_seconds),
+        at_most("rpo_met", "RPO: age of the content", measured.rpo_seconds, objectives.rpo_seconds),
         _cleaned_up(measured),
     ]
     if vault.get("name") is not None and not vault.get("witnesses"):
@@ -68,7 +68,7 @@ def _isolated(vault: Mapping[str, Any], source: Mapping[str, Any], target: Mappi
     )
 
 
-def _witnessed(vault: Mapping[str, Any]) -> Claim | None:
+def witnessed(vault: Mapping[str, Any]) -> Claim | None:
     """That nobody removed the newest backups or put an older state back, as far as the witnesses know."""
     witnesses = vault.get("witnesses") or []
     told = [one["site"] for one in witnesses if one.get("unknown") is None and one.get("sequence") is not None]
@@ -163,7 +163,8 @@ def _of_a_model(measured: Measured) -> Iterator[Claim]:
     )
 
 
-def _at_most(name: str, title: str, measured: float | None, objective: float) -> Claim:
+def at_most(name: str, title: str, measured: float | None, objective: float) -> Claim:
+    """That a time is met."""
     return Claim(
         name=name,
         title=title,

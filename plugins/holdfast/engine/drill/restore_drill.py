@@ -33,7 +33,7 @@ from holdfast.engine.drill.restore_checks import (
 )
 from holdfast.engine.drill.restore_claims import Measured, claims_of
 from holdfast.engine.drill.restore_journal import RestoreDrillJournal, RestoreStatus
-from holdfast.engine.drill.restore_subject import Subject, choose_target, find_subject, place_of
+from holdfast.engine.drill.restore_subject import Subject, about_vault, choose_target, find_subject, place_of
 from holdfast.engine.drill.scratch_prefix import remove_all, remove_left_behind, scratch_prefix
 from holdfast.engine.objectstore.errors import ObjectStoreError
 from holdfast.engine.objectstore.interface import ObjectStore
@@ -299,7 +299,7 @@ class _Run:
         origin = self._backup.origin if self._backup is not None else {}
         source = place_of(topology, str(origin["site"]) if "site" in origin else None)
         target = {**place_of(topology, self._chosen), "prefix": self.prefix}
-        vault = {**place_of(topology, self.vault_site), **self._about_the_vault()}
+        vault = {**place_of(topology, self.vault_site), **about_vault(self._vault, self._backup)}
         vault |= about_shares(topology, self.share_sites, self._lost)
         claims, left_out = claims_of(
             self.measured,
@@ -346,24 +346,6 @@ class _Run:
             ended_at=clock.now(),
             run_by=self.rooms.holder,
         )
-
-    def _about_the_vault(self) -> dict[str, Any]:
-        vault, backup = self._vault, self._backup
-        if vault is None:
-            return {"name": None, "repository": None}
-        entry = vault.history.backups.get(backup.sequence) if backup is not None else None
-        return {
-            "name": vault.name,
-            "repository": vault.history.repository.hex(),
-            "entry": entry.sequence if entry is not None else None,
-            "entry_digest": entry.digest if entry is not None else None,
-            "newest_entry": vault.history.tip.sequence,
-            "alarm": str(vault.alarm) if vault.alarm is not None else None,
-            "witnesses": [
-                {"site": one.site, "sequence": one.sequence, "digest": one.digest, "unknown": one.unknown}
-                for one in vault.witnessed
-            ],
-        }
 
     def _cost(self) -> dict[str, Any]:
         read = (self.measured.restored or {}).get("read_bytes")

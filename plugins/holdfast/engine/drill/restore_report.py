@@ -36,21 +36,22 @@ def render_restore_report(journal: Journal, *, key_id: str | None = None) -> str
     title = f"Restore drill of {journal.get('subject')}"
     body = "".join(
         [
-            f"<header><h1>{text(title)}</h1>{_banner(journal)}{_head(journal)}</header>",
-            _claims(journal),
+            f"<header><h1>{text(title)}</h1>{banner(journal)}{_head(journal)}</header>",
+            claims_section(journal),
             _phases(journal),
             _backup(journal),
             _checks(journal),
             _cleanup(journal),
             _not_proven(journal),
-            _made_with(journal),
-            _footer(key_id),
+            made_with(journal),
+            footer(key_id),
         ]
     )
     return page(title, body)
 
 
-def _banner(journal: Journal) -> str:
+def banner(journal: Journal) -> str:
+    """The verdict, for whoever reads one line."""
     kind, headline, sentence = _BANNERS.get(str(journal.get("verdict")), _BANNERS["fail"])
     claims = rows_of(journal.get("claims"))
     wrong = [str(claim.get("title")) for claim in claims if claim.get("holds") is False]
@@ -89,7 +90,8 @@ def _place(where: Journal) -> str:
     return f"{plain(where.get('site'))} ({plain(where.get('cloud'))}, {plain(where.get('jurisdiction'))})"
 
 
-def _claims(journal: Journal) -> str:
+def claims_section(journal: Journal) -> str:
+    """Objectives, measures, and what is not claimed."""
     rows = [
         [
             f"<b>{text(claim.get('title'))}</b>",
@@ -192,12 +194,14 @@ def _not_proven(journal: Journal) -> str:
     return section("What this does not prove", "<ul>" + "".join(f"<li>{item}</li>" for item in items) + "</ul>")
 
 
-def _made_with(journal: Journal) -> str:
+def made_with(journal: Journal) -> str:
+    """Versions."""
     rows = [[text(name), code(version)] for name, version in sorted(part(journal, "versions").items())]
     return section("Versions", table(("part", "version"), rows))
 
 
-def _footer(key_id: str | None) -> str:
+def footer(key_id: str | None) -> str:
+    """What signs the page."""
     signed = f" It is signed with key <code>{text(key_id)}</code>." if key_id else ""
     return (
         "<footer>Made from journal.json, which has every number on this page."

@@ -10,6 +10,8 @@ from typing import Any, Literal
 from holdfast.engine.config import Cloud, Objectives, Topology
 from holdfast.engine.config.residency import ResidencyRefused, check_hop, residency_for
 from holdfast.engine.recovery.subjects import snapshot_subjects
+from holdfast.engine.vault.backups import Backup
+from holdfast.engine.vault.vault import Vault
 from holdfast.errors import Refused, UnknownName
 
 
@@ -108,6 +110,25 @@ def place_of(topology: Topology, site: str | None) -> dict[str, Any]:
         "site": site,
         "cloud": None if site is None else domain_of(topology, site),
         "jurisdiction": None if found is None else found.jurisdiction,
+    }
+
+
+def about_vault(vault: Vault | None, backup: Backup | None) -> dict[str, Any]:
+    """A vault with the entry of a backup in its log, and what its witnesses say of it; ``None``: not opened."""
+    if vault is None:
+        return {"name": None, "repository": None}
+    entry = vault.history.backups.get(backup.sequence) if backup is not None else None
+    return {
+        "name": vault.name,
+        "repository": vault.history.repository.hex(),
+        "entry": entry.sequence if entry is not None else None,
+        "entry_digest": entry.digest if entry is not None else None,
+        "newest_entry": vault.history.tip.sequence,
+        "alarm": str(vault.alarm) if vault.alarm is not None else None,
+        "witnesses": [
+            {"site": one.site, "sequence": one.sequence, "digest": one.digest, "unknown": one.unknown}
+            for one in vault.witnessed
+        ],
     }
 
 

@@ -124,6 +124,10 @@ class TargetDamaged(VaultError):
     exit_code = 4
 
 
+class TargetFailed(VaultError):
+    """A folder cannot be restored to: full, read-only, not to be entered. Run again once that is over, it goes on."""
+
+
 class TargetChanged(VaultError):
     """Somebody wrote where a restore was writing; nothing of his was touched. Run again, it goes on."""
 

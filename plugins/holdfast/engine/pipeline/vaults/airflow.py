@@ -8,14 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from holdfast.engine.pipeline.vaults.backing_up import Made, Tell, back_up_source
-from holdfast.engine.pipeline.vaults.opening import opened, recipient_from, vault_store
+from holdfast.engine.pipeline.vaults.opening import recipient_from, vault_store
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.vault.airflow_state.command import AirflowCommand
-from holdfast.engine.vault.airflow_state.drill import restore_drill_airflow
-from holdfast.engine.vault.airflow_state.drilling import AirflowDrillReport, DrillOptions
 from holdfast.engine.vault.airflow_state.keys import AirflowKeys, Escrow, escrow_keys
 from holdfast.engine.vault.airflow_state.source import airflow_source
-from holdfast.engine.vault.backups import find_backup
 from holdfast.engine.vault.recipients import Recipient
 from holdfast.errors import ConfigError
 
@@ -90,32 +87,3 @@ def back_up_airflow(
         say("No `airflow` was found: its configuration and what is installed are not in the backup")
     with airflow_source(database, name=SERIES, command=command, escrow=escrow, clock=runtime.clock) as source:
         return back_up_source(runtime, vault, source, tier=tier, progress=progress)
-
-
-def drill_airflow(
-    runtime: Runtime,
-    vault: str,
-    *,
-    backup: str | None = None,
-    executable: Path | None = None,
-    vault_site: str | None = None,
-    progress: Callable[[str], None] = lambda _step: None,
-) -> AirflowDrillReport:
-    """Restore a backup of Airflow into a fresh database and let a scheduler run a DAG on it.
-
-    Raises:
-        ConfigError: there is no `airflow` to run.
-        UnknownBackup, WrongKey.
-    """
-    command = installation(runtime, executable)
-    if command is None:
-        raise ConfigError("no `airflow` was found", expected="one beside this interpreter or in the path", found="none")
-    found = opened(runtime, vault, "reader", site=vault_site)
-    return restore_drill_airflow(
-        found,
-        find_backup(found, backup, source=SERIES),
-        command=command,
-        escrow_recipients=escrow_recipients(runtime, vault),
-        options=DrillOptions(progress=progress),
-        clock=runtime.clock,
-    )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 from holdfast.engine.config.residency import check_hop, residency_for
 from holdfast.engine.pipeline.vaults.locking import protector
-from holdfast.engine.pipeline.vaults.opening import opened, places_of, vault_store
+from holdfast.engine.pipeline.vaults.opening import opened, places_of, require_own, vault_store, vaults_of
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.snapshot import OpenSnapshot, open_snapshot
 from holdfast.engine.vault.backup import BackupOptions, BackupReport, Progress, back_up
@@ -94,11 +95,7 @@ class Made:
             NotWhole: a look at the vault found something wrong.
             NotMirrored: a mirror lacks it, or a witness does not know it.
         """
-        failed = [
-            f"mirror {site}: {found if isinstance(found, HoldfastError) else found.problems[0]}"
-            for site, found in self.mirrors.items()
-            if isinstance(found, HoldfastError) or found.problems
-        ]
+        failed = [f"mirror {why}" for why in _not_followed(self.mirrors)]
         failed += [f"witness {site}: {error}" for site, error in self.witnesses.items() if error is not None]
         where = f"vault {self.vault}, backup {self.report.backup.backup_id}"
         if self.problems:
@@ -143,6 +140,65 @@ def subjects_of(runtime: Runtime, group: str, subject: str | None = None) -> tup
     return (subject,)
 
 
+@dataclass(frozen=True)
+class Attempt:
+    """One dataset or model of a group and one vault: what was made, and why it is not, or not everywhere."""
+
+    subject: str
+    vault: str
+    made: Made | None
+    error: HoldfastError | None
+
+
+def back_up_group(
+    runtime: Runtime,
+    group: str,
+    *,
+    vault: str | None = None,
+    subject: str | None = None,
+    site: str | None = None,
+    snapshot: str | None = None,
+    tier: str = "daily",
+    labels: Mapping[str, str] | None = None,
+    watch: Callable[[str, str], AbstractContextManager[Tell]] = lambda _subject, _vault: nullcontext(
+        lambda _seen: None
+    ),
+) -> Iterator[Attempt]:
+    """Back up a group's datasets and models into its vaults in turn; one that fails does not stop the others.
+
+    Args:
+        vault: only into this one of the group's.
+        subject: only this dataset or model.
+        site, snapshot, tier, labels: as `back_up_subject`.
+        watch: given a subject and a vault, around the backup: what is told its progress.
+
+    Raises:
+        UnknownName, ConfigError: a name is wrong; nothing was read.
+    """
+    into, subjects = vaults_of(runtime, group, vault), subjects_of(runtime, group, subject)
+    for one in into:
+        for what in subjects:
+            made: Made | None = None
+            error: HoldfastError | None = None
+            try:
+                with watch(what, one) as progress:
+                    made = back_up_subject(
+                        runtime,
+                        group,
+                        what,
+                        one,
+                        site=site,
+                        snapshot=snapshot,
+                        tier=tier,
+                        labels=labels,
+                        progress=progress,
+                    )
+                made.require_mirrored()
+            except HoldfastError as failure:
+                error = failure
+            yield Attempt(what, one, made, error)
+
+
 def back_up_subject(
     runtime: Runtime,
     group: str,
@@ -170,6 +226,7 @@ def back_up_subject(
     from holdfast.engine.pipeline.active import require_active
     from holdfast.engine.pipeline.replicas import record_at
 
+    require_own(runtime, group, vault)
     subjects_of(runtime, group, subject)
     _check_residency(runtime, subject, vault)
     state = require_active(runtime, group)
@@ -225,6 +282,7 @@ def back_up_run(
     from holdfast.engine.pipeline.active import require_active
     from holdfast.engine.recovery.subjects import base_run
 
+    require_own(runtime, group, vault)
     topology = runtime.topology
     jobs = [job for job in topology.group(group).training if run.startswith(base_run(group, job))]
     if not jobs:
@@ -315,17 +373,21 @@ def mirror_everywhere(runtime: Runtime, vault: str) -> dict[str, MirrorReport | 
     return done
 
 
+def _not_followed(mirrors: Mapping[str, MirrorReport | HoldfastError]) -> list[str]:
+    """Which mirrors lie behind, each with why."""
+    return [
+        f"{site}: {found if isinstance(found, HoldfastError) else found.problems[0]}"
+        for site, found in mirrors.items()
+        if isinstance(found, HoldfastError) or found.problems
+    ]
+
+
 def follow(runtime: Runtime, vault: str) -> None:
     """Bring the mirrors up to what was just changed: a mirror that knows less opens with older keys, or not at all.
 
     Raises NotMirrored: it stands at the vault, and a mirror does not know it.
     """
-    done = mirror_everywhere(runtime, vault)
-    failed = [
-        f"{site}: {found if isinstance(found, HoldfastError) else found.problems[0]}"
-        for site, found in done.items()
-        if isinstance(found, HoldfastError) or found.problems
-    ]
+    failed = _not_followed(mirror_everywhere(runtime, vault))
     if failed:
         raise NotMirrored(
             "it is done at the vault, but a mirror does not know it",

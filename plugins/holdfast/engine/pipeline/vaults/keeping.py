@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -15,7 +15,7 @@ from holdfast.engine.pipeline.vaults.backing_up import follow
 from holdfast.engine.pipeline.vaults.locking import remover
 from holdfast.engine.pipeline.vaults.opening import opened, recipients_of, unlocked, vault_store
 from holdfast.engine.runtime import Runtime
-from holdfast.engine.vault.backups import Backup, find_backup, live_backups, newest
+from holdfast.engine.vault.backups import Backup, all_backups, choose, live_backups, newest
 from holdfast.engine.vault.collect import CollectOptions, CollectReport, collect
 from holdfast.engine.vault.erasure import ErasureStore
 from holdfast.engine.vault.erasure_repair import repair as repair_shares
@@ -46,6 +46,7 @@ class RecoveryPoint:
         verified_at, depth: when, and how much of it was read then.
         age_seconds: of the verified backup's content, now; ``None``: there is none.
         error: why it is not known.
+        unreadable: by entry, why backups of the vault cannot be read; whose they are is not known.
     """
 
     vault: str
@@ -57,6 +58,7 @@ class RecoveryPoint:
     verified_at: datetime | None = None
     depth: str | None = None
     error: str | None = None
+    unreadable: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def met(self) -> bool | None:
@@ -79,9 +81,12 @@ class RecoveryPoint:
 def listed(
     runtime: Runtime, vault: str, *, source: str | None = None, site: str | None = None
 ) -> tuple[Vault, list[Backup]]:
-    """The vault, opened for reading names, and its live backups, newest first."""
+    """The vault, opened for reading names, and its live backups, newest first.
+
+    Those that cannot be read (`Backup.unreadable`) are among them also where a source is named: they may be its.
+    """
     found = opened(runtime, vault, "writer", site=site)
-    backups = live_backups(found, source)
+    backups = [one for one in all_backups(found) if source in (None, one.source) or one.unreadable is not None]
     return found, sorted(backups, key=lambda one: (one.taken_at, one.sequence), reverse=True)
 
 
@@ -99,7 +104,8 @@ def recovery_points(runtime: Runtime, group: str, vault: str) -> list[RecoveryPo
         found = opened(runtime, vault, "writer")
         if found.alarm is not None:
             raise found.alarm
-        backups = live_backups(found)
+        unreadable: dict[int, str] = {}
+        backups = live_backups(found, unreadable=unreadable)
         proofs = verified_by(found)
     except HoldfastError as error:
         return [RecoveryPoint(vault, subject, None, None, None, rpo, error=str(error)) for subject in subjects]
@@ -119,6 +125,7 @@ def recovery_points(runtime: Runtime, group: str, vault: str) -> list[RecoveryPo
                 rpo,
                 None if proof is None else proof.at,
                 None if proof is None else proof.depth,
+                unreadable=unreadable,
             )
         )
     return points
@@ -218,30 +225,40 @@ def forgotten(
     *,
     backups: Sequence[str] = (),
     source: str | None = None,
+    last_too: bool = False,
 ) -> ForgetPlan:
     """Forget by the topology's retention, or backups by name.
 
+    Args:
+        backups: names, as `choose` takes them.
+        last_too: also the last backup of a source, where it is named.
+
     Raises:
-        Refused: a legal hold.
+        UnknownBackup: no backup answers to a name, or several do.
+        Refused: a legal hold, or the last backup of a source.
     """
-    keep = keep_of(runtime.topology.vault(vault).keep)
     found = opened(runtime, vault, "admin")
     if backups:
-        plan = forget(found, backups=[find_backup(found, name).backup_id for name in backups])[1]
+        plan = forget(found, backups=backups, source=source, spare_last=not last_too)[1]
     else:
-        plan = forget(found, keep, source=source)[1]
+        plan = forget(found, keep_of(runtime.topology.vault(vault).keep), source=source)[1]
     follow(runtime, vault)
     return plan
 
 
 def would_forget(
-    runtime: Runtime, vault: str, *, backups: Sequence[str] = (), source: str | None = None
+    runtime: Runtime,
+    vault: str,
+    *,
+    backups: Sequence[str] = (),
+    source: str | None = None,
+    last_too: bool = False,
 ) -> tuple[ForgetPlan, int]:
-    """What `forgotten` would let go, and the bytes collections would free then. Changes nothing."""
+    """What `forgotten` would let go, and the bytes collections would free then. Changes nothing. Raises the same."""
     found = opened(runtime, vault, "writer")
-    live = live_backups(found, source)
+    live = [one for one in all_backups(found) if source in (None, one.source)]
     if backups:
-        plan = plan_forget_named(live, frozenset(find_backup(found, name).backup_id for name in backups))
+        plan = plan_forget_named(live, backups, where=found.name, spare_last=not last_too)
     else:
         plan = plan_forget(live, keep_of(runtime.topology.vault(vault).keep))
     return plan, freed_bytes(found, (backup.sequence for backup in plan.forgotten))
@@ -343,13 +360,14 @@ def _reader_at_hand(runtime: Runtime, vault: str, stores: Iterable[ObjectStore])
 
 
 def held(runtime: Runtime, vault: str, backups: Iterable[str], *, release: bool = False) -> list[Backup]:
-    """Put backups under a legal hold, or release them."""
+    """Put backups under a legal hold, or release them. Raises UnknownBackup: as `forgotten`."""
     found = opened(runtime, vault, "admin")
-    wanted = [find_backup(found, name) for name in backups]
+    live = all_backups(found)
+    wanted = [choose(live, name, found.name) for name in backups]
     after = hold(found, wanted, held=not release)
     follow(runtime, vault)
     numbers = {backup.sequence for backup in wanted}
-    return [backup for backup in live_backups(after) if backup.sequence in numbers]
+    return [backup for backup in all_backups(after) if backup.sequence in numbers]
 
 
 def rotated(

@@ -141,11 +141,11 @@ def vaults_of(runtime: Runtime, group: str, vault: str | None = None) -> tuple[s
 
     Raises:
         UnknownName: no such group or vault.
-        ConfigError: the group has none.
+        ConfigError: the group has none, or the one that is named is not one of its own.
     """
     settings = runtime.topology.group(group)
     if vault is not None:
-        runtime.topology.vault(vault)
+        require_own(runtime, group, vault)
         return (vault,)
     if not settings.vaults:
         raise ConfigError(
@@ -156,3 +156,24 @@ def vaults_of(runtime: Runtime, group: str, vault: str | None = None) -> tuple[s
             fix="Describe one in the topology: docs/how-to/back-up.md",
         )
     return settings.vaults
+
+
+def require_own(runtime: Runtime, group: str, vault: str) -> None:
+    """A group's data goes only into its own vaults, and what is published as its data comes only out of them.
+
+    Other people may read another vault, or write to it; and nothing asks whether the group's backups there are fresh.
+
+    Raises:
+        UnknownName: no such group or vault.
+        ConfigError: it is none of the group's.
+    """
+    runtime.topology.vault(vault)
+    own = runtime.topology.group(group).vaults
+    if vault not in own:
+        raise ConfigError(
+            "the vault is none of the group's",
+            where=f"groups.{group}.vaults",
+            expected=f"one of {', '.join(own) or '(none)'}",
+            found=vault,
+            fix="Name one of them, or add it there; any vault's backup can be restored to a folder or a prefix",
+        )

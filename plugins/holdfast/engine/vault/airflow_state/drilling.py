@@ -43,6 +43,7 @@ class DrillOptions:
         restore_timeout_seconds, run_timeout_seconds: for the restore, and for a scheduler to run a DAG.
         folder: where the drill works; a temporary one by default.
         progress: told the name of each step as it begins.
+        stepped: told each step when it is over, also one that was not reached.
     """
 
     postgres_programs: Path | None = None
@@ -50,6 +51,7 @@ class DrillOptions:
     run_timeout_seconds: float = 300.0
     folder: Path | None = None
     progress: Callable[[str], None] = lambda _step: None
+    stepped: Callable[[DrillStep], None] = lambda _step: None
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,8 @@ class AirflowDrillReport:
         source: the series of backups, or the stanza.
         taken_at: the point in time that what was restored is of.
         rto_seconds: from the start to the success of a DAG run by the restored Airflow; ``None``: it did not succeed.
-        rpo_seconds: the age of what was restored, at the start; ``None``: it is not known.
+        asked_for: the moment to go back to; ``None``: the newest there is.
+        rpo_seconds: the age of what was restored at that moment, else at the start; ``None``: it is not known.
     """
 
     kind: str
@@ -90,10 +93,11 @@ class AirflowDrillReport:
     database: str | None
     airflow: str | None
     steps: tuple[DrillStep, ...]
+    asked_for: datetime | None = None
 
     @property
     def rpo_seconds(self) -> float | None:
-        return None if self.taken_at is None else (self.started_at - self.taken_at).total_seconds()
+        return None if self.taken_at is None else ((self.asked_for or self.started_at) - self.taken_at).total_seconds()
 
     @property
     def passed(self) -> bool:
@@ -160,6 +164,7 @@ class Drill(ABC):
             self.stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
             for name in self.steps:
                 taken.append(self._step(name, taken))
+                self.options.stepped(taken[-1])
                 if name == "run" and taken[-1].outcome == "passed":
                     rto = self.clock.monotonic() - start
         return self.report(started_at, rto, tuple(taken))

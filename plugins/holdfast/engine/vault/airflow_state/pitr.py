@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -132,6 +132,10 @@ class PgBackRest:
             return False
         return True
 
+    def require(self) -> None:
+        """Raises MissingProgram: pgBackRest is not installed."""
+        self._program()
+
     def write_config(
         self,
         repository: Repository,
@@ -172,14 +176,18 @@ class PgBackRest:
         if cluster is not None and cluster.socket_folder is not None:
             own["pg1-socket-path"] = str(cluster.socket_folder)
         lines = ["[global]", *_lines(said), "", f"[{self.stanza}]", *_lines(own), ""]
-        draft = self.config.with_name(f".{self.config.name}.{os.urandom(4).hex()}")
+        self.write_private(self.config, "\n".join(lines))
+
+    def write_private(self, file: Path, text: str) -> None:
+        """Write a file for pgBackRest's user alone, all of it or nothing."""
+        draft = file.with_name(f".{file.name}.{os.urandom(4).hex()}")
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-                stream.write("\n".join(lines))
+                stream.write(text)
             if self.user is not None:
                 shutil.chown(draft, self.user)
-            draft.replace(self.config)
+            draft.replace(file)
         except BaseException:
             draft.unlink(missing_ok=True)
             raise
@@ -204,6 +212,14 @@ class PgBackRest:
 
     def backups(self) -> list[BackRestBackup]:
         """What the repository has, oldest first. Raises CommandFailed."""
+        return [BackRestBackup.of(one) for one in self._info()["backup"]]
+
+    def newest_log(self) -> str | None:
+        """The newest piece of log in the repository, ``None``: there is none. Raises CommandFailed."""
+        archived = [one["max"] for one in self._info()["archive"] if one.get("max")]
+        return str(archived[-1]) if archived else None
+
+    def _info(self) -> Mapping[str, Any]:
         told = self._run("info", "--output=json", timeout_seconds=300).decode(errors="replace")
         try:
             stanza = next((one for one in json.loads(told, strict=False) if one["name"] == self.stanza), None)
@@ -218,7 +234,8 @@ class PgBackRest:
                 found="; ".join(repositories)[:1000] or "none",
                 fix="Check where it lies and its passphrase; a new one is made with `stanza-create`",
             )
-        return [BackRestBackup.of(one) for one in stanza["backup"]]
+        found: Mapping[str, Any] = stanza
+        return found
 
     def newest(self) -> BackRestBackup:
         """Raises CommandFailed: there is none."""
@@ -298,6 +315,19 @@ class BackRestBackup:
             int(info["size"]),
             int(info["repository"]["delta"]),
         )
+
+
+def base_for(backups: Sequence[BackRestBackup], at: datetime | None, stanza: str) -> BackRestBackup:
+    """The newest base backup from which the log goes on to a moment. Raises CommandFailed: there is none."""
+    usable = [one for one in backups if at is None or one.reaches(at)]
+    if not usable:
+        raise CommandFailed(
+            "no base backup was complete by then",
+            where=stanza,
+            expected="one from before " + ("now" if at is None else at.isoformat()),
+            found=f"{len(backups)}, the oldest of {backups[0].stopped_at.isoformat()}" if backups else "none",
+        )
+    return usable[-1]
 
 
 def _lines(options: Mapping[str, str]) -> list[str]:

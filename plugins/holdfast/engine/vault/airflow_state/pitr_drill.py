@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import ClassVar
 
 from holdfast.clock import Clock, SystemClock
 from holdfast.engine.vault.airflow_state.command import AirflowCommand
-from holdfast.engine.vault.airflow_state.drilling import AirflowDrillReport, Drill, DrillOptions, DrillStep, Found
+from holdfast.engine.vault.airflow_state.drilling import (
+    AirflowDrillReport,
+    Drill,
+    DrillOptions,
+    DrillStep,
+    Found,
+    Unknown,
+)
 from holdfast.engine.vault.airflow_state.inventory import look_at
 from holdfast.engine.vault.airflow_state.keys import AirflowKeys
-from holdfast.engine.vault.airflow_state.pitr import BackRestBackup, PgBackRest
+from holdfast.engine.vault.airflow_state.pitr import BackRestBackup, PgBackRest, base_for
 from holdfast.engine.vault.airflow_state.scratch import ScratchPostgres
-from holdfast.engine.vault.errors import CommandFailed
 
-STEPS = ("read", "restore", "server", "migrations", "canary", "database", "reconcile", "run")
+STEPS = ("read", "keys", "restore", "server", "migrations", "canary", "database", "reconcile", "run")
 
 
 def pitr_drill_airflow(
@@ -25,7 +32,7 @@ def pitr_drill_airflow(
     database: str = "airflow",
     superuser: str = "postgres",
     at: datetime | None = None,
-    keys: AirflowKeys | None = None,
+    keys: AirflowKeys | Callable[[], AirflowKeys] | None = None,
     options: DrillOptions | None = None,
     clock: Clock | None = None,
 ) -> AirflowDrillReport:
@@ -36,7 +43,7 @@ def pitr_drill_airflow(
         database: Airflow's, in the cluster.
         superuser: a role of the cluster; on the copy it gets another password.
         at: the moment to go back to, timezone-aware; ``None``: the newest that the log reaches.
-        keys: Airflow's, see `keys.open_escrow`; without them the canary stays unknown.
+        keys: Airflow's, or what opens them, see `keys.open_escrow`; without them the canary stays unknown.
 
     Returns:
         A report, also where a step failed. Its `taken_at` is the last change that was replayed, or the end of the base
@@ -46,11 +53,11 @@ def pitr_drill_airflow(
         command,
         options or DrillOptions(),
         clock or SystemClock(),
-        keys or AirflowKeys(),
         backrest=backrest,
         database=database,
         superuser=superuser,
         at=at,
+        keys=keys,
     ).run()
 
 
@@ -60,6 +67,7 @@ class _PitrDrill(Drill):
     database: str
     superuser: str
     at: datetime | None
+    keys: AirflowKeys | Callable[[], AirflowKeys] | None = field(repr=False)
     backup: BackRestBackup | None = None
     reached: datetime | None = None
     version: str | None = None
@@ -89,21 +97,20 @@ class _PitrDrill(Drill):
             None if self.version is None else f"postgresql {self.version}",
             installed,
             steps,
+            self.at,
         )
 
     def step_read(self) -> Found:
         backups = self.backrest.backups()
-        usable = [one for one in backups if self.at is None or one.reaches(self.at)]
-        if not usable:
-            raise CommandFailed(
-                "no base backup was complete by then",
-                where=self.backrest.stanza,
-                expected="one from before " + ("now" if self.at is None else self.at.isoformat()),
-                found=f"{len(backups)}, the oldest of {backups[0].stopped_at.isoformat()}" if backups else "none",
-            )
-        self.backup = usable[-1]
+        self.backup = base_for(backups, self.at, self.backrest.stanza)
         facts = {"backups": len(backups), "backup": self.backup.label, "kind": self.backup.kind}
         return f"{len(backups)} base backups, {self.backup.label} the one to begin with", facts
+
+    def step_keys(self) -> Found:
+        if self.keys is None:
+            raise Unknown("nobody who can open Airflow's keys was given")
+        self.opened = self.keys if isinstance(self.keys, AirflowKeys) else self.keys()
+        return f"{', '.join(self.opened.names)} taken from the escrow", {"keys": list(self.opened.names)}
 
     def step_restore(self) -> Found:
         self.server = self.stack.enter_context(

@@ -64,7 +64,7 @@ class ScratchPostgres:
 
     def __post_init__(self) -> None:
         if self.user is None and os.geteuid() == 0:
-            self.user = _server_user()
+            self.user = server_user()
         # Not below anybody's private folder: the server's user has to reach it.
         self.folder = Path(tempfile.mkdtemp(prefix="holdfast-pg-"))
         self.folder.chmod(0o711)
@@ -233,7 +233,8 @@ class ScratchPostgres:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _server_user() -> str:
+def server_user() -> str:
+    """Who runs a PostgreSQL server for root, who may not. Raises ConfigError: nobody is there to."""
     import pwd
 
     for name in ("postgres", "nobody"):
