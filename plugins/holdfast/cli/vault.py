@@ -19,6 +19,7 @@ from holdfast.cli.vault_pitr import app as pitr_app
 from holdfast.cli.vault_progress import count_progress
 from holdfast.cli.vault_restore import restore, show_backup
 from holdfast.engine.pipeline.vaults import backing_up, keeping, opening, renewing
+from holdfast.engine.pipeline.vaults.advice import advice_on
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.vault.verify import Depth, VerifyOptions
 from holdfast.errors import ConfigError, HoldfastError
@@ -40,16 +41,20 @@ app.add_typer(keys_app, name="keys")
 def init(vault: VaultOption = None, topology: TopologyOption = None, as_json: JsonOption = False) -> None:
     """Make a vault where the topology says, with its keys sealed for the recipients it names.
 
+    It warns where fewer than two other clouds witness it.
+
     Exit codes: 0 made, 2 bad input, 3 there is one already.
     """
     runtime = Runtime.from_environment(topology)
     name = choose_vault(runtime, vault)
     made = opening.made(runtime, name)
     facts = keeping.key_facts(runtime, name)
+    warnings = [*advice_on(runtime.topology, name), *backing_up.unfinished_in(made)]
     if as_json:
-        print_json(facts)
+        print_json({**facts, "warnings": warnings})
     else:
         show.print_made(name, made.store.name, facts)
+        show.print_warnings(warnings)
 
 
 @app.command("list")
@@ -315,19 +320,20 @@ def status(
 ) -> None:
     """How old the newest verified backup of each dataset and model is, against what may be lost.
 
+    It warns of vaults that fewer than two other clouds witness.
+
     Exit codes: 0 every one is new enough, 1 one is not or cannot be told, 2 bad input.
     """
     runtime = Runtime.from_environment(topology)
     name = choose_group(runtime, group)
-    points = [
-        point
-        for vault in opening.vaults_of(runtime, name)
-        for point in keeping.recovery_points(runtime, name, vault, at_least=verified)
-    ]
+    vaults = opening.vaults_of(runtime, name)
+    points = [point for vault in vaults for point in keeping.recovery_points(runtime, name, vault, at_least=verified)]
+    warnings = [line for vault in vaults for line in advice_on(runtime.topology, vault)]
     if as_json:
         print_json(
             {
                 "group": name,
+                "warnings": warnings,
                 "points": [
                     {
                         "vault": point.vault,
@@ -348,6 +354,7 @@ def status(
         )
     else:
         show.print_points(points)
+        show.print_warnings(warnings)
     for vault, found in {point.vault: point.unreadable for point in points}.items():
         show.warn_of_unreadable(found, vault)
     if not all(point.met for point in points):

@@ -11,6 +11,7 @@ from typing import Any
 from holdfast.engine.config import KeepBackups
 from holdfast.engine.objectstore.errors import ObjectStoreError
 from holdfast.engine.objectstore.interface import ObjectStore
+from holdfast.engine.pipeline.vaults.advice import advice_on
 from holdfast.engine.pipeline.vaults.backing_up import follow
 from holdfast.engine.pipeline.vaults.locking import lock_policy, locks_at, remover
 from holdfast.engine.pipeline.vaults.opening import opened, prefix_of, recipients_of, unlocked, vault_store
@@ -167,6 +168,8 @@ def verified(
     begun = last or _last_sample(found)
     options = VerifyOptions(depth=depth, cycle=cycle, now=began, last=begun, progress=given.progress)
     report = verify_vault(found, options)
+    if site is None:
+        report.warnings.extend(advice_on(runtime.topology, vault))
     report.problems[:0] = beside.problems
     report.warnings[:0] = beside.warnings
     if report.is_good:
