@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from holdfast.cli.output import console
 from holdfast.engine.pipeline.telling import size
@@ -64,7 +64,9 @@ def print_new_key(facts: Mapping[str, Any], *, offline: bool) -> None:
 
 
 def print_backups(name: str, backups: Sequence[Backup]) -> None:
-    table = Table("backup", "source", "content of", "tier", "objects", "size", "added", "", title=f"Vault {name}")
+    # The id is what is typed elsewhere: it stays whole on a narrow terminal.
+    whole = Column("backup", min_width=12)
+    table = Table(whole, "source", "content of", "tier", "objects", "size", "added", "", title=f"Vault {name}")
     for one in backups:
         table.add_row(
             one.backup_id[:12],

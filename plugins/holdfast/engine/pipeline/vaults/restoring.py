@@ -11,7 +11,6 @@ from typing import Any
 
 from holdfast.engine.config import Connection
 from holdfast.engine.config.residency import check_hop, residency_for
-from holdfast.engine.drill.scratch_prefix import FOLDER as RESTORE_DRILLS
 from holdfast.engine.objectstore.connect import access_from_connection
 from holdfast.engine.pipeline.vaults.opening import opened, places_of, prefix_of, require_own
 from holdfast.engine.runtime import Runtime
@@ -32,8 +31,8 @@ from holdfast.errors import ConfigError, UnknownName
 
 #: Folders of a site's bucket that something alive reads, or that a restore drill empties.
 _TAKEN = (
-    *("authority", "data", "evidence", "feeds", "health", "ledger", "plans", "receipts", "snapshots", "sync-plans"),
-    *("tombstones", "uploads", "vault", WITNESS.rstrip("/"), RESTORE_DRILLS.rstrip("/")),
+    *("authority", "data", "evidence", "feeds", "health", "ledger", "plans", "receipts", "restore-drills"),
+    *("snapshots", "sync-plans", "tombstones", "uploads", "vault", WITNESS.rstrip("/")),
 )
 
 
