@@ -27,7 +27,8 @@ from holdfast.errors import ConfigError, HoldfastError
 app = typer.Typer(
     help="Backups: init, backup, list, show, restore, verify, forget, gc, hold, locks, mirror, drill, pitr, keys.",
     no_args_is_help=True,
-    epilog="Exit codes: 0 done, 1 failed, 2 bad input, 3 refused or the wrong key, 4 the vault is damaged.",
+    epilog="Exit codes: 0 done, 1 failed, 2 bad input, 3 refused or the wrong key, 4 the vault is damaged, "
+    "130 interrupted.",
 )
 app.add_typer(backup_app, name="backup")
 app.add_typer(drill_app, name="drill")
