@@ -8,7 +8,7 @@ import pendulum
 from airflow.sdk import DAG, Param
 
 from holdfast.hooks.topology import topology_outline
-from holdfast.operators.vault import ApproveRestoreOperator, RestoreBackupOperator, RestoreLiveOperator
+from holdfast.operators.vault_restore import ApproveRestoreOperator, RestoreBackupOperator, RestoreLiveOperator
 
 topology = topology_outline()
 groups = sorted(name for name, group in topology.groups.items() if group.vaults)

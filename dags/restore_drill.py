@@ -8,7 +8,7 @@ import pendulum
 from airflow.sdk import DAG, Param
 
 from holdfast.hooks.topology import topology_outline
-from holdfast.operators.vault import RestoreDrillOperator
+from holdfast.operators.vault_restore import RestoreDrillOperator
 
 topology = topology_outline()
 

@@ -9,7 +9,12 @@ from airflow.sdk import DAG, Param, TriggerRule
 
 from holdfast.hooks.topology import topology_outline
 from holdfast.notifications.recovery_point import StaleRecoveryPointNotifier
-from holdfast.operators.vault import CheckRecoveryPointsOperator, RetainBackupsOperator, VerifyBackupsOperator
+from holdfast.operators.vault import (
+    CheckRecoveryPointsOperator,
+    RenewLocksOperator,
+    RetainBackupsOperator,
+    VerifyBackupsOperator,
+)
 
 topology = topology_outline()
 
@@ -17,10 +22,12 @@ DOCS = """
 ### Verify backups
 
 **verify** reads the packs that are due: in the vault's `verify_days` every one is read and opened once. What is wrong
-fails the task and is named, with every object that cannot be restored for it. **retain** forgets what the topology's
+fails the task and is named, with every object that cannot be restored for it; **verify-(mirror)** does the same of each
+mirror, with a schedule of its own. **retain** forgets what the topology's
 `keep` does not keep, and collects what no backup needs any more; it runs only after a verification that found nothing
-wrong. **check** runs in any case, and fails when the newest verified backup of a dataset or model is too old; its
-notifier records it.
+wrong. **lock**, of a vault with `lock_days`, renews the locks of all that still counts, whatever the others found, and
+fails with what is not locked. **check** runs in any case, and fails when the newest verified backup of a dataset or
+model is too old; its notifier records it.
 
 One DAG per vault with a `verify_schedule`, `verify_backups.<vault>`; by hand the depth can be chosen.
 """
@@ -49,7 +56,13 @@ def verify_dag(dag_id: str, vault: str, schedule: str | None) -> DAG:
         doc_md=DOCS,
     ) as dag:
         verify = VerifyBackupsOperator(task_id="verify", vault=vault, depth="{{ params.depth }}")
-        verify >> RetainBackupsOperator(task_id="retain", vault=vault)
+        retain = RetainBackupsOperator(task_id="retain", vault=vault)
+        verify >> retain
+        for mirror in topology.vaults[vault].mirrors:
+            VerifyBackupsOperator(task_id=f"verify-{mirror}", vault=vault, mirror=mirror, depth="{{ params.depth }}")
+        if topology.vaults[vault].lock_days:
+            # After retention, so that what was just forgotten is not locked for another period; in any case.
+            retain >> RenewLocksOperator(task_id="lock", vault=vault, trigger_rule=TriggerRule.ALL_DONE)
         for group, settings in topology.groups.items():
             if vault in settings.vaults:
                 verify >> CheckRecoveryPointsOperator(

@@ -1,9 +1,10 @@
 """``make bench-vault``: the vault beside restic, on the same files, the same server and the same disk in the same run.
 
 About 2 GiB: 20,000 small files and six Parquet files. Per place (an S3 in memory; a folder): a first backup, one after
-a change of a twentieth, one without a change, a restore, which is compared with the source, and a verification that
-reads everything. Then one object of 2 GiB, for the memory it takes. Each command is a process of its own, as a user
-would start it; what is measured is its processor time, wall time and peak memory, not the server's.
+a change of a twentieth, one without a change, a restore, which is compared with the source, one into memory where the
+machine has such a folder, and a verification that reads everything. Then one object of 2 GiB, for the memory it takes.
+Each command is a process of its own, as a user would start it; what is measured is its processor time, wall time and
+peak memory, not the server's.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ STORED_PER_CHANGED = 1.5
 #: The issue's bars, to S3: ours / restic's processor time, at most.
 BARS = {"first backup": 1 / 3, "incremental": 1 / 2.5, "restore": 1 / 1.5}
 LISTING = "its listing alone"
+MEMORY = Path("/dev/shm")
 #: An installed package has its bytecode, and so has ours here.
 COMPILED = {"PYTHONDONTWRITEBYTECODE": ""}
 METRICS = (("cpu_seconds", "s"), ("wall_seconds", "s"), ("peak_bytes", "B"))
@@ -54,6 +56,10 @@ class Size:
     parquet_files: int
     parquet_mib: int
     object_mib: int
+
+    @property
+    def whole_mib(self) -> int:
+        return self.small_mib + self.parquet_files * self.parquet_mib
 
 
 WHOLE = Size(20_000, 466, 6, 256, 2048)
@@ -200,6 +206,8 @@ class Bench:
         self.step(place, "no change", backed_up)
         self.step(place, LISTING, lambda _: self.run(OURS, "list", place, self.source), (OURS,))
         self.step(place, "restore", lambda contender: self.restored(contender, place, self.source))
+        if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 2 * self.size.whole_mib * MIB:
+            self.step(place, "restore into memory", lambda contender: self.restored_into_memory(contender, place))
         self.step(place, "full verify", lambda contender: self.run(contender, "verify", place))
 
     def restored(self, contender: str, place: Place, source: Path) -> Cost:
@@ -213,6 +221,11 @@ class Bench:
             if file.is_file():
                 os.truncate(file, 0)
         return cost
+
+    def restored_into_memory(self, contender: str, place: Place) -> Cost:
+        """A restore without a disk: what the file system takes for 20,000 new files depends on what it did before."""
+        with tempfile.TemporaryDirectory(dir=MEMORY, prefix="holdfast-bench-") as folder:
+            return self.run(contender, "restore", place, Path(folder))
 
     def one_object(self, place: Place) -> None:
         """One large object out and back, for the memory it takes."""

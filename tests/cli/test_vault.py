@@ -4,54 +4,26 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-from click.testing import Result
 from typer.testing import CliRunner
 
 from folders import SITES, add_vault, folder_runtime, make_folders
 from holdfast.cli.main import app
 from holdfast.engine.pipeline import replicas
-from holdfast.engine.pipeline.datasets import publish_dataset
 from holdfast.engine.pipeline.vaults import keeping
-from holdfast.engine.runtime import Runtime
 from holdfast.engine.snapshot import open_snapshot
 from holdfast.engine.vault import verifications
 from holdfast.engine.vault.pack import PackClass
-
-
-@dataclass
-class Vaults:
-    """Three sites in folders with a vault, and the command over them."""
-
-    topology: Path
-
-    def put(self, name: str, data: bytes) -> None:
-        file = self.topology.parent / SITES[0] / "data" / "prices" / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(data)
-        publish_dataset(folder_runtime(self.topology), "desk", "prices")
-
-    def __call__(self, *words: str, code: int = 0) -> Result:
-        done = CliRunner().invoke(app, ["vault", *words])
-        assert done.exit_code == code, done.output + done.stderr
-        assert "Traceback" not in done.output + done.stderr
-        return done
-
-    def json(self, *words: str, code: int = 0) -> Any:
-        return json.loads(self(*words, "--json", code=code).stdout)
+from vault_command import Vaults
 
 
 @pytest.fixture
 def vaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Vaults:
-    topology = add_vault(make_folders(tmp_path))
-    monkeypatch.setattr(Runtime, "from_environment", lambda *_args, **_kwargs: folder_runtime(topology))
-    made = Vaults(topology)
+    made = Vaults(add_vault(make_folders(tmp_path))).here(monkeypatch)
     made.put("one.bin", b"first" * 1000)
     made("init")
     return made
@@ -113,8 +85,7 @@ def test_the_vaults_site_is_lost_and_the_mirror_restores(vaults: Vaults, tmp_pat
 
 def test_a_damaged_pack_is_found_named_and_makes_the_exit_code(vaults: Vaults, tmp_path: Path) -> None:
     vaults("backup", "group")
-    files = (path for path in (tmp_path / SITES[1] / "vault" / "desk" / "packs").rglob("*") if path.is_file())
-    (content,) = [path for path in files if path.read_bytes()[5] == PackClass.DATA]
+    (content,) = packs_of_content(tmp_path / SITES[1])
     data = bytearray(content.read_bytes())
     data[len(data) // 2] ^= 1
     content.write_bytes(data)
@@ -231,8 +202,7 @@ def test_data_that_may_not_leave_is_refused_before_a_byte_moves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     topology = add_vault(make_folders(tmp_path, prices={"residency": "eu-only"}))
-    monkeypatch.setattr(Runtime, "from_environment", lambda *_args, **_kwargs: folder_runtime(topology))
-    vaults = Vaults(topology)
+    vaults = Vaults(topology).here(monkeypatch)
     vaults.put("one.bin", b"first")
     vaults("init")
     assert "jurisdiction" in vaults("backup", "group", code=3).stderr
@@ -312,7 +282,96 @@ def test_a_sample_begins_where_the_last_one_began(vaults: Vaults, monkeypatch: p
     last = keeping.last_sample(folder_runtime(vaults.topology), "desk")
     assert last is not None
     assert began <= last <= datetime.now(UTC)
-    assert vaults.json("verify", "--from", SITES[2])["good"] is True
+
+
+def test_a_mirror_has_a_schedule_of_its_own(vaults: Vaults, tmp_path: Path) -> None:
+    vaults("backup", "group")
+    vaults("verify", "--depth", "sample")
+    assert keeping.last_sample(folder_runtime(vaults.topology), "desk", site=SITES[2]) is None
+    began = datetime.now(UTC)
+    assert vaults.json("verify", "--from", SITES[2], "--depth", "sample")["warnings"] == []
+    last = keeping.last_sample(folder_runtime(vaults.topology), "desk", site=SITES[2])
+    assert last is not None
+    assert began <= last
+    own = keeping.last_sample(folder_runtime(vaults.topology), "desk")
+    assert own is not None
+    assert own < began, "what was read of the mirror is no proof of the vault"
+    (content,) = packs_of_content(tmp_path / SITES[2])
+    content.write_bytes(content.read_bytes()[:-1])
+    assert vaults.json("verify", "--from", SITES[2], code=4)["problems"]
+    assert vaults.json("verify")["good"] is True
+
+
+def test_a_mirror_that_lags_is_no_rollback_and_one_of_another_history_is_wrong(vaults: Vaults, tmp_path: Path) -> None:
+    vaults("backup", "group")
+    mirror, away = tmp_path / SITES[2] / "vault", tmp_path / "away"
+    shutil.copytree(mirror, away)
+    vaults("backup", "group")
+    shutil.rmtree(mirror)
+    away.rename(mirror)
+    told = vaults.json("verify", "--from", SITES[2])
+    assert told["good"] is True
+    assert told["warnings"][0].startswith("the mirror lies 1 entries behind the vault")
+    site = tmp_path / SITES[1]
+    (site / "vault").rename(tmp_path / "gone")
+    told = vaults.json("verify", "--from", SITES[2], code=4)
+    assert "newest entries are gone" in told["problems"][0], "the witnesses know better, while nobody can ask the vault"
+    (tmp_path / "gone").rename(site / "vault")
+    vaults("mirror")
+    assert vaults.json("verify", "--from", SITES[2])["warnings"] == []
+
+
+def test_whoever_cannot_sign_verifies_and_notes_nothing(vaults: Vaults, tmp_path: Path) -> None:
+    vaults("backup", "group")
+    (tmp_path / "writer.key").unlink()
+    told = vaults.json("verify", "--depth", "full")
+    assert told["good"] is True
+    assert "is not noted" in told["warnings"][0]
+
+
+def test_a_repair_reads_as_much_as_is_asked_for(vaults: Vaults, tmp_path: Path) -> None:
+    """A flipped bit is found by reading only."""
+    vaults("backup", "group")
+    (content,) = packs_of_content(tmp_path / SITES[1])
+    data = bytearray(content.read_bytes())
+    data[len(data) // 2] ^= 1
+    content.write_bytes(data)
+    done = vaults.json("verify", "--repair", "--depth", "structure")
+    assert (done["healed"], done["verified"]["packs_read"]) == ({}, 0)
+    done = vaults.json("verify", "--repair")
+    assert len(done["healed"]) == 1
+    assert done["verified"]["depth"] == "full"
+    last = ("--last", "2026-01-01T00:00:00")
+    assert "--depth sample" in vaults("verify", *last, code=2).stderr
+    assert "no --repair" in vaults("verify", "--depth", "sample", "--repair", *last, code=2).stderr
+
+
+def packs_of_content(site: Path) -> list[Path]:
+    files = (path for path in (site / "vault" / "desk" / "packs").rglob("*") if path.is_file())
+    return [path for path in files if path.read_bytes()[5] == PackClass.DATA]
+
+
+def test_a_backup_into_a_damaged_vault_says_how_it_is_repaired(vaults: Vaults, tmp_path: Path) -> None:
+    """And not that a mirror has to be brought up: none lacks anything."""
+    vaults("backup", "group")
+    (tmp_path / SITES[1] / "vault" / "desk" / "log-copies" / "000000000001.json").unlink()
+    done = vaults("backup", "group", code=4)
+    assert "vault verify --repair --vault desk" in done.stderr
+    assert "vault mirror" not in done.stderr
+    assert "000000000001.json is missing" in done.stdout
+    vaults("verify", "--repair")
+    vaults("backup", "group")
+
+
+def test_chunks_that_went_missing_are_stored_anew_by_the_next_backup(vaults: Vaults, tmp_path: Path) -> None:
+    vaults("backup", "group")
+    for site in SITES[1:]:
+        (content,) = packs_of_content(tmp_path / site)
+        content.unlink()
+    assert vaults.json("verify", code=4)["affected"]
+    vaults("backup", "group", code=0)
+    assert vaults.json("verify")["affected"] == {}
+    vaults("restore", "--source", "prices", "--to", str(tmp_path / "out"))
 
 
 def test_a_loss_is_not_accepted_while_a_mirror_is_away(vaults: Vaults, tmp_path: Path) -> None:
@@ -334,7 +393,9 @@ def test_locks_are_asked_for_by_the_topology_only(vaults: Vaults) -> None:
     assert "asks for no locks" in vaults("locks", code=2).stderr
 
 
-def test_a_vault_of_shares_survives_the_loss_of_any_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Vaults:
+    """A vault of shares at all three sites, with one backup."""
     topology = add_vault(
         make_folders(tmp_path),
         site=SITES[0],
@@ -342,11 +403,31 @@ def test_a_vault_of_shares_survives_the_loss_of_any_site(tmp_path: Path, monkeyp
         witnesses=[SITES[1], SITES[2]],
         shares={"sites": list(SITES), "needed": 2},
     )
-    monkeypatch.setattr(Runtime, "from_environment", lambda *_args, **_kwargs: folder_runtime(topology))
-    vaults = Vaults(topology)
+    vaults = Vaults(topology).here(monkeypatch)
     vaults.put("one.bin", b"first" * 1000)
     vaults("init")
     vaults("backup", "group")
+    return vaults
+
+
+def test_shares_that_are_missing_make_the_exit_code_and_a_repair_says_what_it_wrote(
+    shared: Vaults, tmp_path: Path
+) -> None:
+    assert shared.json("verify")["degraded"] == []
+    shutil.rmtree(tmp_path / SITES[2] / "vault" / "desk" / "packs")
+    told = shared.json("verify", code=1)
+    assert told["good"] is True
+    assert f"{SITES[2]}: the share of packs/" in told["degraded"][0]
+    assert "would not survive" in shared("verify", code=1).stdout
+    done = shared.json("verify", "--repair")
+    assert done["whole"] is True
+    assert {one["site"] for one in done["shares"]["repaired"]} == {SITES[2]}
+    assert shared("verify").stdout.rstrip().endswith("Nothing is wrong")
+    assert "0 shares and copies of" in shared("verify", "--repair").stdout
+
+
+def test_a_vault_of_shares_survives_the_loss_of_any_site(shared: Vaults, tmp_path: Path) -> None:
+    vaults = shared
     for number, site in enumerate(SITES):
         (tmp_path / site).rename(tmp_path / "away")
         (tmp_path / site).mkdir()

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
+import runpy
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow.sdk.exceptions import AirflowFailException
 
 from folders import add_vault, folder_runtime, make_folders
-from holdfast.engine.pipeline.vaults import keeping, opening
+from holdfast.engine.pipeline.vaults import backing_up, keeping, opening, restoring
+from holdfast.engine.vault.restore import RestoreReport
+from holdfast.engine.vault.sources import TreeSource
 from holdfast.errors import ConfigError
-from holdfast.operators.vault import BackUpGroupOperator, RestoreBackupOperator, VerifyBackupsOperator
+from holdfast.operators.vault import BackUpGroupOperator, VerifyBackupsOperator
+from holdfast.operators.vault_restore import RestoreBackupOperator
+from vault_world import write_tree
 
 TESTS = Path(__file__).resolve().parents[1]
 #: A folder has no register, so the hook gives the runtime of `folders`. One DAG for the whole story: an Airflow takes
@@ -28,9 +35,10 @@ from holdfast.hooks.runtime import HoldfastHook
 from holdfast.notifications.recovery_point import StaleRecoveryPointNotifier
 from holdfast.operators.assets import BACKED_UP
 from holdfast.operators.vault import (
-    BackUpGroupOperator, CheckRecoveryPointsOperator, GroupsOfVaultOperator, RestoreBackupOperator,
-    RestoreLiveOperator, RetainBackupsOperator, VerifyBackupsOperator,
+    BackUpGroupOperator, CheckRecoveryPointsOperator, GroupsOfVaultOperator, RetainBackupsOperator,
+    VerifyBackupsOperator,
 )
+from holdfast.operators.vault_restore import RestoreBackupOperator, RestoreLiveOperator
 
 TOPOLOGY = Path(os.environ["HOLDFAST_TOPOLOGY"])
 HoldfastHook.get_conn = lambda self: folder_runtime(TOPOLOGY)
@@ -117,6 +125,22 @@ def asset_events(home: Path) -> list[dict[str, Any]]:
         return [json.loads(extra) for (extra,) in database.execute("select extra from asset_event order by id")]
 
 
+def test_a_vault_with_locks_has_them_renewed_every_day_whatever_else_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topology = add_vault(make_folders(tmp_path), lock_days={"daily": 30})
+    monkeypatch.setenv("HOLDFAST_TOPOLOGY", str(topology))
+    dag = runpy.run_path(str(TESTS.parent / "dags" / "verify_backups.py"))["verify_dag"]("x", "desk", "@daily")
+    assert dag.get_task("verify-site-c").mirror == "site-c"
+    assert not dag.get_task("verify-site-c").downstream_task_ids, "a damaged mirror keeps no retention from running"
+    lock = dag.get_task("lock")
+    assert (lock.trigger_rule, lock.upstream_task_ids) == ("all_done", {"retain"})
+    add_vault(topology)
+    os.utime(topology, (0, 0))
+    dag = runpy.run_path(str(TESTS.parent / "dags" / "verify_backups.py"))["verify_dag"]("x", "desk", "@daily")
+    assert not dag.has_task("lock")
+
+
 @pytest.mark.parametrize(
     ("make", "says"),
     [
@@ -140,3 +164,18 @@ def test_a_wrong_name_is_refused_when_the_dag_is_parsed(
     file = str(add_vault(make_folders(tmp_path)))
     with pytest.raises(ConfigError, match=says):
         make(file)
+
+
+def test_a_restore_whose_table_names_its_old_place_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = add_vault(make_folders(tmp_path))
+    runtime = folder_runtime(file)
+    opening.made(runtime, "desk")
+    write_tree(tmp_path / "notes", {"a.txt": b"a"})
+    made = backing_up.back_up_source(runtime, "desk", TreeSource("notes", tmp_path / "notes", runtime.clock.now()))
+    report = RestoreReport(made.report.backup, tables=({"root": "t", "not_moved": "no fastavro"},))
+    monkeypatch.setattr(restoring, "restored", lambda *_args, **_kwargs: report)
+    task = RestoreBackupOperator(task_id="t", vault="desk", site="site-c", prefix="x", topology_path=str(file))
+    with pytest.raises(AirflowFailException, match="1 tables cannot be read at site-c"):
+        task.act({}, runtime)
+    report.tables = ()
+    assert task.act({}, runtime)["tables"] == []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from datetime import UTC, datetime
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -14,10 +14,11 @@ from holdfast.cli.groups import GroupOption, choose_group
 from holdfast.cli.output import JsonOption, TopologyOption, errors, print_json, reports_errors
 from holdfast.cli.vault_backup import app as backup_app
 from holdfast.cli.vault_drill import app as drill_app
-from holdfast.cli.vault_options import VaultOption, choose_vault
+from holdfast.cli.vault_options import FromOption, LastOption, SourceOption, VaultOption, choose_vault
 from holdfast.cli.vault_pitr import app as pitr_app
-from holdfast.cli.vault_progress import count_progress, vault_progress
-from holdfast.engine.pipeline.vaults import backing_up, keeping, opening, restoring
+from holdfast.cli.vault_progress import count_progress
+from holdfast.cli.vault_restore import restore, show_backup
+from holdfast.engine.pipeline.vaults import backing_up, keeping, opening, renewing
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.vault.verify import Depth, VerifyOptions
 from holdfast.errors import ConfigError, HoldfastError
@@ -32,14 +33,6 @@ app.add_typer(drill_app, name="drill")
 app.add_typer(pitr_app, name="pitr")
 keys_app = typer.Typer(help="Who can open a vault: show, rotate, new.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
-
-BackupArgument = Annotated[str | None, typer.Argument(metavar="BACKUP", help="Its id, or how it begins; or `latest`.")]
-FromOption = Annotated[str | None, typer.Option("--from", metavar="SITE", help="Read from this mirror of the vault.")]
-SourceOption = Annotated[str | None, typer.Option("--source", help="Only backups of this dataset, model or name.")]
-AtOption = Annotated[
-    datetime | None,
-    typer.Option("--at", help="The newest whose content is not newer than this; UTC.", formats=["%Y-%m-%dT%H:%M:%S"]),
-]
 
 
 @app.command("init")
@@ -68,7 +61,7 @@ def list_backups(
     topology: TopologyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """The live backups, newest first.
+    """The live backups, newest first. One that cannot be read is among them, and told of on stderr.
 
     Exit codes: 0 shown, 2 bad input, 3 the wrong key, 4 the log is damaged or lies behind its witnesses.
     """
@@ -80,151 +73,23 @@ def list_backups(
         print_json({"vault": name, "alarm": alarm, "backups": [one.to_summary() for one in backups]})
     else:
         show.print_backups(name, backups)
+    show.warn_of_unreadable(show.unreadable_of(backups), name)
     if found.alarm is not None:
         errors.print(f"holdfast: {found.alarm}", style="red", markup=False)
         raise typer.Exit(found.alarm.exit_code)
 
 
-@app.command("show")
-@reports_errors
-def show_backup(
-    backup: BackupArgument = None,
-    vault: VaultOption = None,
-    source: SourceOption = None,
-    at: AtOption = None,
-    limit: Annotated[int, typer.Option("--limit", min=0, help="At most so many paths.")] = 50,
-    site: FromOption = None,
-    topology: TopologyOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """One backup: where it is from, what it holds.
-
-    Exit codes: 0 shown, 2 no such backup, 3 the wrong key, 4 damaged.
-    """
-    from itertools import islice
-
-    from holdfast.engine.vault.backups import find_backup
-    from holdfast.engine.vault.reading import ChunkReader
-
-    runtime = Runtime.from_environment(topology)
-    name = choose_vault(runtime, vault)
-    found = opening.opened(runtime, name, "writer", site=site)
-    one = find_backup(found, backup, source=source, at=_utc(at))
-    rows = ChunkReader(found, found.load_index().index).rows(one)
-    paths = [{"path": row.path, "size_bytes": row.size_bytes, "digest": row.digest} for row in islice(rows, limit)]
-    if as_json:
-        print_json({"vault": name, **one.to_summary(), "paths": paths})
-    else:
-        show.print_backup(name, one, paths)
-
-
-@app.command("restore")
-@reports_errors
-def restore(
-    backup: BackupArgument = None,
-    to: Annotated[Path | None, typer.Option("--to", help="A folder of this machine.")] = None,
-    to_site: Annotated[
-        str | None, typer.Option("--to-site", metavar="SITE:PREFIX", help="Below a prefix of a site's bucket.")
-    ] = None,
-    live: Annotated[
-        bool, typer.Option("--live", help="At the group's active site, published as the newest snapshot.")
-    ] = False,
-    reason: Annotated[str | None, typer.Option("--reason", help="With --live: why.")] = None,
-    live_folder: Annotated[
-        bool, typer.Option("--live-folder", help="With --live: also make the folder's objects those of the backup.")
-    ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="With --live: do not ask.")] = False,
-    group: GroupOption = None,
-    path: Annotated[list[str] | None, typer.Option("--path", help="Only this, and what lies below it.")] = None,
-    pattern: Annotated[list[str] | None, typer.Option("--pattern", help="Only what matches, as in a shell.")] = None,
-    source: SourceOption = None,
-    at: AtOption = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace files of the folder whose content differs.")
-    ] = False,
-    keep_going: Annotated[
-        bool, typer.Option("--keep-going", help="Restore what can be restored, and name the rest.")
-    ] = False,
-    vault: VaultOption = None,
-    site: FromOption = None,
-    topology: TopologyOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Restore a backup, verified. Broken off, run it again: what is there and right is not fetched again.
-
-    Exit codes: 0 all of it is there, 1 some of it is not, 2 bad input, 3 refused or the wrong key, 4 damaged.
-    """
-    runtime = Runtime.from_environment(topology)
-    name = choose_vault(runtime, vault)
-    if [to is not None, to_site is not None, live].count(True) != 1:
-        raise ConfigError(
-            "where to is not clear",
-            expected="one of --to FOLDER, --to-site SITE:PREFIX and --live",
-            found="none, or several",
-        )
-    if live:
-        if path or pattern or keep_going or overwrite or not reason:
-            raise ConfigError(
-                "a live restore is of the whole backup, and has a reason",
-                where="--live",
-                expected="--reason, and no --path, --pattern, --keep-going or --overwrite",
-                found="no --reason" if not reason else "one of them",
-            )
-        team = choose_group(runtime, group)
-        if not yes:
-            what = backup or source or "the newest backup"
-            typer.confirm(f"Publish {what} as the newest snapshot at the active site of {team}?", abort=True, err=True)
-        with vault_progress(errors, f"restore from {name}", runtime.clock) as progress:
-            done = restoring.restored_live(
-                runtime,
-                team,
-                name,
-                backup=backup,
-                source=source,
-                at=_utc(at),
-                reason=str(reason),
-                folder=live_folder,
-                vault_site=site,
-                progress=progress,
-            )
-        print_json(restoring.live_summary(name, done)) if as_json else show.print_live(done)
-        return
-    if to is not None:
-        target, admit = restoring.folder_target(to, overwrite=overwrite), lambda _backup: None
-    else:
-        where, _, prefix = str(to_site).partition(":")
-        target, admit = restoring.site_target(runtime, where, prefix), restoring.admitted_at(runtime, where)
-    with vault_progress(errors, f"restore from {name}", runtime.clock) as progress:
-        report = restoring.restored(
-            runtime,
-            name,
-            target,
-            backup=backup,
-            source=source,
-            at=_utc(at),
-            paths=path or (),
-            patterns=pattern or (),
-            keep_going=keep_going,
-            vault_site=site,
-            progress=progress,
-            admit=admit,
-        )
-    if as_json:
-        print_json(restoring.restore_summary(name, report))
-    else:
-        show.print_restored(report)
-    if report.damaged:
-        raise typer.Exit(1)
+app.command("show")(show_backup)
+app.command("restore")(restore)
 
 
 @app.command("verify")
 @reports_errors
 def verify(
-    depth: Annotated[Depth, typer.Option("--depth", help="How much is read.")] = Depth.STRUCTURE,
-    last: Annotated[
-        datetime | None,
-        typer.Option("--last", help="When the last sample was read; UTC.", formats=["%Y-%m-%dT%H:%M:%S"]),
+    depth: Annotated[
+        Depth | None, typer.Option("--depth", help="How much is read; by default structure, and full with --repair.")
     ] = None,
+    last: LastOption = None,
     repair: Annotated[
         bool, typer.Option("--repair", help="Put back what is missing or damaged, then verify; wants the admin's key.")
     ] = False,
@@ -241,21 +106,26 @@ def verify(
     A sample reads the packs that are due since the last one; in the vault's `verify_days` each is. What was found whole
     is noted in the vault: `status` calls a backup verified by it.
 
-    Exit codes: 0 nothing is wrong, 3 the wrong key, 4 something is: it is named, and what cannot be restored for it.
+    Exit codes: 0 nothing is wrong (there may be warnings), 1 everything restores, but shares are missing at a site, or
+    no witness answers; 3 the wrong key, 4 something is wrong: it is named, and what cannot be restored for it.
     """
     runtime = Runtime.from_environment(topology)
     name = choose_vault(runtime, vault)
     if accept_loss and not repair:
         raise ConfigError("a loss is accepted by a repair only", where="--accept-loss", expected="--repair beside it")
+    if last is not None and depth is not Depth.SAMPLE:
+        raise ConfigError("only a sample begins where the last one did", where="--last", expected="--depth sample")
     if repair:
-        _repair(runtime, name, accept_loss=accept_loss, mirror=site, as_json=as_json)
+        if last is not None:
+            raise ConfigError("a repair's sample is of the last day", where="--last", expected="no --repair beside it")
+        _repair(runtime, name, depth or Depth.FULL, accept_loss=accept_loss, mirror=site, as_json=as_json)
         return
     with count_progress(errors, f"verify {name}", runtime.clock) as progress:
         report = keeping.verified(
             runtime,
             name,
-            depth,
-            last=_utc(last),
+            depth or Depth.STRUCTURE,
+            last=last,
             site=site,
             options=VerifyOptions(progress=progress),
         )
@@ -263,22 +133,29 @@ def verify(
         print_json({"vault": name, "good": report.is_good, **report.__dict__})
     else:
         show.print_verified(name, report)
-    if not report.is_good:
-        raise typer.Exit(4)
+    if report.exit_code:
+        raise typer.Exit(report.exit_code)
 
 
-def _repair(runtime: Runtime, name: str, *, accept_loss: bool, mirror: str | None, as_json: bool) -> None:
+def _repair(runtime: Runtime, name: str, depth: Depth, *, accept_loss: bool, mirror: str | None, as_json: bool) -> None:
     with count_progress(errors, f"repair {name}", runtime.clock) as progress:
-        done = keeping.repaired(runtime, name, accept_loss=accept_loss, mirror=mirror, progress=progress)
+        done = keeping.repaired(runtime, name, accept_loss=accept_loss, mirror=mirror, depth=depth, progress=progress)
     if as_json:
         verified = None if done.verified is None else done.verified.__dict__
         print_json(
-            {"vault": name, "whole": done.is_whole, "healed": done.healed, "lost": done.lost, "verified": verified}
+            {
+                "vault": name,
+                "whole": done.is_whole,
+                "healed": done.healed,
+                "lost": done.lost,
+                "shares": None if done.shares is None else asdict(done.shares),
+                "verified": verified,
+            }
         )
     else:
         show.print_repaired(name, done)
-    if not done.is_whole:
-        raise typer.Exit(4)
+    if done.exit_code:
+        raise typer.Exit(done.exit_code)
 
 
 @app.command("locks")
@@ -289,27 +166,21 @@ def locks(
     topology: TopologyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Whether everything that counts is locked as the topology's `lock_days` want it, at the vault and its witnesses.
+    """Whether everything that counts is locked as the topology's `lock_days` want it, wherever the vault lies.
+
+    At its site, its mirrors, its witnesses and the sites of its shares.
 
     Exit codes: 0 it is, 1 something is not, or cannot be told; 2 the topology asks for no locks.
     """
     runtime = Runtime.from_environment(topology)
     name = choose_vault(runtime, vault)
-    renewed = keeping.locks_renewed(runtime, name) if renew else None
-    report = keeping.locks_of(runtime, name)
+    sites = renewing.looked_at_locks(runtime, name, renew=renew)
+    good = all(one.is_good for one in sites)
     if as_json:
-        print_json(
-            {
-                "vault": name,
-                "good": report.is_good,
-                "counted": dict(report.counted),
-                "problems": report.sentences(),
-                "renewed": None if renewed is None else {**renewed.__dict__, "extended": dict(renewed.extended)},
-            }
-        )
+        print_json({"vault": name, "good": good, "sites": {one.site: one.to_summary() for one in sites}})
     else:
-        show.print_locks(name, report, renewed)
-    if not report.is_good or (renewed is not None and not renewed.is_good):
+        show.print_locks(name, sites)
+    if not good:
         raise typer.Exit(1)
 
 
@@ -317,9 +188,13 @@ def locks(
 @reports_errors
 def forget(
     backups: Annotated[
-        list[str] | None, typer.Argument(metavar="[BACKUP]...", help="Ids; none: by the topology's `keep`.")
+        list[str] | None,
+        typer.Argument(metavar="[BACKUP]...", help="Ids, how they begin, or entry:17; none: by the topology's `keep`."),
     ] = None,
     source: SourceOption = None,
+    last_too: Annotated[
+        bool, typer.Option("--last-too", help="Also where nothing is left of a source then; only of named backups.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would go.")] = False,
     vault: VaultOption = None,
     topology: TopologyOption = None,
@@ -327,15 +202,17 @@ def forget(
 ) -> None:
     """Forget backups. Their bytes go with a later `gc`, when nobody else needs them.
 
-    Exit codes: 0 done, 2 bad input, 3 a legal hold, or not the administrator's key.
+    What cannot be read stays until it is named, by entry:NUMBER or id; an id that several have names none of them.
+
+    Exit codes: 0 done, 2 bad input, 3 a legal hold, the last backup of a source, or not the administrator's key.
     """
     runtime = Runtime.from_environment(topology)
     name = choose_vault(runtime, vault)
     freed: int | None = None
     if dry_run:
-        plan, freed = keeping.would_forget(runtime, name, backups=backups or (), source=source)
+        plan, freed = keeping.would_forget(runtime, name, backups=backups or (), source=source, last_too=last_too)
     else:
-        plan = keeping.forgotten(runtime, name, backups=backups or (), source=source)
+        plan = keeping.forgotten(runtime, name, backups=backups or (), source=source, last_too=last_too)
     if as_json:
         kept = [{**one.to_summary(), "reason": why} for one, why in plan.kept]
         print_json(
@@ -349,19 +226,20 @@ def forget(
         )
     else:
         show.print_forgotten(name, plan, would_free=freed)
+    show.warn_of_unreadable(show.unreadable_of(one for one, _ in plan.kept), name)
 
 
 @app.command("gc")
 @reports_errors
 def collect(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what it would free.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what it would say and remove.")] = False,
     vault: VaultOption = None,
     topology: TopologyOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say what no live backup needs, and remove what was said so before and whose grace is over.
 
-    Backups may run meanwhile.
+    Backups may run meanwhile. A dry run counts both, and goes by this machine's clock.
 
     Exit codes: 0 done, 3 not the administrator's key, 4 the vault is damaged: nothing was removed.
     """
@@ -372,12 +250,13 @@ def collect(
         print_json({"vault": name, "dry_run": dry_run, **report.__dict__})
     else:
         show.print_collected(name, report, dry_run=dry_run)
+    show.warn_of_unreadable(report.unreadable, name)
 
 
 @app.command("hold")
 @reports_errors
 def hold(
-    backups: Annotated[list[str], typer.Argument(metavar="BACKUP...", help="Ids, or how they begin.")],
+    backups: Annotated[list[str], typer.Argument(metavar="BACKUP...", help="Ids, how they begin, or entry:17.")],
     release: Annotated[bool, typer.Option("--release", help="Take the hold away.")] = False,
     vault: VaultOption = None,
     topology: TopologyOption = None,
@@ -451,6 +330,7 @@ def status(group: GroupOption = None, topology: TopologyOption = None, as_json: 
                         "rpo_seconds": point.rpo_seconds,
                         "met": point.met,
                         "error": point.error,
+                        "unreadable": dict(point.unreadable),
                     }
                     for point in points
                 ],
@@ -458,6 +338,8 @@ def status(group: GroupOption = None, topology: TopologyOption = None, as_json: 
         )
     else:
         show.print_points(points)
+    for vault, found in {point.vault: point.unreadable for point in points}.items():
+        show.warn_of_unreadable(found, vault)
     if not all(point.met for point in points):
         raise typer.Exit(1)
 
@@ -529,7 +411,3 @@ def keys_new(
         stream.write(text)
     facts = {"file": str(file), "recipient": f"age:{made.key_name}" if made else f"file:{file}"}
     print_json(facts) if as_json else show.print_new_key(facts, offline=offline)
-
-
-def _utc(moment: datetime | None) -> datetime | None:
-    return None if moment is None else moment.replace(tzinfo=UTC)

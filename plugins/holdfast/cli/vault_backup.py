@@ -13,7 +13,7 @@ from holdfast.cli.groups import GroupOption, choose_group
 from holdfast.cli.output import JsonOption, TopologyOption, errors, print_json, reports_errors
 from holdfast.cli.vault_options import TierOption, VaultOption, choose_vault
 from holdfast.cli.vault_progress import vault_progress
-from holdfast.engine.pipeline.vaults import backing_up, opening
+from holdfast.engine.pipeline.vaults import backing_up
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.vault.layout import check_name
 from holdfast.errors import ConfigError, HoldfastError
@@ -50,20 +50,23 @@ def group_(
     name = choose_group(runtime, group)
     done: list[dict[str, object]] = []
     failed: list[HoldfastError] = []
-    for one in opening.vaults_of(runtime, name, vault):
-        for what in backing_up.subjects_of(runtime, name, subject):
-            try:
-                with vault_progress(errors, f"{what} → {one}", runtime.clock) as progress:
-                    made = backing_up.back_up_subject(
-                        runtime, name, what, one, site=site, snapshot=snapshot, tier=tier, progress=progress
-                    )
-                done.append(made.to_summary())
-                if not as_json:
-                    show.print_made_backup(made)
-                made.require_mirrored()
-            except HoldfastError as error:
-                failed.append(error)
-                errors.print(f"holdfast: {what} → {one}: {error}", style="red", markup=False)
+    for one in backing_up.back_up_group(
+        runtime,
+        name,
+        vault=vault,
+        subject=subject,
+        site=site,
+        snapshot=snapshot,
+        tier=tier,
+        watch=lambda what, where: vault_progress(errors, f"{what} → {where}", runtime.clock),
+    ):
+        if one.made is not None:
+            done.append(one.made.to_summary())
+            if not as_json:
+                show.print_made_backup(one.made)
+        if one.error is not None:
+            failed.append(one.error)
+            errors.print(f"holdfast: {one.subject} → {one.vault}: {one.error}", style="red", markup=False)
     if as_json:
         print_json({"group": name, "backups": done, "errors": [error.as_dict() for error in failed]})
     if failed:
@@ -89,7 +92,8 @@ def run_(
     3 refused or the wrong key, 4 rolled back, or no majority.
     """
     runtime = Runtime.from_environment(topology)
-    name, one = choose_group(runtime, group), choose_vault(runtime, vault)
+    name = choose_group(runtime, group)
+    one = choose_vault(runtime, vault, group=name)
     with vault_progress(errors, f"{run} → {one}", runtime.clock) as progress:
         made = backing_up.back_up_run(runtime, name, run, one, site=site, tier=tier, progress=progress)
     _tell(made, as_json)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +10,7 @@ import typer
 from holdfast.cli import vault_tables as show
 from holdfast.cli.groups import GroupOption, choose_group
 from holdfast.cli.output import JsonOption, TopologyOption, errors, print_json, reports_errors
-from holdfast.cli.vault_options import VaultOption, choose_vault
+from holdfast.cli.vault_options import AtOption, BackupOption, FromOption, VaultOption, choose_vault
 from holdfast.engine.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Restore drills: run, airflow.", no_args_is_help=True)
 
-BackupOption = Annotated[str | None, typer.Option("--backup", help="Its id, or how it begins; by default the newest.")]
-FromOption = Annotated[str | None, typer.Option("--from", metavar="SITE", help="Read from this mirror of the vault.")]
 ExecutableOption = Annotated[
     Path | None, typer.Option("--airflow", help="The installation's program; by default the one at hand.")
 ]
@@ -40,12 +37,7 @@ def run(
         str | None, typer.Option("--to-site", help="Where to; by default the first site in another cloud.")
     ] = None,
     backup: BackupOption = None,
-    at: Annotated[
-        datetime | None,
-        typer.Option(
-            "--at", help="The newest whose content is not newer than this; UTC.", formats=["%Y-%m-%dT%H:%M:%S"]
-        ),
-    ] = None,
+    at: AtOption = None,
     output: OutputOption = None,
     group: GroupOption = None,
     vault: VaultOption = None,
@@ -64,7 +56,8 @@ def run(
     from holdfast.engine.pipeline.vaults.drilling import drill_restore
 
     runtime = Runtime.from_environment(topology)
-    team, name = choose_group(runtime, group), choose_vault(runtime, vault)
+    team = choose_group(runtime, group)
+    name = choose_vault(runtime, vault, group=team)
     what = subject or next(iter(runtime.topology.group(team).datasets), "")
     drill_id = new_drill_id(runtime.clock.now())
     folder = output or Path("evidence") / drill_id
@@ -76,7 +69,7 @@ def run(
         name,
         output=folder,
         backup=backup,
-        at=None if at is None else at.replace(tzinfo=UTC),
+        at=at,
         target_site=to_site,
         vault_site=site,
         drill_id=drill_id,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from holdfast.cli.output import console
+from holdfast.cli.output import console, errors
 from holdfast.engine.pipeline.telling import size
 from holdfast.errors import HoldfastError
 
@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from holdfast.engine.drill.restore_journal import RestoreDrillJournal
     from holdfast.engine.pipeline.vaults.backing_up import Made
     from holdfast.engine.pipeline.vaults.keeping import RecoveryPoint
+    from holdfast.engine.pipeline.vaults.renewing import SiteLocks
+    from holdfast.engine.pipeline.vaults.restoring import Shown
     from holdfast.engine.vault.backups import Backup
     from holdfast.engine.vault.collect import CollectReport
+    from holdfast.engine.vault.erasure_repair import SharesReport
     from holdfast.engine.vault.forget import ForgetPlan
-    from holdfast.engine.vault.locks import LockReport, RenewReport
     from holdfast.engine.vault.mirror import MirrorReport
     from holdfast.engine.vault.published import PublishedRestore
     from holdfast.engine.vault.repair import RepairReport
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 _TIME = "%Y-%m-%d %H:%M:%SZ"
 _FEW = 10
+_FEW_LOCKS = 50
 
 
 def say(text: str) -> None:
@@ -63,9 +66,14 @@ def print_new_key(facts: Mapping[str, Any], *, offline: bool) -> None:
 
 
 def print_backups(name: str, backups: Sequence[Backup]) -> None:
-    table = Table("backup", "source", "content of", "tier", "objects", "size", "added", "", title=f"Vault {name}")
+    columns = ("entry", "backup", "source", "content of", "tier", "objects", "size", "added", "")
+    table = Table(*columns, title=f"Vault {name}")
     for one in backups:
+        if one.unreadable is not None:
+            table.add_row(str(one.sequence), one.backup_id[:12], "", "", one.tier, "", "", "", ", ".join(_marks(one)))
+            continue
         table.add_row(
+            str(one.sequence),
             one.backup_id[:12],
             one.source,
             f"{one.taken_at:{_TIME}}",
@@ -73,21 +81,65 @@ def print_backups(name: str, backups: Sequence[Backup]) -> None:
             str(one.objects),
             size(one.size_bytes),
             size(one.stored_bytes),
-            "held" if one.held else "",
+            ", ".join(_marks(one)),
         )
     console.print(table)
+    for one in backups:
+        if one.claimed_at is not None:
+            say(f"  entry {one.sequence} claims to be of {one.claimed_at:{_TIME}}, after it came: a clock ran ahead")
+        if one.namesakes:
+            say(f"  entry {one.sequence} has the same id as entry {', '.join(map(str, one.namesakes))}")
 
 
-def print_backup(name: str, one: Backup, paths: Sequence[Mapping[str, Any]]) -> None:
-    print_backups(name, [one])
+def _marks(one: Backup) -> Iterator[str]:
+    if one.held:
+        yield "held"
+    if one.unreadable is not None:
+        yield "unreadable"
+    if one.claimed_at is not None:
+        yield "clock ahead"
+    if one.namesakes:
+        yield "same id"
+
+
+def warn_of_unreadable(unreadable: Mapping[int, str], vault: str) -> None:
+    """Tell on stderr of backups that cannot be read."""
+    for number, why in list(unreadable.items())[:_FEW]:
+        warn(f"vault {vault}: the backup of entry {number} cannot be read: {why}")
+    if unreadable:
+        warn(
+            f"vault {vault}: {len(unreadable)} backups cannot be read, and stay until they are forgotten by name: "
+            f"`holdfast vault forget entry:{min(unreadable)}`"
+        )
+
+
+def warn(text: str) -> None:
+    errors.print(f"holdfast: {text}", style="red", markup=False)
+
+
+def warn_of_namesakes(one: Backup) -> None:
+    """Tell on stderr which of several backups of one id is meant."""
+    if one.namesakes:
+        others = ", ".join(f"entry:{number}" for number in one.namesakes)
+        warn(f"entry:{one.sequence} is meant; of the same id there is also {others}")
+
+
+def unreadable_of(backups: Iterable[Backup]) -> dict[int, str]:
+    """By entry, why some of them cannot be read."""
+    return {one.sequence: one.unreadable for one in backups if one.unreadable is not None}
+
+
+def print_backup(found: Shown) -> None:
+    one = found.backup
+    print_backups(found.vault, [one])
     for field, value in one.origin.items():
         say(f"  {field}: {value}")
     table = Table("path", "size", "digest")
-    for path in paths:
-        table.add_row(path["path"], size(path["size_bytes"]), path["digest"][:23])
+    for row in found.rows:
+        table.add_row(row.path, size(row.size_bytes), row.digest[:23])
     console.print(table)
-    if one.objects > len(paths):
-        say(f"… and {one.objects - len(paths)} more; see --limit")
+    if one.objects > len(found.rows):
+        say(f"… and {one.objects - len(found.rows)} more; see --limit")
 
 
 def print_made_backup(made: Made) -> None:
@@ -104,6 +156,8 @@ def print_made_backup(made: Made) -> None:
             say(f"  mirror {site}: {found}")
         else:
             say(f"  mirror {site}: {found.copied} objects, {size(found.copied_bytes)} copied")
+    for warning in made.warnings:
+        say(f"  warning: {warning}")
 
 
 def print_mirrored(name: str, done: Mapping[str, MirrorReport | HoldfastError]) -> None:
@@ -129,6 +183,11 @@ def print_restored(report: RestoreReport) -> None:
         say(f"  {path}: {why}")
     if len(report.damaged) > _FEW:
         say(f"  … and {len(report.damaged) - _FEW} more that are damaged")
+    for table in report.tables:
+        if "metadata_location" in table:
+            say(f"Table {table['root'] or '(the whole folder)'} is now read from {table['metadata_location']}")
+    for root, why in report.not_moved.items():
+        say(f"Table {root or '(the whole folder)'} still names its old place and cannot be read here: {why}")
 
 
 def print_live(done: PublishedRestore) -> None:
@@ -143,11 +202,18 @@ def print_verified(name: str, report: VerifyReport) -> None:
     opened = "content opened" if report.content_opened else "digests compared: no reader's key at hand"
     read = "" if report.depth == "structure" else f"; {report.packs_read} read, {size(report.bytes_read)}, {opened}"
     say(f"Vault {name}, {report.depth}: {report.backups} backups, {report.objects} objects, {report.packs} packs{read}")
-    for problem in report.problems:
+    for problem in (*report.problems, *report.degraded, *report.unknown):
         say(f"  {problem}")
+    for warning in report.warnings:
+        say(f"  warning: {warning}")
     for backup, paths in report.affected.items():
         say(f"  cannot be restored from {backup[:12]}: {', '.join(paths[:_FEW])}{' …' if len(paths) > _FEW else ''}")
-    say("Nothing is wrong" if report.is_good else f"{len(report.problems)} things are wrong")
+    if report.problems:
+        say(f"{len(report.problems)} things are wrong")
+    elif report.degraded:
+        say("Everything restores, but would not survive what it should")
+    else:
+        say("Whether it is right could not be told; try again" if report.unknown else "Nothing is wrong")
 
 
 def print_repaired(name: str, done: RepairReport) -> None:
@@ -156,20 +222,38 @@ def print_repaired(name: str, done: RepairReport) -> None:
         say(f"  {key} from {source}")
     for line in done.lost:
         say(f"  lost: {line}")
+    if done.shares is not None:
+        print_shares(done.shares)
     if done.verified is not None:
         print_verified(name, done.verified)
 
 
-def print_locks(name: str, report: LockReport, renewed: RenewReport | None) -> None:
-    if renewed is not None:
-        say(f"{sum(renewed.extended.values())} locks lengthened, {renewed.enough} had enough left")
-        for line in renewed.failed:
+def print_shares(done: SharesReport) -> None:
+    say(f"{len(done.repaired)} shares and copies of {done.checked} objects written, {size(done.repaired_bytes)}")
+    for one in done.repaired[:_FEW]:
+        say(f"  {one}")
+    for site in done.away:
+        say(f"  {site} does not answer: run it again when it does")
+    if done.unfinished:
+        say(f"  {len(done.unfinished)} packs have too few shares: of a backup that runs or was broken off, or lost")
+    for line in done.failed:
+        say(f"  not repaired: {line}")
+
+
+def print_locks(name: str, sites: Sequence[SiteLocks]) -> None:
+    for one in sites:
+        if one.renewed is not None:
+            extended = sum(one.renewed.extended.values())
+            say(f"{one.site}: {extended} locks lengthened, {one.renewed.enough} had enough left")
+        if one.report is not None:
+            counted = ", ".join(f"{count} {kind}" for kind, count in sorted(one.report.counted.items()))
+            say(f"{one.site}: {counted or 'nothing'} must be locked")
+        for line in one.sentences()[:_FEW_LOCKS]:
             say(f"  {line}")
-    counted = ", ".join(f"{count} {kind}" for kind, count in sorted(report.counted.items()))
-    say(f"Vault {name}: {counted or 'nothing'} must be locked")
-    for line in report.sentences()[:50]:
-        say(f"  {line}")
-    say("Everything that counts is locked" if report.is_good else "Not everything that counts is locked")
+        if len(one.sentences()) > _FEW_LOCKS:
+            say(f"  … and {len(one.sentences()) - _FEW_LOCKS} more")
+    good = all(one.is_good for one in sites)
+    say(f"Vault {name}: {'everything' if good else 'not everything'} that counts is locked")
 
 
 def print_restore_drill(journal: RestoreDrillJournal, folder: Path) -> None:
@@ -200,27 +284,25 @@ def print_airflow_drill(journal: AirflowDrillJournal, folder: Path) -> None:
 
 
 def print_forgotten(name: str, plan: ForgetPlan, *, would_free: int | None) -> None:
-    table = Table("backup", "source", "content of", "", title=f"Vault {name}")
-    for one, why in plan.kept:
-        table.add_row(one.backup_id[:12], one.source, f"{one.taken_at:{_TIME}}", f"stays: {why}")
-    for one in plan.forgotten:
-        table.add_row(
-            one.backup_id[:12], one.source, f"{one.taken_at:{_TIME}}", "forgotten" if would_free is None else "would go"
-        )
+    table = Table("entry", "backup", "source", "content of", "", title=f"Vault {name}")
+    gone = "forgotten" if would_free is None else "would go"
+    for one, what in [*((one, f"stays: {why}") for one, why in plan.kept), *((one, gone) for one in plan.forgotten)]:
+        content = f"{one.taken_at:{_TIME}}" if one.unreadable is None else "unreadable"
+        table.add_row(str(one.sequence), one.backup_id[:12], one.source, content, what)
     console.print(table)
     if would_free is not None:
         say(f"Collections would free {size(would_free)} then")
 
 
 def print_collected(name: str, report: CollectReport, *, dry_run: bool) -> None:
-    would = "would be" if dry_run else "are"
+    newly, removed = ("would newly be", "Would remove") if dry_run else ("are newly", "Removed")
     say(
         f"Vault {name}: {report.live_backups} backups need {report.live_chunks} chunks; {report.dead_packs} packs "
-        f"{would} nobody's and free {size(report.dead_bytes)}"
+        f"{newly} nobody's: {size(report.dead_bytes)}, free when their grace is over"
     )
     say(
-        f"Removed {report.deleted_packs} packs, {size(report.deleted_bytes)}, and {report.deleted_entries} other "
-        f"objects; {report.waiting_packs} packs wait until their grace is over"
+        f"{removed} {report.deleted_packs} packs whose grace is over, {size(report.deleted_bytes)}, and "
+        f"{report.deleted_entries} other objects; {report.waiting_packs} packs wait until theirs is"
     )
     if report.kept_locked:
         say(f"{len(report.kept_locked)} objects are locked and stay for now")

@@ -1,17 +1,15 @@
-"""Backups in Airflow: made, verified, kept, restored."""
+"""Backups in Airflow: made, verified, kept. `vault_restore` has what restores them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
-from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk.exceptions import AirflowFailException
 
-from holdfast.errors import ConfigError
+from holdfast.errors import ConfigError, HoldfastError
 from holdfast.operators.assets import BACKED_UP, vault_asset
-from holdfast.operators.base import HoldfastOperator, failing_clearly
+from holdfast.operators.base import HoldfastOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -20,6 +18,8 @@ if TYPE_CHECKING:
     from holdfast.engine.vault.backup import Progress
 
 _DEPTHS = ("structure", "sample", "full")
+#: Of what may be as many as objects, so many are logged.
+_MOST_LINES = 200
 
 
 class VaultOperator(HoldfastOperator):
@@ -67,27 +67,27 @@ class BackUpGroupOperator(VaultOperator):
         self.check_names(group=group)
 
     def act(self, context: Context, runtime: Runtime) -> dict[str, Any]:
-        from holdfast.engine.pipeline.vaults import backing_up
-        from holdfast.errors import HoldfastError
+        from contextlib import nullcontext
+
+        from holdfast.engine.pipeline.vaults.backing_up import back_up_group
 
         made: list[dict[str, Any]] = []
         failed: list[HoldfastError] = []
-        for subject in backing_up.subjects_of(runtime, self.group):
-            try:
-                done = backing_up.back_up_subject(
-                    runtime,
-                    self.group,
-                    subject,
-                    self.vault,
-                    tier=self.tier,
-                    labels={"dag_run": str(context["run_id"])[:200]},
-                    progress=_Lines(self, subject),
-                )
-                made.append(done.to_summary())
-                done.require_mirrored()
-            except HoldfastError as error:
-                self.log.error("%s: %s", subject, error)
-                failed.append(error)
+        for one in back_up_group(
+            runtime,
+            self.group,
+            vault=self.vault,
+            tier=self.tier,
+            labels={"dag_run": str(context["run_id"])[:200]},
+            watch=lambda subject, _vault: nullcontext(ProgressLines(self, subject)),
+        ):
+            if one.made is not None:
+                made.append(one.made.to_summary())
+                for warning in one.made.warnings:
+                    self.log.warning("%s: %s", one.subject, warning)
+            if one.error is not None:
+                self.log.error("%s: %s", one.subject, one.error)
+                failed.append(one.error)
         if made and BACKED_UP in self.outlets:
             backups = {one["source"]: one["backup"] for one in made}
             extra: dict[str, Any] = {"group": self.group, "backups": backups}
@@ -98,7 +98,9 @@ class BackUpGroupOperator(VaultOperator):
 
 
 class VerifyBackupsOperator(VaultOperator):
-    """Verifies a vault; fails when something is wrong, with what cannot be restored for it.
+    """Verifies a vault; fails when something is wrong, with what cannot be restored for it, or shares are missing.
+
+    Where no witness answers, it is tried again.
 
     :param depth: ``structure``, ``sample`` (the packs due since the last sample) or ``full``. (templated)
     :param mirror: verify this mirror instead of the vault itself. (templated)
@@ -125,6 +127,7 @@ class VerifyBackupsOperator(VaultOperator):
 
     def act(self, _context: Context, runtime: Runtime) -> dict[str, Any]:
         from holdfast.engine.pipeline.vaults import keeping
+        from holdfast.engine.vault.errors import NotTold
         from holdfast.engine.vault.verify import Depth
 
         report = keeping.verified(
@@ -133,14 +136,17 @@ class VerifyBackupsOperator(VaultOperator):
             Depth(self.depth),
             site=self.mirror or None,
         )
-        for problem in report.problems:
+        for problem in (*report.problems, *report.degraded, *report.unknown):
             self.log.error("%s", problem)
+        for warning in report.warnings:
+            self.log.warning("%s", warning)
         for backup, paths in report.affected.items():
             self.log.error("Backup %s cannot restore %d objects: %s", backup, len(paths), ", ".join(paths[:20]))
-        if not report.is_good:
-            raise AirflowFailException(
-                f"vault {self.vault}: {len(report.problems)} things are wrong, the first: {report.problems[0]}"
-            )
+        wrong = [*report.problems, *report.degraded]
+        if wrong:
+            raise AirflowFailException(f"vault {self.vault}: {len(wrong)} things are wrong, the first: {wrong[0]}")
+        if report.unknown:
+            raise NotTold("no witness could be asked", where=f"vault {self.vault}", found="; ".join(report.unknown))
         return {
             "vault": self.vault,
             "depth": self.depth,
@@ -150,6 +156,7 @@ class VerifyBackupsOperator(VaultOperator):
             "packs_read": report.packs_read,
             "bytes_read": report.bytes_read,
             "content_opened": report.content_opened,
+            "warnings": report.warnings,
         }
 
 
@@ -164,6 +171,8 @@ class RetainBackupsOperator(VaultOperator):
 
         plan = keeping.forgotten(runtime, self.vault)
         report = keeping.collected(runtime, self.vault)
+        for number, why in report.unreadable.items():
+            self.log.error("The backup of entry %d cannot be read, and stays until it is named: %s", number, why)
         return {
             "vault": self.vault,
             "kept": len(plan.kept),
@@ -174,7 +183,33 @@ class RetainBackupsOperator(VaultOperator):
             "deleted_bytes": report.deleted_bytes,
             "waiting_packs": report.waiting_packs,
             "kept_locked": len(report.kept_locked),
+            "unreadable": sorted(report.unreadable),
         }
+
+
+class RenewLocksOperator(VaultOperator):
+    """Locks everything that counts for its whole period again where too little is left, wherever the vault lies.
+
+    Fails with what is not locked then: at the vault, its mirrors, its witnesses, the sites of its shares.
+
+    :returns: per site what must be locked, and how many locks were lengthened.
+    """
+
+    def act(self, _context: Context, runtime: Runtime) -> dict[str, Any]:
+        from holdfast.engine.pipeline.vaults import renewing
+
+        sites = renewing.looked_at_locks(runtime, self.vault, renew=True)
+        wrong = [line for one in sites for line in one.sentences()]
+        for line in wrong[:_MOST_LINES]:
+            self.log.error("%s", line)
+        if wrong:
+            bad = [one for one in sites if not one.is_good]
+            if all(one.away for one in bad):
+                raise bad[0].away[0]
+            raise AirflowFailException(
+                f"vault {self.vault}: {len(wrong)} things are not locked or cannot be told, the first: {wrong[0]}"
+            )
+        return {"vault": self.vault, "sites": {one.site: one.to_summary() for one in sites}}
 
 
 class CheckRecoveryPointsOperator(VaultOperator):
@@ -212,62 +247,6 @@ class CheckRecoveryPointsOperator(VaultOperator):
         ]
 
 
-class RestoreBackupOperator(VaultOperator):
-    """Restores a backup below a prefix of a site, verified. Nothing that is there is overwritten.
-
-    :param site: the site. (templated)
-    :param prefix: in its bucket; not below ``data/``, where live data lies. (templated)
-    :param backup: its id; empty: the newest of ``source``. (templated)
-    :param source: dataset, model or name. (templated)
-    :param at: the newest whose content is not newer than this time (ISO 8601); empty: now. (templated)
-    :param paths: only these and what lies below them, separated by commas; empty: everything. (templated)
-    :param mirror: read from this mirror of the vault; empty: from the vault. (templated)
-    :returns: what was restored.
-    """
-
-    template_fields: Sequence[str] = ("vault", "site", "prefix", "backup", "source", "at", "paths", "mirror")
-
-    def __init__(
-        self,
-        *,
-        vault: str,
-        site: str,
-        prefix: str,
-        backup: str = "",
-        source: str = "",
-        at: str = "",
-        paths: str = "",
-        mirror: str = "",
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(vault=vault, **kwargs)
-        self.site = site
-        self.prefix = prefix
-        self.backup = backup
-        self.source = source
-        self.at = at
-        self.paths = paths
-        self.mirror = mirror
-        self.check_names(site=site)
-
-    def act(self, _context: Context, runtime: Runtime) -> dict[str, Any]:
-        from holdfast.engine.pipeline.vaults import restoring
-
-        report = restoring.restored(
-            runtime,
-            self.vault,
-            restoring.site_target(runtime, self.site, self.prefix),
-            backup=self.backup or None,
-            source=self.source or None,
-            at=_moment(self.at, self.task_id),
-            paths=[one.strip() for one in self.paths.split(",") if one.strip()],
-            vault_site=self.mirror or None,
-            progress=_Lines(self, "restore"),
-            admit=restoring.admitted_at(runtime, self.site),
-        )
-        return restoring.restore_summary(self.vault, report)
-
-
 class BackUpAirflowOperator(VaultOperator):
     """Backs up Airflow's own metadata database and what a dump of it lacks.
 
@@ -300,8 +279,10 @@ class BackUpAirflowOperator(VaultOperator):
                 fix="docs/how-to/back-up-airflow.md",
             )
         made = back_up_airflow(
-            runtime, self.vault, url=url, tier=self.tier, progress=_Lines(self, "airflow"), say=self.log.warning
+            runtime, self.vault, url=url, tier=self.tier, progress=ProgressLines(self, "airflow"), say=self.log.warning
         )
+        for warning in made.warnings:
+            self.log.warning("airflow: %s", warning)
         made.require_mirrored()
         if BACKED_UP in self.outlets:
             extra: dict[str, Any] = {"group": None, "backups": {"airflow": made.report.backup.backup_id}}
@@ -309,200 +290,7 @@ class BackUpAirflowOperator(VaultOperator):
         return made.to_summary()
 
 
-class RestoreDrillOperator(VaultOperator):
-    """Restores a backup of a dataset or model into another cloud, checks and times it, removes it, signs what it saw.
-
-    Fails unless every claim holds; the evidence is written in any case.
-
-    :param group: the protection group. (templated)
-    :param subject: dataset or model; empty: the group's first dataset. (templated)
-    :param target: where to restore; empty: the first site in another cloud. (templated)
-    :returns: the verdict, RTO and RPO, and where the evidence lies.
-    """
-
-    template_fields: Sequence[str] = ("vault", "group", "subject", "target")
-
-    def __init__(self, *, vault: str, group: str, subject: str = "", target: str = "", **kwargs: Any) -> None:
-        super().__init__(vault=vault, **kwargs)
-        self.group = group
-        self.subject = subject
-        self.target = target
-        self.check_names(group=group, target=target or None)
-
-    def act(self, _context: Context, runtime: Runtime) -> dict[str, Any]:
-        from holdfast.engine.drill.phases import new_drill_id
-        from holdfast.engine.pipeline.vaults.drilling import drill_restore
-
-        drill_id = new_drill_id(runtime.clock.now())
-        folder = self.hook.evidence_folder() / drill_id
-        journal = drill_restore(
-            runtime,
-            self.group,
-            self.subject or next(iter(runtime.topology.group(self.group).datasets), ""),
-            self.vault,
-            output=folder,
-            target_site=self.target or None,
-            drill_id=drill_id,
-            progress=lambda seen: self.log.info("%s: %s %s", seen.step, seen.phase, seen.detail or ""),
-        )
-        for claim in journal.claims:
-            holds = "unknown" if claim.holds is None else "holds" if claim.holds else "does not hold"
-            self.log.info("%s: %s; measured %s, objective %s", claim.title, holds, claim.measured, claim.objective)
-        if not journal.green:
-            raise AirflowFailException(f"restore drill {drill_id}: {journal.verdict}; evidence in {folder}")
-        return {
-            "drill_id": drill_id,
-            "verdict": journal.verdict,
-            "rto_seconds": journal.rto_seconds,
-            "rpo_seconds": journal.rpo_seconds,
-            "evidence": str(folder),
-        }
-
-
-class RestoreLiveOperator(VaultOperator):
-    """Restores a dataset or model at the group's active site, and publishes it there as the newest snapshot.
-
-    :param group: the protection group. (templated)
-    :param source: dataset or model. (templated)
-    :param backup: its id; empty: the newest. (templated)
-    :param at: the newest whose content is not newer than this time (ISO 8601); empty: now. (templated)
-    :param reason: why; it goes into the snapshot's labels. (templated)
-    :param mirror: read from this mirror of the vault; empty: from the vault. (templated)
-    :returns: what was restored, and the snapshot.
-    """
-
-    template_fields: Sequence[str] = ("vault", "group", "source", "backup", "at", "reason", "mirror")
-
-    def __init__(
-        self,
-        *,
-        vault: str,
-        group: str,
-        source: str,
-        reason: str,
-        backup: str = "",
-        at: str = "",
-        mirror: str = "",
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(vault=vault, **kwargs)
-        self.group = group
-        self.source = source
-        self.reason = reason
-        self.backup = backup
-        self.at = at
-        self.mirror = mirror
-        self.check_names(group=group)
-
-    def act(self, _context: Context, runtime: Runtime) -> dict[str, Any]:
-        from holdfast.engine.pipeline.vaults import restoring
-
-        done = restoring.restored_live(
-            runtime,
-            self.group,
-            self.vault,
-            backup=self.backup or None,
-            source=self.source,
-            at=_moment(self.at, self.task_id),
-            reason=self.reason,
-            vault_site=self.mirror or None,
-            progress=_Lines(self, self.source),
-        )
-        return restoring.live_summary(self.vault, done)
-
-
-class ApproveRestoreOperator(HoldfastOperator, ApprovalOperator):
-    """Asks a person before a live restore; says which backup it would be, and what it would take the place of.
-
-    No answer within ``response_timeout`` is a rejection: what follows is skipped and nothing has changed.
-
-    :param vault: the vault. (templated)
-    :param group: the protection group. (templated)
-    :param source: dataset or model. (templated)
-    :param backup: its id; empty: the newest. (templated)
-    :param at: the newest whose content is not newer than this time (ISO 8601); empty: now. (templated)
-    :param reason: why. (templated)
-    :param mirror: look at this mirror of the vault; empty: at the vault. (templated)
-    :param response_timeout: how long a person has to answer.
-    :returns: ``backup``, so that exactly the approved one is restored, and ``approved_by``.
-    """
-
-    template_fields: Sequence[str] = ("vault", "group", "source", "backup", "at", "reason", "mirror", "subject", "body")
-
-    def __init__(
-        self,
-        *,
-        vault: str,
-        group: str,
-        source: str,
-        reason: str,
-        backup: str = "",
-        at: str = "",
-        mirror: str = "",
-        response_timeout: timedelta = timedelta(hours=1),
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(
-            subject="Restore live?", defaults=ApprovalOperator.REJECT, response_timeout=response_timeout, **kwargs
-        )
-        self.vault = vault
-        self.group = group
-        self.source = source
-        self.reason = reason
-        self.backup = backup
-        self.at = at
-        self.mirror = mirror
-        self.check_names(vault=vault, group=group)
-
-    def execute(self, context: Context) -> Any:
-        """Find the backup and wait for a person."""
-        from holdfast.engine.pipeline.vaults import restoring
-
-        with failing_clearly():
-            asked = restoring.question(
-                self.hook.runtime,
-                self.group,
-                self.vault,
-                backup=self.backup or None,
-                source=self.source,
-                at=_moment(self.at, self.task_id),
-                reason=self.reason,
-                vault_site=self.mirror or None,
-            )
-        context["ti"].xcom_push(key="backup", value=asked.backup_id)
-        self.subject = f"Restore {self.source} of {self.group} from a backup?"
-        self.body = asked.text
-        return ApprovalOperator.execute(self, context)
-
-    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
-        """Take the answer: a rejection skips what follows."""
-        user = event.get("responded_by_user") or {}
-        decision = {
-            "backup": context["ti"].xcom_pull(task_ids=self.task_id, key="backup"),
-            "approved": event.get("chosen_options") == [self.APPROVE],
-            "approved_by": user.get("name") or user.get("id"),
-        }
-        # Airflow skips what follows a rejection by raising, so nothing comes after it.
-        context["ti"].xcom_push(key="return_value", value=decision)
-        ApprovalOperator.execute_complete(self, context, event)
-        return decision
-
-
-def _moment(text: str, task_id: str) -> datetime | None:
-    if not text:
-        return None
-    from datetime import UTC
-
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        raise ConfigError(
-            "the time cannot be read", where=f"task {task_id}: at", expected="ISO 8601", found=repr(text)
-        ) from None
-    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
-
-
-class _Lines:
+class ProgressLines:
     """Progress in the task's log, now and then."""
 
     def __init__(self, task: HoldfastOperator, title: str, every_seconds: float = 30.0) -> None:

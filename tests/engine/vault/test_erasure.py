@@ -16,6 +16,7 @@ from holdfast.clock import FakeClock
 from holdfast.engine.objectstore import CREATE, ByteRange, IfMatch, ObjectStore, ObjectVersion, memory_store
 from holdfast.engine.objectstore._decorator import StoreDecorator
 from holdfast.engine.objectstore.errors import (
+    BucketNotFound,
     NotSupported,
     ObjectExists,
     ObjectNotFound,
@@ -477,6 +478,53 @@ def test_a_vault_restores_with_any_one_cloud_lost(
         over.reopened().restore(tmp_path / f"without-{name}")
         assert read_tree(tmp_path / f"without-{name}") == some_files()
         over.clouds.clouds[name].away = None
+
+
+@pytest.mark.parametrize("lost", NAMES)
+def test_shares_that_are_missing_at_a_site_are_told_of_and_repaired(
+    over: VaultOverClouds, source: Path, lost: str
+) -> None:
+    over.vault.back_up(source)
+    inner = over.clouds.clouds[lost].inner
+    packs = [info.key for info in inner.list("packs/")]
+    for key in packs[:2]:
+        inner.delete(key)
+    report = verify_vault(over.reopened().open("reader"))
+    assert (report.is_good, report.exit_code, report.warnings) == (True, 1, [])
+    (told,) = report.degraded
+    assert told.startswith(f"{lost}: the share of {packs[0]} and of 1 other objects is not good there (missing)")
+    assert "2 of 3 are good, 2 are needed" in told
+    assert "vault verify --repair" in told
+    repair(over.clouds.opened())
+    assert verify_vault(over.reopened().open("reader")).exit_code == 0
+
+
+@pytest.mark.parametrize("site", NAMES)
+@pytest.mark.parametrize("kind", ["packs/", "indexes/", "log-copies/"])
+def test_a_full_verification_reads_every_share_and_copy(
+    over: VaultOverClouds, source: Path, site: str, kind: str
+) -> None:
+    """Also the share that no reader needs while the others are there."""
+    over.vault.back_up(source)
+    over.vault.back_up(source)
+    first = next(iter(over.clouds.clouds[site].inner.list(kind)))
+    over.clouds.flip(site, first.key, first.size_bytes // 2)
+    report = verify_vault(over.reopened().open("reader"), VerifyOptions(depth=Depth.FULL))
+    assert report.is_good
+    (told,) = report.degraded
+    assert f"{site}: the {'share' if kind == 'packs/' else 'copy'} of {first.key} is not good there" in told
+
+
+def test_a_site_that_is_away_is_a_warning_and_one_that_is_gone_is_more(over: VaultOverClouds, source: Path) -> None:
+    over.vault.back_up(source)
+    over.clouds.clouds["azure"].away = StoreUnavailable
+    report = verify_vault(over.reopened().open("reader"))
+    assert (report.exit_code, report.degraded) == (0, [])
+    assert any("azure did not answer" in warning for warning in report.warnings)
+    over.clouds.clouds["azure"].away = BucketNotFound
+    report = verify_vault(over.reopened().open("reader"))
+    assert report.exit_code == 1
+    assert report.degraded[0].startswith("azure: ")
 
 
 @pytest.mark.parametrize("ruined", NAMES)

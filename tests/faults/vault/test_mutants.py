@@ -61,10 +61,10 @@ def take_half_for_nothing(patch: Patch) -> None:
 
 
 def forget_holds(patch: Patch) -> None:
-    real = forget.live_backups
+    real = forget.all_backups
     patch(
         forget,
-        "live_backups",
+        "all_backups",
         lambda *given, **named: [replace(backup, held=False) for backup in real(*given, **named)],
     )
 

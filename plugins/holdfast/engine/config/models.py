@@ -121,7 +121,9 @@ class Group(Model):
     datasets: tuple[Name, ...] = ()
     training: tuple[Name, ...] = ()
     services: tuple[Name, ...] = ()
-    vaults: tuple[Name, ...] = Field((), description="Where its datasets and models are backed up.")
+    vaults: tuple[Name, ...] = Field(
+        (), description="Where its datasets and models are backed up, and restored live from."
+    )
     no_capacity: NoCapacityPolicy = Field(
         NoCapacityPolicy.WAIT,
         description="While no placement has a machine: `wait` asks again, ever more seldom; `go-on-without-training` "

@@ -13,6 +13,39 @@ from holdfast.engine.vault.history import ANCHORS, History
 from holdfast.engine.vault.log import read_entry
 
 
+def arrivals(store: ObjectStore, history: History) -> dict[int, datetime]:
+    """By entry from the oldest live backup on, when it was in the store at the latest, by the store's clock.
+
+    An entry is at least as old as any that counts and came after it, also where it was put back since.
+    """
+    first = min(history.backups, default=history.tip.sequence + 1)
+    wanted = {number for number in history.entries if number >= first}
+    found: dict[int, datetime] = {}
+    for prefix in (layout.LOG, layout.LOG_COPIES):
+        if wanted <= found.keys():
+            break
+        for info in store.list(prefix, start_after=f"{prefix}{first - 1:012d}.json"):
+            number = layout.sequence_of(info.key)
+            if number in wanted:
+                at = _at_latest(info.modified_at)
+                found[number] = min(at, found.get(number, at))
+    return _not_after_later(found)
+
+
+def _at_latest(told: datetime) -> datetime:
+    """Where a store tells whole seconds only, it may be the end of that second."""
+    return told if told.microsecond else told + timedelta(seconds=1)
+
+
+def _not_after_later(times: Mapping[int, datetime]) -> dict[int, datetime]:
+    found: dict[int, datetime] = {}
+    latest: datetime | None = None
+    for number in sorted(times, reverse=True):
+        latest = times[number] if latest is None else min(latest, times[number])
+        found[number] = latest
+    return found
+
+
 @dataclass(frozen=True)
 class LogAges:
     """By number of entry, when it was there at the latest.
@@ -38,11 +71,7 @@ class LogAges:
                     keys.add(info.key)
                     found[number] = min(info.modified_at, found.get(number, info.modified_at))
         # An entry is at least as old as any after it, also where it was put back since, or is gone.
-        latest: datetime | None = None
-        for number in sorted(found, reverse=True):
-            latest = found[number] if latest is None else min(latest, found[number])
-            found[number] = latest
-        return cls(found, now, frozenset(keys))
+        return cls(_not_after_later(found), now, frozenset(keys))
 
     def is_over(self, number: int, grace: timedelta) -> bool:
         """Whether a time has passed since an entry was written."""

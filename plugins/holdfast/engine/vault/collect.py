@@ -49,9 +49,11 @@ class CollectReport:
         dead_packs: packs now said to be nobody's.
         dead_bytes: their size: what will be freed.
         deleted_packs, deleted_bytes: whose grace was over.
-        deleted_entries: log entries, indexes and leftovers of broken-off runs that count no more.
+        deleted_entries: log entries, indexes and leftovers of broken-off runs that count no more. Of a dry run all
+            three are what it would delete.
         moved_bytes: what was written anew, out of packs of which little was needed.
         kept_locked: keys the store would not remove yet, because they are locked.
+        unreadable: by entry, why live backups cannot be read: what only they name is nobody's.
     """
 
     live_backups: int = 0
@@ -64,6 +66,7 @@ class CollectReport:
     waiting_packs: int = 0
     moved_bytes: int = 0
     kept_locked: list[str] = field(default_factory=list)
+    unreadable: dict[int, str] = field(default_factory=dict)
     entry: int | None = None
 
 
@@ -74,7 +77,8 @@ class CollectOptions:
     Args:
         grace: see `GRACE`.
         orphan_age: see `ORPHAN_AGE`.
-        dry_run: only say what would go.
+        dry_run: only say what would go, by this machine's clock: to ask the store for its time is to write. What is
+            locked is not told apart.
         reader: the reader's secrets; with them packs of which little is needed are written anew.
         sparse: such a pack's needed share is below this.
         protect: told the key of each object that was written, to lock it, beside the vault's own.
@@ -137,9 +141,8 @@ class _Run:
         there = list_packs(store)
         indexes = {info.key.removeprefix(layout.INDEXES): info for info in store.list(layout.INDEXES)}
         running = read_marks(store, now, self.options.orphan_age)
-        if not dry:
-            self._remove_collected(there, indexes, now)
-            self._remove_leftovers(running, now)
+        self._remove_collected(there, indexes, now)
+        self._remove_leftovers(running, now)
         return self._say_dead(there, indexes, running.since)
 
     # -- phase 1: say ------------------------------------------------------------------------------------------------
@@ -205,8 +208,17 @@ class _Run:
                 found=str(damaged),
                 fix="Put it back from a mirror with `holdfast vault verify --repair`, or forget the backups it affects",
             ) from None
+        if needed.unreadable and not needed.backups:
+            raise Damaged(
+                "nothing is collected while no live backup can be read: what they need cannot be told",
+                where=self.vault.name,
+                expected="at least one that can be read",
+                found=f"{len(needed.unreadable)} that cannot, the first: {next(iter(needed.unreadable.values()))}",
+                fix="Make a backup first; forget what cannot be read by its entry, as `holdfast vault list` shows it",
+            )
         self.report.live_backups = needed.backups
         self.report.live_chunks = len(needed.names)
+        self.report.unreadable = needed.unreadable
         self._live = needed.names
         return needed.bytes_by_pack
 
@@ -309,7 +321,8 @@ class _Run:
     ) -> None:
         history, report, grace = self.vault.history, self.report, self.options.grace
         ages = LogAges.read(self.vault.store, now)
-        self._complete_copies(ages)
+        if not self.options.dry_run:
+            self._complete_copies(ages)
         for pack_id, number in history.collected.items():
             if pack_id not in there:
                 continue
@@ -328,7 +341,7 @@ class _Run:
                 del indexes[name.hex()]
         for number in removable_entries(self.vault.store, history, ages, grace):
             for key in (layout.entry_key(number), layout.entry_copy_key(number)):
-                report.deleted_entries += self._remove(key)
+                report.deleted_entries += key in ages.keys and self._remove(key)
 
     def _complete_copies(self, ages: LogAges) -> None:
         """What a writer that died right after its entry left out, and nobody wrote since who would have made up for."""
@@ -345,6 +358,9 @@ class _Run:
             self.report.deleted_entries += self._remove(key)
 
     def _remove(self, key: str) -> bool:
+        """Whether it is gone, or would be."""
+        if self.options.dry_run:
+            return True
         try:
             (self.options.remove or self.vault.store.delete)(key)
             return True

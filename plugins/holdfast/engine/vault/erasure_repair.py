@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -12,12 +12,15 @@ from holdfast.engine.snapshot.once import create_or_read
 from holdfast.engine.vault.erasure import HINTS, ErasureStore
 from holdfast.engine.vault.erasure_sites import ErasureSite, ShareProblem
 from holdfast.engine.vault.errors import Damaged
+from holdfast.engine.vault.parallel import each
 from holdfast.engine.vault.shares import make_shares, read_share
+
+_READERS = 8
 
 
 @dataclass
-class RepairReport:
-    """What was found and done.
+class SharesReport:
+    """What a repair of the shares found and did; `repair.RepairReport` holds it beside what else was repaired.
 
     Args:
         checked: objects looked at.
@@ -48,8 +51,8 @@ def repair(
     *,
     deep: bool = False,
     remove_unfinished_before: datetime | None = None,
-    progress: Callable[[RepairReport], None] = lambda _report: None,
-) -> RepairReport:
+    progress: Callable[[SharesReport], None] = lambda _report: None,
+) -> SharesReport:
     """Compare all sites and write what is missing or damaged. Can be broken off and run again; needs no key.
 
     Args:
@@ -58,14 +61,10 @@ def repair(
             removed, if all sites answer. Later than the longest backup runs: a running one's look the same.
         progress: told after each object.
     """
-    report = RepairReport()
-    listings: dict[ErasureSite, dict[str, ObjectInfo]] = {}
-    for site in store.sites.all:
-        answer = site.ask(lambda found: {info.key: info for info in found.list()})
-        if answer.error is None:
-            listings[site] = answer.value
-        else:
-            report.away.append(site.name)
+    report = SharesReport()
+    away: dict[str, ObjectStoreError] = {}
+    listings = _listings(store, away)
+    report.away.extend(away)
     store.shares.forget()
     for key in sorted(set().union(*listings.values()) - set(HINTS)):
         if key.startswith("clock/"):
@@ -87,8 +86,73 @@ def repair(
     return report
 
 
+@dataclass
+class Survey:
+    """What `repair` would have to write of some objects.
+
+    Args:
+        lacking: shares and copies that are missing or damaged.
+        away: sites that did not answer, and why; nothing is known of them.
+        failed: what could not be told, one sentence each.
+    """
+
+    lacking: list[ShareProblem] = field(default_factory=list)
+    away: dict[str, ObjectStoreError] = field(default_factory=dict)
+    failed: list[str] = field(default_factory=list)
+
+
+def survey(store: ErasureStore, keys: Iterable[str], *, deep: Container[str] = frozenset()) -> Survey:
+    """Compare all sites, and change nothing.
+
+    Args:
+        keys: objects that must be there.
+        deep: of these copies are compared, and those shares are read that a plain read of the object does not need.
+    """
+    found = Survey()
+    listings = _listings(store, found.away)
+
+    def look(key: str) -> dict[ErasureSite, str]:
+        there = {site: listing.get(key) for site, listing in listings.items()}
+        try:
+            if store.is_shared(key):
+                bad = _bad_shares(store, there)
+                spare = [site for site in there if site.number >= store.scheme.needed and site not in bad]
+                return bad | (_damaged_shares(store, key, spare) if key in deep else {})
+            return _bad_copies(key, there, deep=key in deep)[1]
+        except (Damaged, ObjectStoreError) as error:
+            found.failed.append(f"{key}: {error}")
+            return {}
+
+    every = sorted(set(keys))
+    for key, bad in zip(every, each(look, every, threads=_READERS), strict=True):
+        found.lacking.extend(ShareProblem(site.name, key, what) for site, what in bad.items())
+    return found
+
+
+def _listings(store: ErasureStore, away: dict[str, ObjectStoreError]) -> dict[ErasureSite, dict[str, ObjectInfo]]:
+    """What each site has; who does not answer is added to ``away``."""
+    listings: dict[ErasureSite, dict[str, ObjectInfo]] = {}
+    for site in store.sites.all:
+        answer = site.ask(lambda found: {info.key: info for info in found.list()})
+        if answer.error is None:
+            listings[site] = answer.value
+        else:
+            away[site.name] = answer.error
+    return listings
+
+
+def _bad_shares(store: ErasureStore, there: Mapping[ErasureSite, ObjectInfo | None]) -> dict[ErasureSite, str]:
+    """By site what its listing shows to be wrong with its share."""
+    told = store.scheme.size_of({site.number: info.size_bytes for site, info in there.items() if info is not None})
+    return {
+        site: "missing" if info is None else "of a wrong size"
+        for site, info in there.items()
+        if info is None or told is None or site.number not in told[1]
+    }
+
+
 def _repair_shares(
-    store: ErasureStore, key: str, there: Mapping[ErasureSite, ObjectInfo | None], report: RepairReport, *, deep: bool
+    store: ErasureStore, key: str, there: Mapping[ErasureSite, ObjectInfo | None], report: SharesReport, *, deep: bool
 ) -> None:
     infos = {site: info for site, info in there.items() if info is not None}
     if len(infos) < store.scheme.needed and report.away:
@@ -96,12 +160,7 @@ def _repair_shares(
     if len(infos) < store.scheme.needed:
         report.unfinished[key] = max(info.modified_at for info in infos.values())
         return
-    told = store.scheme.size_of({site.number: info.size_bytes for site, info in infos.items()})
-    bad = {
-        site: "missing" if info is None else "of a wrong size"
-        for site, info in there.items()
-        if info is None or told is None or site.number not in told[1]
-    }
+    bad = _bad_shares(store, there)
     if deep:
         bad |= _damaged_shares(store, key, [site for site in infos if site not in bad])
     if not bad:
@@ -126,29 +185,36 @@ def _damaged_shares(store: ErasureStore, key: str, sites: list[ErasureSite]) -> 
 
 
 def _repair_copies(
-    key: str, there: Mapping[ErasureSite, ObjectInfo | None], report: RepairReport, *, deep: bool
+    key: str, there: Mapping[ErasureSite, ObjectInfo | None], report: SharesReport, *, deep: bool
 ) -> None:
+    data, bad = _bad_copies(key, there, deep=deep)
+    for site, what in bad.items():
+        _write(site, key, data, report, what, missing=there[site] is None)
+
+
+def _bad_copies(
+    key: str, there: Mapping[ErasureSite, ObjectInfo | None], *, deep: bool
+) -> tuple[bytes, dict[ErasureSite, str]]:
+    """What most copies say, and by site what is wrong with the others. Raises Damaged: no two agree."""
     sizes = {info.size_bytes for info in there.values() if info is not None}
     if all(there.values()) and len(sizes) == 1 and not deep:
-        return
+        return b"", {}
     copies: dict[bytes, list[ErasureSite]] = {}
     for site, info in there.items():
         if info is not None:
             copies.setdefault(site.do(lambda one: one.get(key)), []).append(site)
     ranked = sorted(copies.items(), key=lambda one: len(one[1]), reverse=True)
+    if not ranked:
+        return b"", dict.fromkeys(there, "missing")
     if len(ranked) > 1 and len(ranked[0][1]) == len(ranked[1][1]):
-        report.failed.append(
-            f"{key}: {', '.join(site.name for _, sites in ranked for site in sites)} hold different copies, and no two "
-            "agree; the vault's signatures say which is right"
-        )
-        return
+        names = ", ".join(site.name for _, sites in ranked for site in sites)
+        raise Damaged(f"{names} hold different copies, and no two agree; the vault's signatures say which is right")
     data, good = ranked[0]
-    for site, info in there.items():
-        if site not in good:
-            _write(site, key, data, report, "missing" if info is None else "another copy", missing=info is None)
+    bad = {site: "missing" if info is None else "another copy" for site, info in there.items() if site not in good}
+    return data, bad
 
 
-def _write(site: ErasureSite, key: str, data: bytes, report: RepairReport, what: str, *, missing: bool) -> None:
+def _write(site: ErasureSite, key: str, data: bytes, report: SharesReport, what: str, *, missing: bool) -> None:
     if missing:
         written = site.do(lambda store: create_or_read(store, key, data)) == data
         if not written:
@@ -160,7 +226,7 @@ def _write(site: ErasureSite, key: str, data: bytes, report: RepairReport, what:
     report.repaired_bytes += len(data)
 
 
-def _remove_unfinished(store: ErasureStore, report: RepairReport, before: datetime) -> None:
+def _remove_unfinished(store: ErasureStore, report: SharesReport, before: datetime) -> None:
     for key, written_at in list(report.unfinished.items()):
         if written_at < before:
             store.delete(key)

@@ -76,6 +76,12 @@ class RolledBack(HistoryDamaged):
     """The repository lies behind what its witnesses saw: its newest entries were removed or replaced."""
 
 
+class NotTold(VaultError):
+    """Nobody who could tell answers; nothing is known to be wrong."""
+
+    transient = True
+
+
 class UnknownBackup(ConfigError):
     """No live backup answers to this name or time."""
 
@@ -116,6 +122,10 @@ class TargetDamaged(VaultError):
     """Bytes that were restored read back as other bytes: the target's fault, not the vault's."""
 
     exit_code = 4
+
+
+class TargetFailed(VaultError):
+    """A folder cannot be restored to: full, read-only, not to be entered. Run again once that is over, it goes on."""
 
 
 class TargetChanged(VaultError):

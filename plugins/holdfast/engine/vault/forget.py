@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from holdfast.engine.vault import layout
 from holdfast.engine.vault.append import append
-from holdfast.engine.vault.backups import Backup, live_backups, nameless_backup
+from holdfast.engine.vault.backups import Backup, all_backups, choose
 from holdfast.engine.vault.errors import Outdated
 from holdfast.engine.vault.history import write_hint
 from holdfast.engine.vault.log import LogEntry
@@ -60,13 +59,16 @@ def plan_forget(backups: Sequence[Backup], keep: Keep) -> ForgetPlan:
     two. What came to the vault long after its point in time (`IN_TIME`) never takes the place of what came in time:
     else whoever has a writer's key could date back false backups until retention had forgotten all the good ones.
 
+    What cannot be read stays: whose backup it is is not known. It is forgotten by its entry.
+
     Args:
-        backups: with `Backup.committed_at` as the store says it.
+        backups: with their times as the store says them (`all_backups`).
     """
-    reasons: dict[int, str] = {}
-    for source in sorted({backup.source for backup in backups}):
+    reasons = {backup.sequence: "cannot be read" for backup in backups if backup.unreadable is not None}
+    readable = [backup for backup in backups if backup.unreadable is None]
+    for source in sorted({backup.source for backup in readable}):
         of_source = sorted(
-            (backup for backup in backups if backup.source == source),
+            (backup for backup in readable if backup.source == source),
             key=lambda backup: (backup.taken_at, backup.sequence),
             reverse=True,
         )
@@ -97,23 +99,38 @@ def _period(moment: datetime, form: str) -> str:
 
 
 def forget(
-    vault: Vault, keep: Keep | None = None, *, backups: Iterable[str] = (), source: str | None = None
+    vault: Vault,
+    keep: Keep | None = None,
+    *,
+    backups: Iterable[str] = (),
+    source: str | None = None,
+    spare_last: bool = False,
 ) -> tuple[Vault, ForgetPlan]:
-    """Forget by a retention, or backups by id. Their bytes go when a collection has found them to be nobody's.
+    """Forget by a retention, or backups by name. Their bytes go when a collection has found them to be nobody's.
+
+    Args:
+        backups: names, as `choose` takes them: also of what cannot be read.
+        source: only of this source.
+        spare_last: refuse to forget by name the last backup of a source that can be read. A retention never does.
 
     Raises:
-        Refused: one of them is under a legal hold, or is the only one of its source.
+        UnknownBackup: no backup answers to a name, or several do.
+        Refused: one of them is under a legal hold, or is the last of its source.
         RolledBack, NotEntitled.
     """
     vault.refuse_alarm()
     wanted = frozenset(backups)
-    return vault.again(lambda fresh: _forget(fresh, keep, wanted, source))
+    return vault.again(lambda fresh: _forget(fresh, keep, wanted, source, spare_last=spare_last))
 
 
-def _forget(vault: Vault, keep: Keep | None, wanted: frozenset[str], source: str | None) -> tuple[Vault, ForgetPlan]:
-    named = live_backups(vault, source) if keep is not None else _named(vault, source)
-    live = [_received(backup, at) for backup, at in _with_arrival(vault, named)]
-    plan = plan_forget(live, keep) if keep is not None else plan_forget_named(live, wanted)
+def _forget(
+    vault: Vault, keep: Keep | None, wanted: frozenset[str], source: str | None, *, spare_last: bool
+) -> tuple[Vault, ForgetPlan]:
+    backups = [backup for backup in all_backups(vault) if source is None or backup.source == source]
+    if keep is not None:
+        plan = plan_forget(backups, keep)
+    else:
+        plan = plan_forget_named(backups, wanted, where=vault.name, spare_last=spare_last)
     if not plan.forgotten:
         return vault, plan
     gone = {backup.sequence for backup in plan.forgotten}
@@ -122,6 +139,8 @@ def _forget(vault: Vault, keep: Keep | None, wanted: frozenset[str], source: str
     def seen(entry: LogEntry) -> None:
         nonlocal history
         history = history.after(entry)
+        if spare_last and entry.kind == "forget":
+            raise Outdated("others forgot backups meanwhile: which is the last of its source is looked at anew")
         held = gone & history.held
         if held and keep is not None:
             raise Outdated("a backup was put under a legal hold meanwhile: the retention is applied anew")
@@ -149,45 +168,42 @@ def _forget(vault: Vault, keep: Keep | None, wanted: frozenset[str], source: str
     return vault, plan
 
 
-def _with_arrival(vault: Vault, backups: Sequence[Backup]) -> Iterator[tuple[Backup, datetime | None]]:
-    times: dict[int, datetime] = {}
-    for info in vault.store.list(layout.LOG):
-        number = layout.sequence_of(info.key)
-        if number is not None:
-            times[number] = info.modified_at
-    return ((backup, times.get(backup.sequence)) for backup in backups)
+def plan_forget_named(
+    backups: Sequence[Backup], wanted: Iterable[str], *, where: str = "", spare_last: bool = False
+) -> ForgetPlan:
+    """Let exactly these go.
 
+    Args:
+        backups: oldest first.
+        wanted: names, as `choose` takes them.
+        where: whose they are; in messages.
+        spare_last: see `forget`.
 
-def _received(backup: Backup, at: datetime | None) -> Backup:
-    """A backup with the times the store knows of: when it came, and a point in time that is not after that."""
-    return backup if at is None else replace(backup, committed_at=at, taken_at=min(backup.taken_at, at))
-
-
-def _named(vault: Vault, source: str | None) -> list[Backup]:
-    """The live backups, also those of which only the name can be read: they are forgotten by it."""
-    unreadable: dict[int, str] = {}
-    live = live_backups(vault, source, unreadable=unreadable)
-    return live + [nameless_backup(vault, number) for number in unreadable if source is None]
-
-
-def plan_forget_named(live: Sequence[Backup], wanted: frozenset[str]) -> ForgetPlan:
-    """Let exactly these go, by id. Raises ConfigError: one is not live. Refused: one is under a legal hold."""
-    unknown = wanted - {backup.backup_id for backup in live}
-    if unknown:
-        raise ConfigError(
-            "no live backup has this id", expected="ids of live backups", found=", ".join(sorted(unknown))
-        )
-    held = [backup.backup_id for backup in live if backup.backup_id in wanted and backup.held]
+    Raises:
+        UnknownBackup: no backup answers to a name, or several do.
+        Refused: one is under a legal hold, or is the last of its source.
+    """
+    gone = {choose(backups, name, where).sequence for name in wanted}
+    forgotten = tuple(backup for backup in backups if backup.sequence in gone)
+    kept = tuple(backup for backup in backups if backup.sequence not in gone)
+    held = [backup.handle for backup in forgotten if backup.held]
     if held:
         raise Refused(
             "a backup is under a legal hold",
             where=", ".join(held),
             fix="Release it first with `holdfast vault hold --release`",
         )
-    return ForgetPlan(
-        tuple((backup, "not named") for backup in live if backup.backup_id not in wanted),
-        tuple(backup for backup in live if backup.backup_id in wanted),
-    )
+    left = {backup.source for backup in kept if backup.unreadable is None}
+    last = sorted({backup.source for backup in forgotten if backup.unreadable is None} - left)
+    if spare_last and last:
+        raise Refused(
+            "nothing would be left of a source",
+            where=where,
+            expected="at least one backup of each source that can be read",
+            found=f"none of {', '.join(last)}",
+            fix="Make a newer backup first; or say that the last is meant: `holdfast vault forget --last-too`",
+        )
+    return ForgetPlan(tuple((backup, "not named") for backup in kept), forgotten)
 
 
 def hold(vault: Vault, backups: Iterable[Backup], *, held: bool) -> Vault:

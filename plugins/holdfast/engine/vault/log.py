@@ -88,7 +88,7 @@ class LogEntry:
                 where=where,
                 expected=f"the body of a `{self.kind}` entry",
                 found=_brief(error),
-                fix="Its writer is broken, or somebody has its keys; forget this backup by its id",
+                fix="Its writer is broken, or somebody has its keys; forget this backup by its entry",
             ) from None
         return found
 

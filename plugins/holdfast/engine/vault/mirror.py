@@ -58,7 +58,7 @@ def mirror_vault(
         NoVault: there is nothing to mirror.
         HistoryDamaged: the mirror holds another history: one of the two was rolled back or replaced.
     """
-    history = _on_one_line(store, mirror)
+    history = on_one_line(store, mirror)
     skipped = {layout.index_key(name) for name in history.dropped}
     report = MirrorReport()
     for prefix in CLASSES:
@@ -83,7 +83,7 @@ def _pack_id(key: str) -> bytes | None:
     return parsed[1] if parsed else None
 
 
-def _on_one_line(store: ObjectStore, mirror: ObjectStore) -> History:
+def on_one_line(store: ObjectStore, mirror: ObjectStore) -> History:
     """The vault's history, which the mirror's is a part of. Raises HistoryDamaged."""
     ours = load_history(store)
     numbers = sequences(mirror)
@@ -135,11 +135,11 @@ def _copy_all(
     protect: Callable[[str], None],
     progress: Callable[[MirrorReport], None],
 ) -> None:
-    def copy(info: ObjectInfo) -> tuple[ObjectInfo, str | None]:
+    def copy(info: ObjectInfo) -> tuple[ObjectInfo | None, str | None]:
         try:
             data = store.get(info.key)
         except ObjectNotFound:  # collected since it was listed
-            return info, None
+            return None, None
         if create_or_read(mirror, info.key, data) != data:
             return info, f"{mirror.name}: {info.key} is there with other bytes"
         protect(info.key)
@@ -150,9 +150,10 @@ def _copy_all(
             if problem is not None:
                 report.problems.append(problem)
                 continue
-            report.copied += 1
-            report.copied_bytes += info.size_bytes
-            progress(report)
+            if info is not None:
+                report.copied += 1
+                report.copied_bytes += info.size_bytes
+                progress(report)
 
 
 def _copy_entries(
@@ -181,7 +182,13 @@ def _copy_entries(
             report.copied_bytes += len(data)
 
 
-def trim_mirror(vault: Vault, *, grace: timedelta = GRACE, orphan_age: timedelta = ORPHAN_AGE) -> MirrorReport:
+def trim_mirror(
+    vault: Vault,
+    *,
+    grace: timedelta = GRACE,
+    orphan_age: timedelta = ORPHAN_AGE,
+    remove: Callable[[str], None] | None = None,
+) -> MirrorReport:
     """Remove from a mirror what was collected at its vault, judged by the mirror's own log and clock.
 
     What a running copy has brought and nobody names yet is young; where it is removed all the same, the next copy
@@ -191,6 +198,7 @@ def trim_mirror(vault: Vault, *, grace: timedelta = GRACE, orphan_age: timedelta
         vault: opened at the mirror, by any role; the store must let it remove.
         grace: what was collected stays this long after the mirror heard of it, for restores that began before.
         orphan_age: packs and indexes no entry names stay this long.
+        remove: removes an object for good where a plain delete only hides it, see `ObjectLocks.remove`.
 
     Raises:
         RolledBack, HistoryDamaged.
@@ -216,7 +224,7 @@ def trim_mirror(vault: Vault, *, grace: timedelta = GRACE, orphan_age: timedelta
                 gone.append(info.key)
     for number in removable_entries(store, history, ages, grace):
         gone.extend((layout.entry_key(number), layout.entry_copy_key(number)))
-    return _remove_all(store, gone)
+    return _remove_all(store, gone, remove or store.delete)
 
 
 def _id_of(key: str) -> bytes:
@@ -227,11 +235,11 @@ def _id_of(key: str) -> bytes:
         return b""
 
 
-def _remove_all(store: ObjectStore, keys: Iterable[str]) -> MirrorReport:
+def _remove_all(store: ObjectStore, keys: Iterable[str], remove: Callable[[str], None]) -> MirrorReport:
     report = MirrorReport()
     for key in keys:
         try:
-            store.delete(key)
+            remove(key)
             report.removed += 1
         except PermissionRefused:
             report.problems.append(f"{store.name}: {key} is locked and stays")

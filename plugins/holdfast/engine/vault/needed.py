@@ -24,17 +24,24 @@ class NeededChunks:
         names: their ids.
         bytes_by_pack: by pack id that has some, how much of it.
         backups: how many backups need them.
+        unreadable: by entry, why of others nothing can be restored, so that they need nothing.
     """
 
     names: set[bytes]
     bytes_by_pack: dict[bytes, int]
     backups: int
+    unreadable: dict[int, str]
 
 
 def needed_chunks(vault: Vault, index: ChunkIndex) -> NeededChunks:
-    """Walk the trees of all live backups. Raises Damaged: one cannot be read, or a chunk is gone."""
+    """Walk the trees of all live backups. Raises Damaged: one cannot be read, or a chunk is gone.
+
+    A backup whose entry itself cannot be read needs nothing: its bytes are signed, and will never say more. One of a
+    later format is no such backup: a log that has one is not followed at all.
+    """
     reader = ChunkReader(vault, index)
-    backups = live_backups(vault)
+    unreadable: dict[int, str] = {}
+    backups = live_backups(vault, unreadable=unreadable)
     by_number: dict[int, int] = {}
     seen: set[bytes] = set()
     for name in _names(reader, (part for backup in backups for part in backup.segments)):
@@ -42,7 +49,8 @@ def needed_chunks(vault: Vault, index: ChunkIndex) -> NeededChunks:
             seen.add(name)
             found = reader.locate(name)
             by_number[found.pack] = by_number.get(found.pack, 0) + found.stored_bytes
-    return NeededChunks(seen, {index.packs[number].pack_id: size for number, size in by_number.items()}, len(backups))
+    by_pack = {index.packs[number].pack_id: size for number, size in by_number.items()}
+    return NeededChunks(seen, by_pack, len(backups), unreadable)
 
 
 def freed_bytes(vault: Vault, forgotten: Iterable[int]) -> int:

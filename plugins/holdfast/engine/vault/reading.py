@@ -40,6 +40,7 @@ class ChunkReader:
     names_content: bool = True
     read_bytes: int = 0
     _heads: OrderedDict[int, PackHead] = field(default_factory=OrderedDict, repr=False)
+    _names: dict[int, str] = field(default_factory=dict, repr=False)
     _lock: Lock = field(default_factory=Lock, repr=False)
 
     def locate(self, name: bytes) -> Location:
@@ -172,8 +173,11 @@ class ChunkReader:
         return data
 
     def _where(self, pack: int) -> str:
-        info = self.index.packs[pack]
-        return f"{self.vault.store.name}: {layout.pack_key(info.tier, info.pack_id)}"
+        found = self._names.get(pack)
+        if found is None:
+            info = self.index.packs[pack]
+            found = self._names[pack] = f"{self.vault.store.name}: {layout.pack_key(info.tier, info.pack_id)}"
+        return found
 
     # -- trees -------------------------------------------------------------------------------------------------------
 
@@ -198,6 +202,12 @@ class ChunkReader:
         """The objects of a backup in path order."""
         for part in backup.segments:
             yield from rows_of(self.part(part))
+
+    def holds_any(self, backup: Backup, mark: str) -> bool:
+        """Whether an object's path has this in it. Raises as `part`."""
+        import pyarrow.compute as pc
+
+        return any(pc.any(pc.match_substring(self.part(part)["path"], mark)).as_py() for part in backup.segments)
 
     def read_object(self, row: TreeRow) -> bytes:
         """An object whole, in memory, with the digest its backup names. Raises Damaged, NotEntitled."""

@@ -16,6 +16,7 @@ from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.vault import layout
 from holdfast.engine.vault.append import append
 from holdfast.engine.vault.backups import live_backups
+from holdfast.engine.vault.erasure_repair import SharesReport
 from holdfast.engine.vault.errors import Damaged, Outdated, WrongKey
 from holdfast.engine.vault.history import write_hint
 from holdfast.engine.vault.index import ChunkIndex, IndexedPack, batches, encode_index, part_of
@@ -56,15 +57,25 @@ class RepairReport(Repaired):
     Args:
         vault: as of after it.
         verified: how it is now.
+        shares: of a vault of shares, what was done to them before; ``None``: it is none.
     """
 
     vault: Vault | None = None
     verified: VerifyReport | None = None
+    shares: SharesReport | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """4: something is wrong still; 1: a part of what protects it is missing, or could not be told; 0: neither."""
+        if self.lost or self.verified is None or (self.shares is not None and self.shares.failed):
+            return Damaged.exit_code
+        away = self.shares is not None and not self.shares.is_whole
+        return max(self.verified.exit_code, 1 if away else 0)
 
     @property
     def is_whole(self) -> bool:
-        """Nothing is wrong any more."""
-        return self.verified is not None and self.verified.is_good and not self.lost
+        """Nothing is wrong any more, and nothing lacks."""
+        return self.exit_code == 0
 
 
 def repair_vault(vault: Vault, mirror: ObjectStore | None = None, options: RepairOptions | None = None) -> RepairReport:

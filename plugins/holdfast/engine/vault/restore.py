@@ -99,6 +99,16 @@ class RestoreReport:
     rewritten: tuple[Rewritten, ...] = ()
     tables: tuple[Mapping[str, Any], ...] = ()
 
+    @property
+    def not_moved(self) -> Mapping[str, str]:
+        """By its root, why a table still names its old place and cannot be read at the new one."""
+        return {str(one["root"]): str(one["not_moved"]) for one in self.tables if "not_moved" in one}
+
+    @property
+    def is_whole(self) -> bool:
+        """Everything that was chosen is there, and every table in it can be read there."""
+        return not self.damaged and not self.not_moved
+
 
 def restore_backup(
     vault: Vault, backup: Backup, target: Target, options: RestoreOptions | None = None

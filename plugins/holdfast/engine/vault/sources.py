@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -18,6 +20,8 @@ from holdfast.engine.vault.errors import SourceChanged, SourceFailed
 from holdfast.errors import ConfigError
 
 _PIECE_BYTES = 4 * 1024 * 1024
+#: What it is when a file went away, or became a link, since it was listed.
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE, errno.ENXIO)
 #: Of a file: small enough to be still in the processor's cache when it is hashed and cut.
 _FILE_PIECE_BYTES = 512 * 1024
 
@@ -164,60 +168,58 @@ class TreeSource:
         return {"folder": str(self.folder.resolve()), "skipped": self.skipped[:100], "skipped_count": len(self.skipped)}
 
     def objects(self) -> Iterator[SourceObject]:
-        if not self.folder.is_dir():
+        """Raises ConfigError, SourceChanged, SourceFailed."""
+        with _telling(str(self.folder), "a folder"):
+            there = self.folder.is_dir()
+        if not there:
             raise ConfigError("there is no such folder", where=str(self.folder), expected="a folder", found="none")
-        found = sorted(self._walk(str(self.folder), ""), key=lambda entry: entry[0])
+        self.skipped.clear()
+        found = sorted(self._walk(), key=lambda entry: entry[0])
         for path, status in found:
             yield SourceObject(
                 path,
                 status.st_size,
-                datetime.fromtimestamp(status.st_mtime_ns // 1000 / 1_000_000, UTC),
+                _moment(status.st_mtime_ns),
                 _state(status),
                 None,
                 stat.S_IMODE(status.st_mode),
             )
 
-    def _walk(self, folder: str, prefix: str) -> Iterator[tuple[str, os.stat_result]]:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                path = prefix + entry.name
-                try:
-                    path.encode()
-                except UnicodeEncodeError:
-                    self.skipped.append(path.encode(errors="backslashreplace").decode())
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    yield from self._walk(entry.path, f"{path}/")
-                elif entry.is_file(follow_symlinks=False):
-                    yield path, entry.stat(follow_symlinks=False)
-                else:
-                    self.skipped.append(path)
+    def _walk(self) -> Iterator[tuple[str, os.stat_result]]:
+        folders = [(str(self.folder), "")]
+        while folders:
+            folder, prefix = folders.pop()
+            with _telling(folder, "what was listed"), os.scandir(folder) as entries:
+                for entry in entries:
+                    path = prefix + entry.name
+                    try:
+                        path.encode()
+                    except UnicodeEncodeError:
+                        self.skipped.append(path.encode(errors="backslashreplace").decode())
+                        continue
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append((entry.path, f"{path}/"))
+                    elif entry.is_file(follow_symlinks=False):
+                        yield path, entry.stat(follow_symlinks=False)
+                    else:
+                        self.skipped.append(path)
 
     def read(self, item: SourceObject) -> Iterator[bytes | memoryview]:
-        try:
-            descriptor = os.open(f"{self.folder}/{item.path}", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except OSError as error:
-            raise self._changed(item, str(error.strerror)) from None
-        try:
-            size = item.size_bytes or 0
-            data = os.read(descriptor, size + 1) if size < _FILE_PIECE_BYTES else b""
-            if data:
-                yield data
-            if len(data) != size or not size:
-                yield from _in_pieces(descriptor)
-            if _state(os.fstat(descriptor)) != item.state:
-                raise self._changed(item, "another state after it was read")
-        finally:
-            os.close(descriptor)
-
-    def _changed(self, item: SourceObject, found: str) -> SourceChanged:
-        return SourceChanged(
-            "a file changed while it was backed up",
-            where=str(self.folder / item.path),
-            expected=item.state,
-            found=found,
-            fix="Back up a folder that nobody writes, or a snapshot of it",
-        )
+        where, listed = f"{self.folder}/{item.path}", str(item.state)
+        with _telling(where, listed):
+            # A pipe that took the file's place must not make it wait for who writes there.
+            descriptor = os.open(where, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                size = item.size_bytes or 0
+                data = os.read(descriptor, size + 1) if size < _FILE_PIECE_BYTES else b""
+                if data:
+                    yield data
+                if len(data) != size or not size:
+                    yield from _in_pieces(descriptor)
+                if _state(os.fstat(descriptor)) != item.state:
+                    raise _changed(where, listed, "another state after it was read")
+            finally:
+                os.close(descriptor)
 
     def finish(self) -> None:
         return None
@@ -228,6 +230,42 @@ def _in_pieces(descriptor: int) -> Iterator[memoryview]:
     view = memoryview(bytearray(_FILE_PIECE_BYTES))
     while count := os.readv(descriptor, [view]):
         yield view[:count]
+
+
+@contextmanager
+def _telling(where: str, listed: str) -> Iterator[None]:
+    """What the machine's file system refuses, as an error of ours."""
+    try:
+        yield
+    except OSError as error:
+        where, found = str(error.filename or where), str(error.strerror)
+        if error.errno in _GONE:
+            raise _changed(where, listed, found) from None
+        raise SourceFailed(
+            "it cannot be read",
+            where=where,
+            expected="a folder whose files can all be read",
+            found=found,
+            fix="No backup was made. Run it as somebody who may read everything there, or have the disk checked",
+        ) from None
+
+
+def _changed(where: str, expected: str, found: str) -> SourceChanged:
+    return SourceChanged(
+        "a file changed while it was backed up",
+        where=where,
+        expected=expected,
+        found=found,
+        fix="Back up a folder that nobody writes, or a snapshot of it",
+    )
+
+
+def _moment(since_1970_ns: int) -> datetime | None:
+    """``None``: a time that no calendar of ours has."""
+    try:
+        return datetime.fromtimestamp(since_1970_ns // 1000 / 1_000_000, UTC)
+    except (OverflowError, ValueError, OSError):
+        return None
 
 
 def _state(status: os.stat_result) -> str:

@@ -17,6 +17,7 @@ from holdfast.engine.snapshot.tables import (
     Moved,
     PinnedTable,
     TableDamaged,
+    iceberg,
     iceberg_roots,
     move_iceberg,
     pin_tables,
@@ -97,7 +98,7 @@ def restore_tables(
     backup: Backup,
     target: Target,
     *,
-    location: str,
+    location: str | None,
     options: RestoreOptions | None = None,
     strict: bool = True,
 ) -> RestoreReport:
@@ -108,7 +109,8 @@ def restore_tables(
     Args:
         vault: opened by a reader.
         target: where to; what is written anew is held in memory until it is written.
-        location: URI of the folder the backup's paths are relative to, at the target, see `table_location`.
+        location: URI of the folder the backup's paths are relative to, at the target, see `table_location`; ``None``:
+            nobody knows it, and no table can be moved.
         strict: a table that cannot be moved ends it. Else that table is restored as it was, and the report says so.
 
     Raises:
@@ -123,7 +125,7 @@ def restore_tables(
 
 
 def plan_moves(
-    vault: Vault, backup: Backup, location: str, options: RestoreOptions | None = None, *, strict: bool = True
+    vault: Vault, backup: Backup, location: str | None, options: RestoreOptions | None = None, *, strict: bool = True
 ) -> Moves:
     """What of a backup must be written anew for another place. Reads the tables' metadata, with the digests it has.
 
@@ -135,21 +137,35 @@ def plan_moves(
     rows: dict[str, TreeRow] = {}
     moves = Moves()
     try:
+        if not reader.holds_any(backup, iceberg.MARK):
+            return moves
         for row in reader.rows(backup):
             if chosen(row.path, paths=options.paths, patterns=options.patterns):
                 rows[row.path] = row
     except Damaged:
         if strict or not options.keep_going:
             raise  # else the restore tells it
-    base = location.rstrip("/")
     for root in iceberg_roots(rows):
         try:
-            moves.add(move_iceberg(root, rows, lambda path: reader.read_object(rows[path]), _below(base, root)))
+            there = _below(_known(location, root), root)
+            moves.add(move_iceberg(root, rows, lambda path: reader.read_object(rows[path]), there))
         except (TableDamaged, Damaged, ConfigError) as error:
             if strict:
                 raise
             moves.not_moved[root] = str(error)
     return moves
+
+
+def _known(location: str | None, root: str) -> str:
+    if location is None:
+        raise ConfigError(
+            "nobody knows where the table would be",
+            where=root or "the backup's own folder",
+            expected="a target whose URI is known: a site whose connection opens here, on Azure with its account",
+            found="none",
+            fix="Complete the site's connection, or restore to a folder",
+        )
+    return location.rstrip("/")
 
 
 def _below(base: str, root: str) -> str:

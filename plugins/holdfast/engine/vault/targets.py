@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,9 +17,9 @@ from holdfast.engine.objectstore.errors import ObjectExists
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.snapshot.digest import hash_stream
 from holdfast.engine.vault.creating import digest_at, write_object
-from holdfast.engine.vault.errors import TargetDamaged
+from holdfast.engine.vault.errors import TargetDamaged, TargetFailed
 from holdfast.engine.vault.tree import TreeRow
-from holdfast.errors import Refused
+from holdfast.errors import ConfigError, Refused
 
 _PIECE_BYTES = 4 * 1024 * 1024
 
@@ -37,6 +38,8 @@ class FolderTarget:
     folds_case: bool = True
     #: The folder of the last object, by its path: the next is likely to belong there as well.
     _last: tuple[str, _OpenFolder] | None = field(default=None, repr=False)
+    #: The last that was not there.
+    _absent: str | None = field(default=None, repr=False)
 
     @property
     def location(self) -> str:
@@ -44,79 +47,170 @@ class FolderTarget:
         return f"file://{self.folder.absolute()}"
 
     def has(self, row: TreeRow) -> bool:
-        path = f"{self.folder}/{row.path}"
-        try:
-            there = os.lstat(path)
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-        if not stat.S_ISREG(there.st_mode):
-            return False
-        if there.st_size == row.size_bytes and _digest(path) == row.digest:
-            return True
+        where = f"{self.folder}/{row.path}"
+        folder, _, name = row.path.rpartition("/")
+        with _telling(where):
+            parent = self._parent(folder, make=False)
+            if parent is None:
+                return False
+            try:
+                there = os.stat(name, dir_fd=parent, follow_symlinks=False)
+            except FileNotFoundError:
+                return False
+            if stat.S_ISDIR(there.st_mode):
+                raise Refused(
+                    "a folder is where a file belongs",
+                    where=where,
+                    expected=f"nothing, or a file with {row.digest}",
+                    found="a folder",
+                    fix="Move it away, or restore into an empty folder",
+                )
+            regular = stat.S_ISREG(there.st_mode)
+            if regular and there.st_size == row.size_bytes and _digest(name, parent) == row.digest:
+                return True
         if not self.overwrite:
             raise Refused(
-                "a file with other content is there",
-                where=path,
+                "a file with other content is there" if regular else "something that is no file is there",
+                where=where,
                 expected=row.digest,
-                found=f"{there.st_size} bytes of something else",
+                found=f"{there.st_size} bytes of something else" if regular else _kind(there),
                 fix="Restore into an empty folder, or say `--overwrite`",
             )
         return False
 
     def write(self, row: TreeRow, pieces: Iterator[bytes]) -> None:
+        where = f"{self.folder}/{row.path}"
         folder, _, name = row.path.rpartition("/")
-        if self._last is None or self._last[0] != folder:
-            self._last = folder, _OpenFolder(self._opened(folder))
-        parent = self._last[1].descriptor
         # The same name each time: what a restore that was killed left behind is replaced by the one that goes on.
         draft = f".{hashlib.sha256(name.encode()).hexdigest()[:32]}.holdfast-part"
-        where = f"{self.folder}/{row.path}"
-        descriptor = _new_draft(draft, parent, where)
+        with _telling(where):
+            parent = self._parent(folder, make=True)
+            assert parent is not None
+            descriptor = _new_draft(draft, parent, where)
         try:
             for piece in pieces:
-                _write_all(descriptor, piece)
-            os.fchmod(descriptor, (row.mode if row.mode is not None else 0o644) & 0o777)
-            if row.modified_at is not None:
-                moment = round(row.modified_at.timestamp() * 1_000_000) * 1000
-                os.utime(descriptor, ns=(moment, moment))
-            if not _is_still(draft, parent, descriptor):
-                raise _another_restore(where)
-            os.replace(draft, name, src_dir_fd=parent, dst_dir_fd=parent)
+                with _telling(where):
+                    _write_all(descriptor, piece)
+            with _telling(where):
+                _describe(descriptor, row)
+                if not _is_still(draft, parent, descriptor):
+                    raise _another_restore(where)
+                # Whoever restores this file holds its draft, so nobody else puts one there between these two.
+                if self.has(row):
+                    os.unlink(draft, dir_fd=parent)
+                else:
+                    os.replace(draft, name, src_dir_fd=parent, dst_dir_fd=parent)
         except BaseException:
-            if _is_still(draft, parent, descriptor):
-                os.unlink(draft, dir_fd=parent)
+            with suppress(OSError):
+                if _is_still(draft, parent, descriptor):
+                    os.unlink(draft, dir_fd=parent)
             raise
         finally:
             os.close(descriptor)
 
     def finish(self) -> None:
-        self._last = None
+        self._last = self._absent = None
 
-    def _opened(self, path: str) -> int:
-        """A folder below the root, opened without following a link, and made where it is not there."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        opened = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    def _parent(self, path: str, *, make: bool) -> int | None:
+        """A folder below the root, opened; ``None``: it is not there, and not to be made."""
+        if self._last is not None and self._last[0] == path:
+            return self._last[1].descriptor
+        if not make and self._absent == path:
+            return None
+        opened = self._opened(path, make=make)
+        if opened is None:
+            self._absent = path
+            return None
+        self._last, self._absent = (path, _OpenFolder(opened)), None
+        return opened
+
+    def _opened(self, path: str, *, make: bool) -> int | None:
+        """A folder below the root, opened without following a link."""
+        opened = self._root(make=make)
+        if opened is None:
+            return None
         try:
             for part in path.split("/") if path else ():
-                with suppress(FileExistsError):
-                    os.mkdir(part, 0o755, dir_fd=opened)
                 try:
-                    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-                    below = os.open(part, flags, dir_fd=opened)
+                    below = _folder_in(opened, part, make=make)
                 except OSError as error:
+                    if error.errno not in (errno.ENOTDIR, errno.ELOOP):
+                        raise
                     raise Refused(
                         "something that is no folder stands in the way",
                         where=str(self.folder / path),
                         expected="folders, and no symbolic links, below the target",
                         found=f"{part}: {error.strerror}",
-                        fix="Restore into an empty folder",
+                        fix="Move it away, or restore into an empty folder",
                     ) from None
                 os.close(opened)
+                if below is None:
+                    return None
                 opened = below
         except BaseException:
             os.close(opened)
             raise
         return opened
+
+    def _root(self, *, make: bool) -> int | None:
+        try:
+            if make:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            return os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            if make:
+                raise
+            return None
+        except (FileExistsError, NotADirectoryError) as error:
+            raise ConfigError(
+                "the target is no folder",
+                where=str(self.folder),
+                expected="a folder, or nothing yet",
+                found=str(error.strerror),
+                fix="Name another one; nothing was written",
+            ) from None
+
+
+_FIXES = {
+    errno.ENOSPC: "Make room",
+    errno.EDQUOT: "Make room",
+    errno.EACCES: "Run it as somebody who may write there, or restore to another folder",
+    errno.EPERM: "Run it as somebody who may write there, or restore to another folder",
+    errno.EROFS: "Restore to another folder",
+    errno.ENAMETOOLONG: "Restore to a file system that takes such names, or all but this with --path",
+}
+
+
+def _kind(there: os.stat_result) -> str:
+    return "a symbolic link" if stat.S_ISLNK(there.st_mode) else "a pipe, a socket or a device"
+
+
+@contextmanager
+def _telling(where: str) -> Iterator[None]:
+    """What the machine's file system refuses, as an error of ours."""
+    try:
+        yield
+    except OSError as error:
+        fix = _FIXES.get(error.errno or 0, "Have the disk and the folder checked")
+        raise TargetFailed(
+            "it cannot be restored here",
+            where=where,
+            expected="a folder that can be read and written",
+            found=f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror),
+            fix=f"{fix}. Run again, it goes on: what is there and right is not fetched again",
+        ) from None
+
+
+def _folder_in(parent: int, name: str, *, make: bool) -> int | None:
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(name, flags, dir_fd=parent)
+    except FileNotFoundError:
+        if not make:
+            return None
+    with suppress(FileExistsError):
+        os.mkdir(name, 0o755, dir_fd=parent)
+    return os.open(name, flags, dir_fd=parent)
 
 
 class _OpenFolder:
@@ -175,9 +269,20 @@ def _write_all(descriptor: int, data: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def _digest(path: str) -> str:
-    with Path(path).open("rb", buffering=0) as stream:
-        return hash_stream(iter(lambda: stream.read(_PIECE_BYTES), b"")).digest
+def _describe(descriptor: int, row: TreeRow) -> None:
+    """Give a file its mode and its time."""
+    os.fchmod(descriptor, (row.mode if row.mode is not None else 0o644) & 0o777)
+    if row.modified_at is not None:
+        moment = round(row.modified_at.timestamp() * 1_000_000) * 1000
+        os.utime(descriptor, ns=(moment, moment))
+
+
+def _digest(name: str, parent: int) -> str:
+    descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        return hash_stream(iter(lambda: os.read(descriptor, _PIECE_BYTES), b"")).digest
+    finally:
+        os.close(descriptor)
 
 
 @dataclass

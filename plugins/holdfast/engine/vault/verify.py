@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import partial
 
 from blake3 import blake3
 
@@ -15,16 +16,21 @@ from holdfast.clock import Clock
 from holdfast.engine.objectstore.errors import ObjectNotFound
 from holdfast.engine.vault import layout
 from holdfast.engine.vault.backups import Backup, live_backups
+from holdfast.engine.vault.erasure import ErasureStore
 from holdfast.engine.vault.errors import Damaged, HistoryDamaged, WrongKey
 from holdfast.engine.vault.index import ChunkIndex
 from holdfast.engine.vault.keysets import keyset_name
 from holdfast.engine.vault.log import parse_entry
 from holdfast.engine.vault.memory import blocks_kept
 from holdfast.engine.vault.pack import PackClass, PackInfo, StoredChunk, read_table
+from holdfast.engine.vault.parallel import each
 from holdfast.engine.vault.reading import ChunkReader, open_head
 from holdfast.engine.vault.vault import LoadedIndex, Vault
+from holdfast.engine.vault.verify_shares import lacking_shares
 
 _READERS = 2
+#: Of small objects.
+_COPY_READERS = 8
 
 
 class Depth(StrEnum):
@@ -61,6 +67,9 @@ class VerifyReport:
 
     Args:
         problems: what is wrong, one sentence each.
+        degraded: what restores all the same, but lacks a part of what makes it survive the next loss.
+        unknown: what could not be told, because nobody who could tell answers: trying again may help.
+        warnings: what somebody should know, and nothing is wrong for it.
         missing_packs, damaged_packs: ids.
         affected: by backup id, the paths that cannot be restored whole.
         packs_read, bytes_read: of the depth.
@@ -75,13 +84,22 @@ class VerifyReport:
     bytes_read: int = 0
     content_opened: bool = False
     problems: list[str] = field(default_factory=list)
+    degraded: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     missing_packs: list[str] = field(default_factory=list)
     damaged_packs: list[str] = field(default_factory=list)
     affected: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def is_good(self) -> bool:
-        return not self.problems
+        """Everything that was to be read restores, and the history is the one that was witnessed."""
+        return not self.problems and not self.unknown
+
+    @property
+    def exit_code(self) -> int:
+        """4: something is wrong; 1: a part of what protects it is missing, or could not be told; 0: neither."""
+        return Damaged.exit_code if self.problems else 1 if self.unknown or self.degraded else 0
 
 
 def verify_vault(vault: Vault, options: VerifyOptions | None = None) -> VerifyReport:
@@ -95,15 +113,13 @@ def verify_vault(vault: Vault, options: VerifyOptions | None = None) -> VerifyRe
     vault = vault.as_of_now(backup.sequence for backup in options.backups)
     if vault.alarm is not None:
         report.problems.append(str(vault.alarm))
-    for witness in vault.witnessed:
-        if witness.unknown is not None:
-            report.problems.append(f"the witness {witness.site} cannot be asked: {witness.unknown}")
+    _verify_witnesses(vault, report)
     _verify_copies(vault, report)
     vault, loaded = vault.current_index(presence=True, torn=True)
     report.problems.extend(loaded.damaged)
     report.packs = len(loaded.index.packs)
     with blocks_kept():
-        bad_chunks = _verify_packs(vault, loaded, options, report)
+        bad_chunks, read = _verify_packs(vault, loaded, options, report)
     for pack_id in loaded.missing_packs:
         report.missing_packs.append(pack_id.hex())
     unreadable: dict[int, str] = {}
@@ -113,7 +129,37 @@ def verify_vault(vault: Vault, options: VerifyOptions | None = None) -> VerifyRe
     for backup in backups:
         _verify_backup(reader, loaded.index, backup, bad_chunks, report)
     report.backups = len(backups)
+    if isinstance(vault.store, ErasureStore) and not options.backups:
+        whole = options.depth is Depth.FULL
+        lacking, away = lacking_shares(vault, vault.store, loaded.index, read, copies=whole)
+        report.degraded.extend(lacking)
+        report.warnings.extend(away)
     return report
+
+
+def _verify_witnesses(vault: Vault, report: VerifyReport) -> None:
+    """Whether anybody who saw the log could be asked; what they said is the vault's alarm."""
+    seen = [witness for witness in vault.witnessed if witness.sequence is not None]
+    away = [witness for witness in vault.witnessed if witness.unknown is not None]
+    for witness in away:
+        said = f"witness {witness.site} not reached, a rollback could not be checked against it: {witness.unknown}"
+        (report.warnings if seen else report.unknown).append(said)
+    for witness in vault.witnessed:
+        if witness.unknown is None and witness.sequence is None and (seen or away):
+            report.warnings.append(
+                f"witness {witness.site} knows nothing of this vault: it is told the next entry; if it was told one "
+                "before, somebody removed it"
+            )
+        elif witness.sequence is not None and witness.sequence < vault.history.tip.sequence:
+            report.warnings.append(
+                f"witness {witness.site} knows entry {witness.sequence}, the newest is {vault.history.tip.sequence}: "
+                "that those between were removed would not show there"
+            )
+    if vault.witnessed and not seen and not away:
+        report.problems.append(
+            "no witness knows anything of this vault, so a rollback would not show: the next backup tells them; if "
+            "they were told before, somebody removed what they knew"
+        )
 
 
 def _verify_copies(vault: Vault, report: VerifyReport) -> None:
@@ -127,26 +173,38 @@ def _verify_copies(vault: Vault, report: VerifyReport) -> None:
     for keyset_id in history.keys.keysets.values():
         first, second = layout.KEY_COPIES
         pairs.append((layout.keyset_key(keyset_id, first), layout.keyset_key(keyset_id, second), keyset_id))
-    for *pair, name in pairs:
-        found: list[bytes] = []
-        for key in pair:
-            where = f"{vault.store.name}: {key}"
-            try:
-                data = vault.store.get(key)
-                if not name:
-                    parse_entry(data, where, repository=history.repository)
-                elif keyset_name(data) != name:
-                    report.problems.append(f"{where} was changed; its copy is used")
-                    continue
-                found.append(data)
-            except ObjectNotFound:
-                # Of the newest entry it may just be on its way; whoever writes the next one makes up for it.
-                if key != layout.entry_copy_key(history.tip.sequence):
-                    report.problems.append(f"{where} is missing; its copy is used")
-            except HistoryDamaged as damaged:
-                report.problems.append(f"{damaged} Its copy is used.")
-        if len(found) == 2 and hashlib.sha256(found[0]).digest() != hashlib.sha256(found[1]).digest():
-            report.problems.append(f"{vault.store.name}: {pair[0]} and {pair[1]} differ")
+    for problems in each(partial(_verify_pair, vault), pairs, threads=_COPY_READERS):
+        report.problems.extend(problems)
+
+
+def _verify_pair(vault: Vault, pair: tuple[str, str, str]) -> list[str]:
+    """What is wrong with two copies.
+
+    Args:
+        pair: their keys, and of a key object its name; else it is an entry.
+    """
+    history, problems = vault.history, list[str]()
+    *keys, name = pair
+    found: list[bytes] = []
+    for key in keys:
+        where = f"{vault.store.name}: {key}"
+        try:
+            data = vault.store.get(key)
+            if not name:
+                parse_entry(data, where, repository=history.repository)
+            elif keyset_name(data) != name:
+                problems.append(f"{where} was changed; its copy is used")
+                continue
+            found.append(data)
+        except ObjectNotFound:
+            # Of the newest entry it may just be on its way; whoever writes the next one makes up for it.
+            if key != layout.entry_copy_key(history.tip.sequence):
+                problems.append(f"{where} is missing; its copy is used")
+        except HistoryDamaged as damaged:
+            problems.append(f"{damaged} Its copy is used.")
+    if len(found) == 2 and hashlib.sha256(found[0]).digest() != hashlib.sha256(found[1]).digest():
+        problems.append(f"{vault.store.name}: {keys[0]} and {keys[1]} differ")
+    return problems
 
 
 def _verify_backup(
@@ -177,13 +235,16 @@ def _verify_backup(
         )
 
 
-def _verify_packs(vault: Vault, loaded: LoadedIndex, options: VerifyOptions, report: VerifyReport) -> set[bytes]:
-    """Read the packs of the depth. Returns the chunks that are good in none of those they lie in."""
+def _verify_packs(
+    vault: Vault, loaded: LoadedIndex, options: VerifyOptions, report: VerifyReport
+) -> tuple[set[bytes], list[int]]:
+    """Read the packs of the depth. Returns the chunks that are good in none of those they lie in, and what was read."""
     index = loaded.index
     assert loaded.there is not None
     sizes = {pack_id: size for pack_id, (_, size) in loaded.there.sizes.items()}
     torn = {number for number, info in enumerate(index.packs) if sizes[info.pack_id] != info.size_bytes}
     bad: dict[bytes, set[int]] = {}
+    numbers: list[int] = []
 
     def found(number: int, problem: str, chunks: Iterable[bytes]) -> None:
         report.problems.append(problem)
@@ -206,7 +267,8 @@ def _verify_packs(vault: Vault, loaded: LoadedIndex, options: VerifyOptions, rep
                 if problem is not None:
                     found(number, problem, chunks)
                 options.progress(done, len(numbers))
-    return {name for name, packs in bad.items() if packs >= {place.pack for place in index.places(name)}}
+    lost = {name for name, packs in bad.items() if packs >= {place.pack for place in index.places(name)}}
+    return lost, numbers
 
 
 def _numbers(index: ChunkIndex, options: VerifyOptions, torn: set[int], clock: Clock) -> list[int]:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 from holdfast.engine.config.residency import check_hop, residency_for
 from holdfast.engine.pipeline.vaults.locking import protector
-from holdfast.engine.pipeline.vaults.opening import opened, places_of, vault_store
+from holdfast.engine.pipeline.vaults.opening import opened, places_of, require_own, vault_store, vaults_of
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.snapshot import OpenSnapshot, open_snapshot
 from holdfast.engine.vault.backup import BackupOptions, BackupReport, Progress, back_up
+from holdfast.engine.vault.erasure import ErasureStore
+from holdfast.engine.vault.errors import Damaged
 from holdfast.engine.vault.mirror import MirrorReport, mirror_vault
 from holdfast.engine.vault.prefix_source import PrefixSource
 from holdfast.engine.vault.sources import SnapshotSource, Source
 from holdfast.engine.vault.tables import table_source
+from holdfast.engine.vault.vault import Vault
 from holdfast.engine.vault.verifications import note_verification
 from holdfast.engine.vault.verify import VerifyOptions, verify_vault
 from holdfast.errors import ConfigError, HoldfastError
@@ -33,6 +37,12 @@ class NotMirrored(HoldfastError):
     transient = True
 
 
+class NotWhole(Damaged):
+    """The backup is made, but a look at the vault found something wrong. Another backup stores anew what it can."""
+
+    transient = True
+
+
 @dataclass(frozen=True)
 class Made:
     """One backup that was made, for people and `--json`.
@@ -41,6 +51,7 @@ class Made:
         mirrors: by site, what was copied there, or why nothing was.
         witnesses: by site, ``None`` or why it could not witness the backup.
         problems: what a look at its structure found wrong, once it was made.
+        unfinished: what stands, but is not locked or not written at every site of the shares.
     """
 
     vault: str
@@ -48,6 +59,12 @@ class Made:
     mirrors: Mapping[str, MirrorReport | HoldfastError] = field(default_factory=dict)
     witnesses: Mapping[str, str | None] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
+    unfinished: tuple[str, ...] = ()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What somebody should know of it, one sentence each."""
+        return (*self.report.damaged, *self.problems, *self.unfinished)
 
     def to_summary(self) -> dict[str, Any]:
         stored = self.report.stored
@@ -68,22 +85,32 @@ class Made:
                 else {"copied": found.copied, "copied_bytes": found.copied_bytes, "problems": found.problems}
                 for site, found in self.mirrors.items()
             },
-            "warnings": [*self.report.damaged, *self.problems],
+            "warnings": list(self.warnings),
         }
 
     def require_mirrored(self) -> Made:
-        """Raises NotMirrored: a mirror lacks it, or a witness does not know it."""
-        failed = [
-            f"mirror {site}: {found if isinstance(found, HoldfastError) else found.problems[0]}"
-            for site, found in self.mirrors.items()
-            if isinstance(found, HoldfastError) or found.problems
-        ]
-        failed += self.problems
+        """That it lies wherever it belongs.
+
+        Raises:
+            NotWhole: a look at the vault found something wrong.
+            NotMirrored: a mirror lacks it, or a witness does not know it.
+        """
+        failed = [f"mirror {why}" for why in _not_followed(self.mirrors)]
         failed += [f"witness {site}: {error}" for site, error in self.witnesses.items() if error is not None]
+        where = f"vault {self.vault}, backup {self.report.backup.backup_id}"
+        if self.problems:
+            raise NotWhole(
+                "the backup is made, but something is wrong with the vault",
+                where=where,
+                expected="everything it needs to be there",
+                found="; ".join((*self.problems, *failed)),
+                fix=f"`holdfast vault verify --repair --vault {self.vault}` puts back what another copy or a mirror "
+                "still has; chunks that nobody has any more the next backup stores anew, where its source has them",
+            )
         if failed:
             raise NotMirrored(
                 "the backup is made, but not everywhere it belongs",
-                where=f"vault {self.vault}, backup {self.report.backup.backup_id}",
+                where=where,
                 expected="every mirror and witness to have it",
                 found="; ".join(failed),
                 fix=f"When the site answers again: `holdfast vault mirror --vault {self.vault}`",
@@ -113,6 +140,65 @@ def subjects_of(runtime: Runtime, group: str, subject: str | None = None) -> tup
     return (subject,)
 
 
+@dataclass(frozen=True)
+class Attempt:
+    """One dataset or model of a group and one vault: what was made, and why it is not, or not everywhere."""
+
+    subject: str
+    vault: str
+    made: Made | None
+    error: HoldfastError | None
+
+
+def back_up_group(
+    runtime: Runtime,
+    group: str,
+    *,
+    vault: str | None = None,
+    subject: str | None = None,
+    site: str | None = None,
+    snapshot: str | None = None,
+    tier: str = "daily",
+    labels: Mapping[str, str] | None = None,
+    watch: Callable[[str, str], AbstractContextManager[Tell]] = lambda _subject, _vault: nullcontext(
+        lambda _seen: None
+    ),
+) -> Iterator[Attempt]:
+    """Back up a group's datasets and models into its vaults in turn; one that fails does not stop the others.
+
+    Args:
+        vault: only into this one of the group's.
+        subject: only this dataset or model.
+        site, snapshot, tier, labels: as `back_up_subject`.
+        watch: given a subject and a vault, around the backup: what is told its progress.
+
+    Raises:
+        UnknownName, ConfigError: a name is wrong; nothing was read.
+    """
+    into, subjects = vaults_of(runtime, group, vault), subjects_of(runtime, group, subject)
+    for one in into:
+        for what in subjects:
+            made: Made | None = None
+            error: HoldfastError | None = None
+            try:
+                with watch(what, one) as progress:
+                    made = back_up_subject(
+                        runtime,
+                        group,
+                        what,
+                        one,
+                        site=site,
+                        snapshot=snapshot,
+                        tier=tier,
+                        labels=labels,
+                        progress=progress,
+                    )
+                made.require_mirrored()
+            except HoldfastError as failure:
+                error = failure
+            yield Attempt(what, one, made, error)
+
+
 def back_up_subject(
     runtime: Runtime,
     group: str,
@@ -140,6 +226,7 @@ def back_up_subject(
     from holdfast.engine.pipeline.active import require_active
     from holdfast.engine.pipeline.replicas import record_at
 
+    require_own(runtime, group, vault)
     subjects_of(runtime, group, subject)
     _check_residency(runtime, subject, vault)
     state = require_active(runtime, group)
@@ -195,6 +282,7 @@ def back_up_run(
     from holdfast.engine.pipeline.active import require_active
     from holdfast.engine.recovery.subjects import base_run
 
+    require_own(runtime, group, vault)
     topology = runtime.topology
     jobs = [job for job in topology.group(group).training if run.startswith(base_run(group, job))]
     if not jobs:
@@ -246,7 +334,29 @@ def back_up_source(
     if checked.is_good:
         note_verification(report.vault, checked, frozenset([report.backup.sequence]), report.vault.secrets)
     witnesses = {witness.site: witness.unknown for witness in report.witnessed}
-    return Made(vault, report, mirror_everywhere(runtime, vault), witnesses, tuple(checked.problems))
+    return Made(
+        vault,
+        report,
+        mirror_everywhere(runtime, vault),
+        witnesses,
+        tuple(checked.problems),
+        tuple(unfinished_in(report.vault)),
+    )
+
+
+def unfinished_in(vault: Vault) -> list[str]:
+    """What was written through a vault and could not be locked, or not be written at every site of its shares."""
+    lines = [f"not locked, `holdfast vault locks --renew` locks it: {error}" for error in vault.unprotected]
+    if isinstance(vault.store, ErasureStore):
+        by_kind: dict[tuple[str, str], list[str]] = {}
+        for one in vault.store.incomplete:
+            by_kind.setdefault((one.site, one.what), []).append(one.key)
+        lines += [
+            f"{site}: {len(keys)} objects {what}, the first {keys[0]}; "
+            f"`holdfast vault {'locks --renew' if 'locked' in what else 'verify --repair'}` makes up for it"
+            for (site, what), keys in by_kind.items()
+        ]
+    return lines
 
 
 def mirror_everywhere(runtime: Runtime, vault: str) -> dict[str, MirrorReport | HoldfastError]:
@@ -263,17 +373,21 @@ def mirror_everywhere(runtime: Runtime, vault: str) -> dict[str, MirrorReport | 
     return done
 
 
+def _not_followed(mirrors: Mapping[str, MirrorReport | HoldfastError]) -> list[str]:
+    """Which mirrors lie behind, each with why."""
+    return [
+        f"{site}: {found if isinstance(found, HoldfastError) else found.problems[0]}"
+        for site, found in mirrors.items()
+        if isinstance(found, HoldfastError) or found.problems
+    ]
+
+
 def follow(runtime: Runtime, vault: str) -> None:
     """Bring the mirrors up to what was just changed: a mirror that knows less opens with older keys, or not at all.
 
     Raises NotMirrored: it stands at the vault, and a mirror does not know it.
     """
-    done = mirror_everywhere(runtime, vault)
-    failed = [
-        f"{site}: {found if isinstance(found, HoldfastError) else found.problems[0]}"
-        for site, found in done.items()
-        if isinstance(found, HoldfastError) or found.problems
-    ]
+    failed = _not_followed(mirror_everywhere(runtime, vault))
     if failed:
         raise NotMirrored(
             "it is done at the vault, but a mirror does not know it",

@@ -9,7 +9,7 @@ from holdfast.engine.config import Objectives
 from holdfast.engine.drill.restore_drill import run_restore_drill
 from holdfast.engine.drill.restore_journal import RestoreDrillJournal
 from holdfast.engine.pipeline.vaults.backing_up import subjects_of
-from holdfast.engine.pipeline.vaults.opening import opened
+from holdfast.engine.pipeline.vaults.opening import opened, require_own
 from holdfast.engine.recovery.interface import ProgressSink, ignore_progress
 from holdfast.engine.runtime import Runtime
 
@@ -40,6 +40,7 @@ def drill_restore(
     Raises:
         UnknownName, ConfigError: a name or the signing key is wrong; nothing was done and nothing is written.
     """
+    require_own(runtime, group, vault)
     subjects_of(runtime, group, subject)
     return run_restore_drill(
         runtime,

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from holdfast.engine.config import KeepBackups
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.pipeline.vaults.backing_up import follow
-from holdfast.engine.pipeline.vaults.locking import lock_policy, locks_at, remover, witness_locks
-from holdfast.engine.pipeline.vaults.opening import opened, prefix_of, recipients_of, unlocked, vault_store
+from holdfast.engine.pipeline.vaults.locking import remover
+from holdfast.engine.pipeline.vaults.opening import opened, recipients_of, unlocked, vault_store
 from holdfast.engine.runtime import Runtime
-from holdfast.engine.vault.backups import Backup, find_backup, live_backups, newest
-from holdfast.engine.vault.collect import CollectOptions, CollectReport, collect, store_now
+from holdfast.engine.vault.backups import Backup, all_backups, choose, live_backups, newest
+from holdfast.engine.vault.collect import CollectOptions, CollectReport, collect
 from holdfast.engine.vault.erasure import ErasureStore
 from holdfast.engine.vault.erasure_repair import repair as repair_shares
-from holdfast.engine.vault.errors import Damaged, NoVault, WrongKey
+from holdfast.engine.vault.errors import Damaged, HistoryDamaged, NoVault, WrongKey
 from holdfast.engine.vault.forget import ForgetPlan, Keep, forget, hold, plan_forget, plan_forget_named
 from holdfast.engine.vault.history import load_history
 from holdfast.engine.vault.keysets import named_recipients, rotate_keys
-from holdfast.engine.vault.locks import LockPolicy, LockReport, RenewReport, lock_report, renew_locks
-from holdfast.engine.vault.mirror import trim_mirror
+from holdfast.engine.vault.mirror import on_one_line, trim_mirror
 from holdfast.engine.vault.needed import freed_bytes
 from holdfast.engine.vault.repair import RepairOptions, RepairReport, repair_vault
 from holdfast.engine.vault.secrets import ROLES, Secrets
@@ -46,6 +45,7 @@ class RecoveryPoint:
         verified_at, depth: when, and how much of it was read then.
         age_seconds: of the verified backup's content, now; ``None``: there is none.
         error: why it is not known.
+        unreadable: by entry, why backups of the vault cannot be read; whose they are is not known.
     """
 
     vault: str
@@ -57,6 +57,7 @@ class RecoveryPoint:
     verified_at: datetime | None = None
     depth: str | None = None
     error: str | None = None
+    unreadable: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def met(self) -> bool | None:
@@ -79,9 +80,12 @@ class RecoveryPoint:
 def listed(
     runtime: Runtime, vault: str, *, source: str | None = None, site: str | None = None
 ) -> tuple[Vault, list[Backup]]:
-    """The vault, opened for reading names, and its live backups, newest first."""
+    """The vault, opened for reading names, and its live backups, newest first.
+
+    Those that cannot be read (`Backup.unreadable`) are among them also where a source is named: they may be its.
+    """
     found = opened(runtime, vault, "writer", site=site)
-    backups = live_backups(found, source)
+    backups = [one for one in all_backups(found) if source in (None, one.source) or one.unreadable is not None]
     return found, sorted(backups, key=lambda one: (one.taken_at, one.sequence), reverse=True)
 
 
@@ -99,7 +103,8 @@ def recovery_points(runtime: Runtime, group: str, vault: str) -> list[RecoveryPo
         found = opened(runtime, vault, "writer")
         if found.alarm is not None:
             raise found.alarm
-        backups = live_backups(found)
+        unreadable: dict[int, str] = {}
+        backups = live_backups(found, unreadable=unreadable)
         proofs = verified_by(found)
     except HoldfastError as error:
         return [RecoveryPoint(vault, subject, None, None, None, rpo, error=str(error)) for subject in subjects]
@@ -119,6 +124,7 @@ def recovery_points(runtime: Runtime, group: str, vault: str) -> list[RecoveryPo
                 rpo,
                 None if proof is None else proof.at,
                 None if proof is None else proof.depth,
+                unreadable=unreadable,
             )
         )
     return points
@@ -133,12 +139,13 @@ def verified(
     site: str | None = None,
     options: VerifyOptions | None = None,
 ) -> VerifyReport:
-    """Verify a vault, and note it where nothing is wrong.
+    """Verify a vault or a mirror of it, and note it there where nothing is wrong.
 
     With a reader's keys at hand content is opened; with a writer's only, digests are compared.
 
     Args:
-        last: when the last sample was begun; by default the vault's notes say. Of a mirror there are none.
+        last: when the last sample was begun; by default the notes say, of a mirror its own.
+        site: of a mirror. It is held against the vault, where that can be read, else against the witnesses.
     """
     given = options or VerifyOptions()
     began = runtime.clock.now()
@@ -146,19 +153,60 @@ def verified(
         found = opened(runtime, vault, "reader", site=site)
     except (WrongKey, ConfigError):
         found = opened(runtime, vault, "writer", site=site)
+    beside = VerifyReport(depth)
+    if site is not None:
+        found = _beside_its_vault(runtime, vault, found, beside)
     cycle = timedelta(days=runtime.topology.vault(vault).verify_days)
-    if last is None and site is None:
-        last = last_sample(runtime, vault)
-    report = verify_vault(found, VerifyOptions(depth=depth, cycle=cycle, now=began, last=last, progress=given.progress))
-    if report.is_good and site is None:
-        writer = unlocked(runtime, vault, "writer")
-        note_verification(found, report, frozenset(found.history.backups), writer, at=began)
+    begun = last or _last_sample(found)
+    options = VerifyOptions(depth=depth, cycle=cycle, now=began, last=begun, progress=given.progress)
+    report = verify_vault(found, options)
+    report.problems[:0] = beside.problems
+    report.warnings[:0] = beside.warnings
+    if report.is_good:
+        try:
+            writer = unlocked(runtime, vault, "writer", store=found.store)
+        except (WrongKey, ConfigError) as error:
+            report.warnings.append(f"what was found whole is not noted, the writer's key is not at hand: {error}")
+        else:
+            note_verification(found, report, frozenset(found.history.backups), writer, at=began)
     return report
 
 
-def last_sample(runtime: Runtime, vault: str) -> datetime | None:
-    """When a sample or everything was last begun to be read, ``None``: never."""
-    found = opened(runtime, vault, "writer")
+def _beside_its_vault(runtime: Runtime, vault: str, mirror: Vault, report: VerifyReport) -> Vault:
+    """A mirror, held against its vault: what the one knows and the other not yet, witnesses would call a rollback.
+
+    Where the vault cannot be read, or is not right itself, the witnesses say whether the mirror is.
+    """
+    try:
+        own = opened(runtime, vault, "writer")
+    except HoldfastError as error:
+        report.warnings.append(f"the mirror was held against the witnesses only, the vault cannot be read: {error}")
+        return mirror
+    if own.alarm is not None:
+        return mirror
+    try:
+        history = on_one_line(own.store, mirror.store)
+    except HistoryDamaged as damaged:
+        report.problems.append(str(damaged))
+        return mirror
+    behind = history.tip.sequence - mirror.history.tip.sequence
+    if behind > 0:
+        report.warnings.append(
+            f"the mirror lies {behind} entries behind the vault: bring it up to it with `holdfast vault mirror`"
+        )
+    return replace(mirror, witnesses={}).reload()
+
+
+def last_sample(runtime: Runtime, vault: str, *, site: str | None = None) -> datetime | None:
+    """When a sample or everything was last begun to be read, ``None``: never.
+
+    Args:
+        site: of a mirror; by default of the vault itself.
+    """
+    return _last_sample(opened(runtime, vault, "writer", site=site))
+
+
+def _last_sample(found: Vault) -> datetime | None:
     read = frozenset({Depth.SAMPLE.value, Depth.FULL.value})
     return next((one.at for one in verifications(found, depths=read)), None)
 
@@ -174,30 +222,40 @@ def forgotten(
     *,
     backups: Sequence[str] = (),
     source: str | None = None,
+    last_too: bool = False,
 ) -> ForgetPlan:
     """Forget by the topology's retention, or backups by name.
 
+    Args:
+        backups: names, as `choose` takes them.
+        last_too: also the last backup of a source, where it is named.
+
     Raises:
-        Refused: a legal hold.
+        UnknownBackup: no backup answers to a name, or several do.
+        Refused: a legal hold, or the last backup of a source.
     """
-    keep = keep_of(runtime.topology.vault(vault).keep)
     found = opened(runtime, vault, "admin")
     if backups:
-        plan = forget(found, backups=[find_backup(found, name).backup_id for name in backups])[1]
+        plan = forget(found, backups=backups, source=source, spare_last=not last_too)[1]
     else:
-        plan = forget(found, keep, source=source)[1]
+        plan = forget(found, keep_of(runtime.topology.vault(vault).keep), source=source)[1]
     follow(runtime, vault)
     return plan
 
 
 def would_forget(
-    runtime: Runtime, vault: str, *, backups: Sequence[str] = (), source: str | None = None
+    runtime: Runtime,
+    vault: str,
+    *,
+    backups: Sequence[str] = (),
+    source: str | None = None,
+    last_too: bool = False,
 ) -> tuple[ForgetPlan, int]:
-    """What `forgotten` would let go, and the bytes collections would free then. Changes nothing."""
+    """What `forgotten` would let go, and the bytes collections would free then. Changes nothing. Raises the same."""
     found = opened(runtime, vault, "writer")
-    live = live_backups(found, source)
+    live = [one for one in all_backups(found) if source in (None, one.source)]
     if backups:
-        plan = plan_forget_named(live, frozenset(find_backup(found, name).backup_id for name in backups))
+        plan = plan_forget_named(live, backups, where=found.name, spare_last=not last_too)
     else:
         plan = plan_forget(live, keep_of(runtime.topology.vault(vault).keep))
     return plan, freed_bytes(found, (backup.sequence for backup in plan.forgotten))
@@ -221,7 +279,8 @@ def collected(runtime: Runtime, vault: str, *, dry_run: bool = False, repack: bo
     if not dry_run:
         follow(runtime, vault)
         for site in runtime.topology.vault(vault).mirrors:
-            trim_mirror(opened(runtime, vault, "admin", site=site), grace=grace)
+            mirror = opened(runtime, vault, "admin", site=site)
+            trim_mirror(mirror, grace=grace, remove=remover(runtime, vault, mirror.store, site=site))
     return report
 
 
@@ -239,6 +298,7 @@ def repaired(
     Args:
         accept_loss: where entries of the log are nowhere any more, go on with what is left.
         mirror: a site; by default the first of the vault's mirrors that opens.
+        depth: how packs and shares are looked at; only a full read finds every damaged one.
 
     Raises:
         HistoryDamaged: two histories, and the witnesses do not say which is right.
@@ -247,8 +307,7 @@ def repaired(
     """
     settings = runtime.topology.vault(vault)
     shared = vault_store(runtime, vault)
-    if isinstance(shared, ErasureStore):
-        repair_shares(shared, deep=depth is Depth.FULL)
+    shares = repair_shares(shared, deep=depth is Depth.FULL) if isinstance(shared, ErasureStore) else None
     other: ObjectStore | None = None
     at: str | None = None
     away: dict[str, HoldfastError] = {}
@@ -281,9 +340,12 @@ def repaired(
         depth=depth,
         accept_loss=accept_loss,
         reader=_reader_at_hand(runtime, vault, [shared, *([] if other is None else [other])]),
+        protect=found.protect,
         progress=progress,
     )
-    return repair_vault(found, other, options)
+    report = repair_vault(found, other, options)
+    report.shares = shares
+    return report
 
 
 def _reader_at_hand(runtime: Runtime, vault: str, stores: Iterable[ObjectStore]) -> Secrets | None:
@@ -294,57 +356,15 @@ def _reader_at_hand(runtime: Runtime, vault: str, stores: Iterable[ObjectStore])
     return None
 
 
-def locks_of(runtime: Runtime, vault: str) -> LockReport:
-    """Whether everything that counts is locked, in every class of objects, at the vault and its witnesses.
-
-    Raises:
-        ConfigError: the topology does not ask for locks.
-    """
-    policy = _policy(runtime, vault)
-    found = opened(runtime, vault, "writer")
-    return lock_report(
-        found,
-        locks_at(runtime, runtime.topology.vault(vault).site, below=prefix_of(runtime, vault)),
-        policy,
-        witness_locks=witness_locks(runtime, vault),
-        now=store_now(found.store),
-    )
-
-
-def locks_renewed(runtime: Runtime, vault: str) -> RenewReport:
-    """Lock what counts for its whole period again where too little is left. Raises ConfigError, NotSupported."""
-    policy = _policy(runtime, vault)
-    found = opened(runtime, vault, "writer")
-    return renew_locks(
-        found,
-        locks_at(runtime, runtime.topology.vault(vault).site, below=prefix_of(runtime, vault)),
-        policy,
-        witness_locks=witness_locks(runtime, vault),
-        now=store_now(found.store),
-    )
-
-
-def _policy(runtime: Runtime, vault: str) -> LockPolicy:
-    policy = lock_policy(runtime, vault)
-    if policy is None:
-        raise ConfigError(
-            "the topology asks for no locks",
-            where=f"vaults.{vault}.lock_days",
-            expected="days per retention tier",
-            found="none",
-            fix="docs/reference/vault-immutability.md says what the bucket needs",
-        )
-    return policy
-
-
 def held(runtime: Runtime, vault: str, backups: Iterable[str], *, release: bool = False) -> list[Backup]:
-    """Put backups under a legal hold, or release them."""
+    """Put backups under a legal hold, or release them. Raises UnknownBackup: as `forgotten`."""
     found = opened(runtime, vault, "admin")
-    wanted = [find_backup(found, name) for name in backups]
+    live = all_backups(found)
+    wanted = [choose(live, name, found.name) for name in backups]
     after = hold(found, wanted, held=not release)
     follow(runtime, vault)
     numbers = {backup.sequence for backup in wanted}
-    return [backup for backup in live_backups(after) if backup.sequence in numbers]
+    return [backup for backup in all_backups(after) if backup.sequence in numbers]
 
 
 def rotated(

@@ -7,6 +7,7 @@ from datetime import timedelta
 from functools import cache
 
 from holdfast.engine.config import Cloud
+from holdfast.engine.objectstore.errors import NotSupported, ObjectStoreError
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.objectstore.prefixed import PrefixedStore
 from holdfast.engine.runtime import Runtime
@@ -45,28 +46,54 @@ def locks_at(runtime: Runtime, site: str, *, below: str = "") -> ObjectLocks:
 
 
 def protector(runtime: Runtime, name: str, store: ObjectStore, *, site: str | None = None) -> Callable[[str], None]:
-    """What is told each key that was written to a vault's store. Raises NotSupported: the bucket keeps no locks."""
+    """What is told each key that was written to a vault's store. Raises NotSupported: the bucket keeps no locks.
+
+    Args:
+        site: where the store is; by default the vault's own.
+    """
     policy = lock_policy(runtime, name)
     if policy is None:
         return _nothing
     settings = runtime.topology.vault(name)
-    below = settings.prefix or f"vault/{name}"
     if isinstance(store, ErasureStore) and settings.shares is not None:
-        each = {one: Protector(locks_at(runtime, one, below=below), policy) for one in settings.shares.sites}
-        return protect_everywhere(store, each)
-    return Protector(locks_at(runtime, site or settings.site, below=below), policy)
+        return protect_everywhere(store, {one: _protects(runtime, name, one, policy) for one in settings.shares.sites})
+    return _protects(runtime, name, site or settings.site, policy)
 
 
-def remover(runtime: Runtime, name: str, store: ObjectStore) -> Callable[[str], None] | None:
-    """What removes an object of a locked vault for good; ``None``: the store's own delete does."""
+def _protects(runtime: Runtime, name: str, site: str, policy: LockPolicy) -> Callable[[str], None]:
+    """The protector of one site; where that does not answer, made only once something is written there."""
+
+    @cache
+    def made() -> Protector:
+        return Protector(vault_locks(runtime, name, site), policy)
+
+    try:
+        return made()
+    except NotSupported:
+        raise
+    except ObjectStoreError:
+        return lambda key: made()(key)
+
+
+def vault_locks(runtime: Runtime, name: str, site: str) -> ObjectLocks:
+    """The locks of what a vault holds at a site."""
+    return locks_at(runtime, site, below=runtime.topology.vault(name).prefix or f"vault/{name}")
+
+
+def remover(
+    runtime: Runtime, name: str, store: ObjectStore, *, site: str | None = None
+) -> Callable[[str], None] | None:
+    """What removes an object of a locked vault for good; ``None``: the store's own delete does.
+
+    Args:
+        site: where the store is; by default the vault's own.
+    """
     if lock_policy(runtime, name) is None:
         return None
     settings = runtime.topology.vault(name)
-    below = settings.prefix or f"vault/{name}"
     if isinstance(store, ErasureStore) and settings.shares is not None:
-        each = {one: locks_at(runtime, one, below=below).remove for one in settings.shares.sites}
-        return remove_everywhere(store, each)
-    return locks_at(runtime, settings.site, below=below).remove
+        return remove_everywhere(store, {one: vault_locks(runtime, name, one).remove for one in settings.shares.sites})
+    return vault_locks(runtime, name, site or settings.site).remove
 
 
 def witness_locks(runtime: Runtime, name: str) -> dict[str, ObjectLocks]:

@@ -42,12 +42,13 @@ def vault_store(runtime: Runtime, name: str, *, site: str | None = None) -> Obje
             found=repr(site),
         )
     if settings.shares is not None:
-        sites = [(one, _below(runtime, name, one)) for one in settings.shares.sites]
+        sites = [(one, store_below(runtime, name, one)) for one in settings.shares.sites]
         return ErasureStore(sites, needed=settings.shares.needed, clock=runtime.clock)
-    return _below(runtime, name, here)
+    return store_below(runtime, name, here)
 
 
-def _below(runtime: Runtime, name: str, site: str) -> ObjectStore:
+def store_below(runtime: Runtime, name: str, site: str) -> ObjectStore:
+    """What one site holds of a vault: all of it, or of one with shares that site's."""
     return PrefixedStore(runtime.store(site, flow=f"vault-{name}"), prefix_of(runtime, name))
 
 
@@ -114,7 +115,7 @@ def opened(runtime: Runtime, name: str, role: str, *, site: str | None = None) -
         unlocked(runtime, name, role, store=store),
         witnesses=witness_stores(runtime, name),
         clock=runtime.clock,
-        protect=protector(runtime, name, store),
+        protect=protector(runtime, name, store, site=site),
         protect_witness=witness_protector(runtime, name),
     )
 
@@ -140,11 +141,11 @@ def vaults_of(runtime: Runtime, group: str, vault: str | None = None) -> tuple[s
 
     Raises:
         UnknownName: no such group or vault.
-        ConfigError: the group has none.
+        ConfigError: the group has none, or the one that is named is not one of its own.
     """
     settings = runtime.topology.group(group)
     if vault is not None:
-        runtime.topology.vault(vault)
+        require_own(runtime, group, vault)
         return (vault,)
     if not settings.vaults:
         raise ConfigError(
@@ -155,3 +156,24 @@ def vaults_of(runtime: Runtime, group: str, vault: str | None = None) -> tuple[s
             fix="Describe one in the topology: docs/how-to/back-up.md",
         )
     return settings.vaults
+
+
+def require_own(runtime: Runtime, group: str, vault: str) -> None:
+    """A group's data goes only into its own vaults, and what is published as its data comes only out of them.
+
+    Other people may read another vault, or write to it; and nothing asks whether the group's backups there are fresh.
+
+    Raises:
+        UnknownName: no such group or vault.
+        ConfigError: it is none of the group's.
+    """
+    runtime.topology.vault(vault)
+    own = runtime.topology.group(group).vaults
+    if vault not in own:
+        raise ConfigError(
+            "the vault is none of the group's",
+            where=f"groups.{group}.vaults",
+            expected=f"one of {', '.join(own) or '(none)'}",
+            found=vault,
+            fix="Name one of them, or add it there; any vault's backup can be restored to a folder or a prefix",
+        )

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from holdfast.engine.config import Connection
 from holdfast.engine.config.residency import check_hop, residency_for
 from holdfast.engine.objectstore.connect import access_from_connection
-from holdfast.engine.pipeline.vaults.opening import opened
+from holdfast.engine.pipeline.vaults.opening import opened, require_own
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.snapshot import keys, latest
 from holdfast.engine.snapshot.documents import iso_utc
@@ -19,9 +20,11 @@ from holdfast.engine.vault.backup import Progress
 from holdfast.engine.vault.backups import Backup, find_backup
 from holdfast.engine.vault.paths import why_unsafe
 from holdfast.engine.vault.published import PublishedRestore, restore_as_snapshot
-from holdfast.engine.vault.restore import RestoreOptions, RestoreReport, Target, restore_backup
-from holdfast.engine.vault.tables import plan_moves, restore_tables, table_location
+from holdfast.engine.vault.reading import ChunkReader
+from holdfast.engine.vault.restore import RestoreOptions, RestoreReport, Target
+from holdfast.engine.vault.tables import Moves, plan_moves, restore_tables, table_location
 from holdfast.engine.vault.targets import FolderTarget, PrefixTarget
+from holdfast.engine.vault.tree import TreeRow
 from holdfast.engine.vault.vault import Vault
 from holdfast.errors import ConfigError, UnknownName
 
@@ -32,6 +35,44 @@ _TAKEN = frozenset(
         *("uploads", "vault", "vault-witness"),
     }
 )
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One backup, and the first of the objects it holds."""
+
+    vault: str
+    backup: Backup
+    rows: tuple[TreeRow, ...]
+
+    def to_summary(self) -> dict[str, Any]:
+        paths = [{"path": row.path, "size_bytes": row.size_bytes, "digest": row.digest} for row in self.rows]
+        return {"vault": self.vault, **self.backup.to_summary(), "paths": paths}
+
+
+def shown(
+    runtime: Runtime,
+    vault: str,
+    *,
+    backup: str | None = None,
+    source: str | None = None,
+    at: datetime | None = None,
+    vault_site: str | None = None,
+    limit: int = 50,
+) -> Shown:
+    """What a backup is of and what it holds, by the names alone: with a writer's keys.
+
+    Args:
+        backup, source, at, vault_site: as `restored`.
+        limit: at most so many objects.
+
+    Raises:
+        UnknownBackup, Damaged, WrongKey.
+    """
+    found = opened(runtime, vault, "writer", site=vault_site)
+    one = find_backup(found, backup, source=source, at=at)
+    rows = ChunkReader(found, found.load_index().index).rows(one)
+    return Shown(vault, one, tuple(islice(rows, limit)))
 
 
 def restored(
@@ -49,7 +90,8 @@ def restored(
     progress: Callable[[Progress], None] | None = None,
     admit: Callable[[Backup], None] = lambda _backup: None,
 ) -> RestoreReport:
-    """Restore a backup. Iceberg tables in it are given the paths they have at the target, where that is known.
+    """Restore a backup. Iceberg tables in it are given the paths they have at the target; where one cannot be, it is
+    restored as it was, and the report says so (`RestoreReport.not_moved`).
 
     Args:
         backup: its id; by default the newest, of ``source`` and not newer than ``at``.
@@ -71,8 +113,6 @@ def restored(
         progress=progress or (lambda _seen: None),
     )
     location = getattr(target, "location", None)
-    if location is None:
-        return restore_backup(found, wanted, target, options)
     return restore_tables(found, wanted, target, location=location, options=options, strict=False)
 
 
@@ -111,22 +151,24 @@ def restored_live(
 
     Raises:
         UnknownBackup, UnsafePath, Damaged, WrongKey: the vault; nothing was published.
-        ConfigError: it is no backup of a dataset or model of the group.
+        ConfigError: the vault is none of the group's, it is no backup of a dataset or model of the group, or where its
+            tables would be is not known.
+        TableDamaged: a table cannot be moved there; nothing was published.
         ResidencyRefused, NotActive, TargetChanged, Superseded: see `restore_as_snapshot`.
     """
     from holdfast.engine.pipeline.active import require_active
 
+    require_own(runtime, group, vault)
     found = opened(runtime, vault, "reader", site=vault_site)
     _refuse_guess(found, backup, vault_site)
     wanted = live_candidate(runtime, group, found, backup=backup, source=source, at=at)
     state = require_active(runtime, group)
     dataset = runtime.topology.datasets.get(wanted.source)
     path = _live_path(runtime, wanted)
-    location = location_of(runtime, state.active_site, keys.data_folder(path))
-    around: Callable[[Target], Target] = lambda target: target  # noqa: E731 - what most backups need
-    if dataset is not None and dataset.sync.table == "iceberg" and location is not None:
-        around = plan_moves(found, wanted, location).around
-    return restore_as_snapshot(
+    moves = Moves()
+    if dataset is not None and dataset.sync.table == "iceberg":
+        moves = plan_moves(found, wanted, location_of(runtime, state.active_site, keys.data_folder(path)))
+    done = restore_as_snapshot(
         found,
         wanted,
         runtime.store(state.active_site, flow=group),
@@ -142,8 +184,10 @@ def restored_live(
         own_keys=dataset is None or dataset.sync.layout == "direct",
         restore_live=folder,
         options=RestoreOptions(progress=progress or (lambda _seen: None)),
-        around=around,
+        around=moves.around,
     )
+    done.restored.rewritten, done.restored.tables = moves.done(), moves.tables()
+    return done
 
 
 def _live_path(runtime: Runtime, backup: Backup) -> str:
@@ -177,9 +221,13 @@ def live_candidate(
 
 @dataclass(frozen=True)
 class RestoreQuestion:
-    """What a person is asked before a live restore."""
+    """What a person is asked before a live restore.
 
-    backup_id: str
+    Args:
+        backup: a name that only the backup meant answers to.
+    """
+
+    backup: str
     text: str
 
 
@@ -197,6 +245,7 @@ def question(
     """Which backup it would be, and what it would take the place of. Raises as `restored_live`; reads no content."""
     from holdfast.engine.pipeline.active import require_active
 
+    require_own(runtime, group, vault)
     found = opened(runtime, vault, "writer", site=vault_site)
     wanted = live_candidate(runtime, group, found, backup=backup, source=source, at=at)
     state = require_active(runtime, group)
@@ -206,12 +255,12 @@ def question(
     content = f"{wanted.objects} objects, {wanted.size_bytes} bytes, content of {iso_utc(wanted.taken_at)}"
     lines = [
         f"Reason: {reason}",
-        f"Backup {wanted.backup_id} in {vault}: {content}",
+        f"Backup {wanted.handle} in {vault}: {content}",
         f"It would be published {place}, which stays and can be gone back to.",
     ]
     if found.alarm is not None:
         lines.append(f"Mind: {found.alarm}")
-    return RestoreQuestion(wanted.backup_id, "\n\n".join(lines))
+    return RestoreQuestion(wanted.handle, "\n\n".join(lines))
 
 
 def live_summary(vault: str, done: PublishedRestore) -> dict[str, Any]:

@@ -20,6 +20,8 @@ from holdfast.errors import ConfigError
 
 FOLDER = "metadata"
 POINTER = "version-hint.text"
+#: In the name of every metadata file.
+MARK = ".metadata.json"
 _METADATA = re.compile(r"^(?:v(\d+)|(\d+)-[0-9a-fA-F-]{36})(?:\.gz)?\.metadata\.json(?:\.gz)?$")
 _DELETED = 2
 _DATA, _POSITION_DELETES = 0, 1

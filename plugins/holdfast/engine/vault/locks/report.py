@@ -62,6 +62,8 @@ class LockReport:
         unlocked_tiers: tiers of packs that must be there and that the policy does not lock.
         uncounted: objects nothing depends on, locked or not.
         problems: what is not as it should be.
+        unknown: what cannot be told, one sentence each.
+        away: by site, why a witness did not say: trying again may help.
     """
 
     capability: LockCapability
@@ -72,10 +74,16 @@ class LockReport:
     uncounted: int = 0
     problems: list[LockProblem] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
+    away: dict[str, ObjectStoreError] = field(default_factory=dict)
 
     @property
     def is_good(self) -> bool:
         """Every bucket keeps locks, and everything that counts is locked. What is not known is not good."""
+        return not self.away and self.is_good_where_told
+
+    @property
+    def is_good_where_told(self) -> bool:
+        """The same but for witnesses that did not answer."""
         enforced = all(one.enforces for one in (self.capability, *self.witnesses.values()))
         return enforced and not self.problems and not self.unlocked_tiers and not self.unknown
 
@@ -87,6 +95,7 @@ class LockReport:
             if not one.enforces
         ]
         said += [f"the policy does not lock packs of the tier {tier}" for tier in self.unlocked_tiers]
+        said += [f"{site}: the witness's locks cannot be told: {error}" for site, error in self.away.items()]
         return [*said, *self.unknown, *map(str, self.problems)]
 
 
@@ -121,13 +130,19 @@ def lock_report(
         if of_site is None:
             report.unknown.append(f"{site}: the witness's locks were not looked at")
             continue
-        report.witnesses[site] = of_site.capability()
-        newest = _newest_witness(witness, vault.history.repository)
-        report.counted["vault-witness"] += newest is not None
-        if newest is None:
-            report.unknown.append(f"{site}: nothing of this vault was witnessed there")
-        elif (problem := _problem(newest, _state(of_site, newest), policy, now, site)) is not None:
-            report.problems.append(problem)
+        try:
+            report.witnesses[site] = of_site.capability()
+            counting = _counting_at(witness, vault.history.repository)
+            report.counted["vault-witness"] += len(counting)
+            if not counting:
+                report.unknown.append(f"{site}: nothing of this vault was witnessed there")
+            found_there = [_problem(key, _state(of_site, key), policy, now, site) for key in counting]
+            report.problems.extend(problem for problem in found_there if problem is not None)
+        except ObjectStoreError as error:
+            if error.transient:
+                report.away[site] = error
+            else:
+                report.unknown.append(f"{site}: the witness's locks cannot be told: {error}")
     return report
 
 
@@ -181,12 +196,11 @@ def _problem(
     return None if what is None else LockProblem(key, what, found.until, wanted, site)
 
 
-def _newest_witness(store: ObjectStore, repository: bytes) -> str | None:
-    """What a roll-back is told by; older ones are superseded."""
-    newest = None
-    for info in store.list(layout.witness_prefix(repository)):
-        newest = info.key
-    return newest
+def _counting_at(store: ObjectStore, repository: bytes) -> list[str]:
+    """What a roll-back is told by: the newest entry a site witnessed, and every change of the keys."""
+    keys = [info.key for info in store.list(layout.witness_prefix(repository))]
+    numbered = [key for key in keys if layout.sequence_of(key) is not None]
+    return [*numbered[-1:], *(key for key in keys if layout.witnessed_keys(repository, key) is not None)]
 
 
 def _state(locks: ObjectLocks, key: str) -> LockedObject | None:
@@ -233,7 +247,7 @@ def renew_locks(
             years.
 
     Raises:
-        NotSupported: the bucket keeps no locks.
+        NotSupported: the vault's bucket keeps no locks. (A witness's that keeps none is told in the report.)
         Damaged, HistoryDamaged: it cannot be told what counts.
     """
     _refuse_no_locks(locks)
@@ -250,13 +264,17 @@ def renew_locks(
             due.append((locks, key))
     for site, of_site in (witness_locks or {}).items():
         witness = vault.witnesses.get(site)
-        newest = None if witness is None else _newest_witness(witness, vault.history.repository)
-        if newest is not None:
+        if witness is None:
+            continue
+        try:
             _refuse_no_locks(of_site)
-            if _problem(newest, _state(of_site, newest), policy, now) is None:
-                report.enough += 1
-            else:
-                due.append((of_site, newest))
+            for key in _counting_at(witness, vault.history.repository):
+                if _problem(key, _state(of_site, key), policy, now) is None:
+                    report.enough += 1
+                else:
+                    due.append((of_site, key))
+        except ObjectStoreError as error:
+            report.failed.append(f"witness {site}: {error}")
     _extend_all(due, policy, now, report)
     return report
 

@@ -1,0 +1,168 @@
+"""`holdfast vault` beside backups that a wrong clock, a broken writer or a thief of its key made."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from folders import SITES, add_vault, folder_runtime, make_folders
+from holdfast.cli.main import app
+from holdfast.engine.pipeline.datasets import publish_dataset
+from holdfast.engine.pipeline.vaults.opening import opened
+from holdfast.engine.runtime import Runtime
+from holdfast.engine.vault.append import append
+from holdfast.engine.vault.backup import back_up
+from holdfast.engine.vault.sources import TreeSource
+
+
+@dataclass
+class Desk:
+    """A vault with backups of the dataset ``prices``, and the command over it."""
+
+    topology: Path
+
+    @property
+    def folder(self) -> Path:
+        return self.topology.parent / SITES[0] / "data" / "prices"
+
+    def back_up(self, data: bytes) -> int:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "one.bin").write_bytes(data)
+        publish_dataset(folder_runtime(self.topology), "desk", "prices")
+        return int(self.json("backup", "group")["backups"][0]["entry"])
+
+    def lie(self, backup_id: str | None = None, **body: Any) -> int:
+        """A backup entry that says whatever it likes; the number of it."""
+        vault = opened(folder_runtime(self.topology), "desk", "writer")
+        said = next(iter(vault.history.backups.values())).open_body(vault.secrets)
+        public = {"backup": backup_id or os.urandom(16).hex(), "tier": "daily", "indexes": []}
+        return append(
+            vault.store,
+            vault.secrets,
+            "backup",
+            clock=vault.clock,
+            tip=vault.history.tip,
+            signers=vault.history.keys.signers,
+            describe=lambda _tip: (public, {**said, **body}),
+        ).sequence
+
+    def __call__(self, *words: str, code: int = 0) -> Result:
+        done = CliRunner().invoke(app, ["vault", *words])
+        assert done.exit_code == code, done.output + done.stderr
+        assert "Traceback" not in done.output + done.stderr
+        return done
+
+    def json(self, *words: str, code: int = 0) -> Any:
+        return json.loads(self(*words, "--json", code=code).stdout)
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
+    topology = add_vault(make_folders(tmp_path))
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setattr(Runtime, "from_environment", lambda *_args, **_kwargs: folder_runtime(topology))
+    desk = Desk(topology)
+    desk("init")
+    return desk
+
+
+def entries(found: list[dict[str, Any]]) -> list[int]:
+    return [one["entry"] for one in found]
+
+
+def test_a_clock_that_ran_ahead_makes_no_old_backup_the_newest(desk: Desk, tmp_path: Path) -> None:
+    ahead = datetime.now(UTC) + timedelta(days=365)
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    (notes / "a").write_text("old")
+    old = back_up(opened(folder_runtime(desk.topology), "desk", "writer"), TreeSource("notes", notes, ahead)).backup
+    shown = desk.json("list")["backups"][0]
+    assert shown["claimed_at"] is not None
+    assert shown["taken_at"] < (datetime.now(UTC) + timedelta(days=1)).isoformat()
+    assert "clock ahead" in desk("list").stdout
+    (notes / "a").write_text("new")
+    new = desk.json("backup", "tree", str(notes), "--name", "notes")["entry"]
+    assert entries(desk.json("list")["backups"]) == [new, old.sequence]
+    desk("restore", "--source", "notes", "--to", str(tmp_path / "out"))
+    assert (tmp_path / "out" / "a").read_text() == "new"
+    would = desk.json("forget", "--dry-run")
+    done = desk.json("forget")
+    assert entries(would["forgotten"]) == entries(done["forgotten"])
+    assert [(one["entry"], one["reason"]) for one in would["kept"]] == [
+        (one["entry"], one["reason"]) for one in done["kept"]
+    ]
+
+
+def test_a_clock_that_ran_ahead_hides_no_stale_recovery_point(desk: Desk) -> None:
+    """The age of the newest backup is counted from when it came at the latest."""
+    ahead = datetime.now(UTC) + timedelta(days=365)
+    runtime = folder_runtime(desk.topology)
+    desk.back_up(b"one")
+    vault = opened(runtime, "desk", "writer")
+    said = next(iter(vault.history.backups.values())).open_body(vault.secrets)
+    desk.lie(taken_at=ahead.isoformat().replace("+00:00", "Z"), segments=said["segments"])
+    desk("verify")
+    (point,) = desk.json("status")["points"]
+    assert point["met"] is True
+    assert abs(point["age_seconds"]) < 300, "not a year from now"
+
+
+def test_a_backup_that_cannot_be_read_stops_no_command(desk: Desk, tmp_path: Path) -> None:
+    good = desk.back_up(b"one")
+    bad = desk.lie(segments="nonsense")
+    listed = desk("list")
+    assert "unreadable" in listed.stdout
+    assert f"the backup of entry {bad} cannot be read" in listed.stderr
+    assert {one["entry"]: one["unreadable"] is None for one in desk.json("list", "--source", "prices")["backups"]} == {
+        good: True,
+        bad: False,
+    }
+    assert [one["reason"] for one in desk.json("forget", "--dry-run")["kept"] if one["entry"] == bad] == [
+        "cannot be read"
+    ]
+    assert f"entry {bad}" in desk("forget").stderr
+    assert list(desk.json("gc")["unreadable"]) == [str(bad)]
+    assert list(desk.json("status")["points"][0]["unreadable"]) == [str(bad)]
+    assert f"entry {bad}" in desk("status").stderr
+    assert any(f"entry {bad}" in line for line in desk.json("verify", "--repair", code=4)["verified"]["problems"])
+    desk("restore", "--to", str(tmp_path / "out"))
+    assert "cannot be read" in desk("show", f"entry:{bad}", code=4).stderr
+    assert desk.json("hold", f"entry:{bad}")["backups"][0]["held"] is True
+    assert "legal hold" in desk("forget", f"entry:{bad}", code=3).stderr
+    desk("hold", f"entry:{bad}", "--release")
+    assert entries(desk.json("forget", f"entry:{bad}")["forgotten"]) == [bad]
+    assert desk("list").stderr == ""
+    assert desk.json("verify")["good"] is True
+
+
+def test_an_id_that_a_thief_took_names_the_older_and_forgets_neither(desk: Desk, tmp_path: Path) -> None:
+    good = desk.back_up(b"one")
+    name = desk.json("list")["backups"][0]["backup"]
+    false = desk.lie(name, source="evil", segments=[], objects=0, size_bytes=0)
+    assert f"entry {good} has the same id as entry {false}" in desk("list").stdout
+    for words in (("forget", name), ("forget", name, "--dry-run"), ("hold", name)):
+        refused = desk(*words, code=2).stderr
+        assert f"entry:{good} (prices), entry:{false} (evil)" in refused
+    restored = desk("restore", name, "--to", str(tmp_path / "out"))
+    assert f"entry:{good} is meant; of the same id there is also entry:{false}" in restored.stderr
+    assert (tmp_path / "out" / "one.bin").read_bytes() == b"one"
+    assert desk.json("show", f"entry:{false}")["source"] == "evil"
+    desk("forget", f"entry:{false}", "--last-too")
+    assert entries(desk.json("list")["backups"]) == [good]
+
+
+def test_the_last_backup_of_a_dataset_is_forgotten_only_where_that_is_said(desk: Desk) -> None:
+    entry = desk.back_up(b"one")
+    for words in (("forget", f"entry:{entry}"), ("forget", f"entry:{entry}", "--dry-run")):
+        assert "nothing would be left of a source" in desk(*words, code=3).stderr
+    assert entries(desk.json("forget", f"entry:{entry}", "--last-too", "--dry-run")["forgotten"]) == [entry]
+    desk("forget", f"entry:{entry}", "--last-too")
+    assert desk.json("list")["backups"] == []
