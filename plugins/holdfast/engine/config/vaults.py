@@ -23,6 +23,14 @@ class VaultKeys(Model):
     admin: tuple[str, ...] = Field(min_length=1, description="Forgets, collects, changes keys.")
 
 
+class VaultQueues(Model):
+    """Airflow queues by role: a worker then needs one role's key. None: the default queue, whose workers need all."""
+
+    writer: str | None = Field(None, min_length=1, description="Backs up, mirrors, notes, renews locks, checks ages.")
+    reader: str | None = Field(None, min_length=1, description="Verifies, restores, drills.")
+    admin: str | None = Field(None, min_length=1, description="Forgets and collects.")
+
+
 class KeepBackups(Model):
     """How many backups of each source stay: the newest, and the newest of each of the last so many periods (UTC)."""
 
@@ -59,6 +67,7 @@ class Vault(Model):
         description="Its id, which `vault init` prints: no other repository is taken for it. Set it.",
     )
     keys: VaultKeys
+    queues: VaultQueues = Field(default_factory=lambda: VaultQueues())
     keep: KeepBackups = Field(default_factory=lambda: KeepBackups())
     lock_days: dict[Tier, int] = Field(
         default_factory=dict, description="Per retention tier how long its objects cannot be removed by anybody."

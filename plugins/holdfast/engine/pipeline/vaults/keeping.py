@@ -16,6 +16,7 @@ from holdfast.engine.pipeline.vaults.backing_up import follow
 from holdfast.engine.pipeline.vaults.locking import lock_policy, locks_at, remover
 from holdfast.engine.pipeline.vaults.opening import opened, prefix_of, recipients_of, unlocked, vault_store
 from holdfast.engine.runtime import Runtime
+from holdfast.engine.snapshot.documents import iso_utc
 from holdfast.engine.vault.backups import Backup, all_backups, choose, live_backups, newest
 from holdfast.engine.vault.collect import ORPHAN_AGE, CollectOptions, CollectReport, collect, store_now
 from holdfast.engine.vault.erasure import ErasureStore
@@ -138,6 +139,47 @@ def recovery_points(runtime: Runtime, group: str, vault: str, *, at_least: Depth
     return points
 
 
+@dataclass(frozen=True)
+class Proof:
+    """What a verification found whole, for whoever may sign it.
+
+    Args:
+        at: when it began.
+        backups: numbers of the entries it covered.
+    """
+
+    at: datetime
+    depth: str
+    backups: frozenset[int]
+    packs_read: int
+    bytes_read: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {**self.__dict__, "at": iso_utc(self.at), "backups": sorted(self.backups)}
+
+    @classmethod
+    def from_dict(cls, found: Mapping[str, Any]) -> Proof:
+        return cls(**{**found, "at": datetime.fromisoformat(found["at"]), "backups": frozenset(found["backups"])})
+
+
+def noted(runtime: Runtime, vault: str, proof: Proof, *, site: str | None = None) -> None:
+    """Sign what a verification found whole, at the vault or at a mirror of it. Needs the writer's key alone.
+
+    Raises WrongKey, NoVault, ConfigError, HistoryDamaged.
+    """
+    found = opened(runtime, vault, "writer", site=site)
+    report = VerifyReport(Depth(proof.depth), packs_read=proof.packs_read, bytes_read=proof.bytes_read)
+    note_verification(found, report, proof.backups, found.secrets, at=min(proof.at, runtime.clock.now()))
+
+
+def _opened_to_verify(runtime: Runtime, vault: str, site: str | None) -> Vault:
+    try:
+        return opened(runtime, vault, "reader", site=site)
+    except (WrongKey, ConfigError):
+        return opened(runtime, vault, "writer", site=site)
+
+
 def verified(
     runtime: Runtime,
     vault: str,
@@ -146,6 +188,7 @@ def verified(
     last: datetime | None = None,
     site: str | None = None,
     options: VerifyOptions | None = None,
+    prove: Callable[[Proof], object] | None = None,
 ) -> VerifyReport:
     """Verify a vault or a mirror of it, and note it there where nothing is wrong.
 
@@ -154,13 +197,11 @@ def verified(
     Args:
         last: when the last sample was begun; by default the notes say, of a mirror its own.
         site: of a mirror. It is held against the vault, where that can be read, else against the witnesses.
+        prove: told what was found whole instead of its being noted: the reader's key then suffices. See `noted`.
     """
     given = options or VerifyOptions()
     began = runtime.clock.now()
-    try:
-        found = opened(runtime, vault, "reader", site=site)
-    except (WrongKey, ConfigError):
-        found = opened(runtime, vault, "writer", site=site)
+    found = _opened_to_verify(runtime, vault, site)
     beside = VerifyReport(depth)
     if site is not None:
         found = _beside_its_vault(runtime, vault, found, beside)
@@ -172,13 +213,16 @@ def verified(
         report.warnings.extend(advice_on(runtime.topology, vault))
     report.problems[:0] = beside.problems
     report.warnings[:0] = beside.warnings
-    if report.is_good:
+    covered = frozenset(found.history.backups)
+    if report.is_good and prove is not None:
+        prove(Proof(began, str(depth), covered, report.packs_read, report.bytes_read))
+    elif report.is_good:
         try:
             writer = unlocked(runtime, vault, "writer", store=found.store)
         except (WrongKey, ConfigError) as error:
             report.warnings.append(f"what was found whole is not noted, the writer's key is not at hand: {error}")
         else:
-            note_verification(found, report, frozenset(found.history.backups), writer, at=began)
+            note_verification(found, report, covered, writer, at=began)
     return report
 
 
@@ -188,7 +232,7 @@ def _beside_its_vault(runtime: Runtime, vault: str, mirror: Vault, report: Verif
     Where the vault cannot be read, or is not right itself, the witnesses say whether the mirror is.
     """
     try:
-        own = opened(runtime, vault, "writer")
+        own = _opened_to_verify(runtime, vault, None)
     except HoldfastError as error:
         report.warnings.append(f"the mirror was held against the witnesses only, the vault cannot be read: {error}")
         return mirror
