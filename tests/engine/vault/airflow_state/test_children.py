@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -51,6 +52,19 @@ def test_whoever_runs_out_of_time_is_killed_with_its_own_children_and_reaped() -
     deadline = time.monotonic() + 30
     while is_alive(grandchild):
         assert time.monotonic() < deadline
+    assert children_of_this_process() <= before
+
+
+def test_whoever_is_interrupted_while_a_child_starts_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = children_of_this_process()
+
+    class Interrupted(threading.Thread):
+        def start(self) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading, "Thread", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Child(["sleep", "1000"], ENVIRON, timeout_seconds=900)
     assert children_of_this_process() <= before
 
 

@@ -55,8 +55,10 @@ class Child:
         self._hide = [secret for secret in hide if len(secret) > 1]
         self._kept = bytearray()
         self.timed_out = False
+        # Made before it is started: a signal that comes while it starts finds what there is to kill.
+        self.process = subprocess.Popen.__new__(subprocess.Popen)
         try:
-            self.process = subprocess.Popen(
+            self.process.__init__(  # type: ignore[misc]
                 [*_orphaned(orphaned), *(str(part) for part in argv)],
                 env=dict(environ),
                 stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
@@ -64,8 +66,13 @@ class Child:
                 stderr=subprocess.PIPE,
                 cwd=folder,
                 start_new_session=True,
-                **_identity(user),  # type: ignore[call-overload]
+                **_identity(user),
             )
+            self._reader = threading.Thread(target=self._keep_errors, daemon=True)
+            self._reader.start()
+            self._watchdog = threading.Timer(timeout_seconds, self._overdue)
+            self._watchdog.daemon = True
+            self._watchdog.start()
         except OSError as error:
             raise MissingProgram(
                 "a program could not be started",
@@ -74,11 +81,11 @@ class Child:
                 found=error.strerror or repr(error),
                 fix="Install it, or name the folder it lies in",
             ) from None
-        self._reader = threading.Thread(target=self._keep_errors, daemon=True)
-        self._reader.start()
-        self._watchdog = threading.Timer(timeout_seconds, self._overdue)
-        self._watchdog.daemon = True
-        self._watchdog.start()
+        except BaseException:
+            if getattr(self.process, "pid", None):
+                self._kill()
+                self.process.wait()
+            raise
 
     def __enter__(self) -> Child:
         return self
