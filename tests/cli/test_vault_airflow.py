@@ -164,7 +164,7 @@ def test_a_drill_that_is_interrupted_ends_what_it_started_and_is_signed(backed: 
 
     thread = threading.Thread(target=interrupt)
     thread.start()
-    journal = backed.drill("--airflow", str(airflow), code=3)
+    journal = backed.drill("--airflow", str(airflow), code=130)
     thread.join()
     assert (journal["status"], journal["verdict"]) == ("interrupted", "aborted")
     outcomes = {step["name"]: step["outcome"] for step in journal["steps"]}

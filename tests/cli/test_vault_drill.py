@@ -13,8 +13,12 @@ from typer.testing import CliRunner
 
 from folders import SITES, add_vault, make_folders
 from holdfast.cli.main import app
+from holdfast.engine.drill.airflow_journal import AirflowDrillJournal
+from holdfast.engine.pipeline.vaults import airflow_drilling
 from holdfast.engine.vault.targets import PrefixTarget
 from vault_command import Vaults
+
+TESTS = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
@@ -64,3 +68,20 @@ def test_evidence_that_cannot_be_written_is_told_before_anything_is_restored(vau
         said = vaults("drill", "run", "--output", str(tmp_path / folder), code=2).stderr
         assert "the evidence cannot be written here" in said
         assert "restore: begun" not in said
+
+
+@pytest.mark.parametrize(("status", "code"), [("interrupted", 130), ("aborted", 3), ("failed", 1)])
+def test_a_drill_of_airflow_exits_as_it_ended(
+    vaults: Vaults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: str, code: int
+) -> None:
+    document = json.loads((TESTS / "golden" / "airflow-drill" / "journal.json").read_text())
+    document.pop("verdict")
+    journal = AirflowDrillJournal.model_validate({**document, "status": status, "claims": []})
+    monkeypatch.setattr(airflow_drilling, "drill_airflow", lambda *_args, **_kwargs: journal)
+    assert vaults.json("drill", "airflow", "--output", str(tmp_path / "ev"), code=code)["status"] == status
+
+
+def test_evidence_of_airflow_that_cannot_be_written_is_told_first(vaults: Vaults, tmp_path: Path) -> None:
+    (tmp_path / "evidence").write_bytes(b"in the way")
+    said = vaults("drill", "airflow", "--output", str(tmp_path / "evidence"), code=2).stderr
+    assert "the evidence cannot be written here" in said

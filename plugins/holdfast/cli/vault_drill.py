@@ -15,6 +15,7 @@ from holdfast.engine.runtime import Runtime
 
 if TYPE_CHECKING:
     from holdfast.engine.drill.airflow_journal import AirflowDrillJournal
+    from holdfast.engine.drill.restore_journal import RestoreDrillJournal
     from holdfast.engine.recovery.interface import Progress
 
 app = typer.Typer(help="Restore drills: run, airflow.", no_args_is_help=True)
@@ -78,10 +79,7 @@ def run(
         progress=tell_step,
     )
     print_json(journal.as_document()) if as_json else show.print_restore_drill(journal, folder)
-    if journal.status == "interrupted":
-        raise typer.Exit(130)
-    if not journal.green:
-        raise typer.Exit(3 if journal.verdict == "aborted" else 1)
+    _exit_as(journal)
 
 
 @app.command("airflow")
@@ -99,7 +97,8 @@ def airflow(
 
     Touches nothing that lives. `holdfast drill verify` checks the evidence.
 
-    Exit codes: 0 every claim holds, 1 one does not or could not be judged, or it failed; 2 bad input, 3 refused.
+    Exit codes: 0 every claim holds, 1 one does not or could not be judged, or it failed; 2 bad input, 3 refused,
+    130 interrupted.
     """
     from holdfast.engine.drill.phases import new_drill_id
     from holdfast.engine.pipeline.vaults.airflow_drilling import drill_airflow
@@ -129,5 +128,11 @@ def tell_step(seen: Progress) -> None:
 def end_airflow_drill(journal: AirflowDrillJournal, folder: Path, as_json: bool) -> None:
     """Show it, and exit as it ended."""
     print_json(journal.as_document()) if as_json else show.print_airflow_drill(journal, folder)
+    _exit_as(journal)
+
+
+def _exit_as(journal: AirflowDrillJournal | RestoreDrillJournal) -> None:
+    if journal.status == "interrupted":
+        raise typer.Exit(130)
     if not journal.green:
         raise typer.Exit(3 if journal.verdict == "aborted" else 1)

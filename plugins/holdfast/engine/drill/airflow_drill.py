@@ -16,7 +16,7 @@ from holdfast import __version__
 from holdfast.engine.drill.airflow_journal import AirflowDrillJournal, Kind
 from holdfast.engine.drill.conclude import keep_at
 from holdfast.engine.drill.errors import DrillError
-from holdfast.engine.drill.evidence import load_or_create_key, write_evidence
+from holdfast.engine.drill.evidence import load_or_create_key, require_writable, write_evidence
 from holdfast.engine.drill.interrupts import DrillInterrupted, interrupts
 from holdfast.engine.drill.phases import new_drill_id
 from holdfast.engine.drill.restore_claims import at_most, witnessed
@@ -94,9 +94,10 @@ def run_airflow_drill(
         drill_id: as `new_drill_id` makes it.
 
     Raises:
-        ConfigError: the signing key is wrong; nothing was done and nothing is written.
+        ConfigError: the signing key or the output folder is wrong; nothing was done.
     """
     key = load_or_create_key(rooms.environ)  # a key that cannot sign is told now, not after the restore
+    require_writable(output)
     drill_id = drill_id or new_drill_id(rooms.clock.now())
     started_at, seen = rooms.clock.now(), Seen(rooms.clock.monotonic(), rooms.clock.monotonic)
     report: AirflowDrillReport | None = None

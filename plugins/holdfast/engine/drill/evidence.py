@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -30,7 +31,7 @@ from holdfast.engine.drill.restore_journal import RestoreDrillJournal
 from holdfast.engine.drill.restore_journal import read_journal as read_restore_journal
 from holdfast.engine.drill.restore_report import render_restore_report
 from holdfast.engine.snapshot.documents import canonical
-from holdfast.errors import HoldfastError
+from holdfast.errors import ConfigError, HoldfastError
 
 __all__ = [
     "EvidenceInvalid",
@@ -95,6 +96,22 @@ class Verification:
     def signer(self) -> str:
         """For people."""
         return f"signed by key {self.key_id}, {'the trusted key' if self.pinned else 'not pinned'}"
+
+
+def require_writable(folder: Path) -> None:
+    """Asked before a drill begins. Raises ConfigError: evidence cannot be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            "the evidence cannot be written here",
+            where=str(folder),
+            expected="a folder that can be written, or made",
+            found=str(error.strerror),
+            fix="Name another one; nothing was restored",
+        ) from None
 
 
 def write_evidence(journal: Mapping[str, Any], folder: Path, key: Ed25519PrivateKey) -> EvidencePaths:

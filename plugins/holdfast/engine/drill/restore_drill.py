@@ -12,14 +12,13 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 from holdfast import __version__
 from holdfast.engine.config import Objectives
 from holdfast.engine.drill.conclude import keep_evidence
 from holdfast.engine.drill.errors import DrillError
-from holdfast.engine.drill.evidence import load_or_create_key, write_evidence
+from holdfast.engine.drill.evidence import load_or_create_key, require_writable, write_evidence
 from holdfast.engine.drill.golden import find_reference, golden_set
 from holdfast.engine.drill.interrupts import DrillInterrupted, Interrupts, interrupts
 from holdfast.engine.drill.lost_shares import about_shares, lost_sites, without
@@ -45,7 +44,7 @@ from holdfast.engine.vault.tables import restore_tables
 from holdfast.engine.vault.targets import PrefixTarget
 from holdfast.engine.vault.tree import TreeRow
 from holdfast.engine.vault.vault import Vault
-from holdfast.errors import ConfigError, HoldfastError, Refused
+from holdfast.errors import HoldfastError, Refused
 
 _GIB = 1024**3
 #: Failures before these phases are over touched nothing: nothing is known of the backup.
@@ -92,7 +91,7 @@ def run_restore_drill(
     found = find_subject(rooms.topology, subject, group)
     rooms.topology.site(vault_site)
     key = load_or_create_key(rooms.environ)  # a key that cannot sign is told now, not after the restore
-    _require_writable(output)
+    require_writable(output)
     drill_id = drill_id or new_drill_id(rooms.clock.now())
     run = _Run(
         rooms,
@@ -119,22 +118,6 @@ def run_restore_drill(
             for site, outcome in kept.items():
                 progress(Progress("evidence", "done" if outcome == "kept" else "failed", detail=f"{site}: {outcome}"))
     return journal
-
-
-def _require_writable(folder: Path) -> None:
-    """Raises ConfigError: evidence cannot be written there."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ConfigError(
-            "the evidence cannot be written here",
-            where=str(folder),
-            expected="a folder that can be written, or made",
-            found=str(error.strerror),
-            fix="Name another one; nothing was restored",
-        ) from None
 
 
 def _guarded(run: _Run, signals: Interrupts) -> None:
