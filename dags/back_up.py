@@ -7,12 +7,11 @@ from datetime import timedelta
 import pendulum
 from airflow.sdk import DAG, Param
 
-from holdfast.hooks.topology import topology_outline
+from holdfast.hooks.topology import topology_outline, vaults_by_dag
 from holdfast.operators.assets import BACKED_UP
 from holdfast.operators.vault import BackUpGroupOperator, GroupsOfVaultOperator
 
 topology = topology_outline()
-vaults = sorted(topology.vaults)
 
 DOCS = """
 ### Back up
@@ -25,12 +24,14 @@ asset gets an event with the new backups.
 A dataset whose residency class forbids the vault's site is refused before a byte moves. A stopped task leaves nothing
 to unlock: run it again.
 
-By hand, with the form; a vault with a `backup_schedule` has a DAG of its own, `back_up.<vault>`.
+By hand, with the form; a vault with a `backup_schedule` has a DAG of its own, `back_up.<vault>`, and so has each where
+their `queues` differ.
 """
 
 
 def backup_dag(dag_id: str, offered: list[str], schedule: str | None) -> DAG:
     """Backs up into the first of the offered vaults, unless the form says another."""
+    vault = offered[0] if len(offered) == 1 else "{{ params.vault }}"
     with DAG(
         dag_id=dag_id,
         description="The newest snapshots of each group into its vault; witnessed, checked, mirrored.",
@@ -58,18 +59,21 @@ def backup_dag(dag_id: str, offered: list[str], schedule: str | None) -> DAG:
         },
         doc_md=DOCS,
     ) as dag:
-        groups = GroupsOfVaultOperator(task_id="groups", vault="{{ params.vault }}")
+        groups = GroupsOfVaultOperator(task_id="groups", vault=vault)
         BackUpGroupOperator.partial(
             task_id="back_up",
-            vault="{{ params.vault }}",
+            vault=vault,
             tier="{{ params.tier }}",
+            **BackUpGroupOperator.on_queue(vault),
             outlets=[BACKED_UP],
             map_index_template="{{ task.group }}",
         ).expand(group=groups.output)
     return dag
 
 
-backup_dag("back_up", vaults, None)
-for name in vaults:
-    if topology.vaults[name].backup_schedule:
-        backup_dag(f"back_up.{name}", [name], topology.vaults[name].backup_schedule)
+for suffix, offered in vaults_by_dag(topology):
+    if not suffix:
+        backup_dag("back_up", offered, None)
+for name, settings in sorted(topology.vaults.items()):
+    if settings.backup_schedule or len(vaults_by_dag(topology)) > 1:
+        backup_dag(f"back_up.{name}", [name], settings.backup_schedule)

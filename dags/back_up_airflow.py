@@ -9,7 +9,7 @@ from airflow.sdk import DAG
 
 from holdfast.hooks.topology import topology_outline
 from holdfast.operators.assets import BACKED_UP
-from holdfast.operators.vault import BackUpAirflowOperator
+from holdfast.operators.vault import BackUpAirflowOperator, BaseBackupOfAirflowOperator
 
 topology = topology_outline()
 
@@ -31,7 +31,12 @@ with DAG(
 
     Airflow keeps tasks away from its database, so the worker needs a URL of its own with a role that may read it:
     `HOLDFAST_AIRFLOW_DATABASE`. Without it the task fails and says so.
+
+    **base_backup**, where the topology describes `airflow.recovery`: a base backup of the whole cluster by pgBackRest,
+    on the worker beside it. With the log that the cluster archives, any moment since can be recovered.
     """,
 ):
     for name in sorted(topology.vaults):
         BackUpAirflowOperator(task_id=f"back_up-{name}", vault=name, outlets=[BACKED_UP])
+    if topology.airflow.recovery is not None:
+        BaseBackupOfAirflowOperator(task_id="base_backup")

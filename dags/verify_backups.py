@@ -11,6 +11,7 @@ from holdfast.hooks.topology import topology_outline
 from holdfast.notifications.recovery_point import StaleRecoveryPointNotifier
 from holdfast.operators.vault import (
     CheckRecoveryPointsOperator,
+    NoteVerificationOperator,
     RenewLocksOperator,
     RetainBackupsOperator,
     VerifyBackupsOperator,
@@ -23,7 +24,8 @@ DOCS = """
 
 **verify** reads the packs that are due: in the vault's `verify_days` every one is read and opened once. What is wrong
 fails the task and is named, with every object that cannot be restored for it; **verify-(mirror)** does the same of each
-mirror, with a schedule of its own. **retain** forgets what the topology's
+mirror, with a schedule of its own. **note** signs what was found whole: it has the writer's key, and **verify** the
+reader's. **retain** forgets what the topology's
 `keep` does not keep, and collects what no backup needs any more; it runs only after a verification that found nothing
 wrong. **lock**, of a vault with `lock_days`, renews the locks of all that still counts, whatever the others found, and
 fails with what is not locked. **check** runs in any case, and fails when the newest verified backup of a dataset or
@@ -55,17 +57,21 @@ def verify_dag(dag_id: str, vault: str, schedule: str | None) -> DAG:
         },
         doc_md=DOCS,
     ) as dag:
-        verify = VerifyBackupsOperator(task_id="verify", vault=vault, depth="{{ params.depth }}")
+        depth = "{{ params.depth }}"
+        verify = VerifyBackupsOperator(task_id="verify", vault=vault, depth=depth, note=False)
+        note = NoteVerificationOperator(task_id="note", vault=vault, verification=verify.output)
         retain = RetainBackupsOperator(task_id="retain", vault=vault)
         verify >> retain
         for mirror in topology.vaults[vault].mirrors:
-            VerifyBackupsOperator(task_id=f"verify-{mirror}", vault=vault, mirror=mirror, depth="{{ params.depth }}")
+            at = {"vault": vault, "mirror": mirror}
+            of_mirror = VerifyBackupsOperator(task_id=f"verify-{mirror}", depth=depth, note=False, **at)
+            NoteVerificationOperator(task_id=f"note-{mirror}", verification=of_mirror.output, **at)
         if topology.vaults[vault].lock_days:
             # After retention, so that what was just forgotten is not locked for another period; in any case.
             retain >> RenewLocksOperator(task_id="lock", vault=vault, trigger_rule=TriggerRule.ALL_DONE)
         for group, settings in topology.groups.items():
             if vault in settings.vaults:
-                verify >> CheckRecoveryPointsOperator(
+                note >> CheckRecoveryPointsOperator(
                     task_id=f"check-{group}",
                     vault=vault,
                     group=group,

@@ -12,9 +12,12 @@ from typing import Any
 import pytest
 
 import s3_over_tls
-from airflow_world import AirflowDatabase, needs_postgres
+from airflow_world import AirflowDatabase, children_of_this_process, migrate, needs_postgres
+from folders import add_vault
+from holdfast.engine.drill.evidence import verify_evidence
+from holdfast.engine.vault.airflow_state.pitr_drill import STEPS
 from holdfast.engine.vault.airflow_state.scratch import ScratchPostgres
-from recovery_world import PASSPHRASE, QUICK, Recovery, needs_backrest, recovery
+from recovery_world import PASSPHRASE, QUICK, Recovery, needs_backrest, recovery, utc
 
 
 @pytest.fixture
@@ -177,3 +180,49 @@ def test_a_topology_without_recovery_says_how_to_describe_it(pitr: Recovery) -> 
     document = pitr.topology.read_text()
     pitr.topology.write_text(document[: document.index("airflow:")] + document[document.index("datasets:") :])
     assert "airflow.recovery" in pitr("pitr", "status", code=2).stderr
+
+
+@pytest.mark.slow
+@pytest.mark.alone
+@pytest.mark.e2e
+@needs_postgres
+@needs_backrest
+def test_a_drill_goes_back_to_a_moment_with_the_escrows_keys_and_is_signed(
+    pitr: Recovery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOLDFAST_STATE", str(tmp_path / "state"))
+    (tmp_path / "escrow.key").write_text("12" * 32)
+    add_vault(pitr.topology, site="site-a", mirrors=[], witnesses=[], airflow_escrow=[f"file:{tmp_path}/escrow.key"])
+    pitr.begin()
+    pitr.server.create_database("airflow")
+    database = AirflowDatabase(pitr.server.url_text("airflow"))
+    migrate(database, tmp_path / "home-of-migrate")
+    database.fill()
+    pitr.environ |= database.environment(tmp_path / "home")
+    pitr("init")
+    pitr("backup", "airflow")
+    pitr("pitr", "check")
+    made = pitr.json("pitr", "backup")
+    moment = pitr.moment_after(database, made["complete_at"])
+    with database.session() as session:
+        session.change("INSERT INTO variable (key, val, is_encrypted) VALUES ('too-late', 'x', FALSE)")
+    pitr("pitr", "check")
+    evidence = tmp_path / "evidence"
+    before = children_of_this_process()
+    journal = pitr.json("pitr", "drill", "--at", utc(moment), "--output", str(evidence))
+    assert {step["name"]: step["outcome"] for step in journal["steps"]} == dict.fromkeys(STEPS, "passed")
+    assert (journal["verdict"], journal["kind"]) == ("pass", "airflow-pitr-drill")
+    assert journal["source"]["base_backup"] == made["backup"]
+    assert journal["source"]["repository"]["site"] == "site-b"
+    assert journal["rto_seconds"] > 0
+    assert journal["rpo_seconds"] >= 0
+    assert verify_evidence(evidence).verdict == "pass"
+    kept = pitr.server.folder / "bucket" / "evidence" / journal["drill_id"] / "evidence.dsse.json"
+    assert kept.read_bytes() == (evidence / "evidence.dsse.json").read_bytes()
+    assert children_of_this_process() <= before
+    # Without its keys a database is half of Airflow.
+    document = pitr.topology.read_text()
+    pitr.topology.write_text(document.replace("escrow.key", "gone.key"))
+    journal = pitr.json("pitr", "drill", "--airflow", "/bin/false", "--output", str(evidence), code=1)
+    outcomes = {step["name"]: step["outcome"] for step in journal["steps"]}
+    assert (outcomes["keys"], outcomes["canary"], outcomes["database"]) == ("failed", "unknown", "passed")

@@ -134,7 +134,9 @@ def test_a_vault_with_locks_has_them_renewed_every_day_whatever_else_is_found(
     monkeypatch.setenv("HOLDFAST_TOPOLOGY", str(topology))
     dag = runpy.run_path(str(TESTS.parent / "dags" / "verify_backups.py"))["verify_dag"]("x", "desk", "@daily")
     assert dag.get_task("verify-site-c").mirror == "site-c"
-    assert not dag.get_task("verify-site-c").downstream_task_ids, "a damaged mirror keeps no retention from running"
+    after = dag.get_task("verify-site-c").downstream_task_ids
+    assert after == {"note-site-c"}, "a damaged mirror keeps no retention from running"
+    assert not dag.get_task("note-site-c").downstream_task_ids
     lock = dag.get_task("lock")
     assert (lock.trigger_rule, lock.upstream_task_ids) == ("all_done", {"retain"})
     add_vault(topology)

@@ -27,7 +27,8 @@ from holdfast.errors import ConfigError, HoldfastError
 app = typer.Typer(
     help="Backups: init, backup, list, show, restore, verify, forget, gc, hold, locks, mirror, drill, pitr, keys.",
     no_args_is_help=True,
-    epilog="Exit codes: 0 done, 1 failed, 2 bad input, 3 refused or the wrong key, 4 the vault is damaged.",
+    epilog="Exit codes: 0 done, 1 failed, 2 bad input, 3 refused or the wrong key, 4 the vault is damaged, "
+    "130 interrupted.",
 )
 app.add_typer(backup_app, name="backup")
 app.add_typer(drill_app, name="drill")
@@ -309,7 +310,15 @@ def mirror(vault: VaultOption = None, topology: TopologyOption = None, as_json: 
 
 @app.command("status")
 @reports_errors
-def status(group: GroupOption = None, topology: TopologyOption = None, as_json: JsonOption = False) -> None:
+def status(
+    group: GroupOption = None,
+    verified: Annotated[
+        Depth | None,
+        typer.Option("--verified", help="Verified at least so deep; by default the vault's `rpo_depth`."),
+    ] = None,
+    topology: TopologyOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """How old the newest verified backup of each dataset and model is, against what may be lost.
 
     It warns of vaults that fewer than two other clouds witness.
@@ -319,7 +328,7 @@ def status(group: GroupOption = None, topology: TopologyOption = None, as_json: 
     runtime = Runtime.from_environment(topology)
     name = choose_group(runtime, group)
     vaults = opening.vaults_of(runtime, name)
-    points = [point for vault in vaults for point in keeping.recovery_points(runtime, name, vault)]
+    points = [point for vault in vaults for point in keeping.recovery_points(runtime, name, vault, at_least=verified)]
     warnings = [line for vault in vaults for line in advice_on(runtime.topology, vault)]
     if as_json:
         print_json(

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from holdfast.cli.output import console, errors
 from holdfast.engine.pipeline.telling import size
@@ -71,7 +71,9 @@ def print_new_key(facts: Mapping[str, Any], *, offline: bool) -> None:
 
 
 def print_backups(name: str, backups: Sequence[Backup]) -> None:
-    columns = ("entry", "backup", "source", "content of", "tier", "objects", "size", "added", "")
+    # The id is what is typed elsewhere: it stays whole on a narrow terminal.
+    whole, marks = Column("backup", min_width=12), Column("", no_wrap=True)
+    columns = ("entry", whole, "source", "content of", "tier", "objects", "size", "added", marks)
     table = Table(*columns, title=f"Vault {name}")
     for one in backups:
         if one.unreadable is not None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from holdfast.engine.config import Topology, load_topology
 from holdfast.engine.config.load import TOPOLOGY_VARIABLE
+from holdfast.errors import ConfigError
 
 #: Taken for a variable that is not set while a DAG file is parsed: valid as text and as a number.
 _PLACEHOLDER = "1"
@@ -44,6 +45,35 @@ def topology_outline(path: Path | None = None) -> Topology:
 @lru_cache(maxsize=8)
 def _outline(file: Path, _changed: int) -> Topology:
     return load_topology(file, _Lenient(os.environ))
+
+
+def queue_of(topology: Topology, role: str, vault: str | None) -> str | None:
+    """The queue of a task that needs one role's key of a vault; ``None``: the default queue.
+
+    Args:
+        vault: ``None``: it is a parameter, so any of them.
+
+    Raises:
+        ConfigError: any of them, and their queues differ: a task has one queue, whatever its parameters.
+    """
+    known = topology.vaults.values() if vault is None else [topology.vault(vault)]
+    queues = {getattr(one.queues, role) for one in known}
+    if len(queues) > 1:
+        raise ConfigError(
+            "a task whose vault is a parameter cannot be on the queue of each",
+            where=f"{topology.path}: vaults.….queues.{role}",
+            expected="one queue for all vaults, or a task for each vault",
+            found=", ".join(sorted(str(queue) for queue in queues)),
+        )
+    return next(iter(queues), None)
+
+
+def vaults_by_dag(topology: Topology) -> list[tuple[str, list[str]]]:
+    """What follows a DAG's id, and the vaults its form offers: all, or, where their queues differ, a DAG for each."""
+    names = sorted(topology.vaults)
+    if len({topology.vaults[name].queues for name in names}) <= 1:
+        return [("", names)]
+    return [(f".{name}", [name]) for name in names]
 
 
 class _Lenient(Mapping[str, str]):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from airflow.sdk.exceptions import AirflowFailException
 
 from holdfast.errors import ConfigError, HoldfastError
+from holdfast.hooks.topology import queue_of, topology_outline
 from holdfast.operators.assets import BACKED_UP, vault_asset
 from holdfast.operators.base import HoldfastOperator
 
@@ -23,17 +25,36 @@ _MOST_LINES = 200
 
 
 class VaultOperator(HoldfastOperator):
-    """What the tasks of a vault share: its name, checked when the DAG is parsed.
+    """What the tasks of a vault share: its name, checked when the DAG is parsed, and the queue of the role they need.
+
+    A worker of that queue needs this role's key of the vault, and no other: ``vaults.….queues`` of the topology.
 
     :param vault: a vault of the topology. (templated)
     """
 
     template_fields: Sequence[str] = ("vault",)
+    #: Whose key the task needs.
+    role: ClassVar[Literal["writer", "reader", "admin"]] = "writer"
 
     def __init__(self, *, vault: str, **kwargs: Any) -> None:
+        if kwargs.get("queue") is None:
+            kwargs = {**kwargs, **self.on_queue(vault, topology_path=kwargs.get("topology_path"))}
         super().__init__(**kwargs)
         self.vault = vault
         self.check_names(vault=vault)
+
+    @classmethod
+    def on_queue(cls, vault: str, *, topology_path: str | None = None) -> dict[str, str]:
+        """``queue=…`` for this task, nothing for the default queue. A mapped task has to be given it.
+
+        :raises ConfigError: the vault is a template, and the vaults' queues differ.
+        """
+        topology = topology_outline(Path(topology_path) if topology_path else None)
+        is_known = vault in topology.vaults
+        if not is_known and "{{" not in vault:
+            return {}  # refused with the names there are
+        queue = queue_of(topology, cls.role, vault if is_known else None)
+        return {} if queue is None else {"queue": queue}
 
 
 class GroupsOfVaultOperator(VaultOperator):
@@ -104,10 +125,13 @@ class VerifyBackupsOperator(VaultOperator):
 
     :param depth: ``structure``, ``sample`` (the packs due since the last sample) or ``full``. (templated)
     :param mirror: verify this mirror instead of the vault itself. (templated)
-    :returns: what was read.
+    :param note: sign what was found whole with the writer's key, where that is at hand. Else `NoteVerificationOperator`
+        does it, on a worker that has it.
+    :returns: what was read, and as ``proof`` what was found whole.
     """
 
     template_fields: Sequence[str] = ("vault", "depth", "mirror")
+    role = "reader"
 
     def __init__(
         self,
@@ -115,11 +139,13 @@ class VerifyBackupsOperator(VaultOperator):
         vault: str,
         depth: Literal["structure", "sample", "full"] | str = "sample",
         mirror: str | None = None,
+        note: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(vault=vault, **kwargs)
         self.depth = depth
         self.mirror = mirror
+        self.note = note
         if "{{" not in depth and depth not in _DEPTHS:
             raise ConfigError(
                 "unknown depth", where=f"task {self.task_id}: depth", expected=", ".join(_DEPTHS), found=repr(depth)
@@ -130,11 +156,13 @@ class VerifyBackupsOperator(VaultOperator):
         from holdfast.engine.vault.errors import NotTold
         from holdfast.engine.vault.verify import Depth
 
+        proofs: list[keeping.Proof] = []
         report = keeping.verified(
             runtime,
             self.vault,
             Depth(self.depth),
             site=self.mirror or None,
+            prove=None if self.note else proofs.append,
         )
         for problem in (*report.problems, *report.degraded, *report.unknown):
             self.log.error("%s", problem)
@@ -157,14 +185,44 @@ class VerifyBackupsOperator(VaultOperator):
             "bytes_read": report.bytes_read,
             "content_opened": report.content_opened,
             "warnings": report.warnings,
+            "proof": proofs[0].to_dict() if proofs else None,
         }
+
+
+class NoteVerificationOperator(VaultOperator):
+    """Signs what a verification found whole, so that its backups count as verified: with a writer's key.
+
+    Who verifies reads content, and signs nothing.
+
+    :param verification: what `VerifyBackupsOperator` returned with ``note=False``. (templated)
+    :param mirror: it was of this mirror. (templated)
+    """
+
+    template_fields: Sequence[str] = ("vault", "verification", "mirror")
+
+    def __init__(self, *, vault: str, verification: Any, mirror: str | None = None, **kwargs: Any) -> None:
+        super().__init__(vault=vault, **kwargs)
+        self.verification = verification
+        self.mirror = mirror
+
+    def act(self, _context: Context, runtime: Runtime) -> None:
+        from holdfast.engine.pipeline.vaults import keeping
+
+        keeping.noted(
+            runtime, self.vault, keeping.Proof.from_dict(self.verification["proof"]), site=self.mirror or None
+        )
 
 
 class RetainBackupsOperator(VaultOperator):
     """Forgets what the topology's ``keep`` does not keep, and collects what is nobody's.
 
+    With the administrator's key alone; packs of which little is needed are written anew only where the reader's key is
+    at hand as well.
+
     :returns: what was forgotten and what was freed.
     """
+
+    role = "admin"
 
     def act(self, _context: Context, runtime: Runtime) -> dict[str, Any]:
         from holdfast.engine.pipeline.vaults import keeping
@@ -215,7 +273,8 @@ class RenewLocksOperator(VaultOperator):
 class CheckRecoveryPointsOperator(VaultOperator):
     """Fails when the newest verified backup of one of a group's datasets or models is older than it may be.
 
-    That is the vault's ``rpo_hours``, else the group's RPO. What cannot be told counts as missed.
+    That is the vault's ``rpo_hours``, else the group's RPO; verified means at least as deep as its ``rpo_depth``. What
+    cannot be told counts as missed.
 
     :param group: the protection group. (templated)
     :returns: per dataset and model the newest verified backup and its age.
@@ -288,6 +347,39 @@ class BackUpAirflowOperator(VaultOperator):
             extra: dict[str, Any] = {"group": None, "backups": {"airflow": made.report.backup.backup_id}}
             context["outlet_events"][BACKED_UP].add(vault_asset(self.vault), extra=extra)
         return made.to_summary()
+
+
+class BaseBackupOfAirflowOperator(HoldfastOperator):
+    """Makes a base backup of Airflow's cluster into the repository of ``airflow.recovery``, by pgBackRest.
+
+    It runs beside the cluster: on the queue that ``airflow.recovery.queue`` names. It needs no key of a vault; those of
+    the repository are in pgBackRest's own configuration there.
+
+    :param kind: ``auto``, ``full``, ``diff`` or ``incr``. (templated)
+    :returns: the backup.
+    """
+
+    template_fields: Sequence[str] = ("kind",)
+
+    def __init__(self, *, kind: str = "auto", **kwargs: Any) -> None:
+        path = kwargs.get("topology_path")
+        recovery = topology_outline(Path(path) if path else None).airflow.recovery
+        if recovery is not None and recovery.queue is not None:
+            kwargs.setdefault("queue", recovery.queue)
+        super().__init__(**kwargs)
+        self.kind = kind
+
+    def act(self, _context: Context, runtime: Runtime) -> dict[str, Any]:
+        from holdfast.engine.pipeline.vaults.airflow_recovery import backed_up, kind_of
+
+        made = backed_up(runtime, kind_of(self.kind))
+        return {
+            "backup": made.label,
+            "type": made.kind,
+            "complete_at": made.stopped_at.isoformat(),
+            "size_bytes": made.size_bytes,
+            "stored_bytes": made.stored_bytes,
+        }
 
 
 class ProgressLines:

@@ -10,7 +10,7 @@ from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk.exceptions import AirflowFailException
 
 from holdfast.errors import ConfigError
-from holdfast.operators.base import HoldfastOperator, failing_clearly
+from holdfast.operators.base import failing_clearly
 from holdfast.operators.vault import ProgressLines, VaultOperator
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class RestoreBackupOperator(VaultOperator):
 
     :param site: the site. (templated)
     :param prefix: in its bucket; not below ``data/``, where live data lies. (templated)
-    :param backup: its id; empty: the newest of ``source``. (templated)
+    :param backup: its id, or its entry as ``entry:17``; empty: the newest of ``source``. (templated)
     :param source: dataset, model or name. (templated)
     :param at: the newest whose content is not newer than this time (ISO 8601); empty: now. (templated)
     :param paths: only these and what lies below them, separated by commas; empty: everything. (templated)
@@ -35,6 +35,7 @@ class RestoreBackupOperator(VaultOperator):
     """
 
     template_fields: Sequence[str] = ("vault", "site", "prefix", "backup", "source", "at", "paths", "mirror")
+    role = "reader"
 
     def __init__(
         self,
@@ -88,7 +89,7 @@ class RestoreLiveOperator(VaultOperator):
 
     :param group: the protection group. (templated)
     :param source: dataset or model. (templated)
-    :param backup: its id; empty: the newest. (templated)
+    :param backup: its id, or its entry as ``entry:17``; empty: the newest. (templated)
     :param at: the newest whose content is not newer than this time (ISO 8601); empty: now. (templated)
     :param reason: why; it goes into the snapshot's labels. (templated)
     :param mirror: read from this mirror of the vault; empty: from the vault. (templated)
@@ -96,6 +97,7 @@ class RestoreLiveOperator(VaultOperator):
     """
 
     template_fields: Sequence[str] = ("vault", "group", "source", "backup", "at", "reason", "mirror")
+    role = "reader"
 
     def __init__(
         self,
@@ -135,7 +137,7 @@ class RestoreLiveOperator(VaultOperator):
         return restoring.live_summary(self.vault, done)
 
 
-class ApproveRestoreOperator(HoldfastOperator, ApprovalOperator):
+class ApproveRestoreOperator(VaultOperator, ApprovalOperator):
     """Asks a person before a live restore; says which backup it would be, and what it would take the place of.
 
     No answer within ``response_timeout`` is a rejection: what follows is skipped and nothing has changed.
@@ -143,7 +145,7 @@ class ApproveRestoreOperator(HoldfastOperator, ApprovalOperator):
     :param vault: the vault. (templated)
     :param group: the protection group. (templated)
     :param source: dataset or model. (templated)
-    :param backup: its id; empty: the newest. (templated)
+    :param backup: its id, or its entry as ``entry:17``; empty: the newest. (templated)
     :param at: the newest whose content is not newer than this time (ISO 8601); empty: now. (templated)
     :param reason: why. (templated)
     :param mirror: look at this mirror of the vault; empty: at the vault. (templated)
@@ -167,16 +169,19 @@ class ApproveRestoreOperator(HoldfastOperator, ApprovalOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(
-            subject="Restore live?", defaults=ApprovalOperator.REJECT, response_timeout=response_timeout, **kwargs
+            vault=vault,
+            subject="Restore live?",
+            defaults=ApprovalOperator.REJECT,
+            response_timeout=response_timeout,
+            **kwargs,
         )
-        self.vault = vault
         self.group = group
         self.source = source
         self.reason = reason
         self.backup = backup
         self.at = at
         self.mirror = mirror
-        self.check_names(vault=vault, group=group)
+        self.check_names(group=group)
 
     def execute(self, context: Context) -> Any:
         """Find the backup and wait for a person."""
@@ -224,6 +229,7 @@ class RestoreDrillOperator(VaultOperator):
     """
 
     template_fields: Sequence[str] = ("vault", "group", "subject", "target")
+    role = "reader"
 
     def __init__(self, *, vault: str, group: str, subject: str = "", target: str = "", **kwargs: Any) -> None:
         super().__init__(vault=vault, **kwargs)

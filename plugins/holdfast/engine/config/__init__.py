@@ -22,7 +22,7 @@ from holdfast.engine.config.models import (
     TrainingJob,
 )
 from holdfast.engine.config.sync import Deletes, Filters, Sync, Verification
-from holdfast.engine.config.vaults import KeepBackups, Vault, VaultKeys
+from holdfast.engine.config.vaults import KeepBackups, Vault, VaultKeys, VaultQueues
 
 __all__ = [
     "Airflow",
@@ -53,6 +53,7 @@ __all__ = [
     "TrainingJob",
     "Vault",
     "VaultKeys",
+    "VaultQueues",
     "Verification",
     "load_topology",
     "topology_path",

@@ -23,6 +23,14 @@ class VaultKeys(Model):
     admin: tuple[str, ...] = Field(min_length=1, description="Forgets, collects, changes keys.")
 
 
+class VaultQueues(Model):
+    """Airflow queues by role: a worker then needs one role's key. None: the default queue, whose workers need all."""
+
+    writer: str | None = Field(None, min_length=1, description="Backs up, mirrors, notes, renews locks, checks ages.")
+    reader: str | None = Field(None, min_length=1, description="Verifies, restores, drills.")
+    admin: str | None = Field(None, min_length=1, description="Forgets and collects.")
+
+
 class KeepBackups(Model):
     """How many backups of each source stay: the newest, and the newest of each of the last so many periods (UTC)."""
 
@@ -59,6 +67,7 @@ class Vault(Model):
         description="Its id, which `vault init` prints: no other repository is taken for it. Set it.",
     )
     keys: VaultKeys
+    queues: VaultQueues = Field(default_factory=lambda: VaultQueues())
     keep: KeepBackups = Field(default_factory=lambda: KeepBackups())
     lock_days: dict[Tier, int] = Field(
         default_factory=dict, description="Per retention tier how long its objects cannot be removed by anybody."
@@ -72,6 +81,9 @@ class Vault(Model):
     grace_hours: float = Field(24.0, ge=0, description="How long collected bytes stay for restores that began before.")
     rpo_hours: float | None = Field(
         26.0, gt=0, description="How old the newest verified backup may be; none: the group's `rpo_seconds`."
+    )
+    rpo_depth: Literal["structure", "sample", "full"] = Field(
+        "structure", description="How deep a backup must have been verified at least to count for it."
     )
     verify_days: float = Field(28.0, gt=0, description="In this time a sampled verification reads every pack once.")
     backup_schedule: str | None = Field("@daily", description="Cron expression of `back_up`; none: only by hand.")

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from holdfast import __version__
@@ -44,7 +45,7 @@ from holdfast.engine.vault.tables import restore_tables
 from holdfast.engine.vault.targets import PrefixTarget
 from holdfast.engine.vault.tree import TreeRow
 from holdfast.engine.vault.vault import Vault
-from holdfast.errors import HoldfastError, Refused
+from holdfast.errors import ConfigError, HoldfastError, Refused
 
 _GIB = 1024**3
 #: Failures before these phases are over touched nothing: nothing is known of the backup.
@@ -86,11 +87,12 @@ def run_restore_drill(
         share_sites: of a vault of shares all its sites: those of one cloud are taken for lost (`lost_shares`).
 
     Raises:
-        UnknownName, ConfigError: a name or the signing key is wrong; nothing was done and nothing is written.
+        UnknownName, ConfigError: a name, the signing key or the output folder is wrong; nothing was done.
     """
     found = find_subject(rooms.topology, subject, group)
     rooms.topology.site(vault_site)
     key = load_or_create_key(rooms.environ)  # a key that cannot sign is told now, not after the restore
+    _require_writable(output)
     drill_id = drill_id or new_drill_id(rooms.clock.now())
     run = _Run(
         rooms,
@@ -117,6 +119,22 @@ def run_restore_drill(
             for site, outcome in kept.items():
                 progress(Progress("evidence", "done" if outcome == "kept" else "failed", detail=f"{site}: {outcome}"))
     return journal
+
+
+def _require_writable(folder: Path) -> None:
+    """Raises ConfigError: evidence cannot be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            "the evidence cannot be written here",
+            where=str(folder),
+            expected="a folder that can be written, or made",
+            found=str(error.strerror),
+            fix="Name another one; nothing was restored",
+        ) from None
 
 
 def _guarded(run: _Run, signals: Interrupts) -> None:

@@ -195,7 +195,19 @@ def checked(runtime: Runtime) -> RecoveryStatus:
     return _status(runtime, backrest)
 
 
-def backed_up(runtime: Runtime, kind: BackupType | Literal["auto"] = "auto") -> BackRestBackup:
+#: `auto` is of Holdfast's, the others are pgBackRest's.
+Kind = BackupType | Literal["auto"]
+_KINDS: Mapping[str, Kind] = {"auto": "auto", "full": "full", "diff": "diff", "incr": "incr"}
+
+
+def kind_of(text: str) -> Kind:
+    """A kind of base backup by its name. Raises ConfigError."""
+    if text not in _KINDS:
+        raise ConfigError("unknown kind of base backup", expected=", ".join(_KINDS), found=repr(text))
+    return _KINDS[text]
+
+
+def backed_up(runtime: Runtime, kind: Kind = "auto") -> BackRestBackup:
     """Make a base backup.
 
     Args:
