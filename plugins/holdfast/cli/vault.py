@@ -112,7 +112,7 @@ def verify(
     A sample reads the packs that are due since the last one; in the vault's `verify_days` each is. What was found whole
     is noted in the vault: `status` calls a backup verified by it.
 
-    Exit codes: 0 nothing is wrong (there may be warnings), 1 everything restores, but shares are missing at a site, or
+    Exit codes: 0 nothing is wrong (there may be warnings), 1 everything restores, but shares or a witness are gone, or
     no witness answers; 3 the wrong key, 4 something is wrong: it is named, and what cannot be restored for it.
     """
     runtime = Runtime.from_environment(topology)
