@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from holdfast.engine.config import Topology
-from holdfast.engine.drill.restore_subject import domain_of
 
 
 def advice_on(topology: Topology, vault: str) -> list[str]:
@@ -12,6 +11,8 @@ def advice_on(topology: Topology, vault: str) -> list[str]:
     Raises:
         UnknownName: there is no such vault.
     """
+    from holdfast.engine.drill.restore_subject import domain_of
+
     settings = topology.vault(vault)
     if not settings.witnesses:
         none = (
