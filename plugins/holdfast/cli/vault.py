@@ -12,6 +12,7 @@ import typer
 from holdfast.cli import vault_tables as show
 from holdfast.cli.groups import GroupOption, choose_group
 from holdfast.cli.output import JsonOption, TopologyOption, errors, print_json, reports_errors
+from holdfast.cli.vault_airflow import app as airflow_app
 from holdfast.cli.vault_backup import app as backup_app
 from holdfast.cli.vault_drill import app as drill_app
 from holdfast.cli.vault_options import FromOption, LastOption, SourceOption, VaultOption, choose_vault
@@ -24,13 +25,15 @@ from holdfast.engine.vault.verify import Depth, VerifyOptions
 from holdfast.errors import ConfigError, HoldfastError
 
 app = typer.Typer(
-    help="Backups: init, backup, list, show, restore, verify, forget, gc, hold, locks, mirror, drill, pitr, keys.",
+    help="Backups: init, backup, list, show, restore, verify, forget, gc, hold, locks, mirror, drill, airflow, pitr, "
+    "keys.",
     no_args_is_help=True,
     epilog="Exit codes: 0 done, 1 failed, 2 bad input, 3 refused or the wrong key, 4 the vault is damaged.",
 )
 app.add_typer(backup_app, name="backup")
 app.add_typer(drill_app, name="drill")
 app.add_typer(pitr_app, name="pitr")
+app.add_typer(airflow_app, name="airflow")
 keys_app = typer.Typer(help="Who can open a vault: show, rotate, new.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
 
