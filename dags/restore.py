@@ -31,7 +31,11 @@ def common(offered: list[str]) -> dict[str, Param]:
             description="Whose backup.",
         ),
         "backup": Param(
-            "", type="string", pattern="^([0-9a-f]{4,32})?$", title="Backup", description="Its id; empty: the newest."
+            "",
+            type="string",
+            pattern="^([0-9a-f]{4,32}|entry:[0-9]{1,12})?$",
+            title="Backup",
+            description="Its id, how that begins, or its entry as entry:17; empty: the newest.",
         ),
         "at": Param(
             "",

@@ -9,7 +9,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from holdfast.cli.main import COMMANDS, app
+from holdfast.cli.main import COMMANDS, app, main
 from holdfast.engine import pipeline
 
 
@@ -38,6 +38,17 @@ def test_a_backup_does_not_wait_for_failovers_and_trainings() -> None:
     rooms = ("recovery", "drill", "replication", "checkpoint", "compute", "health", "authority", "traffic")
     assert not [name for name in found if name.startswith(tuple(f"holdfast.engine.{room}" for room in rooms))]
     assert not found & {"torch", "pandas", "httpx", "boto3", "airflow"}
+
+
+def test_who_interrupts_it_while_it_loads_sees_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_name: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sys.argv", ["holdfast", "vault", "list"])
+    monkeypatch.setattr(importlib, "import_module", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
 
 
 @pytest.mark.parametrize("name", pipeline.__all__)

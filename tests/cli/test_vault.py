@@ -321,6 +321,24 @@ def test_a_mirror_that_lags_is_no_rollback_and_one_of_another_history_is_wrong(v
     assert vaults.json("verify", "--from", SITES[2])["warnings"] == []
 
 
+def test_a_vault_without_witnesses_is_made_with_a_warning_that_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vaults = Vaults(add_vault(make_folders(tmp_path), witnesses=[])).here(monkeypatch)
+    vaults.put("one.bin", b"first")
+    assert "has no witness" in vaults("init").stdout
+    vaults("backup", "group")
+    for words in (("status",), ("verify",)):
+        assert "has no witness" in vaults.json(*words)["warnings"][0]
+        assert "warning: vault desk has no witness" in " ".join(vaults(*words).stdout.split())
+
+
+def test_two_witnesses_elsewhere_are_no_warning(vaults: Vaults) -> None:
+    vaults("backup", "group")
+    assert vaults.json("status")["warnings"] == []
+    assert vaults.json("verify")["warnings"] == []
+
+
 def test_whoever_cannot_sign_verifies_and_notes_nothing(vaults: Vaults, tmp_path: Path) -> None:
     vaults("backup", "group")
     (tmp_path / "writer.key").unlink()

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from click.testing import Result
 from typer.testing import CliRunner
 
 from folders import SITES, add_vault, folder_runtime, make_folders
 from holdfast.cli.main import app
+from holdfast.engine.objectstore.interface import OVERWRITE, ObjectStore
+from holdfast.engine.objectstore.prefixed import PrefixedStore
 from holdfast.engine.pipeline.datasets import publish_dataset
+from holdfast.engine.pipeline.vaults import keeping, restoring
 from holdfast.engine.pipeline.vaults.opening import opened
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.vault.append import append
 from holdfast.engine.vault.backup import back_up
+from holdfast.engine.vault.locks import LockedObject, NoLocks
 from holdfast.engine.vault.sources import TreeSource
 
 
@@ -159,6 +165,24 @@ def test_an_id_that_a_thief_took_names_the_older_and_forgets_neither(desk: Desk,
     assert entries(desk.json("list")["backups"]) == [good]
 
 
+def test_what_is_restored_live_is_what_a_person_agreed_to(desk: Desk) -> None:
+    """Also where the newest has the id of an older one: an id alone would mean the older."""
+    good = desk.back_up(b"one")
+    name = desk.json("list")["backups"][0]["backup"]
+    runtime = folder_runtime(desk.topology)
+
+    def asked() -> str:
+        return restoring.question(
+            runtime, "desk", "desk", backup=None, source="prices", at=None, reason="a test"
+        ).backup
+
+    assert asked() == name
+    false = desk.lie(name)
+    assert asked() == f"entry:{false}"
+    done = desk.json("restore", f"entry:{good}", "--live", "--reason", "it was asked for", "--yes")
+    assert done["entry"] == good
+
+
 def test_the_last_backup_of_a_dataset_is_forgotten_only_where_that_is_said(desk: Desk) -> None:
     entry = desk.back_up(b"one")
     for words in (("forget", f"entry:{entry}"), ("forget", f"entry:{entry}", "--dry-run")):
@@ -166,3 +190,98 @@ def test_the_last_backup_of_a_dataset_is_forgotten_only_where_that_is_said(desk:
     assert entries(desk.json("forget", f"entry:{entry}", "--last-too", "--dry-run")["forgotten"]) == [entry]
     desk("forget", f"entry:{entry}", "--last-too")
     assert desk.json("list")["backups"] == []
+
+
+def test_a_recovery_point_may_have_to_be_verified_deeper(desk: Desk) -> None:
+    """A backup is looked at when it is made; that its bytes are right is another thing."""
+    first = desk.back_up(b"one")
+    (point,) = desk.json("status")["points"]
+    assert (point["depth"], point["met"]) == ("structure", True)
+    assert desk.json("status", "--verified", "full", code=1)["points"][0]["verified"] is None
+    desk("verify", "--depth", "sample")
+    assert desk.json("status", "--verified", "sample")["points"][0]["met"] is True
+    desk("status", "--verified", "full", code=1)
+    desk("verify", "--depth", "full")
+    desk.back_up(b"two")
+    (point,) = desk.json("status", "--verified", "full")["points"]
+    assert point["verified"] == desk.json("show", f"entry:{first}")["backup"] != point["newest"]
+    document = yaml.safe_load(desk.topology.read_text())
+    document["vaults"]["desk"]["rpo_depth"] = "full"
+    desk.topology.write_text(yaml.safe_dump(document))
+    assert desk.json("status")["points"][0]["verified"] == point["verified"]
+    assert desk.json("status", "--verified", "structure")["points"][0]["verified"] == point["newest"]
+
+
+class Versions(NoLocks):
+    """The locks of a site in a folder, beside which a folder keeps what was deleted."""
+
+    def __init__(self, store: ObjectStore, hidden: Path) -> None:
+        super().__init__(store)
+        self.kept, self.hidden = store, hidden
+
+    def objects(self, prefix: str) -> Iterator[LockedObject]:
+        yield from super().objects(prefix)
+        for file in sorted(self.hidden.rglob("*.hidden")):
+            key = str(file.relative_to(self.hidden)).removesuffix(".hidden")
+            if key.startswith(prefix):
+                yield LockedObject(key, datetime.now(UTC) - timedelta(days=1), hidden=True)
+
+    def reveal(self, found: LockedObject) -> None:
+        self.kept.put(found.key, (self.hidden / f"{found.key}.hidden").read_bytes(), mode=OVERWRITE)
+
+
+def test_what_was_deleted_from_a_bucket_with_locks_is_made_visible_by_a_repair(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What lies over an older version is left alone: an earlier repair may have put it there."""
+    topology = add_vault(make_folders(tmp_path), mirrors=[])
+    monkeypatch.setattr(Runtime, "from_environment", lambda *_args, **_kwargs: folder_runtime(topology))
+    desk = Desk(topology)
+    desk("init")
+    desk.back_up(b"one" * 1000)
+    vault, hidden = tmp_path / SITES[1] / "vault" / "desk", tmp_path / "hidden"
+    packs = [file for file in (vault / "packs").rglob("*") if file.is_file()]
+    assert len(packs) > 1
+    for file in packs:
+        kept = hidden / f"{file.relative_to(vault)}.hidden"
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_bytes(file.read_bytes() if file != packs[0] else b"an older, damaged version")
+        if file != packs[0]:
+            file.unlink()
+    desk("verify", code=4)
+    desk("verify", "--repair", code=4)
+    document = yaml.safe_load(topology.read_text())
+    document["vaults"]["desk"]["lock_days"] = {"daily": 30}
+    topology.write_text(yaml.safe_dump(document))
+    monkeypatch.setattr(
+        keeping,
+        "locks_at",
+        lambda runtime, site, *, below: Versions(PrefixedStore(runtime.store(site), below), hidden),
+    )
+    done = desk.json("verify", "--repair")
+    assert done["whole"] is True
+    assert done["healed"] == {str(file.relative_to(vault)): "a hidden version of it" for file in packs[1:]}
+
+
+def test_a_repair_removes_shares_of_a_write_that_was_broken_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not those of a backup that may be running."""
+    settings = {"site": SITES[0], "mirrors": [], "witnesses": [SITES[1], SITES[2]]}
+    topology = add_vault(make_folders(tmp_path), **settings, shares={"sites": list(SITES), "needed": 2})
+    monkeypatch.setattr(Runtime, "from_environment", lambda *_args, **_kwargs: folder_runtime(topology))
+    desk = Desk(topology)
+    desk("init")
+    desk.back_up(os.urandom(20_000))
+    shares = [file for file in (tmp_path / SITES[0] / "vault" / "desk" / "packs").rglob("*") if file.is_file()]
+    lone: list[Path] = []
+    for number, age in enumerate((timedelta(hours=1), timedelta(days=3))):
+        name = f"{number:02x}{os.urandom(15).hex()}"
+        file = tmp_path / SITES[0] / "vault" / "desk" / "packs" / "daily" / name[:2] / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(shares[0].read_bytes())
+        at = (datetime.now(UTC) - age).timestamp()
+        os.utime(file, (at, at))
+        lone.append(file)
+    desk("verify", "--repair")
+    assert [file.exists() for file in lone] == [True, False]

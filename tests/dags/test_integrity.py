@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,15 @@ def test_forms_offer_the_names_of_the_topology(parsed):
     assert parsed["failover_drill.py"]["dags"][0]["params"]["group"]["enum"] == ["market-risk"]
     assert parsed["train_model.py"]["dags"][0]["params"]["job"]["enum"] == ["volatility"]
     assert parsed["fail_over.py"]["dags"][0]["params"]["target"]["enum"] == [None, "aws-eu-west-1", "gcp-europe-west1"]
+
+
+def test_a_restore_takes_every_name_a_backup_has(parsed):
+    for dag in parsed["restore.py"]["dags"]:
+        pattern = dag["params"]["backup"]["pattern"]
+        for name in ("", "5f3a", "ab" * 16, "entry:17"):
+            assert re.search(pattern, name), name
+        for name in ("entry:", "latest; rm", "5f3", "entry:x"):
+            assert not re.search(pattern, name), name
 
 
 def test_a_drill_has_a_deadline_and_a_training_follows_its_data(parsed):

@@ -1,7 +1,7 @@
 """``holdfast …``: the engine on the command line, without Airflow.
 
-Exit codes: 0 done, 1 failed (or a drill deviated), 2 bad input, 3 refused by a rule, 4 no majority. A command with more
-of them says so: `holdfast train --help`.
+Exit codes: 0 done, 1 failed (or a drill deviated), 2 bad input, 3 refused by a rule, 4 no majority, 130 interrupted. A
+command with more of them says so: `holdfast train --help`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ app = typer.Typer(
     help="Keeps machine-learning pipelines alive when a cloud is lost, and proves it.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    epilog="Exit codes: 0 done, 1 failed or deviated, 2 bad input, 3 refused by a rule, 4 no majority.",
+    epilog="Exit codes: 0 done, 1 failed or deviated, 2 bad input, 3 refused by a rule, 4 no majority, "
+    "130 interrupted.",
 )
 
 
@@ -68,6 +69,9 @@ def main() -> None:
     """The console script."""
     asked = next((word for word in sys.argv[1:] if word in COMMANDS), None)
     if asked is not None:
-        importlib.import_module(f"holdfast.cli.{asked}")
+        try:
+            importlib.import_module(f"holdfast.cli.{asked}")
+        except KeyboardInterrupt:
+            sys.exit(130)  # as Typer ends whatever is interrupted later
     gc.freeze()  # what was imported stays, and need not be looked through again and again
     app()

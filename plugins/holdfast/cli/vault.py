@@ -20,6 +20,7 @@ from holdfast.cli.vault_pitr import app as pitr_app
 from holdfast.cli.vault_progress import count_progress
 from holdfast.cli.vault_restore import restore, show_backup
 from holdfast.engine.pipeline.vaults import backing_up, keeping, opening, renewing
+from holdfast.engine.pipeline.vaults.advice import advice_on
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.vault.verify import Depth, VerifyOptions
 from holdfast.errors import ConfigError, HoldfastError
@@ -28,7 +29,8 @@ app = typer.Typer(
     help="Backups: init, backup, list, show, restore, verify, forget, gc, hold, locks, mirror, drill, airflow, pitr, "
     "keys.",
     no_args_is_help=True,
-    epilog="Exit codes: 0 done, 1 failed, 2 bad input, 3 refused or the wrong key, 4 the vault is damaged.",
+    epilog="Exit codes: 0 done, 1 failed, 2 bad input, 3 refused or the wrong key, 4 the vault is damaged, "
+    "130 interrupted.",
 )
 app.add_typer(backup_app, name="backup")
 app.add_typer(drill_app, name="drill")
@@ -43,16 +45,20 @@ app.add_typer(keys_app, name="keys")
 def init(vault: VaultOption = None, topology: TopologyOption = None, as_json: JsonOption = False) -> None:
     """Make a vault where the topology says, with its keys sealed for the recipients it names.
 
+    It warns where fewer than two other clouds witness it.
+
     Exit codes: 0 made, 2 bad input, 3 there is one already.
     """
     runtime = Runtime.from_environment(topology)
     name = choose_vault(runtime, vault)
     made = opening.made(runtime, name)
     facts = keeping.key_facts(runtime, name)
+    warnings = [*advice_on(runtime.topology, name), *backing_up.unfinished_in(made)]
     if as_json:
-        print_json(facts)
+        print_json({**facts, "warnings": warnings})
     else:
         show.print_made(name, made.store.name, facts)
+        show.print_warnings(warnings)
 
 
 @app.command("list")
@@ -307,20 +313,31 @@ def mirror(vault: VaultOption = None, topology: TopologyOption = None, as_json: 
 
 @app.command("status")
 @reports_errors
-def status(group: GroupOption = None, topology: TopologyOption = None, as_json: JsonOption = False) -> None:
+def status(
+    group: GroupOption = None,
+    verified: Annotated[
+        Depth | None,
+        typer.Option("--verified", help="Verified at least so deep; by default the vault's `rpo_depth`."),
+    ] = None,
+    topology: TopologyOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """How old the newest verified backup of each dataset and model is, against what may be lost.
+
+    It warns of vaults that fewer than two other clouds witness.
 
     Exit codes: 0 every one is new enough, 1 one is not or cannot be told, 2 bad input.
     """
     runtime = Runtime.from_environment(topology)
     name = choose_group(runtime, group)
-    points = [
-        point for vault in opening.vaults_of(runtime, name) for point in keeping.recovery_points(runtime, name, vault)
-    ]
+    vaults = opening.vaults_of(runtime, name)
+    points = [point for vault in vaults for point in keeping.recovery_points(runtime, name, vault, at_least=verified)]
+    warnings = [line for vault in vaults for line in advice_on(runtime.topology, vault)]
     if as_json:
         print_json(
             {
                 "group": name,
+                "warnings": warnings,
                 "points": [
                     {
                         "vault": point.vault,
@@ -341,6 +358,7 @@ def status(group: GroupOption = None, topology: TopologyOption = None, as_json: 
         )
     else:
         show.print_points(points)
+        show.print_warnings(warnings)
     for vault, found in {point.vault: point.unreadable for point in points}.items():
         show.warn_of_unreadable(found, vault)
     if not all(point.met for point in points):

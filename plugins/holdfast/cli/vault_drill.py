@@ -50,7 +50,9 @@ def run(
     Every object's bytes, the dataset's expectations, its rows and schema, the model's answers, RTO and RPO.
     `holdfast drill verify` checks the evidence.
 
-    Exit codes: 0 every claim holds, 1 one does not, or it failed; 2 bad input, 3 refused by a rule.
+    Ctrl-C (and SIGTERM) removes what was restored and signs an interrupted drill, which is no pass.
+
+    Exit codes: 0 every claim holds, 1 one does not, or it failed; 2 bad input, 3 refused by a rule, 130 interrupted.
     """
     from holdfast.engine.drill.phases import new_drill_id
     from holdfast.engine.pipeline.vaults.drilling import drill_restore
@@ -76,6 +78,8 @@ def run(
         progress=tell_step,
     )
     print_json(journal.as_document()) if as_json else show.print_restore_drill(journal, folder)
+    if journal.status == "interrupted":
+        raise typer.Exit(130)
     if not journal.green:
         raise typer.Exit(3 if journal.verdict == "aborted" else 1)
 

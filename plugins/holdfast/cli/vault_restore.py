@@ -76,7 +76,7 @@ def restore(
     """Restore a backup, verified. Broken off, run it again: what is there and right is not fetched again.
 
     Exit codes: 0 all of it is there, 1 some of it is not, the folder cannot be written, or a table still names its old
-    place; 2 bad input, 3 refused or the wrong key, 4 damaged.
+    place; 2 bad input, 3 refused or the wrong key, 4 damaged, 130 interrupted.
     """
     runtime = Runtime.from_environment(topology)
     if [to is not None, to_site is not None, live].count(True) != 1:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from holdfast.cli.output import console, errors
 from holdfast.engine.pipeline.telling import size
@@ -43,6 +43,11 @@ def print_made(name: str, where: str, facts: Mapping[str, Any]) -> None:
     print_keys(facts)
 
 
+def print_warnings(warnings: Iterable[str]) -> None:
+    for warning in warnings:
+        say(f"  warning: {warning}")
+
+
 def print_keys(facts: Mapping[str, Any]) -> None:
     table = Table("role", "key set", "who can open it")
     for role, found in facts["keysets"].items():
@@ -66,7 +71,9 @@ def print_new_key(facts: Mapping[str, Any], *, offline: bool) -> None:
 
 
 def print_backups(name: str, backups: Sequence[Backup]) -> None:
-    columns = ("entry", "backup", "source", "content of", "tier", "objects", "size", "added", "")
+    # The id is what is typed elsewhere: it stays whole on a narrow terminal.
+    whole, marks = Column("backup", min_width=12), Column("", no_wrap=True)
+    columns = ("entry", whole, "source", "content of", "tier", "objects", "size", "added", marks)
     table = Table(*columns, title=f"Vault {name}")
     for one in backups:
         if one.unreadable is not None:
@@ -156,8 +163,7 @@ def print_made_backup(made: Made) -> None:
             say(f"  mirror {site}: {found}")
         else:
             say(f"  mirror {site}: {found.copied} objects, {size(found.copied_bytes)} copied")
-    for warning in made.warnings:
-        say(f"  warning: {warning}")
+    print_warnings(made.warnings)
 
 
 def print_mirrored(name: str, done: Mapping[str, MirrorReport | HoldfastError]) -> None:
@@ -204,8 +210,7 @@ def print_verified(name: str, report: VerifyReport) -> None:
     say(f"Vault {name}, {report.depth}: {report.backups} backups, {report.objects} objects, {report.packs} packs{read}")
     for problem in (*report.problems, *report.degraded, *report.unknown):
         say(f"  {problem}")
-    for warning in report.warnings:
-        say(f"  warning: {warning}")
+    print_warnings(report.warnings)
     for backup, paths in report.affected.items():
         say(f"  cannot be restored from {backup[:12]}: {', '.join(paths[:_FEW])}{' …' if len(paths) > _FEW else ''}")
     if report.problems:

@@ -273,7 +273,8 @@ class RenewLocksOperator(VaultOperator):
 class CheckRecoveryPointsOperator(VaultOperator):
     """Fails when the newest verified backup of one of a group's datasets or models is older than it may be.
 
-    That is the vault's ``rpo_hours``, else the group's RPO. What cannot be told counts as missed.
+    That is the vault's ``rpo_hours``, else the group's RPO; verified means at least as deep as its ``rpo_depth``. What
+    cannot be told counts as missed.
 
     :param group: the protection group. (templated)
     :returns: per dataset and model the newest verified backup and its age.

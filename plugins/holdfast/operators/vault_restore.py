@@ -26,7 +26,7 @@ class RestoreBackupOperator(VaultOperator):
 
     :param site: the site. (templated)
     :param prefix: in its bucket; not below ``data/``, where live data lies. (templated)
-    :param backup: its id; empty: the newest of ``source``. (templated)
+    :param backup: its id, or its entry as ``entry:17``; empty: the newest of ``source``. (templated)
     :param source: dataset, model or name. (templated)
     :param at: the newest whose content is not newer than this time (ISO 8601); empty: now. (templated)
     :param paths: only these and what lies below them, separated by commas; empty: everything. (templated)
@@ -89,7 +89,7 @@ class RestoreLiveOperator(VaultOperator):
 
     :param group: the protection group. (templated)
     :param source: dataset or model. (templated)
-    :param backup: its id; empty: the newest. (templated)
+    :param backup: its id, or its entry as ``entry:17``; empty: the newest. (templated)
     :param at: the newest whose content is not newer than this time (ISO 8601); empty: now. (templated)
     :param reason: why; it goes into the snapshot's labels. (templated)
     :param mirror: read from this mirror of the vault; empty: from the vault. (templated)
@@ -145,7 +145,7 @@ class ApproveRestoreOperator(VaultOperator, ApprovalOperator):
     :param vault: the vault. (templated)
     :param group: the protection group. (templated)
     :param source: dataset or model. (templated)
-    :param backup: its id; empty: the newest. (templated)
+    :param backup: its id, or its entry as ``entry:17``; empty: the newest. (templated)
     :param at: the newest whose content is not newer than this time (ISO 8601); empty: now. (templated)
     :param reason: why. (templated)
     :param mirror: look at this mirror of the vault; empty: at the vault. (templated)

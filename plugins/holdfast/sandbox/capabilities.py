@@ -33,6 +33,8 @@ like this; they do not say what a cloud does. To measure a real bucket, see
 - *no* for "equal bytes written again are a new version": the ETag is the MD5 of the bytes. A compare-and-swap over such
   a store cannot tell A from A written again after B, so records that are swapped carry a write-id.
 - *no* for "an overwritten version can still be read": the bucket was made without versioning.
+- Object locks are not in this table: what each backend has, and that memory, local folders and Azurite keep none, is in
+  [Immutability](vault-immutability.md); `holdfast vault locks` says it of each site of a vault.
 """
 _HEADINGS = {Cloud.AWS: "S3 (moto)", Cloud.GCP: "GCS (own server)", Cloud.AZURE: "Azure (Azurite)"}
 

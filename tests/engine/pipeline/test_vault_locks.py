@@ -229,7 +229,7 @@ def test_what_is_collected_at_a_locked_mirror_is_not_hidden(moto: str, tmp_path:
     """A plain delete of a locked object succeeds on S3, and puts a marker over it."""
     world = LockedSites.make(tmp_path, moto, mirrors=["site-b"], grace_hours=0)
     made = world.back_up()
-    keeping.forgotten(world.runtime, "desk", backups=[made.report.backup.backup_id])
+    keeping.forgotten(world.runtime, "desk", backups=[made.report.backup.backup_id], last_too=True)
     for _ in range(2):
         keeping.collected(world.runtime, "desk")
     packs = list(vault_locks(world.runtime, "desk", "site-b").objects("packs/"))

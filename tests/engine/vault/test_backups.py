@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from holdfast.clock import FakeClock
 from holdfast.engine.objectstore import memory_store
-from holdfast.engine.objectstore._decorator import StoreDecorator
-from holdfast.engine.objectstore.interface import CREATE, ObjectInfo, ObjectStore, ObjectVersion
+from holdfast.engine.objectstore.interface import CREATE
 from holdfast.engine.vault import layout
 from holdfast.engine.vault.backup import back_up
 from holdfast.engine.vault.backups import Backup, all_backups, find_backup, live_backups
@@ -25,28 +23,11 @@ from holdfast.engine.vault.repair import repair_vault
 from holdfast.engine.vault.sources import TreeSource
 from holdfast.engine.vault.vault import Vault
 from holdfast.errors import Refused
+from vault_faults import ClockedStore
 from vault_world import SMALL, VaultWorld, read_tree, some_files, write_tree
 
 DAY = timedelta(days=1)
 MONDAY = datetime(2026, 3, 2, 1, 30, 0, 250_000, tzinfo=UTC)
-
-
-class Dated(StoreDecorator):
-    """A store whose clock a test sets: each object is of when it was written by that."""
-
-    def __init__(self, inner: ObjectStore) -> None:
-        super().__init__(inner)
-        self.now = MONDAY
-        self.times: dict[str, datetime] = {}
-
-    def put(self, key: str, *args: Any, **kwargs: Any) -> ObjectVersion:
-        done = self.inner.put(key, *args, **kwargs)
-        self.times[key] = self.now
-        return done
-
-    def list(self, prefix: str = "", *, start_after: str | None = None) -> Iterator[ObjectInfo]:
-        for info in self.inner.list(prefix, start_after=start_after):
-            yield replace(info, modified_at=self.times[info.key])
 
 
 # -- clocks that ran ahead -----------------------------------------------------------------------------------------
@@ -56,15 +37,16 @@ class Week:
     """A vault backed up every day, by the store's clock; the source's own clock may say anything."""
 
     def __init__(self, folder: Path) -> None:
-        self.store = Dated(memory_store("vault"))
+        self.clock = FakeClock(MONDAY)
+        self.store = ClockedStore("vault", self.clock)
         self.world = VaultWorld(self.store).make()
         self.folder = folder
         folder.mkdir()
 
     def back_up(self, *, ahead: timedelta = timedelta(0)) -> Backup:
-        self.store.now += DAY
-        (self.folder / "a").write_text(f"of {self.store.now}")
-        taken_at = self.store.now - timedelta(minutes=1) + ahead
+        self.clock.advance(DAY.total_seconds())
+        (self.folder / "a").write_text(f"of {self.clock.now()}")
+        taken_at = self.clock.now() - timedelta(minutes=1) + ahead
         return back_up(self.world.open(), TreeSource("tree", self.folder, taken_at), SMALL).backup
 
 
@@ -79,7 +61,7 @@ def numbers(backups: Any) -> list[int]:
 
 def test_a_backup_made_while_a_clock_ran_ahead_is_the_newest_until_the_next_one(week: Week, tmp_path: Path) -> None:
     ahead = week.back_up(ahead=365 * DAY)
-    came = week.store.now
+    came = week.clock.now()
     found = find_backup(week.world.open())
     assert (found.sequence, found.taken_at, found.committed_at) == (ahead.sequence, came, came)
     assert found.claimed_at == ahead.taken_at == came - timedelta(minutes=1) + 365 * DAY
@@ -101,8 +83,9 @@ def test_of_two_that_ran_ahead_the_later_is_the_newer(week: Week) -> None:
 
 def test_a_store_that_tells_whole_seconds_takes_none_away(week: Week) -> None:
     """Two within one second: the one that was taken later is the newer."""
-    week.store.now = MONDAY.replace(microsecond=0)
-    taken = MONDAY.replace(microsecond=0)
+    week.clock.advance(0.75)
+    taken = week.clock.now()
+    assert taken.microsecond == 0
     made = []
     for at in (600, 300):
         source = TreeSource("tree", week.folder, taken + timedelta(milliseconds=at))
@@ -125,12 +108,12 @@ def test_an_entry_that_was_put_back_is_as_old_as_the_one_after_it(week: Week) ->
     ahead = week.back_up(ahead=365 * DAY)
     mirror = memory_store("mirror")
     week.back_up()
-    later = week.store.now
+    later = week.clock.now()
     week.back_up()
     mirror_vault(week.store, mirror)
     for key in (layout.entry_key(ahead.sequence), layout.entry_copy_key(ahead.sequence)):
         week.store.delete(key)
-    week.store.now += 7 * DAY
+    week.clock.advance(7 * DAY.total_seconds())
     assert repair_vault(week.world.open("admin"), mirror).lost == []
     (oldest, *_, last) = live_backups(week.world.open())
     assert (oldest.sequence, oldest.taken_at) == (ahead.sequence, later)

@@ -82,6 +82,9 @@ class Vault(Model):
     rpo_hours: float | None = Field(
         26.0, gt=0, description="How old the newest verified backup may be; none: the group's `rpo_seconds`."
     )
+    rpo_depth: Literal["structure", "sample", "full"] = Field(
+        "structure", description="How deep a backup must have been verified at least to count for it."
+    )
     verify_days: float = Field(28.0, gt=0, description="In this time a sampled verification reads every pack once.")
     backup_schedule: str | None = Field("@daily", description="Cron expression of `back_up`; none: only by hand.")
     verify_schedule: str | None = Field("@daily", description="Cron expression of `verify_backups`.")

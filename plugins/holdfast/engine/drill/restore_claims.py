@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from holdfast.engine.config import Objectives
+from holdfast.engine.drill.lost_shares import restored_without
 from holdfast.engine.drill.restore_journal import Claim
 from holdfast.engine.drill.restore_subject import Subject, another_cloud
 
@@ -43,7 +44,7 @@ def claims_of(
     """
     left_out: list[str] = []
     found = [
-        _isolated(vault, source, target),
+        restored_without(vault, source, target) if "shares" in vault else _isolated(vault, source, target),
         witnessed(vault),
         _objects(measured),
         *(_of_a_model(measured) if subject.kind == "model" else _of_a_dataset(measured, subject, backup, left_out)),

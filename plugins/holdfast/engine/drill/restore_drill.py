@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from holdfast import __version__
@@ -21,6 +22,7 @@ from holdfast.engine.drill.errors import DrillError
 from holdfast.engine.drill.evidence import load_or_create_key, write_evidence
 from holdfast.engine.drill.golden import find_reference, golden_set
 from holdfast.engine.drill.interrupts import DrillInterrupted, Interrupts, interrupts
+from holdfast.engine.drill.lost_shares import about_shares, lost_sites, without
 from holdfast.engine.drill.phases import new_drill_id
 from holdfast.engine.drill.restore_checks import (
     Restored,
@@ -43,7 +45,7 @@ from holdfast.engine.vault.tables import restore_tables
 from holdfast.engine.vault.targets import PrefixTarget
 from holdfast.engine.vault.tree import TreeRow
 from holdfast.engine.vault.vault import Vault
-from holdfast.errors import HoldfastError, Refused
+from holdfast.errors import ConfigError, HoldfastError, Refused
 
 _GIB = 1024**3
 #: Failures before these phases are over touched nothing: nothing is known of the backup.
@@ -65,6 +67,7 @@ def run_restore_drill(
     objectives: Objectives | None = None,
     drill_id: str | None = None,
     progress: ProgressSink = ignore_progress,
+    share_sites: tuple[str, ...] = (),
 ) -> RestoreDrillJournal:
     """Restore a dataset's or model's backup into another cloud, check it, remove it, and sign what was measured.
 
@@ -81,13 +84,15 @@ def run_restore_drill(
         target_site: where to restore; by default the first site in another cloud that may hold the data.
         objectives: to be met; by default the group's.
         drill_id: as `new_drill_id` makes it.
+        share_sites: of a vault of shares all its sites: those of one cloud are taken for lost (`lost_shares`).
 
     Raises:
-        UnknownName, ConfigError: a name or the signing key is wrong; nothing was done and nothing is written.
+        UnknownName, ConfigError: a name, the signing key or the output folder is wrong; nothing was done.
     """
     found = find_subject(rooms.topology, subject, group)
     rooms.topology.site(vault_site)
     key = load_or_create_key(rooms.environ)  # a key that cannot sign is told now, not after the restore
+    _require_writable(output)
     drill_id = drill_id or new_drill_id(rooms.clock.now())
     run = _Run(
         rooms,
@@ -100,6 +105,7 @@ def run_restore_drill(
         target_site,
         objectives or found.objectives,
         progress,
+        share_sites,
     )
     with interrupts() as signals:
         try:
@@ -113,6 +119,22 @@ def run_restore_drill(
             for site, outcome in kept.items():
                 progress(Progress("evidence", "done" if outcome == "kept" else "failed", detail=f"{site}: {outcome}"))
     return journal
+
+
+def _require_writable(folder: Path) -> None:
+    """Raises ConfigError: evidence cannot be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            "the evidence cannot be written here",
+            where=str(folder),
+            expected="a folder that can be written, or made",
+            found=str(error.strerror),
+            fix="Name another one; nothing was restored",
+        ) from None
 
 
 def _guarded(run: _Run, signals: Interrupts) -> None:
@@ -168,6 +190,7 @@ class _Run:
     target_site: str | None
     objectives: Objectives
     progress: ProgressSink
+    share_sites: tuple[str, ...] = ()
     #: Until something else is known: whatever ends it without a word.
     status: RestoreStatus = "interrupted"
     error: HoldfastError | None = None
@@ -177,6 +200,7 @@ class _Run:
     _backup: Backup | None = None
     _store: ObjectStore | None = None
     _chosen: str | None = None
+    _lost: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         clock = self.rooms.clock
@@ -197,11 +221,15 @@ class _Run:
             backup = self._backup = find_backup(vault, wanted, source=source, at=at)
             self.measured.rpo_seconds = round((self._started_at - backup.taken_at).total_seconds(), 6)
         with self._phase("choose_target"):
+            source_site = str(backup.origin.get("site"))
+            if self.share_sites:
+                self._lost = lost_sites(self.rooms.topology, self.share_sites, source_site)
+                vault = without(vault, self._lost)
             self._chosen = choose_target(
                 self.rooms.topology,
                 self.subject,
-                vault_site=self.vault_site,
-                source_site=str(backup.origin.get("site")),
+                vault_site=self._lost[0] if self._lost else self.vault_site,
+                source_site=source_site,
                 wanted=self.target_site,
             )
             store = self._store = self.rooms.store(self._chosen)
@@ -290,6 +318,7 @@ class _Run:
         source = place_of(topology, str(origin["site"]) if "site" in origin else None)
         target = {**place_of(topology, self._chosen), "prefix": self.prefix}
         vault = {**place_of(topology, self.vault_site), **about_vault(self._vault, self._backup)}
+        vault |= about_shares(topology, self.share_sites, self._lost)
         claims, left_out = claims_of(
             self.measured,
             self.subject,
@@ -338,7 +367,8 @@ class _Run:
 
     def _cost(self) -> dict[str, Any]:
         read = (self.measured.restored or {}).get("read_bytes")
-        price = self.rooms.topology.site(self.vault_site).egress_cost_per_gib
+        sites = [site for site in self.share_sites if site not in (self._lost or ())] or [self.vault_site]
+        price = max(self.rooms.topology.site(site).egress_cost_per_gib for site in sites)
         return {
             "egress_bytes": read,
             "egress_cost_per_gib": price,

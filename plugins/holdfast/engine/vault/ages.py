@@ -27,8 +27,7 @@ def arrivals(store: ObjectStore, history: History) -> dict[int, datetime]:
         for info in store.list(prefix, start_after=f"{prefix}{first - 1:012d}.json"):
             number = layout.sequence_of(info.key)
             if number in wanted:
-                at = _at_latest(info.modified_at)
-                found[number] = min(at, found.get(number, at))
+                found.setdefault(number, _at_latest(info.modified_at))
     return _not_after_later(found)
 
 
@@ -61,15 +60,18 @@ class LogAges:
     keys: frozenset[str] = frozenset()
 
     @classmethod
-    def read(cls, store: ObjectStore, now: datetime) -> LogAges:
+    def read(cls, store: ObjectStore, now: datetime, history: History) -> LogAges:
         found: dict[int, datetime] = {}
         keys: set[str] = set()
         for prefix in (layout.LOG, layout.LOG_COPIES):
             for info in store.list(prefix):
                 number = layout.sequence_of(info.key)
-                if number is not None:
-                    keys.add(info.key)
-                    found[number] = min(info.modified_at, found.get(number, info.modified_at))
+                if number is None:
+                    continue
+                keys.add(info.key)
+                # What is no entry, or no copy of one, may have lain there before the entries it would be after.
+                if number <= history.tip.sequence and number not in history.strays:
+                    found.setdefault(number, info.modified_at)
         # An entry is at least as old as any after it, also where it was put back since, or is gone.
         return cls(_not_after_later(found), now, frozenset(keys))
 

@@ -120,7 +120,7 @@ class _Run:
     def run(self) -> BackupReport:
         self.vault, loaded = self.vault.current_index(presence=True)
         self.vault.refuse_alarm()
-        parent = None if self.options.full else newest(live_backups(self.vault, self.source.name, unreadable={}))
+        parent = None if self.options.full else newest(live_backups(self.vault, self.source.name))
         options = self.options
         with ExitStack() as stack:
             session = stack.enter_context(

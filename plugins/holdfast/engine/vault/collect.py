@@ -32,6 +32,7 @@ from holdfast.engine.vault.running import Running, leftover_clocks, read_marks
 from holdfast.engine.vault.secrets import Secrets
 from holdfast.engine.vault.session import PACK_BYTES, Session
 from holdfast.engine.vault.vault import PackPresence, Vault, index_digest, list_packs
+from holdfast.engine.vault.verifications import needless_notes
 
 #: Bytes of collected packs stay this long, for restores that began before.
 GRACE = timedelta(hours=24)
@@ -49,8 +50,8 @@ class CollectReport:
         dead_packs: packs now said to be nobody's.
         dead_bytes: their size: what will be freed.
         deleted_packs, deleted_bytes: whose grace was over.
-        deleted_entries: log entries, indexes and leftovers of broken-off runs that count no more. Of a dry run all
-            three are what it would delete.
+        deleted_entries: log entries, indexes, leftovers of broken-off runs and notes of verifications that count no
+            more. Of a dry run all three are what it would delete.
         moved_bytes: what was written anew, out of packs of which little was needed.
         kept_locked: keys the store would not remove yet, because they are locked.
         unreadable: by entry, why live backups cannot be read: what only they name is nobody's.
@@ -139,7 +140,8 @@ class _Run:
         store, dry = self.vault.store, self.options.dry_run
         now = self.vault.clock.now() if dry else store_now(store)
         there = list_packs(store)
-        indexes = {info.key.removeprefix(layout.INDEXES): info for info in store.list(layout.INDEXES)}
+        named = ((layout.parse_index_key(info.key), info) for info in store.list(layout.INDEXES))
+        indexes = {name: info for name, info in named if name is not None}
         running = read_marks(store, now, self.options.orphan_age)
         self._remove_collected(there, indexes, now)
         self._remove_leftovers(running, now)
@@ -148,7 +150,7 @@ class _Run:
     # -- phase 1: say ------------------------------------------------------------------------------------------------
 
     def _say_dead(
-        self, there: dict[bytes, tuple[str, ObjectInfo]], indexes: dict[str, ObjectInfo], orphaned: datetime
+        self, there: dict[bytes, tuple[str, ObjectInfo]], indexes: dict[bytes, ObjectInfo], orphaned: datetime
     ) -> Vault:
         vault, report, history = self.vault, self.report, self.vault.history
         presence = PackPresence({pack_id: (tier, info.size_bytes) for pack_id, (tier, info) in there.items()})
@@ -177,14 +179,11 @@ class _Run:
         )
         gone = {pack_id for pack_id in history.collected if pack_id not in there}
         orphans = {
-            bytes.fromhex(name)
+            name
             for name, info in indexes.items()
-            if _is_hex(name)
-            and bytes.fromhex(name) not in history.indexes
-            and bytes.fromhex(name) not in history.dropped
-            and info.modified_at < orphaned
+            if name not in history.indexes and name not in history.dropped and info.modified_at < orphaned
         }
-        undropped = {name for name in history.dropped if name.hex() not in indexes}
+        undropped = {name for name in history.dropped if name not in indexes}
         crowded = len(history.indexes) > _MOST_INDEXES
         if self.options.dry_run or not (dead or sparse or lost or gone or orphans or undropped or crowded):
             return vault
@@ -317,10 +316,10 @@ class _Run:
     # -- phase 2: remove ---------------------------------------------------------------------------------------------
 
     def _remove_collected(
-        self, there: dict[bytes, tuple[str, ObjectInfo]], indexes: dict[str, ObjectInfo], now: datetime
+        self, there: dict[bytes, tuple[str, ObjectInfo]], indexes: dict[bytes, ObjectInfo], now: datetime
     ) -> None:
         history, report, grace = self.vault.history, self.report, self.options.grace
-        ages = LogAges.read(self.vault.store, now)
+        ages = LogAges.read(self.vault.store, now, history)
         if not self.options.dry_run:
             self._complete_copies(ages)
         for pack_id, number in history.collected.items():
@@ -335,10 +334,10 @@ class _Run:
                 report.deleted_bytes += info.size_bytes
                 del there[pack_id]
         for name, number in history.dropped.items():
-            gone = name.hex() in indexes and ages.is_over(number, grace) and self._remove(layout.index_key(name))
+            gone = name in indexes and ages.is_over(number, grace) and self._remove(layout.index_key(name))
             if gone:
                 report.deleted_entries += 1
-                del indexes[name.hex()]
+                del indexes[name]
         for number in removable_entries(self.vault.store, history, ages, grace):
             for key in (layout.entry_key(number), layout.entry_copy_key(number)):
                 report.deleted_entries += key in ages.keys and self._remove(key)
@@ -354,6 +353,7 @@ class _Run:
     def _remove_leftovers(self, running: Running, now: datetime) -> None:
         store, before = self.vault.store, now - self.options.orphan_age
         keys = [*running.expired, *leftover_clocks(store, before), *foreign_keysets(store, self.vault.history, before)]
+        keys += needless_notes(self.vault, before)
         for key in keys:
             self.report.deleted_entries += self._remove(key)
 
@@ -367,10 +367,3 @@ class _Run:
         except PermissionRefused:
             self.report.kept_locked.append(key)
             return False
-
-
-def _is_hex(name: str) -> bool:
-    try:
-        return len(bytes.fromhex(name)) == 16
-    except ValueError:
-        return False

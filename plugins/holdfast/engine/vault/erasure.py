@@ -6,7 +6,7 @@ damaged for everything else. What could not be written at another site is told a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from holdfast.clock import Clock
@@ -56,6 +56,7 @@ class ErasureStore:
         needed: how many shares bring an object back.
         is_shared: by key, what is stored as shares.
         clock: how long a site that did not answer is left out.
+        left_out: names of sites that are not asked at all, as if they were lost.
 
     Raises:
         ConfigError: fewer sites than make sense, or two of one name.
@@ -68,9 +69,11 @@ class ErasureStore:
         needed: int = 2,
         is_shared: Callable[[str], bool] = is_pack,
         clock: Clock | None = None,
+        left_out: Container[str] = (),
     ) -> None:
         self.scheme = Scheme(needed, len(sites))
-        self.sites = Sites(sites, clock)
+        self.sites = Sites(sites, clock, left_out=left_out)
+        self._clock = clock
         self.is_shared = is_shared
         self._problems, self._incomplete = Problems(), Problems()
         self.shares = ShareReader(self.sites, self.scheme, self.name, self._problems)
@@ -81,6 +84,13 @@ class ErasureStore:
     @property
     def name(self) -> str:
         return f"{self.scheme.needed} of {', '.join(site.name for site in self.sites.all)}"
+
+    def without(self, names: Container[str]) -> ErasureStore:
+        """The same store as if these sites were lost: nothing is read from them."""
+        sites = [(site.name, site.store) for site in self.sites.all]
+        return ErasureStore(
+            sites, needed=self.scheme.needed, is_shared=self.is_shared, clock=self._clock, left_out=names
+        )
 
     @property
     def problems(self) -> tuple[ShareProblem, ...]:

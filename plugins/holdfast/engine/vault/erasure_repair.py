@@ -6,7 +6,7 @@ from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from holdfast.engine.objectstore.errors import ObjectStoreError
+from holdfast.engine.objectstore.errors import ObjectStoreError, PermissionRefused
 from holdfast.engine.objectstore.interface import OVERWRITE, ObjectInfo
 from holdfast.engine.snapshot.once import create_or_read
 from holdfast.engine.vault.erasure import HINTS, ErasureStore
@@ -229,6 +229,9 @@ def _write(site: ErasureSite, key: str, data: bytes, report: SharesReport, what:
 def _remove_unfinished(store: ErasureStore, report: SharesReport, before: datetime) -> None:
     for key, written_at in list(report.unfinished.items()):
         if written_at < before:
-            store.delete(key)
+            try:
+                store.delete(key)
+            except PermissionRefused:  # locked, or not for these credentials to remove: it stays unfinished
+                continue
             report.removed.append(key)
             del report.unfinished[key]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -75,10 +75,11 @@ class ErasureSite:
         name: in messages.
         store: its store.
         number: of the shares it holds.
+        left_out: it is not asked at all, as if it were lost.
     """
 
-    def __init__(self, name: str, store: ObjectStore, number: int, clock: Clock) -> None:
-        self.name, self.store, self.number = name, store, number
+    def __init__(self, name: str, store: ObjectStore, number: int, clock: Clock, *, left_out: bool = False) -> None:
+        self.name, self.store, self.number, self.left_out = name, store, number, left_out
         self._clock = clock
         self._resting_until: float | None = None
 
@@ -88,10 +89,12 @@ class ErasureSite:
     @property
     def rests(self) -> bool:
         """It did not answer a moment ago."""
-        return self._resting_until is not None and self._clock.monotonic() < self._resting_until
+        return self.left_out or (self._resting_until is not None and self._clock.monotonic() < self._resting_until)
 
     def do(self, call: Callable[[ObjectStore], _T]) -> _T:
         """Ask it, and remember when it does not answer. Raises what the store raises."""
+        if self.left_out:
+            raise StoreUnavailable("the site is left out on purpose", where=self.name)
         try:
             answer = call(self.store)
         except _AWAY:
@@ -133,16 +136,28 @@ class Answer:
 class Sites:
     """All sites of a store.
 
+    Args:
+        left_out: names of those that are not asked.
+
     Raises:
         ConfigError: two have one name.
     """
 
-    def __init__(self, sites: Sequence[tuple[str, ObjectStore]], clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        sites: Sequence[tuple[str, ObjectStore]],
+        clock: Clock | None = None,
+        *,
+        left_out: Container[str] = (),
+    ) -> None:
         names = [name for name, _ in sites]
         if len(set(names)) != len(names):
             raise ConfigError("two sites have one name", where="erasure code", found=", ".join(names))
         clock = clock or SystemClock()
-        self.all = tuple(ErasureSite(name, store, number, clock) for number, (name, store) in enumerate(sites))
+        self.all = tuple(
+            ErasureSite(name, store, number, clock, left_out=name in left_out)
+            for number, (name, store) in enumerate(sites)
+        )
         self._pool = ThreadPoolExecutor(4 * len(names), thread_name_prefix="vault-shares")
 
     @property

@@ -23,6 +23,7 @@ KEY_COPIES = ("a", "b")
 _ENTRY = re.compile(r"(?P<number>[0-9]{12})\.json")
 _KEY_ENTRY = re.compile(r"keys/(?P<number>[0-9]{12})-(?P<digest>[0-9a-f]{64})\.json")
 _PACK = re.compile(rf"packs/(?P<tier>{'|'.join(TIERS)})/(?P<first>[0-9a-f]{{2}})/(?P<id>(?P=first)[0-9a-f]{{30}})")
+_INDEX = re.compile(r"indexes/(?P<id>[0-9a-f]{32})")
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
@@ -59,6 +60,18 @@ def parse_pack_key(key: str) -> tuple[str, bytes] | None:
 
 def index_key(index_id: bytes) -> str:
     return f"{INDEXES}{index_id.hex()}"
+
+
+def parse_index_key(key: str) -> bytes | None:
+    """Id, ``None`` when the key is of something else."""
+    match = _INDEX.fullmatch(key)
+    return bytes.fromhex(match["id"]) if match else None
+
+
+def id_of(key: str) -> bytes | None:
+    """Of a pack or an index; ``None`` for anything else."""
+    pack = parse_pack_key(key)
+    return parse_index_key(key) if pack is None else pack[1]
 
 
 def keyset_key(keyset_id: str, copy: str) -> str:

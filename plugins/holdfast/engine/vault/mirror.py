@@ -68,7 +68,7 @@ def mirror_vault(
             for info in store.list(prefix)
             if have.get(info.key) != info.size_bytes
             and info.key not in skipped
-            and _pack_id(info.key) not in history.collected
+            and layout.id_of(info.key) not in history.collected
         ]
         report.there += len(have)
         _copy_all(store, mirror, wanted, report, protect, progress)
@@ -76,11 +76,6 @@ def mirror_vault(
     write_hint(mirror, load_history(mirror))
     progress(report)
     return report
-
-
-def _pack_id(key: str) -> bytes | None:
-    parsed = layout.parse_pack_key(key)
-    return parsed[1] if parsed else None
 
 
 def on_one_line(store: ObjectStore, mirror: ObjectStore) -> History:
@@ -213,26 +208,19 @@ def trim_mirror(
     named = {layout.pack_key(info.tier, info.pack_id) for info in loaded.index.packs}
     named |= {layout.index_key(name) for name in history.indexes}
     now = store_now(store)
-    ages = LogAges.read(store, now)
+    ages = LogAges.read(store, now, history)
     said = {**history.collected, **history.dropped}
     gone: list[str] = []
     for prefix in (layout.PACKS, layout.INDEXES):
         for info in store.list(prefix):
-            number = said.get(_id_of(info.key))
+            name = layout.id_of(info.key)
+            number = None if name is None else said.get(name)
             over = now - info.modified_at > orphan_age if number is None else ages.is_over(number, grace)
             if info.key not in named and over:
                 gone.append(info.key)
     for number in removable_entries(store, history, ages, grace):
         gone.extend((layout.entry_key(number), layout.entry_copy_key(number)))
     return _remove_all(store, gone, remove or store.delete)
-
-
-def _id_of(key: str) -> bytes:
-    """Of a pack or an index; of anything else, nothing's."""
-    try:
-        return bytes.fromhex(key.rpartition("/")[2])
-    except ValueError:
-        return b""
 
 
 def _remove_all(store: ObjectStore, keys: Iterable[str], remove: Callable[[str], None]) -> MirrorReport:

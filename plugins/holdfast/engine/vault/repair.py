@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 
 from blake3 import blake3
 
-from holdfast.engine.objectstore.errors import ObjectNotFound
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.vault import layout
 from holdfast.engine.vault.append import append
@@ -21,7 +20,7 @@ from holdfast.engine.vault.errors import Damaged, Outdated, WrongKey
 from holdfast.engine.vault.history import write_hint
 from holdfast.engine.vault.index import ChunkIndex, IndexedPack, batches, encode_index, part_of
 from holdfast.engine.vault.log import LogEntry
-from holdfast.engine.vault.objects import create_new
+from holdfast.engine.vault.objects import create_new, get_if_there
 from holdfast.engine.vault.pack import PackClass, read_table
 from holdfast.engine.vault.reading import ChunkReader, open_head
 from holdfast.engine.vault.repair_log import Repaired, repair_keys, repair_log
@@ -118,7 +117,7 @@ def _put_indexes_back(vault: Vault, mirror: ObjectStore, report: RepairReport) -
         key = layout.index_key(name)
         if _digest_at(vault.store, key) == digest:
             continue
-        data = _get(mirror, key)
+        data = get_if_there(mirror, key)
         if data is not None and index_digest(data) == digest:
             report.put(vault.store, key, data, mirror.name)
 
@@ -134,7 +133,7 @@ def _put_packs_back(vault: Vault, mirror: ObjectStore, report: RepairReport, opt
         if info.pack_id not in wanted:
             continue
         key = layout.pack_key(info.tier, info.pack_id)
-        data = _get(mirror, key)
+        data = get_if_there(mirror, key)
         why = "it is not there" if data is None else _why_wrong(reading, index, number, data, f"{mirror.name}: {key}")
         if data is None or why is not None:
             if info.pack_id in used:
@@ -309,19 +308,12 @@ def _with_digest(vault: Vault, pack: IndexedPack, options: RepairOptions) -> Ind
     if options.depth is not Depth.FULL or not (pack.info.kind is PackClass.TREE or vault.secrets.private):
         return pack
     key = layout.pack_key(pack.info.tier, pack.info.pack_id)
-    data = _get(vault.store, key)
+    data = get_if_there(vault.store, key)
     if data is None or _why_wrong(vault, ChunkIndex([part_of([pack])]), 0, data, f"{vault.store.name}: {key}"):
         return pack
     return replace(pack, info=replace(pack.info, digest=blake3(data).digest()))
 
 
-def _get(store: ObjectStore, key: str) -> bytes | None:
-    try:
-        return store.get(key)
-    except ObjectNotFound:
-        return None
-
-
 def _digest_at(store: ObjectStore, key: str) -> str | None:
-    data = _get(store, key)
+    data = get_if_there(store, key)
     return None if data is None else index_digest(data)

@@ -13,6 +13,7 @@ from holdfast.engine.vault.errors import HistoryDamaged, NotEntitled, NoVault, R
 from holdfast.engine.vault.history import History, load_history, write_hint
 from holdfast.engine.vault.keysets import keyset_name
 from holdfast.engine.vault.log import LogEntry, make_entry, parse_entry, sequences
+from holdfast.engine.vault.objects import get_if_there
 from holdfast.engine.vault.vault import Vault
 from holdfast.engine.vault.witness import ask_witnesses, check_witnesses
 
@@ -187,8 +188,8 @@ def repair_keys(vault: Vault, mirror: ObjectStore | None, report: Repaired) -> N
     """Make both copies of every key object whole. Which bytes are right, its name says: it is their digest."""
     for role, keyset_id in vault.history.keys.keysets.items():
         keys = [layout.keyset_key(keyset_id, copy) for copy in layout.KEY_COPIES]
-        there = {key: _get(vault.store, key) for key in keys}
-        backed = [_get(mirror, key) for key in keys] if mirror is not None else []
+        there = {key: get_if_there(vault.store, key) for key in keys}
+        backed = [get_if_there(mirror, key) for key in keys] if mirror is not None else []
         whole = [data for data in (*there.values(), *backed) if data is not None and keyset_name(data) == keyset_id]
         if not whole:
             report.lost.append(
@@ -199,10 +200,3 @@ def repair_keys(vault: Vault, mirror: ObjectStore | None, report: Repaired) -> N
             if data != whole[0]:
                 source = "its copy" if whole[0] in there.values() else "the mirror"
                 report.put(vault.store, key, whole[0], source)
-
-
-def _get(store: ObjectStore, key: str) -> bytes | None:
-    try:
-        return store.get(key)
-    except ObjectNotFound:
-        return None

@@ -10,14 +10,18 @@ from holdfast.engine.objectstore.interface import CREATE
 from holdfast.engine.snapshot.documents import canonical, iso_utc
 from holdfast.engine.vault.entries import read_canonical
 from holdfast.engine.vault.log import is_signed
+from holdfast.engine.vault.parallel import each
 from holdfast.engine.vault.secrets import Secrets, b64, unb64
 from holdfast.engine.vault.vault import Vault
-from holdfast.engine.vault.verify import VerifyReport
+from holdfast.engine.vault.verify import Depth, VerifyReport
 
 FORMAT = "holdfast.vault.verification/1"
 PREFIX = "verified/"
-#: Notes that are kept; older ones are removed by whoever may.
+#: So many notes are read, the newest.
 KEPT = 200
+_READERS = 8
+#: From the least to the greatest.
+_DEPTHS = tuple(Depth)
 _TIME = "%Y%m%dT%H%M%S.%fZ"
 
 
@@ -79,22 +83,61 @@ def verifications(vault: Vault, *, depths: frozenset[str] | None = None) -> list
     keys = (info.key for info in vault.store.list(PREFIX))
     wanted = (key for key in keys if depths is None or any(f"-{depth}-" in key for depth in depths))
     for key in sorted(wanted, reverse=True)[:KEPT]:
-        try:
-            one = _read(vault, vault.store.get(key))
-        except ObjectNotFound:
-            continue
-        if one is not None:
+        one = _read_at(vault, key)
+        if one is not None and (depths is None or one.depth in depths):
             found.append(one)
     return found
 
 
-def verified_by(vault: Vault) -> dict[int, Verification]:
-    """By entry of a backup, the newest verification that covered it."""
+def verified_by(vault: Vault, at_least: Depth = Depth.STRUCTURE) -> dict[int, Verification]:
+    """By entry of a backup, the newest verification that covered it.
+
+    Args:
+        at_least: only those that read so much. A sample covers all backups, and opens of each what was due.
+    """
     newest: dict[int, Verification] = {}
-    for one in verifications(vault):
+    for one in verifications(vault, depths=_from(at_least)):
         for number in one.backups:
             newest.setdefault(number, one)
     return newest
+
+
+def _from(depth: Depth) -> frozenset[str]:
+    """A depth, and those that read more."""
+    return frozenset(_DEPTHS[_DEPTHS.index(depth) :])
+
+
+def needless_notes(vault: Vault, before: datetime) -> list[str]:
+    """Keys of notes that nobody misses: of each depth newer ones say the same of every live backup.
+
+    The newest of those that read anything stays: with it the next sample begins.
+
+    Args:
+        before: newer ones stay, by the store's clock: they may be of backups this vault does not know of yet.
+    """
+    infos = sorted(vault.store.list(PREFIX), key=lambda info: info.key, reverse=True)
+    needless: list[str] = []
+    missing = {depth: set(vault.history.backups) for depth in _DEPTHS}
+    sampled = False
+    notes = each(lambda info: _read_at(vault, info.key), infos, threads=_READERS)
+    for info, note in zip(infos, notes, strict=True):
+        depths = [] if note is None else [depth for depth in _DEPTHS if note.depth in _from(depth)]
+        news = {} if note is None else {depth: missing[depth] & note.backups for depth in depths}
+        begins_a_sample = Depth.SAMPLE in depths and not sampled
+        if info.modified_at < before and not begins_a_sample and not any(news.values()):
+            needless.append(info.key)
+            continue
+        sampled = sampled or begins_a_sample
+        for depth, numbers in news.items():
+            missing[depth] -= numbers
+    return needless
+
+
+def _read_at(vault: Vault, key: str) -> Verification | None:
+    try:
+        return _read(vault, vault.store.get(key))
+    except ObjectNotFound:
+        return None
 
 
 def _signed(fields: dict[str, object]) -> bytes:

@@ -33,7 +33,8 @@ def drill_restore(
     Args:
         output: folder of the evidence; it is kept in the group's buckets as well.
         backup: its id; by default the newest, not newer than ``at``.
-        target_site: where to restore; by default the first site in another cloud that may hold the data.
+        target_site: where to restore; by default the first site in another cloud that may hold the data. Of a vault of
+            shares: in another than the source's, whose shares are not read.
         vault_site: read from this mirror instead of the vault's own site.
         drill_id: as `new_drill_id` makes it.
 
@@ -42,11 +43,12 @@ def drill_restore(
     """
     require_own(runtime, group, vault)
     subjects_of(runtime, group, subject)
+    settings = runtime.topology.vault(vault)
     return run_restore_drill(
         runtime,
         subject,
         open_vault=lambda: opened(runtime, vault, "reader", site=vault_site),
-        vault_site=vault_site or runtime.topology.vault(vault).site,
+        vault_site=vault_site or settings.site,
         output=output,
         group=group,
         backup=backup,
@@ -55,6 +57,7 @@ def drill_restore(
         objectives=objectives_of(runtime, group, vault),
         drill_id=drill_id,
         progress=progress,
+        share_sites=settings.shares.sites if settings.shares is not None else (),
     )
 
 

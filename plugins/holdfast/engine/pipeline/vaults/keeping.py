@@ -9,23 +9,27 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from holdfast.engine.config import KeepBackups
+from holdfast.engine.objectstore.errors import ObjectStoreError
 from holdfast.engine.objectstore.interface import ObjectStore
+from holdfast.engine.pipeline.vaults.advice import advice_on
 from holdfast.engine.pipeline.vaults.backing_up import follow
-from holdfast.engine.pipeline.vaults.locking import remover
-from holdfast.engine.pipeline.vaults.opening import opened, recipients_of, unlocked, vault_store
+from holdfast.engine.pipeline.vaults.locking import lock_policy, locks_at, remover
+from holdfast.engine.pipeline.vaults.opening import opened, prefix_of, recipients_of, unlocked, vault_store
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.snapshot.documents import iso_utc
 from holdfast.engine.vault.backups import Backup, all_backups, choose, live_backups, newest
-from holdfast.engine.vault.collect import CollectOptions, CollectReport, collect
+from holdfast.engine.vault.collect import ORPHAN_AGE, CollectOptions, CollectReport, collect, store_now
 from holdfast.engine.vault.erasure import ErasureStore
 from holdfast.engine.vault.erasure_repair import repair as repair_shares
 from holdfast.engine.vault.errors import Damaged, HistoryDamaged, NoVault, WrongKey
 from holdfast.engine.vault.forget import ForgetPlan, Keep, forget, hold, plan_forget, plan_forget_named
 from holdfast.engine.vault.history import load_history
 from holdfast.engine.vault.keysets import named_recipients, rotate_keys
+from holdfast.engine.vault.locks.report import reveal_hidden
 from holdfast.engine.vault.mirror import on_one_line, trim_mirror
 from holdfast.engine.vault.needed import freed_bytes
 from holdfast.engine.vault.repair import RepairOptions, RepairReport, repair_vault
+from holdfast.engine.vault.running import read_marks
 from holdfast.engine.vault.secrets import ROLES, Secrets
 from holdfast.engine.vault.vault import Vault
 from holdfast.engine.vault.verifications import note_verification, verifications, verified_by
@@ -90,12 +94,16 @@ def listed(
     return found, sorted(backups, key=lambda one: (one.taken_at, one.sequence), reverse=True)
 
 
-def recovery_points(runtime: Runtime, group: str, vault: str) -> list[RecoveryPoint]:
+def recovery_points(runtime: Runtime, group: str, vault: str, *, at_least: Depth | None = None) -> list[RecoveryPoint]:
     """How old the newest verified backup of each of a group's datasets and models is.
 
     A vault that cannot be read is told of.
+
+    Args:
+        at_least: how deep it was verified; by default the topology's `rpo_depth`.
     """
     hours = runtime.topology.vault(vault).rpo_hours
+    depth = at_least or Depth(runtime.topology.vault(vault).rpo_depth)
     rpo = runtime.topology.group(group).objectives.rpo_seconds if hours is None else hours * 3600
     from holdfast.engine.recovery.subjects import snapshot_subjects
 
@@ -106,7 +114,7 @@ def recovery_points(runtime: Runtime, group: str, vault: str) -> list[RecoveryPo
             raise found.alarm
         unreadable: dict[int, str] = {}
         backups = live_backups(found, unreadable=unreadable)
-        proofs = verified_by(found)
+        proofs = verified_by(found, depth)
     except HoldfastError as error:
         return [RecoveryPoint(vault, subject, None, None, None, rpo, error=str(error)) for subject in subjects]
     now = runtime.clock.now()
@@ -201,6 +209,8 @@ def verified(
     begun = last or _last_sample(found)
     options = VerifyOptions(depth=depth, cycle=cycle, now=began, last=begun, progress=given.progress)
     report = verify_vault(found, options)
+    if site is None:
+        report.warnings.extend(advice_on(runtime.topology, vault))
     report.problems[:0] = beside.problems
     report.warnings[:0] = beside.warnings
     covered = frozenset(found.history.backups)
@@ -339,6 +349,9 @@ def repaired(
 ) -> RepairReport:
     """Put back what is missing or damaged: from copies, from packs' own tables, from a mirror; shares from shares.
 
+    In a bucket with locks what was deleted is only hidden, and made visible again first. Shares of writes that were
+    broken off long ago are removed.
+
     Args:
         accept_loss: where entries of the log are nowhere any more, go on with what is left.
         mirror: a site; by default the first of the vault's mirrors that opens.
@@ -351,7 +364,11 @@ def repaired(
     """
     settings = runtime.topology.vault(vault)
     shared = vault_store(runtime, vault)
-    shares = repair_shares(shared, deep=depth is Depth.FULL) if isinstance(shared, ErasureStore) else None
+    revealed = _revealed(runtime, vault)
+    shares = None
+    if isinstance(shared, ErasureStore):
+        unfinished = _of_no_running_backup(shared)
+        shares = repair_shares(shared, deep=depth is Depth.FULL, remove_unfinished_before=unfinished)
     other: ObjectStore | None = None
     at: str | None = None
     away: dict[str, HoldfastError] = {}
@@ -388,8 +405,28 @@ def repaired(
         progress=progress,
     )
     report = repair_vault(found, other, options)
+    report.healed = {**dict.fromkeys(revealed, "a hidden version of it"), **report.healed}
     report.shares = shares
     return report
+
+
+def _revealed(runtime: Runtime, vault: str) -> list[str]:
+    """The keys of what was deleted behind the vault's back, and is visible again."""
+    done: list[str] = []
+    if lock_policy(runtime, vault) is not None:
+        settings = runtime.topology.vault(vault)
+        for site in settings.shares.sites if settings.shares is not None else (settings.site,):
+            with suppress(ObjectStoreError):  # what cannot be put back is missing, and is told as such
+                done += reveal_hidden(locks_at(runtime, site, below=prefix_of(runtime, vault)), only_deleted=True)
+    return done
+
+
+def _of_no_running_backup(store: ErasureStore) -> datetime | None:
+    """What was written before this is of no backup that still runs, by the store's clock. ``None``: it does not say."""
+    try:
+        return read_marks(store, store_now(store), ORPHAN_AGE).since
+    except ObjectStoreError:
+        return None
 
 
 def _reader_at_hand(runtime: Runtime, vault: str, stores: Iterable[ObjectStore]) -> Secrets | None:

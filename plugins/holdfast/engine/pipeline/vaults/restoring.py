@@ -12,12 +12,13 @@ from typing import Any
 from holdfast.engine.config import Connection
 from holdfast.engine.config.residency import check_hop, residency_for
 from holdfast.engine.objectstore.connect import access_from_connection
-from holdfast.engine.pipeline.vaults.opening import opened, require_own
+from holdfast.engine.pipeline.vaults.opening import opened, places_of, prefix_of, require_own
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.snapshot import keys, latest
 from holdfast.engine.snapshot.documents import iso_utc
 from holdfast.engine.vault.backup import Progress
 from holdfast.engine.vault.backups import Backup, find_backup
+from holdfast.engine.vault.layout import WITNESS
 from holdfast.engine.vault.paths import why_unsafe
 from holdfast.engine.vault.published import PublishedRestore, restore_as_snapshot
 from holdfast.engine.vault.reading import ChunkReader
@@ -28,12 +29,10 @@ from holdfast.engine.vault.tree import TreeRow
 from holdfast.engine.vault.vault import Vault
 from holdfast.errors import ConfigError, UnknownName
 
-#: Folders of a site's bucket that something alive reads.
-_TAKEN = frozenset(
-    {
-        *("authority", "data", "evidence", "health", "ledger", "receipts", "snapshots", "sync-plans", "tombstones"),
-        *("uploads", "vault", "vault-witness"),
-    }
+#: Folders of a site's bucket that something alive reads, or that a restore drill empties.
+_TAKEN = (
+    *("authority", "data", "evidence", "feeds", "health", "ledger", "plans", "receipts", "restore-drills"),
+    *("snapshots", "sync-plans", "tombstones", "uploads", "vault", WITNESS.rstrip("/")),
 )
 
 
@@ -94,13 +93,13 @@ def restored(
     restored as it was, and the report says so (`RestoreReport.not_moved`).
 
     Args:
-        backup: its id; by default the newest, of ``source`` and not newer than ``at``.
+        backup: a name, as `choose` takes it; by default the newest, of ``source`` and not newer than ``at``.
         vault_site: read from this mirror instead of the vault's own site.
         admit: asked before anything is written; what it raises ends the restore.
 
     Raises:
         UnknownBackup, UnsafePath, Damaged, Refused, WrongKey.
-        RolledBack, HistoryDamaged: newer backups are known to be gone, and none was named by its id.
+        RolledBack, HistoryDamaged: newer backups are known to be gone, and none was named.
     """
     found = opened(runtime, vault, "reader", site=vault_site)
     refuse_guess(found, backup, vault_site)
@@ -121,7 +120,7 @@ def refuse_guess(vault: Vault, backup: str | None, vault_site: str | None) -> No
 
     A mirror may lie behind its vault, and is what there is when the vault is lost.
 
-    Raises HistoryDamaged, RolledBack: a backup has to be named by its id.
+    Raises HistoryDamaged, RolledBack: a backup has to be named.
     """
     if vault.alarm is not None and vault_site is None and backup in (None, "latest"):
         raise vault.alarm
@@ -289,17 +288,32 @@ def site_target(runtime: Runtime, site: str, prefix: str) -> Target:
         ConfigError: no prefix, or one that belongs to something alive.
     """
     runtime.topology.site(site)
-    folder = prefix.strip("/").partition("/")[0]
-    if not folder or folder in _TAKEN:
+    folder = prefix.strip("/")
+    if why := _why_not(runtime, site, folder):
         raise ConfigError(
             "a backup is not restored to this prefix",
             where=f"{site}: {prefix or '(none)'}",
             expected="a folder of its own, e.g. `restored/…`; a training run goes to `runs/<run>`",
-            found=repr(folder),
+            found=why,
             fix="Live data is restored as a snapshot: `holdfast vault restore --live`",
         )
-    folder = prefix.strip("/")
     return PrefixTarget(runtime.store(site), folder + "/", location=location_of(runtime, site, folder))
+
+
+def _why_not(runtime: Runtime, site: str, folder: str) -> str | None:
+    """Why nothing is restored to a folder of a site's bucket; ``None``: it may be."""
+    if (reason := why_unsafe(folder)) is not None:
+        return f"{folder!r}: {reason}"
+    for name in runtime.topology.vaults:
+        place = prefix_of(runtime, name)
+        if site in places_of(runtime, name) and (_is_in(folder, place) or _is_in(place, folder)):
+            return f"{folder!r}: the vault {name} lies in {place}"
+    taken = next((one for one in _TAKEN if _is_in(folder, one)), None)
+    return None if taken is None else f"{folder!r}: what is alive reads {taken}"
+
+
+def _is_in(folder: str, other: str) -> bool:
+    return f"{folder}/".startswith(f"{other}/")
 
 
 def location_of(runtime: Runtime, site: str, key: str) -> str | None:

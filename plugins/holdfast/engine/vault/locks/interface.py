@@ -24,7 +24,7 @@ class LockCapability:
 
     Args:
         backend: ``s3``, ``gcs``, ``azure`` or what else it is.
-        enforces: the bucket says that it keeps locks. Whether it does is found out by `measure_locks`.
+        enforces: the bucket says that it keeps locks. Whether it does, only a delete that is tried tells.
         why: how this is known.
     """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -308,10 +309,14 @@ def _refuse_no_locks(locks: ObjectLocks) -> None:
         )
 
 
-def reveal_hidden(locks: ObjectLocks, prefixes: Iterable[str] = _CLASSES) -> list[str]:
+def reveal_hidden(locks: ObjectLocks, prefixes: Iterable[str] = _CLASSES, *, only_deleted: bool = False) -> list[str]:
     """Make visible again what was deleted or overwritten behind a vault's back. Needs no key. Returns the keys.
 
-    Of several versions the oldest is put back, with the lock it had: what a vault writes, it writes once.
+    Of several versions the oldest is put back, with the lock it had: what a vault writes, it writes once. Where it
+    cannot be locked again, because its time is over, `lock_report` says so.
+
+    Args:
+        only_deleted: leave alone what is there, whoever put it over an older version: a repair may have.
 
     Raises:
         NotSupported: this backend cannot.
@@ -319,14 +324,18 @@ def reveal_hidden(locks: ObjectLocks, prefixes: Iterable[str] = _CLASSES) -> lis
     done: list[str] = []
     for prefix in prefixes:
         oldest: dict[str, LockedObject] = {}
+        there: set[str] = set()
         for found in locks.objects(prefix):
+            if not found.hidden:
+                there.add(found.key)
             if found.key not in oldest or _was_before(found, oldest[found.key]):
                 oldest[found.key] = found
         for key, found in oldest.items():
-            if found.hidden:
+            if found.hidden and not (only_deleted and key in there):
                 locks.reveal(found)
                 if found.until is not None and found.mode is not None:
-                    locks.extend(key, found.until, found.mode)
+                    with suppress(ObjectStoreError):
+                        locks.extend(key, found.until, found.mode)
                 done.append(key)
     return done
 
