@@ -19,7 +19,7 @@ from holdfast.cli.vault_options import FromOption, LastOption, SourceOption, Vau
 from holdfast.cli.vault_pitr import app as pitr_app
 from holdfast.cli.vault_progress import count_progress
 from holdfast.cli.vault_restore import restore, show_backup
-from holdfast.engine.pipeline.vaults import backing_up, keeping, opening, renewing
+from holdfast.engine.pipeline.vaults import backing_up, keeping, opening, renewing, verifying
 from holdfast.engine.pipeline.vaults.advice import advice_on
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.vault.verify import Depth, VerifyOptions
@@ -130,7 +130,7 @@ def verify(
         _repair(runtime, name, depth or Depth.FULL, accept_loss=accept_loss, mirror=site, as_json=as_json)
         return
     with count_progress(errors, f"verify {name}", runtime.clock) as progress:
-        report = keeping.verified(
+        report = verifying.verified(
             runtime,
             name,
             depth or Depth.STRUCTURE,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from holdfast.engine.config import Topology
-from holdfast.engine.drill.restore_subject import domain_of
+from holdfast.engine.config.domains import domain_of
 
 
 def advice_on(topology: Topology, vault: str) -> list[str]:
