@@ -11,7 +11,8 @@ from holdfast.engine.runtime import Runtime
 from holdfast.errors import ConfigError
 
 
-def _utc(moment: datetime | None) -> datetime | None:
+def utc(moment: datetime | None) -> datetime | None:
+    """What was typed is UTC."""
     return None if moment is None else moment.replace(tzinfo=UTC)
 
 
@@ -33,11 +34,11 @@ FromOption = Annotated[str | None, typer.Option("--from", metavar="SITE", help="
 SourceOption = Annotated[str | None, typer.Option("--source", help="Only backups of this dataset, model or name.")]
 AtOption = Annotated[
     datetime | None,
-    typer.Option("--at", help="The newest whose content is not newer than this; UTC.", formats=FORMATS, callback=_utc),
+    typer.Option("--at", help="The newest whose content is not newer than this; UTC.", formats=FORMATS, callback=utc),
 ]
 LastOption = Annotated[
     datetime | None,
-    typer.Option("--last", help="When the last sample was read; UTC.", formats=FORMATS, callback=_utc),
+    typer.Option("--last", help="When the last sample was read; UTC.", formats=FORMATS, callback=utc),
 ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +12,7 @@ from rich.table import Table
 
 from holdfast.cli.output import JsonOption, TopologyOption, console, print_json, reports_errors
 from holdfast.cli.vault_drill import ExecutableOption, OutputOption, end_airflow_drill, tell_step
-from holdfast.cli.vault_options import VaultOption, choose_vault
+from holdfast.cli.vault_options import FORMATS, VaultOption, choose_vault, utc
 from holdfast.cli.vault_tables import say
 from holdfast.engine.pipeline.vaults import airflow_recovery as recovery
 from holdfast.engine.runtime import Runtime
@@ -27,7 +27,7 @@ app = typer.Typer(
 AtOption = Annotated[
     datetime | None,
     typer.Option(
-        "--at", help="The moment to go back to, UTC; by default as far as the log goes.", formats=["%Y-%m-%dT%H:%M:%S"]
+        "--at", help="The moment to go back to, UTC; by default as far as the log goes.", formats=FORMATS, callback=utc
     ),
 ]
 
@@ -128,10 +128,9 @@ def restore(
     Exit codes: 0 restored, 1 it failed or no base backup reaches that moment, 2 bad input or not configured.
     """
     runtime = Runtime.from_environment(topology)
-    moment = None if at is None else at.replace(tzinfo=UTC)
-    recovery.recovered(runtime, folder.absolute(), at=moment)
+    recovery.recovered(runtime, folder.absolute(), at=at)
     if as_json:
-        print_json({"folder": str(folder.absolute()), "at": moment})
+        print_json({"folder": str(folder.absolute()), "at": at})
     else:
         say(f"{folder}: restored; start a PostgreSQL server of the same version on it, and it replays the log")
 
@@ -163,7 +162,7 @@ def drill(
     journal = drill_recovery(
         runtime,
         output=folder,
-        at=None if at is None else at.replace(tzinfo=UTC),
+        at=at,
         vault=name,
         executable=executable,
         drill_id=drill_id,
