@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from folders import SITES, add_vault, folder_runtime, make_folders
 from holdfast.cli.main import app
 from holdfast.engine.pipeline import replicas
-from holdfast.engine.pipeline.vaults import keeping
+from holdfast.engine.pipeline.vaults import verifying
 from holdfast.engine.snapshot import open_snapshot
 from holdfast.engine.vault import verifications
 from holdfast.engine.vault.pack import PackClass
@@ -279,7 +279,7 @@ def test_a_sample_begins_where_the_last_one_began(vaults: Vaults, monkeypatch: p
     monkeypatch.setattr(verifications, "KEPT", 2)
     for _ in range(3):
         vaults("backup", "group")
-    last = keeping.last_sample(folder_runtime(vaults.topology), "desk")
+    last = verifying.last_sample(folder_runtime(vaults.topology), "desk")
     assert last is not None
     assert began <= last <= datetime.now(UTC)
 
@@ -287,13 +287,13 @@ def test_a_sample_begins_where_the_last_one_began(vaults: Vaults, monkeypatch: p
 def test_a_mirror_has_a_schedule_of_its_own(vaults: Vaults, tmp_path: Path) -> None:
     vaults("backup", "group")
     vaults("verify", "--depth", "sample")
-    assert keeping.last_sample(folder_runtime(vaults.topology), "desk", site=SITES[2]) is None
+    assert verifying.last_sample(folder_runtime(vaults.topology), "desk", site=SITES[2]) is None
     began = datetime.now(UTC)
     assert vaults.json("verify", "--from", SITES[2], "--depth", "sample")["warnings"] == []
-    last = keeping.last_sample(folder_runtime(vaults.topology), "desk", site=SITES[2])
+    last = verifying.last_sample(folder_runtime(vaults.topology), "desk", site=SITES[2])
     assert last is not None
     assert began <= last
-    own = keeping.last_sample(folder_runtime(vaults.topology), "desk")
+    own = verifying.last_sample(folder_runtime(vaults.topology), "desk")
     assert own is not None
     assert own < began, "what was read of the mirror is no proof of the vault"
     (content,) = packs_of_content(tmp_path / SITES[2])

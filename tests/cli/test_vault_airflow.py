@@ -98,6 +98,36 @@ def test_airflows_database_is_backed_up_with_its_keys_in_escrow(backed: Backed, 
     assert (tmp_path / "out" / "airflow-keys.json").is_file()
 
 
+def test_the_database_and_its_keys_come_back_for_real(
+    backed: Backed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    back_up(backed)
+    fresh = tmp_path / "fresh.db"
+    monkeypatch.setenv("FRESH", f"sqlite:///{fresh}")
+    words = ("vault", "airflow", "restore", "--url-variable", "FRESH")
+    assert "is not named" in backed(*words[:-1], "NOT_SET", code=2).stderr
+    done = json.loads(backed(*words, "--from", SITES[2], "--json").stdout)
+    assert (done["paused"], done["rescheduled"], done["counts"]["dags"]) == (2, 1, 2)
+    with sqlite3.connect(fresh) as database:
+        assert database.execute("select count(*) from dag where not is_paused").fetchone() == (0,)
+    assert "nothing is overwritten" in backed(*words, code=3).stderr
+    assert json.loads(backed("vault", "airflow", "reconcile", "--url-variable", "SOME_DATABASE", "--json").stdout) == {
+        "paused": 2,
+        "rescheduled": 1,
+    }
+    keys = tmp_path / "keys.json"
+    told = backed("vault", "airflow", "keys", str(keys))
+    opened = json.loads(keys.read_text())
+    assert set(opened) == {"fernet_key", "api_secret_key", "jwt_secret"}
+    assert opened["fernet_key"] == os.environ["AIRFLOW__CORE__FERNET_KEY"]
+    assert not any(key in told.output + told.stderr for key in opened.values())
+    assert keys.stat().st_mode & 0o777 == 0o600
+    assert "cannot be made" in backed("vault", "airflow", "keys", str(keys), code=2).stderr
+    (backed.topology.parent / "escrow.key").write_text("34" * 32)
+    backed("vault", "airflow", "keys", str(tmp_path / "other.json"), code=3)
+    assert not (tmp_path / "other.json").exists()
+
+
 def test_a_drill_that_fails_is_signed_with_what_it_measured(backed: Backed, broken: str) -> None:
     made = back_up(backed)
     backed.change("airflow", rto_seconds=600)

@@ -17,6 +17,8 @@ from folders import add_vault
 from holdfast.engine.drill.evidence import verify_evidence
 from holdfast.engine.vault.airflow_state.pitr_drill import STEPS
 from holdfast.engine.vault.airflow_state.scratch import ScratchPostgres
+from holdfast.errors import ConfigError
+from holdfast.operators.vault import BaseBackupOfAirflowOperator
 from recovery_world import PASSPHRASE, QUICK, Recovery, needs_backrest, recovery, utc
 
 
@@ -41,7 +43,8 @@ def test_a_cluster_is_configured_backed_up_and_restored_to_a_moment(pitr: Recove
     assert pitr.json("pitr", "status", code=1)["newest_log"]
     first, second = pitr.json("pitr", "backup"), pitr.json("pitr", "backup")
     assert (first["type"], second["type"]) == ("full", "incr")
-    assert pitr.json("pitr", "backup", "--type", "full")["type"] == "full"
+    task = BaseBackupOfAirflowOperator(task_id="base_backup", kind="full", topology_path=str(pitr.topology))
+    assert task.act({}, pitr.runtime())["type"] == "full"
     assert [one["type"] for one in pitr.json("pitr", "status")["backups"]] == ["full", "incr", "full"]
     assert first["backup"] in pitr("pitr", "status").stdout
 
@@ -58,6 +61,15 @@ def test_a_cluster_is_configured_backed_up_and_restored_to_a_moment(pitr: Recove
         with AirflowDatabase(other.url_text("airflow")).session() as session:
             assert session.ask("SELECT one FROM kept") == [{"one": 1}]
         assert pitr("pitr", "restore", str(other.data), code=1).stderr
+    pitr.describe(
+        data_folder="/not/on/this/machine",
+        config_file=str(pitr.server.folder / "restores.conf"),
+        work_folder=str(pitr.server.folder / "restores"),
+    )
+    assert pitr.json("pitr", "configure", "--only-restores")["settings"] == {}
+    with ScratchPostgres(pitr.server.programs, user=pitr.server.user) as other:
+        pitr("pitr", "restore", str(other.data))
+        assert (other.data / "recovery.signal").exists()
     early = pitr("pitr", "restore", "/tmp/never-made", "--at", "2020-01-01T00:00:00", code=1)
     assert "no base backup was complete by then" in early.stderr
     assert not Path("/tmp/never-made").exists()
@@ -226,3 +238,9 @@ def test_a_drill_goes_back_to_a_moment_with_the_escrows_keys_and_is_signed(
     journal = pitr.json("pitr", "drill", "--airflow", "/bin/false", "--output", str(evidence), code=1)
     outcomes = {step["name"]: step["outcome"] for step in journal["steps"]}
     assert (outcomes["keys"], outcomes["canary"], outcomes["database"]) == ("failed", "unknown", "passed")
+
+
+def test_a_kind_of_base_backup_that_is_none_is_refused(pitr: Recovery) -> None:
+    task = BaseBackupOfAirflowOperator(task_id="t", kind="whole", topology_path=str(pitr.topology))
+    with pytest.raises(ConfigError, match="auto, full, diff, incr"):
+        task.act({}, pitr.runtime())

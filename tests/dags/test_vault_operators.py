@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import runpy
+import shutil
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from folders import add_vault, folder_runtime, make_folders
 from holdfast.engine.pipeline.vaults import backing_up, keeping, opening, restoring
+from holdfast.engine.vault.errors import NotTold
 from holdfast.engine.vault.restore import RestoreReport
 from holdfast.engine.vault.sources import TreeSource
 from holdfast.errors import ConfigError
@@ -141,6 +143,29 @@ def test_a_vault_with_locks_has_them_renewed_every_day_whatever_else_is_found(
     os.utime(topology, (0, 0))
     dag = runpy.run_path(str(TESTS.parent / "dags" / "verify_backups.py"))["verify_dag"]("x", "desk", "@daily")
     assert not dag.has_task("lock")
+
+
+def test_a_verification_fails_with_missing_shares_and_is_tried_again_without_a_witness(tmp_path: Path) -> None:
+    shares = {"sites": ["site-a", "site-b", "site-c"], "needed": 2}
+    witnesses = ["site-b", "site-c"]
+    topology = add_vault(make_folders(tmp_path), site="site-a", mirrors=[], witnesses=witnesses, shares=shares)
+    runtime = folder_runtime(topology)
+    opening.made(runtime, "desk")
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "one").write_bytes(b"one" * 1000)
+    backing_up.back_up_source(runtime, "desk", TreeSource("tree", tmp_path / "source", runtime.clock.now()))
+    task = VerifyBackupsOperator(task_id="t", vault="desk", depth="structure", topology_path=str(topology))
+    assert task.act({}, folder_runtime(topology))["warnings"] == []
+    shutil.rmtree(tmp_path / "site-c" / "vault" / "desk" / "packs")
+    with pytest.raises(AirflowFailException, match=r"site-c: the share of packs/.* --repair"):
+        task.act({}, folder_runtime(topology))
+    keeping.repaired(folder_runtime(topology), "desk")
+    for site in witnesses:
+        (tmp_path / site / "vault-witness").rename(tmp_path / f"kept-{site}")
+        (tmp_path / site / "vault-witness").write_text("a file where a folder should be")
+    with pytest.raises(NotTold, match="no witness could be asked") as told:
+        task.act({}, folder_runtime(topology))
+    assert told.value.transient
 
 
 @pytest.mark.parametrize(

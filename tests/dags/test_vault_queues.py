@@ -15,7 +15,7 @@ import yaml
 
 from folders import add_vault, folder_runtime, make_folders
 from holdfast.engine.pipeline.datasets import publish_dataset
-from holdfast.engine.pipeline.vaults import backing_up, keeping, opening
+from holdfast.engine.pipeline.vaults import backing_up, keeping, opening, verifying
 from holdfast.engine.vault.verify import Depth
 from holdfast.errors import ConfigError
 from holdfast.operators.vault import RetainBackupsOperator
@@ -172,16 +172,16 @@ def test_the_readers_key_verifies_and_the_writers_notes(tmp_path: Path, mirror: 
     writer = tmp_path / "writer.key"
     writer.rename(tmp_path / "away")
     (tmp_path / "admin.key").unlink()
-    proofs: list[keeping.Proof] = []
-    report = keeping.verified(folder_runtime(topology), "desk", Depth.FULL, site=mirror, prove=proofs.append)
+    proofs: list[verifying.Proof] = []
+    report = verifying.verified(folder_runtime(topology), "desk", Depth.FULL, site=mirror, prove=proofs.append)
     assert (report.problems, report.warnings, report.content_opened) == ([], [], True)
     (tmp_path / "reader.key").unlink()
     (tmp_path / "away").rename(writer)
-    assert keeping.last_sample(folder_runtime(topology), "desk", site=mirror) is None
-    proof = keeping.Proof.from_dict(json.loads(json.dumps(proofs[0].to_dict())))
+    assert verifying.last_sample(folder_runtime(topology), "desk", site=mirror) is None
+    proof = verifying.Proof.from_dict(json.loads(json.dumps(proofs[0].to_dict())))
     assert proof == proofs[0]
-    keeping.noted(folder_runtime(topology), "desk", proof, site=mirror)
-    assert keeping.last_sample(folder_runtime(topology), "desk", site=mirror) == proof.at
+    verifying.noted(folder_runtime(topology), "desk", proof, site=mirror)
+    assert verifying.last_sample(folder_runtime(topology), "desk", site=mirror) == proof.at
 
 
 @pytest.mark.slow

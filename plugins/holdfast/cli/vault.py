@@ -12,20 +12,22 @@ import typer
 from holdfast.cli import vault_tables as show
 from holdfast.cli.groups import GroupOption, choose_group
 from holdfast.cli.output import JsonOption, TopologyOption, errors, print_json, reports_errors
+from holdfast.cli.vault_airflow import app as airflow_app
 from holdfast.cli.vault_backup import app as backup_app
 from holdfast.cli.vault_drill import app as drill_app
 from holdfast.cli.vault_options import FromOption, LastOption, SourceOption, VaultOption, choose_vault
 from holdfast.cli.vault_pitr import app as pitr_app
 from holdfast.cli.vault_progress import count_progress
 from holdfast.cli.vault_restore import restore, show_backup
-from holdfast.engine.pipeline.vaults import backing_up, keeping, opening, renewing
+from holdfast.engine.pipeline.vaults import backing_up, keeping, opening, renewing, verifying
 from holdfast.engine.pipeline.vaults.advice import advice_on
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.vault.verify import Depth, VerifyOptions
 from holdfast.errors import ConfigError, HoldfastError
 
 app = typer.Typer(
-    help="Backups: init, backup, list, show, restore, verify, forget, gc, hold, locks, mirror, drill, pitr, keys.",
+    help="Backups: init, backup, list, show, restore, verify, forget, gc, hold, locks, mirror, drill, airflow, pitr, "
+    "keys.",
     no_args_is_help=True,
     epilog="Exit codes: 0 done, 1 failed, 2 bad input, 3 refused or the wrong key, 4 the vault is damaged, "
     "130 interrupted.",
@@ -33,6 +35,7 @@ app = typer.Typer(
 app.add_typer(backup_app, name="backup")
 app.add_typer(drill_app, name="drill")
 app.add_typer(pitr_app, name="pitr")
+app.add_typer(airflow_app, name="airflow")
 keys_app = typer.Typer(help="Who can open a vault: show, rotate, new.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
 
@@ -112,7 +115,7 @@ def verify(
     A sample reads the packs that are due since the last one; in the vault's `verify_days` each is. What was found whole
     is noted in the vault: `status` calls a backup verified by it.
 
-    Exit codes: 0 nothing is wrong (there may be warnings), 1 everything restores, but shares are missing at a site, or
+    Exit codes: 0 nothing is wrong (there may be warnings), 1 everything restores, but shares or a witness are gone, or
     no witness answers; 3 the wrong key, 4 something is wrong: it is named, and what cannot be restored for it.
     """
     runtime = Runtime.from_environment(topology)
@@ -127,7 +130,7 @@ def verify(
         _repair(runtime, name, depth or Depth.FULL, accept_loss=accept_loss, mirror=site, as_json=as_json)
         return
     with count_progress(errors, f"verify {name}", runtime.clock) as progress:
-        report = keeping.verified(
+        report = verifying.verified(
             runtime,
             name,
             depth or Depth.STRUCTURE,

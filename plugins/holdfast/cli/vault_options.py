@@ -11,12 +11,12 @@ from holdfast.engine.runtime import Runtime
 from holdfast.errors import ConfigError
 
 
-def as_utc(moment: datetime | None) -> datetime | None:
-    """What was typed without a zone is UTC."""
+def utc(moment: datetime | None) -> datetime | None:
+    """What was typed is UTC."""
     return None if moment is None else moment.replace(tzinfo=UTC)
 
 
-#: How a time is typed.
+#: How a time is typed; without a zone, since it is UTC.
 FORMATS = ["%Y-%m-%dT%H:%M:%S"]
 
 VaultOption = Annotated[
@@ -34,13 +34,11 @@ FromOption = Annotated[str | None, typer.Option("--from", metavar="SITE", help="
 SourceOption = Annotated[str | None, typer.Option("--source", help="Only backups of this dataset, model or name.")]
 AtOption = Annotated[
     datetime | None,
-    typer.Option(
-        "--at", help="The newest whose content is not newer than this; UTC.", formats=FORMATS, callback=as_utc
-    ),
+    typer.Option("--at", help="The newest whose content is not newer than this; UTC.", formats=FORMATS, callback=utc),
 ]
 LastOption = Annotated[
     datetime | None,
-    typer.Option("--last", help="When the last sample was read; UTC.", formats=FORMATS, callback=as_utc),
+    typer.Option("--last", help="When the last sample was read; UTC.", formats=FORMATS, callback=utc),
 ]
 
 

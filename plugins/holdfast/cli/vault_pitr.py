@@ -12,7 +12,7 @@ from rich.table import Table
 
 from holdfast.cli.output import JsonOption, TopologyOption, console, print_json, reports_errors
 from holdfast.cli.vault_drill import ExecutableOption, OutputOption, end_airflow_drill, tell_step
-from holdfast.cli.vault_options import FORMATS, VaultOption, as_utc, choose_vault
+from holdfast.cli.vault_options import FORMATS, VaultOption, choose_vault, utc
 from holdfast.cli.vault_tables import say
 from holdfast.engine.pipeline.vaults import airflow_recovery as recovery
 from holdfast.engine.runtime import Runtime
@@ -27,10 +27,7 @@ app = typer.Typer(
 AtOption = Annotated[
     datetime | None,
     typer.Option(
-        "--at",
-        help="The moment to go back to, UTC; by default as far as the log goes.",
-        formats=FORMATS,
-        callback=as_utc,
+        "--at", help="The moment to go back to, UTC; by default as far as the log goes.", formats=FORMATS, callback=utc
     ),
 ]
 

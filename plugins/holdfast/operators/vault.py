@@ -152,12 +152,12 @@ class VerifyBackupsOperator(VaultOperator):
             )
 
     def act(self, _context: Context, runtime: Runtime) -> dict[str, Any]:
-        from holdfast.engine.pipeline.vaults import keeping
+        from holdfast.engine.pipeline.vaults import verifying
         from holdfast.engine.vault.errors import NotTold
         from holdfast.engine.vault.verify import Depth
 
-        proofs: list[keeping.Proof] = []
-        report = keeping.verified(
+        proofs: list[verifying.Proof] = []
+        report = verifying.verified(
             runtime,
             self.vault,
             Depth(self.depth),
@@ -206,10 +206,10 @@ class NoteVerificationOperator(VaultOperator):
         self.mirror = mirror
 
     def act(self, _context: Context, runtime: Runtime) -> None:
-        from holdfast.engine.pipeline.vaults import keeping
+        from holdfast.engine.pipeline.vaults import verifying
 
-        keeping.noted(
-            runtime, self.vault, keeping.Proof.from_dict(self.verification["proof"]), site=self.mirror or None
+        verifying.noted(
+            runtime, self.vault, verifying.Proof.from_dict(self.verification["proof"]), site=self.mirror or None
         )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from holdfast.engine.objectstore._decorator import StoreDecorator
-from holdfast.engine.objectstore.errors import StoreUnavailable
+from holdfast.engine.objectstore.errors import BucketNotFound, StoreUnavailable
 from holdfast.engine.vault.verify import VerifyReport, verify_vault
 from vault_world import VaultWorld, some_files, write_tree
 
@@ -44,6 +44,18 @@ def test_one_that_is_away_is_a_warning_while_another_answers(world: VaultWorld, 
     assert (report.is_good, report.exit_code, report.problems) == (True, 0, [])
     (warning,) = report.warnings
     assert "witness witness-b not reached, a rollback could not be checked against it" in warning
+
+
+def test_one_whose_bucket_is_gone_is_more_than_a_warning(world: VaultWorld, tmp_path: Path) -> None:
+    class Gone(Away):
+        def list(self, *_args: Any, **_kwargs: Any) -> Any:
+            raise BucketNotFound("no such bucket", where=self.name)
+
+    world.back_up(tmp_path / "source")
+    world.witnesses["witness-b"] = Gone(world.witnesses["witness-b"])
+    report = verified(world)
+    assert (report.is_good, report.exit_code, report.warnings) == (True, 1, [])
+    assert "witness witness-b not reached" in report.degraded[0]
 
 
 def test_when_none_answers_nothing_is_damaged_and_nothing_is_proved(world: VaultWorld, tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from dataclasses import replace
 from typing import Any
 
 from holdfast.engine.config import Topology
+from holdfast.engine.config.domains import domain_of
 from holdfast.engine.drill.restore_journal import Claim
-from holdfast.engine.drill.restore_subject import another_cloud, domain_of, place_of
+from holdfast.engine.drill.restore_subject import another_cloud, place_of
 from holdfast.engine.vault.erasure import ErasureStore
 from holdfast.engine.vault.vault import Vault
 

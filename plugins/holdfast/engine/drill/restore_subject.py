@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from holdfast.engine.config import Cloud, Objectives, Topology
+from holdfast.engine.config import Objectives, Topology
+from holdfast.engine.config.domains import domain_of
 from holdfast.engine.config.residency import ResidencyRefused, check_hop, residency_for
 from holdfast.engine.recovery.subjects import snapshot_subjects
 from holdfast.engine.vault.backups import Backup
@@ -93,14 +94,6 @@ def choose_target(
         found="; ".join(refused),
         fix="Add a site in a third cloud to the topology, or mirror the vault to another one",
     )
-
-
-def domain_of(topology: Topology, site: str) -> str | None:
-    """What is lost together with a site: its cloud; a local folder is a place of its own. ``None``: it is not known."""
-    found = topology.sites.get(site)
-    if found is None:
-        return None
-    return f"{found.cloud}:{site}" if found.cloud is Cloud.LOCAL else str(found.cloud)
 
 
 def place_of(topology: Topology, site: str | None) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -49,7 +49,7 @@ class FolderTarget:
     def has(self, row: TreeRow) -> bool:
         where = f"{self.folder}/{row.path}"
         folder, _, name = row.path.rpartition("/")
-        with _telling(where):
+        with _Telling(where):
             parent = self._parent(folder, make=False)
             if parent is None:
                 return False
@@ -83,15 +83,15 @@ class FolderTarget:
         folder, _, name = row.path.rpartition("/")
         # The same name each time: what a restore that was killed left behind is replaced by the one that goes on.
         draft = f".{hashlib.sha256(name.encode()).hexdigest()[:32]}.holdfast-part"
-        with _telling(where):
+        with _Telling(where):
             parent = self._parent(folder, make=True)
             assert parent is not None
             descriptor = _new_draft(draft, parent, where)
         try:
             for piece in pieces:
-                with _telling(where):
+                with _Telling(where):
                     _write_all(descriptor, piece)
-            with _telling(where):
+            with _Telling(where):
                 _describe(descriptor, row)
                 if not _is_still(draft, parent, descriptor):
                     raise _another_restore(where)
@@ -185,16 +185,24 @@ def _kind(there: os.stat_result) -> str:
     return "a symbolic link" if stat.S_ISLNK(there.st_mode) else "a pipe, a socket or a device"
 
 
-@contextmanager
-def _telling(where: str) -> Iterator[None]:
+class _Telling:
     """What the machine's file system refuses, as an error of ours."""
-    try:
-        yield
-    except OSError as error:
+
+    __slots__ = ("_where",)
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if not isinstance(error, OSError):
+            return
         fix = _FIXES.get(error.errno or 0, "Have the disk and the folder checked")
         raise TargetFailed(
             "it cannot be restored here",
-            where=where,
+            where=self._where,
             expected="a folder that can be read and written",
             found=f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror),
             fix=f"{fix}. Run again, it goes on: what is there and right is not fetched again",
@@ -223,18 +231,17 @@ class _OpenFolder:
         os.close(self.descriptor)
 
 
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
 def _new_draft(draft: str, parent: int, where: str) -> int:
     """A new file that nobody else writes; the lock on it ends with this process. Raises Refused."""
     try:
-        with suppress(FileNotFoundError):
-            left = os.open(draft, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
-            try:
-                fcntl.flock(left, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.unlink(draft, dir_fd=parent)
-            finally:
-                os.close(left)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(draft, flags, 0o600, dir_fd=parent)
+        try:
+            descriptor = os.open(draft, _NEW, 0o600, dir_fd=parent)
+        except FileExistsError:
+            _remove_left(draft, parent)
+            descriptor = os.open(draft, _NEW, 0o600, dir_fd=parent)
     except (BlockingIOError, FileExistsError):
         raise _another_restore(where) from None
     try:
@@ -243,6 +250,17 @@ def _new_draft(draft: str, parent: int, where: str) -> int:
         os.close(descriptor)
         raise _another_restore(where) from None
     return descriptor
+
+
+def _remove_left(draft: str, parent: int) -> None:
+    """Remove what a restore that was killed left. Raises BlockingIOError: it still runs."""
+    with suppress(FileNotFoundError):
+        left = os.open(draft, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        try:
+            fcntl.flock(left, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(draft, dir_fd=parent)
+        finally:
+            os.close(left)
 
 
 def _is_still(draft: str, parent: int, descriptor: int) -> bool:

@@ -143,7 +143,7 @@ def _verify_witnesses(vault: Vault, report: VerifyReport) -> None:
     away = [witness for witness in vault.witnessed if witness.unknown is not None]
     for witness in away:
         said = f"witness {witness.site} not reached, a rollback could not be checked against it: {witness.unknown}"
-        (report.warnings if seen else report.unknown).append(said)
+        (report.unknown if not seen else report.degraded if witness.refuses else report.warnings).append(said)
     for witness in vault.witnessed:
         if witness.unknown is None and witness.sequence is None and (seen or away):
             report.warnings.append(

@@ -49,6 +49,7 @@ class Witness:
         sequence: its number, ``None`` when the site has seen none.
         digest: of the entry.
         unknown: why it cannot be told, ``None`` when it can.
+        refuses: that is not for want of an answer: its bucket is gone, or says no. Trying again does not help.
         key_entries: number and digest of the entries that set the keys that it keeps.
         other_keys: those of them that the repository did not have when it was read.
     """
@@ -57,6 +58,7 @@ class Witness:
     sequence: int | None = None
     digest: str | None = None
     unknown: str | None = None
+    refuses: bool = False
     key_entries: frozenset[tuple[int, str]] = field(default=frozenset(), repr=False)
     other_keys: tuple[LogEntry, ...] = field(default=(), repr=False)
 
@@ -126,7 +128,7 @@ def read_witness(site: str, store: ObjectStore, history: History) -> Witness:
                 return Witness(site, read.sequence, read.digest, key_entries=kept, other_keys=others)
         return Witness(site, key_entries=kept, other_keys=others)
     except ObjectStoreError as error:
-        return Witness(site, unknown=str(error))
+        return Witness(site, unknown=str(error), refuses=not error.transient)
 
 
 def _read(store: ObjectStore, history: History, number: int) -> WitnessForm | None:

@@ -28,6 +28,8 @@ needs_backrest = pytest.mark.skipif(shutil.which("pgbackrest") is None, reason="
 PASSPHRASE = "a passphrase of some length"
 #: No machine is lost in a test.
 QUICK = {"fsync": "off"}
+#: Nothing but a test changes anything.
+QUIET = {"autovacuum": "off"}
 
 
 @dataclass
@@ -72,7 +74,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         backrest = PgBackRest("airflow", server.folder / "pgbackrest.conf", user=server.user, timeout_seconds=300)
         where = Repository.posix(repository).encrypted(PASSPHRASE)
         backrest.write_config(where, Cluster(server.data), work=work)
-        server.settings = {"archive_mode": "on", "archive_command": backrest.archive_command, **QUICK}
+        server.settings = {"archive_mode": "on", "archive_command": backrest.archive_command, **QUICK, **QUIET}
         server.initialise()
         server.start()
         cluster = Cluster(server.data, server.port, server.sockets, "holdfast")
@@ -166,6 +168,21 @@ def test_a_moment_before_the_first_base_backup_fails(live: Live) -> None:
     )
     assert [step.outcome for step in report.steps][:2] == ["failed", "unknown"]
     assert not report.passed
+
+
+@pytest.mark.slow
+@needs_postgres
+@needs_backrest
+def test_a_moment_that_the_log_does_not_go_beyond_is_told_as_that(live: Live) -> None:
+    moment = live.now_after(live.backrest.back_up("full"))
+    live.backrest.check()
+    report = pitr_drill_airflow(
+        live.backrest, command=AirflowCommand(AIRFLOW, {}), superuser="holdfast", at=moment, keys=live.database.keys
+    )
+    (server,) = [step for step in report.steps if step.name == "server"]
+    assert server.outcome == "failed"
+    assert "no change after the moment" in server.reason
+    assert live.backrest.newest_log() in server.reason
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from holdfast.engine.config import Topology
+from holdfast.engine.config.domains import domain_of
 
 
 def advice_on(topology: Topology, vault: str) -> list[str]:
@@ -11,8 +12,6 @@ def advice_on(topology: Topology, vault: str) -> list[str]:
     Raises:
         UnknownName: there is no such vault.
     """
-    from holdfast.engine.drill.restore_subject import domain_of
-
     settings = topology.vault(vault)
     if not settings.witnesses:
         none = (

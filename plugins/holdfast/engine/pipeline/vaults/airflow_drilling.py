@@ -11,16 +11,14 @@ from holdfast.engine.drill.airflow_journal import AirflowDrillJournal
 from holdfast.engine.drill.restore_subject import about_vault, place_of
 from holdfast.engine.pipeline.vaults.airflow import SERIES, escrow_recipients, installation
 from holdfast.engine.pipeline.vaults.airflow_recovery import on_this_machine, recovery_of
+from holdfast.engine.pipeline.vaults.airflow_restoring import opened_keys
 from holdfast.engine.pipeline.vaults.opening import opened, places_of
 from holdfast.engine.recovery.interface import Progress, ProgressSink, ignore_progress
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.vault.airflow_state import drill, pitr_drill
 from holdfast.engine.vault.airflow_state.command import AirflowCommand
 from holdfast.engine.vault.airflow_state.drilling import AirflowDrillReport, DrillOptions, DrillStep
-from holdfast.engine.vault.airflow_state.keys import AirflowKeys, open_escrow
-from holdfast.engine.vault.airflow_state.restoring import read_beside
 from holdfast.engine.vault.backups import find_backup
-from holdfast.engine.vault.errors import WrongKey
 from holdfast.errors import ConfigError
 
 
@@ -121,7 +119,7 @@ def drill_recovery(
             database=settings.database,
             superuser=settings.superuser,
             at=at,
-            keys=None if vault is None else partial(_escrowed_keys, runtime, vault),
+            keys=None if vault is None else partial(opened_keys, runtime, vault),
             options=_options(seen, progress),
             clock=runtime.clock,
         )
@@ -148,19 +146,3 @@ def _installation(runtime: Runtime, executable: Path | None) -> AirflowCommand:
     if command is None:
         raise ConfigError("no `airflow` was found", expected="one beside this interpreter or in the path", found="none")
     return command
-
-
-def _escrowed_keys(runtime: Runtime, vault: str) -> AirflowKeys:
-    """Airflow's keys out of the newest backup of it, by the escrow's recipients. Raises UnknownBackup, WrongKey, …"""
-    found = opened(runtime, vault, "reader")
-    chosen = find_backup(found, source=SERIES)
-    sealed = read_beside(found, chosen).keys
-    if sealed is None:
-        raise WrongKey(
-            "the backup has no keys in escrow",
-            where=f"{vault}: {chosen.backup_id}",
-            expected="Airflow's keys",
-            found="none",
-            fix=f"Name who may open them: vaults.{vault}.airflow_escrow",
-        )
-    return open_escrow(sealed, escrow_recipients(runtime, vault), f"{vault}: {chosen.backup_id}")

@@ -11,29 +11,27 @@ from typing import Any
 from holdfast.engine.config import KeepBackups
 from holdfast.engine.objectstore.errors import ObjectStoreError
 from holdfast.engine.objectstore.interface import ObjectStore
-from holdfast.engine.pipeline.vaults.advice import advice_on
 from holdfast.engine.pipeline.vaults.backing_up import follow
 from holdfast.engine.pipeline.vaults.locking import lock_policy, locks_at, remover
 from holdfast.engine.pipeline.vaults.opening import opened, prefix_of, recipients_of, unlocked, vault_store
 from holdfast.engine.runtime import Runtime
-from holdfast.engine.snapshot.documents import iso_utc
 from holdfast.engine.vault.backups import Backup, all_backups, choose, live_backups, newest
 from holdfast.engine.vault.collect import ORPHAN_AGE, CollectOptions, CollectReport, collect, store_now
 from holdfast.engine.vault.erasure import ErasureStore
 from holdfast.engine.vault.erasure_repair import repair as repair_shares
-from holdfast.engine.vault.errors import Damaged, HistoryDamaged, NoVault, WrongKey
+from holdfast.engine.vault.errors import Damaged, NoVault, WrongKey
 from holdfast.engine.vault.forget import ForgetPlan, Keep, forget, hold, plan_forget, plan_forget_named
 from holdfast.engine.vault.history import load_history
 from holdfast.engine.vault.keysets import named_recipients, rotate_keys
 from holdfast.engine.vault.locks.report import reveal_hidden
-from holdfast.engine.vault.mirror import on_one_line, trim_mirror
+from holdfast.engine.vault.mirror import trim_mirror
 from holdfast.engine.vault.needed import freed_bytes
 from holdfast.engine.vault.repair import RepairOptions, RepairReport, repair_vault
 from holdfast.engine.vault.running import read_marks
 from holdfast.engine.vault.secrets import ROLES, Secrets
 from holdfast.engine.vault.vault import Vault
-from holdfast.engine.vault.verifications import note_verification, verifications, verified_by
-from holdfast.engine.vault.verify import Depth, VerifyOptions, VerifyReport, verify_vault
+from holdfast.engine.vault.verifications import verified_by
+from holdfast.engine.vault.verify import Depth
 from holdfast.errors import ConfigError, HoldfastError, Refused
 
 #: A backup's content may be so much newer than now by this machine's clock.
@@ -137,132 +135,6 @@ def recovery_points(runtime: Runtime, group: str, vault: str, *, at_least: Depth
             )
         )
     return points
-
-
-@dataclass(frozen=True)
-class Proof:
-    """What a verification found whole, for whoever may sign it.
-
-    Args:
-        at: when it began.
-        backups: numbers of the entries it covered.
-    """
-
-    at: datetime
-    depth: str
-    backups: frozenset[int]
-    packs_read: int
-    bytes_read: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able."""
-        return {**self.__dict__, "at": iso_utc(self.at), "backups": sorted(self.backups)}
-
-    @classmethod
-    def from_dict(cls, found: Mapping[str, Any]) -> Proof:
-        return cls(**{**found, "at": datetime.fromisoformat(found["at"]), "backups": frozenset(found["backups"])})
-
-
-def noted(runtime: Runtime, vault: str, proof: Proof, *, site: str | None = None) -> None:
-    """Sign what a verification found whole, at the vault or at a mirror of it. Needs the writer's key alone.
-
-    Raises WrongKey, NoVault, ConfigError, HistoryDamaged.
-    """
-    found = opened(runtime, vault, "writer", site=site)
-    report = VerifyReport(Depth(proof.depth), packs_read=proof.packs_read, bytes_read=proof.bytes_read)
-    note_verification(found, report, proof.backups, found.secrets, at=min(proof.at, runtime.clock.now()))
-
-
-def _opened_to_verify(runtime: Runtime, vault: str, site: str | None) -> Vault:
-    try:
-        return opened(runtime, vault, "reader", site=site)
-    except (WrongKey, ConfigError):
-        return opened(runtime, vault, "writer", site=site)
-
-
-def verified(
-    runtime: Runtime,
-    vault: str,
-    depth: Depth,
-    *,
-    last: datetime | None = None,
-    site: str | None = None,
-    options: VerifyOptions | None = None,
-    prove: Callable[[Proof], object] | None = None,
-) -> VerifyReport:
-    """Verify a vault or a mirror of it, and note it there where nothing is wrong.
-
-    With a reader's keys at hand content is opened; with a writer's only, digests are compared.
-
-    Args:
-        last: when the last sample was begun; by default the notes say, of a mirror its own.
-        site: of a mirror. It is held against the vault, where that can be read, else against the witnesses.
-        prove: told what was found whole instead of its being noted: the reader's key then suffices. See `noted`.
-    """
-    given = options or VerifyOptions()
-    began = runtime.clock.now()
-    found = _opened_to_verify(runtime, vault, site)
-    beside = VerifyReport(depth)
-    if site is not None:
-        found = _beside_its_vault(runtime, vault, found, beside)
-    cycle = timedelta(days=runtime.topology.vault(vault).verify_days)
-    begun = last or _last_sample(found)
-    options = VerifyOptions(depth=depth, cycle=cycle, now=began, last=begun, progress=given.progress)
-    report = verify_vault(found, options)
-    if site is None:
-        report.warnings.extend(advice_on(runtime.topology, vault))
-    report.problems[:0] = beside.problems
-    report.warnings[:0] = beside.warnings
-    covered = frozenset(found.history.backups)
-    if report.is_good and prove is not None:
-        prove(Proof(began, str(depth), covered, report.packs_read, report.bytes_read))
-    elif report.is_good:
-        try:
-            writer = unlocked(runtime, vault, "writer", store=found.store)
-        except (WrongKey, ConfigError) as error:
-            report.warnings.append(f"what was found whole is not noted, the writer's key is not at hand: {error}")
-        else:
-            note_verification(found, report, covered, writer, at=began)
-    return report
-
-
-def _beside_its_vault(runtime: Runtime, vault: str, mirror: Vault, report: VerifyReport) -> Vault:
-    """A mirror, held against its vault: what the one knows and the other not yet, witnesses would call a rollback.
-
-    Where the vault cannot be read, or is not right itself, the witnesses say whether the mirror is.
-    """
-    try:
-        own = _opened_to_verify(runtime, vault, None)
-    except HoldfastError as error:
-        report.warnings.append(f"the mirror was held against the witnesses only, the vault cannot be read: {error}")
-        return mirror
-    if own.alarm is not None:
-        return mirror
-    try:
-        history = on_one_line(own.store, mirror.store)
-    except HistoryDamaged as damaged:
-        report.problems.append(str(damaged))
-        return mirror
-    behind = history.tip.sequence - mirror.history.tip.sequence
-    if behind > 0:
-        report.warnings.append(
-            f"the mirror lies {behind} entries behind the vault: bring it up to it with `holdfast vault mirror`"
-        )
-    return replace(mirror, witnesses={}).reload()
-
-
-def last_sample(runtime: Runtime, vault: str, *, site: str | None = None) -> datetime | None:
-    """When a sample or everything was last begun to be read, ``None``: never.
-
-    Args:
-        site: of a mirror; by default of the vault itself.
-    """
-    return _last_sample(opened(runtime, vault, "writer", site=site))
-
-
-def _last_sample(found: Vault) -> datetime | None:
-    read = frozenset({Depth.SAMPLE.value, Depth.FULL.value})
-    return next((one.at for one in verifications(found, depths=read)), None)
 
 
 def keep_of(settings: KeepBackups) -> Keep:

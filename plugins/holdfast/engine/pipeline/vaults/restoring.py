@@ -102,7 +102,7 @@ def restored(
         RolledBack, HistoryDamaged: newer backups are known to be gone, and none was named.
     """
     found = opened(runtime, vault, "reader", site=vault_site)
-    _refuse_guess(found, backup, vault_site)
+    refuse_guess(found, backup, vault_site)
     wanted = find_backup(found, backup, source=source, at=at)
     admit(wanted)
     options = RestoreOptions(
@@ -115,7 +115,7 @@ def restored(
     return restore_tables(found, wanted, target, location=location, options=options, strict=False)
 
 
-def _refuse_guess(vault: Vault, backup: str | None, vault_site: str | None) -> None:
+def refuse_guess(vault: Vault, backup: str | None, vault_site: str | None) -> None:
     """Where newer backups are known to be gone, the newest that is left is not what somebody means by the newest.
 
     A mirror may lie behind its vault, and is what there is when the vault is lost.
@@ -159,7 +159,7 @@ def restored_live(
 
     require_own(runtime, group, vault)
     found = opened(runtime, vault, "reader", site=vault_site)
-    _refuse_guess(found, backup, vault_site)
+    refuse_guess(found, backup, vault_site)
     wanted = live_candidate(runtime, group, found, backup=backup, source=source, at=at)
     state = require_active(runtime, group)
     dataset = runtime.topology.datasets.get(wanted.source)

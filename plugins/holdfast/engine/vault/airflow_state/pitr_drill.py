@@ -21,7 +21,10 @@ from holdfast.engine.vault.airflow_state.inventory import look_at
 from holdfast.engine.vault.airflow_state.keys import AirflowKeys
 from holdfast.engine.vault.airflow_state.pitr import BackRestBackup, PgBackRest, base_for
 from holdfast.engine.vault.airflow_state.scratch import ScratchPostgres
+from holdfast.engine.vault.errors import CommandFailed
 
+#: How a server says that its log ended before the moment that was asked for.
+_SHORT = "recovery ended before configured recovery target was reached"
 STEPS = ("read", "keys", "restore", "server", "migrations", "canary", "database", "reconcile", "run")
 
 
@@ -122,7 +125,18 @@ class _PitrDrill(Drill):
         return "the base backup lies in a folder of its own", {}
 
     def step_server(self) -> Found:
-        self.server.start(timeout_seconds=self.options.restore_timeout_seconds, role=self.superuser)
+        try:
+            self.server.start(timeout_seconds=self.options.restore_timeout_seconds, role=self.superuser)
+        except CommandFailed as error:
+            if self.at is None or _SHORT not in (error.found or ""):
+                raise
+            raise CommandFailed(
+                "the log in the repository has no change after the moment that was asked for",
+                where=self.backrest.stanza,
+                expected=f"one later than {self.at.isoformat()}, to know that everything before is there",
+                found=f"none up to {self.backrest.newest_log()}",
+                fix="Ask for no moment: it goes as far as the log does",
+            ) from None
         self.url = self.server.url_text(self.database)
         with self.session() as session:
             found = session.ask(
