@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pendulum
+from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, Param, TriggerRule
 
 from holdfast.hooks.topology import topology_outline
@@ -25,11 +26,12 @@ DOCS = """
 **verify** reads the packs that are due: in the vault's `verify_days` every one is read and opened once. What is wrong
 fails the task and is named, with every object that cannot be restored for it; **verify-(mirror)** does the same of each
 mirror, with a schedule of its own. **note** signs what was found whole: it has the writer's key, and **verify** the
-reader's. **retain** forgets what the topology's
-`keep` does not keep, and collects what no backup needs any more; it runs only after a verification that found nothing
-wrong. **lock**, of a vault with `lock_days`, renews the locks of all that still counts, whatever the others found, and
-fails with what is not locked. **check** runs in any case, and fails when the newest verified backup of a dataset or
-model is too old; its notifier records it.
+reader's; it fails when what restores lacks a part of what makes it survive the next loss, such as a share. **retain**
+forgets what the topology's `keep` does not keep, and collects what no backup needs any more; it runs only after a
+verification that found nothing wrong. **lock**, of a vault with `lock_days`, renews the locks of all that still counts,
+whatever the others found, and fails with what is not locked. **check** runs in any case, and fails when the newest
+verified backup of a dataset or model is too old; its notifier records it. **outcome** is the run's: it succeeds when
+all of them did.
 
 One DAG per vault with a `verify_schedule`, `verify_backups.<vault>`; by hand the depth can be chosen.
 """
@@ -62,16 +64,19 @@ def verify_dag(dag_id: str, vault: str, schedule: str | None) -> DAG:
         note = NoteVerificationOperator(task_id="note", vault=vault, verification=verify.output)
         retain = RetainBackupsOperator(task_id="retain", vault=vault)
         verify >> retain
+        # What runs in any case would else be the last, and its success the run's.
+        outcome = EmptyOperator(task_id="outcome")
+        [note, retain] >> outcome
         for mirror in topology.vaults[vault].mirrors:
             at = {"vault": vault, "mirror": mirror}
             of_mirror = VerifyBackupsOperator(task_id=f"verify-{mirror}", depth=depth, note=False, **at)
-            NoteVerificationOperator(task_id=f"note-{mirror}", verification=of_mirror.output, **at)
+            NoteVerificationOperator(task_id=f"note-{mirror}", verification=of_mirror.output, **at) >> outcome
         if topology.vaults[vault].lock_days:
             # After retention, so that what was just forgotten is not locked for another period; in any case.
-            retain >> RenewLocksOperator(task_id="lock", vault=vault, trigger_rule=TriggerRule.ALL_DONE)
+            retain >> RenewLocksOperator(task_id="lock", vault=vault, trigger_rule=TriggerRule.ALL_DONE) >> outcome
         for group, settings in topology.groups.items():
             if vault in settings.vaults:
-                note >> CheckRecoveryPointsOperator(
+                check = CheckRecoveryPointsOperator(
                     task_id=f"check-{group}",
                     vault=vault,
                     group=group,
@@ -79,6 +84,7 @@ def verify_dag(dag_id: str, vault: str, schedule: str | None) -> DAG:
                     trigger_rule=TriggerRule.ALL_DONE,  # too old is too old, whatever else is wrong
                     on_failure_callback=StaleRecoveryPointNotifier(vault=vault, group=group),
                 )
+                note >> check >> outcome
     return dag
 
 

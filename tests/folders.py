@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from holdfast.engine.authority import MemoryEpochStore
 from holdfast.engine.config import EnvironmentConnections, load_topology
 from holdfast.engine.objectstore._decorator import StoreDecorator
 from holdfast.engine.objectstore.access import StoreAccess
+from holdfast.engine.pipeline.vaults.opening import opened
+from holdfast.engine.pipeline.vaults.verifying import last_sample
 from holdfast.engine.runtime import Runtime
 
 SITES = ("site-a", "site-b", "site-c")
@@ -122,3 +125,8 @@ def add_vault(topology: Path, **settings: Any) -> Path:
     document["groups"]["desk"]["vaults"] = ["desk"]
     topology.write_text(yaml.safe_dump(document))
     return topology
+
+
+def last_sample_of(topology: Path, site: str | None = None) -> datetime | None:
+    """When the last sample of the vault ``desk``, or of its mirror at a site, began."""
+    return last_sample(opened(folder_runtime(topology), "desk", "writer", site=site))

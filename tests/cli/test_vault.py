@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import yaml
 from typer.testing import CliRunner
 
-from folders import SITES, add_vault, folder_runtime, make_folders
+from folders import SITES, add_vault, folder_runtime, last_sample_of, make_folders
 from holdfast.cli.main import app
 from holdfast.engine.pipeline import replicas
-from holdfast.engine.pipeline.vaults import verifying
 from holdfast.engine.snapshot import open_snapshot
 from holdfast.engine.vault import verifications
 from holdfast.engine.vault.pack import PackClass
@@ -279,21 +278,36 @@ def test_a_sample_begins_where_the_last_one_began(vaults: Vaults, monkeypatch: p
     monkeypatch.setattr(verifications, "KEPT", 2)
     for _ in range(3):
         vaults("backup", "group")
-    last = verifying.last_sample(folder_runtime(vaults.topology), "desk")
+    last = last_sample_of(vaults.topology)
     assert last is not None
     assert began <= last <= datetime.now(UTC)
+    # One that would leave out what was due since then is refused, and so is one of the future.
+    for later in (last + timedelta(minutes=1), last + timedelta(days=365)):
+        said = vaults("verify", "--depth", "sample", "--last", f"{later:%Y-%m-%dT%H:%M:%S}", code=2).stderr
+        assert "or earlier" in said
+    vaults("verify", "--depth", "sample", "--last", f"{last - timedelta(days=1):%Y-%m-%dT%H:%M:%S}")
+
+
+def test_what_nobody_signed_hides_no_verification(vaults: Vaults, tmp_path: Path) -> None:
+    vaults("backup", "group")
+    vaults("verify", "--depth", "full")
+    (folder,) = tmp_path.glob("*/vault/desk/verified")
+    for number in range(verifications.KEPT + 1):
+        (folder / f"99991231T000000.{number:06}Z-full-xxxxxxxx.json").write_text("{}")
+    assert all(point["met"] for point in vaults.json("status", "--verified", "full")["points"])
+    assert last_sample_of(vaults.topology) is not None
 
 
 def test_a_mirror_has_a_schedule_of_its_own(vaults: Vaults, tmp_path: Path) -> None:
     vaults("backup", "group")
     vaults("verify", "--depth", "sample")
-    assert verifying.last_sample(folder_runtime(vaults.topology), "desk", site=SITES[2]) is None
+    assert last_sample_of(vaults.topology, site=SITES[2]) is None
     began = datetime.now(UTC)
     assert vaults.json("verify", "--from", SITES[2], "--depth", "sample")["warnings"] == []
-    last = verifying.last_sample(folder_runtime(vaults.topology), "desk", site=SITES[2])
+    last = last_sample_of(vaults.topology, site=SITES[2])
     assert last is not None
     assert began <= last
-    own = verifying.last_sample(folder_runtime(vaults.topology), "desk")
+    own = last_sample_of(vaults.topology)
     assert own is not None
     assert own < began, "what was read of the mirror is no proof of the vault"
     (content,) = packs_of_content(tmp_path / SITES[2])

@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
-from folders import add_vault, folder_runtime, make_folders
+from folders import add_vault, folder_runtime, last_sample_of, make_folders
 from holdfast.engine.pipeline.vaults import backing_up, keeping, opening, restoring
 from holdfast.engine.vault.errors import NotTold
 from holdfast.engine.vault.restore import RestoreReport
 from holdfast.engine.vault.sources import TreeSource
 from holdfast.errors import ConfigError
-from holdfast.operators.vault import BackUpGroupOperator, VerifyBackupsOperator
+from holdfast.operators.vault import BackUpGroupOperator, NoteVerificationOperator, VerifyBackupsOperator
 from holdfast.operators.vault_restore import RestoreBackupOperator
 from vault_world import write_tree
 
@@ -136,13 +136,24 @@ def test_a_vault_with_locks_has_them_renewed_every_day_whatever_else_is_found(
     assert dag.get_task("verify-site-c").mirror == "site-c"
     after = dag.get_task("verify-site-c").downstream_task_ids
     assert after == {"note-site-c"}, "a damaged mirror keeps no retention from running"
-    assert not dag.get_task("note-site-c").downstream_task_ids
+    assert dag.get_task("note-site-c").downstream_task_ids == {"outcome"}
     lock = dag.get_task("lock")
     assert (lock.trigger_rule, lock.upstream_task_ids) == ("all_done", {"retain"})
     add_vault(topology)
     os.utime(topology, (0, 0))
     dag = runpy.run_path(str(TESTS.parent / "dags" / "verify_backups.py"))["verify_dag"]("x", "desk", "@daily")
     assert not dag.has_task("lock")
+
+
+def test_a_run_fails_with_any_task_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Airflow takes the state of the last tasks for the run's, and some of these run whatever failed before them."""
+    monkeypatch.setenv("HOLDFAST_TOPOLOGY", str(add_vault(make_folders(tmp_path), lock_days={"daily": 30})))
+    dag = runpy.run_path(str(TESTS.parent / "dags" / "verify_backups.py"))["verify_dag"]("x", "desk", "@daily")
+    assert [task.task_id for task in dag.leaves] == ["outcome"]
+    outcome = dag.get_task("outcome")
+    assert outcome.trigger_rule == "all_success"
+    assert outcome.upstream_task_ids == {"note", "note-site-c", "retain", "lock", "check-desk"}
+    assert dag.get_task("note").trigger_rule == dag.get_task("retain").trigger_rule == "all_success"
 
 
 def test_a_verification_fails_with_missing_shares_and_is_tried_again_without_a_witness(tmp_path: Path) -> None:
@@ -159,6 +170,15 @@ def test_a_verification_fails_with_missing_shares_and_is_tried_again_without_a_w
     shutil.rmtree(tmp_path / "site-c" / "vault" / "desk" / "packs")
     with pytest.raises(AirflowFailException, match=r"site-c: the share of packs/.* --repair"):
         task.act({}, folder_runtime(topology))
+    full = VerifyBackupsOperator(task_id="full", vault="desk", depth="full", note=False, topology_path=str(topology))
+    found = full.act({}, folder_runtime(topology))
+    note = NoteVerificationOperator(task_id="note", vault="desk", verification=found, topology_path=str(topology))
+    assert last_sample_of(topology) is None
+    with pytest.raises(
+        AirflowFailException, match=r"everything restores, but .* the first: site-c: the share"
+    ):
+        note.act({}, folder_runtime(topology))
+    assert last_sample_of(topology) is not None, "what restores counts as verified"
     keeping.repaired(folder_runtime(topology), "desk")
     for site in witnesses:
         (tmp_path / site / "vault-witness").rename(tmp_path / f"kept-{site}")

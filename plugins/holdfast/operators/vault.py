@@ -126,7 +126,7 @@ class VerifyBackupsOperator(VaultOperator):
     :param depth: ``structure``, ``sample`` (the packs due since the last sample) or ``full``. (templated)
     :param mirror: verify this mirror instead of the vault itself. (templated)
     :param note: sign what was found whole with the writer's key, where that is at hand. Else `NoteVerificationOperator`
-        does it, on a worker that has it.
+        does it, on a worker that has it, and it is that which fails when only shares or a witness are missing.
     :returns: what was read, and as ``proof`` what was found whole.
     """
 
@@ -170,7 +170,7 @@ class VerifyBackupsOperator(VaultOperator):
             self.log.warning("%s", warning)
         for backup, paths in report.affected.items():
             self.log.error("Backup %s cannot restore %d objects: %s", backup, len(paths), ", ".join(paths[:20]))
-        wrong = [*report.problems, *report.degraded]
+        wrong = [*report.problems, *(report.degraded if self.note else ())]
         if wrong:
             raise AirflowFailException(f"vault {self.vault}: {len(wrong)} things are wrong, the first: {wrong[0]}")
         if report.unknown:
@@ -185,6 +185,7 @@ class VerifyBackupsOperator(VaultOperator):
             "bytes_read": report.bytes_read,
             "content_opened": report.content_opened,
             "warnings": report.warnings,
+            "degraded": report.degraded,
             "proof": proofs[0].to_dict() if proofs else None,
         }
 
@@ -192,7 +193,8 @@ class VerifyBackupsOperator(VaultOperator):
 class NoteVerificationOperator(VaultOperator):
     """Signs what a verification found whole, so that its backups count as verified: with a writer's key.
 
-    Who verifies reads content, and signs nothing.
+    Who verifies reads content, and signs nothing. Fails then when a part of what makes it survive the next loss is
+    missing.
 
     :param verification: what `VerifyBackupsOperator` returned with ``note=False``. (templated)
     :param mirror: it was of this mirror. (templated)
@@ -211,6 +213,10 @@ class NoteVerificationOperator(VaultOperator):
         verifying.noted(
             runtime, self.vault, verifying.Proof.from_dict(self.verification["proof"]), site=self.mirror or None
         )
+        degraded = self.verification["degraded"]
+        if degraded:
+            told = f"{len(degraded)} things are missing, the first: {degraded[0]}"
+            raise AirflowFailException(f"vault {self.vault}: everything restores, but {told}")
 
 
 class RetainBackupsOperator(VaultOperator):

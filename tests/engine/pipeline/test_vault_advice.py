@@ -1,4 +1,4 @@
-"""What is said of a vault that too few other clouds witness."""
+"""What is said of a vault that too few other clouds witness, or whose locks end too early."""
 
 from __future__ import annotations
 
@@ -43,6 +43,22 @@ def test_a_witness_in_the_vaults_own_cloud_is_told_of() -> None:
     assert f"witness {GCP} of vault desk lies in the vault's own cloud (gcp)" in told[0]
     assert "one other cloud only" in told[1]
     assert len(advice_on(topology(site="gcp-2", witnesses=[GCP]), "desk")) == 1
+
+
+@pytest.mark.parametrize(
+    ("days", "schedule", "says"),
+    [
+        ({"daily": 1}, "@daily", "end after 1 days and are renewed @daily"),
+        ({"daily": 30, "hourly": 7}, "@weekly", "end after 7 days and are renewed @weekly"),
+        ({"daily": 30}, None, "no `verify_schedule` has them renewed"),
+        ({"daily": 2}, "@daily", None),
+        ({"daily": 30}, "0 3 * * 1-5", None),
+        ({}, None, None),
+    ],
+)
+def test_locks_that_end_before_they_are_renewed(days: dict[str, int], schedule: str | None, says: str | None) -> None:
+    told = advice_on(topology(witnesses=[AWS, GCP], lock_days=days, verify_schedule=schedule), "desk")
+    assert [says in line for line in told] == ([True] if says else [])
 
 
 def test_a_vault_that_is_none() -> None:

@@ -78,6 +78,9 @@ def verified(
         last: when the last sample was begun; by default the notes say, of a mirror its own.
         site: of a mirror. It is held against the vault, where that can be read, else against the witnesses.
         prove: told what was found whole instead of its being noted: the reader's key then suffices. See `noted`.
+
+    Raises:
+        ConfigError: ``last`` is later than the last sample.
     """
     given = options or VerifyOptions()
     began = runtime.clock.now()
@@ -86,8 +89,15 @@ def verified(
     if site is not None:
         found = _beside_its_vault(runtime, vault, found, beside)
     cycle = timedelta(days=runtime.topology.vault(vault).verify_days)
-    begun = last or _last_sample(found)
-    options = VerifyOptions(depth=depth, cycle=cycle, now=began, last=begun, progress=given.progress)
+    noted_last = last_sample(found)
+    if last is not None and last > (noted_last or began):
+        raise ConfigError(
+            "a sample cannot begin after the last one: what was due between would not be read",
+            where="--last",
+            expected=f"{iso_utc(noted_last or began)} or earlier",
+            found=iso_utc(last),
+        )
+    options = VerifyOptions(depth=depth, cycle=cycle, now=began, last=last or noted_last, progress=given.progress)
     report = verify_vault(found, options)
     if site is None:
         report.warnings.extend(advice_on(runtime.topology, vault))
@@ -131,15 +141,7 @@ def _beside_its_vault(runtime: Runtime, vault: str, mirror: Vault, report: Verif
     return replace(mirror, witnesses={}).reload()
 
 
-def last_sample(runtime: Runtime, vault: str, *, site: str | None = None) -> datetime | None:
-    """When a sample or everything was last begun to be read, ``None``: never.
-
-    Args:
-        site: of a mirror; by default of the vault itself.
-    """
-    return _last_sample(opened(runtime, vault, "writer", site=site))
-
-
-def _last_sample(found: Vault) -> datetime | None:
+def last_sample(found: Vault) -> datetime | None:
+    """When a sample or everything was last begun to be read, ``None``: never."""
     read = frozenset({Depth.SAMPLE.value, Depth.FULL.value})
     return next((one.at for one in verifications(found, depths=read)), None)
