@@ -174,9 +174,7 @@ def test_a_verification_fails_with_missing_shares_and_is_tried_again_without_a_w
     found = full.act({}, folder_runtime(topology))
     note = NoteVerificationOperator(task_id="note", vault="desk", verification=found, topology_path=str(topology))
     assert last_sample_of(topology) is None
-    with pytest.raises(
-        AirflowFailException, match=r"everything restores, but .* the first: site-c: the share"
-    ):
+    with pytest.raises(AirflowFailException, match=r"everything restores, but .* the first: site-c: the share"):
         note.act({}, folder_runtime(topology))
     assert last_sample_of(topology) is not None, "what restores counts as verified"
     keeping.repaired(folder_runtime(topology), "desk")
