@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -263,7 +264,7 @@ def test_what_was_deleted_from_a_bucket_with_locks_is_made_visible_by_a_repair(
     assert done["healed"] == {str(file.relative_to(vault)): "a hidden version of it" for file in packs[1:]}
 
 
-def test_a_repair_removes_shares_of_a_write_that_was_broken_off(
+def test_a_collection_and_no_repair_removes_shares_of_a_write_that_was_broken_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not those of a backup that may be running."""
@@ -283,5 +284,41 @@ def test_a_repair_removes_shares_of_a_write_that_was_broken_off(
         at = (datetime.now(UTC) - age).timestamp()
         os.utime(file, (at, at))
         lone.append(file)
-    desk("verify", "--repair")
+    assert "2 packs have too few shares" in desk("verify", "--repair").stdout
+    assert [file.exists() for file in lone] == [True, True]
+    desk("gc")
     assert [file.exists() for file in lone] == [True, False]
+
+
+@pytest.mark.parametrize(("below", "depth"), [("vault/desk/packs", "full"), ("vault/desk", "structure")])
+def test_a_repair_leaves_the_last_shares_of_what_may_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, below: str, depth: str
+) -> None:
+    """What two sites had was moved away, days after the backups."""
+    settings = {"site": SITES[0], "mirrors": [], "witnesses": [SITES[1], SITES[2]]}
+    topology = add_vault(make_folders(tmp_path), **settings, shares={"sites": list(SITES), "needed": 2})
+    monkeypatch.setattr(Runtime, "from_environment", lambda *_args, **_kwargs: folder_runtime(topology))
+    desk = Desk(topology)
+    desk("init")
+    desk.back_up(os.urandom(20_000))
+    at = (datetime.now(UTC) - timedelta(days=3)).timestamp()
+    for site in SITES:
+        for file in (tmp_path / site / "vault").rglob("*"):
+            if file.is_file():
+                os.utime(file, (at, at))
+    for site in SITES[1:]:
+        (tmp_path / site / below).rename(tmp_path / f"aside-{site}")
+    packs = {
+        file: file.read_bytes()
+        for file in (tmp_path / SITES[0] / below).rglob("*")
+        if "packs" in file.parts and file.is_file()
+    }
+    assert packs
+    for _ in range(2):
+        desk("verify", "--repair", "--depth", depth, code=4)
+        desk("gc", code=4)
+    assert {file: file.read_bytes() for file in packs} == packs
+    shutil.copytree(tmp_path / f"aside-{SITES[1]}", tmp_path / SITES[1] / below, dirs_exist_ok=True)
+    desk("verify", "--repair")
+    restored = desk.json("restore", "--source", "prices", "--to", str(tmp_path / "out"))
+    assert restored

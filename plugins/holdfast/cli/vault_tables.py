@@ -240,7 +240,8 @@ def print_shares(done: SharesReport) -> None:
     for site in done.away:
         say(f"  {site} does not answer: run it again when it does")
     if done.unfinished:
-        say(f"  {len(done.unfinished)} packs have too few shares: of a backup that runs or was broken off, or lost")
+        say(f"  {len(done.unfinished)} packs have too few shares: of a backup that runs or was broken off, or lost;")
+        say("    of those a day old `holdfast vault gc` removes what nobody needs")
     for line in done.failed:
         say(f"  not repaired: {line}")
 

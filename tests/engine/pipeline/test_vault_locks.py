@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,14 @@ from holdfast.clock import SystemClock
 from holdfast.engine.config import EnvironmentConnections, load_topology
 from holdfast.engine.objectstore.errors import StoreUnavailable
 from holdfast.engine.pipeline.vaults import backing_up, keeping, opening, renewing, restoring
-from holdfast.engine.pipeline.vaults.locking import vault_locks
+from holdfast.engine.pipeline.vaults.locking import remover, vault_locks
 from holdfast.engine.pipeline.vaults.renewing import SiteLocks
 from holdfast.engine.runtime import Runtime
+from holdfast.engine.vault.collect import CollectOptions, collect
 from holdfast.engine.vault.locks.report import Wrong
 from holdfast.engine.vault.locks.s3 import S3Locks
 from holdfast.engine.vault.mirror import MirrorReport
+from holdfast.engine.vault.repair import RepairReport
 from holdfast.engine.vault.sources import TreeSource
 from lock_world import moto_server, s3_bucket
 from vault_world import some_files, write_tree
@@ -235,3 +237,23 @@ def test_what_is_collected_at_a_locked_mirror_is_not_hidden(moto: str, tmp_path:
     packs = list(vault_locks(world.runtime, "desk", "site-b").objects("packs/"))
     assert packs
     assert not [found.key for found in packs if found.hidden]
+
+
+def test_the_share_of_a_write_that_was_broken_off_goes_for_good(moto: str, tmp_path: Path) -> None:
+    """A plain delete would only hide it, and the next repair make it visible again."""
+    world = LockedSites.make(tmp_path, moto, shares={"sites": list(SITES), "needed": 2})
+    world.back_up()
+    key = "packs/daily/ab/" + "ab" * 16
+    opening.store_below(world.runtime, "desk", "site-a").put(key, b"a share")
+    assert list(unfinished(keeping.repaired(world.runtime, "desk"))) == [key]
+    vault = opening.opened(world.runtime, "desk", "admin")
+    remove = remover(world.runtime, "desk", vault.store)
+    collect(vault, CollectOptions(orphan_age=timedelta(days=-1), remove=remove))
+    assert not list(vault_locks(world.runtime, "desk", "site-a").objects(key))
+    again = keeping.repaired(world.runtime, "desk")
+    assert (again.healed, unfinished(again), again.exit_code) == ({}, {}, 0)
+
+
+def unfinished(report: RepairReport) -> dict[str, datetime]:
+    assert report.shares is not None
+    return report.shares.unfinished

@@ -6,8 +6,8 @@ import random
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -27,7 +27,7 @@ from holdfast.engine.objectstore.interface import ObjectInfo
 from holdfast.engine.snapshot.once import create_or_read
 from holdfast.engine.vault.collect import CollectOptions, collect
 from holdfast.engine.vault.erasure import ErasureStore
-from holdfast.engine.vault.erasure_repair import repair
+from holdfast.engine.vault.erasure_repair import repair, unfinished_packs
 from holdfast.engine.vault.errors import Damaged
 from holdfast.engine.vault.forget import Keep, forget
 from holdfast.engine.vault.verify import Depth, VerifyOptions, verify_vault
@@ -36,6 +36,7 @@ from vault_world import VaultWorld, read_tree, some_files, write_tree
 
 NAMES = ("aws", "gcp", "azure")
 PACK = "packs/daily/ab/" + "ab" * 16
+OTHER_PACK = "packs/daily/cd/" + "cd" * 16
 BLOCK = 64 * 1024
 LARGE = random.Random(3).randbytes(5 * BLOCK + 4321)
 
@@ -301,24 +302,25 @@ def test_a_write_that_one_more_loss_would_undo_is_no_success(world: World, key: 
 
 
 def test_a_crash_after_the_first_cloud_leaves_nothing_that_is_taken_for_a_pack(world: World) -> None:
-    """And a repair says so, and removes it when it is old enough."""
+    """And a repair says so, and leaves it."""
+    world.store.put(OTHER_PACK, LARGE)
     world.store.put(PACK, LARGE)
     for name in ("gcp", "azure"):
         world.clouds[name].inner.delete(PACK)
     store = world.opened()
-    assert list(store.list()) == []
+    assert [info.key for info in store.list()] == [OTHER_PACK]
     with pytest.raises(ObjectNotFound):
         store.get(PACK)
     report = repair(store)
     assert list(report.unfinished) == [PACK]
     assert report.repaired == []
-    now = datetime.now(UTC)
-    assert repair(store, remove_unfinished_before=now - timedelta(days=1)).removed == []
+    assert [info.key for info in world.clouds["aws"].inner.list()] == sorted([OTHER_PACK, PACK])
+    assert list(unfinished_packs(store)) == [PACK]
     world.clouds["gcp"].away = StoreUnavailable
-    assert repair(store, remove_unfinished_before=now + timedelta(days=1)).removed == []
+    assert unfinished_packs(store) == {}, "nobody knows what the site has that is away"
     world.clouds["gcp"].away = None
-    assert repair(store, remove_unfinished_before=now + timedelta(days=1)).removed == [PACK]
-    assert list(world.clouds["aws"].inner.list()) == []
+    world.clouds["azure"].inner.delete(OTHER_PACK)
+    assert unfinished_packs(world.opened()) == {}, "a site without any pack lost them, or is another bucket"
 
 
 def test_nothing_is_half_removed_in_a_way_that_brings_it_back(world: World) -> None:
@@ -583,6 +585,67 @@ def test_a_collection_frees_every_cloud(over: VaultOverClouds, source: Path, tmp
     over.vault.restore(tmp_path / "out")
     assert read_tree(tmp_path / "out") == read_tree(source)
     assert repair(over.clouds.store, deep=True).repaired == []
+
+
+ALL_OLD = CollectOptions(grace=timedelta(0), orphan_age=timedelta(days=-1))
+
+
+def test_a_collection_removes_the_share_of_a_write_that_was_broken_off(
+    over: VaultOverClouds, source: Path, tmp_path: Path
+) -> None:
+    """At the first site alone, old enough, while all sites answer."""
+    over.vault.back_up(source)
+    inner = over.clouds.clouds["aws"].inner
+    inner.put(OTHER_PACK, b"a share")
+    for _ in range(2):
+        collect(over.vault.open("admin"), CollectOptions(grace=timedelta(0)))
+    assert inner.get(OTHER_PACK) == b"a share", "its backup may be running"
+    _, report = collect(over.vault.open("admin"), replace(ALL_OLD, orphan_age=timedelta(days=-36500), dry_run=True))
+    assert report.deleted_entries == 1
+    assert inner.get(OTHER_PACK) == b"a share"
+    over.clouds.clouds["azure"].away = StoreUnavailable
+    with pytest.raises(StoreUnavailable):
+        collect(over.reopened().open("admin"), ALL_OLD)
+    assert inner.get(OTHER_PACK) == b"a share"
+    over.clouds.clouds["azure"].away = None
+    before = {name: [info.key for info in cloud.inner.list("packs/")] for name, cloud in over.clouds.clouds.items()}
+    collect(over.reopened().open("admin"), ALL_OLD)
+    after = {name: [info.key for info in cloud.inner.list("packs/")] for name, cloud in over.clouds.clouds.items()}
+    assert after == {name: [key for key in keys if key != OTHER_PACK] for name, keys in before.items()}
+    over.vault.restore(tmp_path / "out")
+    assert read_tree(tmp_path / "out") == read_tree(source)
+
+
+@pytest.mark.parametrize("aside", [("gcp", "azure"), ("aws", "gcp"), ("aws", "azure")])
+@pytest.mark.parametrize("everything", [False, True])
+def test_the_last_shares_of_what_is_needed_are_never_removed(
+    over: VaultOverClouds, source: Path, tmp_path: Path, aside: tuple[str, str], everything: bool
+) -> None:
+    """Two sites answer, and have lost all packs but one, or everything: some share of it may come back."""
+    over.vault.back_up(source)
+    over.vault.back_up(source)
+    shares = {
+        name: {info.key: cloud.inner.get(info.key) for info in cloud.inner.list("" if everything else "packs/")}
+        for name, cloud in over.clouds.clouds.items()
+    }
+    for name in aside:
+        for key in list(shares[name])[0 if everything else 1 :]:
+            over.clouds.clouds[name].inner.delete(key)
+    for deep in (False, True):
+        assert not repair(over.clouds.opened(), deep=deep).repaired or everything
+        with pytest.raises(Damaged):
+            collect(over.reopened().open("admin"), ALL_OLD)
+        with pytest.raises(Damaged):
+            collect(over.reopened().open("admin"), replace(ALL_OLD, dry_run=True))
+    (left,) = over.clouds.clouds.keys() - set(aside)
+    inner = over.clouds.clouds[left].inner
+    assert {key: inner.get(key) for key in shares[left] if key.startswith("packs/")} == {
+        key: data for key, data in shares[left].items() if key.startswith("packs/")
+    }
+    for key, data in shares[aside[0]].items():
+        over.clouds.clouds[aside[0]].inner.put(key, data)
+    over.reopened().restore(tmp_path / "out")
+    assert read_tree(tmp_path / "out") == read_tree(source)
 
 
 @pytest.mark.parametrize("kind", ["packs/", "indexes/", "log/", "log-copies/", "keys/"])

@@ -19,6 +19,8 @@ from holdfast.engine.snapshot.once import create_or_read
 from holdfast.engine.vault import layout
 from holdfast.engine.vault.ages import LogAges, removable_entries
 from holdfast.engine.vault.append import append
+from holdfast.engine.vault.erasure import ErasureStore
+from holdfast.engine.vault.erasure_repair import unfinished_packs
 from holdfast.engine.vault.errors import CollectedMeanwhile, Damaged
 from holdfast.engine.vault.history import write_hint
 from holdfast.engine.vault.index import ChunkIndex, IndexedPack, batches, encode_index
@@ -165,6 +167,7 @@ class _Run:
         live = self._live_bytes(loaded.index)
         lost = set(loaded.missing_packs)  # and nobody needs them, or this would have ended
         named = {info.pack_id for info in loaded.index.packs} | lost
+        self._remove_unfinished(named, orphaned)
         dead = {
             pack_id
             for pack_id, (_, info) in there.items()
@@ -356,6 +359,16 @@ class _Run:
         keys += needless_notes(self.vault, before)
         for key in keys:
             self.report.deleted_entries += self._remove(key)
+
+    def _remove_unfinished(self, named: set[bytes], orphaned: datetime) -> None:
+        """Lone shares of writes that were broken off. Only now it is known that all that is needed is there."""
+        if not isinstance(self.vault.store, ErasureStore):
+            return
+        for key, written_at in unfinished_packs(self.vault.store).items():
+            name = layout.id_of(key)
+            is_said = name is None or name in named or name in self.vault.history.collected
+            if not is_said and written_at < orphaned:
+                self.report.deleted_entries += self._remove(key)
 
     def _remove(self, key: str) -> bool:
         """Whether it is gone, or would be."""

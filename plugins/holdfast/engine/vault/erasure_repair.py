@@ -6,9 +6,10 @@ from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from holdfast.engine.objectstore.errors import ObjectStoreError, PermissionRefused
+from holdfast.engine.objectstore.errors import ObjectStoreError
 from holdfast.engine.objectstore.interface import OVERWRITE, ObjectInfo
 from holdfast.engine.snapshot.once import create_or_read
+from holdfast.engine.vault import layout
 from holdfast.engine.vault.erasure import HINTS, ErasureStore
 from holdfast.engine.vault.erasure_sites import ErasureSite, ShareProblem
 from holdfast.engine.vault.errors import Damaged
@@ -27,8 +28,7 @@ class SharesReport:
         repaired: shares and copies that were written.
         away: sites that did not answer; nothing is known of them and nothing was written there.
         unfinished: objects with too few shares, by key, while all sites answer: of a write that runs or was broken off,
-            or lost; when the newest share was written.
-        removed: of those, what was removed.
+            or lost; when the newest share was written. Only a collection knows which, see `unfinished_packs`.
         failed: what could not be repaired, one sentence each.
     """
 
@@ -37,7 +37,6 @@ class SharesReport:
     repaired_bytes: int = 0
     away: list[str] = field(default_factory=list)
     unfinished: dict[str, datetime] = field(default_factory=dict)
-    removed: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
 
     @property
@@ -50,15 +49,14 @@ def repair(
     store: ErasureStore,
     *,
     deep: bool = False,
-    remove_unfinished_before: datetime | None = None,
     progress: Callable[[SharesReport], None] = lambda _report: None,
 ) -> SharesReport:
     """Compare all sites and write what is missing or damaged. Can be broken off and run again; needs no key.
 
+    Nothing is removed.
+
     Args:
         deep: read every share and copy; else only what listings show is repaired: missing, or of a wrong size.
-        remove_unfinished_before: objects with too few shares to be read, written before then by the store's clock, are
-            removed, if all sites answer. Later than the longest backup runs: a running one's look the same.
         progress: told after each object.
     """
     report = SharesReport()
@@ -79,8 +77,6 @@ def repair(
             report.failed.append(f"{key}: {error}")
         report.checked += 1
         progress(report)
-    if remove_unfinished_before is not None and not report.away:
-        _remove_unfinished(store, report, remove_unfinished_before)
     if report.is_whole:
         store.settled(deep=deep)
     return report
@@ -129,11 +125,31 @@ def survey(store: ErasureStore, keys: Iterable[str], *, deep: Container[str] = f
     return found
 
 
-def _listings(store: ErasureStore, away: dict[str, ObjectStoreError]) -> dict[ErasureSite, dict[str, ObjectInfo]]:
+def unfinished_packs(store: ErasureStore) -> dict[str, datetime]:
+    """By key the packs of which too few shares are there to read them, and when the newest was written.
+
+    Of a write that runs or was broken off, or lost: the log tells. None while a site does not answer or has no pack at
+    all, since it may be that one which lost them.
+    """
+    away: dict[str, ObjectStoreError] = {}
+    listings = _listings(store, away, layout.PACKS)
+    if away or not all(listings.values()):
+        return {}
+    written: dict[str, list[datetime]] = {}
+    for listing in listings.values():
+        for key, info in listing.items():
+            if store.is_shared(key):
+                written.setdefault(key, []).append(info.modified_at)
+    return {key: max(moments) for key, moments in written.items() if len(moments) < store.scheme.needed}
+
+
+def _listings(
+    store: ErasureStore, away: dict[str, ObjectStoreError], prefix: str = ""
+) -> dict[ErasureSite, dict[str, ObjectInfo]]:
     """What each site has; who does not answer is added to ``away``."""
     listings: dict[ErasureSite, dict[str, ObjectInfo]] = {}
     for site in store.sites.all:
-        answer = site.ask(lambda found: {info.key: info for info in found.list()})
+        answer = site.ask(lambda found: {info.key: info for info in found.list(prefix)})
         if answer.error is None:
             listings[site] = answer.value
         else:
@@ -224,14 +240,3 @@ def _write(site: ErasureSite, key: str, data: bytes, report: SharesReport, what:
         site.do(lambda store: store.put(key, data, mode=OVERWRITE))
     report.repaired.append(ShareProblem(site.name, key, what))
     report.repaired_bytes += len(data)
-
-
-def _remove_unfinished(store: ErasureStore, report: SharesReport, before: datetime) -> None:
-    for key, written_at in list(report.unfinished.items()):
-        if written_at < before:
-            try:
-                store.delete(key)
-            except PermissionRefused:  # locked, or not for these credentials to remove: it stays unfinished
-                continue
-            report.removed.append(key)
-            del report.unfinished[key]

@@ -16,7 +16,7 @@ from holdfast.engine.pipeline.vaults.locking import lock_policy, locks_at, remov
 from holdfast.engine.pipeline.vaults.opening import opened, prefix_of, recipients_of, unlocked, vault_store
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.vault.backups import Backup, all_backups, choose, live_backups, newest
-from holdfast.engine.vault.collect import ORPHAN_AGE, CollectOptions, CollectReport, collect, store_now
+from holdfast.engine.vault.collect import CollectOptions, CollectReport, collect
 from holdfast.engine.vault.erasure import ErasureStore
 from holdfast.engine.vault.erasure_repair import repair as repair_shares
 from holdfast.engine.vault.errors import Damaged, NoVault, WrongKey
@@ -27,7 +27,6 @@ from holdfast.engine.vault.locks.report import reveal_hidden
 from holdfast.engine.vault.mirror import trim_mirror
 from holdfast.engine.vault.needed import freed_bytes
 from holdfast.engine.vault.repair import RepairOptions, RepairReport, repair_vault
-from holdfast.engine.vault.running import read_marks
 from holdfast.engine.vault.secrets import ROLES, Secrets
 from holdfast.engine.vault.vault import Vault
 from holdfast.engine.vault.verifications import verified_by
@@ -221,8 +220,7 @@ def repaired(
 ) -> RepairReport:
     """Put back what is missing or damaged: from copies, from packs' own tables, from a mirror; shares from shares.
 
-    In a bucket with locks what was deleted is only hidden, and made visible again first. Shares of writes that were
-    broken off long ago are removed.
+    In a bucket with locks what was deleted is only hidden, and made visible again first. Nothing is removed.
 
     Args:
         accept_loss: where entries of the log are nowhere any more, go on with what is left.
@@ -239,8 +237,7 @@ def repaired(
     revealed = _revealed(runtime, vault)
     shares = None
     if isinstance(shared, ErasureStore):
-        unfinished = _of_no_running_backup(shared)
-        shares = repair_shares(shared, deep=depth is Depth.FULL, remove_unfinished_before=unfinished)
+        shares = repair_shares(shared, deep=depth is Depth.FULL)
     other: ObjectStore | None = None
     at: str | None = None
     away: dict[str, HoldfastError] = {}
@@ -291,14 +288,6 @@ def _revealed(runtime: Runtime, vault: str) -> list[str]:
             with suppress(ObjectStoreError):  # what cannot be put back is missing, and is told as such
                 done += reveal_hidden(locks_at(runtime, site, below=prefix_of(runtime, vault)), only_deleted=True)
     return done
-
-
-def _of_no_running_backup(store: ErasureStore) -> datetime | None:
-    """What was written before this is of no backup that still runs, by the store's clock. ``None``: it does not say."""
-    try:
-        return read_marks(store, store_now(store), ORPHAN_AGE).since
-    except ObjectStoreError:
-        return None
 
 
 def _reader_at_hand(runtime: Runtime, vault: str, stores: Iterable[ObjectStore]) -> Secrets | None:
