@@ -73,6 +73,11 @@ class History:
         """The entry that set the keys last."""
         return self.key_entries[-1]
 
+    def keys_before(self, number: int) -> Keys:
+        """The keys an entry of this number had to be signed with; the first entry with its own."""
+        first, *others = self.key_entries
+        return keys_after((first, *(entry for entry in others if entry.sequence < number)))
+
     def after(self, entry: LogEntry) -> History:
         """The history with one more entry. Raises HistoryDamaged: nobody who may wrote it, or it contradicts itself."""
         check_signer(entry, self.keys)

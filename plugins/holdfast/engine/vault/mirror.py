@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -110,15 +111,23 @@ def on_one_line(store: ObjectStore, mirror: ObjectStore) -> History:
 
 
 def _newest_readable(store: ObjectStore, numbers: list[int], ours: History) -> LogEntry:
-    """Of a log that may be broken off. Raises HistoryDamaged: none, or another repository's."""
+    """Of a log that may be broken off, what the vault has too, or whose signer might write it when it was written.
+
+    Raises HistoryDamaged: none, or another repository's.
+    """
     error: HistoryDamaged | None = None
     for number in reversed(numbers):
+        same = ours.entries.get(number)
+        with suppress(HistoryDamaged):
+            if same is not None:
+                return read_entry(store, number, ours.repository, digest=same.digest)
         try:
             entry = read_entry(store, number, ours.repository)
-            if ours.keys.entitle(entry):
-                return entry
         except HistoryDamaged as damaged:
             error = error or damaged
+            continue
+        if ours.keys_before(number).entitle(entry):
+            return entry
     raise error or missing_entry(store, numbers[0])
 
 
