@@ -17,11 +17,15 @@ from cryptography.fernet import Fernet
 
 from holdfast.engine.vault.airflow_state.children import Child
 from holdfast.engine.vault.airflow_state.command import AirflowCommand
+from holdfast.engine.vault.airflow_state.inventory import Inventory
 from holdfast.engine.vault.airflow_state.keys import AirflowKeys
 from holdfast.engine.vault.airflow_state.programs import find_programs
+from holdfast.engine.vault.airflow_state.restoring import read_beside, restore_dump
 from holdfast.engine.vault.airflow_state.scratch import ScratchPostgres
 from holdfast.engine.vault.airflow_state.sessions import Session, open_session
 from holdfast.engine.vault.airflow_state.urls import parse_url
+from holdfast.engine.vault.backups import find_backup
+from holdfast.engine.vault.vault import Vault
 
 AIRFLOW = Path(sys.executable).parent / "airflow"
 #: How a test is skipped that needs a server where there is none.
@@ -162,6 +166,14 @@ def migrate(database: AirflowDatabase, home: Path) -> None:
     )
 
 
+def restored_as_it_was(vault: Vault, url: str) -> Inventory:
+    """The newest backup's database, not reconciled, so that its rows can be compared."""
+    backup = find_backup(vault)
+    inventory = read_beside(vault, backup).inventory
+    restore_dump(vault, backup, inventory, parse_url(url), find_programs(), 300)
+    return inventory
+
+
 def children_of_this_process() -> set[int]:
     """The living children, zombies among them."""
     tasks = Path("/proc/self/task").glob("*/children")
@@ -176,5 +188,6 @@ __all__ = [
     "needs_postgres",
     "postgres",
     "postgres_database",
+    "restored_as_it_was",
     "sqlite_database",
 ]

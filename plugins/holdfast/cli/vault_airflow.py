@@ -39,8 +39,12 @@ def restore(
     Of the kind that was backed up: an empty PostgreSQL database, or an SQLite file that is not there. First make sure
     that the Airflow that was lost can do no more.
 
-    Exit codes: 0 restored, 1 it failed and the database is as empty as it was, 2 bad input, 3 it is not empty, or the
-    wrong key; 4 damaged or rolled back.
+    An SQLite file gets its name when it is fit. A PostgreSQL database that was restored and not reconciled, because the
+    command failed or was ended in between, cannot be written by its user until `vault airflow reconcile`; this command
+    says so when it fails, and when it is run again.
+
+    Exit codes: 0 restored, 1 it failed and the database is as empty as it was, or restored and not reconciled as said;
+    2 bad input, 3 it is not empty, or the wrong key; 4 damaged or rolled back.
     """
     from holdfast.engine.pipeline.vaults.airflow_restoring import restored_airflow
 
@@ -69,7 +73,8 @@ def restore(
 def reconcile(url_variable: UrlOption, topology: TopologyOption = None, as_json: JsonOption = False) -> None:
     """Make a database fit for a scheduler that was restored otherwise, e.g. by `vault pitr restore`.
 
-    Every DAG is paused; what was queued or running will be scheduled again, without that counting as a retry.
+    Every DAG is paused; what was queued or running will be scheduled again, without that counting as a retry. It also
+    ends what `vault airflow restore` left half done in PostgreSQL: its user can write again.
 
     Exit codes: 0 done, 1 it cannot be reached, 2 bad input.
     """

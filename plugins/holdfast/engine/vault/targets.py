@@ -7,7 +7,7 @@ import fcntl
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -31,11 +31,13 @@ class FolderTarget:
     Args:
         folder: its root; made where there is none.
         overwrite: replace files whose content differs.
+        before_named: given each complete file, at its path of a draft; it may change it.
     """
 
     folder: Path
     overwrite: bool = False
     folds_case: bool = True
+    before_named: Callable[[Path], object] | None = None
     #: The folder of the last object, by its path: the next is likely to belong there as well.
     _last: tuple[str, _OpenFolder] | None = field(default=None, repr=False)
     #: The last that was not there.
@@ -91,6 +93,8 @@ class FolderTarget:
             for piece in pieces:
                 with _Telling(where):
                     _write_all(descriptor, piece)
+            if self.before_named is not None:
+                self.before_named(self.folder / folder / draft)
             with _Telling(where):
                 _describe(descriptor, row)
                 if not _is_still(draft, parent, descriptor):

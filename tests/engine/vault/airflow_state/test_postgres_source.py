@@ -8,12 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from airflow_world import AirflowDatabase, children_of_this_process, needs_postgres
+from airflow_world import AirflowDatabase, children_of_this_process, needs_postgres, restored_as_it_was
+from holdfast.engine.vault.airflow_state import restoring
+from holdfast.engine.vault.airflow_state.holding import hold
 from holdfast.engine.vault.airflow_state.programs import find_programs
-from holdfast.engine.vault.airflow_state.restoring import read_beside, restore_airflow_database
+from holdfast.engine.vault.airflow_state.reconcile import reconcile_airflow_database
+from holdfast.engine.vault.airflow_state.restoring import NotReconciled, read_beside, restore_airflow_database
 from holdfast.engine.vault.airflow_state.scratch import ScratchPostgres
 from holdfast.engine.vault.airflow_state.sessions import open_session
 from holdfast.engine.vault.airflow_state.source import AirflowSource, airflow_source
+from holdfast.engine.vault.airflow_state.urls import parse_url
 from holdfast.engine.vault.backup import BackupReport, back_up
 from holdfast.engine.vault.backups import find_backup, live_backups
 from holdfast.engine.vault.errors import CommandFailed, Damaged, SourceFailed
@@ -46,7 +50,7 @@ def test_a_restored_database_has_every_row(
 ) -> None:
     report = back_up_airflow(world, airflow_source(postgres_database.url))
     vault = world.open("reader")
-    inventory = restore_airflow_database(vault, find_backup(vault), fresh.url)
+    inventory = restored_as_it_was(vault, fresh.url)
     assert content(fresh) == content(postgres_database)
     assert inventory.database.counts == {
         "dags": 2,
@@ -79,7 +83,7 @@ def test_the_inventory_is_of_the_moment_of_the_dump_whatever_is_written_meanwhil
     source.__class__ = Written
     back_up_airflow(world, source)
     vault = world.open("reader")
-    inventory = restore_airflow_database(vault, find_backup(vault), fresh.url)
+    inventory = restored_as_it_was(vault, fresh.url)
     rows = content(fresh)
     assert {name: len(found) for name, found in rows.items()} == dict(inventory.database.tables)
     assert len(rows["task_instance"]) == 3
@@ -197,6 +201,85 @@ def test_a_damaged_backup_leaves_the_new_database_empty(
     with pytest.raises(Damaged):
         restore_airflow_database(vault, backup, fresh.url)
     assert content(fresh) == {}
+    with fresh.session() as session:
+        session.change("CREATE TABLE its_user_can_write AS SELECT 1 AS one")
+
+
+def unpaused(database: AirflowDatabase) -> int:
+    with database.session() as session:
+        return len(session.ask("SELECT 1 FROM dag WHERE NOT is_paused"))
+
+
+def assert_held_until_it_is_reconciled(world: VaultWorld, database: AirflowDatabase) -> None:
+    assert unpaused(database) == 2
+    with database.session() as scheduler, pytest.raises(CommandFailed, match="read-only transaction"):
+        scheduler.change("UPDATE task_instance SET state = 'queued'")
+    vault = world.open("reader")
+    with pytest.raises(Refused, match="vault airflow reconcile"):
+        restore_airflow_database(vault, find_backup(vault), database.url)
+    done = reconcile_airflow_database(database.url)
+    assert (done.paused, done.rescheduled, unpaused(database)) == (2, 1, 0)
+    with database.session() as scheduler:
+        scheduler.change("UPDATE dag SET is_paused = FALSE WHERE dag_id = 'etl'")
+    with pytest.raises(Refused, match="not empty"):
+        restore_airflow_database(vault, find_backup(vault), database.url)
+
+
+def test_a_restored_database_is_reconciled_and_can_be_written(
+    world: VaultWorld, postgres_database: AirflowDatabase, fresh: AirflowDatabase
+) -> None:
+    back_up_airflow(world, airflow_source(postgres_database.url))
+    vault = world.open("reader")
+    done = restore_airflow_database(vault, find_backup(vault), fresh.url).reconciled
+    assert (done.paused, done.rescheduled, unpaused(fresh)) == (2, 1, 0)
+    with fresh.session() as scheduler:
+        scheduler.change("UPDATE dag SET is_paused = FALSE")
+    assert unpaused(fresh) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "told"), [(CommandFailed("it went away"), NotReconciled), (KeyboardInterrupt(), KeyboardInterrupt)]
+)
+def test_a_database_that_was_not_reconciled_cannot_be_written(
+    world: VaultWorld,
+    postgres_database: AirflowDatabase,
+    fresh: AirflowDatabase,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    told: type[BaseException],
+) -> None:
+    back_up_airflow(world, airflow_source(postgres_database.url))
+    vault = world.open("reader")
+
+    def failing(*_args: object, **_kwargs: object) -> None:
+        raise error
+
+    monkeypatch.setattr(restoring, "reconcile_airflow_database", failing)
+    with pytest.raises(told):
+        restore_airflow_database(vault, find_backup(vault), fresh.url)
+    assert_held_until_it_is_reconciled(world, fresh)
+
+
+def test_a_restore_whose_good_end_was_not_heard_of_is_held_too(
+    world: VaultWorld, postgres_database: AirflowDatabase, fresh: AirflowDatabase, tmp_path: Path
+) -> None:
+    back_up_airflow(world, airflow_source(postgres_database.url))
+    vault = world.open("reader")
+    folder = programs(tmp_path, pg_restore='"$real" "$@"; exit 3')
+    with pytest.raises(NotReconciled, match="vault airflow reconcile"):
+        restore_airflow_database(vault, find_backup(vault), fresh.url, postgres_programs=folder)
+    assert_held_until_it_is_reconciled(world, fresh)
+
+
+def test_a_restore_that_was_killed_before_its_end_can_be_run_again(
+    world: VaultWorld, postgres_database: AirflowDatabase, fresh: AirflowDatabase
+) -> None:
+    back_up_airflow(world, airflow_source(postgres_database.url))
+    vault = world.open("reader")
+    hold(parse_url(fresh.url), find_programs())  # type: ignore[arg-type]
+    restore_airflow_database(vault, find_backup(vault), fresh.url)
+    with fresh.session() as scheduler:
+        scheduler.change("UPDATE dag SET is_paused = FALSE")
 
 
 def test_the_newest_installed_version_is_taken(tmp_path: Path) -> None:

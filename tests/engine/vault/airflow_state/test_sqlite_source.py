@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from airflow_world import AirflowDatabase
+from airflow_world import AirflowDatabase, restored_as_it_was
+from holdfast.engine.vault.airflow_state import restoring
 from holdfast.engine.vault.airflow_state.restoring import restore_airflow_database
 from holdfast.engine.vault.airflow_state.source import airflow_source
 from holdfast.engine.vault.airflow_state.urls import SqliteUrl, parse_url
 from holdfast.engine.vault.backup import BackupReport, back_up
 from holdfast.engine.vault.backups import find_backup, live_backups
-from holdfast.engine.vault.errors import SourceFailed
+from holdfast.engine.vault.errors import CommandFailed, SourceFailed
 from holdfast.errors import ConfigError, Refused
 from vault_world import SMALL, VaultWorld
 
@@ -49,7 +50,7 @@ def test_a_restored_file_has_every_row(world: VaultWorld, sqlite_database: Airfl
     report = back_up_to(world, sqlite_database, tmp_path / "scratch")
     assert report.backup.objects == 2
     vault = world.open("reader")
-    inventory = restore_airflow_database(vault, find_backup(vault), f"sqlite:///{tmp_path}/restored.db")
+    inventory = restored_as_it_was(vault, f"sqlite:///{tmp_path}/restored.db")
     assert dump(tmp_path / "restored.db") == dump(path_of(sqlite_database))
     assert inventory.database.counts["dag_runs"] == 3
     assert list((tmp_path / "scratch").iterdir()) == []
@@ -63,7 +64,7 @@ def test_what_is_not_committed_is_not_in_it(
         back_up_to(world, sqlite_database, tmp_path / "scratch")
         writer.execute("ROLLBACK")
     vault = world.open("reader")
-    inventory = restore_airflow_database(vault, find_backup(vault), f"sqlite:///{tmp_path}/restored.db")
+    inventory = restored_as_it_was(vault, f"sqlite:///{tmp_path}/restored.db")
     assert inventory.database.tables["dag_run"] == 3
     assert dump(tmp_path / "restored.db") == dump(path_of(sqlite_database))
 
@@ -105,6 +106,44 @@ def test_nothing_is_restored_over_a_file_that_is_there(
     with pytest.raises(Refused, match="there already"):
         restore_airflow_database(vault, find_backup(vault), f"sqlite:///{tmp_path}/there.db")
     assert not (tmp_path / "there.db").exists()
+
+
+def test_a_restored_file_is_there_once_it_is_reconciled(
+    world: VaultWorld, sqlite_database: AirflowDatabase, tmp_path: Path
+) -> None:
+    back_up_to(world, sqlite_database, tmp_path / "scratch")
+    vault = world.open("reader")
+    out = tmp_path / "out"
+    done = restore_airflow_database(vault, find_backup(vault), f"sqlite:///{out}/restored.db").reconciled
+    assert (done.paused, done.rescheduled) == (2, 1)
+    with closing(sqlite3.connect(out / "restored.db")) as restored:
+        assert restored.execute("SELECT count(*) FROM dag WHERE NOT is_paused").fetchone() == (0,)
+    assert [file.name for file in out.iterdir()] == ["restored.db"]
+
+
+@pytest.mark.parametrize("error", [CommandFailed("it does not answer"), KeyboardInterrupt()])
+def test_a_file_that_could_not_be_reconciled_is_not_there(
+    world: VaultWorld,
+    sqlite_database: AirflowDatabase,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+) -> None:
+    back_up_to(world, sqlite_database, tmp_path / "scratch")
+    vault = world.open("reader")
+    out = tmp_path / "out"
+    seen: list[list[str]] = []
+
+    def failing(_session: object) -> None:
+        seen.append([file.name for file in out.iterdir()])
+        raise error
+
+    monkeypatch.setattr(restoring, "reconcile", failing)
+    with pytest.raises(type(error)):
+        restore_airflow_database(vault, find_backup(vault), f"sqlite:///{out}/restored.db")
+    assert len(seen[0]) == 1
+    assert "restored.db" not in seen[0]  # so somebody who kills the process here leaves none either
+    assert list(out.iterdir()) == []
 
 
 @pytest.mark.parametrize(

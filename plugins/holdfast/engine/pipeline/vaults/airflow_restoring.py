@@ -13,7 +13,7 @@ from holdfast.engine.pipeline.vaults.restoring import refuse_guess
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.vault.airflow_state.inventory import Inventory
 from holdfast.engine.vault.airflow_state.keys import AirflowKeys, open_escrow
-from holdfast.engine.vault.airflow_state.reconcile import Reconciled, reconcile_airflow_database
+from holdfast.engine.vault.airflow_state.reconcile import Reconciled
 from holdfast.engine.vault.airflow_state.restoring import Beside, read_beside, restore_airflow_database
 from holdfast.engine.vault.backups import Backup, find_backup
 from holdfast.engine.vault.errors import WrongKey
@@ -43,11 +43,12 @@ def restored_airflow(
     Raises:
         Refused: the database is not empty; nothing was changed.
         CommandFailed, Damaged: it could not be restored; the database is as empty as it was.
+        NotReconciled: PostgreSQL was restored and not reconciled; until it is, its user cannot write by default.
         UnknownBackup, WrongKey, ConfigError, RolledBack, HistoryDamaged.
     """
     found, chosen = _chosen(runtime, vault, backup, vault_site)
-    inventory = restore_airflow_database(found, chosen, url)
-    return RestoredAirflow(chosen, inventory, reconcile_airflow_database(url))
+    done = restore_airflow_database(found, chosen, url)
+    return RestoredAirflow(chosen, done.inventory, done.reconciled)
 
 
 def opened_keys(

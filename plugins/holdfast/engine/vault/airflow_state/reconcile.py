@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from holdfast.engine.vault.airflow_state.holding import release, writable
 from holdfast.engine.vault.airflow_state.inventory import ACTIVE
 from holdfast.engine.vault.airflow_state.programs import find_programs
 from holdfast.engine.vault.airflow_state.sessions import Session, count_rows, open_session
-from holdfast.engine.vault.airflow_state.urls import parse_url
+from holdfast.engine.vault.airflow_state.urls import PostgresUrl, parse_url
 
 #: What a scheduler or triggerer would act on although every DAG is paused: it would send what was sent long ago.
 _PENDING = ("deadline", "callback", "connection_test_request")
@@ -36,13 +37,19 @@ def reconcile_airflow_database(
 
     Every DAG is paused. Task instances that were queued or running are to be scheduled again, without that counting as
     a retry, once their DAG is unpaused: what they were doing in the Airflow that was lost is not known here. So unpause
-    a DAG only when that one can do no more.
+    a DAG only when that one can do no more. A PostgreSQL database that a restore left held is released at the end.
 
     Raises:
         ConfigError, CommandFailed: the database cannot be reached.
     """
-    with open_session(parse_url(url), find_programs(postgres_programs), timeout_seconds=timeout_seconds) as session:
-        return reconcile(session)
+    parsed, programs = parse_url(url), find_programs(postgres_programs)
+    if not isinstance(parsed, PostgresUrl):
+        with open_session(parsed, programs, timeout_seconds=timeout_seconds) as session:
+            return reconcile(session)
+    with open_session(writable(parsed), programs, timeout_seconds=timeout_seconds) as session:
+        done = reconcile(session)
+        release(session)
+        return done
 
 
 def reconcile(session: Session, *, silence: bool = False) -> Reconciled:

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from holdfast.engine.vault.airflow_state.children import Child
+from holdfast.engine.vault.airflow_state.holding import hold, is_held, release_empty, writable
 from holdfast.engine.vault.airflow_state.inventory import Inventory, parse_inventory
 from holdfast.engine.vault.airflow_state.programs import PostgresPrograms, find_programs
-from holdfast.engine.vault.airflow_state.sessions import PostgresSession
+from holdfast.engine.vault.airflow_state.reconcile import Reconciled, reconcile, reconcile_airflow_database
+from holdfast.engine.vault.airflow_state.sessions import PostgresSession, SqliteSession
 from holdfast.engine.vault.airflow_state.source import DUMPS, INVENTORY, KEYS
 from holdfast.engine.vault.airflow_state.urls import DatabaseUrl, PostgresUrl, SqliteUrl, parse_url
 from holdfast.engine.vault.backups import Backup
+from holdfast.engine.vault.errors import CommandFailed
 from holdfast.engine.vault.restore import RestoreOptions, Target, restore_backup
 from holdfast.engine.vault.targets import FolderTarget
 from holdfast.engine.vault.tree import TreeRow
 from holdfast.engine.vault.vault import Vault
 from holdfast.errors import ConfigError, Refused
 
+#: What to do about a database that is full and was not reconciled.
+RECONCILE = "Run `holdfast vault airflow reconcile` before anything of Airflow is started"
 _MOST_BYTES = 64 * 1024 * 1024
+
+
+class NotReconciled(CommandFailed):
+    """A database was restored, and DAGs in it are not paused yet; its user cannot write by default."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +59,19 @@ def read_beside(vault: Vault, backup: Backup) -> Beside:
     return Beside(inventory, target.found.get(KEYS))
 
 
+@dataclass(frozen=True)
+class RestoredDatabase:
+    """What was restored.
+
+    Args:
+        inventory: what the backup says of its content.
+        reconciled: what was changed so that a scheduler may look at it.
+    """
+
+    inventory: Inventory
+    reconciled: Reconciled
+
+
 def restore_airflow_database(
     vault: Vault,
     backup: Backup,
@@ -57,26 +79,40 @@ def restore_airflow_database(
     *,
     postgres_programs: Path | None = None,
     timeout_seconds: float = 4 * 3600.0,
-) -> Inventory:
-    """Restore the metadata database of a backup.
+) -> RestoredDatabase:
+    """Restore the metadata database of a backup, and make it fit for a scheduler.
+
+    An SQLite file gets its name when it is. In PostgreSQL the user that restores cannot write by default until it is.
 
     Args:
         url: of an empty PostgreSQL database, or of an SQLite file that is not there yet; of the kind that was
             backed up.
         timeout_seconds: for all of it.
 
-    Returns:
-        What the backup says of its content.
-
     Raises:
         Refused: the database is not empty; nothing was changed.
         CommandFailed, Damaged: it could not be restored; the database is as empty as it was.
+        NotReconciled: PostgreSQL was restored, and is held until `reconcile_airflow_database`.
         ConfigError: the URL, or another kind of database.
     """
-    parsed = parse_url(url)
+    parsed, programs = parse_url(url), find_programs(postgres_programs)
     beside = read_beside(vault, backup)
-    restore_dump(vault, backup, beside.inventory, parsed, find_programs(postgres_programs), timeout_seconds)
-    return beside.inventory
+    if isinstance(parsed, SqliteUrl):
+        made: list[Reconciled] = []
+        _restore(vault, backup, beside.inventory, parsed, _Renamed(parsed.path, lambda file: made.append(_fit(file))))
+        return RestoredDatabase(beside.inventory, made[0])
+    _refuse_kind(beside.inventory, parsed)
+    _refuse_tables(parsed, programs, timeout_seconds)
+    hold(parsed, programs)
+    try:
+        _restore(vault, backup, beside.inventory, parsed, _PgRestore(parsed, programs, timeout_seconds))
+    except BaseException as error:
+        _release(parsed, programs, error)
+        raise
+    try:
+        return RestoredDatabase(beside.inventory, reconcile_airflow_database(url, postgres_programs=postgres_programs))
+    except CommandFailed as error:
+        raise _not_reconciled(parsed, error) from None
 
 
 def restore_dump(
@@ -87,7 +123,52 @@ def restore_dump(
     programs: PostgresPrograms,
     timeout_seconds: float,
 ) -> None:
-    """The same, with everything at hand."""
+    """Restore it as it was, for a drill: whoever starts a scheduler on it has to reconcile it first."""
+    target: Target
+    if isinstance(url, SqliteUrl):
+        target = _Renamed(url.path)
+    else:
+        _refuse_kind(inventory, url)
+        _refuse_tables(url, programs, timeout_seconds)
+        target = _PgRestore(url, programs, timeout_seconds)
+    _restore(vault, backup, inventory, url, target)
+
+
+def _restore(vault: Vault, backup: Backup, inventory: Inventory, url: DatabaseUrl, target: Target) -> None:
+    _refuse_kind(inventory, url)
+    if isinstance(url, SqliteUrl):
+        _refuse_file(url.path)
+    restore_backup(vault, backup, target, RestoreOptions(paths=(DUMPS[url.kind],)))
+
+
+def _fit(file: Path) -> Reconciled:
+    with SqliteSession(file) as session:
+        # A process that is killed here leaves no journal beside a draft, which the next draft would take for its own.
+        session.ask("PRAGMA journal_mode = MEMORY")
+        return reconcile(session)
+
+
+def _release(url: PostgresUrl, programs: PostgresPrograms, error: BaseException) -> None:
+    """After a restore that failed. Raises NotReconciled: it did not, its end was not heard of."""
+    try:
+        empty = release_empty(url, programs)
+    except CommandFailed:
+        return  # It does not answer; whoever restores again, or reconciles, finds it held.
+    if not empty and isinstance(error, CommandFailed):
+        raise _not_reconciled(url, error) from None
+
+
+def _not_reconciled(url: PostgresUrl, error: CommandFailed) -> NotReconciled:
+    return NotReconciled(
+        "the database is restored, but not reconciled",
+        where=url.place,
+        expected="every DAG paused before a scheduler looks at it",
+        found=f"{error.what}: {error.found}",
+        fix=RECONCILE,
+    )
+
+
+def _refuse_kind(inventory: Inventory, url: DatabaseUrl) -> None:
     if inventory.database.kind != url.kind:
         raise ConfigError(
             "the backup is of another kind of database",
@@ -95,15 +176,6 @@ def restore_dump(
             expected=inventory.database.kind,
             found=url.kind,
         )
-    path = DUMPS[url.kind]
-    target: Target
-    if isinstance(url, SqliteUrl):
-        _refuse_file(url.path)
-        target = _Renamed(FolderTarget(url.path.parent), url.path.name)
-    else:
-        _refuse_tables(url, programs, timeout_seconds)
-        target = _PgRestore(url, programs, timeout_seconds)
-    restore_backup(vault, backup, target, RestoreOptions(paths=(path,)))
 
 
 def _refuse_file(path: Path) -> None:
@@ -120,7 +192,15 @@ def _refuse_file(path: Path) -> None:
 
 def _refuse_tables(url: PostgresUrl, programs: PostgresPrograms, timeout_seconds: float) -> None:
     with PostgresSession(url, programs, timeout_seconds=timeout_seconds) as session:
-        found = session.tables()
+        found, held = session.tables(), is_held(session)
+    if found and held:
+        raise Refused(
+            "the database was restored already, and not reconciled",
+            where=url.place,
+            expected="no tables",
+            found=f"{len(found)} tables, which its user cannot write by default",
+            fix=RECONCILE,
+        )
     if found:
         raise Refused(
             "the database is not empty",
@@ -155,17 +235,22 @@ class _Memory:
 
 @dataclass
 class _Renamed:
-    """One object under another name."""
+    """One object under another name.
 
-    target: FolderTarget
-    name: str
+    Args:
+        fit: told the complete file before it has its name.
+    """
+
+    file: Path
+    fit: Callable[[Path], object] | None = None
     folds_case: bool = True
 
     def has(self, row: TreeRow) -> bool:  # noqa: ARG002 - it was made sure that nothing is there
         return False
 
     def write(self, row: TreeRow, pieces: Iterator[bytes]) -> None:
-        self.target.write(TreeRow(self.name, row.size_bytes, row.digest, None, None, 0o600, row.chunks), pieces)
+        target = FolderTarget(self.file.parent, before_named=self.fit)
+        target.write(TreeRow(self.file.name, row.size_bytes, row.digest, None, None, 0o600, row.chunks), pieces)
 
     def finish(self) -> None:
         return None
@@ -195,7 +280,7 @@ class _PgRestore:
         ]
         with Child(
             argv,
-            self.url.child_environ(),
+            writable(self.url, restoring=True).child_environ(),
             timeout_seconds=self.timeout_seconds,
             stdin=True,
             hide=self.url.secrets,
