@@ -18,10 +18,11 @@ from typer.testing import CliRunner
 
 from folders import SITES, add_vault, folder_runtime, make_folders
 from holdfast.cli.main import app
+from holdfast.engine.objectstore.errors import NotSupported, ObjectStoreError, PermissionRefused
 from holdfast.engine.objectstore.interface import OVERWRITE, ObjectStore
 from holdfast.engine.objectstore.prefixed import PrefixedStore
 from holdfast.engine.pipeline.datasets import publish_dataset
-from holdfast.engine.pipeline.vaults import keeping, restoring
+from holdfast.engine.pipeline.vaults import keeping, locking, restoring
 from holdfast.engine.pipeline.vaults.opening import opened
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.vault.append import append
@@ -262,6 +263,52 @@ def test_what_was_deleted_from_a_bucket_with_locks_is_made_visible_by_a_repair(
     done = desk.json("verify", "--repair")
     assert done["whole"] is True
     assert done["healed"] == {str(file.relative_to(vault)): "a hidden version of it" for file in packs[1:]}
+
+
+@pytest.mark.parametrize("error", [PermissionRefused, NotSupported])
+def test_what_stays_hidden_is_told_and_keeps_nothing_else_hidden(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[ObjectStoreError]
+) -> None:
+    """One pack, the first of all that is hidden; and as on Azure all of it, which is one sentence."""
+    topology = add_vault(make_folders(tmp_path), mirrors=[], lock_days={"daily": 30})
+    monkeypatch.setattr(Runtime, "from_environment", lambda *_args, **_kwargs: folder_runtime(topology))
+    monkeypatch.setattr(locking, "lock_policy", lambda *_args: None)
+    desk = Desk(topology)
+    desk("init")
+    desk.back_up(b"one" * 1000)
+    vault, hidden = tmp_path / SITES[1] / "vault" / "desk", tmp_path / "hidden"
+    keys = sorted(
+        str(file.relative_to(vault))
+        for kind in ("packs", "log-copies")
+        for file in (vault / kind).rglob("*")
+        if file.is_file()
+    )
+    for key in keys:
+        (hidden / key).parent.mkdir(parents=True, exist_ok=True)
+        (vault / key).rename(hidden / f"{key}.hidden")
+    refused = [key for key in keys if error is NotSupported or key == next(key for key in keys if "packs" in key)]
+
+    class Refusing(Versions):
+        def reveal(self, found: LockedObject) -> None:
+            if found.key in refused:
+                raise error("not this one", where=found.key)
+            super().reveal(found)
+
+    monkeypatch.setattr(
+        keeping,
+        "locks_at",
+        lambda runtime, site, *, below: Refusing(PrefixedStore(runtime.store(site), below), hidden),
+    )
+    done = desk.json("verify", "--repair", code=4)
+    by_version = [key for key, source in done["healed"].items() if source == "a hidden version of it"]
+    assert sorted(by_version) == sorted(set(keys) - set(refused))
+    (told,) = done["hidden"]
+    assert any(key in told for key in refused)
+    assert (f"{len(keys)} objects stay hidden" in told) is (error is NotSupported)
+    assert "not this one" in desk("verify", "--repair", code=4).stdout
+    for kind in ("keys", "log"):
+        shutil.rmtree(vault / kind)
+    assert "stays hidden" in desk("verify", "--repair", code=4).stderr
 
 
 def test_a_collection_and_no_repair_removes_shares_of_a_write_that_was_broken_off(

@@ -157,6 +157,7 @@ def _repair(runtime: Runtime, name: str, depth: Depth, *, accept_loss: bool, mir
                 "whole": done.is_whole,
                 "healed": done.healed,
                 "lost": done.lost,
+                "hidden": done.hidden,
                 "shares": None if done.shares is None else asdict(done.shares),
                 "verified": verified,
             }

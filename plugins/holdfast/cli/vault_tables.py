@@ -225,6 +225,8 @@ def print_repaired(name: str, done: RepairReport) -> None:
     say(f"Vault {name}: {len(done.healed)} objects put back")
     for key, source in list(done.healed.items())[:_FEW]:
         say(f"  {key} from {source}")
+    for line in done.hidden[:_FEW]:
+        say(f"  {line}")
     for line in done.lost:
         say(f"  lost: {line}")
     if done.shares is not None:

@@ -17,10 +17,11 @@ from holdfast.clock import SystemClock
 from holdfast.engine.config import EnvironmentConnections, load_topology
 from holdfast.engine.objectstore.errors import StoreUnavailable
 from holdfast.engine.pipeline.vaults import backing_up, keeping, opening, renewing, restoring
-from holdfast.engine.pipeline.vaults.locking import remover, vault_locks
+from holdfast.engine.pipeline.vaults.locking import locks_at, remover, vault_locks
 from holdfast.engine.pipeline.vaults.renewing import SiteLocks
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.vault.collect import CollectOptions, collect
+from holdfast.engine.vault.locks import LockedObject
 from holdfast.engine.vault.locks.report import Wrong
 from holdfast.engine.vault.locks.s3 import S3Locks
 from holdfast.engine.vault.mirror import MirrorReport
@@ -126,7 +127,9 @@ def test_every_site_is_locked_looked_at_and_renewed(moto: str, tmp_path: Path, m
         patch.setattr(S3Locks, "extend", lambda *_args: None)
         made = world.back_up()
     assert made.mirrors.keys() == {"site-b"}
+    before = {site: versions(world, site) for site in SITES}
     found = world.locks()
+    assert {site: versions(world, site) for site in SITES} == before, "a look writes nothing, not even for a moment"
     assert found.keys() == {"site-a", "site-b"}
     for one in found.values():
         assert one.report is not None
@@ -139,6 +142,11 @@ def test_every_site_is_locked_looked_at_and_renewed(moto: str, tmp_path: Path, m
     assert all(one.renewed is not None and one.renewed.extended["packs"] > 0 for one in renewed.values())
     assert renewed["site-a"].report is not None
     assert renewed["site-a"].report.counted["vault-witness"] == 4, "the newest entry and the keys', at two sites"
+
+
+def versions(world: LockedSites, site: str) -> list[LockedObject]:
+    """All that was ever put at a site and not removed for good."""
+    return list(locks_at(world.runtime, site).objects(""))
 
 
 def test_the_task_renews_and_fails_with_what_stays_unlocked(

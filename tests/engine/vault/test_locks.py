@@ -13,6 +13,7 @@ from holdfast.engine.config import Cloud, Site
 from holdfast.engine.objectstore import memory_store
 from holdfast.engine.objectstore.errors import NotSupported, ObjectNotFound, PermissionRefused, StoreUnavailable
 from holdfast.engine.vault.locks import LockMode, LockPolicy, NoLocks, ObjectLocks, Protector, open_locks
+from holdfast.engine.vault.locks.report import reveal_hidden
 from holdfast.errors import ConfigError
 from lock_world import (
     LockingBucket,
@@ -110,6 +111,19 @@ def test_deleting_what_is_locked_is_refused_or_hides_it(bucket: LockingBucket, n
     with pytest.raises(PermissionRefused):
         locks.remove("k")
     assert len(list(locks.objects("k"))) == 2, "nothing goes while one version is locked"
+
+
+def test_what_is_hidden_in_azure_is_told_once() -> None:
+    with blob_service.serving(blob_service.BlobService()) as url:
+        bucket = azure_container(url)
+        for key in ("packs/a", "packs/b", "log/1", "log/2"):
+            put_past(bucket, key, b"data")
+        for key in ("packs/a", "packs/b", "log/1"):
+            delete_past(bucket, key)
+        (told,) = reveal_hidden(bucket.locks).failed
+    assert "3 objects stay hidden, the first: " in told
+    assert "packs/a" in told
+    assert "az storage blob copy" in told
 
 
 def test_what_is_hidden_is_made_visible_again(moto: str, now: datetime) -> None:

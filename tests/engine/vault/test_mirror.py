@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from holdfast.engine.vault import layout
 from holdfast.engine.vault.errors import HistoryDamaged
 from holdfast.engine.vault.keysets import rotate_keys, unlock
 from holdfast.engine.vault.log import make_entry
-from holdfast.engine.vault.mirror import mirror_vault
+from holdfast.engine.vault.mirror import mirror_vault, trim_mirror
 from vault_faults import RECIPIENT, Sites
 from vault_faults import some_files as few_files
 from vault_world import VaultWorld, some_files, write_tree
@@ -109,3 +111,18 @@ def test_entries_a_thief_of_a_replaced_key_left_at_a_mirror_stop_nothing() -> No
     last = sites.back_up(few_files(1, count=2)).backup
     assert mirror_vault(sites.vault, sites.mirror).problems == []
     sites.check_live(at_least=[last.backup_id], store=sites.mirror)
+
+
+def test_questions_for_a_mirrors_time_go_when_they_are_old(tmp_path: Path) -> None:
+    """Whoever may not remove leaves them there."""
+    world = VaultWorld().make()
+    write_tree(tmp_path, some_files())
+    world.back_up(tmp_path)
+    mirror = memory_store("mirror")
+    mirror_vault(world.store, mirror)
+    mirror.put("clock/left", b"what time is it")
+    vault = replace(world, store=mirror).open("admin")
+    assert trim_mirror(vault).removed == 0
+    before = {info.key for info in mirror.list()}
+    assert trim_mirror(vault, orphan_age=timedelta(days=-1)).removed == 1
+    assert before - {info.key for info in mirror.list()} == {"clock/left"}

@@ -230,7 +230,7 @@ def test_a_vault_deleted_and_overwritten_behind_its_back_comes_back(moto: str, s
         world.open("reader")
     [*_, last] = live_backups(opened)
     assert last.objects == len(some_files(count=8))
-    revealed = reveal_hidden(bucket.locks)
+    revealed = reveal_hidden(bucket.locks).keys
     assert {key.partition("/")[0] for key in revealed} == set(CLASSES) - {"vault-witness"}
     assert world.restored(tmp_path / "out") == some_files(count=8)
     report = world.report()

@@ -21,6 +21,7 @@ from holdfast.engine.vault.collect import GRACE, ORPHAN_AGE, store_now
 from holdfast.engine.vault.errors import Damaged, HistoryDamaged
 from holdfast.engine.vault.history import History, load_history, write_hint
 from holdfast.engine.vault.log import LogEntry, missing_entry, read_entry, sequences
+from holdfast.engine.vault.running import leftover_clocks
 from holdfast.engine.vault.vault import Vault
 
 #: What an object names lies in an earlier class than the object.
@@ -201,7 +202,7 @@ def trim_mirror(
     Args:
         vault: opened at the mirror, by any role; the store must let it remove.
         grace: what was collected stays this long after the mirror heard of it, for restores that began before.
-        orphan_age: packs and indexes no entry names stay this long.
+        orphan_age: packs and indexes no entry names stay this long, as do leftovers of asking the store for its time.
         remove: removes an object for good where a plain delete only hides it, see `ObjectLocks.remove`.
 
     Raises:
@@ -229,6 +230,7 @@ def trim_mirror(
                 gone.append(info.key)
     for number in removable_entries(store, history, ages, grace):
         gone.extend((layout.entry_key(number), layout.entry_copy_key(number)))
+    gone.extend(leftover_clocks(store, now - orphan_age))
     return _remove_all(store, gone, remove or store.delete)
 
 

@@ -57,11 +57,14 @@ class RepairReport(Repaired):
         vault: as of after it.
         verified: how it is now.
         shares: of a vault of shares, what was done to them before; ``None``: it is none.
+        hidden: what was deleted from a bucket with locks and could not be made visible again, one sentence each. Where
+            something needed is missing for it still, `verified` says so.
     """
 
     vault: Vault | None = None
     verified: VerifyReport | None = None
     shares: SharesReport | None = None
+    hidden: list[str] = field(default_factory=list)
 
     @property
     def exit_code(self) -> int:

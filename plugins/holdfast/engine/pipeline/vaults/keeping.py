@@ -9,7 +9,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from holdfast.engine.config import KeepBackups
-from holdfast.engine.objectstore.errors import ObjectStoreError
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.pipeline.vaults.backing_up import follow
 from holdfast.engine.pipeline.vaults.locking import lock_policy, locks_at, remover
@@ -23,7 +22,7 @@ from holdfast.engine.vault.errors import Damaged, NoVault, WrongKey
 from holdfast.engine.vault.forget import ForgetPlan, Keep, forget, hold, plan_forget, plan_forget_named
 from holdfast.engine.vault.history import load_history
 from holdfast.engine.vault.keysets import named_recipients, rotate_keys
-from holdfast.engine.vault.locks.report import reveal_hidden
+from holdfast.engine.vault.locks.report import RevealReport, reveal_hidden
 from holdfast.engine.vault.mirror import trim_mirror
 from holdfast.engine.vault.needed import freed_bytes
 from holdfast.engine.vault.repair import RepairOptions, RepairReport, repair_vault
@@ -262,7 +261,14 @@ def repaired(
         )
     try:
         found = opened(runtime, vault, "admin")
-    except (Damaged, NoVault):
+    except (Damaged, NoVault) as error:
+        if at is None and revealed.failed:
+            raise Damaged(
+                "the vault does not open, and what was deleted from its bucket stays hidden",
+                where=f"vault {vault}",
+                found=str(error),
+                fix="; ".join(revealed.failed),
+            ) from error
         if at is None:
             raise
         found = replace(opened(runtime, vault, "admin", site=at), store=shared)
@@ -274,19 +280,21 @@ def repaired(
         progress=progress,
     )
     report = repair_vault(found, other, options)
-    report.healed = {**dict.fromkeys(revealed, "a hidden version of it"), **report.healed}
+    report.healed = {**dict.fromkeys(revealed.keys, "a hidden version of it"), **report.healed}
+    report.hidden = revealed.failed
     report.shares = shares
     return report
 
 
-def _revealed(runtime: Runtime, vault: str) -> list[str]:
-    """The keys of what was deleted behind the vault's back, and is visible again."""
-    done: list[str] = []
+def _revealed(runtime: Runtime, vault: str) -> RevealReport:
+    """Make what was deleted behind the vault's back visible again, at each site by itself."""
+    done = RevealReport()
     if lock_policy(runtime, vault) is not None:
         settings = runtime.topology.vault(vault)
         for site in settings.shares.sites if settings.shares is not None else (settings.site,):
-            with suppress(ObjectStoreError):  # what cannot be put back is missing, and is told as such
-                done += reveal_hidden(locks_at(runtime, site, below=prefix_of(runtime, vault)), only_deleted=True)
+            found = reveal_hidden(locks_at(runtime, site, below=prefix_of(runtime, vault)), only_deleted=True)
+            done.keys += found.keys
+            done.failed += found.failed
     return done
 
 

@@ -63,7 +63,8 @@ class SiteLocks:
 def looked_at_locks(runtime: Runtime, vault: str, *, renew: bool = False) -> list[SiteLocks]:
     """Look at the lock of every object that counts: at the vault, its mirrors, its witnesses, all sites of its shares.
 
-    One site that does not answer, or keeps no locks, does not keep the others from being renewed.
+    One site that does not answer, or keeps no locks, does not keep the others from being renewed. A look writes
+    nothing, so it goes by this machine's clock: to ask a store for its time is to write.
 
     Args:
         renew: lock what counts for its whole period again first, where too little is left.
@@ -89,7 +90,7 @@ def _at_site(runtime: Runtime, vault: str, site: str, policy: LockPolicy, *, ren
         found = _opened_at(runtime, vault, site)
         locks = vault_locks(runtime, vault, site)
         of_witnesses = witness_locks(runtime, vault) if found.witnesses else {}
-        now = store_now(store_below(runtime, vault, site))
+        now = store_now(store_below(runtime, vault, site)) if renew else runtime.clock.now()
     except HoldfastError as error:
         return replace(done, errors=(error,))
     if renew:

@@ -309,35 +309,67 @@ def _refuse_no_locks(locks: ObjectLocks) -> None:
         )
 
 
-def reveal_hidden(locks: ObjectLocks, prefixes: Iterable[str] = _CLASSES, *, only_deleted: bool = False) -> list[str]:
-    """Make visible again what was deleted or overwritten behind a vault's back. Needs no key. Returns the keys.
+@dataclass
+class RevealReport:
+    """What `reveal_hidden` did.
+
+    Args:
+        keys: what is visible again.
+        failed: what is not, one sentence each; one for all that this backend cannot put back.
+    """
+
+    keys: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+
+
+def reveal_hidden(
+    locks: ObjectLocks, prefixes: Iterable[str] = _CLASSES, *, only_deleted: bool = False
+) -> RevealReport:
+    """Make visible again what was deleted or overwritten behind a vault's back. Needs no key.
 
     Of several versions the oldest is put back, with the lock it had: what a vault writes, it writes once. Where it
-    cannot be locked again, because its time is over, `lock_report` says so.
+    cannot be locked again, because its time is over, `lock_report` says so. One object that cannot be put back does not
+    keep the others hidden.
 
     Args:
         only_deleted: leave alone what is there, whoever put it over an older version: a repair may have.
-
-    Raises:
-        NotSupported: this backend cannot.
     """
-    done: list[str] = []
+    report = RevealReport()
+    impossible: list[NotSupported] = []
     for prefix in prefixes:
-        oldest: dict[str, LockedObject] = {}
-        there: set[str] = set()
-        for found in locks.objects(prefix):
-            if not found.hidden:
-                there.add(found.key)
-            if found.key not in oldest or _was_before(found, oldest[found.key]):
-                oldest[found.key] = found
-        for key, found in oldest.items():
-            if found.hidden and not (only_deleted and key in there):
+        try:
+            hidden = _hidden(locks, prefix, only_deleted=only_deleted)
+        except ObjectStoreError as error:
+            report.failed.append(f"{locks.name}: what is hidden there cannot be told: {error}")
+            break
+        for found in hidden:
+            try:
                 locks.reveal(found)
-                if found.until is not None and found.mode is not None:
-                    with suppress(ObjectStoreError):
-                        locks.extend(key, found.until, found.mode)
-                done.append(key)
-    return done
+            except NotSupported as error:
+                impossible.append(error)
+                continue
+            except ObjectStoreError as error:
+                report.failed.append(f"{locks.name}: {found.key} stays hidden: {error}")
+                continue
+            if found.until is not None and found.mode is not None:
+                with suppress(ObjectStoreError):
+                    locks.extend(found.key, found.until, found.mode)
+            report.keys.append(found.key)
+    if impossible:
+        report.failed.append(f"{locks.name}: {len(impossible)} objects stay hidden, the first: {impossible[0]}")
+    return report
+
+
+def _hidden(locks: ObjectLocks, prefix: str, *, only_deleted: bool) -> list[LockedObject]:
+    """The oldest version of each object of which that is hidden."""
+    oldest: dict[str, LockedObject] = {}
+    there: set[str] = set()
+    for found in locks.objects(prefix):
+        if not found.hidden:
+            there.add(found.key)
+        if found.key not in oldest or _was_before(found, oldest[found.key]):
+            oldest[found.key] = found
+    return [found for key, found in oldest.items() if found.hidden and not (only_deleted and key in there)]
 
 
 def _was_before(one: LockedObject, other: LockedObject) -> bool:
