@@ -369,3 +369,35 @@ def test_a_repair_leaves_the_last_shares_of_what_may_come_back(
     desk("verify", "--repair")
     restored = desk.json("restore", "--source", "prices", "--to", str(tmp_path / "out"))
     assert restored
+
+
+@pytest.mark.parametrize("named", [(), ("--from", SITES[0])], ids=["all-mirrors", "the-lagging-one-named"])
+def test_a_loss_is_accepted_only_of_what_no_mirror_has(
+    named: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first mirror was away during the last backup."""
+    topology = add_vault(make_folders(tmp_path), mirrors=[SITES[0], SITES[2]], witnesses=[SITES[0], SITES[2]])
+    monkeypatch.setattr(Runtime, "from_environment", lambda *_args, **_kwargs: folder_runtime(topology))
+    desk = Desk(topology)
+    desk("init")
+    desk.back_up(b"one" * 1000)
+    lagging, vault = (tmp_path / site / "vault" / "desk" for site in SITES[:2])
+    before = tmp_path / "before"
+    shutil.copytree(lagging, before)
+    last = desk.back_up(b"two" * 1000)
+    shutil.rmtree(lagging)
+    shutil.copytree(before, lagging)
+    for file in vault.rglob(f"*{last:012}.json"):
+        file.unlink()
+    desk("verify", code=4)
+    done = desk.json("verify", "--repair", "--accept-loss", *named)
+    assert done["whole"] is True
+    assert last in entries(desk.json("list")["backups"])
+    pack = max((vault / "packs").rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0)
+    pack.unlink()
+    (lagging / pack.relative_to(vault)).unlink(missing_ok=True)
+    healed = desk.json("verify", "--repair")["healed"]
+    assert list(healed) == [str(pack.relative_to(vault))]
+    assert SITES[2] in healed[str(pack.relative_to(vault))]
+    shutil.rmtree(tmp_path / SITES[2] / "vault" / "desk")
+    desk("verify", "--repair", "--accept-loss", *named, code=3)

@@ -57,6 +57,13 @@ def check_whole(sites: Sites, report: RepairReport, *, mirror: bool) -> None:
     sites.settle()
 
 
+def needed_pack(sites: Sites) -> str:
+    """The largest that a live backup may need: others were collected, and lie there until their grace is over."""
+    collected = sites.open().history.collected
+    packs = {key: data for key, data in sites.vault.objects(layout.PACKS).items() if layout.id_of(key) not in collected}
+    return max(packs, key=lambda key: len(packs[key]))
+
+
 def flipped(data: bytes, rng: random.Random) -> bytes:
     at = rng.randrange(len(data))
     return data[:at] + bytes([data[at] ^ (1 << rng.randrange(8))]) + data[at + 1 :]
@@ -154,8 +161,7 @@ def test_damage_to_packs_whose_index_was_lost_is_found_by_the_reader(sites: Site
 
 def test_without_a_mirror_lost_packs_are_told_and_the_rest_is_healed(sites: Sites) -> None:
     harm_all(sites, layout.LOG_COPIES, "missing")
-    key = next(iter(sites.vault.objects(layout.PACKS)))
-    sites.vault.delete(key)
+    sites.vault.delete(needed_pack(sites))
     report = repair(sites, mirror=False)
     assert report.healed
     assert not report.is_whole
@@ -253,6 +259,65 @@ def test_a_mirror_that_lags_behind_the_witnesses_does_not_silence_them(sites: Si
     report = repair(sites, mirror=True)
     assert not report.is_whole
     assert sites.open().alarm is not None
+
+
+@pytest.mark.parametrize("accept_loss", [False, True])
+@pytest.mark.parametrize("newest_first", [False, True])
+def test_what_only_one_of_several_mirrors_has_is_not_given_up(
+    newest_first: bool, accept_loss: bool, sites: Sites
+) -> None:
+    lagging = sites.fork().mirror
+    kept = sites.back_up(some_files(9)).backup
+    mirror_vault(sites.vault, sites.mirror)
+    for key in (layout.entry_key(kept.sequence), layout.entry_copy_key(kept.sequence)):
+        sites.vault.delete(key)
+    mirrors = [sites.mirror, lagging] if newest_first else [lagging, sites.mirror]
+    report = repair_vault(sites.open("admin"), mirrors, RepairOptions(accept_loss=accept_loss))
+    assert report.is_whole, report.lost
+    assert report.entry is None, "nothing was given up"
+    sites.check_live(at_least=[kept.backup_id])
+
+
+@pytest.mark.parametrize("prefix", [layout.INDEXES, layout.PACKS, layout.KEYS])
+def test_what_is_lost_is_put_together_from_several_mirrors(prefix: str, sites: Sites) -> None:
+    """Each of them has the half of it."""
+    other = sites.fork().mirror
+    vault = sites.open("admin")
+    keys = sorted(sites.vault.objects(prefix))
+    assert len(keys) > 1
+    for number, key in enumerate(keys):
+        (sites.mirror if number % 2 else other).delete(key)
+    harm_all(sites, prefix, "missing")
+    check_whole(sites, repair_vault(vault, [other, sites.mirror]), mirror=False)
+
+
+def test_a_pack_no_mirror_has_is_lost(sites: Sites) -> None:
+    other = sites.fork().mirror
+    lost = needed_pack(sites)
+    for store in (sites.vault, sites.mirror, other):
+        store.delete(lost)
+    report = repair_vault(sites.open("admin"), [sites.mirror, other])
+    assert not report.is_whole
+    assert [line for line in report.lost if lost in line]
+
+
+def test_a_mirror_on_another_line_keeps_the_others_from_nothing_but_a_loss(sites: Sites) -> None:
+    """No witness can be asked."""
+    fork = sites.fork()
+    kept = sites.back_up(some_files(1)).backup
+    mirror_vault(sites.vault, sites.mirror)
+    fork.back_up(some_files(2))
+    mirror_vault(fork.vault, fork.mirror)
+    gone = needed_pack(sites)
+    sites.vault.delete(gone)
+    sites.trace = Trace([Cut(name, 0) for name in sites.witnesses])
+    mirrors = [fork.mirror, sites.mirror]
+    with pytest.raises(HistoryDamaged):
+        repair_vault(sites.open("admin"), fork.mirror)
+    report = repair_vault(sites.open("admin"), mirrors)
+    assert gone in report.healed
+    assert [line for line in report.lost if "different histories" in line]
+    sites.check_live(at_least=[kept.backup_id])
 
 
 @pytest.mark.parametrize("mirror", [False, True], ids=["alone", "mirror"])

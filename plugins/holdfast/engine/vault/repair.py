@@ -6,7 +6,7 @@ log or an index names. Broken off anywhere it can be run again; where nothing is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from blake3 import blake3
@@ -80,28 +80,33 @@ class RepairReport(Repaired):
         return self.exit_code == 0
 
 
-def repair_vault(vault: Vault, mirror: ObjectStore | None = None, options: RepairOptions | None = None) -> RepairReport:
-    """Repair a vault.
+def repair_vault(
+    vault: Vault,
+    mirrors: ObjectStore | Sequence[ObjectStore] | None = None,
+    options: RepairOptions | None = None,
+) -> RepairReport:
+    """Repair a vault. What one mirror has not another may; lost, and accepted as lost, is what none of them has.
 
     Args:
         vault: opened by anybody whom the store lets overwrite; an administrator where a lost index or entry has to be
             replaced by a new one. With a reader's keys every chunk is opened, else its pack's digest is compared.
             Where so much of its log is gone that it does not open: opened at the mirror, with its own store put in.
-        mirror: another copy of it.
+        mirrors: other copies of it.
 
     Raises:
-        HistoryDamaged: vault and mirror hold two histories, and the witnesses do not say which is right.
+        HistoryDamaged: vault and mirrors hold two histories, and the witnesses do not say which is right.
         NotEntitled: a loss is to be accepted, and the keys are not an administrator's.
     """
     options = options or RepairOptions()
     report = RepairReport()
-    vault = repair_log(vault, mirror, report, accept_loss=options.accept_loss)
-    repair_keys(vault, mirror, report)
-    if mirror is not None:
-        _put_indexes_back(vault, mirror, report)
-        _put_packs_back(vault, mirror, report, options)
+    others = () if mirrors is None else tuple(mirrors) if isinstance(mirrors, Sequence) else (mirrors,)
+    vault = repair_log(vault, others, report, accept_loss=options.accept_loss)
+    repair_keys(vault, others, report)
+    if others:
+        _put_indexes_back(vault, others, report)
+        _put_packs_back(vault, others, report, options)
     if vault.alarm is None:
-        vault = vault.again(lambda fresh: _name_again(fresh, mirror, report, options))
+        vault = vault.again(lambda fresh: _name_again(fresh, others, report, options))
     report.vault = vault.reload()
     report.verified = _verified(report.vault, options)
     return report
@@ -115,17 +120,19 @@ def _as_reader(vault: Vault, options: RepairOptions) -> Vault:
     return vault if options.reader is None else replace(vault, secrets=options.reader)
 
 
-def _put_indexes_back(vault: Vault, mirror: ObjectStore, report: RepairReport) -> None:
+def _put_indexes_back(vault: Vault, mirrors: Sequence[ObjectStore], report: RepairReport) -> None:
     for name, digest in vault.history.indexes.items():
         key = layout.index_key(name)
         if _digest_at(vault.store, key) == digest:
             continue
-        data = get_if_there(mirror, key)
-        if data is not None and index_digest(data) == digest:
-            report.put(vault.store, key, data, mirror.name)
+        for mirror in mirrors:
+            data = get_if_there(mirror, key)
+            if data is not None and index_digest(data) == digest:
+                report.put(vault.store, key, data, mirror.name)
+                break
 
 
-def _put_packs_back(vault: Vault, mirror: ObjectStore, report: RepairReport, options: RepairOptions) -> None:
+def _put_packs_back(vault: Vault, mirrors: Sequence[ObjectStore], report: RepairReport, options: RepairOptions) -> None:
     """Packs an index names and that are missing or damaged."""
     found = _verified(vault, options)
     reading = _as_reader(vault, options)
@@ -136,14 +143,18 @@ def _put_packs_back(vault: Vault, mirror: ObjectStore, report: RepairReport, opt
         if info.pack_id not in wanted:
             continue
         key = layout.pack_key(info.tier, info.pack_id)
-        data = get_if_there(mirror, key)
-        why = "it is not there" if data is None else _why_wrong(reading, index, number, data, f"{mirror.name}: {key}")
-        if data is None or why is not None:
-            if info.pack_id in used:
-                report.lost.append(f"{key} cannot be put back from {mirror.name}: {why}")
+        tried: list[str] = []
+        for mirror in mirrors:
+            data, where = get_if_there(mirror, key), f"{mirror.name}: {key}"
+            why = "it is not there" if data is None else _why_wrong(reading, index, number, data, where)
+            if data is not None and why is None:
+                report.put(vault.store, key, data, mirror.name)
+                options.protect(key)
+                break
+            tried.append(f"{mirror.name}: {why}")
         else:
-            report.put(vault.store, key, data, mirror.name)
-            options.protect(key)
+            if info.pack_id in used:
+                report.lost.append(f"{key} cannot be put back from {'; '.join(tried)}")
 
 
 def _why_wrong(vault: Vault, index: ChunkIndex, number: int, data: bytes, where: str) -> str | None:
@@ -171,7 +182,7 @@ def _why_wrong(vault: Vault, index: ChunkIndex, number: int, data: bytes, where:
 # -- what no index names any more --------------------------------------------------------------------------------------
 
 
-def _name_again(vault: Vault, mirror: ObjectStore | None, report: RepairReport, options: RepairOptions) -> Vault:
+def _name_again(vault: Vault, mirrors: Sequence[ObjectStore], report: RepairReport, options: RepairOptions) -> Vault:
     """A new index of packs that live backups need and no index names, and an entry that makes it count."""
     parts, errors = vault.read_indexes()
     presence = vault.packs_there()
@@ -189,9 +200,11 @@ def _name_again(vault: Vault, mirror: ObjectStore | None, report: RepairReport, 
     unnamed = [name for name in presence.sizes if name not in named and name not in vault.history.collected]
     tables.update((pack.info.pack_id, pack) for pack in vault.read_tables(presence, unnamed)[0])
     look = looked()
-    while mirror is not None and look.missing:
-        brought = _bring(_as_reader(vault, options), mirror, {*named, *presence.sizes, *tables}, look.missing, report)
-        if not brought:
+    while look.missing:
+        reading, have = _as_reader(vault, options), {*named, *presence.sizes, *tables}
+        found = (_bring(reading, mirror, have, look.missing, report) for mirror in mirrors)
+        brought = next(filter(None, found), None)
+        if brought is None:
             break
         tables.update((pack.info.pack_id, pack) for pack in brought)
         look = looked()

@@ -1,8 +1,9 @@
-"""Repair of the log and the key objects: copies from each other, entries from a mirror, each checked before."""
+"""Repair of the log and the key objects: copies from each other, entries from mirrors, each checked before."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from holdfast.engine.objectstore.errors import ObjectNotFound
@@ -38,25 +39,35 @@ class Repaired:
         self.healed[key] = source
 
 
-def repair_log(vault: Vault, mirror: ObjectStore | None, report: Repaired, *, accept_loss: bool) -> Vault:
-    """Make the log whole.
+def repair_log(vault: Vault, mirrors: Sequence[ObjectStore], report: Repaired, *, accept_loss: bool) -> Vault:
+    """Make the log whole, from every mirror in turn.
 
     Args:
         vault: opened by anybody; an administrator where a loss is accepted.
         accept_loss: where entries are nowhere any more, go on with what is left.
 
     Raises:
-        HistoryDamaged: vault and mirror hold two histories, and the witnesses do not say which is right; or nothing of
-            the log can be read, and there is no mirror.
+        HistoryDamaged: vault and mirrors hold two histories, and the witnesses do not say which is right; or nothing
+            of the log can be read, and there is no mirror. Of one mirror beside others it is reported, unless a loss
+            would be accepted.
         NotEntitled: a loss is to be accepted, and the keys are not an administrator's.
     """
     ours, broken = _reloaded(vault)
-    theirs = _history_of(mirror, vault, report)
-    if mirror is not None and theirs is not None:
-        _put_entries_back(vault if ours is None else ours, mirror, theirs, report, anew=ours is None)
+    for mirror in mirrors:
+        theirs = _history_of(mirror, vault, report)
+        if theirs is None:
+            continue
+        try:
+            _put_entries_back(vault if ours is None else ours, mirror, theirs, report, anew=ours is None)
+        except HistoryDamaged as other_line:
+            if accept_loss or len(mirrors) == 1:
+                raise
+            report.lost.append(str(other_line))
+            continue
         # What the witnesses did not see is no longer what this knows; what the mirror has not, it still is.
-        behind = vault.history.tip.sequence <= theirs.tip.sequence
-        ours, broken = _reloaded(vault.at(theirs) if behind else vault)
+        if vault.history.tip.sequence <= theirs.tip.sequence:
+            vault = vault.at(theirs)
+        ours, broken = _reloaded(vault)
     if ours is None:
         assert broken is not None
         raise broken
@@ -77,16 +88,14 @@ def _reloaded(vault: Vault) -> tuple[Vault | None, HistoryDamaged | NoVault | No
         return None, broken
 
 
-def _history_of(mirror: ObjectStore | None, vault: Vault, report: Repaired) -> History | None:
+def _history_of(mirror: ObjectStore, vault: Vault, report: Repaired) -> History | None:
     """The mirror's, where it can be followed from end to end."""
-    if mirror is None:
-        return None
     try:
         return load_history(mirror, vault.secrets)
     except NoVault:
         return None
     except VaultError as damaged:
-        report.lost.append(f"the mirror's log cannot be used: {damaged}")
+        report.lost.append(f"the log of the mirror {mirror.name} cannot be used: {damaged}")
         return None
 
 
@@ -184,19 +193,19 @@ def _heal_copies(vault: Vault, report: Repaired) -> None:
 # -- key objects -------------------------------------------------------------------------------------------------------
 
 
-def repair_keys(vault: Vault, mirror: ObjectStore | None, report: Repaired) -> None:
+def repair_keys(vault: Vault, mirrors: Sequence[ObjectStore], report: Repaired) -> None:
     """Make both copies of every key object whole. Which bytes are right, its name says: it is their digest."""
     for role, keyset_id in vault.history.keys.keysets.items():
         keys = [layout.keyset_key(keyset_id, copy) for copy in layout.KEY_COPIES]
         there = {key: get_if_there(vault.store, key) for key in keys}
-        backed = [get_if_there(mirror, key) for key in keys] if mirror is not None else []
+        backed = [get_if_there(mirror, key) for mirror in mirrors for key in keys]
         whole = [data for data in (*there.values(), *backed) if data is not None and keyset_name(data) == keyset_id]
         if not whole:
             report.lost.append(
-                f"the {role}'s key object {keyset_id} is gone or changed, here and at the mirror: rotate the keys"
+                f"the {role}'s key object {keyset_id} is gone or changed, here and at the mirrors: rotate the keys"
             )
             continue
         for key, data in there.items():
             if data != whole[0]:
-                source = "its copy" if whole[0] in there.values() else "the mirror"
+                source = "its copy" if whole[0] in there.values() else "a mirror"
                 report.put(vault.store, key, whole[0], source)

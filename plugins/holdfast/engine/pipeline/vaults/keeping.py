@@ -11,7 +11,7 @@ from typing import Any
 from holdfast.engine.config import KeepBackups
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.pipeline.vaults.backing_up import follow
-from holdfast.engine.pipeline.vaults.locking import lock_policy, locks_at, remover
+from holdfast.engine.pipeline.vaults.locking import lock_policy, locks_at, protector, remover
 from holdfast.engine.pipeline.vaults.opening import opened, prefix_of, recipients_of, unlocked, vault_store
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.vault.backups import Backup, all_backups, choose, live_backups, newest
@@ -223,7 +223,8 @@ def repaired(
 
     Args:
         accept_loss: where entries of the log are nowhere any more, go on with what is left.
-        mirror: a site; by default the first of the vault's mirrors that opens.
+        mirror: a site; by default every mirror of the vault that opens. Where a loss is to be accepted, before the
+            others.
         depth: how packs and shares are looked at; only a full read finds every damaged one.
 
     Raises:
@@ -237,20 +238,20 @@ def repaired(
     shares = None
     if isinstance(shared, ErasureStore):
         shares = repair_shares(shared, deep=depth is Depth.FULL)
-    other: ObjectStore | None = None
-    at: str | None = None
+    others: dict[str, ObjectStore] = {}
+    newest_at: dict[str, int] = {}
     away: dict[str, HoldfastError] = {}
-    for site in (mirror,) if mirror is not None else settings.mirrors:
+    sites = settings.mirrors if mirror is None else (mirror,)
+    for site in dict.fromkeys((*sites, *settings.mirrors) if accept_loss else sites):
         store = vault_store(runtime, vault, site=site)
         try:
-            load_history(store)
+            newest_at[site] = load_history(store).tip.sequence
         except HoldfastError as error:
-            if mirror is not None:
+            if site == mirror:
                 raise
             away[site] = error
             continue
-        if other is None:
-            other, at = store, site
+        others[site] = store
     if accept_loss and away:
         raise Refused(
             "a loss is not accepted while a mirror cannot be read: it may have what is missing here",
@@ -262,24 +263,27 @@ def repaired(
     try:
         found = opened(runtime, vault, "admin")
     except (Damaged, NoVault) as error:
-        if at is None and revealed.failed:
+        if not others and revealed.failed:
             raise Damaged(
                 "the vault does not open, and what was deleted from its bucket stays hidden",
                 where=f"vault {vault}",
                 found=str(error),
                 fix="; ".join(revealed.failed),
             ) from error
-        if at is None:
+        if not others:
             raise
-        found = replace(opened(runtime, vault, "admin", site=at), store=shared)
+        at = max(others, key=lambda site: newest_at[site])
+        found = replace(
+            opened(runtime, vault, "admin", site=at), store=shared, protect=protector(runtime, vault, shared)
+        )
     options = RepairOptions(
         depth=depth,
         accept_loss=accept_loss,
-        reader=_reader_at_hand(runtime, vault, [shared, *([] if other is None else [other])]),
+        reader=_reader_at_hand(runtime, vault, [shared, *others.values()]),
         protect=found.protect,
         progress=progress,
     )
-    report = repair_vault(found, other, options)
+    report = repair_vault(found, tuple(others.values()), options)
     report.healed = {**dict.fromkeys(revealed.keys, "a hidden version of it"), **report.healed}
     report.hidden = revealed.failed
     report.shares = shares
