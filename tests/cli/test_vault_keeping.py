@@ -401,3 +401,32 @@ def test_a_loss_is_accepted_only_of_what_no_mirror_has(
     assert SITES[2] in healed[str(pack.relative_to(vault))]
     shutil.rmtree(tmp_path / SITES[2] / "vault" / "desk")
     desk("verify", "--repair", "--accept-loss", *named, code=3)
+
+
+def test_what_is_rotten_at_a_mirror_is_written_anew_by_the_command_its_finding_names(
+    desk: Desk, tmp_path: Path
+) -> None:
+    last = desk.back_up(os.urandom(30_000))
+    mirror = tmp_path / SITES[2] / "vault" / "desk"
+    pack = max((file for file in (mirror / "packs").rglob("*") if file.is_file()), key=lambda file: file.stat().st_size)
+    entry = mirror / "log" / f"{last:012}.json"
+    right = {file: file.read_bytes() for file in (pack, entry)}
+    for file, data in right.items():
+        file.write_bytes(data[:100] + bytes([data[100] ^ 1]) + data[101:])
+    found = desk.json("verify", "--from", SITES[2], "--depth", "full", code=4)
+    repair = ("mirror", "--repair", "--to", SITES[2])
+    assert ["holdfast vault " + " ".join(repair) in warning for warning in found["warnings"]] == [True]
+    assert desk.json("mirror")["mirrors"][SITES[2]]["copied"] == 0
+    desk("verify", "--from", SITES[2], "--depth", "full", code=4)
+    done = desk.json(*repair)["mirrors"][SITES[2]]
+    assert (done["whole"], done["lost"]) == (True, [])
+    assert set(done["healed"]) == {str(file.relative_to(mirror)) for file in right}
+    assert {file: file.read_bytes() for file in right} == right
+    desk("verify", "--from", SITES[2], "--depth", "full")
+    assert desk.json("mirror", "--repair")["mirrors"][SITES[2]]["healed"] == {}
+    assert "0 objects put back" in desk("mirror", "--repair").stdout
+    desk("mirror", "--to", SITES[1], code=2)
+    own = tmp_path / SITES[1] / "vault" / "desk" / pack.relative_to(mirror)
+    own.unlink()
+    pack.unlink()
+    assert desk.json("mirror", "--repair", code=4)["mirrors"][SITES[2]]["lost"]

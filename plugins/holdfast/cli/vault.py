@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,9 +19,10 @@ from holdfast.cli.vault_options import FromOption, LastOption, SourceOption, Vau
 from holdfast.cli.vault_pitr import app as pitr_app
 from holdfast.cli.vault_progress import count_progress
 from holdfast.cli.vault_restore import restore, show_backup
-from holdfast.engine.pipeline.vaults import backing_up, keeping, opening, renewing, verifying
+from holdfast.engine.pipeline.vaults import backing_up, keeping, mirror_repairing, opening, renewing, verifying
 from holdfast.engine.pipeline.vaults.advice import advice_on
 from holdfast.engine.runtime import Runtime
+from holdfast.engine.vault.repair import RepairReport
 from holdfast.engine.vault.verify import Depth, VerifyOptions
 from holdfast.errors import ConfigError, HoldfastError
 
@@ -150,22 +151,23 @@ def _repair(runtime: Runtime, name: str, depth: Depth, *, accept_loss: bool, mir
     with count_progress(errors, f"repair {name}", runtime.clock) as progress:
         done = keeping.repaired(runtime, name, accept_loss=accept_loss, mirror=mirror, depth=depth, progress=progress)
     if as_json:
-        verified = None if done.verified is None else done.verified.__dict__
-        print_json(
-            {
-                "vault": name,
-                "whole": done.is_whole,
-                "healed": done.healed,
-                "lost": done.lost,
-                "hidden": done.hidden,
-                "shares": None if done.shares is None else asdict(done.shares),
-                "verified": verified,
-            }
-        )
+        shares = None if done.shares is None else asdict(done.shares)
+        print_json({"vault": name, **_repair_facts(done), "shares": shares})
     else:
         show.print_repaired(name, done)
     if done.exit_code:
         raise typer.Exit(done.exit_code)
+
+
+def _repair_facts(done: RepairReport) -> dict[str, Any]:
+    verified = None if done.verified is None else done.verified.__dict__
+    return {
+        "whole": done.is_whole,
+        "healed": done.healed,
+        "lost": done.lost,
+        "hidden": done.hidden,
+        "verified": verified,
+    }
 
 
 @app.command("locks")
@@ -287,14 +289,27 @@ def hold(
 
 @app.command("mirror")
 @reports_errors
-def mirror(vault: VaultOption = None, topology: TopologyOption = None, as_json: JsonOption = False) -> None:
+def mirror(
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Read the mirrors whole, and write anew what is damaged there.")
+    ] = False,
+    site: Annotated[str | None, typer.Option("--to", metavar="SITE", help="Only the mirror at this site.")] = None,
+    vault: VaultOption = None,
+    topology: TopologyOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Bring every mirror up to the vault. Needs no key; broken off, run it again.
 
-    Exit codes: 0 done, 1 a mirror could not be reached or differs, 4 one of the two was rolled back.
+    What a mirror has is not read. `--repair` does so, with the reader's key or the writer's.
+
+    Exit codes: 0 done, 1 a mirror could not be reached or differs, 4 one of the two was rolled back or is damaged.
     """
     runtime = Runtime.from_environment(topology)
     name = choose_vault(runtime, vault)
-    done = backing_up.mirror_everywhere(runtime, name)
+    if repair:
+        _repair_mirrors(runtime, name, site, as_json=as_json)
+        return
+    done = backing_up.mirror_everywhere(runtime, name, site=site)
     failed = {site: found for site, found in done.items() if isinstance(found, HoldfastError)}
     if as_json:
         print_json(
@@ -310,6 +325,28 @@ def mirror(vault: VaultOption = None, topology: TopologyOption = None, as_json: 
         show.print_mirrored(name, done)
     if failed or any(not isinstance(found, HoldfastError) and found.problems for found in done.values()):
         raise typer.Exit(max((found.exit_code for found in failed.values()), default=1))
+
+
+def _repair_mirrors(runtime: Runtime, name: str, site: str | None, *, as_json: bool) -> None:
+    with count_progress(errors, f"repair the mirrors of {name}", runtime.clock) as progress:
+        done = mirror_repairing.mirrors_repaired(runtime, name, site=site, progress=progress)
+    if as_json:
+        print_json(
+            {
+                "vault": name,
+                "mirrors": {
+                    where: found.as_dict()
+                    if isinstance(found, HoldfastError)
+                    else {"copied": found.copied.copied, **_repair_facts(found.repaired)}
+                    for where, found in done.items()
+                },
+            }
+        )
+    else:
+        show.print_repaired_mirrors(name, done)
+    codes = [one.exit_code if isinstance(one, HoldfastError) else one.repaired.exit_code for one in done.values()]
+    if any(codes):
+        raise typer.Exit(max(codes))
 
 
 @app.command("status")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from holdfast.engine.drill.restore_journal import RestoreDrillJournal
     from holdfast.engine.pipeline.vaults.backing_up import Made
     from holdfast.engine.pipeline.vaults.keeping import RecoveryPoint
+    from holdfast.engine.pipeline.vaults.mirror_repairing import RepairedMirror
     from holdfast.engine.pipeline.vaults.renewing import SiteLocks
     from holdfast.engine.pipeline.vaults.restoring import Shown
     from holdfast.engine.vault.backups import Backup
@@ -233,6 +234,17 @@ def print_repaired(name: str, done: RepairReport) -> None:
         print_shares(done.shares)
     if done.verified is not None:
         print_verified(name, done.verified)
+
+
+def print_repaired_mirrors(name: str, done: Mapping[str, RepairedMirror | HoldfastError]) -> None:
+    if not done:
+        say(f"Vault {name} has no mirror")
+    for site, found in done.items():
+        if isinstance(found, HoldfastError):
+            say(f"{site}: {found}")
+        else:
+            say(f"{site}: {found.copied.copied} objects copied that it lacked")
+            print_repaired(f"{name} at {site}", found.repaired)
 
 
 def print_shares(done: SharesReport) -> None:

@@ -21,12 +21,14 @@ from holdfast.engine.vault.collect import GRACE, ORPHAN_AGE, store_now
 from holdfast.engine.vault.errors import Damaged, HistoryDamaged
 from holdfast.engine.vault.history import History, load_history, write_hint
 from holdfast.engine.vault.log import LogEntry, missing_entry, read_entry, sequences
+from holdfast.engine.vault.objects import get_if_there
 from holdfast.engine.vault.running import leftover_clocks
 from holdfast.engine.vault.vault import Vault
 
 #: What an object names lies in an earlier class than the object.
 CLASSES = (layout.KEYS, layout.PACKS, layout.INDEXES)
 _COPIES = 8
+_HEAL = "`holdfast vault mirror --repair` writes anew what is damaged there"
 
 
 @dataclass
@@ -51,10 +53,15 @@ def mirror_vault(
     *,
     protect: Callable[[str], None] = lambda _key: None,
     progress: Callable[[MirrorReport], None] = lambda _report: None,
+    heal_entry: Callable[[str, bytes], None] | None = None,
 ) -> MirrorReport:
     """Bring a mirror up to the vault as of now. Can be broken off and run again; needs no key.
 
     What the vault gains meanwhile waits for the next run: an entry comes after all that it names.
+
+    Args:
+        heal_entry: told the key and the right bytes of each entry the mirror has with others. By default what is there
+            is not read.
 
     Raises:
         NoVault: there is nothing to mirror.
@@ -74,7 +81,7 @@ def mirror_vault(
         ]
         report.there += len(have)
         _copy_all(store, mirror, wanted, report, protect, progress)
-    _copy_entries(store, mirror, history, report, protect)
+    _copy_entries(mirror, history, report, protect, heal_entry)
     write_hint(mirror, load_history(mirror))
     progress(report)
     return report
@@ -146,7 +153,7 @@ def _copy_all(
         except ObjectNotFound:  # collected since it was listed
             return None, None
         if create_or_read(mirror, info.key, data) != data:
-            return info, f"{mirror.name}: {info.key} is there with other bytes"
+            return info, f"{mirror.name}: {info.key} is there with other bytes: {_HEAL}"
         protect(info.key)
         return info, None
 
@@ -162,25 +169,25 @@ def _copy_all(
 
 
 def _copy_entries(
-    store: ObjectStore,
     mirror: ObjectStore,
     history: History,
     report: MirrorReport,
     protect: Callable[[str], None],
+    heal: Callable[[str, bytes], None] | None,
 ) -> None:
     """In order, each with its copy: broken off anywhere, the mirror is an older state, or goes on to be one."""
     have = {info.key for prefix in (layout.LOG, layout.LOG_COPIES) for info in mirror.list(prefix)}
-    for number in history.counting:
+    for number, entry in sorted(history.entries.items()):
         keys = [layout.entry_key(number), layout.entry_copy_key(number)]
         report.there += len(have & set(keys))
-        if have >= set(keys):
-            continue
-        data = read_entry(store, number, history.repository).data
+        data = entry.data
         for key in keys:
             if key in have:
+                if heal is not None and get_if_there(mirror, key) != data:
+                    heal(key, data)
                 continue
             if create_or_read(mirror, key, data) != data:
-                report.problems.append(f"{mirror.name}: {key} is there with other bytes")
+                report.problems.append(f"{mirror.name}: {key} is there with other bytes: {_HEAL}")
                 continue
             protect(key)
             report.copied += 1

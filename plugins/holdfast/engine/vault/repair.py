@@ -1,4 +1,4 @@
-"""Repair: put back what is missing or damaged, from copies, from packs' own tables, and from a mirror.
+"""Repair: put back what is missing or damaged, from copies, from packs' own tables, and from mirrors; at a mirror, too.
 
 Whatever is put back was checked before: an entry by its signature and the chain, an index or a pack by the digest the
 log or an index names. Broken off anywhere it can be run again; where nothing is wrong it does nothing.
@@ -20,6 +20,7 @@ from holdfast.engine.vault.errors import Damaged, Outdated, WrongKey
 from holdfast.engine.vault.history import write_hint
 from holdfast.engine.vault.index import ChunkIndex, IndexedPack, batches, encode_index, part_of
 from holdfast.engine.vault.log import LogEntry
+from holdfast.engine.vault.mirror import MirrorReport, mirror_vault
 from holdfast.engine.vault.objects import create_new, get_if_there
 from holdfast.engine.vault.pack import PackClass, read_table
 from holdfast.engine.vault.reading import ChunkReader, open_head
@@ -98,7 +99,7 @@ def repair_vault(
         NotEntitled: a loss is to be accepted, and the keys are not an administrator's.
     """
     options = options or RepairOptions()
-    report = RepairReport()
+    report = RepairReport(protect=options.protect)
     others = () if mirrors is None else tuple(mirrors) if isinstance(mirrors, Sequence) else (mirrors,)
     vault = repair_log(vault, others, report, accept_loss=options.accept_loss)
     repair_keys(vault, others, report)
@@ -110,6 +111,44 @@ def repair_vault(
     report.vault = vault.reload()
     report.verified = _verified(report.vault, options)
     return report
+
+
+def repair_mirror(
+    vault: Vault, mirror: ObjectStore, options: RepairOptions | None = None
+) -> tuple[RepairReport, MirrorReport]:
+    """Bring a mirror up to its vault, and write anew what is missing or damaged there.
+
+    What the mirror has and is right is read there and not copied again.
+
+    Args:
+        vault: opened by anybody; the mirror must let overwrite. With a reader's keys every chunk is opened.
+        options: `protect` locks at the mirror; no loss is accepted.
+
+    Returns:
+        What was put back, and what the mirror did not have yet.
+
+    Raises:
+        RolledBack, HistoryDamaged: the vault's own log is not right, or the mirror holds another history.
+    """
+    options = options or RepairOptions()
+    if vault.alarm is not None:
+        raise vault.alarm
+    report = RepairReport(protect=options.protect)
+    store = vault.store
+    copied = mirror_vault(
+        store,
+        mirror,
+        protect=options.protect,
+        heal_entry=lambda key, data: report.put(mirror, key, data, store.name),
+    )
+    there = replace(vault, store=mirror, witnesses={}, protect=options.protect).reload(hinted=False)
+    repair_keys(there, (store,), report)
+    _put_indexes_back(there, (store,), report)
+    before = len(report.healed)
+    found = _put_packs_back(there, (store,), report, options)
+    report.vault = there
+    report.verified = found if len(report.healed) == before else _verified(there, options)
+    return report, copied
 
 
 def _verified(vault: Vault, options: RepairOptions) -> VerifyReport:
@@ -132,8 +171,10 @@ def _put_indexes_back(vault: Vault, mirrors: Sequence[ObjectStore], report: Repa
                 break
 
 
-def _put_packs_back(vault: Vault, mirrors: Sequence[ObjectStore], report: RepairReport, options: RepairOptions) -> None:
-    """Packs an index names and that are missing or damaged."""
+def _put_packs_back(
+    vault: Vault, mirrors: Sequence[ObjectStore], report: RepairReport, options: RepairOptions
+) -> VerifyReport:
+    """Packs an index names and that are missing or damaged. Returns what was found before."""
     found = _verified(vault, options)
     reading = _as_reader(vault, options)
     wanted = {bytes.fromhex(name) for name in (*found.missing_packs, *found.damaged_packs)}
@@ -149,12 +190,12 @@ def _put_packs_back(vault: Vault, mirrors: Sequence[ObjectStore], report: Repair
             why = "it is not there" if data is None else _why_wrong(reading, index, number, data, where)
             if data is not None and why is None:
                 report.put(vault.store, key, data, mirror.name)
-                options.protect(key)
                 break
             tried.append(f"{mirror.name}: {why}")
         else:
             if info.pack_id in used:
                 report.lost.append(f"{key} cannot be put back from {'; '.join(tried)}")
+    return found
 
 
 def _why_wrong(vault: Vault, index: ChunkIndex, number: int, data: bytes, where: str) -> str | None:

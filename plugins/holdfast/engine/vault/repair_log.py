@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from holdfast.engine.objectstore.errors import ObjectNotFound
@@ -27,15 +27,18 @@ class Repaired:
         healed: keys of objects written anew, with what they were written from.
         lost: what could not be repaired, one sentence each.
         entry: number of the entry that names a new index or goes on after a loss.
+        protect: told the key of each object that was put back, to lock it.
     """
 
     healed: dict[str, str] = field(default_factory=dict)
     lost: list[str] = field(default_factory=list)
     entry: int | None = None
+    protect: Callable[[str], None] = field(default=lambda _key: None, repr=False)
 
     def put(self, store: ObjectStore, key: str, data: bytes, source: str) -> None:
         """Replace an object that is missing or wrong. Needs the right to overwrite, which a writer has not."""
         store.put(key, data, mode=OVERWRITE)
+        self.protect(key)
         self.healed[key] = source
 
 
@@ -202,10 +205,10 @@ def repair_keys(vault: Vault, mirrors: Sequence[ObjectStore], report: Repaired) 
         whole = [data for data in (*there.values(), *backed) if data is not None and keyset_name(data) == keyset_id]
         if not whole:
             report.lost.append(
-                f"the {role}'s key object {keyset_id} is gone or changed, here and at the mirrors: rotate the keys"
+                f"the {role}'s key object {keyset_id} is gone or changed in every copy of the vault: rotate the keys"
             )
             continue
         for key, data in there.items():
             if data != whole[0]:
-                source = "its copy" if whole[0] in there.values() else "a mirror"
+                source = "its copy" if whole[0] in there.values() else "another copy of the vault"
                 report.put(vault.store, key, whole[0], source)

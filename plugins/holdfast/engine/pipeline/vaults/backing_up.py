@@ -359,18 +359,39 @@ def unfinished_in(vault: Vault) -> list[str]:
     return lines
 
 
-def mirror_everywhere(runtime: Runtime, vault: str) -> dict[str, MirrorReport | HoldfastError]:
-    """Bring every mirror of a vault up to it; one that fails does not stop the others."""
+def mirror_everywhere(
+    runtime: Runtime, vault: str, *, site: str | None = None
+) -> dict[str, MirrorReport | HoldfastError]:
+    """Bring every mirror of a vault up to it; one that fails does not stop the others.
+
+    Args:
+        site: only the mirror there. Raises ConfigError: there is none.
+    """
     done: dict[str, MirrorReport | HoldfastError] = {}
-    for site in runtime.topology.vault(vault).mirrors:
+    for at in mirrors_of(runtime, vault, site):
         try:
-            mirror = vault_store(runtime, vault, site=site)
-            done[site] = mirror_vault(
-                vault_store(runtime, vault), mirror, protect=protector(runtime, vault, mirror, site=site)
+            mirror = vault_store(runtime, vault, site=at)
+            done[at] = mirror_vault(
+                vault_store(runtime, vault), mirror, protect=protector(runtime, vault, mirror, site=at)
             )
         except HoldfastError as error:
-            done[site] = error
+            done[at] = error
     return done
+
+
+def mirrors_of(runtime: Runtime, vault: str, site: str | None = None) -> tuple[str, ...]:
+    """The sites of a vault's mirrors, or the one of them that is named. Raises ConfigError: it is none of them."""
+    mirrors = tuple(runtime.topology.vault(vault).mirrors)
+    if site is None:
+        return mirrors
+    if site not in mirrors:
+        raise ConfigError(
+            "the vault has no mirror at this site",
+            where=f"vaults.{vault}.mirrors",
+            expected=f"one of {', '.join(mirrors) or '(none)'}",
+            found=repr(site),
+        )
+    return (site,)
 
 
 def _not_followed(mirrors: Mapping[str, MirrorReport | HoldfastError]) -> list[str]:

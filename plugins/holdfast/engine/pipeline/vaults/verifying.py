@@ -53,7 +53,8 @@ def noted(runtime: Runtime, vault: str, proof: Proof, *, site: str | None = None
     note_verification(found, report, proof.backups, found.secrets, at=min(proof.at, runtime.clock.now()))
 
 
-def _opened_to_verify(runtime: Runtime, vault: str, site: str | None) -> Vault:
+def opened_to_verify(runtime: Runtime, vault: str, site: str | None = None) -> Vault:
+    """A vault or a mirror of it, by the reader's keys where they are at hand, else by the writer's. Raises WrongKey."""
     try:
         return opened(runtime, vault, "reader", site=site)
     except (WrongKey, ConfigError):
@@ -84,7 +85,7 @@ def verified(
     """
     given = options or VerifyOptions()
     began = runtime.clock.now()
-    found = _opened_to_verify(runtime, vault, site)
+    found = opened_to_verify(runtime, vault, site)
     beside = VerifyReport(depth)
     if site is not None:
         found = _beside_its_vault(runtime, vault, found, beside)
@@ -101,6 +102,10 @@ def verified(
     report = verify_vault(found, options)
     if site is None:
         report.warnings.extend(advice_on(runtime.topology, vault))
+    if site is not None and report.problems and not beside.problems:
+        report.warnings.append(
+            f"what the vault has whole, `holdfast vault mirror --repair --to {site}` writes anew at this mirror"
+        )
     report.problems[:0] = beside.problems
     report.warnings[:0] = beside.warnings
     covered = frozenset(found.history.backups)
@@ -122,7 +127,7 @@ def _beside_its_vault(runtime: Runtime, vault: str, mirror: Vault, report: Verif
     Where the vault cannot be read, or is not right itself, the witnesses say whether the mirror is.
     """
     try:
-        own = _opened_to_verify(runtime, vault, None)
+        own = opened_to_verify(runtime, vault, None)
     except HoldfastError as error:
         report.warnings.append(f"the mirror was held against the witnesses only, the vault cannot be read: {error}")
         return mirror
