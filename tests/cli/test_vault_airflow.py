@@ -128,6 +128,34 @@ def test_the_database_and_its_keys_come_back_for_real(
     assert not (tmp_path / "other.json").exists()
 
 
+def test_what_else_was_backed_up_under_its_name_is_no_airflow(
+    backed: Backed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = back_up(backed)["backup"]
+    empty, fresh = tmp_path / "empty", tmp_path / "fresh.db"
+    empty.mkdir()
+    monkeypatch.setenv("FRESH", f"sqlite:///{fresh}")
+    other = json.loads(backed("vault", "backup", "tree", str(empty), "--name", "airflow", "--json").stdout)["backup"]
+    restore = ("vault", "airflow", "restore", "--url-variable", "FRESH")
+    for words in (restore, ("vault", "airflow", "keys", str(tmp_path / "keys.json"))):
+        assert "no backup of Airflow" in backed(*words, "--backup", other, code=2).stderr
+    assert not fresh.exists()
+    assert json.loads(backed(*restore, "--json").stdout)["backup"] == made
+    backed("vault", "airflow", "keys", str(tmp_path / "keys.json"))
+
+
+def test_a_backup_without_a_dump_is_refused(backed: Backed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    back_up(backed)
+    folder, fresh = tmp_path / "out", tmp_path / "fresh.db"
+    backed("vault", "restore", "--source", "airflow", "--to", str(folder))
+    (folder / "airflow.db").unlink()
+    monkeypatch.setenv("FRESH", f"sqlite:///{fresh}")
+    other = json.loads(backed("vault", "backup", "tree", str(folder), "--name", "airflow", "--json").stdout)["backup"]
+    restore = ("vault", "airflow", "restore", "--url-variable", "FRESH", "--backup", other)
+    assert "airflow.db" in backed(*restore, code=2).stderr
+    assert not fresh.exists()
+
+
 def test_a_drill_that_fails_is_signed_with_what_it_measured(backed: Backed, broken: str) -> None:
     made = back_up(backed)
     backed.change("airflow", rto_seconds=600)

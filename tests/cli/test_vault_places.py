@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from folders import SITES, add_vault, make_folders
+from holdfast.engine.config.references import TAKEN
+from holdfast.engine.vault.layout import WITNESS
 from vault_command import Vaults
 from vault_world import read_tree
 
@@ -54,3 +57,17 @@ def test_no_spelling_leads_around_it(vaults: Vaults, tmp_path: Path, prefix: str
     before = read_tree(tmp_path / SITES[0])
     assert "not restored to this prefix" in vaults("restore", "--to-site", f"{SITES[0]}:{prefix}", code=2).stderr
     assert read_tree(tmp_path / SITES[0]) == before
+
+
+@pytest.mark.parametrize("prefix", ["recovery/airflow", "recovery/airflow/archive", "recovery"])
+def test_the_repository_of_airflows_recovery_is_no_place_to_restore_to(vaults: Vaults, prefix: str) -> None:
+    document = yaml.safe_load(vaults.topology.read_text())
+    recovery = {"site": SITES[0], "prefix": "recovery/airflow", "passphrase": "env:X", "data_folder": "/data"}
+    vaults.topology.write_text(yaml.safe_dump({**document, "airflow": {"recovery": recovery}}))
+    told = vaults("restore", "--to-site", f"{SITES[0]}:{prefix}", code=2).stderr
+    assert "Airflow's recovery lies in recovery/airflow" in told
+    vaults("restore", "--to-site", f"{SITES[1]}:{prefix}")
+
+
+def test_the_witness_folder_is_among_what_is_taken() -> None:
+    assert WITNESS.rstrip("/") in TAKEN

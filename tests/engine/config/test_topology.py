@@ -75,6 +75,9 @@ def recovering(**recovery: object) -> dict[str, Any]:
     return changed(airflow={"recovery": settings})
 
 
+KEYS = {"writer": ["env:W"], "reader": ["env:R"], "admin": ["env:A"]}
+
+
 def escrowed(reader: str, escrow: str) -> dict[str, Any]:
     keys = {"writer": ["env:W"], "reader": [reader], "admin": ["env:A"]}
     other = {"site": "site-a", "keys": {**keys, "reader": ["env:OTHER"]}, "airflow_escrow": [escrow]}
@@ -109,6 +112,20 @@ def escrowed(reader: str, escrow: str) -> dict[str, Any]:
         (recovering(passphrase="hunter2"), ["airflow.recovery.passphrase", "(file|env)"]),
         (recovering(data_folder="data"), ["airflow.recovery.data_folder", "absolute path", "'data'"]),
         (recovering(options={"repo1-s3-key-secret": "x"}), ["airflow.recovery", "no secret", "repo1-s3-key-secret"]),
+        (recovering(options={"repo1-s3-token": "x"}), ["airflow.recovery", "no secret", "repo1-s3-token"]),
+        (recovering(options={"repo-s3-sse-customer-key": "x"}), ["no secret", "repo-s3-sse-customer-key"]),
+        (
+            recovering(options={"recovery-option": "primary_conninfo=host=a password=x"}),
+            ["airflow.recovery", "recovery-option", "password file"],
+        ),
+        *(
+            (recovering(prefix=prefix), ["airflow.recovery.prefix", "nothing else reads", repr(prefix)])
+            for prefix in ("data", "snapshots/x", "evidence", "vault/x", "vault-witness", "runs")
+        ),
+        (
+            changed(vaults={"first": {"site": "site-a", "prefix": "data/x", "keys": KEYS}}),
+            ["vaults.first.prefix", "nothing else reads", "'data/x'"],
+        ),
         (recovering(options={"repo1-path": "/x"}), ["airflow.recovery", "repo1-path"]),
         (
             {**recovering(prefix="vault/first/x", site="site-a"), "vaults": escrowed("env:R", "env:E")["vaults"]},

@@ -12,7 +12,9 @@ from holdfast.engine.config.base import Model, Name, RelativePath
 
 _OPTION = re.compile(r"^[a-z][a-z0-9-]*[a-z0-9]$")
 #: pgBackRest's options that hold a secret, or that Holdfast writes itself.
-_NOT_AN_OPTION = re.compile(r"^repo\d*-(.*key.*|cipher-.*|path|type|.*-bucket|.*-container|.*-account|retention-full)$")
+_NOT_AN_OPTION = re.compile(
+    r"^repo\d*-(.*key.*|.*token.*|cipher-.*|path|type|.*-bucket|.*-container|.*-account|retention-full)$"
+)
 
 
 def _absolute(value: str) -> str:
@@ -64,6 +66,8 @@ class PointInTimeRecovery(Model):
         for name, value in self.options.items():
             if not _OPTION.match(name) or _NOT_AN_OPTION.match(name):
                 raise ValueError(f"expected in `options` what Holdfast does not write itself, no secret; found {name}")
+            if name == "recovery-option" and "password" in value:
+                raise ValueError("expected no password in `options`; found one in recovery-option, use a password file")
             if not value or "\n" in value:
                 raise ValueError(f"expected one line for the option {name}")
         return self

@@ -9,6 +9,13 @@ if TYPE_CHECKING:
     from holdfast.engine.config.models import Group, Topology
 
 
+#: Folders of a site's bucket that something alive reads, or that a restore drill empties; nobody else's lie there.
+TAKEN = (
+    *("authority", "data", "evidence", "feeds", "health", "ledger", "plans", "receipts", "restore-drills"),
+    *("snapshots", "sync-plans", "tombstones", "uploads", "vault", "vault-witness"),
+)
+
+
 def broken_references(topology: Topology) -> list[str]:
     """Every broken reference, each as ``path: expected …; found …``."""
     return [
@@ -111,6 +118,8 @@ def _vaults(topology: Topology) -> Iterator[str]:
         named = {"site": (vault.site,), "mirrors": vault.mirrors, "shares": shares, "witnesses": vault.witnesses}
         for field, sites in named.items():
             yield from (_missing(f"{at}.{field}", site, topology.sites) for site in sites if site not in topology.sites)
+        if vault.prefix is not None and vault.prefix.partition("/")[0] in {*TAKEN, "runs"} - {"vault"}:
+            yield f"{at}.prefix: expected a folder that nothing else reads; found {vault.prefix!r}"
         for site in dict.fromkeys((vault.site, *vault.mirrors, *shares)):
             other = places.setdefault((site, vault.prefix or f"vault/{name}"), name)
             if other != name:
@@ -131,6 +140,8 @@ def _airflow(topology: Topology) -> Iterator[str]:
         return
     if recovery.site not in topology.sites:
         yield _missing("airflow.recovery.site", recovery.site, topology.sites)
+    if recovery.prefix.partition("/")[0] in (*TAKEN, "runs"):
+        yield f"airflow.recovery.prefix: expected a folder that nothing else reads; found {recovery.prefix!r}"
     for name, vault in topology.vaults.items():
         sites = (vault.site, *vault.mirrors, *(vault.shares.sites if vault.shares is not None else ()))
         own, other = f"{recovery.prefix}/", f"{vault.prefix or f'vault/{name}'}/"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -216,7 +216,12 @@ def choose(backups: Sequence[Backup], wanted: str, where: str, *, oldest: bool =
 
 
 def find_backup(
-    vault: Vault, wanted: str | None = None, *, source: str | None = None, at: datetime | None = None
+    vault: Vault,
+    wanted: str | None = None,
+    *,
+    source: str | None = None,
+    at: datetime | None = None,
+    fits: Callable[[Backup], bool] = lambda _backup: True,
 ) -> Backup:
     """One live backup, to read from.
 
@@ -225,6 +230,7 @@ def find_backup(
             his backup the id of another does not get in its way (`Backup.namesakes` tells of him).
         source: only of this source.
         at: the newest whose content is not newer than this.
+        fits: the newest of which this is true.
 
     Raises:
         UnknownBackup: there is none, or several answer.
@@ -245,7 +251,7 @@ def find_backup(
                 fix=f"Forget it with `holdfast vault forget entry:{named.sequence}`",
             )
         return named
-    found = newest(one for one in readable if at is None or one.taken_at <= at)
+    found = newest(one for one in readable if (at is None or one.taken_at <= at) and fits(one))
     if found is None:
         of = f" of {source!r}" if source else ""
         raise UnknownBackup(

@@ -279,9 +279,8 @@ def test_the_configuration_is_for_its_user_alone_and_replaced_whole(tmp_path: Pa
 
 def test_a_missing_pgbackrest_is_said(tmp_path: Path) -> None:
     backrest = PgBackRest("airflow", tmp_path / "pgbackrest.conf", program=tmp_path / "pgbackrest")
-    assert not backrest.is_installed
     with pytest.raises(MissingProgram, match="pgBackRest is not installed"):
-        backrest.create()
+        backrest.require()
     report = pitr_drill_airflow(backrest, command=AirflowCommand(AIRFLOW, {}), options=DrillOptions(folder=tmp_path))
     assert [step.outcome for step in report.steps] == ["failed", *["unknown"] * (len(STEPS) - 1)]
     assert "not installed" in report.steps[0].reason

@@ -13,12 +13,22 @@ from holdfast.engine.runtime import Runtime
 from holdfast.engine.vault.airflow_state.command import AirflowCommand
 from holdfast.engine.vault.airflow_state.keys import AirflowKeys, Escrow, escrow_keys
 from holdfast.engine.vault.airflow_state.source import airflow_source
+from holdfast.engine.vault.backups import Backup, find_backup
 from holdfast.engine.vault.recipients import Recipient
+from holdfast.engine.vault.vault import Vault
 from holdfast.errors import ConfigError
 
 #: Name of the series of backups.
 SERIES = "airflow"
 URL_VARIABLE = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"
+
+
+def airflow_backup(vault: Vault, wanted: str | None) -> Backup:
+    """A backup of the series; the newest is of Airflow, whatever else somebody backed up under its name.
+
+    Raises as `find_backup`.
+    """
+    return find_backup(vault, wanted, source=SERIES, fits=lambda one: one.kind == "stream" and "alembic" in one.origin)
 
 
 def escrow_recipients(runtime: Runtime, vault: str) -> list[Recipient]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from holdfast.engine.drill.airflow_drill import AirflowObjectives, Seen, run_airflow_drill
 from holdfast.engine.drill.airflow_journal import AirflowDrillJournal
 from holdfast.engine.drill.restore_subject import about_vault, place_of
-from holdfast.engine.pipeline.vaults.airflow import SERIES, escrow_recipients, installation
+from holdfast.engine.pipeline.vaults.airflow import airflow_backup, escrow_recipients, installation
 from holdfast.engine.pipeline.vaults.airflow_recovery import on_this_machine, recovery_of
 from holdfast.engine.pipeline.vaults.airflow_restoring import opened_keys
 from holdfast.engine.pipeline.vaults.opening import opened, places_of
@@ -18,7 +18,6 @@ from holdfast.engine.runtime import Runtime
 from holdfast.engine.vault.airflow_state import drill, pitr_drill
 from holdfast.engine.vault.airflow_state.command import AirflowCommand
 from holdfast.engine.vault.airflow_state.drilling import AirflowDrillReport, DrillOptions, DrillStep
-from holdfast.engine.vault.backups import find_backup
 from holdfast.errors import ConfigError
 
 
@@ -51,7 +50,7 @@ def drill_airflow(
         seen.source["vault"] = place_of(runtime.topology, vault_site or settings.site)
         found = opened(runtime, vault, "reader", site=vault_site)
         seen.source["vault"] |= about_vault(found, None)
-        chosen = find_backup(found, backup, source=SERIES)
+        chosen = airflow_backup(found, backup)
         seen.source |= {"backup": chosen.to_summary()}
         seen.source["vault"] |= about_vault(found, chosen)
         seen.taken_at = chosen.taken_at

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from holdfast.engine.pipeline.vaults.airflow import SERIES, escrow_recipients
+from holdfast.engine.pipeline.vaults.airflow import airflow_backup, escrow_recipients
 from holdfast.engine.pipeline.vaults.opening import opened
 from holdfast.engine.pipeline.vaults.restoring import refuse_guess
 from holdfast.engine.runtime import Runtime
@@ -15,7 +15,7 @@ from holdfast.engine.vault.airflow_state.inventory import Inventory
 from holdfast.engine.vault.airflow_state.keys import AirflowKeys, open_escrow
 from holdfast.engine.vault.airflow_state.reconcile import Reconciled
 from holdfast.engine.vault.airflow_state.restoring import Beside, read_beside, restore_airflow_database
-from holdfast.engine.vault.backups import Backup, find_backup
+from holdfast.engine.vault.backups import Backup
 from holdfast.engine.vault.errors import WrongKey
 from holdfast.engine.vault.vault import Vault
 from holdfast.errors import ConfigError
@@ -82,4 +82,4 @@ def written_keys(keys: AirflowKeys, file: Path) -> None:
 def _chosen(runtime: Runtime, vault: str, backup: str | None, vault_site: str | None) -> tuple[Vault, Backup]:
     found = opened(runtime, vault, "reader", site=vault_site)
     refuse_guess(found, backup, vault_site)
-    return found, find_backup(found, backup, source=SERIES)
+    return found, airflow_backup(found, backup)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.engine.config import Connection
+from holdfast.engine.config.references import TAKEN
 from holdfast.engine.config.residency import check_hop, residency_for
 from holdfast.engine.objectstore.connect import access_from_connection
 from holdfast.engine.pipeline.vaults.opening import opened, places_of, prefix_of, require_own
@@ -18,7 +19,6 @@ from holdfast.engine.snapshot import keys, latest
 from holdfast.engine.snapshot.documents import iso_utc
 from holdfast.engine.vault.backup import Progress
 from holdfast.engine.vault.backups import Backup, find_backup
-from holdfast.engine.vault.layout import WITNESS
 from holdfast.engine.vault.paths import why_unsafe
 from holdfast.engine.vault.published import PublishedRestore, restore_as_snapshot
 from holdfast.engine.vault.reading import ChunkReader
@@ -28,12 +28,6 @@ from holdfast.engine.vault.targets import FolderTarget, PrefixTarget
 from holdfast.engine.vault.tree import TreeRow
 from holdfast.engine.vault.vault import Vault
 from holdfast.errors import ConfigError, UnknownName
-
-#: Folders of a site's bucket that something alive reads, or that a restore drill empties.
-_TAKEN = (
-    *("authority", "data", "evidence", "feeds", "health", "ledger", "plans", "receipts", "restore-drills"),
-    *("snapshots", "sync-plans", "tombstones", "uploads", "vault", WITNESS.rstrip("/")),
-)
 
 
 @dataclass(frozen=True)
@@ -308,7 +302,12 @@ def _why_not(runtime: Runtime, site: str, folder: str) -> str | None:
         place = prefix_of(runtime, name)
         if site in places_of(runtime, name) and (_is_in(folder, place) or _is_in(place, folder)):
             return f"{folder!r}: the vault {name} lies in {place}"
-    taken = next((one for one in _TAKEN if _is_in(folder, one)), None)
+    recovery = runtime.topology.airflow.recovery
+    if recovery is not None and recovery.site == site:
+        place = recovery.prefix
+        if _is_in(folder, place) or _is_in(place, folder):
+            return f"{folder!r}: the repository of Airflow's recovery lies in {place}"
+    taken = next((one for one in TAKEN if _is_in(folder, one)), None)
     return None if taken is None else f"{folder!r}: what is alive reads {taken}"
 
 

@@ -124,14 +124,6 @@ class PgBackRest:
     user: str | None = None
     timeout_seconds: float = 12 * 3600.0
 
-    @property
-    def is_installed(self) -> bool:
-        try:
-            self._program()
-        except MissingProgram:
-            return False
-        return True
-
     def require(self) -> None:
         """Raises MissingProgram: pgBackRest is not installed."""
         self._program()

@@ -50,13 +50,26 @@ def read_beside(vault: Vault, backup: Backup) -> Beside:
         Damaged, NotEntitled: as `restore_backup`.
         ConfigError: it is no backup of Airflow.
     """
+    inventory = parse_inventory(_object(vault, backup, INVENTORY), f"{vault.name}: {backup.backup_id}/{INVENTORY}")
+    return Beside(inventory, None if inventory.escrow is None else _object(vault, backup, KEYS))
+
+
+def _object(vault: Vault, backup: Backup, path: str) -> bytes:
     target = _Memory()
-    restore_backup(vault, backup, target, RestoreOptions(paths=(INVENTORY,)))
-    where = f"{vault.name}: {backup.backup_id}/{INVENTORY}"
-    inventory = parse_inventory(target.found[INVENTORY], where)
-    if inventory.escrow is not None:
-        restore_backup(vault, backup, target, RestoreOptions(paths=(KEYS,)))
-    return Beside(inventory, target.found.get(KEYS))
+    restore_backup(vault, backup, target, RestoreOptions(paths=(path,)))
+    _require(vault, backup, path, there=path in target.found)
+    return target.found[path]
+
+
+def _require(vault: Vault, backup: Backup, path: str, *, there: bool) -> None:
+    if not there:
+        raise ConfigError(
+            "this is no backup of Airflow",
+            where=f"{vault.name}: {backup.backup_id}",
+            expected=f"an object {path}",
+            found=f"none, in a {backup.kind} of {backup.source!r}",
+            fix="Name another with --backup; `holdfast vault list` shows what there is",
+        )
 
 
 @dataclass(frozen=True)
@@ -138,7 +151,8 @@ def _restore(vault: Vault, backup: Backup, inventory: Inventory, url: DatabaseUr
     _refuse_kind(inventory, url)
     if isinstance(url, SqliteUrl):
         _refuse_file(url.path)
-    restore_backup(vault, backup, target, RestoreOptions(paths=(DUMPS[url.kind],)))
+    done = restore_backup(vault, backup, target, RestoreOptions(paths=(DUMPS[url.kind],)))
+    _require(vault, backup, DUMPS[url.kind], there=done.restored == 1)
 
 
 def _fit(file: Path) -> Reconciled:
