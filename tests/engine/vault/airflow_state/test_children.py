@@ -68,6 +68,22 @@ def test_whoever_is_interrupted_while_a_child_starts_leaves_none(monkeypatch: py
     assert children_of_this_process() <= before
 
 
+def test_a_signal_between_the_fork_and_its_number_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, handler = children_of_this_process(), signal.getsignal(signal.SIGINT)
+    forked = subprocess._fork_exec  # type: ignore[attr-defined]
+
+    def interrupted(*args: object) -> int:
+        number: int = forked(*args)
+        signal.raise_signal(signal.SIGINT)
+        return number
+
+    monkeypatch.setattr(subprocess, "_fork_exec", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Child(["sleep", "1000"], ENVIRON, timeout_seconds=900)
+    assert children_of_this_process() <= before
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
 def test_secrets_do_not_reach_the_error_and_its_length_is_bounded() -> None:
     command = ["sh", "-c", "yes filler | head -c 200000 >&2; echo the password is hunter2hunter2 >&2; exit 1"]
     with Child(command, ENVIRON, timeout_seconds=30, hide=["hunter2hunter2"]) as child:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -58,16 +58,17 @@ class Child:
         # Made before it is started: a signal that comes while it starts finds what there is to kill.
         self.process = subprocess.Popen.__new__(subprocess.Popen)
         try:
-            self.process.__init__(  # type: ignore[misc]
-                [*_orphaned(orphaned), *(str(part) for part in argv)],
-                env=dict(environ),
-                stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
-                stdout=subprocess.PIPE if stdout is None else stdout,
-                stderr=subprocess.PIPE,
-                cwd=folder,
-                start_new_session=True,
-                **_identity(user),
-            )
+            with _signals_later():
+                self.process.__init__(  # type: ignore[misc]
+                    [*_orphaned(orphaned), *(str(part) for part in argv)],
+                    env=dict(environ),
+                    stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
+                    stdout=subprocess.PIPE if stdout is None else stdout,
+                    stderr=subprocess.PIPE,
+                    cwd=folder,
+                    start_new_session=True,
+                    **_identity(user),
+                )
             self._reader = threading.Thread(target=self._keep_errors, daemon=True)
             self._reader.start()
             self._watchdog = threading.Timer(timeout_seconds, self._overdue)
@@ -195,6 +196,29 @@ class Child:
             while piece := os.read(stream.fileno(), 65536):
                 self._kept += piece
                 del self._kept[:-KEPT_BYTES]
+
+
+@contextmanager
+def _signals_later() -> Iterator[None]:
+    """Signals that have a handler wait until the end: one between the fork and its number would leave a child behind.
+
+    A handler is put in their place, not a mask, which the child would inherit.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # handlers run in the main thread only
+        return
+    came: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for number in handlers:
+        signal.signal(number, lambda number, _frame: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for late in dict.fromkeys(came):
+            signal.raise_signal(late)
 
 
 def _orphaned(number: signal.Signals | None) -> list[str]:
