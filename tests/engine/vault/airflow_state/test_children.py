@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,15 @@ def test_whoever_is_interrupted_while_a_child_starts_leaves_none(monkeypatch: py
     assert children_of_this_process() <= before
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Who is started in the background may have been told to ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_a_signal_between_the_fork_and_its_number_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
     before, handler = children_of_this_process(), signal.getsignal(signal.SIGINT)
     forked = subprocess._fork_exec  # type: ignore[attr-defined]
