@@ -29,6 +29,7 @@ from holdfast.engine.vault.vault import Vault
 
 AIRFLOW = Path(sys.executable).parent / "airflow"
 #: How a test is skipped that needs a server where there is none.
+needs_backrest = pytest.mark.skipif(shutil.which("pgbackrest") is None, reason="pgbackrest is not installed")
 needs_postgres = pytest.mark.skipif(
     not all(find_programs().has(name) for name in ("initdb", "postgres", "pg_dump", "pg_restore", "psql")),
     reason="PostgreSQL is not installed: neither /usr/lib/postgresql/*/bin nor the PATH has its programs",
@@ -188,6 +189,7 @@ __all__ = [
     "Child",
     "migrated_postgres",
     "migrated_sqlite",
+    "needs_backrest",
     "needs_postgres",
     "postgres",
     "postgres_database",

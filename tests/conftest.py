@@ -17,9 +17,6 @@ import pytest
 from holdfast.sandbox import Sandbox
 from holdfast.sandbox.ports import free_port as any_free_port
 
-# A fork that ends in another program needs none of gRPC's handlers, whose threads crash in it now and then.
-os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
-
 # Airflow settles on its home when it is first imported, which some tests do; it must not be the user's.
 if "AIRFLOW_HOME" not in os.environ:
     os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="holdfast-tests-airflow-")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,7 +25,6 @@ from holdfast.engine.runtime import Runtime
 from holdfast.engine.vault.airflow_state.programs import find_programs
 from holdfast.engine.vault.airflow_state.scratch import ScratchPostgres
 
-needs_backrest = pytest.mark.skipif(shutil.which("pgbackrest") is None, reason="pgbackrest is not installed")
 PASSPHRASE = "a passphrase of some length"
 #: No machine is lost in a test.
 QUICK = {"fsync": "off"}

@@ -526,7 +526,7 @@ class VaultMachine(RuleBasedStateMachine):
             sites.vault.delete(key)
         recipients = [*sites.recipients, RECIPIENT]
         options = RepairOptions(reader=unlock(sites.vault, "reader", recipients))
-        report = repair_vault(sites.open("admin"), sites.mirror if what == "pack" else None, options)
+        report = repair_vault(sites.open("admin"), [sites.mirror] if what == "pack" else [], options)
         assert report.lost == []
         assert report.verified is not None
         assert report.verified.affected == {}

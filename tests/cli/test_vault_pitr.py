@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 import s3_over_tls
-from airflow_world import AirflowDatabase, children_of_this_process, migrate, needs_postgres
+from airflow_world import AirflowDatabase, children_of_this_process, migrate, needs_backrest, needs_postgres
 from folders import add_vault
 from holdfast.engine.drill.evidence import verify_evidence
 from holdfast.engine.vault.airflow_state.pitr_drill import STEPS
 from holdfast.engine.vault.airflow_state.scratch import ScratchPostgres
 from holdfast.errors import ConfigError
 from holdfast.operators.vault import BaseBackupOfAirflowOperator
-from recovery_world import PASSPHRASE, QUICK, Recovery, needs_backrest, recovery, utc
+from recovery_world import PASSPHRASE, QUICK, Recovery, recovery, utc
 
 
 @pytest.fixture

@@ -84,20 +84,10 @@ class RestoreBackupOperator(VaultOperator):
         return restoring.restore_summary(self.vault, report)
 
 
-class RestoreLiveOperator(VaultOperator):
-    """Restores a dataset or model at the group's active site, and publishes it there as the newest snapshot.
-
-    :param group: the protection group. (templated)
-    :param source: dataset or model. (templated)
-    :param backup: its id, or its entry as ``entry:17``; empty: the newest. (templated)
-    :param at: the newest whose content is not newer than this time (ISO 8601); empty: now. (templated)
-    :param reason: why; it goes into the snapshot's labels. (templated)
-    :param mirror: read from this mirror of the vault; empty: from the vault. (templated)
-    :returns: what was restored, and the snapshot.
-    """
+class _OfLiveRestore(VaultOperator):
+    """What both tasks of a live restore are told."""
 
     template_fields: Sequence[str] = ("vault", "group", "source", "backup", "at", "reason", "mirror")
-    role = "reader"
 
     def __init__(
         self,
@@ -120,24 +110,41 @@ class RestoreLiveOperator(VaultOperator):
         self.mirror = mirror
         self.check_names(group=group)
 
+    def chosen(self) -> dict[str, Any]:
+        """Which backup, of what, from where."""
+        return {
+            "backup": self.backup or None,
+            "source": self.source,
+            "at": _moment(self.at, self.task_id),
+            "reason": self.reason,
+            "vault_site": self.mirror or None,
+        }
+
+
+class RestoreLiveOperator(_OfLiveRestore):
+    """Restores a dataset or model at the group's active site, and publishes it there as the newest snapshot.
+
+    :param group: the protection group. (templated)
+    :param source: dataset or model. (templated)
+    :param backup: its id, or its entry as ``entry:17``; empty: the newest. (templated)
+    :param at: the newest whose content is not newer than this time (ISO 8601); empty: now. (templated)
+    :param reason: why; it goes into the snapshot's labels. (templated)
+    :param mirror: read from this mirror of the vault; empty: from the vault. (templated)
+    :returns: what was restored, and the snapshot.
+    """
+
+    role = "reader"
+
     def act(self, _context: Context, runtime: Runtime) -> dict[str, Any]:
         from holdfast.engine.pipeline.vaults import restoring
 
         done = restoring.restored_live(
-            runtime,
-            self.group,
-            self.vault,
-            backup=self.backup or None,
-            source=self.source,
-            at=_moment(self.at, self.task_id),
-            reason=self.reason,
-            vault_site=self.mirror or None,
-            progress=ProgressLines(self, self.source),
+            runtime, self.group, self.vault, **self.chosen(), progress=ProgressLines(self, self.source)
         )
         return restoring.live_summary(self.vault, done)
 
 
-class ApproveRestoreOperator(VaultOperator, ApprovalOperator):
+class ApproveRestoreOperator(_OfLiveRestore, ApprovalOperator):
     """Asks a person before a live restore; says which backup it would be, and what it would take the place of.
 
     No answer within ``response_timeout`` is a rejection: what follows is skipped and nothing has changed.
@@ -153,51 +160,19 @@ class ApproveRestoreOperator(VaultOperator, ApprovalOperator):
     :returns: ``backup``, so that exactly the approved one is restored, and ``approved_by``.
     """
 
-    template_fields: Sequence[str] = ("vault", "group", "source", "backup", "at", "reason", "mirror", "subject", "body")
+    template_fields: Sequence[str] = (*_OfLiveRestore.template_fields, "subject", "body")
 
-    def __init__(
-        self,
-        *,
-        vault: str,
-        group: str,
-        source: str,
-        reason: str,
-        backup: str = "",
-        at: str = "",
-        mirror: str = "",
-        response_timeout: timedelta = timedelta(hours=1),
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *, response_timeout: timedelta = timedelta(hours=1), **kwargs: Any) -> None:
         super().__init__(
-            vault=vault,
-            subject="Restore live?",
-            defaults=ApprovalOperator.REJECT,
-            response_timeout=response_timeout,
-            **kwargs,
+            subject="Restore live?", defaults=ApprovalOperator.REJECT, response_timeout=response_timeout, **kwargs
         )
-        self.group = group
-        self.source = source
-        self.reason = reason
-        self.backup = backup
-        self.at = at
-        self.mirror = mirror
-        self.check_names(group=group)
 
     def execute(self, context: Context) -> Any:
         """Find the backup and wait for a person."""
         from holdfast.engine.pipeline.vaults import restoring
 
         with failing_clearly():
-            asked = restoring.question(
-                self.hook.runtime,
-                self.group,
-                self.vault,
-                backup=self.backup or None,
-                source=self.source,
-                at=_moment(self.at, self.task_id),
-                reason=self.reason,
-                vault_site=self.mirror or None,
-            )
+            asked = restoring.question(self.hook.runtime, self.group, self.vault, **self.chosen())
         context["ti"].xcom_push(key="backup", value=asked.backup)
         self.subject = f"Restore {self.source} of {self.group} from a backup?"
         self.body = asked.text

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from holdfast.engine.drill.airflow_journal import read_journal
+from holdfast.engine.drill.airflow_journal import AirflowDrillJournal
 from holdfast.engine.drill.evidence import EvidenceInvalid, verify_evidence, write_evidence
 from holdfast.engine.snapshot.documents import canonical
 
@@ -24,7 +24,7 @@ def test_earlier_evidence_verifies_and_is_judged_the_same() -> None:
 
 def test_an_earlier_journal_is_read_and_written_the_same() -> None:
     data = (GOLDEN / "journal.json").read_bytes()
-    assert canonical(read_journal(json.loads(data)).as_document()) == data
+    assert canonical(AirflowDrillJournal.read(json.loads(data)).as_document()) == data
 
 
 @pytest.mark.parametrize("holds", [False, None])

@@ -8,7 +8,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from holdfast.engine.drill.evidence import verify_evidence
-from holdfast.engine.drill.restore_journal import Claim, read_journal, verdict_of
+from holdfast.engine.drill.restore_journal import Claim, RestoreDrillJournal, verdict_of
 from holdfast.engine.snapshot.documents import canonical
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "restore-drill"
@@ -23,7 +23,7 @@ def test_earlier_evidence_verifies_and_is_judged_the_same() -> None:
 
 def test_an_earlier_journal_is_read_and_written_the_same() -> None:
     data = (GOLDEN / "journal.json").read_bytes()
-    assert canonical(read_journal(json.loads(data)).as_document()) == data
+    assert canonical(RestoreDrillJournal.read(json.loads(data)).as_document()) == data
 
 
 def claim(holds: bool | None) -> Claim:

@@ -153,7 +153,7 @@ def test_forged_key_objects_are_reported_and_the_genuine_put_back(world: VaultWo
         world.store.put(key, own.get(layout.keyset_key(forged_name, "a")), mode=OVERWRITE)
     assert len([problem for problem in verify_vault(vault).problems if "keys/" in problem]) == 2
     assert any("key object" in lost for lost in repair_vault(world.open("admin")).lost)
-    assert repair_vault(world.open("admin"), mirror).lost == []
+    assert repair_vault(world.open("admin"), [mirror]).lost == []
     assert [world.store.get(key) for key in keys] == [genuine, genuine]
     assert verify_vault(world.open("reader")).is_good
 

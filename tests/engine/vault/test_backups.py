@@ -114,7 +114,7 @@ def test_an_entry_that_was_put_back_is_as_old_as_the_one_after_it(week: Week) ->
     for key in (layout.entry_key(ahead.sequence), layout.entry_copy_key(ahead.sequence)):
         week.store.delete(key)
     week.clock.advance(7 * DAY.total_seconds())
-    assert repair_vault(week.world.open("admin"), mirror).lost == []
+    assert repair_vault(week.world.open("admin"), [mirror]).lost == []
     (oldest, *_, last) = live_backups(week.world.open())
     assert (oldest.sequence, oldest.taken_at) == (ahead.sequence, later)
     assert find_backup(week.world.open()).sequence == last.sequence

@@ -41,7 +41,7 @@ def sites() -> Sites:
 
 
 def repair(sites: Sites, *, mirror: bool, role: str = "admin", options: RepairOptions | None = None) -> RepairReport:
-    return repair_vault(sites.open(role), sites.mirror_store() if mirror else None, options)
+    return repair_vault(sites.open(role), [sites.mirror_store()] if mirror else [], options)
 
 
 def check_whole(sites: Sites, report: RepairReport, *, mirror: bool) -> None:
@@ -96,7 +96,7 @@ def test_what_is_gone_at_the_vault_is_put_back_from_the_mirror(what: str, how: s
     if what == layout.LOG:
         last = vault.history.counting[1:]
         harm_all(sites, layout.LOG_COPIES, how, only=lambda key: layout.sequence_of(key) in last)
-    report = repair_vault(vault, sites.mirror)
+    report = repair_vault(vault, [sites.mirror])
     check_whole(sites, report, mirror=True)
 
 
@@ -105,7 +105,7 @@ def test_everything_at_once_but_the_beginning_of_the_log(sites: Sites) -> None:
     first = {layout.entry_key(vault.history.keys_at.sequence)}
     for key in sites.vault.objects().keys() - first:
         sites.vault.delete(key)
-    check_whole(sites, repair_vault(vault, sites.mirror), mirror=True)
+    check_whole(sites, repair_vault(vault, [sites.mirror]), mirror=True)
 
 
 @pytest.mark.parametrize("how", ["missing", "flipped"])
@@ -119,7 +119,7 @@ def test_a_vault_of_which_nothing_is_left_is_made_whole_from_its_mirror(how: str
     with pytest.raises((NoVault, HistoryDamaged)):
         sites.open("admin")
     vault = replace(sites.open("admin", store=sites.mirror), store=sites.vault)
-    check_whole(sites, repair_vault(vault, sites.mirror), mirror=True)
+    check_whole(sites, repair_vault(vault, [sites.mirror]), mirror=True)
 
 
 def test_the_older_keys_of_a_log_are_healed(sites: Sites) -> None:
@@ -139,7 +139,7 @@ def test_the_older_keys_of_a_log_are_healed(sites: Sites) -> None:
     for prefix in (layout.LOG, layout.LOG_COPIES):
         for key in sites.vault.objects(prefix):
             sites.vault.delete(key)
-    assert repair_vault(vault, sites.mirror).is_whole
+    assert repair_vault(vault, [sites.mirror]).is_whole
     sites.check_live()
 
 
@@ -313,7 +313,7 @@ def test_a_mirror_on_another_line_keeps_the_others_from_nothing_but_a_loss(sites
     sites.trace = Trace([Cut(name, 0) for name in sites.witnesses])
     mirrors = [fork.mirror, sites.mirror]
     with pytest.raises(HistoryDamaged):
-        repair_vault(sites.open("admin"), fork.mirror)
+        repair_vault(sites.open("admin"), [fork.mirror])
     report = repair_vault(sites.open("admin"), mirrors)
     assert gone in report.healed
     assert [line for line in report.lost if "different histories" in line]

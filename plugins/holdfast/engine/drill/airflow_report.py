@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from holdfast.engine.drill.claims import Journal, part, rows_of, timestamp
 from holdfast.engine.drill.html import code, facts, folded, page, plain, seconds, section, table, text
-from holdfast.engine.drill.restore_report import banner, claims_section, footer, made_with
+from holdfast.engine.drill.restore_report import banner, claims_section, error_banner, footer, made_with, not_proven
 
 _KINDS = {
     "airflow-restore-drill": "from a dump in a vault",
     "airflow-pitr-drill": "from base backups and the archived log",
 }
+_LIMITS = (
+    "One state was restored: this one.",
+    "The recovery time has no time in it for a person to decide, or for machines to be got.",
+    "Nothing of the installation's configuration was used: its DAGs, plugins, remote logs and secrets backend.",
+)
 
 
 def render_airflow_report(journal: Journal, *, key_id: str | None = None) -> str:
@@ -28,7 +33,7 @@ def render_airflow_report(journal: Journal, *, key_id: str | None = None) -> str
             section(
                 "What was restored", facts((name, plain(value)) for name, value in part(journal, "source").items())
             ),
-            _not_proven(journal),
+            not_proven(journal, _LIMITS),
             made_with(journal),
             footer(key_id),
         ]
@@ -49,13 +54,7 @@ def _head(journal: Journal) -> str:
         ("Airflow", plain(journal.get("airflow"))),
         ("Run by", plain(journal.get("run_by"))),
     ]
-    error = part(journal, "error")
-    problem = ""
-    if error:
-        problem = (
-            '<div class="banner fail"><b>Error</b>' + facts((k, plain(v)) for k, v in error.items() if v) + "</div>"
-        )
-    return facts(pairs) + problem
+    return facts(pairs) + error_banner(journal)
 
 
 def _steps(journal: Journal) -> str:
@@ -71,22 +70,3 @@ def _steps(journal: Journal) -> str:
     ]
     lead = "The recovery time is from the start of the drill to the success of a DAG run by the restored Airflow."
     return section("Recovery time", table(("step", "", "took", "what was found", ""), rows), lead=lead)
-
-
-def _not_proven(journal: Journal) -> str:
-    items = [
-        f"{text(claim.get('title'))}: unknown. It was not measured, so it is not passed."
-        for claim in rows_of(journal.get("claims"))
-        if claim.get("holds") is None
-    ]
-    items += [
-        "One state was restored: this one.",
-        "The recovery time has no time in it for a person to decide, or for machines to be got.",
-        "Nothing of the installation's configuration was used: its DAGs, plugins, remote logs and secrets backend.",
-        (
-            "The signature shows that these files are unchanged since they were signed. Who signed them is only known "
-            "to a reader who has the public key from elsewhere."
-        ),
-        "No claim is made of compliance with any regulation.",
-    ]
-    return section("What this does not prove", "<ul>" + "".join(f"<li>{item}</li>" for item in items) + "</ul>")

@@ -11,7 +11,7 @@ import binascii
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -22,13 +22,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from holdfast.engine.drill import dsse
 from holdfast.engine.drill.airflow_journal import FORMAT as AIRFLOW_FORMAT
 from holdfast.engine.drill.airflow_journal import AirflowDrillJournal
-from holdfast.engine.drill.airflow_journal import read_journal as read_airflow_journal
 from holdfast.engine.drill.airflow_report import render_airflow_report
 from holdfast.engine.drill.keys import load_or_create_key, load_public_key
 from holdfast.engine.drill.report import render_report
 from holdfast.engine.drill.restore_journal import FORMAT as RESTORE_FORMAT
-from holdfast.engine.drill.restore_journal import RestoreDrillJournal
-from holdfast.engine.drill.restore_journal import read_journal as read_restore_journal
+from holdfast.engine.drill.restore_journal import JudgedJournal, RestoreDrillJournal
 from holdfast.engine.drill.restore_report import render_restore_report
 from holdfast.engine.snapshot.documents import canonical
 from holdfast.errors import ConfigError, HoldfastError
@@ -47,9 +45,9 @@ PAYLOAD_TYPE = "application/vnd.holdfast.evidence+json"
 FORMAT = "holdfast.evidence/1"
 DRILL_FORMAT = "holdfast.drill-journal/1"
 #: Of the journals that have a verdict of their own.
-_JOURNALS: Mapping[str, Callable[[dict[str, Any]], RestoreDrillJournal | AirflowDrillJournal]] = {
-    RESTORE_FORMAT: read_restore_journal,
-    AIRFLOW_FORMAT: read_airflow_journal,
+_JOURNALS: Mapping[str, type[JudgedJournal]] = {
+    RESTORE_FORMAT: RestoreDrillJournal,
+    AIRFLOW_FORMAT: AirflowDrillJournal,
 }
 _REPORTS = {RESTORE_FORMAT: render_restore_report, AIRFLOW_FORMAT: render_airflow_report}
 JOURNAL, REPORT, ENVELOPE = "journal.json", "report.html", "evidence.dsse.json"
@@ -213,7 +211,7 @@ def _verdict(journal: dict[str, Any], where: str) -> str | None:
         expected = " or ".join((DRILL_FORMAT, *_JOURNALS))
         raise _invalid("the journal is of a format this version does not know", where, expected, found)
     try:
-        return _JOURNALS[found](journal).verdict
+        return _JOURNALS[found].read(journal).verdict
     except ValueError as error:
         raise _invalid("the journal does not bear its verdict out", where, found, str(error)) from None
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, computed_field
 
@@ -50,36 +50,16 @@ def verdict_of(status: RestoreStatus, claims: Iterable[Claim]) -> Outcome:
     return "pass" if found and all(holds is True for holds in found) else "fail"
 
 
-class RestoreDrillJournal(BaseModel):
-    """One restore drill, from its start to its end."""
+class JudgedJournal(BaseModel):
+    """What the journals of a restore have in common: status and claims, and a verdict that follows from them."""
 
     model_config = ConfigDict(extra="forbid")
 
-    format: Literal["holdfast.restore-drill/1"] = "holdfast.restore-drill/1"
     drill_id: str
-    subject: str
-    kind: Literal["dataset", "model"]
-    group: str
     status: RestoreStatus
     claims: list[Claim]
     not_claimed: list[str]
-    objectives: dict[str, float]
-    rto_seconds: dict[str, float | None]
     rpo_seconds: float | None
-    vault: dict[str, Any]
-    backup: dict[str, Any] | None
-    source: dict[str, Any]
-    target: dict[str, Any]
-    restored: dict[str, Any] | None
-    verified: dict[str, Any] | None
-    content: dict[str, Any] | None
-    expectations: dict[str, Any] | None
-    model: dict[str, Any] | None
-    tables: list[dict[str, Any]] | None
-    cleanup: dict[str, Any]
-    cost: dict[str, Any]
-    phases: list[dict[str, Any]]
-    clock_source: dict[str, Any]
     versions: dict[str, str]
     error: dict[str, str | None] | None
     started_at: datetime
@@ -101,12 +81,37 @@ class RestoreDrillJournal(BaseModel):
         """The JSON document that is written and signed."""
         return self.model_dump(mode="json")
 
+    @classmethod
+    def read(cls, document: dict[str, Any]) -> Self:
+        """From its document. Raises ValueError: it is none, or its verdict is not what its claims come to."""
+        given = dict(document)
+        told = given.pop("verdict", None)
+        journal = cls.model_validate(given)
+        if told != journal.verdict:
+            raise ValueError(f"the verdict is {told!r}, and its status and claims come to {journal.verdict!r}")
+        return journal
 
-def read_journal(document: dict[str, Any]) -> RestoreDrillJournal:
-    """A journal from its document. Raises ValueError: it is none, or its verdict is not what its claims come to."""
-    given = dict(document)
-    told = given.pop("verdict", None)
-    journal = RestoreDrillJournal.model_validate(given)
-    if told != journal.verdict:
-        raise ValueError(f"the verdict is {told!r}, and its status and claims come to {journal.verdict!r}")
-    return journal
+
+class RestoreDrillJournal(JudgedJournal):
+    """One restore drill, from its start to its end."""
+
+    format: Literal["holdfast.restore-drill/1"] = "holdfast.restore-drill/1"
+    subject: str
+    kind: Literal["dataset", "model"]
+    group: str
+    objectives: dict[str, float]
+    rto_seconds: dict[str, float | None]
+    vault: dict[str, Any]
+    backup: dict[str, Any] | None
+    source: dict[str, Any]
+    target: dict[str, Any]
+    restored: dict[str, Any] | None
+    verified: dict[str, Any] | None
+    content: dict[str, Any] | None
+    expectations: dict[str, Any] | None
+    model: dict[str, Any] | None
+    tables: list[dict[str, Any]] | None
+    cleanup: dict[str, Any]
+    cost: dict[str, Any]
+    phases: list[dict[str, Any]]
+    clock_source: dict[str, Any]

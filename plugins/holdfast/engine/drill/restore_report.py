@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from holdfast.engine.drill.claims import Journal, part, rows_of, timestamp
 from holdfast.engine.drill.html import (
     badge,
@@ -42,7 +44,7 @@ def render_restore_report(journal: Journal, *, key_id: str | None = None) -> str
             _backup(journal),
             _checks(journal),
             _cleanup(journal),
-            _not_proven(journal),
+            not_proven(journal, _limits(journal)),
             made_with(journal),
             footer(key_id),
         ]
@@ -77,13 +79,14 @@ def _head(journal: Journal) -> str:
         ("Restored at", f"{_place(target)}, below {code(target.get('prefix'))}"),
         ("Run by", plain(journal.get("run_by"))),
     ]
+    return facts(pairs) + error_banner(journal)
+
+
+def error_banner(journal: Journal) -> str:
+    """What ended the drill, where something did."""
     error = part(journal, "error")
-    problem = ""
-    if error:
-        problem = (
-            '<div class="banner fail"><b>Error</b>' + facts((k, plain(v)) for k, v in error.items() if v) + "</div>"
-        )
-    return facts(pairs) + problem
+    told = facts((name, plain(value)) for name, value in error.items() if value)
+    return f'<div class="banner fail"><b>Error</b>{told}</div>' if error else ""
 
 
 def _place(where: Journal) -> str:
@@ -168,23 +171,19 @@ def _cleanup(journal: Journal) -> str:
     return section("Cleaning up, and cost", facts(pairs) + facts((k, plain(v)) for k, v in cost.items()))
 
 
-def _not_proven(journal: Journal) -> str:
+def not_proven(journal: Journal, limits: Iterable[str]) -> str:
+    """What nobody may conclude.
+
+    Args:
+        limits: of this kind of drill, as HTML.
+    """
     items = [
         f"{text(claim.get('title'))}: unknown. It was not measured, so it is not passed."
         for claim in rows_of(journal.get("claims"))
         if claim.get("holds") is None
     ]
+    items += limits
     items += [
-        "One backup was restored: this one. That the others can be is what `holdfast vault verify` is for.",
-        (
-            "The recovery time is of this data on this day, with the vault and the target in reach; it has no time in "
-            "it for a person to decide, or for machines to be got."
-        ),
-        "“The model answers the same” covers the golden questions asked.",
-        (
-            f"Times: {plain(part(journal, 'clock_source').get('durations'))}; "
-            f"{plain(part(journal, 'clock_source').get('timestamps'))}."
-        ),
         (
             "The signature shows that these files are unchanged since they were signed. Who signed them is only known "
             "to a reader who has the public key from elsewhere."
@@ -192,6 +191,19 @@ def _not_proven(journal: Journal) -> str:
         "No claim is made of compliance with any regulation.",
     ]
     return section("What this does not prove", "<ul>" + "".join(f"<li>{item}</li>" for item in items) + "</ul>")
+
+
+def _limits(journal: Journal) -> list[str]:
+    clocks = part(journal, "clock_source")
+    return [
+        "One backup was restored: this one. That the others can be is what `holdfast vault verify` is for.",
+        (
+            "The recovery time is of this data on this day, with the vault and the target in reach; it has no time in "
+            "it for a person to decide, or for machines to be got."
+        ),
+        "“The model answers the same” covers the golden questions asked.",
+        f"Times: {plain(clocks.get('durations'))}; {plain(clocks.get('timestamps'))}.",
+    ]
 
 
 def made_with(journal: Journal) -> str:

@@ -21,10 +21,10 @@ def arrivals(store: ObjectStore, history: History) -> dict[int, datetime]:
     first = min(history.backups, default=history.tip.sequence + 1)
     wanted = {number for number in history.entries if number >= first}
     found: dict[int, datetime] = {}
-    for prefix in (layout.LOG, layout.LOG_COPIES):
+    for prefix, key_of in ((layout.LOG, layout.entry_key), (layout.LOG_COPIES, layout.entry_copy_key)):
         if wanted <= found.keys():
             break
-        for info in store.list(prefix, start_after=f"{prefix}{first - 1:012d}.json"):
+        for info in store.list(prefix, start_after=key_of(first - 1)):
             number = layout.sequence_of(info.key)
             if number in wanted:
                 found.setdefault(number, _at_latest(info.modified_at))

@@ -82,9 +82,7 @@ class RepairReport(Repaired):
 
 
 def repair_vault(
-    vault: Vault,
-    mirrors: ObjectStore | Sequence[ObjectStore] | None = None,
-    options: RepairOptions | None = None,
+    vault: Vault, mirrors: Sequence[ObjectStore] = (), options: RepairOptions | None = None
 ) -> RepairReport:
     """Repair a vault. What one mirror has not another may; lost, and accepted as lost, is what none of them has.
 
@@ -100,14 +98,13 @@ def repair_vault(
     """
     options = options or RepairOptions()
     report = RepairReport(protect=options.protect)
-    others = () if mirrors is None else tuple(mirrors) if isinstance(mirrors, Sequence) else (mirrors,)
-    vault = repair_log(vault, others, report, accept_loss=options.accept_loss)
-    repair_keys(vault, others, report)
-    if others:
-        _put_indexes_back(vault, others, report)
-        _put_packs_back(vault, others, report, options)
+    vault = repair_log(vault, mirrors, report, accept_loss=options.accept_loss)
+    repair_keys(vault, mirrors, report)
+    if mirrors:
+        _put_indexes_back(vault, mirrors, report)
+        _put_packs_back(vault, mirrors, report, options)
     if vault.alarm is None:
-        vault = vault.again(lambda fresh: _name_again(fresh, others, report, options))
+        vault = vault.again(lambda fresh: _name_again(fresh, mirrors, report, options))
     report.vault = vault.reload()
     report.verified = _verified(report.vault, options)
     return report

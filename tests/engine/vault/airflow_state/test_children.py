@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -92,6 +94,24 @@ def test_a_signal_between_the_fork_and_its_number_leaves_none(monkeypatch: pytes
         Child(["sleep", "1000"], ENVIRON, timeout_seconds=900)
     assert children_of_this_process() <= before
     assert signal.getsignal(signal.SIGINT) is handler
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv is not installed")
+def test_another_users_program_is_started_without_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What gRPC does in the child of a fork crashed some of them."""
+    asked: list[set[str]] = []
+
+    class Recording(subprocess.Popen[bytes]):
+        def __init__(self, *args: Any, **named: Any) -> None:
+            asked.append(set(named))
+            super().__init__(*args, **named)
+
+    monkeypatch.setattr(subprocess, "Popen", Recording)
+    nobody = pwd.getpwnam("nobody")
+    found = run(["sh", "-c", "id -u; id -G"], ENVIRON, timeout_seconds=30, user="nobody").split()
+    assert [int(number) for number in found] == [nobody.pw_uid, nobody.pw_gid]
+    assert not asked[0] & {"user", "group", "extra_groups", "preexec_fn", "umask"}
 
 
 def test_secrets_do_not_reach_the_error_and_its_length_is_bounded() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -67,11 +66,8 @@ def test_a_failed_step_leaves_the_others_judged_or_unknown(
     (migrations,) = [step for step in report.steps if step.name == "migrations"]
     assert "its libraries are gone" in migrations.reason
     assert not report.passed
-    assert report.rto_seconds is None
-    assert report.rpo_seconds is not None
-    assert report.rpo_seconds >= 0
+    assert report.taken_at is not None
     assert list((tmp_path / "work").iterdir()) == []
-    assert json.loads(json.dumps(report.to_dict()))["passed"] is False
 
 
 @needs_postgres
@@ -142,8 +138,7 @@ def test_rows_that_are_missing_fail(
     assert counts.outcome == "failed"
     assert "table task_instance: 2 rows, not 3" in counts.reason
     assert "bundle_versions: 1, not 2" in counts.reason
-    assert report.rpo_seconds is not None
-    assert report.rpo_seconds >= 7200
+    assert report.taken_at == taken
 
 
 def test_a_restored_database_is_quiet_before_a_scheduler_sees_it(sqlite_database: AirflowDatabase) -> None:
@@ -160,10 +155,8 @@ def whole_drill(world: VaultWorld, database: AirflowDatabase, officer: AgeRecipi
     before = children_of_this_process()
     back_up_airflow(world, database, officer)
     report = drill(world, database.command(folder / "home"), folder / "work", [officer])
-    assert outcomes(report) == dict.fromkeys(STEPS, "passed"), report.to_dict()
+    assert outcomes(report) == dict.fromkeys(STEPS, "passed"), report.steps
     assert report.passed
-    assert report.rto_seconds is not None
-    assert report.rto_seconds >= sum(step.seconds for step in report.steps) * 0.99
     assert list((folder / "work").iterdir()) == []
     assert children_of_this_process() <= before
     # It was a copy that was drilled.

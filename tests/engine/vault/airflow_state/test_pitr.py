@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import s3_over_tls
-from airflow_world import AIRFLOW, AirflowDatabase, children_of_this_process, migrate, needs_postgres
+from airflow_world import AIRFLOW, AirflowDatabase, children_of_this_process, migrate, needs_backrest, needs_postgres
 from holdfast.engine.vault.airflow_state.command import AirflowCommand
 from holdfast.engine.vault.airflow_state.drilling import DrillOptions
 from holdfast.engine.vault.airflow_state.pitr import BackRestBackup, Cluster, PgBackRest, Repository
@@ -24,7 +24,6 @@ from holdfast.engine.vault.airflow_state.sessions import open_session
 from holdfast.engine.vault.errors import CommandFailed, MissingProgram
 from holdfast.errors import ConfigError
 
-needs_backrest = pytest.mark.skipif(shutil.which("pgbackrest") is None, reason="pgbackrest is not installed")
 PASSPHRASE = "a passphrase of some length"
 #: No machine is lost in a test.
 QUICK = {"fsync": "off"}
@@ -147,12 +146,10 @@ def test_a_scheduler_runs_a_dag_on_a_cluster_that_was_rolled_forward(live: Live,
         at=moment,
         keys=live.database.keys,
     )
-    assert {step.name: step.outcome for step in report.steps} == dict.fromkeys(STEPS, "passed"), report.to_dict()
+    assert {step.name: step.outcome for step in report.steps} == dict.fromkeys(STEPS, "passed"), report.steps
     assert report.passed
-    assert report.kind == "airflow-pitr-drill"
     assert report.taken_at is not None
     assert report.taken_at <= moment
-    assert report.rpo_seconds is not None
     assert children_of_this_process() <= before
 
 

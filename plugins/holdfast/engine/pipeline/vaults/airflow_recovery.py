@@ -19,7 +19,6 @@ from holdfast.engine.vault.airflow_state.pitr import (
     BackupType,
     Cluster,
     PgBackRest,
-    Repository,
     base_for,
 )
 from holdfast.engine.vault.airflow_state.pitr_site import repository_at
@@ -120,7 +119,8 @@ def configured(runtime: Runtime, *, only_restores: bool = False) -> Configured:
         _make_work_folder(work, backrest.user)
         if found.key_file is not None:
             backrest.write_private(key_file, found.key_file)
-        _write(backrest, repository, None if only_restores else cluster, work, settings)
+        here = None if only_restores else cluster
+        backrest.write_config(repository, here, work=work, keep_full=settings.keep_full, options=settings.options)
     except OSError as error:
         raise ConfigError(
             "pgBackRest's configuration cannot be written",
@@ -136,12 +136,6 @@ def configured(runtime: Runtime, *, only_restores: bool = False) -> Configured:
         "wal_level": "replica",
     }
     return Configured(backrest.config, settings.site, {} if only_restores else told)
-
-
-def _write(
-    backrest: PgBackRest, repository: Repository, cluster: Cluster | None, work: Path, settings: PointInTimeRecovery
-) -> None:
-    backrest.write_config(repository, cluster, work=work, keep_full=settings.keep_full, options=settings.options)
 
 
 def _make_work_folder(work: Path, user: str | None) -> None:

@@ -55,19 +55,17 @@ class Child:
         self._hide = [secret for secret in hide if len(secret) > 1]
         self._kept = bytearray()
         self.timed_out = False
-        # Made before it is started: a signal that comes while it starts finds what there is to kill.
-        self.process = subprocess.Popen.__new__(subprocess.Popen)
         try:
             with _signals_later():
-                self.process.__init__(  # type: ignore[misc]
-                    [*_orphaned(orphaned), *(str(part) for part in argv)],
+                self.process = subprocess.Popen(
+                    [*_beginning(user, orphaned), *(str(part) for part in argv)],
                     env=dict(environ),
                     stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
                     stdout=subprocess.PIPE if stdout is None else stdout,
                     stderr=subprocess.PIPE,
                     cwd=folder,
                     start_new_session=True,
-                    **_identity(user),
+                    **_identity(user),  # type: ignore[call-overload]
                 )
             self._reader = threading.Thread(target=self._keep_errors, daemon=True)
             self._reader.start()
@@ -83,7 +81,7 @@ class Child:
                 fix="Install it, or name the folder it lies in",
             ) from None
         except BaseException:
-            if getattr(self.process, "pid", None):
+            if hasattr(self, "process"):
                 self._kill()
                 self.process.wait()
             raise
@@ -221,18 +219,33 @@ def _signals_later() -> Iterator[None]:
             signal.raise_signal(late)
 
 
-def _orphaned(number: signal.Signals | None) -> list[str]:
-    setpriv = None if number is None else shutil.which("setpriv")
-    return [] if setpriv is None or number is None else [setpriv, "--pdeathsig", number.name.removeprefix("SIG")]
+def _beginning(user: str | None, orphaned: signal.Signals | None) -> list[str]:
+    """What the command begins with, so that it becomes another user's and ends with this process.
+
+    `setpriv` does both after this process was left by `vfork`. To change the user itself Python has to fork, and what
+    other libraries do in the child of a fork (gRPC starts threads there) can crash it.
+    """
+    setpriv = shutil.which("setpriv") if user is not None or orphaned is not None else None
+    if setpriv is None:
+        return []
+    become = [] if user is None else [f"--{what}={number}" for what, number in _ids(user).items()]
+    become += [] if user is None else ["--clear-groups"]
+    return [setpriv, *become, *([] if orphaned is None else ["--pdeathsig", orphaned.name.removeprefix("SIG")])]
 
 
-def _identity(user: str | None) -> dict[str, object]:
-    if user is None:
-        return {}
+def _ids(user: str) -> dict[str, int]:
     import pwd
 
     entry = pwd.getpwnam(user)
-    return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+    return {"reuid": entry.pw_uid, "regid": entry.pw_gid}
+
+
+def _identity(user: str | None) -> dict[str, object]:
+    """Where `setpriv` is not there."""
+    if user is None or shutil.which("setpriv") is not None:
+        return {}
+    ids = _ids(user)
+    return {"user": ids["reuid"], "group": ids["regid"], "extra_groups": []}
 
 
 def run(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import ClassVar
 
 from holdfast.clock import Clock, SystemClock
@@ -81,17 +80,11 @@ class _RestoreDrill(Drill):
         "run": ("migrations", "reconcile"),
     }
 
-    def report(
-        self, started_at: datetime, rto_seconds: float | None, steps: tuple[DrillStep, ...]
-    ) -> AirflowDrillReport:
+    def report(self, steps: tuple[DrillStep, ...]) -> AirflowDrillReport:
         inventory = None if self.beside is None else self.beside.inventory
         return AirflowDrillReport(
-            "airflow-restore-drill",
             self.backup.backup_id,
-            self.backup.source,
             self.backup.taken_at,
-            started_at,
-            rto_seconds,
             None if inventory is None else f"{inventory.database.kind} {inventory.database.server}",
             None if inventory is None else inventory.airflow,
             steps,

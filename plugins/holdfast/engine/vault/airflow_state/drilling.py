@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from holdfast.clock import Clock
-from holdfast.engine.snapshot.documents import iso_utc
 from holdfast.engine.vault.airflow_state.canary_run import ScratchAirflow
 from holdfast.engine.vault.airflow_state.command import AirflowCommand
 from holdfast.engine.vault.airflow_state.fernet import cannot_open
@@ -72,62 +71,24 @@ class DrillStep:
 
 @dataclass(frozen=True)
 class AirflowDrillReport:
-    """What a drill found.
+    """What a drill found; the times that count are measured by whoever runs it (`holdfast.engine.drill`).
 
     Args:
-        kind: of the drill.
         backup_id: what was restored.
-        source: the series of backups, or the stanza.
         taken_at: the point in time that what was restored is of.
-        rto_seconds: from the start to the success of a DAG run by the restored Airflow; ``None``: it did not succeed.
-        asked_for: the moment to go back to; ``None``: the newest there is.
-        rpo_seconds: the age of what was restored at that moment, else at the start; ``None``: it is not known.
+        database, airflow: what it is, as far as it was found out.
     """
 
-    kind: str
     backup_id: str
-    source: str
     taken_at: datetime | None
-    started_at: datetime
-    rto_seconds: float | None
     database: str | None
     airflow: str | None
     steps: tuple[DrillStep, ...]
-    asked_for: datetime | None = None
-
-    @property
-    def rpo_seconds(self) -> float | None:
-        return None if self.taken_at is None else ((self.asked_for or self.started_at) - self.taken_at).total_seconds()
 
     @property
     def passed(self) -> bool:
         """Every step did; what is not known is no pass."""
-        return all(step.outcome == "passed" for step in self.steps) and self.rto_seconds is not None
-
-    def to_dict(self) -> dict[str, Any]:
-        """For evidence, and for `--json`."""
-        return {
-            "kind": self.kind,
-            "backup": self.backup_id,
-            "source": self.source,
-            "passed": self.passed,
-            "taken_at": None if self.taken_at is None else iso_utc(self.taken_at),
-            "started_at": iso_utc(self.started_at),
-            "rpo_seconds": self.rpo_seconds,
-            "rto_seconds": self.rto_seconds,
-            "database": self.database,
-            "airflow": self.airflow,
-            "steps": [
-                {
-                    "name": step.name,
-                    "outcome": step.outcome,
-                    "seconds": step.seconds,
-                    "reason": step.reason,
-                    "facts": step.facts,
-                }
-                for step in self.steps
-            ],
-        }
+        return all(step.outcome == "passed" for step in self.steps)
 
 
 class Unknown(Exception):
@@ -156,23 +117,17 @@ class Drill(ABC):
 
     def run(self) -> AirflowDrillReport:
         """All steps; what was restored is gone in the end."""
-        started_at, start = self.clock.now(), self.clock.monotonic()
         taken: list[DrillStep] = []
-        rto: float | None = None
         with ExitStack() as self.stack:
             self.folder = Path(tempfile.mkdtemp(prefix="holdfast-drill-", dir=self.options.folder))
             self.stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
             for name in self.steps:
                 taken.append(self._step(name, taken))
                 self.options.stepped(taken[-1])
-                if name == "run" and taken[-1].outcome == "passed":
-                    rto = self.clock.monotonic() - start
-        return self.report(started_at, rto, tuple(taken))
+        return self.report(tuple(taken))
 
     @abstractmethod
-    def report(
-        self, started_at: datetime, rto_seconds: float | None, steps: tuple[DrillStep, ...]
-    ) -> AirflowDrillReport:
+    def report(self, steps: tuple[DrillStep, ...]) -> AirflowDrillReport:
         """What it comes to."""
 
     def _step(self, name: str, before: Sequence[DrillStep]) -> DrillStep:

@@ -86,21 +86,14 @@ class _PitrDrill(Drill):
         "run": ("migrations", "reconcile"),
     }
 
-    def report(
-        self, started_at: datetime, rto_seconds: float | None, steps: tuple[DrillStep, ...]
-    ) -> AirflowDrillReport:
+    def report(self, steps: tuple[DrillStep, ...]) -> AirflowDrillReport:
         installed = next((step.facts.get("installed") for step in steps if step.name == "migrations"), None)
         return AirflowDrillReport(
-            "airflow-pitr-drill",
             "" if self.backup is None else self.backup.label,
-            self.backrest.stanza,
             self.reached,
-            started_at,
-            rto_seconds,
             None if self.version is None else f"postgresql {self.version}",
             installed,
             steps,
-            self.at,
         )
 
     def step_read(self) -> Found:

@@ -109,21 +109,20 @@ def restore_airflow_database(
         ConfigError: the URL, or another kind of database.
     """
     parsed, programs = parse_url(url), find_programs(postgres_programs)
-    beside = read_beside(vault, backup)
+    inventory = read_beside(vault, backup).inventory
+    _refuse(inventory, parsed, programs, timeout_seconds)
     if isinstance(parsed, SqliteUrl):
         made: list[Reconciled] = []
-        _restore(vault, backup, beside.inventory, parsed, _Renamed(parsed.path, lambda file: made.append(_fit(file))))
-        return RestoredDatabase(beside.inventory, made[0])
-    _refuse_kind(beside.inventory, parsed)
-    _refuse_tables(parsed, programs, timeout_seconds)
+        _restore(vault, backup, parsed, _Renamed(parsed.path, lambda file: made.append(_fit(file))))
+        return RestoredDatabase(inventory, made[0])
     hold(parsed, programs)
     try:
-        _restore(vault, backup, beside.inventory, parsed, _PgRestore(parsed, programs, timeout_seconds))
+        _restore(vault, backup, parsed, _PgRestore(parsed, programs, timeout_seconds))
     except BaseException as error:
         _release(parsed, programs, error)
         raise
     try:
-        return RestoredDatabase(beside.inventory, reconcile_airflow_database(url, postgres_programs=postgres_programs))
+        return RestoredDatabase(inventory, reconcile_airflow_database(url, postgres_programs=postgres_programs))
     except CommandFailed as error:
         raise _not_reconciled(parsed, error) from None
 
@@ -137,20 +136,13 @@ def restore_dump(
     timeout_seconds: float,
 ) -> None:
     """Restore it as it was, for a drill: whoever starts a scheduler on it has to reconcile it first."""
+    _refuse(inventory, url, programs, timeout_seconds)
     target: Target
-    if isinstance(url, SqliteUrl):
-        target = _Renamed(url.path)
-    else:
-        _refuse_kind(inventory, url)
-        _refuse_tables(url, programs, timeout_seconds)
-        target = _PgRestore(url, programs, timeout_seconds)
-    _restore(vault, backup, inventory, url, target)
+    target = _Renamed(url.path) if isinstance(url, SqliteUrl) else _PgRestore(url, programs, timeout_seconds)
+    _restore(vault, backup, url, target)
 
 
-def _restore(vault: Vault, backup: Backup, inventory: Inventory, url: DatabaseUrl, target: Target) -> None:
-    _refuse_kind(inventory, url)
-    if isinstance(url, SqliteUrl):
-        _refuse_file(url.path)
+def _restore(vault: Vault, backup: Backup, url: DatabaseUrl, target: Target) -> None:
     done = restore_backup(vault, backup, target, RestoreOptions(paths=(DUMPS[url.kind],)))
     _require(vault, backup, DUMPS[url.kind], there=done.restored == 1)
 
@@ -182,7 +174,8 @@ def _not_reconciled(url: PostgresUrl, error: CommandFailed) -> NotReconciled:
     )
 
 
-def _refuse_kind(inventory: Inventory, url: DatabaseUrl) -> None:
+def _refuse(inventory: Inventory, url: DatabaseUrl, programs: PostgresPrograms, timeout_seconds: float) -> None:
+    """Raises ConfigError: another kind of database. Refused: it is there already, or not empty."""
     if inventory.database.kind != url.kind:
         raise ConfigError(
             "the backup is of another kind of database",
@@ -190,6 +183,10 @@ def _refuse_kind(inventory: Inventory, url: DatabaseUrl) -> None:
             expected=inventory.database.kind,
             found=url.kind,
         )
+    if isinstance(url, SqliteUrl):
+        _refuse_file(url.path)
+    else:
+        _refuse_tables(url, programs, timeout_seconds)
 
 
 def _refuse_file(path: Path) -> None:
