@@ -12,6 +12,7 @@ from typing import Literal, Self, TypeVar
 from pydantic import Field, PrivateAttr, model_validator
 
 from holdfast.engine.config.airflow import Airflow
+from holdfast.engine.config.audit import Audit
 from holdfast.engine.config.base import Model, Name, RelativePath
 from holdfast.engine.config.checkpoints import CheckpointCompression, KeepCheckpoints, PlannedInterval
 from holdfast.engine.config.compute import Compute, Placement
@@ -221,6 +222,7 @@ class Topology(Model):
     services: dict[Name, Service] = Field(default_factory=dict)
     vaults: dict[Name, Vault] = Field(default_factory=dict)
     airflow: Airflow = Field(default_factory=lambda: Airflow())
+    audit: Audit | None = Field(None, description="Sealed exports of audit events.")
     _path: Path = PrivateAttr(default=Path("holdfast.yaml"))
 
     @property

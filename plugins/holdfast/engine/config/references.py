@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 #: Folders of a site's bucket that something alive reads, or that a restore drill empties; nobody else's lie there.
 TAKEN = (
-    *("authority", "data", "evidence", "feeds", "health", "ledger", "plans", "receipts", "restore-drills"),
+    *("authority", "data", "decisions", "evidence", "feeds", "health", "ledger", "plans", "receipts", "restore-drills"),
     *("snapshots", "sync-plans", "tombstones", "uploads", "vault", "vault-witness"),
 )
 
@@ -26,6 +26,7 @@ def broken_references(topology: Topology) -> list[str]:
         *_services(topology),
         *_vaults(topology),
         *_airflow(topology),
+        *_audit(topology),
     ]
 
 
@@ -150,3 +151,22 @@ def _airflow(topology: Topology) -> Iterator[str]:
                 f"airflow.recovery.prefix: expected a folder of its own at {recovery.site}; found {recovery.prefix!r}, "
                 f"which is vault {name}'s"
             )
+
+
+def _audit(topology: Topology) -> Iterator[str]:
+    audit = topology.audit
+    if audit is None:
+        return
+    yield from (_missing("audit.sites", site, topology.sites) for site in audit.sites if site not in topology.sites)
+    known = [topology.sites[site] for site in audit.sites if site in topology.sites]
+    if len(set(audit.sites)) != len(audit.sites):
+        yield "audit.sites: expected each site once"
+    elif len(known) == len(audit.sites) and len({site.cloud for site in known}) < 2:
+        yield "audit.sites: expected sites of two clouds at least, so that the ledger outlives one"
+    for name, source in audit.sources.items():
+        sites = getattr(source, "sites", None) or (getattr(source, "site", None),)
+        yield from (
+            _missing(f"audit.sources.{name}", site, topology.sites)
+            for site in sites
+            if site is not None and site not in topology.sites
+        )

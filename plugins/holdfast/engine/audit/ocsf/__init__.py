@@ -1,0 +1,1 @@
+"""The Open Cybersecurity Schema Framework, release 1.8.0, as Arrow columns."""

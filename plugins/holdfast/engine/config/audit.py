@@ -1,0 +1,96 @@
+"""Sources of audit events, and the ledger they are sealed into."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from holdfast.engine.config.base import Model, Name, RelativePath
+
+
+class _InBucket(Model):
+    """A source whose events lie in a bucket of a cloud."""
+
+    site: Name = Field(description="The site with whose connection it is read.")
+    bucket: str = Field(description="Where the cloud delivers to: a bucket of its own, not the site's.")
+    prefix: str = Field("", description="Before what the cloud itself puts there, without slashes around.")
+
+
+class CloudTrailSource(_InBucket):
+    kind: Literal["cloudtrail"]
+    account: str = Field(pattern=r"^[0-9]{12}$", description="The AWS account.")
+    trail: str = Field(description="The trail's name, which its digests carry.")
+    regions: tuple[str, ...] = Field(min_length=1, description="The regions whose events are wanted.")
+    home_region: str = Field(description="Where the trail was made.")
+    organization: str | None = Field(None, description="Its id, for an organisation's trail: `o-…`.")
+
+
+class CloudLoggingSource(_InBucket):
+    kind: Literal["cloud-logging"]
+    logs: tuple[str, ...] = Field(
+        ("cloudaudit.googleapis.com/activity", "cloudaudit.googleapis.com/data_access"),
+        min_length=1,
+        description="Folders the sink writes: one for each log.",
+    )
+    hold_hours: float = Field(4.0, ge=0, description="How long after its end an hour may still get late shards.")
+
+
+class AzureMonitorSource(_InBucket):
+    kind: Literal["azure-monitor"]
+    categories: tuple[str, ...] = Field(
+        ("insights-activity-logs",), min_length=1, description="Containers' or folders' names: one for each category."
+    )
+    resource_id: str = Field(description="Whose logs: `/SUBSCRIPTIONS/<id>`, or a resource below it.")
+    hold_hours: float = Field(1.0, ge=0, description="How long after its end an hour's blob may still grow.")
+
+
+class KubernetesSource(_InBucket):
+    kind: Literal["kubernetes"]
+    cluster: str
+    hold_hours: float = Field(1.0, ge=0)
+
+
+class AirflowSource(Model):
+    kind: Literal["airflow"]
+    connection: str = Field(description="Its REST API: an HTTP connection with user and password, or a token.")
+
+
+class HoldfastSource(Model):
+    kind: Literal["holdfast"]
+    sites: tuple[Name, ...] = Field((), description="Whose records; none: of every site.")
+
+
+Source = Annotated[
+    CloudTrailSource | CloudLoggingSource | AzureMonitorSource | KubernetesSource | AirflowSource | HoldfastSource,
+    Field(discriminator="kind"),
+]
+
+
+class AuditKeys(Model):
+    """Who signs a checkpoint: this machine's own Ed25519 key, and keys of clouds beside it."""
+
+    cosigners: tuple[str, ...] = Field(
+        (), description="`aws-kms:…`, `gcp-kms:…`, `azure-key-vault:…`, `file:…`: each an ECDSA P-256 key."
+    )
+
+
+class Audit(Model):
+    """What is collected, and where it is sealed."""
+
+    origin: str = Field(
+        pattern=r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$",
+        description="The ledger's name for good, as a URL without a scheme: `example.com/holdfast`.",
+    )
+    sites: tuple[Name, ...] = Field(
+        min_length=2, description="Where it lies: of two clouds at least. The first one orders what is appended."
+    )
+    prefix: RelativePath = Field("ledger", description="Folder in each site's bucket.")
+    sources: dict[Name, Source] = Field(default_factory=dict)
+    keys: AuditKeys = Field(default_factory=lambda: AuditKeys())
+    retention: tuple[str, ...] = Field((), description="Retention profiles; the longest counts.")
+    lock_mode: Literal["compliance", "governance", "none"] = Field(
+        "compliance", description="`none` locks nothing, and the export says so."
+    )
+    export_schedule: str | None = Field("@hourly", description="Cron expression of `export_audit`; none: by hand.")
+    verify_schedule: str | None = Field("@daily", description="Cron expression of `verify_exports`.")

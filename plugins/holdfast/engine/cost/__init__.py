@@ -1,0 +1,1 @@
+"""What standing by costs, what drills cost, and advice that names the line it came from."""
