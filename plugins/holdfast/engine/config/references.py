@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from holdfast.engine.config.models import Group, Topology
+    from holdfast.engine.config.models import Group, Site, Topology
 
 
 #: Folders of a site's bucket that something alive reads, or that a restore drill empties; nobody else's lie there.
@@ -161,7 +161,7 @@ def _audit(topology: Topology) -> Iterator[str]:
     known = [topology.sites[site] for site in audit.sites if site in topology.sites]
     if len(set(audit.sites)) != len(audit.sites):
         yield "audit.sites: expected each site once"
-    elif len(known) == len(audit.sites) and len({site.cloud for site in known}) < 2:
+    elif len(known) == len(audit.sites) and len({_cloud_of(site) for site in known}) < 2:
         yield "audit.sites: expected sites of two clouds at least, so that the ledger outlives one"
     for name, source in audit.sources.items():
         sites = getattr(source, "sites", None) or (getattr(source, "site", None),)
@@ -170,3 +170,8 @@ def _audit(topology: Topology) -> Iterator[str]:
             for site in sites
             if site is not None and site not in topology.sites
         )
+
+
+def _cloud_of(site: Site) -> str:
+    """What is lost together: a cloud, or a folder."""
+    return site.bucket if site.cloud == "local" else str(site.cloud)

@@ -1,0 +1,38 @@
+"""Who signs the ledger's checkpoints: this machine's Ed25519 key, and keys that clouds keep."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from holdfast.engine.audit.ledger import SealRecord
+from holdfast.engine.audit.tlog.errors import NoteRefused
+from holdfast.engine.audit.tlog.keys import LocalSigner, Signer
+from holdfast.engine.audit.tlog.notes import Policy, Quorum, verify_checkpoint
+from holdfast.engine.drill.keys import load_or_create_key
+from holdfast.engine.runtime import Runtime
+
+
+def cosigners(runtime: Runtime) -> list[Signer]:
+    """The signers of the topology's ledger, this machine's first.
+
+    Raises:
+        ConfigError: a key cannot be read.
+        SignerRefused, SignerUnavailable: a cloud does not give its public key.
+    """
+    settings = runtime.topology.audit
+    assert settings is not None
+    own = LocalSigner.of(settings.origin, load_or_create_key(runtime.environ))
+    return [own]
+
+
+def require_signed(record: SealRecord, signers: Sequence[Signer]) -> None:
+    """The newest seal must be one that one of these keys signed. Raises NoteRefused."""
+    quorum = Quorum(1, tuple(signer.key for signer in signers), "this ledger's signers")
+    checkpoint, _ = verify_checkpoint(record.checkpoint.encode(), record.origin, Policy((quorum,)))
+    if (checkpoint.size, checkpoint.root.hex()) != (record.size, record.root):
+        raise NoteRefused(
+            "the checkpoint is another seal's",
+            where=f"seal {record.seal}",
+            expected=f"{record.size} leaves, root {record.root}",
+            found=f"{checkpoint.size} leaves, root {checkpoint.root.hex()}",
+        )
