@@ -61,6 +61,18 @@ def tampered(code: str, what: str, where: str, expected: object = None, found: o
     )
 
 
+def not_pinned(where: str) -> Problem:
+    """Nobody the caller trusts vouches for it."""
+    return Problem(
+        Kind.UNKNOWN,
+        "not-pinned",
+        "no trusted key was given: it is whole in itself, and anybody could have made it",
+        where,
+        "a key known by another way: --key",
+        "none",
+    )
+
+
 def of_state(state: State, code: str, what: str, where: str) -> Problem | None:
     """What a state of coverage means for a verification; ``None``: nothing is wrong."""
     kind = _OF_STATE.get(state)

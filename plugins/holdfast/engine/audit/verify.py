@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -19,9 +19,9 @@ import pyarrow as pa
 
 from holdfast.engine.audit.checks import CHECKS, Contents
 from holdfast.engine.audit.commitments import document_leaf, event_leaves, manifest_leaf
-from holdfast.engine.audit.coverage import parse_coverage
+from holdfast.engine.audit.coverage import CoverageManifest, parse_coverage
 from holdfast.engine.audit.errors import Tampered
-from holdfast.engine.audit.interface import State
+from holdfast.engine.audit.interface import Coverage, State
 from holdfast.engine.audit.manifest import (
     CHECKPOINT,
     MANIFEST,
@@ -32,7 +32,7 @@ from holdfast.engine.audit.manifest import (
     Segment,
     parse_manifest,
 )
-from holdfast.engine.audit.problems import Answer, Kind, Problem, of_error, of_state, tampered
+from holdfast.engine.audit.problems import Answer, Kind, Problem, not_pinned, of_error, of_state, tampered
 from holdfast.engine.audit.segments import file_sha256, read_objects, read_raw
 from holdfast.engine.audit.tlog.errors import NoteRefused
 from holdfast.engine.audit.tlog.keys import VerifierKey
@@ -63,6 +63,8 @@ class Verified:
     manifest: Manifest | None = None
     checkpoint: Checkpoint | None = None
     left: CompactRange = field(default_factory=CompactRange)
+    #: Of every source whose coverage can be read.
+    coverage: list[CoverageManifest] = field(default_factory=list)
 
 
 def verify_export(
@@ -70,6 +72,7 @@ def verify_export(
     *,
     trusted: Sequence[VerifierKey] = (),
     needed: int | None = None,
+    judges_coverage: bool = True,
     progress: Progress = lambda *_: None,
 ) -> Verified:
     """Verify one export.
@@ -78,6 +81,7 @@ def verify_export(
         folder: the export's.
         trusted: keys the caller trusts, known by another way than the export.
         needed: how many of them must have signed; by default all of them.
+        judges_coverage: whether what the coverage says is a problem; `verify_exports` asks that of all together.
         progress: told ``(what, done, of)``.
 
     Raises:
@@ -103,7 +107,10 @@ def verify_export(
     whole = _check_files(folder, manifest, answer, progress)
     if whole:
         contents = _check_leaves(folder, manifest, left, before, answer, progress)
-        _check_coverage(folder, manifest, answer)
+        done.coverage = _check_coverage(folder, manifest, answer)
+        if judges_coverage:
+            for one in done.coverage:
+                answer.add(*coverage_problems(one.source, one.intervals))
         for kind, check in CHECKS.items():
             names = [source.name for source in manifest.sources if source.kind == kind]
             if names or kind == "":
@@ -163,16 +170,7 @@ def _head(
 def _check_trust(note: bytes, origin: str, answer: Answer, trusted: Sequence[VerifierKey], needed: int | None) -> None:
     where = f"{answer.where}/{CHECKPOINT}"
     if not trusted:
-        answer.add(
-            Problem(
-                Kind.UNKNOWN,
-                "not-pinned",
-                "no trusted key was given: it is whole in itself, and anybody could have made it",
-                where,
-                "a key known by another way: --key",
-                "none",
-            )
-        )
+        answer.add(not_pinned(where))
         return
     wanted = len(trusted) if needed is None else needed
     try:
@@ -348,7 +346,8 @@ class _Segment:
             hasher.end()
 
 
-def _check_coverage(folder: Path, manifest: Manifest, answer: Answer) -> None:
+def _check_coverage(folder: Path, manifest: Manifest, answer: Answer) -> list[CoverageManifest]:
+    read = []
     for source in manifest.sources:
         try:
             coverage = parse_coverage((folder / source.coverage).read_bytes(), source.coverage)
@@ -366,14 +365,28 @@ def _check_coverage(folder: Path, manifest: Manifest, answer: Answer) -> None:
                 )
             )
         answer.sources[source.name] = str(coverage.state)
-        for one in coverage.intervals:
-            reasons = [found for found in one.findings if found.state is not State.COMPLETE]
-            at = f"{source.name} {one.interval.start:%Y-%m-%dT%H:%M:%SZ}"
-            for found in reasons:
-                answer.add(of_state(found.state, found.code, found.detail, f"{at} {found.where}".strip()))
-            if not reasons:
-                what = f"{one.observed} of {one.expected} parts by proof {one.proof!r}"
-                answer.add(of_state(one.state, f"coverage-{one.state}", what, at))
+        read.append(coverage)
+    return read
+
+
+def coverage_problems(source: str, intervals: Iterable[Coverage]) -> Iterator[Problem]:
+    """What the states of a source's intervals mean for a verification."""
+    asked = False
+    for one in intervals:
+        asked = True
+        reasons = [found for found in one.findings if found.state is not State.COMPLETE]
+        at = f"{source} {one.interval.start:%Y-%m-%dT%H:%M:%SZ}"
+        for found in reasons:
+            problem = of_state(found.state, found.code, found.detail, f"{at} {found.where}".strip())
+            if problem is not None:
+                yield problem
+        if not reasons and one.state is not State.COMPLETE:
+            what = f"{one.observed} of {one.expected} parts by proof {one.proof!r}"
+            problem = of_state(one.state, f"coverage-{one.state}", what, at)
+            if problem is not None:
+                yield problem
+    if not asked:
+        yield Problem(Kind.UNKNOWN, "not-asked", "nothing was asked of the source", source)
 
 
 def _read(file: Path, most: int) -> bytes:
