@@ -253,6 +253,7 @@ def test_a_range_proof_gives_the_new_root_and_the_old_one() -> None:
                 proof = range_proof(begin, end, size, subtrees)
                 assert verify_range(begin, end, size, LEAVES[begin:end], proof) == TREES[size]
                 assert old_root(proof.left, begin) == TREES[begin]
+                assert RangeProof.parse(bytes(proof), begin, end, size) == proof
 
 
 @given(st.data())
@@ -301,6 +302,21 @@ def test_a_changed_range_gives_another_root_or_is_refused(data: st.DataObject) -
     ):
         if (left, right) != (proof.left, proof.right):
             assert is_refused(begin, end, size, leaves, RangeProof(left, right), root)
+
+
+def test_bytes_of_another_range_proof_are_refused() -> None:
+    data = bytes(range_proof(5, 9, 20, Subtrees(LEAVES[:20])))
+    for wrong, begin, end, size in (
+        (data[:-1], 5, 9, 20),
+        (data[:-32], 5, 9, 20),
+        (data + data[:32], 5, 9, 20),
+        (data, 5, 9, 21),
+        (data, 9, 5, 20),
+        (data, 5, 21, 20),
+        (data, -1, 9, 20),
+    ):
+        with pytest.raises(ProofRefused):
+            RangeProof.parse(wrong, begin, end, size)
 
 
 def test_a_run_beyond_the_tree_is_refused() -> None:

@@ -35,17 +35,5 @@ class TimestampRefused(LogError):
     """A timestamp's response is malformed, of other bytes, or not of a trusted authority."""
 
 
-class SignerError(HoldfastError):
-    """A signature could not be made."""
-
-
-class SignerRefused(SignerError):
-    """The key may not be used: no right, disabled, another algorithm. Trying again will not help."""
-
-    exit_code = 3
-
-
-class SignerUnavailable(SignerError):
-    """The key's service does not answer, or its answer came damaged."""
-
-    transient = True
+class SignerError(LogError):
+    """What a signer gave is not its key's signature."""

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from holdfast.engine.audit.tlog.errors import SignerError
 from holdfast.errors import ConfigError
 
 
@@ -145,7 +146,7 @@ def is_key_name(name: str) -> bool:
 
 
 def decoded_base64(text: str) -> bytes | None:
-    """Only what encoding gives back as this very text; else nothing."""
+    """The bytes whose encoding is exactly this text, if there are any."""
     try:
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
@@ -161,7 +162,22 @@ class Signer(Protocol):
         """The public one, with the name, the algorithm and the id."""
 
     def sign(self, message: bytes) -> bytes:
-        """Raises SignerRefused, SignerUnavailable."""
+        """The signature: 64 bytes of Ed25519, or the DER of an ECDSA one.
+
+        Raises KeyServiceRefused, KeyServiceUnavailable, SignerError: a key of a cloud.
+        """
+
+
+def checked_signature(key: VerifierKey, message: bytes, signature: bytes) -> bytes:
+    """The signature. Raises SignerError: it is not this key's of this message."""
+    if not key.verifies(message, signature):
+        raise SignerError(
+            "the signature is not of this text and key",
+            where=f"{key.name}+{key.key_id.hex()}",
+            expected=f"one of {key.algorithm.name}",
+            found=f"{len(signature)} bytes that do not verify",
+        )
+    return signature
 
 
 @dataclass(frozen=True)
@@ -185,7 +201,36 @@ class LocalSigner:
         return f"LocalSigner({self.key})"
 
     def sign(self, message: bytes) -> bytes:
-        """The signature: 64 bytes of Ed25519, or the DER of an ECDSA signature."""
+        """By this key."""
         if isinstance(self.private, Ed25519PrivateKey):
             return self.private.sign(message)
         return self.private.sign(message, ec.ECDSA(hashes.SHA256()))
+
+
+def p256_from_der(name: str, der: bytes) -> VerifierKey:
+    """The P-256 key a service shows as DER. Raises ConfigError: another kind of key."""
+    try:
+        return _p256(name, serialization.load_der_public_key(der))
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise _unreadable(name, error) from None
+
+
+def p256_from_pem(name: str, pem: bytes) -> VerifierKey:
+    """The P-256 key a service shows as PEM. Raises ConfigError: another kind of key."""
+    try:
+        return _p256(name, serialization.load_pem_public_key(pem))
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise _unreadable(name, error) from None
+
+
+def _p256(name: str, public_key: object) -> VerifierKey:
+    found = VerifierKey.of(name, public_key)
+    if found.algorithm is not Algorithm.ECDSA_P256:
+        raise ConfigError("this key cannot cosign", where=name, expected="ECDSA on P-256", found=found.algorithm.name)
+    return found
+
+
+def _unreadable(name: str, error: Exception) -> ConfigError:
+    return ConfigError(
+        "the key's service shows no public key", where=name, expected="ECDSA on P-256", found=type(error).__name__
+    )

@@ -11,8 +11,8 @@ import base64
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from holdfast.engine.audit.tlog.errors import NoteRefused, SignerError
-from holdfast.engine.audit.tlog.keys import Signer, VerifierKey, decoded_base64, is_key_name
+from holdfast.engine.audit.tlog.errors import NoteRefused
+from holdfast.engine.audit.tlog.keys import Signer, VerifierKey, checked_signature, decoded_base64, is_key_name
 from holdfast.engine.audit.tlog.merkle import EMPTY_ROOT, HASH_BYTES
 from holdfast.errors import ConfigError
 
@@ -195,7 +195,8 @@ def sign(text: str, signers: Iterable[Signer]) -> bytes:
 
     Raises:
         NoteRefused: the text cannot be a note's.
-        SignerError: one could not sign, or gave a signature its own key does not verify.
+        SignerError: one gave a signature that its own key does not verify.
+        KeyServiceRefused, KeyServiceUnavailable: a cloud's key could not sign.
     """
     _check_text(text)
     return bytes(cosigned(Note(text, ()), signers))
@@ -205,9 +206,8 @@ def cosigned(note: Note, signers: Iterable[Signer]) -> Note:
     """The note with a signature of each of them added, in the place of one that its key made before."""
     message, signatures = note.text.encode(), list(note.signatures)
     for signer in signers:
-        key, made = signer.key, signer.sign(message)
-        if not key.verifies(message, made):
-            raise SignerError("the signature is not of this text and key", where=key.name, found="another key's")
+        key = signer.key
+        made = checked_signature(key, message, signer.sign(message))
         signatures = [each for each in signatures if (each.name, each.key_id) != (key.name, key.key_id)]
         signatures.append(Signature(key.name, key.key_id, made))
     return Note(note.text, tuple(signatures))

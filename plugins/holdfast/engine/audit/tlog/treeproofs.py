@@ -150,6 +150,19 @@ class RangeProof:
     left: tuple[bytes, ...]
     right: tuple[bytes, ...]
 
+    def __bytes__(self) -> bytes:
+        return b"".join((*self.left, *self.right))
+
+    @classmethod
+    def parse(cls, data: bytes, begin: int, end: int, size: int) -> RangeProof:
+        """Of the leaves from ``begin`` to ``end`` in the tree of ``size``. Raises ProofRefused: another length."""
+        if not 0 <= begin <= end <= size:
+            raise ProofRefused("no leaves of the tree are these", expected=f"up to {size}", found=f"{begin} to {end}")
+        hashes = tuple(data[at : at + HASH_BYTES] for at in range(0, len(data), HASH_BYTES))
+        left = sum(1 for _ in cover(0, begin))
+        checked_hashes(hashes, left + sum(1 for _ in cover(end, size)), f"range proof of {begin} to {end} in {size}")
+        return cls(hashes[:left], hashes[left:])
+
 
 def range_proof(begin: int, end: int, size: int, nodes: Nodes) -> RangeProof:
     """For the leaves from ``begin`` to ``end`` in the tree of ``size``; nodes inside of them are not asked for."""
