@@ -42,7 +42,9 @@ ExportsArgument = Annotated[list[Path], typer.Argument(help="An export's folder,
 @reports_errors
 def export(
     output: Annotated[Path | None, typer.Option("--output", help="An empty folder for a copy of the export.")] = None,
-    since: Annotated[str | None, typer.Option("--since", help="Where a source's first export begins (ISO 8601).")] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", help="Where a source's first export begins (ISO 8601).")
+    ] = None,
     until: Annotated[str | None, typer.Option("--until", help="Where it ends; default: now.")] = None,
     topology: TopologyOption = None,
     as_json: JsonOption = False,
@@ -69,7 +71,9 @@ def export(
     record = done.record
     console.print(f"Seal {record.seal} of {record.origin}: {record.size:,} leaves, root {record.root[:16]}")
     for copy in done.copied:
-        console.print(f"  {copy.site}: {'sealed' if copy.error is None else copy.error}; {done.locked.get(copy.site, '')}")
+        console.print(
+            f"  {copy.site}: {'sealed' if copy.error is None else copy.error}; {done.locked.get(copy.site, '')}"
+        )
     if done.folder is not None:
         console.print(f"A copy is in {done.folder}; verify it: holdfast audit verify {done.folder}")
 
@@ -97,9 +101,7 @@ def verify(
     folders = [folder for one in exports for folder in exports_below(one)]
     kept = read_checkpoint(remembered) if remembered else None
     with _progress() as progress:
-        answer, each = verify_exports(
-            folders, trusted=_trusted(key), needed=need, remembered=kept, progress=progress
-        )
+        answer, each = verify_exports(folders, trusted=_trusted(key), needed=need, remembered=kept, progress=progress)
     if as_json:
         print_json({**answer.to_json(), "exports": [one.answer.to_json() for one in each]})
     else:
@@ -190,7 +192,10 @@ def check_proof(
     need: NeedOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check one event's proof offline. Exit codes: 0 it holds, 2 bad input, 5 it does not, 7 no trusted key was given."""
+    """Check one event's proof offline.
+
+    Exit codes: 0 it holds, 2 bad input, 5 it does not, 7 no trusted key was given.
+    """
     from holdfast.engine.audit.prove import check_proof as checked
 
     answer = checked(folder, trusted=_trusted(key), needed=need)
@@ -204,7 +209,7 @@ def check_proof(
 @app.command("keys")
 @reports_errors
 def keys(topology: TopologyOption = None, as_json: JsonOption = False) -> None:
-    """Print the public keys that sign this ledger, for whoever verifies it: give them by another way than the export."""
+    """Print the public keys that sign this ledger: give them to whoever verifies it, by another way than the export."""
     from holdfast.engine.audit.export import audit_settings
     from holdfast.engine.audit.signing import cosigners
     from holdfast.engine.runtime import Runtime

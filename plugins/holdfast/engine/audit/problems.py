@@ -82,7 +82,8 @@ def of_state(state: State, code: str, what: str, where: str) -> Problem | None:
 def of_error(error: HoldfastError, code: str, where: str) -> Problem:
     """What an error means for a verification."""
     kind = next((kind for kind, exit_code in EXIT_CODES.items() if error.exit_code == exit_code), Kind.TAMPERED)
-    return Problem(kind, code, error.what, error.where or where, error.expected, error.found)
+    at = where if not error.where or error.where in where else f"{where} ({error.where})"
+    return Problem(kind, code, error.what, at, error.expected, error.found)
 
 
 @dataclass

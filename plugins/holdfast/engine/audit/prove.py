@@ -7,7 +7,7 @@ shown without showing the others.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,17 +15,20 @@ from typing import Any
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from holdfast.engine.audit.commitments import document_leaf, event_leaves, manifest_leaf
+from holdfast.engine.audit.commitments import document_leaf, event_leaf, event_leaves, manifest_leaf
 from holdfast.engine.audit.errors import Tampered
 from holdfast.engine.audit.ledger import require_empty
 from holdfast.engine.audit.manifest import CHECKPOINT, MANIFEST, Manifest, Segment
 from holdfast.engine.audit.ocsf.schema import as_event
+from holdfast.engine.audit.problems import Answer, not_pinned, of_error
 from holdfast.engine.audit.segments import RAW, read_raw
-from holdfast.engine.audit.tlog.merkle import CompactRange, folded
-from holdfast.engine.audit.tlog.treeproofs import inclusion_proof
+from holdfast.engine.audit.tlog.keys import VerifierKey
+from holdfast.engine.audit.tlog.merkle import CompactRange, cover, folded
+from holdfast.engine.audit.tlog.notes import Checkpoint, Note, Policy, Quorum, verify_checkpoint
+from holdfast.engine.audit.tlog.treeproofs import inclusion_proof, verify_inclusion
 from holdfast.engine.audit.verify import Verified
 from holdfast.engine.snapshot.documents import canonical
-from holdfast.errors import UnknownName
+from holdfast.errors import ConfigError, HoldfastError, UnknownName
 
 EVENT, PROOF, CONTEXT = "event.raw", "event.tlog-proof", "event.ocsf.json"
 
@@ -160,8 +163,6 @@ class _Building:
 
 def _suffix(left: CompactRange, begin: int, end: int) -> CompactRange:
     """What of the leaves before the export belongs to a subtree: the end of their compact range, or nothing."""
-    from holdfast.engine.audit.tlog.merkle import cover
-
     stop = min(end, left.end)
     if begin >= stop:
         return CompactRange(begin, begin)

@@ -38,6 +38,7 @@ from holdfast.engine.audit.tlog.errors import NoteRefused
 from holdfast.engine.audit.tlog.keys import VerifierKey
 from holdfast.engine.audit.tlog.merkle import CompactRange, cover, folded
 from holdfast.engine.audit.tlog.notes import Checkpoint, Policy, Quorum, verify_checkpoint
+from holdfast.engine.snapshot.documents import canonical
 from holdfast.errors import ConfigError, HoldfastError
 
 #: A manifest or checkpoint above this is none of ours.
@@ -122,18 +123,20 @@ def _head(
     folder: Path, answer: Answer, trusted: Sequence[VerifierKey], needed: int | None
 ) -> tuple[Manifest, Checkpoint, CompactRange, tuple[bytes, ...]] | None:
     """What all else hangs on; ``None``: it does not hold."""
+    where, at = str(folder / CHECKPOINT), str(folder)
     try:
         note = _read(folder / CHECKPOINT, _LARGEST_NOTE_BYTES)
         encoded = _read(folder / MANIFEST, _LARGEST_HEAD_BYTES)
         left_hashes, before = _read_range(folder / RANGE)
-        manifest = parse_manifest(encoded, str(folder / MANIFEST))
+        at = str(folder / MANIFEST)
+        manifest = parse_manifest(encoded, at)
         sealers = Policy.of(*(VerifierKey.parse(text) for text in manifest.signers))
+        at = where
         checkpoint, _ = verify_checkpoint(note, manifest.origin, sealers)
     except HoldfastError as error:
-        answer.add(of_error(error, "head", str(folder)))
+        answer.add(of_error(error, "head", at))
         return None
     answer.size, answer.root = checkpoint.size, checkpoint.root.hex()
-    where = str(folder / CHECKPOINT)
     _check_trust(note, manifest.origin, answer, trusted, needed)
     if checkpoint.size != manifest.size:
         answer.add(
@@ -158,7 +161,7 @@ def _head(
             tampered(
                 "manifest-differs",
                 "the manifest is not the one whose seal was signed",
-                str(folder / MANIFEST),
+                f"{folder / MANIFEST} or {RANGE}",
                 f"root {checkpoint.root.hex()}",
                 f"root {root.hex()}",
             )
@@ -205,7 +208,13 @@ def _check_history(manifest: Manifest, left: CompactRange, answer: Answer) -> No
         root = left.root.hex()
         if root != previous.root:
             answer.add(
-                tampered("history-differs", "the log does not begin with the seal before", where, previous.root, root)
+                tampered(
+                    "history-differs",
+                    "the log does not begin with the seal before",
+                    f"{answer.where}/{RANGE}",
+                    previous.root,
+                    root,
+                )
             )
         if manifest.sealed_at < previous.sealed_at:
             answer.add(
@@ -407,6 +416,8 @@ def _read_range(file: Path) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
         row = json.loads(data)
         if set(row) != {"format", "left", "before"} or row["format"] != "holdfast.range/1":
             raise ValueError("expected format, left and before")
+        if canonical(row) != data:
+            raise ValueError("expected canonical JSON")
         left, before = (tuple(bytes.fromhex(found) for found in row[name]) for name in ("left", "before"))
     except (ValueError, TypeError, RecursionError) as error:
         raise Tampered("the range proof cannot be read", where=str(file), found=str(error)[:300]) from None
