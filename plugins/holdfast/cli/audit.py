@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -57,10 +56,17 @@ def export(
     Exit codes: 0 sealed, 1 failed, 2 bad input, 3 another export runs here, 5 the ledger was tampered with.
     """
     from holdfast.engine.audit.export import export_audit
+    from holdfast.engine.audit.moments import parse_moment
     from holdfast.engine.runtime import Runtime
 
     runtime = Runtime.from_environment(topology)
-    done = export_audit(runtime, output=output, since=_moment(since), until=_moment(until), progress=_tell_interval)
+    done = export_audit(
+        runtime,
+        output=output,
+        since=parse_moment(since, "--since"),
+        until=parse_moment(until, "--until"),
+        progress=_tell_interval,
+    )
     if as_json:
         print_json(done.to_json())
         return
@@ -247,18 +253,6 @@ def _lines(file: Path) -> list[str]:
             fix="`holdfast audit keys` prints them where the ledger is sealed",
         ) from None
     return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
-
-
-def _moment(text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        raise ConfigError(
-            "this is no moment", where="--since or --until", expected="ISO 8601, e.g. 2026-11-29T12:00:00Z", found=text
-        ) from None
-    return found.replace(tzinfo=found.tzinfo or UTC).astimezone(UTC)
 
 
 def _state(state: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 
@@ -50,6 +51,7 @@ def verify_exports(
     trusted: Sequence[VerifierKey] = (),
     needed: int | None = None,
     remembered: Checkpoint | None = None,
+    late_until: datetime | None = None,
     progress: Progress = lambda *_: None,
 ) -> tuple[Answer, list[Verified]]:
     """Verify exports, and that they are one unbroken log.
@@ -60,6 +62,7 @@ def verify_exports(
         folders: of one or more exports, in any order.
         trusted, needed, progress: as for `verify_export`.
         remembered: a checkpoint seen before: the newest export must not be older, nor another log.
+        late_until: an interval that ended after this may still be late; by default none may.
 
     Returns:
         The answer for all together, and each export's own.
@@ -81,7 +84,7 @@ def verify_exports(
     folded = fold_coverage(read)
     for source, intervals in folded.items():
         whole.sources[source] = str(worst(one.state for one in intervals.values()))
-        whole.add(*coverage_problems(source, intervals.values()))
+        whole.add(*coverage_problems(source, intervals.values(), late_until=late_until))
     return whole, each
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -73,10 +73,11 @@ def not_pinned(where: str) -> Problem:
     )
 
 
-def of_state(state: State, code: str, what: str, where: str) -> Problem | None:
-    """What a state of coverage means for a verification; ``None``: nothing is wrong."""
+def of_state(state: State, code: str, what: str, where: str) -> Iterator[Problem]:
+    """What a state of coverage means for a verification; of a complete one nothing."""
     kind = _OF_STATE.get(state)
-    return None if kind is None else Problem(kind, code, what, where)
+    if kind is not None:
+        yield Problem(kind, code, what, where)
 
 
 def of_error(error: HoldfastError, code: str, where: str) -> Problem:

@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,7 +21,7 @@ from holdfast.engine.audit.checks import CHECKS, Contents
 from holdfast.engine.audit.commitments import document_leaf, event_leaves, manifest_leaf
 from holdfast.engine.audit.coverage import CoverageManifest, parse_coverage
 from holdfast.engine.audit.errors import Tampered
-from holdfast.engine.audit.interface import Coverage, State
+from holdfast.engine.audit.interface import Coverage, Finding, State
 from holdfast.engine.audit.manifest import (
     CHECKPOINT,
     MANIFEST,
@@ -378,22 +378,25 @@ def _check_coverage(folder: Path, manifest: Manifest, answer: Answer) -> list[Co
     return read
 
 
-def coverage_problems(source: str, intervals: Iterable[Coverage]) -> Iterator[Problem]:
-    """What the states of a source's intervals mean for a verification."""
+def coverage_problems(
+    source: str, intervals: Iterable[Coverage], *, late_until: datetime | None = None
+) -> Iterator[Problem]:
+    """What the states of a source's intervals mean for a verification.
+
+    Args:
+        late_until: an interval that ended after this may still be late.
+    """
     asked = False
     for one in intervals:
         asked = True
-        reasons = [found for found in one.findings if found.state is not State.COMPLETE]
+        if one.state is State.COMPLETE or (one.state is State.LATE and late_until and one.interval.end > late_until):
+            continue
         at = f"{source} {one.interval.start:%Y-%m-%dT%H:%M:%SZ}"
+        parts = f"{one.observed} of {one.expected} parts by proof {one.proof!r}"
+        bare = Finding(f"coverage-{one.state}", parts, state=one.state)
+        reasons = [found for found in one.findings if found.state is not State.COMPLETE] or [bare]
         for found in reasons:
-            problem = of_state(found.state, found.code, found.detail, f"{at} {found.where}".strip())
-            if problem is not None:
-                yield problem
-        if not reasons and one.state is not State.COMPLETE:
-            what = f"{one.observed} of {one.expected} parts by proof {one.proof!r}"
-            problem = of_state(one.state, f"coverage-{one.state}", what, at)
-            if problem is not None:
-                yield problem
+            yield from of_state(found.state, found.code, found.detail, f"{at} {found.where}".strip())
     if not asked:
         yield Problem(Kind.UNKNOWN, "not-asked", "nothing was asked of the source", source)
 
