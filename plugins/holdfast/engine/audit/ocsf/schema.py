@@ -128,6 +128,17 @@ SCHEMA = pa.schema(
         ("is_mfa", pa.bool_()),
         ("entity", pa.struct([("uid", pa.string()), ("name", pa.string()), ("type", pa.string())])),
         ("app", _PRODUCT),
+        (  # of Datastore Activity, which must name one; `file` is the object in it
+            "databucket",
+            pa.struct(
+                [
+                    ("uid", pa.string()),
+                    ("name", pa.string()),
+                    ("type_id", pa.int32()),
+                    ("file", pa.struct([("name", pa.string()), ("type_id", pa.int32())])),
+                ]
+            ),
+        ),
     ]
 )
 
