@@ -128,6 +128,10 @@ SCHEMA = pa.schema(
         ("is_mfa", pa.bool_()),
         ("entity", pa.struct([("uid", pa.string()), ("name", pa.string()), ("type", pa.string())])),
         ("app", _PRODUCT),
+        (
+            "databucket",  # of Datastore Activity, which wants one, a database or a table
+            pa.struct([("uid", pa.string()), ("name", pa.string()), ("type", pa.string()), ("type_id", pa.int32())]),
+        ),
     ]
 )
 
