@@ -131,12 +131,13 @@ SCHEMA = pa.schema(
         ("is_mfa", pa.bool_()),
         ("entity", pa.struct([("uid", pa.string()), ("name", pa.string()), ("type", pa.string())])),
         ("app", _PRODUCT),
-        (  # of Datastore Activity, which must name one; `file` is the object in it
-            "databucket",
+        (
+            "databucket",  # of Datastore Activity, which wants one, a database or a table; `file` is the object in it
             pa.struct(
                 [
                     ("uid", pa.string()),
                     ("name", pa.string()),
+                    ("type", pa.string()),
                     ("type_id", pa.int32()),
                     ("file", pa.struct([("name", pa.string()), ("type_id", pa.int32())])),
                 ]
