@@ -51,18 +51,16 @@ def test_what_nothing_permits_is_denied(tmp_path):
 
 
 def test_forbid_wins_over_permit(tmp_path):
-    text = 'permit (principal, action, resource);\n@id("never b") forbid (principal, action, resource)\n' + (
-        'when { context.target.site == "site-b" };'
-    )
+    permit = "permit (principal, action, resource);\n"
+    text = permit + '@id("never b") forbid (principal, action, resource) when { context.target.site == "site-b" };'
     found = asked(tmp_path, text)
     assert (found.allowed, found.determining) == (False, ("never b",))
 
 
 def test_an_evaluation_error_denies_though_a_permit_applies(tmp_path):
     # Cedar leaves a forbid out that fails, and would allow.
-    text = "permit (principal, action, resource);\nforbid (principal, action, resource)\n" + (
-        "when { 9223372036854775807 + resource.tier > 1 };"
-    )
+    permit = "permit (principal, action, resource);\n"
+    text = permit + "forbid (principal, action, resource) when { 9223372036854775807 + resource.tier > 1 };"
     found = asked(tmp_path, text)
     assert not found.allowed
     assert "overflow" in found.reasons[0]
