@@ -362,6 +362,7 @@ def _standbys(topology: Topology, environment: TrainingEnvironment) -> tuple[tup
                 topology.sites,
                 intent=COPY_CHECKPOINTS,
                 source=environment.site,
+                resource=environment.run,
             )
             allowed.append(site)
         except ResidencyRefused as error:

@@ -12,7 +12,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from policy_worlds import runtime_of, with_policy
 
 from holdfast.clock import FakeClock
 from holdfast.engine.policy import DecisionLogDamaged, DecisionNotRecorded, ResidencyRefused, check_hop, residency_for
@@ -20,6 +19,7 @@ from holdfast.engine.policy.log import DecisionLog
 from holdfast.engine.policy.records import check_chain, from_line, read_lines
 from holdfast.engine.policy.spool import take
 from holdfast.errors import HoldfastError
+from policy_worlds import runtime_of, with_policy
 
 PERMIT_EU = 'permit (principal, action, resource) when { context.target.jurisdiction == "EU" };\n'
 GOLDEN = Path(__file__).parents[2] / "golden" / "decision" / "decisions.jsonl"
@@ -342,7 +342,9 @@ def test_numbers_are_never_given_twice_where_an_older_part_waits(tmp_path):
     slot = take(tmp_path, destinations)
     base = from_line(GOLDEN.read_bytes().split(b"\n")[0], "golden")
     for seq in (1, 2):
-        slot.append(base.model_copy(update={"seq": seq, "previous": slot.previous, "at": base.at + timedelta(hours=seq)}))
+        slot.append(
+            base.model_copy(update={"seq": seq, "previous": slot.previous, "at": base.at + timedelta(hours=seq)})
+        )
     older, newer = slot.segments()
     slot.forget(newer)
     slot.close()

@@ -57,6 +57,7 @@ class Decision:
         reasons: a sentence for each class.
         ids: of the lines in the decision log; none: it was not written down (a preview, or no log is there).
         residency_class: of the policy that decided.
+        failed: it was denied because something went wrong while a policy was asked.
     """
 
     allowed: bool
@@ -66,6 +67,7 @@ class Decision:
     reasons: tuple[str, ...]
     ids: tuple[str, ...] = ()
     residency_class: str = ""
+    failed: bool = False
 
 
 def check_hop(
@@ -76,16 +78,18 @@ def check_hop(
     *,
     intent: Intent = REPLICATE,
     source: str | None = None,
+    resource: str | None = None,
     preview: bool = False,
 ) -> Decision | None:
     """Whether this may be done with bytes of this class at a site. ``None``: no class binds them.
 
     Args:
-        subject: dataset, model, run or backup, for the log and the message.
+        subject: dataset, model, run or backup, for the message.
         residency: as `Topology.residency_of` or `residency_for` gives it; ``None``: may lie anywhere.
         target: the site they would lie at.
         sites: of the topology.
         source: the site they come from, where it is known.
+        resource: its name in the log; by default the subject.
         preview: nothing follows from the answer but a report: it is not written down.
 
     Raises:
@@ -95,7 +99,7 @@ def check_hop(
     """
     if residency is None:
         return None
-    decision = decide(subject, residency, target, sites, intent=intent, source=source, preview=preview)
+    decision = decide(resource or subject, residency, target, sites, intent=intent, source=source, preview=preview)
     if not decision.allowed:
         raise _refusal(subject, residency, target, sites, decision)
     return decision
@@ -139,6 +143,7 @@ def decide(
         tuple(reason for one in found for reason in one.reasons),
         tuple(i for one in found for i in one.ids),
         first.residency_class,
+        any(one.failed for one in found),
     )
 
 
@@ -207,6 +212,7 @@ def _decided(request: Request, policy: Policy, answer: Answer, log: DecisionLog 
         (why,),
         ids,
         request.resource.residency_class,
+        bool(answer.errors),
     )
 
 

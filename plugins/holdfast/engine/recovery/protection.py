@@ -175,6 +175,7 @@ def _run(rooms: Rooms, group: str, job: str, target: str, state: EpochState) -> 
         rooms.topology.sites,
         intent=COPY_CHECKPOINTS,
         source=state.active_site,
+        resource=base,
     )
     source_store = rooms.store(state.active_site)
     as_of = rooms.clock.now()
