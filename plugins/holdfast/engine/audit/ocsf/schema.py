@@ -38,7 +38,10 @@ _USER = pa.struct(
     ]
 )
 _ENDPOINT = pa.struct([("ip", pa.string()), ("hostname", pa.string()), ("svc_name", pa.string())])
-_STORE = pa.struct([("uid", pa.string()), ("name", pa.string()), ("type_id", pa.int32()), ("type", pa.string())])
+_FILE = pa.struct([("name", pa.string()), ("type_id", pa.int32())])
+_STORE = pa.struct(
+    [("uid", pa.string()), ("name", pa.string()), ("type", pa.string()), ("type_id", pa.int32()), ("file", _FILE)]
+)
 _RESOURCE = pa.struct(
     [
         ("uid", pa.string()),
@@ -131,18 +134,6 @@ SCHEMA = pa.schema(
         ("is_mfa", pa.bool_()),
         ("entity", pa.struct([("uid", pa.string()), ("name", pa.string()), ("type", pa.string())])),
         ("app", _PRODUCT),
-        (
-            "databucket",  # of Datastore Activity, which wants one, a database or a table; `file` is the object in it
-            pa.struct(
-                [
-                    ("uid", pa.string()),
-                    ("name", pa.string()),
-                    ("type", pa.string()),
-                    ("type_id", pa.int32()),
-                    ("file", pa.struct([("name", pa.string()), ("type_id", pa.int32())])),
-                ]
-            ),
-        ),
     ]
 )
 
