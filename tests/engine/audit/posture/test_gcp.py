@@ -5,19 +5,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from azure_stub import Answer, Stub, serving
-from posture_world import NOW, Documents, run, vault_at
 from holdfast.engine.audit.posture import CHECKS, Result, Status, as_ocsf
 from holdfast.engine.audit.posture.privileges import published
 from holdfast.engine.config import Connection
 from lock_world import gcs_server
 from ocsf_world import assert_valid
+from posture_world import NOW, Documents, run, vault_at
 
 PROJECT, BUCKET = "risk", "site-bucket"
 EMAIL = "holdfast@risk.iam.gserviceaccount.com"
