@@ -199,7 +199,11 @@ _BUCKET_PUTS = {
     "policy": "s3:PutBucketPolicy",
     "versioning": "s3:PutBucketVersioning",
 }
-_OBJECT_GETS = {"tagging": "s3:GetObjectTagging", "retention": "s3:GetObjectRetention", "uploadId": "s3:ListMultipartUploadParts"}
+_OBJECT_GETS = {
+    "tagging": "s3:GetObjectTagging",
+    "retention": "s3:GetObjectRetention",
+    "uploadId": "s3:ListMultipartUploadParts",
+}
 
 
 class Iam:
@@ -271,9 +275,13 @@ class Iam:
         allowed = False
         for statement in self._document["Statement"]:
             assert "Condition" not in statement, "conditions are not evaluated here"
-            actions = [one for one in _listed(statement["Action"]) if one != self._without or statement["Effect"] == "Deny"]
+            actions = [
+                one for one in _listed(statement["Action"]) if one != self._without or statement["Effect"] == "Deny"
+            ]
             named = any(fnmatchcase(need.action.lower(), one.lower()) for one in actions)
-            there = need.resource == "*" or any(fnmatchcase(need.resource, one) for one in _listed(statement["Resource"]))
+            there = need.resource == "*" or any(
+                fnmatchcase(need.resource, one) for one in _listed(statement["Resource"])
+            )
             if named and there:
                 if statement["Effect"] == "Deny":
                     return False

@@ -17,6 +17,7 @@ from holdfast.engine.config.audit import Audit
 from holdfast.engine.config.base import Model, Name, RelativePath
 from holdfast.engine.config.checkpoints import CheckpointCompression, KeepCheckpoints, PlannedInterval
 from holdfast.engine.config.compute import Compute, Placement
+from holdfast.engine.config.cost import Cost
 from holdfast.engine.config.sync import Sync
 from holdfast.engine.config.vaults import Vault
 from holdfast.errors import UnknownName
@@ -266,6 +267,7 @@ class Topology(Model):
     vaults: dict[Name, Vault] = Field(default_factory=dict)
     airflow: Airflow = Field(default_factory=lambda: Airflow())
     audit: Audit | None = Field(None, description="Sealed exports of audit events.")
+    cost: Cost | None = Field(None, description="What standing by and drills cost, from the clouds' own bills.")
     _path: Path = PrivateAttr(default=Path("holdfast.yaml"))
     #: Writes decisions down (`holdfast.engine.policy.DecisionLog`); the runtime sets it.
     _decisions: Any = PrivateAttr(default=None)

@@ -27,6 +27,7 @@ def broken_references(topology: Topology) -> list[str]:
         *_vaults(topology),
         *_airflow(topology),
         *_audit(topology),
+        *_cost(topology),
     ]
 
 
@@ -175,3 +176,24 @@ def _audit(topology: Topology) -> Iterator[str]:
 def _cloud_of(site: Site) -> str:
     """What is lost together: a cloud, or a folder."""
     return site.bucket if site.cloud == "local" else str(site.cloud)
+
+
+def _cost(topology: Topology) -> Iterator[str]:
+    cost = topology.cost
+    if cost is None:
+        return
+    sites = {f"cost.exports.{name}.site": export.site for name, export in cost.exports.items()}
+    sites |= {f"cost.apis.{name}": name for name in cost.apis}
+    sites |= {f"cost.rules.{at}.site": rule.site for at, rule in enumerate(cost.rules) if rule.site is not None}
+    sites |= {f"cost.locked.{at}.site": one.site for at, one in enumerate(cost.locked)}
+    if cost.runs_at is not None:
+        sites["cost.runs_at"] = cost.runs_at
+    yield from (_missing(path, site, topology.sites) for path, site in sites.items() if site not in topology.sites)
+    groups = {f"cost.rules.{at}.group": rule.group for at, rule in enumerate(cost.rules)}
+    groups |= {f"cost.rto_options.{name}": name for name in cost.rto_options}
+    yield from (_missing(path, name, topology.groups) for path, name in groups.items() if name not in topology.groups)
+    places: dict[tuple[str, str], str] = {}
+    for name, export in cost.exports.items():
+        other = places.setdefault((export.bucket, export.prefix.strip("/")), name)
+        if other != name:
+            yield f"cost.exports.{name}.prefix: expected a folder of its own; found that of {other}, read twice"

@@ -122,15 +122,11 @@ def without_one_action(trial: Any, role: str, action: str) -> None:
 
 
 @pytest.mark.parametrize(("role", "action"), FEW)
-def test_without_one_action_the_work_is_refused_and_can_be_finished_later(
-    trial: Any, role: str, action: str
-) -> None:
+def test_without_one_action_the_work_is_refused_and_can_be_finished_later(trial: Any, role: str, action: str) -> None:
     without_one_action(trial, role, action)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("role", "action"), ALL)
-def test_without_any_action_the_work_is_refused_and_can_be_finished_later(
-    trial: Any, role: str, action: str
-) -> None:
+def test_without_any_action_the_work_is_refused_and_can_be_finished_later(trial: Any, role: str, action: str) -> None:
     without_one_action(trial, role, action)
