@@ -20,7 +20,7 @@ def _validator(class_uid: int, profiles: tuple[str, ...]) -> Any:
 
 
 def assert_valid(event: Mapping[str, Any]) -> None:
-    """Fails with every fault of an event (`as_event`) by its class and the profiles it names, unknown fields included."""
+    """Fails with every fault of an event (`as_event`), fields its class and profiles do not have included."""
     profiles = tuple(event["metadata"].get("profiles", ())) + (("cloud",) if "cloud" in event else ())
     faults = [
         f"{error.json_path}: {error.message[:200]}"

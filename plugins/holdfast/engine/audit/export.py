@@ -25,6 +25,7 @@ from holdfast.engine.audit.interface import AuditSource, Batch, Coverage, Docume
 from holdfast.engine.audit.ledger import Copied, Ledger, SealRecord, export_names, require_empty
 from holdfast.engine.audit.locking import lock_export, retention_of
 from holdfast.engine.audit.manifest import MANIFEST, Manifest, parse_manifest
+from holdfast.engine.audit.own import own_documents
 from holdfast.engine.audit.seal import Collected, Sealed, seal
 from holdfast.engine.audit.signing import cosigners, require_signed
 from holdfast.engine.audit.sources.open import Earlier, open_source
@@ -143,7 +144,7 @@ def export_audit(
             _empty(staging / "export"),
             origin=settings.origin,
             collected=collected,
-            documents=[*_own_documents(runtime), *pending, *documents],
+            documents=[*own_documents(runtime, collected), *pending, *documents],
             previous=previous,
             signers=signers,
             retention=retention_of(settings, runtime.clock.now()),
@@ -289,13 +290,6 @@ class _Closed:
 
     def normalise(self, raw: Any) -> Any:
         raise NotImplementedError
-
-
-def _own_documents(runtime: Runtime) -> Iterator[Document]:
-    """The topology as it was written, so that an auditor sees what was promised."""
-    path = runtime.topology.path
-    if path.is_file():
-        yield Document("topology/holdfast.yaml", "application/yaml", path.read_bytes())
 
 
 def _kept(file: Path) -> Callable[[bytes], object]:
