@@ -87,7 +87,7 @@ class CompactRange:
                     first += 1
             if len(row) & 1:
                 right.append(row.pop())
-            row = _parents(row)
+            row = parents(row)
             first >>= 1
             level += 1
         return CompactRange(self.begin, self.end + len(leaves), (*left, *reversed(right)))
@@ -117,7 +117,8 @@ class CompactRange:
         return folded(self.hashes) if self.hashes else EMPTY_ROOT
 
 
-def _parents(row: list[bytes]) -> list[bytes]:
+def parents(row: Sequence[bytes]) -> list[bytes]:
+    """The next row: of an even number of neighbours, the first of which has an even index."""
     pairs = iter(row)
     return [sha256(b"\1" + left + right).digest() for left, right in zip(pairs, pairs, strict=True)]
 
@@ -167,7 +168,7 @@ class Subtrees:
         while row:
             self._rows.append((first, row))
             start = first & 1
-            row = _parents(row[start : len(row) - ((len(row) - start) & 1)])
+            row = parents(row[start : len(row) - ((len(row) - start) & 1)])
             first = (first + 1) >> 1
 
     def __call__(self, level: int, index: int) -> bytes:
