@@ -42,12 +42,12 @@ def parts(begin: int, end: int, length: int) -> Iterator[list[bytes]]:
 @cache
 def all_tiles(size: int) -> dict[str, bytes]:
     store = memory_store()
-    assert append_tiles(store, "log", 0, EMPTY_ROOT, parts(0, size, 7_000)).root == root(size)
-    return {info.key.removeprefix("log/"): store.get(info.key) for info in store.list("log/")}
+    assert append_tiles(store, 0, EMPTY_ROOT, parts(0, size, 7_000)).root == root(size)
+    return {info.key: store.get(info.key) for info in store.list()}
 
 
 def keys(store: ObjectStore) -> set[str]:
-    return {info.key.removeprefix("log/") for info in store.list("log/")}
+    return {info.key for info in store.list()}
 
 
 # -- layout ----------------------------------------------------------------------------------------------------------
@@ -71,6 +71,12 @@ def test_a_tree_of_70000_has_the_tiles_of_the_specification_s_example() -> None:
     assert list(tiles_of(0)) == []
 
 
+@given(st.integers(0, 70_000), st.integers(0, 70_000))
+def test_what_a_larger_tree_has_more_is_told_without_looking_at_the_rest(one: int, other: int) -> None:
+    old, new = sorted((one, other))
+    assert set(tiles_of(new, since=old)) == set(tiles_of(new)) - set(tiles_of(old))
+
+
 def test_what_is_written_is_every_tile_of_the_size_and_each_hash_is_of_its_subtree() -> None:
     found = all_tiles(COUNT)
     assert set(found) == {tile.path for tile in tiles_of(COUNT)}
@@ -88,39 +94,39 @@ def test_a_log_that_grew_in_steps_has_the_tiles_of_each_step_and_those_of_one_th
 ) -> None:
     store, size, expected = memory_store(), 0, set[str]()
     for step in steps:
-        tree = append_tiles(store, "log", size, root(size), parts(size, size + step, length))
+        tree = append_tiles(store, size, root(size), parts(size, size + step, length))
         size += step
         assert (tree.end, tree.root) == (size, root(size))
         expected |= {tile.path for tile in tiles_of(size)}
-        assert check_tiles(tiles_in(store, "log"), size, root(size)) == []
+        assert check_tiles(tiles_in(store), size, root(size)) == []
     assert keys(store) == expected
     once = all_tiles(size)
-    assert {path: store.get(f"log/{path}") for path in once} == once
+    assert {path: store.get(path) for path in once} == once
 
 
 def test_what_a_try_before_left_behind_is_found_to_be_the_same_and_another_history_is_refused() -> None:
     store = memory_store()
-    append_tiles(store, "log", 0, EMPTY_ROOT, [LEAVES[:300]])
-    append_tiles(store, "log", 300, root(300), [LEAVES[300:900]])
-    again = append_tiles(store, "log", 300, root(300), parts(300, 900, 50))
+    append_tiles(store, 0, EMPTY_ROOT, [LEAVES[:300]])
+    append_tiles(store, 300, root(300), [LEAVES[300:900]])
+    again = append_tiles(store, 300, root(300), parts(300, 900, 50))
     assert again.root == root(900)
     with pytest.raises(TileWrong, match="another tile is there already") as raised:
-        append_tiles(store, "log", 300, root(300), [LEAVES[301:901]])
+        append_tiles(store, 300, root(300), [LEAVES[301:901]])
     assert raised.value.path == "tile/0/001"
 
 
 def test_an_old_tree_that_is_not_the_trusted_one_is_not_appended_to() -> None:
     store = memory_store()
-    append_tiles(store, "log", 0, EMPTY_ROOT, [LEAVES[:300]])
+    append_tiles(store, 0, EMPTY_ROOT, [LEAVES[:300]])
     with pytest.raises(TileWrong, match=r"do not lead to the root.*"):
-        append_tiles(store, "log", 300, root(299), [LEAVES[300:400]])
-    data = store.get("log/tile/0/001.p/44")
-    store.put("log/tile/0/001.p/44", data[1:] + b"\0")
+        append_tiles(store, 300, root(299), [LEAVES[300:400]])
+    data = store.get("tile/0/001.p/44")
+    store.put("tile/0/001.p/44", data[1:] + b"\0")
     with pytest.raises(TileWrong, match=r"tile/0/001\.p/44"):
-        append_tiles(store, "log", 300, root(300), [LEAVES[300:400]])
-    store.delete("log/tile/0/001.p/44")
+        append_tiles(store, 300, root(300), [LEAVES[300:400]])
+    store.delete("tile/0/001.p/44")
     with pytest.raises(TileWrong, match="missing"):
-        append_tiles(store, "log", 300, root(300), [LEAVES[300:400]])
+        append_tiles(store, 300, root(300), [LEAVES[300:400]])
 
 
 def test_a_partial_tile_that_was_removed_is_read_from_the_full_one() -> None:
@@ -198,9 +204,9 @@ def test_a_leaf_changed_with_every_tile_above_it_is_named_at_the_edge() -> None:
     """Whoever changes an entry and mends the tiles above it cannot mend the root."""
     forged = [*LEAVES[:300], bytes(32), *LEAVES[301:700]]
     store = memory_store()
-    append_tiles(store, "log", 0, EMPTY_ROOT, [forged])
-    assert check_tiles(tiles_in(store, "log"), 700, root_of(forged)) == []
-    found = check_tiles(tiles_in(store, "log"), 700, root(700))
+    append_tiles(store, 0, EMPTY_ROOT, [forged])
+    assert check_tiles(tiles_in(store), 700, root_of(forged)) == []
+    found = check_tiles(tiles_in(store), 700, root(700))
     assert len(found) == 1
     assert "another tree" in str(found[0])
 

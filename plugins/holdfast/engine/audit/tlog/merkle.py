@@ -74,7 +74,13 @@ class CompactRange:
         checked_hashes(self.hashes, sum(1 for _ in cover(self.begin, self.end)), f"leaves {self.begin} to {self.end}")
 
     def append(self, leaves: Sequence[bytes]) -> CompactRange:
-        """With these leaf hashes after it. Level by level, so many at once cost one hash each."""
+        """With these leaf hashes after it. Level by level, so many at once cost one hash each.
+
+        Raises:
+            ProofRefused: one of them is of another length: two of those could be cut elsewhere and give the same node.
+        """
+        if set(map(len, leaves)) - {HASH_BYTES}:
+            checked_hashes(leaves, len(leaves), f"leaves from {self.end} on")
         row, first, level = list(leaves), self.end, 0
         left, right = list(self.hashes), []
         while row:

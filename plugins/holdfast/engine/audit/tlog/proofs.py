@@ -7,6 +7,7 @@ reader's to bring, or to make from the extra data, which nothing vouches for.
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from holdfast.engine.audit.tlog.errors import ProofRefused
@@ -24,7 +25,7 @@ _MAX_BYTES = MAX_NOTE_BYTES + MAX_EXTRA_BYTES * 4 // 3 + 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class ProofFile:
+class Proof:
     """What a proof file says. Not verified.
 
     Args:
@@ -39,16 +40,8 @@ class ProofFile:
     checkpoint: bytes
     extra: bytes | None = None
 
-    def __bytes__(self) -> bytes:
-        lines = [_HEADER]
-        if self.extra is not None:
-            lines.append(f"extra {base64.b64encode(self.extra).decode()}")
-        lines.append(f"index {self.index}")
-        lines += [base64.b64encode(each).decode() for each in self.hashes]
-        return "".join(f"{line}\n" for line in (*lines, "")).encode() + self.checkpoint
-
     @classmethod
-    def parse(cls, data: bytes) -> ProofFile:
+    def parse(cls, data: bytes) -> Proof:
         """Raises ProofRefused."""
         if len(data) > _MAX_BYTES:
             raise _malformed(f"at most {_MAX_BYTES} bytes", f"{len(data)}")
@@ -64,6 +57,15 @@ class ProofFile:
         if len(lines) > _MAX_HASHES:
             raise _malformed(f"at most {_MAX_HASHES} hashes", f"{len(lines)}")
         return cls(index, tuple(map(_hash, lines)), checkpoint, extra)
+
+
+def format_proof(index: int, hashes: Iterable[bytes], checkpoint: bytes, extra: bytes | None = None) -> bytes:
+    """A proof file: the entry's index, its inclusion proof, the signed note, and what `Proof` says of ``extra``."""
+    lines = [_HEADER]
+    if extra is not None:
+        lines.append(f"extra {base64.b64encode(extra).decode()}")
+    lines += [f"index {index}", *(base64.b64encode(each).decode() for each in hashes), ""]
+    return "".join(f"{line}\n" for line in lines).encode() + checkpoint
 
 
 def _extra(lines: list[str]) -> bytes | None:
@@ -109,7 +111,7 @@ def verify_proof(data: bytes, entry: bytes, origin: str, policy: Policy) -> Prov
         ProofRefused: the file is malformed, or the entry is not where it says.
         NoteRefused: the checkpoint is malformed, of another log, or not signed as the policy wants.
     """
-    proof = ProofFile.parse(data)
+    proof = Proof.parse(data)
     checkpoint, verified = verify_checkpoint(proof.checkpoint, origin, policy)
     verify_inclusion(leaf_hash(entry), proof.index, checkpoint.size, proof.hashes, checkpoint.root)
     return Proven(proof.index, checkpoint, verified)

@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 
 from holdfast.engine.audit.tlog.errors import TileWrong
 from holdfast.engine.audit.tlog.merkle import HASH_BYTES, CompactRange, parents, root_of
-from holdfast.engine.objectstore import CREATE, ObjectStore
-from holdfast.engine.objectstore.errors import ObjectExists, ObjectNotFound
+from holdfast.engine.objectstore import ObjectStore
+from holdfast.engine.objectstore.errors import ObjectNotFound
+from holdfast.engine.snapshot.once import create_or_read
 
 TILE_HASHES = 256
 TILE_LEVELS = 8
@@ -54,12 +55,13 @@ class Tile:
         return Tile(self.level, self.index)
 
 
-def tiles_of(size: int) -> Iterator[Tile]:
-    """Every tile of the tree of this size, level by level, from left to right."""
+def tiles_of(size: int, since: int = 0) -> Iterator[Tile]:
+    """The tiles of the tree of this size that the tree of ``since`` leaves has not; level by level, left to right."""
     level = 0
     while count := size >> (TILE_LEVELS * level):
-        yield from (Tile(level, index) for index in range(count // TILE_HASHES))
-        if count % TILE_HASHES:
+        before = since >> (TILE_LEVELS * level)
+        yield from (Tile(level, index) for index in range(before // TILE_HASHES, count // TILE_HASHES))
+        if count % TILE_HASHES and count != before:
             yield Tile(level, count // TILE_HASHES, count % TILE_HASHES)
         level += 1
 
@@ -85,12 +87,12 @@ def read_tile(tile: Tile, source: TileSource) -> list[bytes]:
     return [data[at : at + HASH_BYTES] for at in range(0, len(data), HASH_BYTES)]
 
 
-def tiles_in(store: ObjectStore, prefix: str) -> TileSource:
-    """The tiles of a log below this prefix of a bucket."""
+def tiles_in(store: ObjectStore) -> TileSource:
+    """The tiles of the log that lies here."""
 
     def read(path: str) -> bytes | None:
         try:
-            return store.get(f"{prefix}/{path}")
+            return store.get(path)
         except ObjectNotFound:
             return None
 
@@ -143,13 +145,11 @@ def range_of_edge(partial: Sequence[Sequence[bytes]], size: int) -> CompactRange
     return CompactRange(0, size, tuple(hashes))
 
 
-def append_tiles(
-    store: ObjectStore, prefix: str, old_size: int, old_root: bytes, leaves: Iterable[Sequence[bytes]]
-) -> CompactRange:
+def append_tiles(store: ObjectStore, old_size: int, old_root: bytes, leaves: Iterable[Sequence[bytes]]) -> CompactRange:
     """Write the tiles of a tree that goes on from the old one; those of the old one that changed size stay beside.
 
     Args:
-        store: where, below ``prefix``. Every object is put create-only.
+        store: where the log lies. Every object is put create-only.
         old_root: trusted: the partial tiles that are there must lead to it.
         leaves: leaf hashes in parts of any length; only one part is held at once.
 
@@ -159,7 +159,7 @@ def append_tiles(
     Raises:
         TileWrong: a tile of the old tree is missing or not of this root, or a tile with other hashes is there already.
     """
-    partial = edge(old_size, tiles_in(store, prefix))
+    partial = edge(old_size, tiles_in(store))
     if range_of_edge(partial, old_size).root != old_root:
         paths = [tile.path for tile in tiles_of(old_size) if tile.width < TILE_HASHES]
         raise TileWrong("these tiles do not lead to the root", ", ".join(paths), expected=f"{old_root.hex()}")
@@ -168,13 +168,13 @@ def append_tiles(
         for part in leaves:
             tiles = list(_completed(partial, size, part))
             size += len(part)
-            _put_all(store, prefix, tiles, pool)
+            _put_all(store, tiles, pool)
         ends = [
             (Tile(level, (size >> (TILE_LEVELS * level)) // TILE_HASHES, len(row)), row)
             for level, row in enumerate(partial)
             if row
         ]
-        _put_all(store, prefix, ends, pool)
+        _put_all(store, ends, pool)
     return range_of_edge(partial, size)
 
 
@@ -196,19 +196,11 @@ def _completed(partial: list[list[bytes]], size: int, part: Sequence[bytes]) -> 
         level += 1
 
 
-def _put_all(
-    store: ObjectStore, prefix: str, tiles: Sequence[tuple[Tile, Sequence[bytes]]], pool: ThreadPoolExecutor
-) -> None:
+def _put_all(store: ObjectStore, tiles: Sequence[tuple[Tile, Sequence[bytes]]], pool: ThreadPoolExecutor) -> None:
     def put(each: tuple[Tile, Sequence[bytes]]) -> None:
-        tile, data = each[0], b"".join(each[1])
-        key = f"{prefix}/{tile.path}"
-        try:
-            store.put(key, data, mode=CREATE, content_type=_CONTENT_TYPE)
-        except ObjectExists:
-            if store.get(key) != data:
-                raise TileWrong(
-                    "another tile is there already", tile.path, expected="the hashes of this log", found="others"
-                ) from None
+        path, data = each[0].path, b"".join(each[1])
+        if create_or_read(store, path, data, content_type=_CONTENT_TYPE) != data:
+            raise TileWrong("another tile is there already", path, expected="the hashes of this log", found="others")
 
     for _ in pool.map(put, tiles):
         pass
