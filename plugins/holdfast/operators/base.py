@@ -54,7 +54,11 @@ class HoldfastOperator(BaseOperator):
     def execute(self, context: Context) -> Any:
         """Run `act`. A HoldfastError that no retry can mend fails the task at once."""
         with failing_clearly():
-            return self.act(context, self.hook.runtime)
+            runtime = self.hook.runtime
+            try:
+                return self.act(context, runtime)
+            finally:
+                runtime.ship_decisions()
 
     def act(self, context: Context, runtime: Runtime) -> Any:
         """Call the engine and return a JSON-able summary."""

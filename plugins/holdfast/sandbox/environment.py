@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.engine.config.environment_file import format_environment, parse_environment, read_environment_file
+from holdfast.sandbox.airflow_connection import running_airflow
 from holdfast.sandbox.azurite import ACCOUNT, KEY
 from holdfast.sandbox.files import write_text
 from holdfast.sandbox.layout import GCP_PROJECT, STATE_VARIABLE, TOPOLOGY_VARIABLE, Paths, SandboxSite, World
@@ -46,6 +47,8 @@ def build_environment(world: World, paths: Paths, ports: dict[str, int], vantage
         for connection in world.dns_connections:
             environ.setdefault(_connection_variable(connection), json.dumps(_google(url), sort_keys=True))
         environ["HOLDFAST_RESOLVER"] = f"{HOST}:{ports['resolver']}"
+    if vantage == OUTSIDE:
+        environ.update(running_airflow(paths.state))
     return environ
 
 

@@ -7,9 +7,9 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
-from holdfast.engine.config.residency import check_hop, residency_for
 from holdfast.engine.pipeline.vaults.locking import protector
 from holdfast.engine.pipeline.vaults.opening import opened, places_of, require_own, vault_store, vaults_of
+from holdfast.engine.policy import BACK_UP, check_hop, residency_for
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.snapshot import OpenSnapshot, open_snapshot
 from holdfast.engine.vault.backup import BackupOptions, BackupReport, Progress, back_up
@@ -422,4 +422,4 @@ def follow(runtime: Runtime, vault: str) -> None:
 def _check_residency(runtime: Runtime, subject: str, vault: str) -> None:
     residency = residency_for(runtime.topology, subject)
     for site in places_of(runtime, vault):
-        check_hop(subject, residency, site, runtime.topology.sites)
+        check_hop(subject, residency, site, runtime.topology.sites, intent=BACK_UP)
