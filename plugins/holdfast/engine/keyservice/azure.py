@@ -7,7 +7,6 @@ Over the service's REST API with ``azure-core``, which ``azure-identity`` brings
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -102,8 +101,8 @@ class AzureKeyVaultKey:
     def decoded(self, text: Any) -> bytes:
         """Of base64url, as all bytes come. Raises KeyServiceUnavailable."""
         try:
-            return base64.urlsafe_b64decode(f"{text}" + "=" * (-len(f"{text}") % 4))
-        except (binascii.Error, ValueError):
+            return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+        except (TypeError, ValueError):
             raise self.odd("base64url", "something else") from None
 
     def odd(self, expected: str, found: str) -> KeyServiceUnavailable:

@@ -148,6 +148,15 @@ def test_ranges_that_do_not_meet_or_have_other_hashes_are_refused() -> None:
         CompactRange(0, 1, (LEAVES[0][:31],))
 
 
+def test_two_leaves_cut_elsewhere_are_not_taken_for_the_two() -> None:
+    both = LEAVES[0] + LEAVES[1]
+    for cut in (31, 0, 64):
+        with pytest.raises(ProofRefused, match="2 of 32 bytes"):
+            CompactRange().append([both[:cut], both[cut:]])
+        with pytest.raises(ProofRefused, match="2 of 32 bytes"):
+            verify_range(0, 2, 2, [both[:cut], both[cut:]], RangeProof((), ()))
+
+
 # -- inclusion -------------------------------------------------------------------------------------------------------
 
 

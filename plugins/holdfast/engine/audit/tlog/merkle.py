@@ -74,7 +74,13 @@ class CompactRange:
         checked_hashes(self.hashes, sum(1 for _ in cover(self.begin, self.end)), f"leaves {self.begin} to {self.end}")
 
     def append(self, leaves: Sequence[bytes]) -> CompactRange:
-        """With these leaf hashes after it. Level by level, so many at once cost one hash each."""
+        """With these leaf hashes after it. Level by level, so many at once cost one hash each.
+
+        Raises:
+            ProofRefused: one of them is of another length: two of those could be cut elsewhere and give the same node.
+        """
+        if set(map(len, leaves)) - {HASH_BYTES}:
+            checked_hashes(leaves, len(leaves), f"leaves from {self.end} on")
         row, first, level = list(leaves), self.end, 0
         left, right = list(self.hashes), []
         while row:
@@ -87,7 +93,7 @@ class CompactRange:
                     first += 1
             if len(row) & 1:
                 right.append(row.pop())
-            row = _parents(row)
+            row = parents(row)
             first >>= 1
             level += 1
         return CompactRange(self.begin, self.end + len(leaves), (*left, *reversed(right)))
@@ -117,7 +123,8 @@ class CompactRange:
         return folded(self.hashes) if self.hashes else EMPTY_ROOT
 
 
-def _parents(row: list[bytes]) -> list[bytes]:
+def parents(row: Sequence[bytes]) -> list[bytes]:
+    """The next row: of an even number of neighbours, the first of which has an even index."""
     pairs = iter(row)
     return [sha256(b"\1" + left + right).digest() for left, right in zip(pairs, pairs, strict=True)]
 
@@ -167,7 +174,7 @@ class Subtrees:
         while row:
             self._rows.append((first, row))
             start = first & 1
-            row = _parents(row[start : len(row) - ((len(row) - start) & 1)])
+            row = parents(row[start : len(row) - ((len(row) - start) & 1)])
             first = (first + 1) >> 1
 
     def __call__(self, level: int, index: int) -> bytes:

@@ -195,7 +195,8 @@ def verify_range(begin: int, end: int, size: int, leaves: Sequence[bytes], proof
     Raises:
         ProofRefused: these are not so many leaves, or the proof has another form than one for them.
     """
-    checked_hashes(leaves, end - begin, f"leaves {begin} to {end}")
+    if len(leaves) != end - begin:
+        raise ProofRefused("these are not so many leaves", expected=f"{end - begin}", found=f"{len(leaves)}")
     return root_around(CompactRange(begin, begin).append(leaves), size, proof)
 
 
