@@ -126,7 +126,7 @@ class AuditWorld:
 
     def __post_init__(self) -> None:
         self.topology = add_audit(make_folders(self.folder))
-        self.environ = {"HOLDFAST_STATE": str(self.folder / "state"), **os.environ}
+        self.environ = {**os.environ, "HOLDFAST_STATE": str(self.folder / "state")}
         self.environ.pop("HOLDFAST_SIGNING_KEY", None)
         self.clock = FakeClock(START + 3 * HOUR)
         self.exports = 0

@@ -94,6 +94,10 @@ def verify(
         Path | None,
         typer.Option("--remembered", help="A checkpoint seen before: the exports must not be older, nor another log."),
     ] = None,
+    time_roots: Annotated[
+        list[Path] | None,
+        typer.Option("--time-roots", help="PEM certificates of an authority (RFC 3161): verify the checkpoint's time."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Verify exports offline: signatures, every byte, every event's place in the log, and whether events are missing.
@@ -107,7 +111,14 @@ def verify(
     folders = [folder for one in exports for folder in exports_below(one)]
     kept = read_checkpoint(remembered) if remembered else None
     with _progress() as progress:
-        answer, each = verify_exports(folders, trusted=_trusted(key), needed=need, remembered=kept, progress=progress)
+        answer, each = verify_exports(
+            folders,
+            trusted=_trusted(key),
+            needed=need,
+            remembered=kept,
+            time_roots=[_bytes_of(file) for file in time_roots or ()],
+            progress=progress,
+        )
     if as_json:
         print_json({**answer.to_json(), "exports": [one.answer.to_json() for one in each]})
     else:
@@ -253,6 +264,15 @@ def _lines(file: Path) -> list[str]:
             fix="`holdfast audit keys` prints them where the ledger is sealed",
         ) from None
     return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+
+
+def _bytes_of(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            "the certificates cannot be read", where=str(file), expected="a PEM file", found=str(error.strerror)
+        ) from None
 
 
 def _state(state: str) -> str:

@@ -61,7 +61,7 @@ def test_a_snapshot_s_lineage_has_its_version_and_what_the_suite_said(topology: 
     assert output["facets"]["version"]["datasetVersion"] == report.snapshot_id
     assert output["facets"]["holdfast_snapshot"]["epoch"] == 1
     assert output["facets"]["dataQualityAssertions"]["assertions"] == [
-        {"assertion": "expect_column_values_to_not_be_null", "column": "close", "success": True}
+        {"assertion": "expect_column_values_to_not_be_null", "column": "close", "success": True, "params": {}}
     ]
     assert output["facets"]["holdfast_quality"]["ok"] is True
 

@@ -52,6 +52,7 @@ def verify_exports(
     needed: int | None = None,
     remembered: Checkpoint | None = None,
     late_until: datetime | None = None,
+    time_roots: Sequence[bytes] = (),
     progress: Progress = lambda *_: None,
 ) -> tuple[Answer, list[Verified]]:
     """Verify exports, and that they are one unbroken log.
@@ -60,7 +61,7 @@ def verify_exports(
 
     Args:
         folders: of one or more exports, in any order.
-        trusted, needed, progress: as for `verify_export`.
+        trusted, needed, time_roots, progress: as for `verify_export`.
         remembered: a checkpoint seen before: the newest export must not be older, nor another log.
         late_until: an interval that ended after this may still be late; by default none may.
 
@@ -68,7 +69,9 @@ def verify_exports(
         The answer for all together, and each export's own.
     """
     each = [
-        verify_export(folder, trusted=trusted, needed=needed, judges_coverage=False, progress=progress)
+        verify_export(
+            folder, trusted=trusted, needed=needed, judges_coverage=False, time_roots=time_roots, progress=progress
+        )
         for folder in folders
     ]
     whole = Answer(", ".join(map(str, folders)) if len(folders) < 4 else f"{len(folders)} exports")

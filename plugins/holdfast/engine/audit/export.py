@@ -24,11 +24,14 @@ from holdfast.engine.audit.errors import Tampered
 from holdfast.engine.audit.interface import AuditSource, Batch, Coverage, Document, Interval, SourceUnreadable, State
 from holdfast.engine.audit.ledger import Copied, Ledger, SealRecord, export_names, require_empty
 from holdfast.engine.audit.locking import lock_export, retention_of
-from holdfast.engine.audit.manifest import MANIFEST, Manifest, parse_manifest
+from holdfast.engine.audit.manifest import CHECKPOINT, MANIFEST, TIMESTAMP, Manifest, parse_manifest
 from holdfast.engine.audit.own import own_documents
+from holdfast.engine.audit.prove import export_leaves
 from holdfast.engine.audit.seal import Collected, Sealed, seal
 from holdfast.engine.audit.signing import cosigners, require_signed
 from holdfast.engine.audit.sources.open import Earlier, open_source
+from holdfast.engine.audit.tlog.merkle import EMPTY_ROOT
+from holdfast.engine.audit.tlog.tiles import append_tiles
 from holdfast.engine.config.audit import Audit, Source
 from holdfast.engine.objectstore.prefixed import PrefixedStore
 from holdfast.engine.runtime import Runtime
@@ -136,7 +139,7 @@ def export_audit(
         previous = ledger.head()
         if previous is not None:
             require_signed(previous, signers)
-            ledger.repair(previous, _empty(home / "repair"))
+            _repair(ledger, previous, _empty(home / "repair"))
         staging, end = _staging(home, previous, until or runtime.clock.now())
         collecting = _Collecting(runtime, _Before(ledger, previous), staging / "sources", since, end, opener, progress)
         collected, pending = collecting.all(settings.sources)
@@ -152,13 +155,75 @@ def export_audit(
             by=runtime.holder,
             keep=_kept(staging / "leaves"),
         )
-        exported = _publish(runtime, ledger, sealed, output)
+        _timestamp(runtime, settings, sealed)
+        exported = _publish(runtime, ledger, previous, sealed, output)
         shutil.rmtree(staging, ignore_errors=True)
     return exported
 
 
-def _publish(runtime: Runtime, ledger: Ledger, sealed: Sealed, output: Path | None) -> Exported:
+def _timestamp(runtime: Runtime, settings: Audit, sealed: Sealed) -> None:
+    """Have the checkpoint timestamped, where the topology names an authority."""
+    if settings.timestamps is None:
+        return
+    from holdfast.engine.audit.tlog.timestamps import fetch_timestamp
+
+    roots = runtime.topology.beside(settings.timestamps.roots)
+    try:
+        pem = roots.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            "the authority's certificates cannot be read",
+            where=str(roots),
+            expected="a PEM file",
+            found=str(error.strerror),
+        ) from None
+    note = (sealed.folder / CHECKPOINT).read_bytes()
+    response = fetch_timestamp(settings.timestamps.url, note, [pem], clock=runtime.clock)
+    (sealed.folder / TIMESTAMP).write_bytes(response)
+
+
+def _repair(ledger: Ledger, record: SealRecord, scratch: Path) -> None:
+    """Bring every site up to the newest seal that the first one has, tiles and all."""
+    copied = ledger.repair(record, scratch)
+    if copied:
+        manifest = parse_manifest((scratch / MANIFEST).read_bytes(), str(scratch / MANIFEST))
+        previous = ledger.record(record.seal - 1) if record.seal else None
+        for one in copied:
+            if one.error is None:
+                write_tiles(ledger, one.site, previous, export_leaves(scratch, manifest))
+
+
+def write_tiles(
+    ledger: Ledger, site: str, previous: SealRecord | None, leaves: Iterable[Sequence[bytes]]
+) -> HoldfastError | None:
+    """Write a seal's tiles at a site: proofs come from them, and nothing else does.
+
+    Returns:
+        What kept it from that.
+    """
+    size, root = (previous.size, bytes.fromhex(previous.root)) if previous else (0, EMPTY_ROOT)
+    try:
+        append_tiles(ledger.stores[site], size, root, leaves)
+    except HoldfastError as error:
+        return error
+    return None
+
+
+def _runs(file: Path) -> Iterator[list[bytes]]:
+    with file.open("rb") as opened:
+        while data := opened.read(32 * 32768):
+            yield [data[at : at + 32] for at in range(0, len(data), 32)]
+
+
+def _publish(
+    runtime: Runtime, ledger: Ledger, previous: SealRecord | None, sealed: Sealed, output: Path | None
+) -> Exported:
     copied = ledger.publish(sealed.folder, sealed.manifest, sealed.record)
+    for at, one in enumerate(copied):
+        if one.error is None:
+            copied[at] = Copied(
+                one.site, write_tiles(ledger, one.site, previous, _runs(sealed.folder.parent / "leaves"))
+            )
     locked = lock_export(runtime, sealed.manifest, sealed.record, [one.site for one in copied if one.error is None])
     if output is not None:
         for name in export_names(sealed.folder, sealed.manifest):

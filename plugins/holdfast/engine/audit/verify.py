@@ -26,6 +26,7 @@ from holdfast.engine.audit.manifest import (
     CHECKPOINT,
     MANIFEST,
     RANGE,
+    TIMESTAMP,
     UNLISTED,
     File,
     Manifest,
@@ -74,6 +75,7 @@ def verify_export(
     trusted: Sequence[VerifierKey] = (),
     needed: int | None = None,
     judges_coverage: bool = True,
+    time_roots: Sequence[bytes] = (),
     progress: Progress = lambda *_: None,
 ) -> Verified:
     """Verify one export.
@@ -82,6 +84,7 @@ def verify_export(
         folder: the export's.
         trusted: keys the caller trusts, known by another way than the export.
         needed: how many of them must have signed; by default all of them.
+        time_roots: certificates in PEM of authorities whose timestamp of the checkpoint is to be verified.
         judges_coverage: whether what the coverage says is a problem; `verify_exports` asks that of all together.
         progress: told ``(what, done, of)``.
 
@@ -105,6 +108,7 @@ def verify_export(
     done.manifest, done.checkpoint, done.left = manifest, checkpoint, left
     _tell(answer, manifest)
     _check_history(manifest, left, answer)
+    _check_time(folder, answer, time_roots)
     whole = _check_files(folder, manifest, answer, progress)
     if whole:
         contents = _check_leaves(folder, manifest, left, before, answer, progress)
@@ -237,6 +241,27 @@ def _check_history(manifest: Manifest, left: CompactRange, answer: Answer) -> No
                     source.window.end.isoformat(),
                 )
             )
+
+
+def _check_time(folder: Path, answer: Answer, roots: Sequence[bytes]) -> None:
+    """The independent time of the checkpoint, where there is one."""
+    file = folder / TIMESTAMP
+    if not file.exists():
+        if roots:
+            answer.add(Problem(Kind.UNKNOWN, "no-timestamp", "no authority said when it was sealed", str(file)))
+        return
+    if not roots:
+        answer.notes.append("Its timestamp was not looked at: no authority's certificates were given")
+        return
+    from holdfast.engine.audit.tlog.timestamps import verify_timestamp
+
+    try:
+        response, note = _read(file, _LARGEST_NOTE_BYTES), _read(folder / CHECKPOINT, _LARGEST_NOTE_BYTES)
+        found = verify_timestamp(response, note, roots)
+    except HoldfastError as error:
+        answer.add(of_error(error, "timestamp", str(file)))
+        return
+    answer.notes.append(f"An independent authority says that it existed at {found.moment.isoformat()}")
 
 
 def _check_files(folder: Path, manifest: Manifest, answer: Answer, progress: Progress) -> bool:

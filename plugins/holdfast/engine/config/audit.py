@@ -105,6 +105,13 @@ class AuditKeys(Model):
     )
 
 
+class Timestamps(Model):
+    """An authority that says when a checkpoint existed."""
+
+    url: str = Field(pattern=r"^https?://", description="Of the authority.")
+    roots: str = Field(description="PEM file of the certificates its answers must lead to, relative to the topology.")
+
+
 class Audit(Model):
     """What is collected, and where it is sealed."""
 
@@ -118,6 +125,9 @@ class Audit(Model):
     prefix: RelativePath = Field("ledger", description="Folder in each site's bucket.")
     sources: dict[Name, Source] = Field(default_factory=dict)
     keys: AuditKeys = Field(default_factory=lambda: AuditKeys())
+    timestamps: Timestamps | None = Field(
+        None, description="Independent time for every checkpoint (RFC 3161); needs the extra `audit`."
+    )
     retention: tuple[str, ...] = Field((), description="Retention profiles; the longest counts.")
     lock_mode: Literal["compliance", "governance", "none"] = Field(
         "compliance", description="`none` locks nothing, and the export says so."
