@@ -6,15 +6,19 @@ Layout, names, metadata and the text that is signed are as AWS documents them; `
 
 from __future__ import annotations
 
+import base64
 import gzip
 import hashlib
 import json
+import threading
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from typing import Any
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, cast
 
 from holdfast.engine.audit.interface import Interval, SourceUnreadable
 from holdfast.engine.audit.sources.cloudtrail_chain import TrailStatus
@@ -239,10 +243,6 @@ class FakeTrailApi:
         return self.trail_status
 
 
-def records_of(data: bytes) -> Iterator[dict[str, Any]]:
-    yield from json.loads(inflated(data))["Records"]
-
-
 class TrailBucket(StoreDecorator):
     """The bucket of a trail in memory: objects are as old as their names say, and some may not be read.
 
@@ -277,3 +277,97 @@ class TrailBucket(StoreDecorator):
     def _aged(self, info: ObjectInfo) -> ObjectInfo:
         named = digest_end(info.key) or delivered_at(info.key) or info.modified_at
         return replace(info, modified_at=named + timedelta(minutes=4))
+
+
+class _Answers(BaseHTTPRequestHandler):
+    """CloudTrail's JSON protocol, as far as moto has none of it."""
+
+    def do_POST(self) -> None:
+        front = cast("CloudTrailFront", self.server)
+        self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        operation = self.headers["X-Amz-Target"].rsplit(".", 1)[1]
+        front.asked.append(operation)
+        status, answer = front.answer(operation)
+        body = json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/x-amz-json-1.1")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None: ...
+
+
+class CloudTrailFront(ThreadingHTTPServer):
+    """A loopback server with the operations of CloudTrail that moto lacks, for awscli and boto3.
+
+    Args:
+        trail: whose trail `DescribeTrails` and `GetTrailStatus` tell of.
+        keys: what `ListPublicKeys` gives.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, trail: Trail, *keys: PublicKey) -> None:
+        super().__init__(("127.0.0.1", 0), _Answers)
+        self.trail, self.keys = trail, keys or (public_key(),)
+        self.refuses: str | None = None
+        self.newest_digest_at: datetime | None = None
+        self.asked: list[str] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def answer(self, operation: str) -> tuple[int, dict[str, Any]]:
+        if self.refuses:
+            return 400, {"__type": self.refuses, "Message": "no"}
+        if operation == "ListPublicKeys":
+            return 200, {"PublicKeyList": [_key_answer(key) for key in self.keys]}
+        if operation == "DescribeTrails":
+            return 200, {
+                "trailList": [
+                    {
+                        "Name": TRAIL,
+                        "TrailARN": f"arn:aws:cloudtrail:{REGION}:{ACCOUNT}:trail/{TRAIL}",
+                        "S3BucketName": self.trail.bucket,
+                        **({"S3KeyPrefix": self.trail.prefix} if self.trail.prefix else {}),
+                        "IsOrganizationTrail": False,
+                        "HomeRegion": REGION,
+                    }
+                ]
+            }
+        if operation == "GetTrailStatus":
+            newest = self.newest_digest_at
+            return 200, {"IsLogging": True} | ({"LatestDigestDeliveryTime": newest.timestamp()} if newest else {})
+        return 400, {"__type": "UnsupportedOperationException", "Message": operation}
+
+
+def _key_answer(key: PublicKey) -> dict[str, Any]:
+    return {
+        "Value": base64.b64encode(key.der).decode(),
+        "ValidityStartTime": key.valid_from.timestamp(),
+        "ValidityEndTime": key.valid_until.timestamp(),
+        "Fingerprint": key.fingerprint,
+    }
+
+
+@contextmanager
+def cloudtrail_front(trail: Trail, *keys: PublicKey) -> Iterator[CloudTrailFront]:
+    """The server, running."""
+    front = CloudTrailFront(trail, *keys)
+    thread = threading.Thread(target=front.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield front
+    finally:
+        front.shutdown()
+        front.server_close()
+        thread.join()
+
+
+def deliver_to_s3(trail: Trail, client: Any) -> None:
+    """Puts all a trail has delivered into its bucket, which is made, with the metadata AWS gives it."""
+    client.create_bucket(Bucket=trail.bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
+    for key, stored in trail.objects.items():
+        client.put_object(Bucket=trail.bucket, Key=trail.layout.full(key), Body=stored.data, Metadata=stored.metadata)

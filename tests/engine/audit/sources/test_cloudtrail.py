@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cloudtrail_world import (
     ACCOUNT,
@@ -26,6 +28,7 @@ from holdfast.engine.audit.interface import AuditSource, Coverage, Document, Fin
 from holdfast.engine.audit.sources.cloudtrail import CloudTrail
 from holdfast.engine.audit.sources.cloudtrail_chain import TrailStatus, verify_digests
 from holdfast.engine.objectstore.errors import ObjectNotFound, PermissionRefused, StoreUnavailable
+from holdfast.engine.objectstore.interface import ObjectInfo
 
 LONG_AFTER = START + timedelta(days=2)
 
@@ -190,7 +193,7 @@ def _garbage(trail: Trail) -> None:
 
 
 def _bomb(trail: Trail) -> None:
-    trail.objects[trail.digests[1]].data = gzip.compress(bytes(70 << 20))
+    trail.objects[trail.digests[1]].data = gzip.compress(bytes(20 << 20), 1)
 
 
 @pytest.mark.parametrize(
@@ -571,3 +574,101 @@ def test_an_insight_file_is_read_too() -> None:
     assert found.states == [State.COMPLETE]
     assert len(found.records) == 7
     assert datetime(2026, 3, 1, tzinfo=UTC) < START
+
+
+def test_files_of_the_pages_before_a_listing_broke_are_read() -> None:
+    class Breaking(TrailBucket):
+        def list(self, prefix: str = "", *, start_after: str | None = None) -> Iterator[ObjectInfo]:
+            for number, info in enumerate(super().list(prefix, start_after=start_after)):
+                if number == 3 and "/CloudTrail/" in prefix:
+                    raise StoreUnavailable("no more pages", throttled=True)
+                yield info
+
+    trail = Trail()
+    trail.deliver(1, files=5)
+    source = CloudTrail("aws-trail", trail.settings(), Breaking(trail), FakeClock(LONG_AFTER), api=FakeTrailApi())
+    found = Sealed(source, trail.window(1))
+    assert len(found.records) == 9
+    assert found.codes(0) == ["throttled"]
+
+
+def test_a_file_that_is_too_large_is_not_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    trail = Trail()
+    trail.deliver(1)
+    monkeypatch.setattr("holdfast.engine.audit.sources.cloudtrail_fetching.MAX_FILE_BYTES", 10)
+    found = sealed(trail, 1)
+    assert found.codes(0) == ["log-altered"] * 2
+    assert "at most 10 bytes" in found.offline()[0].detail
+
+
+def _damaged(trail: Trail, number: int, position: int, how: str) -> str:
+    """One change of one object of the trail, anywhere; what was done."""
+    keys = sorted(trail.objects)
+    key = keys[number % len(keys)]
+    stored = trail.objects[key]
+    content = bytearray(inflated(stored.data))
+    at = position % len(content)
+    if how == "remove":
+        del trail.objects[key]
+    elif how == "flip":
+        content[at] ^= 1 << (position % 8)
+    elif how == "cut":
+        del content[at:]
+    elif how == "drop":
+        del content[at : at + 5]
+    elif how == "insert":
+        content[at:at] = b"1"
+    elif how == "swap":
+        other = keys[(number + 1) % len(keys)]
+        trail.objects[key], trail.objects[other] = trail.objects[other], stored
+    elif how == "double":
+        trail.objects[f"{key[:-12]}9{key[-11:]}"] = stored
+        return f"{how} {key}"
+    elif stored.metadata:
+        name = sorted(stored.metadata)[position % len(stored.metadata)]
+        stored.metadata[name] = stored.metadata[name][:-1] + ("0" if stored.metadata[name][-1] != "0" else "1")
+    else:
+        del trail.objects[key]
+    if how in ("flip", "cut", "drop", "insert"):
+        stored.data = gzip.compress(bytes(content), mtime=0)
+    return f"{how} {key} at {at}"
+
+
+_HOWS = ["remove", "flip", "cut", "drop", "insert", "swap", "double", "metadata"]
+_DAMAGES = given(st.integers(0, 100), st.integers(0, 5000), st.sampled_from(_HOWS))
+
+
+def _no_damage_is_missed(number: int, position: int, how: str) -> None:
+    trail = Trail()
+    trail.deliver(2)
+    done = _damaged(trail, number, position, how)
+    found = sealed(trail, 2)
+    assert State.GAP in found.states, done
+    assert State.GAP in {finding.state for finding in found.offline()}, done
+
+
+@settings(max_examples=25, deadline=None)
+@_DAMAGES
+def test_no_damage_is_missed(number: int, position: int, how: str) -> None:
+    _no_damage_is_missed(number, position, how)
+
+
+@pytest.mark.slow
+@settings(max_examples=1500, deadline=None)
+@_DAMAGES
+def test_none_of_many_damages_is_missed(number: int, position: int, how: str) -> None:
+    _no_damage_is_missed(number, position, how)
+
+
+def test_what_is_sealed_cannot_be_changed_either() -> None:
+    """Without the store: each content hash, digest and piece of metadata counts."""
+    trail = Trail()
+    trail.deliver(2)
+    found = sealed(trail, 2)
+    documents = list(found.documents.values())
+    for key in found.contents:
+        for changed in ({**found.contents, key: "0" * 64}, {k: v for k, v in found.contents.items() if k != key}):
+            assert State.GAP in {finding.state for finding in verify_digests(documents, changed)}
+    for left_out in documents:
+        rest = [document for document in documents if document is not left_out]
+        assert {finding.state for finding in verify_digests(rest, found.contents)} - {State.COMPLETE}

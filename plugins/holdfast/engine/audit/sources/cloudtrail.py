@@ -11,7 +11,6 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import pyarrow as pa
@@ -27,7 +26,8 @@ from holdfast.engine.audit.interface import (
 )
 from holdfast.engine.audit.sources.cloudtrail_chain import DIGESTS, Scope, TrailStatus, judge
 from holdfast.engine.audit.sources.cloudtrail_digests import PublicKey, UnreadableDigest, parse
-from holdfast.engine.audit.sources.cloudtrail_files import MAX_CONTENT_BYTES, Cut, UnreadableFile, cut, inflate
+from holdfast.engine.audit.sources.cloudtrail_fetching import FetchedFile, fetched
+from holdfast.engine.audit.sources.cloudtrail_files import Cut, UnreadableFile, cut, inflate
 from holdfast.engine.audit.sources.cloudtrail_layout import (
     EVENT_FOLDERS,
     HOUR,
@@ -54,7 +54,6 @@ if TYPE_CHECKING:
 
 #: Content of one batch, about; a file that is larger comes alone.
 BATCH_BYTES = 64 * 1024 * 1024
-_CHUNK_BYTES = 1024 * 1024
 #: Digests of so many days after an hour are looked through for the one that follows it.
 _DAYS_AHEAD = 2
 _KEPT_READINGS = 4
@@ -197,44 +196,39 @@ class CloudTrail:
         return reading
 
     def _files(self, interval: Interval, region: str, reading: _Reading) -> Iterator[tuple[SourceObject, Cut]]:
+        for info, file in fetched(self._store, self._listed_files(interval, region)):
+            try:
+                yield self._opened(file())
+            except UnreadableFile as error:
+                reading.unreadable[self._layout.full(info.key)] = str(error)
+            except ObjectNotFound:
+                reading.unreadable[self._layout.full(info.key)] = "it was gone before it was read"
+
+    def _listed_files(self, interval: Interval, region: str) -> Iterator[ObjectInfo]:
         for folder in EVENT_FOLDERS:
             for hour in hours_of(interval):
                 for info in self._store.list(self._layout.logs_of(folder, region, hour.start)):
                     delivered = delivered_at(info.key)
-                    if delivered is None or delivered not in interval:
-                        continue
-                    try:
-                        yield self._file(info)
-                    except UnreadableFile as error:
-                        reading.unreadable[self._layout.full(info.key)] = str(error)
-                    except ObjectNotFound:
-                        reading.unreadable[self._layout.full(info.key)] = "it was gone before it was read"
+                    if delivered is not None and delivered in interval:
+                        yield info
 
-    def _file(self, info: ObjectInfo) -> tuple[SourceObject, Cut]:
-        """Raises UnreadableFile, ObjectStoreError."""
-        if info.size_bytes > MAX_CONTENT_BYTES:
-            raise UnreadableFile(f"expected at most {MAX_CONTENT_BYTES} bytes; found {info.size_bytes}")
-        reader = self._store.open(info.key, chunk_bytes=_CHUNK_BYTES, size_bytes=info.size_bytes)
-        received = hashlib.sha256()
-
-        def hashed() -> Iterator[bytes]:
-            for chunk in reader:
-                received.update(chunk)
-                yield chunk
-
-        content = inflate(hashed())
-        source = partial(
-            SourceObject,
-            self._layout.full(info.key),
-            reader.info.size_bytes,
-            received.hexdigest(),
-            hashlib.sha256(content).hexdigest(),
-            metadata=dict(reader.metadata),
-            version=reader.info.version.version or reader.info.version.e_tag,
-            modified_at=reader.info.modified_at,
-        )
+    def _opened(self, file: FetchedFile) -> tuple[SourceObject, Cut]:
+        """Raises UnreadableFile."""
+        content = inflate([file.data])
         found = cut(content)
-        return source(prefix=found.prefix, separator=found.separator, suffix=found.suffix), found
+        source = SourceObject(
+            self._layout.full(file.info.key),
+            len(file.data),
+            hashlib.sha256(file.data).hexdigest(),
+            hashlib.sha256(content).hexdigest(),
+            found.prefix,
+            found.separator,
+            found.suffix,
+            file.metadata,
+            file.info.version.version or file.info.version.e_tag,
+            file.info.modified_at,
+        )
+        return source, found
 
     def _evidence(self, interval: Interval, reading: _Reading) -> tuple[Document, ...]:
         if reading.evidence is None:

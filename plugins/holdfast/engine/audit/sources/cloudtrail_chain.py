@@ -131,6 +131,7 @@ def judge(documents: Sequence[Document], contents: Mapping[str, str]) -> Judgeme
         findings.append(
             Finding("scope-missing", "no document says which hours of which trail were sealed", SCOPES, State.UNKNOWN)
         )
+    findings.extend(_outside(scopes, contents))
     if keys:
         tellers = ", ".join(sorted({key.told_by for key in keys.values()}))
         names = ", ".join(sorted(f"{key.fingerprint} of {key.region}" for key in keys.values()))
@@ -148,6 +149,14 @@ def judge(documents: Sequence[Document], contents: Mapping[str, str]) -> Judgeme
         findings.extend(chain.judge(contents))
         expected, observed = expected + chain.expected, observed + chain.observed
     return Judgement(tuple(dict.fromkeys(findings)), expected, observed)
+
+
+def _outside(scopes: Sequence[Scope], contents: Mapping[str, str]) -> Iterator[Finding]:
+    windows = _joined([scope.interval for scope in scopes])
+    for key in sorted(contents):
+        delivered = delivered_at(key)
+        if delivered is not None and scopes and not _in_any(delivered, windows):
+            yield Finding("scope-missing", "no document says that its hour was sealed", key, State.UNKNOWN)
 
 
 def _read(

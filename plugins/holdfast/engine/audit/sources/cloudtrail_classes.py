@@ -21,8 +21,9 @@ _BY_VERB = {
         _READ: "Check Count Decode Describe Detect Discover Download Estimate Export Filter Get Head List Lookup "
         "Preview Query Read Receive Retrieve Scan Search Select Simulate Test Validate Verify View",
         _UPDATE: "Apply Associate Assign Attach Cancel Change Complete Configure Deactivate Detach Disable "
-        "Disassociate Enable Extend Merge Modify Move Pause Put Rebuild Reboot Refresh Rename Renew Replace Reset Restore Resume "
-        "Rotate Send Set Start Stop Suspend Swap Switch Sync Tag Transfer Unassign Untag Update Upgrade Write",
+        "Disassociate Enable Extend Merge Modify Move Pause Put Rebuild Reboot Refresh Rename Renew Replace Reset "
+        "Restore Resume Rotate Send Set Start Stop Suspend Swap Switch Sync Tag Transfer Unassign Untag Update "
+        "Upgrade Write",
         _DELETE: "Abort Delete Deprovision Deregister Destroy Purge Reject Release Remove Revoke Terminate",
     }.items()
     for verb in verbs.split()

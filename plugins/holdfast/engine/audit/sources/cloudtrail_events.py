@@ -49,13 +49,10 @@ _FIELDS = pa.schema(
                 "eventID",
                 "eventType",
                 "eventCategory",
-                "apiVersion",
                 "recipientAccountId",
-                "sharedEventID",
             )
         ],
         ("readOnly", pa.bool_()),
-        ("managementEvent", pa.bool_()),
         (
             "userIdentity",
             pa.struct(
@@ -90,7 +87,7 @@ _FIELDS = pa.schema(
             pa.struct([(name, _TEXT) for name in ("bucketName", "userName", "roleName", "groupName", "policyArn")]),
         ),
         ("additionalEventData", pa.struct([("MFAUsed", _TEXT)])),
-        ("resources", pa.list_(pa.struct([("ARN", _TEXT), ("accountId", _TEXT), ("type", _TEXT)]))),
+        ("resources", pa.list_(pa.struct([("ARN", _TEXT), ("type", _TEXT)]))),
     ]
 )
 
@@ -99,7 +96,7 @@ def normalise(raw: pa.LargeBinaryArray) -> pa.Table:
     """One row of OCSF for each record, in order. See `AuditSource.normalise`."""
     if len(raw) == 0:
         return SCHEMA.empty_table()
-    return pa.concat_tables([_events(_parsed(block)) for block in _blocks(raw)])
+    return _events(pa.concat_tables([_parsed(block) for block in _blocks(raw)]).combine_chunks())
 
 
 def _blocks(raw: pa.LargeBinaryArray) -> Iterator[pa.LargeBinaryArray]:
@@ -134,7 +131,6 @@ def _at_once(block: pa.LargeBinaryArray) -> pa.Table | None:
         return None
     if table.num_rows != len(block):
         return None
-    table = table.combine_chunks()
     try:
         table.validate(full=True)  # text that is no UTF-8 came through so far
     except pa.ArrowInvalid:
@@ -199,7 +195,8 @@ class _Columns:
 
 def _events(table: pa.Table) -> pa.Table:
     columns = _Columns(table)
-    classes, activities, entities = _kinds(columns)
+    time = _time(columns["eventTime"])
+    classes, activities, entities = _kinds(columns, time)
     is_of = {
         uid: pc.equal(classes, pa.scalar(uid, pa.int32()))
         for uid in (BASE_EVENT, AUTHENTICATION, ENTITY_MANAGEMENT, API_ACTIVITY, DATASTORE_ACTIVITY)
@@ -218,12 +215,11 @@ def _events(table: pa.Table) -> pa.Table:
         "status_id": _status(failed, operation),
         "status_code": columns["errorCode"],
         "status_detail": columns["errorMessage"],
-        "time": _time(columns["eventTime"]),
+        "time": pc.fill_null(time, 0),
         "metadata.uid": columns["eventID"],
         "metadata.event_code": columns["eventType"],
         "metadata.log_name": "CloudTrail",
-        "metadata.correlation_uid": columns["sharedEventID"],
-        "metadata.profiles": ["cloud"],
+        "metadata.profiles": _profiles(columns.length),
         "metadata.product.name": "CloudTrail",
         "metadata.product.vendor_name": "AWS",
         "metadata.product.version": columns["eventVersion"],
@@ -231,22 +227,22 @@ def _events(table: pa.Table) -> pa.Table:
         "cloud.region": columns["awsRegion"],
         "cloud.account.uid": columns["recipientAccountId"],
         "cloud.account.type_id": _where(pc.is_valid(columns["recipientAccountId"]), 10),
-        **{f"actor.user.{name}": array for name, array in user.items()},
-        "actor.session.issuer": columns["userIdentity.sessionContext.sessionIssuer.arn"],
-        "actor.session.is_mfa": _mfa_of_session(columns),
-        "actor.invoked_by": columns["userIdentity.invokedBy"],
+        **{f"actor.user.{name}": _only(known, array) for name, array in user.items()},
+        "actor.session.issuer": _only(known, columns["userIdentity.sessionContext.sessionIssuer.arn"]),
+        "actor.session.is_mfa": _only(known, _mfa_of_session(columns)),
+        "actor.invoked_by": _only(known, columns["userIdentity.invokedBy"]),
         "src_endpoint.ip": _only(pc.and_(known, is_ip), address),
         "src_endpoint.svc_name": _only(pc.and_(known, pc.invert(is_ip)), address),
         "dst_endpoint.svc_name": _only(with_target, columns["eventSource"]),
         "http_request.user_agent": _only(known, columns["userAgent"]),
         "api.operation": operation,
-        "api.version": _only(pc.is_valid(operation), columns["apiVersion"]),
         "api.service.name": _only(pc.is_valid(operation), columns["eventSource"]),
         "api.request.uid": _only(pc.is_valid(operation), columns["requestID"]),
         "api.response.error": _only(pc.is_valid(operation), columns["errorCode"]),
         "api.response.error_message": _only(pc.is_valid(operation), columns["errorMessage"]),
         "resources": _resources(columns["resources"], is_of[API_ACTIVITY]),
         **{f"user.{name}": _only(is_of[AUTHENTICATION], array) for name, array in user.items()},
+        "user.name": _only(is_of[AUTHENTICATION], pc.coalesce(user["name"], columns["userIdentity.invokedBy"])),
         "is_mfa": _only(is_of[AUTHENTICATION], mfa),
         "entity.name": _only(is_of[ENTITY_MANAGEMENT], _entity_name(columns)),
         "entity.type": entities,
@@ -263,21 +259,18 @@ def _status(failed: pa.Array, operation: pa.Array) -> pa.Array:
     return pc.if_else(failed, pa.scalar(2, pa.int32()), pc.fill_null(succeeded, 0))
 
 
-def _kinds(columns: _Columns) -> tuple[pa.Array, pa.Array, pa.Array]:
+def _kinds(columns: _Columns, time: pa.Array) -> tuple[pa.Array, pa.Array, pa.Array]:
     """Class, activity and kind of entity, looked up once for each combination of service, name and category."""
     keys = pa.table(
         {
             "source": columns["eventSource"],
             "name": columns["eventName"],
-            "is_data": pc.fill_null(
-                pc.or_kleene(pc.equal(columns["eventCategory"], "Data"), pc.invert(columns["managementEvent"])),
-                False,
-            ),
+            "is_data": pc.fill_null(pc.equal(columns["eventCategory"], "Data"), False),
             "is_read": columns["readOnly"],
             "has_bucket": pc.is_valid(columns["requestParameters.bucketName"]),
             "has_source": pc.is_valid(columns["sourceIPAddress"]),
             "has_actor": _has_actor(columns),
-            "has_time": pc.is_valid(columns["eventTime"]),
+            "has_time": pc.is_valid(time),
         }
     )
     text = pc.binary_join_element_wise(
@@ -369,8 +362,7 @@ def _entity_name(columns: _Columns) -> pa.Array:
 
 
 def _time(text: pa.Array) -> pa.Array:
-    moments = pc.strptime(text, format="%Y-%m-%dT%H:%M:%SZ", unit="ms", error_is_null=True)
-    return pc.fill_null(pc.cast(moments, pa.int64()), 0)
+    return pc.cast(pc.strptime(text, format="%Y-%m-%dT%H:%M:%SZ", unit="ms", error_is_null=True), pa.int64())
 
 
 def _is_ip(address: pa.Array) -> pa.Array:
@@ -412,6 +404,11 @@ def _objects(found: pa.ListArray, wanted: pa.Array) -> dict[str, pa.Array]:
     positions = pc.index_in(pa.array(range(len(found)), pa.int64()), pc.cast(indices.filter(keep), pa.int64()))
     names = arn.filter(keep).take(positions)
     return {"databucket.file.name": names, "databucket.file.type_id": _where(pc.is_valid(names), 1)}
+
+
+def _profiles(length: int) -> pa.ListArray:
+    offsets = pa.array(range(length + 1), pa.int32())
+    return pa.ListArray.from_arrays(offsets, pa.repeat(pa.scalar("cloud"), length))
 
 
 def _only(where: pa.Array, array: pa.Array) -> pa.Array:

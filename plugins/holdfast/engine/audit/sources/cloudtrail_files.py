@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 #: More than this is not read: the largest files seen are tens of MiB.
 MAX_CONTENT_BYTES = 256 * 1024 * 1024
+#: The same of the file as it lies in the bucket.
+MAX_FILE_BYTES = 64 * 1024 * 1024
 #: Real logs inflate about ten- to fortyfold; gzip can go to about a thousand.
 MAX_RATIO = 400
 _RATIO_COUNTS_FROM_BYTES = 16 * 1024 * 1024
