@@ -239,7 +239,7 @@ def test_settings_that_are_refused_make_the_hour_unknown() -> None:
 
 
 def test_every_kind_of_entry_is_valid_ocsf() -> None:
-    table = World().source().normalise(pa.array(gcp(800), pa.large_binary()))
+    table = World().source().normalise(pa.array(gcp(120), pa.large_binary()))
     assert table.schema == SCHEMA
     events = [as_event(row) for row in table.to_pylist()]
     for found in events:

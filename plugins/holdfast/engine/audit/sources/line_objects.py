@@ -10,7 +10,7 @@ import hashlib
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 
 from holdfast.engine.audit.interface import Finding, SourceObject, State
 from holdfast.engine.objectstore.interface import ObjectInfo, ObjectReader, ObjectStore
@@ -158,8 +158,8 @@ def _inflate(packed: bytes, key: str) -> Iterator[bytes]:
 
 def _cut(first: bytes, chunks: Iterator[bytes], limits: Limits, key: str) -> Iterator[tuple[bytes, bool]]:
     """Pieces of at most ``part_bytes`` that end with a line; True with the last one, which ends as it ends."""
-    held = bytearray(first)
-    for chunk in chunks:
+    held = bytearray()
+    for chunk in chain((first,), chunks):
         held += chunk
         while len(held) > limits.part_bytes:
             end = held.rfind(b"\n", 0, limits.part_bytes) + 1
