@@ -1,4 +1,4 @@
-"""Azure Monitor's hourly append blobs: when they are final, what is read of one that grows, and how records read as OCSF."""
+"""Azure Monitor's hourly append blobs: when they are final, what is read of one that grows, and records as OCSF."""
 
 from __future__ import annotations
 

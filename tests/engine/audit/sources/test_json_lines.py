@@ -1,4 +1,4 @@
-"""What sources of JSON lines share: any bytes, large and compressed objects, and stores that refuse, throttle and forget."""
+"""What sources of JSON lines share: any bytes, large and compressed objects, stores that refuse and forget."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def codes(coverage: Coverage) -> set[str]:
     return {finding.code for finding in coverage.findings} - {"no-proof"}
 
 
-# -- any bytes -----------------------------------------------------------------------------------------------------------
+# -- any bytes ---------------------------------------------------------------------------------------------------------
 
 GOOD = next(kubernetes(1))
 ODD = [
@@ -162,7 +162,7 @@ def test_a_record_that_is_not_understood_is_a_base_event() -> None:
     assert (row["class_uid"], row["type_uid"], row["metadata"]["version"], row["actor"]) == (0, 0, "1.8.0", None)
 
 
-# -- large and compressed ------------------------------------------------------------------------------------------------
+# -- large and compressed ----------------------------------------------------------------------------------------------
 
 
 def test_a_large_object_is_read_in_parts_that_are_ranges_of_it() -> None:
@@ -240,7 +240,7 @@ def test_a_compressed_object_that_is_damaged_is_a_gap(damage: Any) -> None:
     assert (codes(coverage), coverage.state) == ({"not-gzip"}, State.GAP)
 
 
-# -- stores that do not answer well --------------------------------------------------------------------------------------
+# -- stores that do not answer well ------------------------------------------------------------------------------------
 
 
 class Failing(StoreDecorator):

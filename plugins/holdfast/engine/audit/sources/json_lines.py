@@ -27,7 +27,7 @@ from holdfast.engine.audit.interface import (
     State,
 )
 from holdfast.engine.audit.sources.json_blocks import Block, Shape, parse
-from holdfast.engine.audit.sources.line_objects import DEFAULT_LIMITS, Broken, Limits, Part, read_object
+from holdfast.engine.audit.sources.line_objects import DEFAULT_LIMITS, Broken, Limits, Part, read_object, version_of
 from holdfast.engine.audit.sources.mapping import concat
 from holdfast.engine.objectstore.errors import (
     BucketNotFound,
@@ -229,8 +229,7 @@ class JsonLinesSource(ABC):
             try:
                 for info in self._listed(folder):
                     before = versions.get(info.key)
-                    now = info.version.version or info.version.e_tag
-                    if info.key not in versions or (before is not None and before != now):
+                    if info.key not in versions or (before is not None and before != version_of(info)):
                         late.append(info.key)
             except ObjectStoreError as error:
                 raise unreadable(error, folder.log) from error

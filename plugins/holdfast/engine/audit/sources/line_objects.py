@@ -222,10 +222,16 @@ def _part(
         separator=separator,
         suffix=data[end:],
         metadata=dict(metadata),
-        version=info.version.version or info.version.e_tag,
+        version=version_of(info),
         modified_at=info.modified_at,
     )
     return Part(source, records, findings)
+
+
+def version_of(info: ObjectInfo) -> str | None:
+    """What names the object's state both in a listing and in a read: its ETag. Not every listing has a generation."""
+    found = info.version.e_tag or info.version.version
+    return found and found.strip('"')
 
 
 def _too_large(info: ObjectInfo, expected: str, found: str) -> Broken:
