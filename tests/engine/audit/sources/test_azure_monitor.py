@@ -144,7 +144,7 @@ def test_a_line_that_was_never_finished_is_kept_as_it_is_once_the_hour_is_closed
     world.put(lines(3)[:-40])
     records, coverage = world.read()
     assert len(records) == 3
-    assert (coverage.state, codes(coverage)) == (State.COMPLETE, {"line-not-json"})
+    assert (coverage.state, codes(coverage)) == (State.GAP, {"line-not-json", "line-cut-short"})
 
 
 def test_what_was_appended_after_the_seal_is_found() -> None:
@@ -153,7 +153,7 @@ def test_what_was_appended_after_the_seal_is_found() -> None:
     known = {it.object_id: it.version for batch in world.source().read(HOUR) for it in batch.objects}
     assert world.source().late_objects(HOUR, known) == []
     world.put(lines(4))
-    assert world.source().late_objects(HOUR, known) == [f"{FOLDER}PT1H.json"]
+    assert world.source().late_objects(HOUR, known) == [f"{CATEGORY}/{FOLDER}PT1H.json"]
     assert world.read()[0][:3] == list(azure(4))[:3]
 
 
@@ -187,6 +187,24 @@ def test_one_container_may_hold_every_category_as_a_folder() -> None:
     world.put(lines(3), f"{CATEGORY}/{FOLDER}PT1H.json")
     source = AzureMonitor("azure-activity", world.settings, world.store, world.clock)
     assert sum(len(batch.raw) for batch in source.read(HOUR)) == 3
+
+
+def test_the_same_key_in_two_containers_is_two_objects() -> None:
+    world = World(categories=(CATEGORY, "insights-logs-auditevent"))
+    world.put(lines(3))
+    stores = {CATEGORY: world.store, "insights-logs-auditevent": world.store}
+    source = AzureMonitor("azure-activity", world.settings, stores, world.clock)
+    ids = [it.object_id for batch in source.read(HOUR) for it in batch.objects]
+    assert len(set(ids)) == 2
+    assert source.late_objects(HOUR, dict.fromkeys(ids)) == []
+
+
+def test_a_blob_of_another_name_is_told_and_not_passed_over() -> None:
+    world = World()
+    world.put(lines(3))
+    world.put(lines(3), f"{FOLDER}PT5M.json")
+    _, coverage = world.read()
+    assert (coverage.state, codes(coverage)) == (State.UNKNOWN, {"object-unexpected"})
 
 
 def test_entras_logs_lie_below_the_tenant() -> None:

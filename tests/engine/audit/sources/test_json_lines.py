@@ -157,6 +157,24 @@ def test_lines_that_are_no_json_are_told_with_the_place_of_the_first() -> None:
     assert finding.where == f"{FOLDER}a.json line 2"
 
 
+def test_a_last_line_that_is_cut_short_is_a_gap() -> None:
+    world = World()
+    world.put(GOOD + b"\n" + GOOD[:70])
+    batches, coverage = world.read()
+    assert len(records(batches)) == 2
+    assert (codes(coverage), coverage.state) == ({"line-not-json", "line-cut-short"}, State.GAP)
+
+
+def test_what_arrives_while_an_hour_is_read_does_not_make_it_complete() -> None:
+    world = World()
+    world.clock = FakeClock(HOUR.end + timedelta(minutes=59))
+    world.put(GOOD)
+    source = world.source()
+    for _ in source.read(HOUR):
+        world.clock.advance(120)  # it closes, after it was listed
+    assert "hour-open" in codes(source.completeness(HOUR))
+
+
 def test_a_record_that_is_not_understood_is_a_base_event() -> None:
     (row,) = World().source().normalise(pa.array([b"oops"], pa.large_binary())).to_pylist()
     assert (row["class_uid"], row["type_uid"], row["metadata"]["version"], row["actor"]) == (0, 0, "1.8.0", None)

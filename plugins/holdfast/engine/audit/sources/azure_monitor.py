@@ -74,7 +74,8 @@ class AzureMonitor(JsonLinesSource):
 
     def folders(self, interval: Interval) -> Sequence[Folder]:
         prefix = f"{self._whose}/{interval.start:y=%Y/m=%m/d=%d/h=%H/m=00}/"
-        return [Folder(category, self._stores[category], prefix) for category in self._settings.categories]
+        # The same keys are in every category's container.
+        return [Folder(name, self._stores[name], prefix, named=f"{name}/") for name in self._settings.categories]
 
     def wanted(self, info: ObjectInfo) -> bool:
         return _BLOB.search(info.key) is not None
@@ -90,7 +91,7 @@ class AzureMonitor(JsonLinesSource):
         following = Interval(interval.end, interval.end + HOUR)
         folder = next(folder for folder in self.folders(following) if folder.log == log)
         try:
-            return any(info.modified_at >= after for info in self._listed(folder))
+            return any(info.modified_at >= after for info in filter(self.wanted, self._listed(folder)))
         except ObjectStoreError:
             return False
 
@@ -114,7 +115,7 @@ class AzureMonitor(JsonLinesSource):
             observed += len(numbers)
             if missing := sorted(set(range(max(numbers) + 1)) - numbers):
                 what = f"blobs of an hour are numbered; expected up to {max(numbers)}, missing {missing[:10]}"
-                findings.append(Finding("blob-missing", what, infos[0].key))
+                findings.append(Finding("blob-missing", what, f"{category}/{infos[0].key}"))
         return Coverage(tally.interval, self.proof, expected, observed, tally.read, tally.records, tuple(findings))
 
     def keys_and_times(self, block: Block) -> tuple[pa.Array, pa.Array]:

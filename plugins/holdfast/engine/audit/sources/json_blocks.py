@@ -106,10 +106,11 @@ def _joined(blocks: Sequence[Block]) -> Block:
 
 def _read_whole(records: Sequence[bytes], shapes: Sequence[Shape]) -> Block | None:
     data = b"\n".join(records)
-    if b"\r\n" in data:
-        data = data.replace(b"\r\n", b"\n").rstrip(b"\r")
-    lines = data.count(b"}\n{") + 1
-    if lines != len(records) or data[:1] != b"{" or data[-1:] != b"}" or b"\0" in data or not _is_utf8(data):
+    if b"\r" in data:
+        records = [record.rstrip(b"\r") for record in records]
+    if not all(record[:1] == b"{" and record[-1:] == b"}" for record in records):
+        return None
+    if data.count(b"\n") != len(records) - 1 or b"\0" in data or not _is_utf8(data):
         return None
     for shape in shapes:
         if shape.marks in data:

@@ -11,6 +11,7 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import accumulate
 from typing import ClassVar
 
 import pyarrow as pa
@@ -27,7 +28,15 @@ from holdfast.engine.audit.interface import (
     State,
 )
 from holdfast.engine.audit.sources.json_blocks import Block, Shape, parse
-from holdfast.engine.audit.sources.line_objects import DEFAULT_LIMITS, Broken, Limits, Part, read_object, version_of
+from holdfast.engine.audit.sources.line_objects import (
+    DEFAULT_LIMITS,
+    Broken,
+    Limits,
+    Part,
+    read_object,
+    version_of,
+    whole_id,
+)
 from holdfast.engine.audit.sources.mapping import concat
 from holdfast.engine.objectstore.errors import (
     BucketNotFound,
@@ -53,11 +62,17 @@ class Folder:
         log: which one, in findings.
         store: its bucket.
         prefix: what its keys begin with.
+        named: what its objects' ids begin with, where keys alone are not unique in the source.
     """
 
     log: str
     store: ObjectStore = field(repr=False)
     prefix: str
+    named: str = ""
+
+    def object_id(self, info: ObjectInfo) -> str:
+        """Of an object of this folder: unique in the source."""
+        return f"{self.named}{info.key}"
 
 
 @dataclass
@@ -65,6 +80,8 @@ class Tally:
     """What one reading of an interval saw."""
 
     interval: Interval
+    #: When it began: what is closed by then can be read whole.
+    started: datetime
     objects: dict[str, list[ObjectInfo]] = field(default_factory=dict)  # by log
     read: int = 0
     records: int = 0
@@ -128,7 +145,7 @@ class JsonLinesSource(ABC):
 
     @abstractmethod
     def wanted(self, info: ObjectInfo) -> bool:
-        """Whether what was listed in a folder is one of the interval's objects."""
+        """Whether what was listed in a folder is one of the interval's objects; others are a finding."""
 
     @abstractmethod
     def judge(self, tally: Tally) -> Coverage:
@@ -146,8 +163,8 @@ class JsonLinesSource(ABC):
         """What is done before an interval is read."""
 
     def is_open(self, tally: Tally, log: str) -> bool:  # noqa: ARG002 - some kinds look at the log
-        """Whether more may still come to this log."""
-        return self.clock.now() < self.closes_at(tally.interval)
+        """Whether more might still come to this log when it was read."""
+        return tally.started < self.closes_at(tally.interval)
 
     def closes_at(self, interval: Interval) -> datetime:
         """When the interval is closed by the clock."""
@@ -168,7 +185,7 @@ class JsonLinesSource(ABC):
 
     def read(self, interval: Interval) -> Iterator[Batch]:
         """The hour's objects by key, log by log. What cannot be read of one log holds no other one up."""
-        tally = self._tally = Tally(interval)
+        tally = self._tally = Tally(interval, self.clock.now())
         refusals: list[SourceUnreadable] = []
         self.begin(tally)
         for folder in self.folders(interval):
@@ -212,7 +229,7 @@ class JsonLinesSource(ABC):
     # -- what arrives later ------------------------------------------------------------------------------------------
 
     def late_objects(self, interval: Interval, known: Mapping[str, str | None]) -> Sequence[str]:
-        """Keys of objects of the interval that are not among the known ones, or are there in another version.
+        """Ids of objects of the interval that are not among the known ones, or are there in another version.
 
         What came after an interval was sealed: whoever seals asks for some time after, and reads the interval again.
 
@@ -223,14 +240,15 @@ class JsonLinesSource(ABC):
         Raises:
             SourceUnreadable: it cannot be listed.
         """
-        versions = {object_id.partition("#")[0]: version for object_id, version in known.items()}
+        versions = {whole_id(object_id): version for object_id, version in known.items()}
         late = []
         for folder in self.folders(interval):
             try:
-                for info in self._listed(folder):
-                    before = versions.get(info.key)
-                    if info.key not in versions or (before is not None and before != version_of(info)):
-                        late.append(info.key)
+                for info in filter(self.wanted, self._listed(folder)):
+                    object_id = folder.object_id(info)
+                    before = versions.get(object_id)
+                    if object_id not in versions or (before is not None and before != version_of(info)):
+                        late.append(object_id)
             except ObjectStoreError as error:
                 raise unreadable(error, folder.log) from error
         return late
@@ -247,12 +265,15 @@ class JsonLinesSource(ABC):
                     expected=f"at most {self.limits.objects} objects",
                     found="more",
                 )
-            if self.wanted(info):
+            if not info.key.endswith("/"):
                 yield info
 
     def _read_folder(self, folder: Folder, tally: Tally) -> Iterator[Batch]:
-        infos = sorted(self._listed(folder), key=lambda info: info.key)
-        tally.objects[folder.log] = infos
+        listed = sorted(self._listed(folder), key=lambda info: info.key)
+        infos = tally.objects[folder.log] = [info for info in listed if self.wanted(info)]
+        if strange := [folder.object_id(info) for info in listed if not self.wanted(info)]:
+            what = f"{len(strange)} objects have names that are not known here; they are not read"
+            tally.findings.append(Finding("object-unexpected", what, strange[0], State.UNKNOWN))
         may_grow = self.may_grow and self.is_open(tally, folder.log)
         parts: list[Part] = []
         size = 0
@@ -275,24 +296,25 @@ class JsonLinesSource(ABC):
 
     def _parts(self, folder: Folder, info: ObjectInfo, tally: Tally, may_grow: bool) -> Iterator[Part]:
         """The object's parts; what is wrong with it alone becomes a finding."""
+        object_id = folder.object_id(info)
         try:
-            yield from read_object(folder.store, info, self.limits, may_grow=may_grow)
+            yield from read_object(folder.store, info, object_id, self.limits, may_grow=may_grow)
             tally.read += 1
         except Broken as broken:
             tally.findings.append(broken.finding)
         except ObjectNotFound:
             what = "it was listed and then gone"
-            tally.findings.append(Finding("object-gone", what, info.key, State.GAP))
+            tally.findings.append(Finding("object-gone", what, object_id, State.GAP))
         except PreconditionFailed:
             what = "it was written while it was read; what was read of it stands, the rest is left for later"
-            tally.findings.append(Finding("changed-while-read", what, info.key, State.LATE))
+            tally.findings.append(Finding("changed-while-read", what, object_id, State.LATE))
         except ObjectArchived:
             what = "it lies in an offline storage class"
-            tally.findings.append(Finding("object-archived", what, info.key, State.UNKNOWN))
+            tally.findings.append(Finding("object-archived", what, object_id, State.UNKNOWN))
 
     def _batch(self, parts: Sequence[Part], tally: Tally) -> Batch:
         records = [record for part in parts for record in part.records]
-        raw = pa.array(records, pa.large_binary())
+        raw = _array(records)
         blocks = parse(records, self.shapes)
         for part in parts:
             tally.findings.extend(part.findings)
@@ -318,6 +340,12 @@ def unreadable(error: ObjectStoreError, where: str) -> SourceUnreadable:
     return SourceUnreadable(f"{what}: what it holds is unknown", code=code, where=where, found=str(error))
 
 
+def _array(records: Sequence[bytes]) -> pa.LargeBinaryArray:
+    offsets = pa.array(accumulate(map(len, records), initial=0), pa.int64())
+    data = pa.py_buffer(b"".join(records))
+    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(records), [None, offsets.buffers()[1], data])
+
+
 def _count_not_json(tally: Tally, blocks: Sequence[Block], parts: Sequence[Part]) -> None:
     position = 0
     ends = []
@@ -333,6 +361,12 @@ def _count_not_json(tally: Tally, blocks: Sequence[Block], parts: Sequence[Part]
                 line = position + bad[0] - (end - len(part.records)) + 1
                 tally.first_not_json = f"{part.source.object_id} line {line}"
             tally.not_json += len(bad)
+            last = {end - 1 for end, part in ends if not part.source.suffix}
+            for row in bad:
+                if position + row in last:
+                    part = next(part for end, part in ends if end - 1 == position + row)
+                    what = "its last line is cut short: the rest of that event is missing"
+                    tally.findings.append(Finding("line-cut-short", what, part.source.object_id, State.GAP))
         position += block.table.num_rows
 
 

@@ -70,6 +70,7 @@ def normalised(block: Block, cluster: str) -> pa.Table:
     name = first_of(c.text(f"{ref}name"), kind, uri, pa.scalar(mapping.UNKNOWN))
     name = pc.if_else(pc.equal(name, ""), first_of(kind, pa.scalar(mapping.UNKNOWN)), name)
     path = by_value(uri, lambda text: text.partition("?")[0])
+    uid = first_of(c.text(f"{ref}uid"), path)
     has_resource = pc.and_(pc.is_valid(kind), pc.equal(classes, schema.API_ACTIVITY))
     columns: dict[str, Any] = {
         "activity_id": _activities(classes, verb),
@@ -100,13 +101,13 @@ def normalised(block: Block, cluster: str) -> pa.Table:
         "api.request.uid": first_of(c.text("auditID"), pa.scalar(mapping.UNKNOWN)),
         "api.response.code": pc.cast(code, pa.int32(), safe=False),
         "api.response.error_message": pc.if_else(failed, c.text("responseStatus/message"), pa.scalar(None, _TEXT)),
-        "entity.uid": c.text(f"{ref}uid"),
+        "entity.uid": uid,
         "entity.name": name,
         "entity.type": kind,
         "resources": mapping.one_each(
             pa.StructArray.from_arrays(
                 [
-                    c.text(f"{ref}uid"),
+                    uid,
                     name,
                     kind,
                     pa.nulls(c.length, _TEXT),

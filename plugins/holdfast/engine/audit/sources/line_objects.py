@@ -7,9 +7,10 @@ held whole in memory. What an object inflates to is bounded before a byte of it 
 from __future__ import annotations
 
 import hashlib
+import re
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 
 from holdfast.engine.audit.interface import Finding, SourceObject, State
@@ -17,6 +18,7 @@ from holdfast.engine.objectstore.interface import ObjectInfo, ObjectReader, Obje
 
 BOM = b"\xef\xbb\xbf"
 _GZIP_MAGIC = b"\x1f\x8b"
+_RANGE = re.compile(r"#(?:bytes|inflated)=[0-9]+-[0-9]+\Z")
 _TAKEN_BYTES, _PIECE_BYTES = 64 * 1024, 1024 * 1024
 
 
@@ -60,13 +62,14 @@ class Broken(Exception):
 
 
 def read_object(
-    store: ObjectStore, info: ObjectInfo, limits: Limits = DEFAULT_LIMITS, *, may_grow: bool = False
+    store: ObjectStore, info: ObjectInfo, object_id: str, limits: Limits = DEFAULT_LIMITS, *, may_grow: bool = False
 ) -> Iterator[Part]:
     """The object's parts, in order.
 
     Args:
         store: where it lies.
         info: as listed; if it was written since, the newer version is read, from its first byte to its last.
+        object_id: what it is called; a range of it has ``#bytes=…`` or ``#inflated=…`` after that.
         limits: what it may be.
         may_grow: it is appended to, so that a last line that is cut short is left for later.
 
@@ -74,7 +77,8 @@ def read_object(
         Broken: it, or the rest of it, cannot be taken.
         ObjectStoreError: as the store does.
     """
-    reader = store.open(info.key, size_bytes=info.size_bytes)
+    found = store.open(info.key, size_bytes=info.size_bytes)
+    reader = replace(found, info=replace(found.info, key=object_id))  # from here on it is called by its id
     chunks = iter(reader)
     first = b"".join(islice(chunks, 1))
     if first.startswith(_GZIP_MAGIC):
@@ -183,20 +187,20 @@ def _without_cut_line(data: bytes, key: str, may_grow: bool) -> tuple[bytes, tup
     if not may_grow or not data or data.endswith(b"\n"):
         return data, ()
     end = data.rfind(b"\n") + 1
-    if _is_json(data[end:]):
+    if _is_object(data[end:]):
         return data, ()
     what = f"its last line, of {len(data) - end} bytes, is still being written; it is left for later"
     return data[:end], (Finding("line-in-flight", what, key, State.LATE),)
 
 
-def _is_json(line: bytes) -> bool:
+def _is_object(line: bytes) -> bool:
+    """Whether it is a whole JSON object; of a number or a word, more might come."""
     import json
 
     try:
-        json.loads(line)
+        return isinstance(json.loads(line.decode("utf-8-sig")), dict)
     except (ValueError, RecursionError):
         return False
-    return True
 
 
 def _part(
@@ -226,6 +230,11 @@ def _part(
         modified_at=info.modified_at,
     )
     return Part(source, records, findings)
+
+
+def whole_id(object_id: str) -> str:
+    """The id of the object that a `SourceObject` is, or is a range of."""
+    return _RANGE.sub("", object_id)
 
 
 def version_of(info: ObjectInfo) -> str | None:

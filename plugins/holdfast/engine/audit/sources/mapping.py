@@ -48,7 +48,6 @@ _CLASSES_WITH: Mapping[str, tuple[int, ...]] = {
     "http_request": _ANY,
     "api": _ANY,
     "dst_endpoint": (schema.AUTHENTICATION, schema.API_ACTIVITY, schema.DATASTORE_ACTIVITY),
-    "resources": (schema.API_ACTIVITY,),
     "entity": (schema.ENTITY_MANAGEMENT,),
     "databucket": (schema.DATASTORE_ACTIVITY,),
     "database": (schema.DATASTORE_ACTIVITY,),
@@ -57,11 +56,15 @@ _CLASSES_WITH: Mapping[str, tuple[int, ...]] = {
 }
 
 
+def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
 class Columns:
     """A table's columns; what is not there is null."""
 
     def __init__(self, table: pa.Table) -> None:
-        self._table = table
+        self._columns = dict(zip(table.column_names, map(_one_chunk, table.columns), strict=True))
         self.length = table.num_rows
 
     def text(self, path: str, name: str | None = None) -> pa.Array:
@@ -77,9 +80,9 @@ class Columns:
             name: one more field, whose name may hold a ``/``.
         """
         first, *rest = path.split("/")
-        if first not in self._table.schema.names:
+        if first not in self._columns:
             return pa.nulls(self.length, kind)
-        found = self._table.column(first).combine_chunks()
+        found = self._columns[first]
         for inner in (*rest, *(() if name is None else (name,))):
             if not pa.types.is_struct(found.type) or found.type.get_field_index(inner) < 0:
                 return pa.nulls(self.length, kind)
@@ -170,7 +173,8 @@ def events(length: int, classes: pa.Array, columns: Mapping[str, Any]) -> pa.Tab
     Args:
         length: rows.
         classes: ``class_uid`` of each.
-        columns: as `schema.build` takes them; an array is cut to the rows whose class has it.
+        columns: as `schema.build` takes them; an array is cut to the rows whose class has it. ``resources``, which only
+            API Activity has, is given like that (`one_each`).
     """
     present = set(pc.unique(classes).to_pylist())
     cut: dict[str, Any] = {"class_uid": classes, "metadata.profiles": ["cloud"]}
