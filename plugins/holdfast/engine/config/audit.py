@@ -75,8 +75,8 @@ class KubernetesSource(_InBucket):
     sequence: str | None = Field(
         None,
         description="What follows the layout, where the exporter numbers its objects without holes: `{index}`, and "
-        "`{stream}` where several exporters number for themselves, e.g. `{stream}-{index}.gz`. None: nothing shows that "
-        "an hour is whole.",
+        "`{stream}` where several exporters number for themselves, e.g. `{stream}-{index}.gz`. None: nothing shows "
+        "that an hour is whole.",
     )
     hold_hours: float = Field(1.0, ge=0, description="How long after its end an hour may still get objects.")
 
