@@ -189,10 +189,13 @@ class AirflowEvents:
     def _fetch(self, ids: Iterable[int]) -> Iterator[tuple[int, Row | None]]:
         """Rows by id, in order, a few asked for at once."""
         wanted = list(ids)
-        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="airflow-rows") as pool:
+        pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="airflow-rows")
+        try:
             for row_id, body in zip(wanted, pool.map(self._body, wanted), strict=True):
                 where = f"{self._api.url}/api/v2/eventLogs/{row_id}"
                 yield row_id, None if body is None else read_row(body, row_id, where)
+        finally:
+            pool.shutdown(cancel_futures=True)  # nobody wants the rest after a refusal, or once a row was found
 
     def _body(self, row_id: int) -> bytes | None:
         return self._api.get(f"/api/v2/eventLogs/{row_id}")

@@ -107,6 +107,9 @@ class AirflowApi:
         self._lock = threading.Lock()
         self._token = login.token
         self._logins = 0
+        #: The token was fetched, and no call has been answered with it yet.
+        self._untried = False
+        self._locked_out: ApiRefused | None = None
         self._budget = threading.Lock()
         self._waited_seconds = 0.0
 
@@ -117,20 +120,33 @@ class AirflowApi:
     def get(self, path: str, params: Mapping[str, str | int] | None = None) -> bytes | None:
         """The body of an answer as it came, ``None`` where there is no such thing (404).
 
-        A token that is refused is fetched anew once, where there is a password.
+        A token that is refused is fetched anew once, where there is a password. Where that does not help, nothing is
+        asked any more: a user is soon locked out by logins that fail.
 
         Raises:
             ApiRefused: anything else came, also after all tries.
         """
+        if self._locked_out is not None:
+            raise self._locked_out
+        try:
+            return self._get(path, params)
+        except ApiRefused as error:
+            if error.code in ("login-refused", "token-expired"):
+                self._locked_out = error
+            raise
+
+    def _get(self, path: str, params: Mapping[str, str | int] | None) -> bytes | None:
         where = f"{self.url}{path}"
         token, logins = self._current()
         for again in (True, False):
             status, body = self._call("GET", path, where, params=params, token=token)
+            if status != 401:
+                self._untried = False
             if status == 200:
                 return body
             if status == 404:
                 return None
-            if status != 401 or not again or self._login.password is None:
+            if status != 401 or not again or not self._may_renew(logins):
                 break
             token, logins = self._renewed(logins)
         if status == 401:
@@ -144,13 +160,18 @@ class AirflowApi:
                 fix="Let the source's user read the audit log (menu access to audit logs)",
             )  # fmt: skip
         raise ApiRefused("unexpected-answer", "an answer of another kind", where=where, expected="200 or 404",
-                         found=f"{status}: {body[:200]!r}")  # fmt: skip
+                         found=str(status))  # fmt: skip
 
     def _current(self) -> tuple[str, int]:
         with self._lock:
             if self._token is None:
                 self._token = self._fetch_token()
             return self._token, self._logins
+
+    def _may_renew(self, logins: int) -> bool:
+        """Whether there is a password, and the last login has not just brought a token that nothing accepted."""
+        with self._lock:
+            return self._login.password is not None and (logins != self._logins or not self._untried)
 
     def _renewed(self, logins: int) -> tuple[str, int]:
         """A new token, fetched once however many threads found the old one refused."""
@@ -177,6 +198,7 @@ class AirflowApi:
         if not isinstance(token, str):
             raise ApiRefused("login-refused", "the login brought no token", where=f"{self.url}{path}",
                              expected="a JSON object with `access_token`", found="something else")  # fmt: skip
+        self._untried = True
         return token
 
     def _call(
