@@ -267,6 +267,23 @@ def test_without_a_disk_a_decision_goes_straight_to_a_site(file, tmp_path, clock
     check_chain(lines_at(tmp_path / "site-a"))
 
 
+def test_a_user_without_a_home_writes_straight_to_a_site(file, tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "expanduser", lambda _self: (_ for _ in ()).throw(RuntimeError("no home")))
+    runtime = runtime_of(file, "", clock=FakeClock())
+    assert runtime.decisions_folder is None
+    assert ask(runtime).ids[0].startswith("diskless-")
+    assert len(lines_at(tmp_path / "site-a")) == 1
+
+
+def test_what_is_decided_while_the_interpreter_ends_is_shipped_without_threads(runtime, tmp_path, monkeypatch):
+    def no_more(_self):
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    ask(runtime)
+    monkeypatch.setattr(threading.Thread, "start", no_more)
+    assert runtime.decisions.ship().shipped == 1
+
+
 def test_a_decision_that_cannot_be_written_down_anywhere_lets_nothing_happen(file, tmp_path, clock):
     def nowhere(_site, _key, _data):
         raise HoldfastError("no answer")

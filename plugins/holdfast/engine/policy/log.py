@@ -69,13 +69,13 @@ class DecisionLog:
     """Writes decisions down. One for each topology in a process; any thread may use it.
 
     Args:
-        root: folder on this machine, ``$HOLDFAST_STATE/decisions``.
+        root: folder on this machine, ``$HOLDFAST_STATE/decisions``; ``None``: there is none.
         topology: whose sites the decisions are shipped to.
         put: writes an object at a site.
         clock: wall time of the decisions.
     """
 
-    def __init__(self, root: Path, topology: Topology, put: Put, clock: Clock) -> None:
+    def __init__(self, root: Path | None, topology: Topology, put: Put, clock: Clock) -> None:
         self._root, self._put, self._clock = root, put, clock
         self._destinations: Destinations = {
             name: (str(site.cloud), site.bucket, site.prefix) for name, site in topology.sites.items()
@@ -121,6 +121,8 @@ class DecisionLog:
             return found
 
     def _append(self, draft: DecisionRecord) -> DecisionRecord:
+        if self._root is None:
+            raise OSError("no state folder: neither HOLDFAST_STATE nor a home is known")
         if self._slot is None:
             self._slot = take(self._root, self._destinations)
         slot = self._slot
@@ -153,7 +155,7 @@ class DecisionLog:
             return found
         raise DecisionNotRecorded(
             "the decision cannot be written down anywhere; nothing was copied",
-            where=str(self._root),
+            where=str(self._root or "decisions"),
             expected="a folder this process may write to, or a site that takes it",
             found="; ".join(reasons),
             fix="Have HOLDFAST_STATE name a folder on a disk with room",
@@ -195,6 +197,8 @@ class DecisionLog:
         return done
 
     def _ship_left(self, deadline: float, done: Shipment) -> None:
+        if self._root is None:
+            return
         try:
             for other, same in left_behind(self._root, self._destinations):
                 try:
@@ -242,16 +246,20 @@ class DecisionLog:
                     done.errors[site] = str(error)
                     return
 
-        threads = [
-            threading.Thread(target=to, args=[site], name=f"decisions-{site}", daemon=True)
+        threads = {
+            site: threading.Thread(target=to, args=[site], name=f"decisions-{site}", daemon=True)
             for site in dict.fromkeys(site for sites in wanted.values() for site in sites)
-        ]
-        for thread in threads:
-            thread.start()
-        for site, thread in zip(dict.fromkeys(s for sites in wanted.values() for s in sites), threads, strict=True):
-            thread.join(max(0.0, deadline - time.monotonic()))
-            if thread.is_alive():
-                done.errors[site] = "no answer in time"
+        }
+        for site, thread in threads.items():
+            try:
+                thread.start()
+            except RuntimeError:  # the interpreter is ending, and starts no threads any more
+                to(site)
+        for site, thread in threads.items():
+            if thread.ident is not None:
+                thread.join(max(0.0, deadline - time.monotonic()))
+                if thread.is_alive():
+                    done.errors[site] = "no answer in time"
 
     def close(self, *, budget_seconds: float = SHIP_BUDGET_SECONDS) -> Shipment:
         """Ship, and let go of the writer."""
