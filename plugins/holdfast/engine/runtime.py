@@ -89,7 +89,7 @@ class Runtime:
 
     @property
     def decisions_folder(self) -> Path | None:
-        """Where decisions lie on this machine; ``None``: a container's user may have no home, and no folder is named."""
+        """Where decisions lie on this machine; ``None``: no folder is named, and a container's user has no home."""
         try:
             return self.state_folder / "decisions"
         except RuntimeError:

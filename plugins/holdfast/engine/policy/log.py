@@ -14,7 +14,6 @@ import uuid
 import weakref
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -27,42 +26,24 @@ from holdfast.engine.policy.records import (
     line_hash,
     object_key,
 )
-from holdfast.engine.policy.spool import Destinations, Segment, Slot, left_behind, take
+from holdfast.engine.policy.shipping import Put, Shipment, send
+from holdfast.engine.policy.spool import Destinations, Slot, left_behind, take
 from holdfast.errors import HoldfastError
 
 log = logging.getLogger("holdfast.policy")
 
-#: Writes an object create-only; that exactly these bytes lie there already is no error. Raises HoldfastError.
-Put = Callable[[str, str, bytes], None]
 #: The same question gets the same decision for so long in one process, and is written down once.
 REUSE = timedelta(seconds=60)
 #: A process that goes on ships what it decided after so long.
 SHIP_AFTER_SECONDS = 60.0
 #: How long a shipment may take all in all; a put that is slower goes on by itself, within its own timeouts.
 SHIP_BUDGET_SECONDS = 8.0
-#: At so many sites a line must lie before this machine forgets it, where there are so many.
-COPIES = 2
 
 
 class DecisionNotRecorded(HoldfastError):
     """A decision can be written down nowhere, so nothing may follow from it: nothing was copied."""
 
     transient = True
-
-
-@dataclass
-class Shipment:
-    """What a shipment did.
-
-    Args:
-        shipped: objects that lie at enough sites now.
-        left: objects that still wait on this machine.
-        errors: per site why it has not got everything.
-    """
-
-    shipped: int = 0
-    left: int = 0
-    errors: dict[str, str] = field(default_factory=dict)
 
 
 class DecisionLog:
@@ -215,51 +196,16 @@ class DecisionLog:
             wanted = {
                 one.path: [s for s in self._sites_for(sorted(one.groups)) if s in destinations] for one in segments
             }
-            self._to_sites(segments, wanted, deadline, done)
+            send(segments, wanted, self._put, deadline, done)
             with self._lock:
                 for one in segments:
-                    there = sum(one.mark(site).exists() for site in wanted[one.path])
-                    if there >= min(COPIES, len(wanted[one.path])) > 0:
+                    if one.is_safe(wanted[one.path]):
                         slot.forget(one)
                         done.shipped += 1
                     else:
                         done.left += 1
         except (OSError, ValueError, HoldfastError) as error:
             done.errors[str(slot.folder)] = str(error)
-
-    def _to_sites(
-        self, segments: list[Segment], wanted: dict[Path, list[str]], deadline: float, done: Shipment
-    ) -> None:
-        def to(site: str) -> None:
-            for one in segments:
-                if site not in wanted[one.path] or one.mark(site).exists():
-                    continue
-                if time.monotonic() > deadline:
-                    done.errors[site] = "no time was left"
-                    return
-                try:
-                    self._put(site, one.key, one.data)
-                    one.mark(site).touch()
-                except FileNotFoundError:
-                    continue  # it lies at enough sites, and was forgotten meanwhile
-                except Exception as error:
-                    done.errors[site] = str(error)
-                    return
-
-        threads = {
-            site: threading.Thread(target=to, args=[site], name=f"decisions-{site}", daemon=True)
-            for site in dict.fromkeys(site for sites in wanted.values() for site in sites)
-        }
-        for site, thread in threads.items():
-            try:
-                thread.start()
-            except RuntimeError:  # the interpreter is ending, and starts no threads any more
-                to(site)
-        for site, thread in threads.items():
-            if thread.ident is not None:
-                thread.join(max(0.0, deadline - time.monotonic()))
-                if thread.is_alive():
-                    done.errors[site] = "no answer in time"
 
     def close(self, *, budget_seconds: float = SHIP_BUDGET_SECONDS) -> Shipment:
         """Ship, and let go of the writer."""
@@ -292,6 +238,12 @@ def _ship_of(reference: weakref.ref[DecisionLog]) -> None:
     found = reference()
     if found is not None:
         found.ship()
+
+
+def ship_all() -> None:
+    """Ship what this process decided, of whatever topology: for one that ends without `atexit`."""
+    for one in list(_LIVE):
+        one.ship()
 
 
 @atexit.register
