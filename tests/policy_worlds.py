@@ -26,7 +26,7 @@ def with_policy(folder: Path, text: str | None, *, name: str = "policies/eu.ceda
     return file
 
 
-def runtime_of(topology: Path, state: Path, **kwargs: Any) -> Runtime:
+def runtime_of(topology: Path, state: Path | str, **kwargs: Any) -> Runtime:
     """The runtime of a machine whose state lies there."""
     environ = {**os.environ, "HOLDFAST_STATE": str(state)}
     return Runtime(

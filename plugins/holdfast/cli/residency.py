@@ -162,21 +162,14 @@ def _print(report: ResidencyReport, everything: bool) -> None:
     from holdfast.engine.pipeline.telling import size
 
     shown = list(report.copies if everything else report.of(Verdict.BREACH, Verdict.UNKNOWN))
-    if shown:
-        table = Table("verdict", "site", "jurisdiction", "kind", "subject", "bytes", "decision", "why", box=None)
-        for copy in shown:
-            decision = copy.decision or ("undecided" if copy.undecided else "–")
-            table.add_row(
-                f"[{_COLOURS[copy.verdict]}]{copy.verdict}[/]",
-                copy.site,
-                copy.jurisdiction,
-                str(copy.kind),
-                _plain(f"{copy.subject} {copy.item}".strip()),
-                "–" if copy.size_bytes is None else size(copy.size_bytes),
-                _plain(decision),
-                _plain(copy.why),
-            )
-        console.print(table)
+    for copy in shown:
+        amount = "" if copy.size_bytes is None else f", {size(copy.size_bytes)}"
+        decision = copy.decision or ("undecided" if copy.undecided else "no decision needed")
+        what = _plain(f"{copy.kind} {copy.subject} {copy.item}".strip())
+        console.print(
+            f"[{_COLOURS[copy.verdict]}]{copy.verdict}[/] {copy.site} ({copy.jurisdiction}): {what}{amount}\n"
+            f"    {_plain(copy.why)}; {_plain(decision)}"
+        )
     for finding in report.log_findings:
         errors.print(f"decision log: {finding}", markup=False, style="yellow")
     counts = report.count()

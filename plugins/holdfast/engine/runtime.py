@@ -83,9 +83,17 @@ class Runtime:
         from holdfast.engine.policy import DecisionLog, check_policies
 
         check_policies(self.topology)
-        folder = self.state_folder / "decisions"
+        folder = self.decisions_folder
         self.topology._decisions = log = DecisionLog(folder, self.topology, self._put_decisions, self.clock)
         return log
+
+    @property
+    def decisions_folder(self) -> Path | None:
+        """Where decisions lie on this machine; ``None``: no folder is named, and a container's user has no home."""
+        try:
+            return self.state_folder / "decisions"
+        except RuntimeError:
+            return None
 
     def ship_decisions(self) -> None:
         """Bring what was decided to the sites now. A process that ends does so by itself, an Airflow task does not."""

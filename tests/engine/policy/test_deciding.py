@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -260,6 +263,18 @@ def test_files_that_are_none_are_refused(tmp_path):
         check_policies(topology)
 
 
+def test_the_policy_beside_the_example_says_what_its_list_says(tmp_path):
+    text = (Path(__file__).parents[3] / "include/policies/eu-only.cedar").read_text()
+    topology = load_topology(with_policy(tmp_path, text), {})
+    check_policies(topology)
+    bound = residency_for(topology, "prices")
+    for intent in (REPLICATE, TRAIN, RESTORE, BACK_UP):
+        assert decide("prices", bound, "site-b", topology.sites, intent=intent).allowed
+        assert not decide("prices", bound, "site-c", topology.sites, intent=intent).allowed
+    plain = decide("prices", bound, "site-b", topology.sites, intent=replace(BACK_UP, encrypted=False))
+    assert plain.determining == ("eu-only: no backup in the clear",)
+
+
 @pytest.mark.parametrize("settings", ["{}", "{jurisdictions: [EU], policy: policies/eu.cedar}"])
 def test_a_class_says_where_in_exactly_one_way(tmp_path, settings):
     file = with_policy(tmp_path, PERMIT_EU)
@@ -281,6 +296,4 @@ def test_a_topology_without_residency_never_imports_cedar(tmp_path):
 
 
 def _env():
-    import os
-
     return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -82,7 +82,7 @@ def choose_target(
             refused.append(f"{site}: in the same cloud as the vault or the source")
             continue
         try:
-            check_hop(subject.name, residency, site, topology.sites, intent=DRILL_RESTORE)
+            check_hop(subject.name, residency, site, topology.sites, intent=DRILL_RESTORE, source=vault_site)
         except ResidencyRefused as error:
             refused.append(f"{site}: {error.what}, {error.found}")
             continue

@@ -15,9 +15,10 @@ from holdfast.engine.policy.asking import (
     check_hop,
     decide,
 )
-from holdfast.engine.policy.log import DecisionLog, DecisionNotRecorded, Shipment
+from holdfast.engine.policy.log import DecisionLog, DecisionNotRecorded
 from holdfast.engine.policy.records import DecisionLogDamaged, DecisionRecord
 from holdfast.engine.policy.request import Action, Kind, Service
+from holdfast.engine.policy.shipping import Shipment
 from holdfast.engine.policy.texts import check_policies, policy_documents
 
 __all__ = [

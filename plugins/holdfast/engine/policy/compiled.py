@@ -156,5 +156,10 @@ def _parsed(text: str) -> cedarpy.PolicySet:
 
 @lru_cache(maxsize=_KEPT_ANSWERS)
 def _ask(policy: Policy, request: Request) -> Answer:
-    policy.check()
+    _check_once(policy)
     return policy.evaluate(request)
+
+
+@lru_cache(maxsize=64)
+def _check_once(policy: Policy) -> None:
+    policy.check()

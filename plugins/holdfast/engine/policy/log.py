@@ -14,7 +14,6 @@ import uuid
 import weakref
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -27,21 +26,18 @@ from holdfast.engine.policy.records import (
     line_hash,
     object_key,
 )
-from holdfast.engine.policy.spool import Destinations, Segment, Slot, left_behind, take
+from holdfast.engine.policy.shipping import Put, Shipment, send
+from holdfast.engine.policy.spool import Destinations, Slot, left_behind, take
 from holdfast.errors import HoldfastError
 
 log = logging.getLogger("holdfast.policy")
 
-#: Writes an object create-only; that exactly these bytes lie there already is no error. Raises HoldfastError.
-Put = Callable[[str, str, bytes], None]
 #: The same question gets the same decision for so long in one process, and is written down once.
 REUSE = timedelta(seconds=60)
 #: A process that goes on ships what it decided after so long.
 SHIP_AFTER_SECONDS = 60.0
 #: How long a shipment may take all in all; a put that is slower goes on by itself, within its own timeouts.
 SHIP_BUDGET_SECONDS = 8.0
-#: At so many sites a line must lie before this machine forgets it, where there are so many.
-COPIES = 2
 
 
 class DecisionNotRecorded(HoldfastError):
@@ -50,32 +46,17 @@ class DecisionNotRecorded(HoldfastError):
     transient = True
 
 
-@dataclass
-class Shipment:
-    """What a shipment did.
-
-    Args:
-        shipped: objects that lie at enough sites now.
-        left: objects that still wait on this machine.
-        errors: per site why it has not got everything.
-    """
-
-    shipped: int = 0
-    left: int = 0
-    errors: dict[str, str] = field(default_factory=dict)
-
-
 class DecisionLog:
     """Writes decisions down. One for each topology in a process; any thread may use it.
 
     Args:
-        root: folder on this machine, ``$HOLDFAST_STATE/decisions``.
+        root: folder on this machine, ``$HOLDFAST_STATE/decisions``; ``None``: there is none.
         topology: whose sites the decisions are shipped to.
         put: writes an object at a site.
         clock: wall time of the decisions.
     """
 
-    def __init__(self, root: Path, topology: Topology, put: Put, clock: Clock) -> None:
+    def __init__(self, root: Path | None, topology: Topology, put: Put, clock: Clock) -> None:
         self._root, self._put, self._clock = root, put, clock
         self._destinations: Destinations = {
             name: (str(site.cloud), site.bucket, site.prefix) for name, site in topology.sites.items()
@@ -121,6 +102,8 @@ class DecisionLog:
             return found
 
     def _append(self, draft: DecisionRecord) -> DecisionRecord:
+        if self._root is None:
+            raise OSError("no state folder: neither HOLDFAST_STATE nor a home is known")
         if self._slot is None:
             self._slot = take(self._root, self._destinations)
         slot = self._slot
@@ -153,7 +136,7 @@ class DecisionLog:
             return found
         raise DecisionNotRecorded(
             "the decision cannot be written down anywhere; nothing was copied",
-            where=str(self._root),
+            where=str(self._root or "decisions"),
             expected="a folder this process may write to, or a site that takes it",
             found="; ".join(reasons),
             fix="Have HOLDFAST_STATE name a folder on a disk with room",
@@ -195,6 +178,8 @@ class DecisionLog:
         return done
 
     def _ship_left(self, deadline: float, done: Shipment) -> None:
+        if self._root is None:
+            return
         try:
             for other, same in left_behind(self._root, self._destinations):
                 try:
@@ -211,47 +196,16 @@ class DecisionLog:
             wanted = {
                 one.path: [s for s in self._sites_for(sorted(one.groups)) if s in destinations] for one in segments
             }
-            self._to_sites(segments, wanted, deadline, done)
+            send(segments, wanted, self._put, deadline, done)
             with self._lock:
                 for one in segments:
-                    there = sum(one.mark(site).exists() for site in wanted[one.path])
-                    if there >= min(COPIES, len(wanted[one.path])) > 0:
+                    if one.is_safe(wanted[one.path]):
                         slot.forget(one)
                         done.shipped += 1
                     else:
                         done.left += 1
         except (OSError, ValueError, HoldfastError) as error:
             done.errors[str(slot.folder)] = str(error)
-
-    def _to_sites(
-        self, segments: list[Segment], wanted: dict[Path, list[str]], deadline: float, done: Shipment
-    ) -> None:
-        def to(site: str) -> None:
-            for one in segments:
-                if site not in wanted[one.path] or one.mark(site).exists():
-                    continue
-                if time.monotonic() > deadline:
-                    done.errors[site] = "no time was left"
-                    return
-                try:
-                    self._put(site, one.key, one.data)
-                    one.mark(site).touch()
-                except FileNotFoundError:
-                    continue  # it lies at enough sites, and was forgotten meanwhile
-                except Exception as error:
-                    done.errors[site] = str(error)
-                    return
-
-        threads = [
-            threading.Thread(target=to, args=[site], name=f"decisions-{site}", daemon=True)
-            for site in dict.fromkeys(site for sites in wanted.values() for site in sites)
-        ]
-        for thread in threads:
-            thread.start()
-        for site, thread in zip(dict.fromkeys(s for sites in wanted.values() for s in sites), threads, strict=True):
-            thread.join(max(0.0, deadline - time.monotonic()))
-            if thread.is_alive():
-                done.errors[site] = "no answer in time"
 
     def close(self, *, budget_seconds: float = SHIP_BUDGET_SECONDS) -> Shipment:
         """Ship, and let go of the writer."""
@@ -284,6 +238,12 @@ def _ship_of(reference: weakref.ref[DecisionLog]) -> None:
     found = reference()
     if found is not None:
         found.ship()
+
+
+def ship_all() -> None:
+    """Ship what this process decided, of whatever topology: for one that ends without `atexit`."""
+    for one in list(_LIVE):
+        one.ship()
 
 
 @atexit.register

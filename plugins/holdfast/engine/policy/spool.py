@@ -15,19 +15,24 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import re
 import socket
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast.engine.policy.records import NOTHING_BEFORE, DecisionRecord, line_hash, object_key, read_lines
 
+log = logging.getLogger("holdfast.policy")
+
 #: Of each site what says where its bucket is: cloud, bucket, prefix.
 Destinations = Mapping[str, tuple[str, str, str]]
+#: At so many sites a line must lie before this machine forgets it, where there are so many.
+COPIES = 2
 #: An object of the log is not longer than about this.
 SEGMENT_BYTES = 4 * 1024 * 1024
 
@@ -49,6 +54,10 @@ class Segment:
     def mark(self, site: str) -> Path:
         """The file that says it lies at a site."""
         return self.path.with_name(f"{self.path.stem}.{site}")
+
+    def is_safe(self, sites: Sequence[str]) -> bool:
+        """Whether it lies at enough of these sites for this machine to forget it."""
+        return sum(self.mark(site).exists() for site in sites) >= min(COPIES, len(sites)) > 0
 
 
 class Slot:
@@ -189,7 +198,7 @@ def left_behind(root: Path, destinations: Destinations) -> Iterator[tuple[Slot, 
 
 
 def try_take(folder: Path) -> Slot | None:
-    """A writer, unless another process has it."""
+    """A writer, unless another process has it, or its files were spoilt: then it is left as it lies, for people."""
     try:
         lock = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -199,6 +208,10 @@ def try_take(folder: Path) -> Slot | None:
         return Slot(folder, lock)
     except BlockingIOError:
         os.close(lock)
+        return None
+    except (ValueError, LookupError) as error:
+        os.close(lock)
+        log.error("decisions in %s cannot be read, and are not shipped: %s", folder, error)
         return None
     except BaseException:
         os.close(lock)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -76,6 +77,8 @@ def read_decisions(stores: Mapping[str, ObjectStore], spool: Path | None = None)
         spool: of this machine; what is not shipped yet lies there.
     """
     found = Decisions()
+    # Before the buckets: what is shipped meanwhile is in both, never in neither.
+    spooled = list(_spooled(spool)) if spool is not None else []
     objects: dict[str, bytes] = {}
     with ThreadPoolExecutor(_READERS, "decisions") as pool:
         for site, store in stores.items():
@@ -86,10 +89,15 @@ def read_decisions(stores: Mapping[str, ObjectStore], spool: Path | None = None)
                         found.findings.append(f"{key}: {site} has other bytes than another site")
             except HoldfastError as error:
                 found.findings.append(f"decisions at {site} cannot be read: {error}")
-    pieces = [(key, data) for key, data in sorted(objects.items())]
-    pieces += [(str(path), path.read_bytes()) for path in sorted(spool.glob("*/*.jsonl"))] if spool is not None else []
-    found.add(_lines(pieces, found.findings))
+    found.add(_lines([*sorted(objects.items()), *spooled], found.findings))
     return found
+
+
+def _spooled(spool: Path) -> Iterator[tuple[str, bytes]]:
+    for path in sorted(spool.glob("*/*.jsonl")):
+        with suppress(FileNotFoundError):
+            data = path.read_bytes()
+            yield str(path), data[: data.rfind(b"\n") + 1]  # a line may just be written
 
 
 def _lines(pieces: Iterable[tuple[str, bytes]], findings: list[str]) -> Iterator[tuple[DecisionRecord, bytes]]:

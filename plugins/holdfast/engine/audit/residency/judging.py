@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from holdfast.engine.audit.residency.decided import Decisions
@@ -23,6 +23,7 @@ class Found:
         source: where it came from.
         arrived_at: when it was there; ``None``: not known.
         kinds, names: how decisions call it.
+        one_of: where ``data`` is not known: it can only be of these.
     """
 
     kind: CopyKind
@@ -37,6 +38,7 @@ class Found:
     arrived_at: datetime | None = None
     kinds: Sequence[Kind] = (Kind.DATASET, Kind.MODEL)
     names: Iterable[str] = ()
+    one_of: tuple[str, ...] = ()
 
 
 class Judge:
@@ -51,6 +53,8 @@ class Judge:
     def judge(self, found: Found) -> Copy:
         """The verdict."""
         topology = self._topology
+        if found.one_of:
+            return self._any_of(found)
         if found.data is None:
             return self._told(found, None, *self._of_nobody())
         try:
@@ -70,6 +74,15 @@ class Judge:
         )
         verdict = Verdict.LAWFUL if asked.allowed else Verdict.UNKNOWN if asked.failed else Verdict.BREACH
         return self._told(found, residency, verdict, "; ".join(asked.reasons), asked.policy_sha256)
+
+    def _any_of(self, found: Found) -> Copy:
+        """Lawful where each of those it may be of would be; else nobody knows."""
+        asked = [self.judge(replace(found, data=one, one_of=())) for one in found.one_of]
+        forbidden = [one for one, copy in zip(found.one_of, asked, strict=True) if copy.verdict is not Verdict.LAWFUL]
+        listed = ", ".join(forbidden or found.one_of)
+        if forbidden:
+            return self._told(found, None, Verdict.UNKNOWN, f"it may be of {listed}, which may not lie here")
+        return self._told(found, None, Verdict.LAWFUL, f"it can only be of {listed}, which may all lie here")
 
     def unreadable(self, site: str, subject: str, why: str) -> Copy:
         """A part of a site that could not be read: what lies there is unknown."""

@@ -44,7 +44,7 @@ def backups_at(runtime: Runtime, name: str, site: str, unread: Unread) -> Iterat
     for number, why in sorted(unreadable.items()):
         unread(f"vault {name}, entry {number}", why)
     if (rest := sum(packs) - sum(backup.stored_bytes for backup in backups)) > 0 and packs:
-        yield from _rest(runtime.topology, name, site, rest, len(packs))
+        yield _rest(runtime.topology, name, site, rest, len(packs))
 
 
 def _of_source(topology: Topology, vault: str, site: str, source: str, backups: list[Backup]) -> Found:
@@ -67,27 +67,15 @@ def _of_source(topology: Topology, vault: str, site: str, source: str, backups: 
     )
 
 
-def _rest(topology: Topology, vault: str, site: str, size_bytes: int, packs: int) -> Iterator[Found]:
-    """Bytes of backups that were forgotten and not collected yet: of whatever the vault's groups may put into it.
-
-    Each of those is asked about, so that the rest is lawful only where all of it would be.
-    """
-    for name, group in topology.groups.items():
-        if vault not in group.vaults:
-            continue
-        trained = {topology.job(job).dataset for job in group.training}
-        for subject in sorted({*group.datasets, *trained}):
-            yield Found(
-                CopyKind.PACKS,
-                subject,
-                f"{packs} packs of vault {vault}: what live backups do not account for, group {name}",
-                site,
-                subject,
-                BACK_UP,
-                size_bytes,
-                packs,
-                kinds=(Kind.BACKUP,),
-            )
+def _rest(topology: Topology, vault: str, site: str, size_bytes: int, packs: int) -> Found:
+    """Bytes that no live backup accounts for: of backups that were forgotten and not collected yet, mostly."""
+    groups = [group for group in topology.groups.values() if vault in group.vaults]
+    trained = {topology.job(job).dataset for group in groups for job in group.training}
+    subjects = sorted(trained.union(*(group.datasets for group in groups)))
+    what = f"what live backups do not account for, of {packs} packs"
+    return Found(
+        CopyKind.PACKS, vault, what, site, None, BACK_UP, size_bytes, kinds=(Kind.BACKUP,), one_of=tuple(subjects)
+    )
 
 
 def vaults_at(topology: Topology, runtime: Runtime, site: str) -> list[str]:

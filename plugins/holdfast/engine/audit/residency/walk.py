@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 from holdfast.engine.audit.residency.judging import Found
 from holdfast.engine.audit.residency.report import CopyKind
@@ -24,6 +25,7 @@ from holdfast.errors import HoldfastError
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_T = TypeVar("_T")
 #: Told of what could not be read: a subject and why.
 Unread = Callable[[str, str], None]
 
@@ -62,20 +64,30 @@ class SiteWalk:
         self._folders = {d.path: _Folder(d.path, name) for name, d in topology.datasets.items()}
 
     def walk(self) -> Iterator[Found]:
-        """All of it. Raises HoldfastError: the site cannot be listed."""
+        """All of it; a part that cannot be listed does not keep the others from being looked at."""
         # Listed before the commit records are read: what is committed meanwhile is not taken for a stray.
-        data = list(_listed(self._store, "data/"))
+        data = self._parts("data/", lambda: _listed(self._store, "data/"))
         for subject in self._names_below("snapshots/"):
             yield from self._snapshots(subject)
         yield from self._strays(data)
         for run in self._names_below("runs/"):
-            yield from self._run(run)
-        yield from self._others()
+            yield from self._parts(f"run {run}", partial(self._run, run))
+        yield from self._parts("other folders", self._others)
+
+    def _parts(self, what: str, read: Callable[[], Iterator[_T]]) -> list[_T]:
+        found: list[_T] = []
+        try:
+            for one in read():
+                found.append(one)  # noqa: PERF402 - what came before an error counts
+        except HoldfastError as error:
+            self._unread(what, str(error))
+        return found
 
     # -- snapshots -----------------------------------------------------------------------------------------------------
 
     def _names_below(self, prefix: str) -> list[str]:
-        return [folder.removeprefix(prefix) for folder in _folders(self._store, prefix)]
+        folders = self._parts(prefix, lambda: _folders(self._store, prefix))
+        return [folder.removeprefix(prefix) for folder in folders]
 
     def _snapshots(self, subject: str) -> Iterator[Found]:
         try:
