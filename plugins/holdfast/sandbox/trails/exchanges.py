@@ -29,7 +29,7 @@ class Exchange:
 
     Args:
         id: a UUID made of where the record lies, so the same record gives the same events however often it is read.
-        listener: ``store`` or ``dns``.
+        listener: ``store``, ``dns`` or ``trail``.
         at: when its head arrived.
         end: ``whole``, ``cut`` (the answer was not seen to its end), ``unanswered`` (no answer was seen, so what
             became of it is not known) or ``refused`` (the fault proxy answered 503 for the cloud).
