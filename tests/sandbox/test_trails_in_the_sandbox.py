@@ -45,7 +45,8 @@ class Trails:
         found: list[dict[str, Any]] = []
         for bucket in trail_buckets(settings.cloud, settings.bucket):
             store = bucket_of(self.runtime, site, bucket)
-            for info in store.list():
+            # In the order of delivery: CloudTrail's times are whole seconds.
+            for info in sorted(store.list(), key=lambda info: info.modified_at):
                 data = store.get(info.key)
                 if info.key.endswith(".gz"):
                     found += json.loads(gzip.decompress(data)).get("Records", [])

@@ -162,12 +162,14 @@ def _described(exchange: _Exchange, peer: str, end: str) -> dict[str, Any]:
     )
     if exchange.status >= 400:
         kept["error"] = _error(exchange.answer_seen)
+    if not exchange.seen_limit:
+        return kept
     if _FORM.match(exchange.head):
         action = _ACTION.search(exchange.seen)
         kept["action"] = action[1].decode("ascii") if action else None
     elif exchange.seen_limit == _SEEN_BYTES:
         kept["object"] = _named(exchange.seen) or _named(exchange.answer_seen)
-    elif exchange.seen_limit:
+    else:
         kept["calls"] = _calls(exchange.seen, exchange.answer_seen)
     return kept
 
