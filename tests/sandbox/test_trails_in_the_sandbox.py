@@ -7,12 +7,15 @@ import http.client
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import pytest
 
@@ -23,6 +26,7 @@ from holdfast.sandbox import Sandbox
 from holdfast.sandbox.azurite import ACCOUNT, KEY
 from holdfast.sandbox.layout import GCP_PROJECT
 from holdfast.sandbox.trails.names import AWS_ACCOUNT, AWS_TRAIL, trail_buckets
+from proxied import wait_until
 
 AWS, GCP, AZURE = "aws-eu-west-1", "gcp-europe-west1", "azure-westeurope"
 
@@ -317,3 +321,52 @@ def _validate_logs(trails: Trails, began: datetime) -> subprocess.CompletedProce
         check=False,
         timeout=120,
     )
+
+
+ONE_SITE = """
+version: 1
+sites:
+  gcp-here: {cloud: gcp, region: europe-west1, jurisdiction: EU, connection: here, bucket: the-bucket}
+groups: {}
+"""
+
+
+def test_what_a_killed_proxy_had_answered_is_delivered_once(tmp_path: Path) -> None:
+    (tmp_path / "topology.yaml").write_text(ONE_SITE)
+    with Sandbox(tmp_path / "state", topology=tmp_path / "topology.yaml", owner_pid=os.getpid()) as box:
+        url = json.loads(box.environment()["AIRFLOW_CONN_HERE"])["extra"]["endpoint_url"].removeprefix("http://")
+        answered = set()
+        for number in range(60):
+            if number in (20, 40):
+                # The one that records, then the one that delivers.
+                os.kill(box.status().part("proxy.gcp-here" if number == 20 else "trails").pid, signal.SIGKILL)
+            connection = http.client.HTTPConnection(url, timeout=5)
+            try:
+                connection.request("PUT", f"/the-bucket/key-{number}", b"x")
+                if connection.getresponse().status == 200:
+                    answered.add(f"key-{number}")
+            except OSError:
+                wait_until(lambda: box.status().part("proxy.gcp-here").healthy)
+            finally:
+                connection.close()
+            if number % 25 == 0:
+                assert box.deliver_trails()[0].error is None
+        box.deliver_trails()
+        stored = [entry["protoPayload"]["resourceName"] for entry in _entries(url)]
+    names = [name.rpartition("/")[2] for name in stored if "/objects/key-" in name]
+    assert len(names) == len(set(names))
+    assert set(names) >= answered
+    assert len(answered) >= 50
+
+
+def _entries(address: str) -> list[dict[str, Any]]:
+    def get(path: str) -> bytes:
+        with urllib.request.urlopen(f"http://{address}{path}", timeout=5) as answer:
+            return bytes(answer.read())
+
+    found = json.loads(get("/storage/v1/b/the-bucket-logs/o"))["items"]
+    return [
+        json.loads(line)
+        for one in found
+        for line in get(f"/storage/v1/b/the-bucket-logs/o/{quote(one['name'], safe='')}?alt=media").splitlines()
+    ]
