@@ -18,12 +18,18 @@ import pytest
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from holdfast.clock import FakeClock
 from holdfast.sandbox.errors import PartFailed
 from holdfast.sandbox.files import write_text
 from holdfast.sandbox.layout import SandboxSite
 from holdfast.sandbox.trails import delivery
+from holdfast.sandbox.trails.azure_monitor import AzureMonitor
+from holdfast.sandbox.trails.cloud_logging import CloudLogging
+from holdfast.sandbox.trails.cloudtrail import CloudTrail
+from holdfast.sandbox.trails.exchanges import Exchange
 from holdfast.sandbox.trails.names import public_keys_file, trails_folder
 from holdfast.sandbox.trails.recording import Recorder, recorded_folder
 from holdfast.sandbox.trails.signing import KEY_FILE, load_or_make_key
@@ -42,6 +48,18 @@ def pem() -> str:
     with TemporaryDirectory() as folder:
         load_or_make_key(Path(folder))
         return (trails_folder(Path(folder)) / KEY_FILE).read_text()
+
+
+class _Signs:
+    """A key that takes no time."""
+
+    fingerprint = "0" * 32
+
+    def sign(self, text: bytes) -> bytes:
+        return hashlib.sha256(text).digest()
+
+
+KEY: Any = _Signs()
 
 
 class Killed(BaseException):
@@ -197,8 +215,75 @@ def test_a_line_that_a_crash_cut_off_is_no_event_and_spoils_no_other(box: Box) -
     file.write_bytes(whole + b'{"end": "who\n' + whole[:40])
     box.record()  # the next process writes a file of its own
     found = box.deliver()
-    assert (found.events, found.torn) == (2, 1)
+    assert (found.events, found.torn) == (2, 2)
     assert box.deliver().events == 0
+    assert not file.exists()
+
+
+_WORDS = st.sampled_from(
+    [
+        "/",
+        "b",
+        "o",
+        "upload",
+        "storage",
+        "v1",
+        "%ff",
+        "%2F",
+        "ü",
+        "batch",
+        "rewriteTo",
+        "dns",
+        "managedZones",
+        "changes",
+    ]
+)
+_QUERY = st.sampled_from(
+    ["", "?uploads", "?uploadId=1", "?comp=list", "?comp=lease", "?restype=container", "?upload_id&a=%ff"]
+)
+
+
+@given(
+    st.lists(_WORDS, max_size=9),
+    _QUERY,
+    st.sampled_from(["GET", "HEAD", "PUT", "POST", "PATCH", "DELETE", "BREW", ""]),
+    st.sampled_from([0, 100, 200, 308, 404, 503, 999]),
+    st.sampled_from(["store", "dns", "trail"]),
+    st.booleans(),
+)
+@settings(max_examples=150)
+def test_no_request_whatever_stops_a_delivery(
+    words: list[str], query: str, method: str, status: int, listener: str, copies: bool
+) -> None:
+    copied = {f"x-{name}-copy-source": "/b/%ff" for name in ("amz", "goog", "ms")} if copies else {}
+    exchange = Exchange(
+        "id",
+        listener,
+        START,
+        1,
+        "whole",
+        method,
+        "/" + "/".join(words) + query,
+        status,
+        "",
+        0,
+        0,
+        {"kind": "other"},
+        copied,
+        {},
+    )
+    trails = {
+        "trail": [CloudTrail(SITES["aws"], Clouds(), KEY)],
+        "dns": [CloudLogging(SITES["gcp"], Clouds())],
+        "store": [
+            CloudTrail(SITES["aws"], Clouds(), KEY),
+            CloudLogging(SITES["gcp"], Clouds()),
+            AzureMonitor(SITES["azure"], Clouds()),
+        ],
+    }
+    for trail in trails[listener]:
+        state = {"began": "2026-11-29T21:00:00Z"}
+        trail.deliver([exchange], trail.plan([exchange], state, START), state)
 
 
 def test_streams_that_were_no_http_are_told_of_and_are_no_events(box: Box) -> None:

@@ -114,6 +114,12 @@ def test_no_bytes_whatever_harm_the_one_who_watches(sent: bytes, answered: bytes
     assert len(wire.kept.exchanges) >= 1
 
 
+def test_a_body_nested_without_end_costs_its_sender_nothing() -> None:
+    body = b'{"a":' + b"[" * 4000
+    found = one(request("POST /upload/storage/v1/b/b/o?uploadType=multipart", body=body), ok())
+    assert (found["status"], found["object"]) == (200, None)
+
+
 def test_a_cut_answer_is_recorded_as_far_as_it_was_seen() -> None:
     wire = Wire()
     wire.send(request("GET /b/a") + request("GET /b/next"))

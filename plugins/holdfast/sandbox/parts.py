@@ -77,9 +77,13 @@ def listeners(world: World, site: str) -> dict[str, str]:
     found = {"store": f"store.{site}", "service": f"service.{site}"}
     if site == world.dns_site:
         found["dns"] = "dns-api"
+    if world.site(site).cloud == "aws":
+        found["trail"] = "trails"
     for other in world.others(site):
         found[f"egress:{other.name}:store"] = f"{other.name}/store"
         found[f"egress:{other.name}:service"] = f"{other.name}/service"
+        if other.cloud == "aws":
+            found[f"egress:{other.name}:trail"] = f"{other.name}/trail"
     if world.dns_site is not None:
         found["egress:dns"] = "dns-api" if site == world.dns_site else f"{world.dns_site}/dns"
     return found

@@ -1,8 +1,9 @@
 """The fault proxy of one site: every way in and every way out leads through it, and all obey the site's modes.
 
-One process per site. Its listeners are ``store``, ``service`` and perhaps ``dns`` (ways in) and ``egress:…`` (ways
-out). Processes inside the site reach their own store directly, not through here: inside a site that is cut off the
-network works. Modes are switched live over HTTP on the control port and survive a restart of the proxy.
+One process per site. Its listeners are ``store``, ``service`` and perhaps ``dns`` and ``trail`` (ways in) and
+``egress:…`` (ways out). Processes inside the site reach their own store directly, not through here: inside a site that
+is cut off the network works. Modes are switched live over HTTP on the control port and survive a restart of the proxy.
+What comes in to a cloud is recorded for its trail.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from holdfast.sandbox.proxy_listener import Listener
 from holdfast.sandbox.trails.recording import Recorder
 
 #: A way out needs no record: it leads to another site's way in.
-RECORDED = ("store", "dns")
+RECORDED = ("store", "dns", "trail")
 
 
 class SiteProxy:

@@ -2,7 +2,8 @@
 
     python -m holdfast.sandbox.trails STATE
 
-It answers ``GET /trails`` with what it delivered last, so that the keeper sees that it lives.
+It answers ``GET /trails`` with what it delivered last, so that the keeper sees that it lives, and is the CloudTrail API
+of the emulated AWS.
 """
 
 from __future__ import annotations
@@ -17,20 +18,33 @@ from typing import Any
 
 from holdfast.errors import HoldfastError
 from holdfast.sandbox.files import read_json
-from holdfast.sandbox.layout import Paths
+from holdfast.sandbox.layout import Paths, read_world
 from holdfast.sandbox.ports import HOST
+from holdfast.sandbox.trails.cloudtrail_api import CloudTrailApi
 from holdfast.sandbox.trails.delivery import deliverer_of
 
 PERIOD_SECONDS = 30.0
+_LARGEST = 64 * 1024
 
 
 class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    timeout = 60
     server: _Server
 
     def do_GET(self) -> None:
-        body = json.dumps({"delivered": self.server.delivered}).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
+        self._answer(200, {"delivered": self.server.delivered}, "application/json")
+
+    def do_POST(self) -> None:
+        length = self.headers.get("Content-Length", "0")
+        body = self.rfile.read(min(int(length), _LARGEST) if length.isdigit() else 0)
+        status, answer = self.server.api.answer(self.headers.get("X-Amz-Target", ""), body)
+        self._answer(status, answer, "application/x-amz-json-1.1")
+
+    def _answer(self, status: int, document: dict[str, Any], content_type: str) -> None:
+        body = json.dumps(document).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -42,8 +56,9 @@ class _Handler(BaseHTTPRequestHandler):
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, api: CloudTrailApi) -> None:
         super().__init__((HOST, port), _Handler)
+        self.api = api
         self.delivered: list[dict[str, Any]] = []
 
 
@@ -55,7 +70,8 @@ def main() -> None:
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    server = _Server(saved["ports"]["trails"])
+    api = CloudTrailApi(paths.state, read_world(Path(saved["topology"])).sites)
+    server = _Server(saved["ports"]["trails"], api)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     deliverer = deliverer_of(paths, saved)
     while not stopping.wait(PERIOD_SECONDS):

@@ -33,7 +33,7 @@ def is_of_the_cloud(exchange: Exchange) -> bool:
 
 def cloudtrail_event(exchange: Exchange, region: str) -> dict[str, Any]:
     """One record."""
-    service = exchange.caller.get("service") or "s3"
+    service = "cloudtrail" if exchange.listener == "trail" else exchange.caller.get("service") or "s3"
     call = s3_call(exchange) if service == "s3" else _other(exchange)
     is_data = call.is_data
     event: dict[str, Any] = {

@@ -135,12 +135,15 @@ class Deliverer:
         return CloudLogging(site, emulator) if site.cloud == "gcp" else AzureMonitor(site, emulator)
 
     def _began(self, folder: Path) -> str:
-        """When the first record's file was opened, else now."""
+        """The hour in which the first record's file was opened, else this one: an auditor goes by hours.
+
+        That nothing was delivered in it before is true: there was no sandbox.
+        """
         first = min((file.name for file in folder.glob("*.jsonl")), default=None)
         now = self._clock.now()
         if first is not None:
             now = min(now, datetime.fromtimestamp(int(first.partition("-")[0]) // 10**9, tz=UTC))
-        return _iso(now)
+        return _iso(now.replace(minute=0, second=0))
 
     def _is_due(self, cloud: dict[str, Any]) -> bool:
         return self._clock.now() - _parsed(cloud.get("end") or cloud["began"]) >= _LONGEST_PERIOD

@@ -34,7 +34,7 @@ class Emulator:
         timeout_seconds: of each attempt; there are three.
     """
 
-    def __init__(self, port: int, *, timeout_seconds: float = 10.0) -> None:
+    def __init__(self, port: int, *, timeout_seconds: float = 5.0) -> None:
         self._port = port
         self._timeout_seconds = timeout_seconds
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import uuid
 from collections.abc import Iterator, Mapping
@@ -29,7 +30,7 @@ class Exchange:
 
     Args:
         id: a UUID made of where the record lies, so the same record gives the same events however often it is read.
-        listener: ``store`` or ``dns``.
+        listener: ``store``, ``dns`` or ``trail``.
         at: when its head arrived.
         end: ``whole``, ``cut`` (the answer was not seen to its end), ``unanswered`` (no answer was seen, so what
             became of it is not known) or ``refused`` (the fault proxy answered 503 for the cloud).
@@ -120,14 +121,18 @@ def waiting(folder: Path, cursor: Mapping[str, int]) -> Ranges:
     """What was recorded and not yet delivered, in whole lines; at most about 16 MiB, the oldest first."""
     found: Ranges = {}
     room = _MOST_BYTES
-    for file in sorted(folder.glob(f"*{SUFFIX}")):
+    files = sorted(folder.glob(f"*{SUFFIX}"))
+    newest = {_listener(file.name): file.name for file in files}
+    for file in files:
         start = cursor.get(file.name, 0)
         if room <= 0 or file.stat().st_size <= start:
             continue
         with file.open("rb") as lines:
             lines.seek(start)
             data = lines.read(room)
-        end = data.rfind(b"\n") + 1
+        # Nobody writes to an older file any more: a line without an end will not get one.
+        closed = newest[_listener(file.name)] != file.name and len(data) < room
+        end = len(data) if closed else data.rfind(b"\n") + 1
         if end:
             found[file.name] = (start, start + end)
             room -= end
@@ -143,14 +148,15 @@ def read(folder: Path, ranges: Mapping[str, tuple[int, int]]) -> Read:
             lines.seek(start)
             data = lines.read(end - start)
         at = start
-        for line in data.splitlines(keepends=True):
-            document = _document(line)
-            if document is None:
+        for line in io.BytesIO(data):
+            try:
+                document = json.loads(line)
+                if document["end"] == "unparsed":
+                    unparsed += 1
+                else:
+                    exchanges.append(_exchange(document, name, at))
+            except (ValueError, KeyError, TypeError):
                 torn += 1
-            elif document["end"] == "unparsed":
-                unparsed += 1
-            else:
-                exchanges.append(_exchange(document, name, at))
             at += len(line)
     exchanges.sort(key=lambda one: one.at)
     return Read(tuple(exchanges), unparsed, torn)
@@ -158,10 +164,8 @@ def read(folder: Path, ranges: Mapping[str, tuple[int, int]]) -> Read:
 
 def remove_delivered(folder: Path, cursor: Mapping[str, int]) -> None:
     """Remove files that are delivered whole and that nobody writes any more: each listener's but its newest."""
-    newest: dict[str, str] = {}
     files = sorted(folder.glob(f"*{SUFFIX}"))
-    for file in files:
-        newest[_listener(file.name)] = file.name
+    newest = {_listener(file.name): file.name for file in files}
     for file in files:
         if newest[_listener(file.name)] != file.name and cursor.get(file.name, 0) >= file.stat().st_size:
             file.unlink()
@@ -169,14 +173,6 @@ def remove_delivered(folder: Path, cursor: Mapping[str, int]) -> None:
 
 def _listener(name: str) -> str:
     return name.split("-")[1]
-
-
-def _document(line: bytes) -> dict[str, Any] | None:
-    try:
-        document = json.loads(line)
-    except ValueError:
-        return None
-    return document if isinstance(document, dict) and "end" in document else None
 
 
 def _exchange(document: dict[str, Any], name: str, at: int) -> Exchange:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 from holdfast.sandbox.gcs import methods
+from holdfast.sandbox.gcs.errors import GcsError
 from holdfast.sandbox.trails.exchanges import Exchange
 
 _ROOTS = (("upload", "storage", "v1"), ("resumable", "upload", "storage", "v1"), ("download", "storage", "v1"))
@@ -69,7 +71,7 @@ def gcp_calls(exchange: Exchange) -> Iterator[GcpCall]:
     if root == _ROOTS[0] or root == _ROOTS[1]:
         yield from _upload(exchange, rest)
         return
-    found = methods.find(exchange.method, rest)
+    found = _found(exchange.method, rest)
     if found is None:
         yield GcpCall("storage.unknown", None, None, False)
         return
@@ -85,6 +87,13 @@ def gcp_calls(exchange: Exchange) -> Iterator[GcpCall]:
     yield GcpCall(audited, bucket, name, audited in _ADMIN)
 
 
+def _found(verb: str, segments: list[str]) -> tuple[methods.Method, dict[str, str]] | None:
+    try:
+        return methods.find(verb, segments)
+    except GcsError:  # a name that is no UTF-8, which the server refused too
+        return None
+
+
 def _upload(exchange: Exchange, rest: list[str]) -> Iterator[GcpCall]:
     """An object is created once its last byte is there: the start of a session and its parts are no entries."""
     query = exchange.query
@@ -92,7 +101,7 @@ def _upload(exchange: Exchange, rest: list[str]) -> Iterator[GcpCall]:
         return
     if query.get("uploadType") == "resumable" and "upload_id" not in query and not exchange.failed:
         return
-    variables = methods.find("POST", rest)
+    variables = _found("POST", rest)
     bucket = (variables[1].get("bucket") if variables else None) or exchange.named.get("bucket")
     yield GcpCall("storage.objects.create", bucket, query.get("name") or exchange.named.get("name"), False)
 
@@ -105,8 +114,6 @@ def _xml(exchange: Exchange, segments: list[str]) -> Iterator[GcpCall]:
         return
     source = exchange.headers.get("x-goog-copy-source") or exchange.headers.get("x-amz-copy-source")
     if source and exchange.method == "PUT":
-        from urllib.parse import unquote
-
         source_bucket, _, source_name = unquote(source).removeprefix("/").partition("/")
         yield GcpCall("storage.objects.get", source_bucket, source_name, False)
     if exchange.method == "POST":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
 
@@ -81,14 +82,23 @@ def _split(head: bytes, wanted: frozenset[str]) -> tuple[str, dict[str, str], st
     authorization = ""
     for line in lines:
         name, _, value = line.partition(":")
-        name = name.lower()
-        if name in wanted:
-            headers[name] = value.strip()[:_LONGEST]
-        elif name == "authorization":
+        kept = _kept(name, wanted)
+        if kept is None:
+            continue
+        if kept == "authorization":
             authorization = value.strip()
-        elif name in _SOURCES:
-            headers[name] = _without_query(value.strip())[:_LONGEST_PATH]
+        elif kept in _SOURCES:
+            headers[kept] = _without_query(value.strip())[:_LONGEST_PATH]
+        else:
+            headers[kept] = value.strip()[:_LONGEST]
     return start, headers, authorization
+
+
+@lru_cache(maxsize=1024)
+def _kept(name: str, wanted: frozenset[str]) -> str | None:
+    """The name in lower case of a header that is looked at. There are few, and each comes thousands of times."""
+    lower = name.lower()
+    return lower if lower in wanted or lower == "authorization" or lower in _SOURCES else None
 
 
 def _target(target: str) -> tuple[str, dict[str, str]]:

@@ -112,7 +112,7 @@ class Watch:
             if len(exchange.answer_seen) < exchange.answer_seen_limit:
                 exchange.answer_seen += piece.data[: exchange.answer_seen_limit - len(exchange.answer_seen)]
         if piece.ends_message and self._answering is not None:
-            self._sink.record(_described(self._answering, self._peer, "whole"))
+            self._hand_on(self._answering, "whole")
             self._answering = None
 
     def refused(self, status: int) -> None:
@@ -120,7 +120,7 @@ class Watch:
         if self._waiting:
             exchange = self._waiting.pop()
             exchange.status = status
-            self._sink.record(_described(exchange, self._peer, "refused"))
+            self._hand_on(exchange, "refused")
 
     def ended(self, *, by_cloud: bool) -> None:
         """The connection is over: what has no complete answer will get none.
@@ -130,11 +130,19 @@ class Watch:
         """
         if self._answering is not None:
             closes = by_cloud and not _has_length(self._answering.answer_head)
-            self._sink.record(_described(self._answering, self._peer, "whole" if closes else "cut"))
+            self._hand_on(self._answering, "whole" if closes else "cut")
         for exchange in self._waiting:
-            self._sink.record(_described(exchange, self._peer, "unanswered"))
+            self._hand_on(exchange, "unanswered")
         self._answering = None
         self._waiting.clear()
+
+    def _hand_on(self, exchange: _Exchange, end: str) -> None:
+        try:
+            described = _described(exchange, self._peer, end)
+        except Exception:  # whatever a client sends, it must not be cut off for being watched
+            self._sink.not_understood(self._peer)
+            return
+        self._sink.record(described)
 
     def _no_http(self) -> None:
         if not self._lost:
@@ -162,12 +170,14 @@ def _described(exchange: _Exchange, peer: str, end: str) -> dict[str, Any]:
     )
     if exchange.status >= 400:
         kept["error"] = _error(exchange.answer_seen)
+    if not exchange.seen_limit:
+        return kept
     if _FORM.match(exchange.head):
         action = _ACTION.search(exchange.seen)
         kept["action"] = action[1].decode("ascii") if action else None
     elif exchange.seen_limit == _SEEN_BYTES:
         kept["object"] = _named(exchange.seen) or _named(exchange.answer_seen)
-    elif exchange.seen_limit:
+    else:
         kept["calls"] = _calls(exchange.seen, exchange.answer_seen)
     return kept
 
@@ -184,7 +194,7 @@ def _named(body: bytes) -> dict[str, str] | None:
         return None
     try:
         found, _ = json.JSONDecoder().raw_decode(body[start:].decode("utf-8", errors="replace"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     kept = {
         name: found[name] for name in ("name", "bucket") if isinstance(found, dict) and isinstance(found.get(name), str)
