@@ -63,12 +63,12 @@ class Gate:
     Args:
         rules: change them at will.
         used: every permission that was needed and given.
-        refused: every one that was not.
+        refused: every one that was not, with the request's method.
     """
 
     rules: Rules
     used: set[str] = field(default_factory=set)
-    refused: list[Need] = field(default_factory=list)
+    refused: list[tuple[str, Need]] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     #: Requests that changed something and went through.
     writes: list[str] = field(default_factory=list)
@@ -98,7 +98,7 @@ def enforcing(upstream: str, rules: Rules) -> Iterator[Gate]:
                 return
             for need in needs:
                 if not gate.rules.allows(need):
-                    gate.refused.append(need)
+                    gate.refused.append((self.command, need))
                     found = gate.rules.refusal(request, need)
                     self._send(found.status, found.headers, found.body)
                     return
@@ -126,7 +126,7 @@ def enforcing(upstream: str, rules: Rules) -> Iterator[Gate]:
                 hidden = gate.rules.hides_absence(request) if answer.status == 404 else None
                 if hidden is not None:
                     if not gate.rules.allows(hidden):
-                        gate.refused.append(hidden)
+                        gate.refused.append((self.command, hidden))
                         found = gate.rules.refusal(request, hidden)
                         self._send(found.status, found.headers, found.body)
                         return
@@ -220,7 +220,8 @@ class Iam:
     def needs(self, request: Request) -> list[Need]:
         target = request.headers.get("x-amz-target")
         if target is not None:
-            return [Need(_target_action(target), "*")]
+            named = json.loads(request.body or b"{}").get("KeyId")
+            return [Need(_target_action(target), named if named and named.startswith("arn:") else "*")]
         if request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
             return self._query_service(request)
         bucket, _, key = request.path.lstrip("/").partition("/")
@@ -275,13 +276,11 @@ class Iam:
         allowed = False
         for statement in self._document["Statement"]:
             assert "Condition" not in statement, "conditions are not evaluated here"
-            actions = [
-                one for one in _listed(statement["Action"]) if one != self._without or statement["Effect"] == "Deny"
-            ]
+            actions = set(_listed(statement["Action"]))
+            if statement["Effect"] == "Allow":
+                actions -= {self._without}
             named = any(fnmatchcase(need.action.lower(), one.lower()) for one in actions)
-            there = need.resource == "*" or any(
-                fnmatchcase(need.resource, one) for one in _listed(statement["Resource"])
-            )
+            there = any(fnmatchcase(need.resource, one) for one in _listed(statement["Resource"]))
             if named and there:
                 if statement["Effect"] == "Deny":
                     return False
