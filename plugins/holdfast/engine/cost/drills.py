@@ -153,6 +153,23 @@ def drills_of(stores: Mapping[str, ObjectStore], period: Period) -> tuple[tuple[
     return tuple(sorted(ids)), tuple(unreadable)
 
 
+def newest_rto(stores: Mapping[str, ObjectStore], period: Period) -> dict[str, float]:
+    """Per group the RTO its newest completed failover drill of a period measured, from the fault, in seconds."""
+    ids, _ = drills_of(stores, period)
+    found: dict[str, float] = {}
+    for drill_id in ids:  # oldest first
+        for store in stores.values():
+            try:
+                journal = json.loads(store.get(f"evidence/{drill_id}/journal.json"))
+                seconds = journal["rto_seconds"]["from_fault"]
+                if journal["status"] == "completed" and seconds is not None:
+                    found[str(journal["group"])] = float(seconds)
+                break
+            except (ObjectStoreError, KeyError, TypeError, ValueError):
+                continue  # another kind of drill has another RTO, and another site may have this one's evidence
+    return found
+
+
 @dataclass(frozen=True)
 class Component:
     """One part of an estimate; ``priced`` is ``None`` where nobody says a price."""
