@@ -12,6 +12,7 @@ from holdfast.cli import cost_tables as show
 from holdfast.cli.output import JsonOption, TopologyOption, errors, print_json, reports_errors, to_json
 from holdfast.engine.cost import advice as advice_of
 from holdfast.engine.cost import drills, egress, idle, locked, objectives, standby
+from holdfast.engine.cost.asking import Asking
 from holdfast.engine.cost.periods import last_month, month_of, parse_period
 from holdfast.engine.cost.publish import write_dataset
 from holdfast.engine.cost.report import Look, cost_settings, report_document
@@ -30,6 +31,12 @@ PeriodOption = Annotated[
 OutputOption = Annotated[
     Path | None, typer.Option("--output", help="Write the document (JSON) into this file as well.")
 ]
+AskOption = Annotated[
+    bool,
+    typer.Option(
+        "--ask", help="Ask the billing interfaces of `cost.apis` where an export has nothing; may cost money."
+    ),
+]
 UNKNOWN = 7
 
 
@@ -42,6 +49,7 @@ def report(
         Path | None,
         typer.Option("--focus", help="Write standby and drills as FOCUS 1.2 (Parquet, CSV) into this folder."),
     ] = None,
+    ask: AskOption = False,
     topology: TopologyOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -49,7 +57,7 @@ def report(
 
     Exit codes: 0 known, 2 bad input, 7 no bill of the period, or not of every export.
     """
-    look = _look(topology, period)
+    look = _look(topology, period, ask=ask)
     document = report_document(look)
     if focus is not None and look.bill.lines.num_rows:
         write_dataset(look.dataset(), focus)
@@ -62,6 +70,7 @@ def report(
 def standby_cost(
     period: PeriodOption = None,
     output: OutputOption = None,
+    ask: AskOption = False,
     topology: TopologyOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -69,7 +78,7 @@ def standby_cost(
 
     Exit codes: 0 known, 2 bad input, 7 no bill of the period, or not of every export.
     """
-    look = _look(topology, period)
+    look = _look(topology, period, ask=ask)
     _tell(standby.as_document(look.standby), output, as_json, lambda: show.print_standby(look.standby))
     _end(look)
 
@@ -163,11 +172,12 @@ def advice(
     _end(look)
 
 
-def _look(topology: Path | None, period: str | None) -> Look:
+def _look(topology: Path | None, period: str | None, *, ask: bool = False) -> Look:
     runtime = Runtime.from_environment(topology)
     cost_settings(runtime)
     asked = last_month(runtime.clock.now()) if period is None else parse_period(period)
-    return Look(runtime, asked)
+    asking = Asking(runtime, runtime.state_folder / "cost") if ask else None
+    return Look(runtime, asked, asking=asking)
 
 
 def _tell(document: dict[str, Any], output: Path | None, as_json: bool, text: Callable[[], None]) -> None:

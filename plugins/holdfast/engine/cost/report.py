@@ -13,6 +13,7 @@ import pyarrow as pa
 from holdfast.engine.config.cost import Cost
 from holdfast.engine.cost import advice, egress, idle, locked, objectives, standby
 from holdfast.engine.cost import drills as drill_costs
+from holdfast.engine.cost.asking import Asking, asked_bill
 from holdfast.engine.cost.bill import Bill, BillState, read_bills
 from holdfast.engine.cost.errors import NoBill
 from holdfast.engine.cost.mapping import GROUP, Mapped, map_lines
@@ -48,6 +49,7 @@ class Look:
 
     Args:
         exports: by export its folder, by default opened with the connection of its site.
+        asking: what asks billing interfaces where an export has nothing; none: nobody is asked.
         sites: by site its own store, by default of the runtime: receipts, evidence and what is locked lie there.
     """
 
@@ -55,6 +57,7 @@ class Look:
     period: Period
     exports: Mapping[str, ObjectStore] | None = None
     sites: Mapping[str, ObjectStore] | None = None
+    asking: Asking | None = None
 
     @cached_property
     def cost(self) -> Cost:
@@ -67,7 +70,11 @@ class Look:
 
     @cached_property
     def bill(self) -> Bill:
-        return read_bills(self.runtime, self.cost, self.periods, stores=self.exports)
+        bill = read_bills(self.runtime, self.cost, self.periods, stores=self.exports)
+        if self.asking is None:
+            return bill
+        # The period alone: later ones are read for corrections, and a question has its price.
+        return asked_bill(bill, self.asking, self.cost, self.runtime.topology, [self.period])
 
     @cached_property
     def mapped(self) -> Mapped:
