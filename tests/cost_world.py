@@ -322,7 +322,7 @@ class CostWorld:
     def deliver_all(self, month: datetime = OCTOBER) -> CostWorld:
         """Every cloud's bill of a month, in its own layout."""
         self.deliver_aws(aws_lines(month), month=month)
-        self.deliver_azure(azure_lines(month), month=month)
+        self.deliver_azure(azure_lines(month), month=month, version="1.2")
         self.deliver_gcp(gcp_lines(month), month=month)
         return self
 

@@ -17,7 +17,9 @@ from holdfast.engine.config.base import Model, Name
 from holdfast.engine.cost.errors import PriceListInvalid
 
 GIB = 1024**3
-Kind = Literal["egress", "storage", "storage-infrequent", "write-requests", "compute"]
+Kind = Literal[
+    "egress", "egress-same-cloud", "storage", "storage-infrequent", "write-requests", "compute", "compute-committed"
+]
 _EXACT = Context(prec=76)
 #: What one unit of it is, in what is counted: bytes, byte-months, requests, seconds.
 UNITS = {"GiB": GIB, "GB": 10**9, "GiB-month": GIB, "GB-month": 10**9, "1000-requests": 1000, "hour": 3600}
