@@ -115,6 +115,16 @@ def test_no_change_of_a_file_is_missed(exports: Exports, copy: Path, data: st.Da
         file.write_bytes(original)
 
 
+@pytest.mark.parametrize("write", [str.upper, lambda digits: f"{digits[:2]} {digits[2:]}"])
+def test_a_range_whose_hashes_are_written_otherwise_is_refused(
+    exports: Exports, copy: Path, write: Callable[[str], str]
+) -> None:
+    row = json.loads((copy / "range.json").read_bytes())
+    row["before"][0] = write(row["before"][0])
+    (copy / "range.json").write_bytes(canonical(row))
+    assert_tampered(exports.verify(copy), where="range.json")
+
+
 @pytest.mark.slow
 @settings(max_examples=3000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())

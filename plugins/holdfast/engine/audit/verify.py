@@ -447,6 +447,8 @@ def _read_range(file: Path) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
         if canonical(row) != data:
             raise ValueError("expected canonical JSON")
         left, before = (tuple(bytes.fromhex(found) for found in row[name]) for name in ("left", "before"))
+        if [each.hex() for each in (*left, *before)] != [*row["left"], *row["before"]]:
+            raise ValueError("expected lower-case hex digits")
     except (ValueError, TypeError, RecursionError) as error:
         raise Tampered("the range proof cannot be read", where=str(file), found=str(error)[:300]) from None
     return left, before

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from holdfast.engine.audit.tlog.errors import TileWrong
 from holdfast.engine.audit.tlog.merkle import EMPTY_ROOT, Subtrees, root_of
 from holdfast.engine.audit.tlog.tilecheck import check_tiles
-from holdfast.engine.audit.tlog.tiles import Tile, TiledTree, append_tiles, read_tile, tiles_in, tiles_of
+from holdfast.engine.audit.tlog.tiles import Tile, TiledTree, append_tiles, copy_tiles, read_tile, tiles_in, tiles_of
 from holdfast.engine.audit.tlog.treeproofs import (
     consistency_proof,
     inclusion_proof,
@@ -132,6 +132,31 @@ def test_an_old_tree_that_is_not_the_trusted_one_is_not_appended_to() -> None:
 def test_a_partial_tile_that_was_removed_is_read_from_the_full_one() -> None:
     tiles = dict(all_tiles(512))
     assert read_tile(Tile(0, 1, 44), tiles.get) == LEAVES[256:300]
+
+
+def test_tiles_that_are_missing_at_a_site_are_brought_from_another_and_the_log_goes_on() -> None:
+    here, there = memory_store(), memory_store()
+    append_tiles(here, 0, EMPTY_ROOT, [LEAVES[:300]])
+    append_tiles(there, 0, EMPTY_ROOT, [LEAVES[:300]])
+    append_tiles(here, 300, root(300), [LEAVES[300:900]])
+    with pytest.raises(TileWrong, match="missing"):
+        append_tiles(there, 900, root(900), [LEAVES[900:1000]])
+    assert copy_tiles(tiles_in(here), there, 900, root(900)) == 4
+    assert copy_tiles(tiles_in(here), there, 900, root(900)) == 0
+    assert append_tiles(there, 900, root(900), [LEAVES[900:1000]]).root == root(1000)
+    assert check_tiles(tiles_in(there), 1000, root(1000)) == []
+
+
+def test_tiles_of_another_tree_are_not_brought() -> None:
+    here, there = memory_store(), memory_store()
+    append_tiles(here, 0, EMPTY_ROOT, [LEAVES[:300]])
+    with pytest.raises(TileWrong, match="do not lead"):
+        copy_tiles(tiles_in(here), there, 300, root(299))
+    here.delete("tile/0/000")
+    with pytest.raises(TileWrong, match="missing") as raised:
+        copy_tiles(tiles_in(here), there, 300, root(300))
+    assert raised.value.path == "tile/0/000"
+    assert keys(there) == set()
 
 
 # -- proofs ----------------------------------------------------------------------------------------------------------

@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 
 from holdfast.engine.audit.tlog.errors import TileWrong
 from holdfast.engine.audit.tlog.merkle import HASH_BYTES, CompactRange, parents, root_of
@@ -139,9 +141,9 @@ def edge(size: int, source: TileSource) -> list[list[bytes]]:
     return found
 
 
-def range_of_edge(partial: Sequence[Sequence[bytes]], size: int) -> CompactRange:
+def range_of_edge(rows: Sequence[Sequence[bytes]], size: int) -> CompactRange:
     """The compact range of the whole tree, from its partial tiles' hashes by level."""
-    hashes = [each for row in reversed(partial) for each in CompactRange().append(row).hashes]
+    hashes = [each for row in reversed(rows) for each in CompactRange().append(row).hashes]
     return CompactRange(0, size, tuple(hashes))
 
 
@@ -159,37 +161,64 @@ def append_tiles(store: ObjectStore, old_size: int, old_root: bytes, leaves: Ite
     Raises:
         TileWrong: a tile of the old tree is missing or not of this root, or a tile with other hashes is there already.
     """
-    partial = edge(old_size, tiles_in(store))
-    if range_of_edge(partial, old_size).root != old_root:
+    rows = edge(old_size, tiles_in(store))
+    if range_of_edge(rows, old_size).root != old_root:
         paths = [tile.path for tile in tiles_of(old_size) if tile.width < TILE_HASHES]
         raise TileWrong("these tiles do not lead to the root", ", ".join(paths), expected=f"{old_root.hex()}")
     with ThreadPoolExecutor(_WORKERS) as pool:
         size = old_size
         for part in leaves:
-            tiles = list(_completed(partial, size, part))
+            tiles = list(_completed(rows, size, part))
             size += len(part)
             _put_all(store, tiles, pool)
         ends = [
             (Tile(level, (size >> (TILE_LEVELS * level)) // TILE_HASHES, len(row)), row)
-            for level, row in enumerate(partial)
+            for level, row in enumerate(rows)
             if row
         ]
         _put_all(store, ends, pool)
-    return range_of_edge(partial, size)
+    return range_of_edge(rows, size)
 
 
-def _completed(partial: list[list[bytes]], size: int, part: Sequence[bytes]) -> Iterator[tuple[Tile, list[bytes]]]:
-    """The tiles that these leaves fill; what remains stays in ``partial``."""
+def copy_tiles(source: TileSource, store: ObjectStore, size: int, root: bytes) -> int:
+    """Bring the tiles of the tree of this size to where some are missing: a site was away, a writer was killed.
+
+    What is there already stays as it is, right or wrong.
+
+    Args:
+        source: a place that has them all, e.g. another site's `tiles_in`.
+        root: trusted: what the tiles of the right edge must lead to, before anything is written.
+
+    Returns:
+        How many were written.
+
+    Raises:
+        TileWrong: the source lacks one, or its right edge is another tree's.
+    """
+    if range_of_edge(edge(size, source), size).root != root:
+        raise TileWrong("these tiles do not lead to the root", f"the tree of {size}", expected=root.hex())
+    there = {info.key for info in store.list("tile/")}
+    missing = (tile for tile in tiles_of(size) if tile.path not in there)
+    written = 0
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        while some := list(islice(missing, TILE_HASHES)):
+            _put_all(store, list(zip(some, pool.map(partial(read_tile, source=source), some), strict=True)), pool)
+            written += len(some)
+    return written
+
+
+def _completed(rows: list[list[bytes]], size: int, part: Sequence[bytes]) -> Iterator[tuple[Tile, list[bytes]]]:
+    """The tiles that these leaves fill; what remains stays in ``rows``, of `edge`."""
     row, level = list(part), 0
     while row:
-        if level == len(partial):
-            partial.append([])
+        if level == len(rows):
+            rows.append([])
         first = (size >> (TILE_LEVELS * level)) // TILE_HASHES
-        hashes = partial[level] + row
+        hashes = rows[level] + row
         full = len(hashes) // TILE_HASHES
         for number in range(full):
             yield Tile(level, first + number), hashes[number * TILE_HASHES : (number + 1) * TILE_HASHES]
-        partial[level] = hashes[full * TILE_HASHES :]
+        rows[level] = hashes[full * TILE_HASHES :]
         row = hashes[: full * TILE_HASHES]
         for _ in range(TILE_LEVELS):
             row = parents(row)
