@@ -8,14 +8,22 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
+from botocore.exceptions import ClientError
 
 from enforcing import Gate, Iam, allowed_actions, enforcing
+from holdfast.engine.audit.posture.aws_bucket import denies_plain_http
+from holdfast.engine.audit.posture.privileges import ROLES as PUBLISHED
 from holdfast.engine.audit.posture.privileges import published
+from holdfast.engine.config import Connection
 from holdfast.engine.objectstore.errors import PermissionRefused
+from holdfast.engine.vault.errors import KeyServiceRefused
+from holdfast.engine.vault.kms_aws import AwsKmsRecipient
 from holdfast.errors import HoldfastError
 from lock_world import moto_server, s3_bucket
 from policy_world import ROLES, RoleWorld
