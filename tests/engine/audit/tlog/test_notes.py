@@ -213,6 +213,15 @@ def test_policies_that_trust_too_much_are_refused() -> None:
             make()
 
 
+def test_keys_that_share_their_name_and_id_are_refused() -> None:
+    """Of 2**32 keys of one name two do; here the one's id is set to the other's."""
+    first, second = (LocalSigner.of("same", Ed25519PrivateKey.generate()).key for _ in range(2))
+    assert Policy.of(first, second)
+    second.__dict__["key_id"] = first.key_id
+    with pytest.raises(ConfigError, match="name and id"):
+        Policy.of(first, second)
+
+
 # -- form ------------------------------------------------------------------------------------------------------------
 
 
@@ -274,6 +283,7 @@ ROOT = base64.b64encode(CHECKPOINT.root).decode()
     [
         f"o\n1\n{ROOT}",
         f"o\n1\n{ROOT}\n\n",
+        f"o\n1\n{ROOT}\nnot ended",
         f"o\n1\n{ROOT}\nx\n\ny\n",
         f"\n1\n{ROOT}\n",
         f"o\n01\n{ROOT}\n",
