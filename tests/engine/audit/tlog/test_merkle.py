@@ -213,6 +213,8 @@ def test_a_node_does_not_pass_for_a_leaf() -> None:
         verify_inclusion(leaf_hash(LEAVES[0] + LEAVES[1]), 0, 2, (right,), four)
     with pytest.raises(ProofRefused):
         verify_inclusion(leaf_hash(LEAVES[0] + LEAVES[1]), 0, 4, (right,), four)
+    with pytest.raises(ProofRefused, match="no leaf's hash"):
+        verify_inclusion(b"entry 0", 0, 1, (), b"entry 0")
 
 
 # -- consistency -----------------------------------------------------------------------------------------------------
@@ -238,6 +240,7 @@ def test_a_changed_consistency_is_refused(data: st.DataObject) -> None:
         (old, new, TREES[old], flipped(TREES[new], bit), proof),
         (old, new, TREES[new], TREES[old], proof),
         (old, new, TREES[old - 1], TREES[new], proof),
+        (old, new, TREES[old], TREES[new], ()),
         (old, new, TREES[old], TREES[new], proof[:-1]),
         (old, new, TREES[old], TREES[new], (*proof, LEAVES[0])),
         (old, new, TREES[old], TREES[new], (*proof[:at], flipped(proof[at], bit), *proof[at + 1 :])),

@@ -9,11 +9,12 @@ from hashlib import sha256
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast.engine.audit.tlog.errors import NoteRefused, SignerError
-from holdfast.engine.audit.tlog.keys import Algorithm, LocalSigner, VerifierKey
+from holdfast.engine.audit.tlog.keys import Algorithm, LocalSigner, VerifierKey, p256_from_der
 from holdfast.engine.audit.tlog.merkle import EMPTY_ROOT
 from holdfast.engine.audit.tlog.notes import (
     MAX_NOTE_BYTES,
@@ -114,6 +115,22 @@ def test_keys_of_other_kinds_are_refused() -> None:
             VerifierKey.parse(text)
     with pytest.raises(ConfigError, match="secp384r1"):
         LocalSigner.of("a", ec.generate_private_key(ec.SECP384R1()))
+    for curve, point in ((ec.SECP384R1(), "UncompressedPoint"), (ec.SECP256R1(), "CompressedPoint")):
+        with pytest.raises(ConfigError, match="no public key"):
+            VerifierKey.parse(vkey_of(ec.generate_private_key(curve).public_key(), point))
+    for shown in (Ed25519PrivateKey.generate(), ec.generate_private_key(ec.SECP384R1())):
+        encoded = shown.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        with pytest.raises(ConfigError, match="P-256"):
+            p256_from_der("a", encoded)
+
+
+def vkey_of(key: ec.EllipticCurvePublicKey, point: str) -> str:
+    """A text whose id is right, of an SPKI with its point in this form."""
+    der = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    if point == "CompressedPoint":
+        compressed = key.public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
+        der = bytes.fromhex("3039301306072a8648ce3d020106082a8648ce3d030107032200") + compressed
+    return f"a+{sha256(der).hexdigest()[:8]}+{base64.b64encode(bytes([2]) + der).decode()}"
 
 
 # -- signatures ------------------------------------------------------------------------------------------------------
@@ -213,6 +230,15 @@ def test_policies_that_trust_too_much_are_refused() -> None:
             make()
 
 
+def test_keys_that_share_their_name_and_id_are_refused() -> None:
+    """Of 2**32 keys of one name two do; here the one's id is set to the other's."""
+    first, second = (LocalSigner.of("same", Ed25519PrivateKey.generate()).key for _ in range(2))
+    assert Policy.of(first, second)
+    second.__dict__["key_id"] = first.key_id
+    with pytest.raises(ConfigError, match="name and id"):
+        Policy.of(first, second)
+
+
 # -- form ------------------------------------------------------------------------------------------------------------
 
 
@@ -228,6 +254,7 @@ def test_policies_that_trust_too_much_are_refused() -> None:
         TEXT + "\n" + "— Bad Name x08go/ZJkuBS\n",
         TEXT + "\n" + "— Bad\u00a0Name x08go/ZJkuBS\n",
         TEXT + "\n" + "— Bad+Name x08go/ZJkuBS\n",
+        TEXT + "\n" + "— Bad\x01Name x08go/ZJkuBS\n",
         TEXT + "\n" + "— PeterNeumann x08gow==\n",
         TEXT + "\n" + PETER_LINE.replace("AM=", "AN="),
         TEXT + "\n" + PETER_LINE.replace("\n", "\r\n"),
@@ -274,6 +301,7 @@ ROOT = base64.b64encode(CHECKPOINT.root).decode()
     [
         f"o\n1\n{ROOT}",
         f"o\n1\n{ROOT}\n\n",
+        f"o\n1\n{ROOT}\nnot ended",
         f"o\n1\n{ROOT}\nx\n\ny\n",
         f"\n1\n{ROOT}\n",
         f"o\n01\n{ROOT}\n",

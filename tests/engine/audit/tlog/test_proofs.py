@@ -101,11 +101,17 @@ HEAD = "c2sp.org/tlog-proof@v1\n"
         f"{HEAD}index 7\r\n{HASH}\n\n",
         f"{HEAD}index 7\n" + f"{HASH}\n" * 64 + "\n",
         f"{HEAD}extra {'A' * 2_000_000}\nindex 7\n\n",
+        f"{HEAD}extra {'A' * 1_400_000}\nindex 7\n\n",
     ],
 )
 def test_a_malformed_file_is_refused(above: str) -> None:
     with pytest.raises(ProofRefused, match="no proof file"):
         Proof.parse(above.encode() + CHECKPOINT)
+
+
+def test_a_file_without_a_checkpoint_is_refused() -> None:
+    with pytest.raises(ProofRefused, match="no proof file"):
+        Proof.parse(f"{HEAD}index 7".encode())
 
 
 @settings(max_examples=300)
