@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -227,7 +227,7 @@ def test_a_digest_signed_anew_with_another_key_is_noticed() -> None:
     forged = Trail(key="forger")
     forged.deliver(2, files=1)
     trail.objects[trail.digests[1]] = forged.objects[forged.digests[1]]
-    assert sealed(trail, 2).codes(1)[0] == "key-unknown"
+    assert sealed(trail, 2).codes(1)[0] == "key-not-listed"
     both = sealed(trail, 3, api=FakeTrailApi(public_key(), public_key("forger")))
     assert "digest-altered" in both.offline_codes() or "log-unnamed" in both.offline_codes()
 
@@ -260,7 +260,7 @@ def test_a_key_outside_its_validity_shows_nothing() -> None:
     trail = Trail()
     trail.deliver(1)
     source = source_of(trail)
-    old = replace(public_key(), valid_until=START)
+    old = replace(public_key(), valid_until=START + timedelta(minutes=30))
     source._keys[REGION, old.fingerprint] = old
     found = Sealed(source, trail.window(1))
     assert found.codes(0) == ["key-outside-validity"]
@@ -672,3 +672,23 @@ def test_what_is_sealed_cannot_be_changed_either() -> None:
     for left_out in documents:
         rest = [document for document in documents if document is not left_out]
         assert {finding.state for finding in verify_digests(rest, found.contents)} - {State.COMPLETE}
+
+
+def test_digests_of_a_trail_whose_name_begins_alike_are_another_chain() -> None:
+    trail = Trail()
+    trail.deliver(2)
+    for key in trail.digests:
+        alike = key.replace("_main-trail_eu-west-1_", "_main-trail_eu-west-1_b_eu-west-1_")
+        trail.objects[alike] = trail.objects[key]
+    found = sealed(trail, 2)
+    assert found.states == [State.COMPLETE] * 2
+
+
+def test_a_window_in_another_time_zone_is_the_same() -> None:
+    trail = Trail()
+    trail.deliver(2)
+    ist = timezone(timedelta(hours=5, minutes=30))
+    window = Interval(START.astimezone(ist), (START + 2 * HOUR).astimezone(ist))
+    found = Sealed(source_of(trail), window)
+    assert found.states == [State.COMPLETE] * 2
+    assert found.offline() == []

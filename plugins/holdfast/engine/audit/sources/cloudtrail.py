@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
 import pyarrow as pa
@@ -123,7 +123,8 @@ class CloudTrail:
 
     def intervals(self, window: Interval) -> Sequence[Interval]:
         """Its UTC hours; the first and the last as far as the window goes."""
-        return [Interval(max(hour.start, window.start), min(hour.end, window.end)) for hour in hours_of(window)]
+        start, end = window.start.astimezone(UTC), window.end.astimezone(UTC)
+        return [Interval(max(hour.start, start), min(hour.end, end)) for hour in hours_of(window)]
 
     def read(self, interval: Interval) -> Iterator[Batch]:
         """Every log file delivered in it, region by region in key order.
@@ -296,7 +297,7 @@ class CloudTrail:
             # Those of late files are looked at first: one that follows the interval ends the search.
             for info in sorted(found, key=lambda info: (not is_backfill(info.key), info.key)):
                 end = digest_end(info.key)
-                if end is not None and end > interval.start:
+                if end is not None and end > interval.start and info.key in self._layout.digests(region, end):
                     yield info
             day += timedelta(days=1)
 
@@ -326,20 +327,25 @@ class CloudTrail:
         return document
 
     def _keys_of(self, region: str, documents: Sequence[Document]) -> list[PublicKey]:
-        """The keys the digests name, as far as there are such. Raises SourceUnreadable."""
-        found: dict[str, PublicKey] = {}
+        """All keys AWS lists for the time of the digests. Raises SourceUnreadable."""
+        if self._api is None:
+            return []
+        signed: set[datetime] = set()
         for document in documents:
             try:
                 digest = parse(document)
             except UnreadableDigest:
                 continue
-            if (region, digest.fingerprint) not in self._keys and self._api is not None:
-                when = digest.generated_at or digest.end
+            when = digest.generated_at or digest.end
+            signed.add(when)
+            if (region, digest.fingerprint) not in self._keys:
                 for key in self._api.public_keys(region, when - HOUR, when + HOUR):
                     self._keys[region, key.fingerprint] = key
-            if (region, digest.fingerprint) in self._keys:
-                found[digest.fingerprint] = self._keys[region, digest.fingerprint]
-        return list(found.values())
+        return [
+            key
+            for key in self._keys.values()
+            if key.region == region and any(key.valid_from - HOUR <= when <= key.valid_until + HOUR for when in signed)
+        ]
 
 
 class _Building:

@@ -176,12 +176,25 @@ def check(digest: Digest, keys: Mapping[tuple[str, str], PublicKey]) -> list[Fin
         ]
     if digest.algorithm != ALGORITHM:
         return [Finding("digest-algorithm", f"expected {ALGORITHM}; found {digest.algorithm}", digest.key)]
+    signed_at = digest.generated_at or digest.end
     key = keys.get((digest.region, digest.fingerprint))
+    if key is None and any(
+        known.region == digest.region and known.valid_from <= signed_at <= known.valid_until for known in keys.values()
+    ):
+        return [
+            Finding(
+                "key-not-listed",
+                f"the digest names the public key {digest.fingerprint}, which is none of those AWS listed for "
+                f"{digest.region} at {_text(signed_at)}",
+                digest.key,
+            )
+        ]
     if key is None:
         return [
             Finding(
                 "key-unknown",
-                f"no public key {digest.fingerprint} of {digest.region} is at hand: the signature cannot be verified",
+                f"no public key of {digest.region} of that time is at hand, {digest.fingerprint} is named: the "
+                "signature cannot be verified",
                 digest.key,
                 State.UNKNOWN,
             )
@@ -195,7 +208,6 @@ def check(digest: Digest, keys: Mapping[tuple[str, str], PublicKey]) -> list[Fin
                 digest.key,
             )
         ]
-    signed_at = digest.generated_at or digest.end
     if not key.valid_from <= signed_at <= key.valid_until:
         return [
             Finding(

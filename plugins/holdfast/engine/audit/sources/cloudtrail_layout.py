@@ -55,6 +55,11 @@ class TrailLayout:
         """The key of the digest that ends then."""
         return f"{self.digests_of(region, end)}{end:%Y%m%dT%H%M%SZ}.json.gz"
 
+    def digests(self, region: str, end: datetime) -> tuple[str, str]:
+        """The keys of the digest that ends then and of the one of late files; another trail's may begin alike."""
+        key = self.digest(region, end)
+        return key, key.replace(".json.gz", "_backfill.json.gz")
+
     def _folder(self, folder: str, region: str) -> str:
         organization = f"{self.organization}/" if self.organization else ""
         return f"AWSLogs/{organization}{self.account}/{folder}/{region}"
