@@ -381,6 +381,16 @@ def test_what_is_wrong_with_one_object_is_told_of_it(error: ObjectStoreError, co
     assert (finding.state, finding.where) == (state, f"{FOLDER}a.json")
 
 
+def test_findings_of_one_code_are_bounded() -> None:
+    world = World()
+    for number in range(50):
+        world.put(b"{", f"{number:03}.json")
+    _, coverage = world.read()
+    cut = [finding for finding in coverage.findings if finding.code == "line-cut-short"]
+    assert len(cut) == 21
+    assert cut[-1].detail.endswith("so 30 more")
+
+
 def test_an_interval_that_was_not_read_to_its_end_is_unknown() -> None:
     world = World()
     world.put(GOOD)
