@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from holdfast.engine.config.base import Model, Name, RelativePath
 
@@ -79,6 +79,20 @@ class KubernetesSource(_InBucket):
         "that an hour is whole.",
     )
     hold_hours: float = Field(1.0, ge=0, description="How long after its end an hour may still get objects.")
+
+    @field_validator("layout")
+    @classmethod
+    def _has_hours(cls, layout: str) -> str:
+        if missing := [name for name in ("{yyyy}", "{mm}", "{dd}", "{hh}") if name not in layout]:
+            raise ValueError(f"expected every hour to have names of its own; {', '.join(missing)} is missing")
+        return layout
+
+    @field_validator("sequence")
+    @classmethod
+    def _has_index(cls, sequence: str | None) -> str | None:
+        if sequence is not None and (sequence.count("{index}") != 1 or sequence.count("{stream}") > 1):
+            raise ValueError("expected `{index}` once, and `{stream}` at most once")
+        return sequence
 
 
 class AirflowSource(Model):

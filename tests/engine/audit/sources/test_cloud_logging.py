@@ -114,6 +114,7 @@ def test_a_hole_in_the_numbers_of_a_shipment_of_addenda_is_a_gap() -> None:
 def test_an_hour_is_late_while_it_is_held_open() -> None:
     world = World()
     world.clock = FakeClock(HOUR.end + timedelta(hours=3))
+    assert world.coverage().state is State.LATE
     world.put("S0.json", *gcp(3))
     assert world.coverage().state is State.LATE
     world.clock.advance(3600)
@@ -226,6 +227,14 @@ def test_what_a_sinks_settings_say_against_an_hour_is_told(change: dict[str, Any
     world.put("S0.json", *gcp(3))
     coverage = world.coverage(sink_reader=lambda: json.dumps({**SINK, **change}).encode())
     assert (codes(coverage), coverage.state) == ({code}, state)
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b'{"exclusions":5}', b'{"exclusions":["x"]}'])
+def test_settings_that_are_none_make_the_hour_unknown(data: bytes) -> None:
+    world = World()
+    world.put("S0.json", *gcp(3))
+    coverage = world.coverage(sink_reader=lambda: data)
+    assert (codes(coverage), coverage.state) == ({"sink-unreadable"}, State.UNKNOWN)
 
 
 def test_settings_that_are_refused_make_the_hour_unknown() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -136,13 +137,39 @@ def test_rows_and_records_are_never_mistaken_for_each_other(lines: list[bytes]) 
         assert [version] == alone
 
 
-@given(st.binary(max_size=300))
-def test_any_object_is_made_again_from_its_records(data: bytes) -> None:
+class Trickling(StoreDecorator):
+    """A store whose reads come in small pieces."""
+
+    def __init__(self, inner: ObjectStore, chunk_bytes: int) -> None:
+        super().__init__(inner)
+        self.chunk_bytes = chunk_bytes
+
+    def open(self, key: str, **arguments: Any) -> ObjectReader:
+        reader = self.inner.open(key, **arguments)
+        data = b"".join(reader)
+        step = self.chunk_bytes
+        return replace(reader, chunks=iter([data[at : at + step] for at in range(0, len(data), step)]))
+
+
+TEXT = st.lists(st.sampled_from([b"\n", b"\r\n", b"{}", b"abcdefg", b"\xef\xbb\xbf", b"\x1f"]), max_size=90).map(
+    b"".join
+)
+
+
+@given(st.one_of(st.binary(max_size=300), TEXT), st.integers(1, 100))
+def test_any_object_is_made_again_from_its_records(data: bytes, chunk_bytes: int) -> None:
     world = World(Limits(part_bytes=64))
     world.put(data)
+    world.store = Trickling(world.memory, chunk_bytes)
     batches, coverage = world.read()
-    content = b"".join(content for _, content in remade(batches))
-    if data[:2] == b"\x1f\x8b" or "line-too-long" in codes(coverage):
+    found = list(remade(batches))
+    content = b"".join(content for _, content in found)
+    assert all(len(part) <= 64 for _, part in found)
+    assert all(part.endswith(b"\n") for _, part in found[:-1])
+    if data[:2] == b"\x1f\x8b":
+        assert data.startswith(content)
+    elif "line-too-long" in codes(coverage):
+        assert max(map(len, data.split(b"\n"))) >= 64
         assert data.startswith(content)
     else:
         assert content == data
@@ -213,6 +240,7 @@ def test_a_compressed_object_is_read_by_what_it_holds() -> None:
     half = len(data) // 2
     packed = gzip.compress(data[:half]) + gzip.compress(data[half:])  # two members, as an appending writer makes
     world.put(packed, "a.json.gz")
+    world.store = Trickling(world.memory, 1)
     batches, _ = world.read()
     assert records(batches) == list(kubernetes(300))
     assert b"".join(content for _, content in remade(batches)) == data
@@ -379,6 +407,16 @@ def test_what_is_wrong_with_one_object_is_told_of_it(error: ObjectStoreError, co
     assert len(records(batches)) == 1
     (finding,) = (f for f in coverage.findings if f.code == code)
     assert (finding.state, finding.where) == (state, f"{FOLDER}a.json")
+
+
+def test_findings_of_one_code_are_bounded() -> None:
+    world = World()
+    for number in range(50):
+        world.put(b"{", f"{number:03}.json")
+    _, coverage = world.read()
+    cut = [finding for finding in coverage.findings if finding.code == "line-cut-short"]
+    assert len(cut) == 21
+    assert cut[-1].detail.endswith("so 30 more")
 
 
 def test_an_interval_that_was_not_read_to_its_end_is_unknown() -> None:

@@ -129,6 +129,21 @@ def test_each_stream_numbers_for_itself() -> None:
     assert sequence(*a, b[0], b[2], pattern=pattern).state is State.GAP
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{"layout": "{yyyy}/{mm}/{dd}/"}, {"sequence": "x.gz"}, {"sequence": "{index}-{index}"}],
+)
+def test_a_layout_that_cannot_work_is_refused(settings: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        World(**settings)
+
+
+def test_names_in_a_layout_are_filled_in_and_nothing_else_is() -> None:
+    world = World(layout="{cluster.__class__}/{yyyy}{mm}{dd}{hh}-(+)-", sequence="[{index}].json")
+    world.put("{cluster.__class__}/2026112908-(+)-[7].json")
+    assert world.coverage().records == 4
+
+
 def test_a_stage_that_is_delivered_twice_is_counted_and_two_stages_are_not() -> None:
     world = World()
     world.put("2026/11/29/08/a.json", b"\n".join(kubernetes(6)))

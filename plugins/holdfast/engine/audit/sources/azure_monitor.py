@@ -106,6 +106,8 @@ class AzureMonitor(JsonLinesSource):
                 closes = self.closes_at(tally.interval).isoformat()
                 what = f"its blob may be appended to until {closes}, or until the next hour's is written to"
                 findings.append(Finding("hour-open", what, category, State.LATE))
+                if not infos:
+                    continue
             if not infos:
                 what = "the hour has no blob: nothing happened, or nothing was delivered"
                 findings.append(Finding("hour-empty", what, category, State.UNKNOWN))

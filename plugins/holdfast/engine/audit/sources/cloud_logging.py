@@ -84,7 +84,7 @@ class CloudLogging(JsonLinesSource):
     def judge(self, tally: Tally) -> Coverage:
         findings: list[Finding] = []
         expected = observed = 0
-        delivers = self._delivers(tally)
+        delivers, is_open = self._delivers(tally), self.is_open(tally, "")
         for log in self._logs:
             infos = tally.objects.get(log)
             if infos is None:
@@ -98,9 +98,9 @@ class CloudLogging(JsonLinesSource):
                     what = f"shards are numbered from 0; expected up to {max(shards)}, missing {shown}"
                     findings.append(Finding("shard-missing", what, where))
             findings += self._late_addenda(tally.interval, infos)
-            if not infos and not (delivers and log != self._settings.heartbeat):
+            if not infos and not is_open and not (delivers and log != self._settings.heartbeat):
                 findings.append(_empty(log, self._settings.heartbeat))
-        if self.is_open(tally, ""):
+        if is_open:
             closes = self.closes_at(tally.interval).isoformat()
             findings.append(Finding("hour-open", f"shards may arrive until {closes}", state=State.LATE))
         return Coverage(tally.interval, self.proof, expected, observed, tally.read, tally.records, tuple(findings))
@@ -191,15 +191,19 @@ def _empty(log: str, heartbeat: str | None) -> Finding:
 
 def judge_sink(data: bytes, interval: Interval, bucket: str) -> Iterator[Finding]:
     """What a sink's settings say against an interval, or of it."""
-    sink = json.loads(data)
-    name = str(sink.get("name", ""))
+    try:
+        sink = json.loads(data)
+        name, exclusions = str(sink.get("name", "")), [dict(one) for one in sink.get("exclusions") or ()]
+    except (ValueError, TypeError, AttributeError):
+        yield Finding("sink-unreadable", "its settings are not what the Logging API gives", "", State.UNKNOWN)
+        return
     if sink.get("disabled"):
         yield Finding("sink-disabled", "the sink is disabled: it exports nothing", name, State.UNKNOWN)
     destination = str(sink.get("destination", ""))
     if destination != f"storage.googleapis.com/{bucket}":
         what = f"expected it to write to storage.googleapis.com/{bucket}, found {destination[:200]!r}"
         yield Finding("sink-elsewhere", what, name, State.UNKNOWN)
-    if excluded := [str(one.get("name")) for one in sink.get("exclusions", ()) if not one.get("disabled")]:
+    if excluded := [str(one.get("name")) for one in exclusions if not one.get("disabled")]:
         what = f"entries are left out by {', '.join(excluded)[:200]}"
         yield Finding("sink-excludes", what, name, State.COMPLETE)
     changed = str(sink.get("updateTime", ""))

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from array import array
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import accumulate
 from typing import ClassVar
@@ -52,6 +53,8 @@ from holdfast.engine.objectstore.interface import ObjectInfo, ObjectStore
 HOUR = timedelta(hours=1)
 #: About so many bytes of records in a batch.
 BATCH_BYTES = 32 * 1024 * 1024
+#: Findings of one code in a coverage.
+MOST_FINDINGS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +216,7 @@ class JsonLinesSource(ABC):
             judged.observed,
             tally.read,
             tally.records,
-            (*judged.findings, *tally.findings, *_worth_knowing(tally)),
+            (*_bounded([*judged.findings, *tally.findings]), *_worth_knowing(tally)),
         )
 
     def documents(self, interval: Interval) -> Iterator[Document]:  # noqa: ARG002 - some kinds have some
@@ -368,6 +371,18 @@ def _count_not_json(tally: Tally, blocks: Sequence[Block], parts: Sequence[Part]
                     what = "its last line is cut short: the rest of that event is missing"
                     tally.findings.append(Finding("line-cut-short", what, part.source.object_id, State.GAP))
         position += block.table.num_rows
+
+
+def _bounded(findings: Sequence[Finding]) -> Iterator[Finding]:
+    """At most so many of one code: an hour may have tens of thousands of objects."""
+    seen: Counter[str] = Counter()
+    for finding in findings:
+        seen[finding.code] += 1
+        if seen[finding.code] <= MOST_FINDINGS:
+            yield finding
+        elif seen[finding.code] == MOST_FINDINGS + 1:
+            more = sum(1 for other in findings if other.code == finding.code) - MOST_FINDINGS
+            yield replace(finding, detail=f"{finding.detail}; so {more} more")
 
 
 def _worth_knowing(tally: Tally) -> Iterator[Finding]:

@@ -11,7 +11,7 @@ import re
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import chain, islice
+from itertools import chain
 
 from holdfast.engine.audit.interface import Finding, SourceObject, State
 from holdfast.engine.objectstore.interface import ObjectInfo, ObjectReader, ObjectStore
@@ -80,7 +80,9 @@ def read_object(
     found = store.open(info.key, size_bytes=info.size_bytes)
     reader = replace(found, info=replace(found.info, key=object_id))  # from here on it is called by its id
     chunks = iter(reader)
-    first = b"".join(islice(chunks, 1))
+    first = b""
+    while len(first) < len(_GZIP_MAGIC) and (chunk := next(chunks, b"")):
+        first += chunk
     if first.startswith(_GZIP_MAGIC):
         yield from _inflated(reader, first, chunks, limits)
     elif reader.info.size_bytes <= limits.part_bytes:
@@ -93,8 +95,7 @@ def _whole(reader: ObjectReader, data: bytes, may_grow: bool) -> Part:
     info = reader.info
     kept, findings = _without_cut_line(data, info.key, may_grow)
     metadata = {} if len(kept) == len(data) else {"object_bytes": str(len(data)), "taken_bytes": str(len(kept))}
-    digest = hashlib.sha256(kept).hexdigest()
-    return _part(info, info.key, kept, len(kept), digest, metadata, findings)
+    return _part(info, info.key, kept, metadata, findings=findings)
 
 
 def _ranges(
@@ -108,7 +109,7 @@ def _ranges(
         if not kept:
             continue
         name = f"{info.key}#bytes={start}-{start + len(kept) - 1}"
-        yield _part(info, name, kept, len(kept), hashlib.sha256(kept).hexdigest(), about, findings)
+        yield _part(info, name, kept, about, findings=findings)
         start += len(kept)
 
 
@@ -118,14 +119,14 @@ def _inflated(reader: ObjectReader, first: bytes, chunks: Iterator[bytes], limit
         raise _too_large(info, f"at most {limits.gzip_bytes} compressed bytes", str(info.size_bytes))
     packed = b"".join((first, *chunks))
     total = _inflated_bytes(packed, info, limits)
-    digest = hashlib.sha256(packed).hexdigest()
+    received = (len(packed), hashlib.sha256(packed).hexdigest())
     if total <= limits.part_bytes:
-        yield _part(info, info.key, b"".join(_inflate(packed, info.key)), len(packed), digest, {})
+        yield _part(info, info.key, b"".join(_inflate(packed, info.key)), {}, received)
         return
     start = 0
     for data, _ in _cut(b"", _inflate(packed, info.key), limits, info.key):
         name = f"{info.key}#inflated={start}-{start + len(data) - 1}"
-        yield _part(info, name, data, len(packed), digest, {"inflated_bytes": str(total)})
+        yield _part(info, name, data, {"inflated_bytes": str(total)}, received)
         start += len(data)
 
 
@@ -162,24 +163,29 @@ def _inflate(packed: bytes, key: str) -> Iterator[bytes]:
 
 def _cut(first: bytes, chunks: Iterator[bytes], limits: Limits, key: str) -> Iterator[tuple[bytes, bool]]:
     """Pieces of at most ``part_bytes`` that end with a line; True with the last one, which ends as it ends."""
-    held = bytearray()
+    held: list[bytes] = []
+    size = 0
     for chunk in chain((first,), chunks):
-        held += chunk
-        while len(held) > limits.part_bytes:
-            end = held.rfind(b"\n", 0, limits.part_bytes) + 1
+        rest = chunk
+        while size + len(rest) > limits.part_bytes:
+            end = rest.rfind(b"\n", 0, max(limits.part_bytes - size, 0)) + 1
+            if not end:  # the last line that fits ends before this chunk
+                rest = b"".join((*held, rest))
+                held, size = [], 0
+                end = rest.rfind(b"\n", 0, limits.part_bytes) + 1
             if not end:
-                raise Broken(
-                    Finding(
-                        "line-too-long",
-                        f"expected lines of at most {limits.part_bytes} bytes; the rest of the object is not taken",
-                        key,
-                        State.UNKNOWN,
-                    )
-                )
-            yield bytes(held[:end]), False
-            del held[:end]
-    if held:
-        yield bytes(held), True
+                raise _line_too_long(limits, key)
+            yield b"".join((*held, rest[:end])), False
+            held, size, rest = [], 0, rest[end:]
+        held.append(rest)
+        size += len(rest)
+    if size:
+        yield b"".join(held), True
+
+
+def _line_too_long(limits: Limits, key: str) -> Broken:
+    detail = f"expected lines of at most {limits.part_bytes} bytes; the rest of the object is not taken"
+    return Broken(Finding("line-too-long", detail, key, State.UNKNOWN))
 
 
 def _without_cut_line(data: bytes, key: str, may_grow: bool) -> tuple[bytes, tuple[Finding, ...]]:
@@ -207,24 +213,30 @@ def _part(
     info: ObjectInfo,
     name: str,
     data: bytes,
-    size_bytes: int,
-    sha256: str,
     metadata: Mapping[str, str],
+    received: tuple[int, str] | None = None,
     findings: tuple[Finding, ...] = (),
 ) -> Part:
+    """Its records; what was received, by size and SHA-256, is the data itself unless it was compressed."""
     prefix = BOM if data.startswith(BOM) else b""
-    newlines = data.count(b"\n")
-    separator = b"\r\n" if newlines and data.count(b"\r\n") == newlines else b"\n"
-    end = max(len(data.rstrip(b"\r\n")), len(prefix))
-    records = data[len(prefix) : end].split(separator) if end > len(prefix) else []
+    body = data[len(prefix) :]
+    is_crlf = b"\r" in body and body.count(b"\r\n") == body.count(b"\n") > 0
+    separator = b"\r\n" if is_crlf else b"\n"
+    records = body.split(separator)
+    ends = len(records)
+    while records and not records[-1]:
+        records.pop()
+    suffix = separator * (ends - max(len(records), 1))
+    digest = hashlib.sha256(data).hexdigest()
+    size_bytes, sha256 = received or (len(data), digest)
     source = SourceObject(
         object_id=name,
         size_bytes=size_bytes,
         sha256=sha256,
-        content_sha256=hashlib.sha256(data).hexdigest(),
+        content_sha256=digest,
         prefix=prefix,
         separator=separator,
-        suffix=data[end:],
+        suffix=suffix,
         metadata=dict(metadata),
         version=version_of(info),
         modified_at=info.modified_at,
