@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -20,7 +21,7 @@ from holdfast.engine.audit.ocsf.schema import as_event
 from holdfast.engine.audit.sources.airflow import AirflowEvents
 from holdfast.engine.audit.sources.airflow_api import ApiLimits, api_of
 from holdfast.engine.audit.sources.airflow_events import normalise
-from holdfast.engine.audit.sources.airflow_position import Position
+from holdfast.engine.audit.sources.airflow_position import Anchor, Position, Purge
 from holdfast.engine.config import Connection
 from holdfast.errors import ConfigError
 from ocsf_world import assert_valid
@@ -393,6 +394,18 @@ def test_a_position_that_is_none_is_refused():
     for data in (b"", b"[]", b'{"format":"holdfast.airflow-position/2"}', position.to_bytes()[:-9]):
         with pytest.raises(SourceUnreadable, match="position"):
             Position.from_bytes(data)
+
+
+def test_the_position_of_today_is_the_one_of_the_golden_file():
+    golden = (Path(__file__).parents[3] / "golden" / "audit" / "airflow-position.json").read_bytes()
+    moment = NINE - timedelta(days=1)
+    assert Position.from_bytes(golden).to_bytes() == golden
+    assert Position(
+        last_id=9,
+        anchors=(Anchor(9, "ab" * 32, NINE), Anchor(8, "cd" * 32, None)),
+        open_ids=(5, 6),
+        purges=(Purge(7, NINE, moment),),
+    ) == Position.from_bytes(golden)
 
 
 def test_an_airflow_without_rows_is_complete_and_empty():

@@ -199,6 +199,46 @@ def test_no_secret_that_was_posted_is_in_what_is_collected(airflow_server: Airfl
         assert_valid(event)
 
 
+def test_what_was_typed_into_a_command_is_not_masked_by_airflow_and_told(airflow_server: AirflowServer):
+    before = Collected(airflow_server).position
+    airflow_server.run("variables", "set", "harmless", "typed-canary")
+    found = Collected(airflow_server, before)
+    assert [row["event"] for row in found.rows] == ["cli_variables_set"]
+    assert b"typed-canary" in found.raw[0]  # were Airflow to mask it, the finding and this test would have to go
+    assert (found.state, found.codes) == (State.COMPLETE, {"arguments-typed"})
+    assert "typed-canary" not in repr(found.coverage) + json.dumps(found.events)
+
+
+def test_what_a_person_answered_and_a_dags_versions_are_kept(airflow_server: AirflowServer):
+    now = datetime.now(UTC)
+    moment = now.strftime("%Y-%m-%d %H:%M:%S.%f")
+    (task,) = airflow_server.sql("SELECT id FROM task_instance WHERE run_id = 'run-1'")
+    columns = {row[1] for row in airflow_server.sql("PRAGMA table_info(hitl_detail)")}
+    values = {
+        "ti_id": task[0],
+        "options": '["Approve", "Reject"]',
+        "subject": "Fail over?",
+        "params": "{}",
+        "params_input": "{}",
+        "multiple": 0,
+        "assignees": "[]",
+        "created_at": moment,
+        "responded_at": moment,
+        "responded_by": '{"id": "boss", "name": "boss"}',
+        "chosen_options": '["Approve"]',
+    }
+    assert set(values) <= columns, columns
+    places = ", ".join("?" for _ in values)
+    airflow_server.sql(f"INSERT INTO hitl_detail ({', '.join(values)}) VALUES ({places})", *values.values())
+    airflow_server.sql("UPDATE dag_version SET created_at = ? WHERE dag_id = 'etl'", moment)
+    found = Collected(airflow_server, Collected(airflow_server).position)
+    documents = {document.name: json.loads(document.data) for document in found.documents}
+    assert set(documents) == {"hitl/0000.json", "dag-versions/0000.json", "position.json"}
+    (answer,) = documents["hitl/0000.json"]["hitl_details"]
+    assert (answer["responded_by_user"]["name"], answer["chosen_options"]) == ("boss", ["Approve"])
+    assert "etl" in [one["dag_id"] for one in documents["dag-versions/0000.json"]["dag_versions"]]
+
+
 def test_a_user_who_may_not_log_in_is_unknown_and_loses_no_position(airflow_server: AirflowServer):
     before = Collected(airflow_server).position
     make_pool(airflow_server, "unseen")

@@ -178,6 +178,7 @@ class AirflowEvents:
             run.findings += findings.of_anchors(seen, purges, walk.newest, run.begin.last_id)
             run.expected = walk.cut - tally.begin.last_id - explained
         run.findings += findings.outside(tally.before, tally.after, tally.timeless)
+        run.findings += findings.typed(tally.typed)
         run.observed = len(walk.found)
         run.next = Position(
             last_id=walk.cut,
@@ -281,6 +282,7 @@ class _Tally:
         self.anchors = Anchors(begin.anchors)
         self.purges = list(begin.purges)
         self.before = self.after = self.timeless = 0
+        self.typed: list[int] = []
         self._interval = interval
 
     def counted(self, rows: Iterable[Row]) -> Iterator[Row]:
@@ -288,6 +290,8 @@ class _Tally:
             self.anchors.add(row)
             if purge := findings.purge_of(row):
                 self.purges.append(purge)
+            if findings.is_typed(row):
+                self.typed.append(row.id)
             if row.when is None:
                 self.timeless += 1
             elif row.when < self._interval.start:

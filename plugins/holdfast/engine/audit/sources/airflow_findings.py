@@ -22,6 +22,30 @@ NOT_RECORDED = Finding(
 )
 
 
+#: Commands whose arguments Airflow records as they were typed, a variable's value or a connection's extra among them.
+_TYPED = frozenset({"cli_variables_set", "cli_connections_add"})
+
+
+def is_typed(row: Row) -> bool:
+    """Whether a row holds what somebody typed into a command that takes secrets."""
+    return row.event in _TYPED
+
+
+def typed(ids: Sequence[int]) -> list[Finding]:
+    """Rows that may hold a secret that Airflow did not mask."""
+    if not ids:
+        return []
+    return [
+        Finding(
+            "arguments-typed",
+            "rows hold the arguments of `airflow variables set` or `connections add` as they were typed, where Airflow "
+            f"masks only names that look secret: {_ids(ids)}",
+            _at(ids),
+            State.COMPLETE,
+        )
+    ]
+
+
 def purge_of(row: Row) -> Purge | None:
     """The cleaning of the ``log`` table that a row records, ``None`` when it records none."""
     if row.event != _CLEAN or row.when is None or row.extra is None:

@@ -201,7 +201,7 @@ class HoldfastEvents:
             run.findings += proofs.committed_epochs(run.survey, group, self._subjects.get(group, ()), committed)
 
     def _drills(self, run: _Run) -> None:
-        """Evidence of drills whose journal arrived, kept whole, and verified as `holdfast evidence verify` does."""
+        """Evidence of drills whose journal arrived, kept whole, and verified as `holdfast drill verify` does."""
         from holdfast.engine.drill.evidence import EvidenceInvalid, verify_evidence
 
         for record in run.selected:
