@@ -286,7 +286,7 @@ def test_backups_are_found_by_source_in_the_vault_and_its_mirror(world: World, m
     assert {(one.site, one.subject) for one in breaches} == {(ABROAD, "prices")}
     assert CopyKind.BACKUP in {one.kind for one in breaches}
     # And nothing more goes there.
-    refused = run(world, monkeypatch, "vault", "mirror", code=1)
+    refused = run(world, monkeypatch, "vault", "mirror", code=3)
     assert "jurisdiction" in refused.stdout + refused.stderr
     # What is forgotten and not collected yet may be of what may not be here: nobody knows.
     listed = json.loads(run(world, monkeypatch, "vault", "list", "--json").stdout)["backups"]
