@@ -19,7 +19,9 @@ from holdfast.engine.audit.residency import Copy, CopyKind, ResidencyReport, Ver
 from holdfast.engine.objectstore.errors import StoreUnavailable
 from holdfast.engine.pipeline import sync
 from holdfast.engine.pipeline.datasets import publish_dataset
+from holdfast.engine.pipeline.vaults.residency import data_of
 from holdfast.engine.policy import residency_for
+from holdfast.engine.recovery.subjects import job_of_run
 from holdfast.engine.runtime import Runtime
 
 HOME, AWAY, ABROAD = SITES
@@ -237,6 +239,21 @@ def test_a_run_is_bound_by_the_data_it_is_trained_on(world: World) -> None:
     assert at(report, HOME, "somebody-elses")[0].verdict is Verdict.UNKNOWN
 
 
+def test_a_run_is_of_the_job_whose_whole_name_it_has(world: World) -> None:
+    job = {"model": "fitted", "command": ["x"], "steps": 1, "checkpoint_every_steps": 1}
+    world.change(training={"fit": {"dataset": "free", **job}, "fit-two": {"dataset": "prices", **job}})
+    document = yaml.safe_load(world.topology.read_text())
+    document["groups"]["desk"]["training"] = ["fit", "fit-two"]
+    world.topology.write_text(yaml.safe_dump(document))
+    topology = world.runtime().topology
+    assert job_of_run(topology, "desk-fit-two.20260101T000000000000") == ("desk", "fit-two")
+    assert job_of_run(topology, "desk-fit") == ("desk", "fit")
+    assert job_of_run(topology, "else") is None
+    assert data_of(topology, "runs/desk-fit-two") == "prices"
+    assert data_of(topology, "runs/desk-fit") == "free"
+    assert data_of(topology, "free") == "free"
+
+
 def vaulted(world: World) -> None:
     add_vault(world.topology)
     world.change(residency={"eu-only": {"jurisdictions": ["EU", "US"]}})
@@ -268,6 +285,9 @@ def test_backups_are_found_by_source_in_the_vault_and_its_mirror(world: World, m
     breaches = list(world.prove().of(Verdict.BREACH))
     assert {(one.site, one.subject) for one in breaches} == {(ABROAD, "prices")}
     assert CopyKind.BACKUP in {one.kind for one in breaches}
+    # And nothing more goes there.
+    refused = run(world, monkeypatch, "vault", "mirror", code=3)
+    assert "jurisdiction" in refused.stdout + refused.stderr
     # What is forgotten and not collected yet may be of what may not be here: nobody knows.
     listed = json.loads(run(world, monkeypatch, "vault", "list", "--json").stdout)["backups"]
     (prices,) = (one["backup"] for one in listed if one["source"] == "prices")

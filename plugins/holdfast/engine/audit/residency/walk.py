@@ -16,7 +16,7 @@ from holdfast.engine.config.references import TAKEN
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.objectstore.pages import list_pages
 from holdfast.engine.policy import COPY_CHECKPOINTS, PROMOTE, REPLICATE, RESUME, Kind
-from holdfast.engine.recovery.subjects import base_run
+from holdfast.engine.recovery.subjects import base_run, job_of_run
 from holdfast.engine.snapshot import Manifest, keys, load_manifest, read_receipt
 from holdfast.engine.snapshot.placement import locate_table
 from holdfast.engine.snapshot.records import CommitRecord, records
@@ -208,12 +208,8 @@ class SiteWalk:
 
 def dataset_of_run(topology: Topology, run: str) -> tuple[str, str] | None:
     """A run's job's first run, and the dataset it is trained on; ``None``: of no job of the topology."""
-    for name, group in topology.groups.items():
-        for job in group.training:
-            base = base_run(name, job)
-            if run == base or run.startswith(f"{base}."):
-                return base, topology.job(job).dataset
-    return None
+    owner = job_of_run(topology, run)
+    return None if owner is None else (base_run(*owner), topology.job(owner[1]).dataset)
 
 
 def _listed(store: ObjectStore, prefix: str) -> Iterator[pa.Table]:
