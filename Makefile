@@ -10,10 +10,10 @@ export PYTHONUNBUFFERED := 1
 .DEFAULT_GOAL := help
 # One area at a time: two benchmarks at once would measure each other.
 .NOTPARALLEL: bench
-.PHONY: help setup demo test test-slow test-torch lint bench bench-failover bench-sync bench-training bench-compression bench-vault docs lock clean
+.PHONY: help setup demo audit-dependencies test test-slow test-torch lint bench bench-failover bench-sync bench-training bench-compression bench-vault docs lock clean
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  make %-19s %s\n", $$1, $$2}'
 
 $(BIN)/uv: requirements/bootstrap.lock
 	@echo "==> Making the virtual environment $(VENV)"
@@ -53,6 +53,9 @@ $(VENV)/.torch: $(VENV)/.installed
 test-torch: $(VENV)/.torch node_modules/.installed ## Run the tests of the torch extra
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist=loadfile -m "torch and not alone"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "torch and alone"
+
+audit-dependencies: setup ## Look up known vulnerabilities of what is locked (7: some could not be looked up)
+	$(BIN)/python scripts/audit_dependencies.py
 
 lint: setup ## Check style, types and layers
 	$(BIN)/ruff check .

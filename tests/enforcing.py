@@ -108,11 +108,8 @@ def enforcing(upstream: str, rules: Rules) -> Iterator[Gate]:
         def _forward(self, request: Request, body: bytes) -> None:
             upstream_connection = http.client.HTTPConnection(target.hostname or "", target.port, timeout=60)
             try:
-                headers = {
-                    name: value
-                    for name, value in self.headers.items()
-                    if name.lower() not in ("connection", "expect", "transfer-encoding")
-                }
+                dropped = ("connection", "content-length", "expect", "transfer-encoding")
+                headers = {name: value for name, value in self.headers.items() if name.lower() not in dropped}
                 if body or "content-length" in request.headers or request.method in ("PUT", "POST"):
                     headers["Content-Length"] = str(len(body))
                 upstream_connection.putrequest(
