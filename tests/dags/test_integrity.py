@@ -21,6 +21,7 @@ def test_the_dags_are_those_the_documentation_lists(parsed):
         "fail_over",
         "failover_drill",
         "replicate_datasets",
+        "report_costs",
         "restore",
         "restore_drill.market-risk",
         "restore_live",

@@ -15,6 +15,9 @@ TRAINED_MODEL = AssetAlias("holdfast-trained-model", group="holdfast")
 #: Stands for the asset of whichever job's run ended well.
 FINISHED_TRAINING = AssetAlias("holdfast-finished-training", group="holdfast")
 
+#: Updated when a billing period's costs were reported.
+COSTS = Asset(name="holdfast-costs", uri="x-holdfast://costs", group="holdfast")
+
 
 def dataset_asset(name: str) -> Asset:
     """Updated when a new snapshot of the dataset is verified at every site of its group."""

@@ -231,8 +231,8 @@ def csv_bytes(table: pa.Table) -> bytes:
         values = table[name]
         kind = values.type
         if pa.types.is_decimal(kind):
-            text = pc.replace_substring_regex(pc.cast(values, pa.string()), r"(\.\d*?)0+$", r"\1")
-            safe[name] = pc.replace_substring_regex(text, r"\.$", "")
+            # One digit stays behind the point, so that a reader that guesses types takes whole numbers for decimals too.
+            safe[name] = pc.replace_substring_regex(pc.cast(values, pa.string()), r"(\.\d+?)0+$", r"\1")
         elif pa.types.is_timestamp(kind):
             safe[name] = pc.strftime(pc.cast(values, pa.timestamp("s", tz="UTC")), format="%Y-%m-%dT%H:%M:%SZ")
         elif pa.types.is_string(kind):
