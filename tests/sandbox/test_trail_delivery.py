@@ -7,7 +7,7 @@ import gzip
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -75,6 +75,7 @@ class Clouds:
         self.writes = 0
         self.dies_at: float | None = None
         self.refuses = False
+        self.on_write: Callable[[], object] = lambda: None
 
     def _write(self, key: str, data: bytes) -> None:
         if self.refuses:
@@ -83,6 +84,7 @@ class Clouds:
             raise Killed
         self.objects[key] = data
         self.writes += 1
+        self.on_write()
         if self.dies_at == self.writes - 0.5:
             raise Killed
 
@@ -192,6 +194,15 @@ def test_each_record_is_delivered_once_wherever_the_deliverer_is_killed(box: Box
             assert box.keys() == {str(number): 1 for number in range(box.recorded)}
     box.deliver()
     assert died > 8
+    assert box.keys() == {str(number): 1 for number in range(box.recorded)}
+
+
+def test_a_delivery_ends_though_more_is_recorded_all_the_time(box: Box) -> None:
+    box.clouds.on_write = box.record
+    box.record()
+    assert 0 < box.deliver().events < 5
+    box.clouds.on_write = lambda: None
+    box.deliver()
     assert box.keys() == {str(number): 1 for number in range(box.recorded)}
 
 

@@ -23,7 +23,7 @@ from holdfast.sandbox.trails.azure_monitor import AzureMonitor
 from holdfast.sandbox.trails.cloud_logging import CloudLogging
 from holdfast.sandbox.trails.cloudtrail import CloudTrail
 from holdfast.sandbox.trails.emulator import Emulator
-from holdfast.sandbox.trails.exchanges import Exchange, read, remove_delivered, waiting
+from holdfast.sandbox.trails.exchanges import MOST_BYTES, Exchange, read, remove_delivered, waiting
 from holdfast.sandbox.trails.names import trails_folder
 from holdfast.sandbox.trails.recording import recorded_folder
 from holdfast.sandbox.trails.signing import load_or_make_key
@@ -106,7 +106,8 @@ class Deliverer:
         folder = recorded_folder(self._state, site.name)
         state = read_json(file) or {"cursor": {}, "cloud": {"began": self._began(folder)}, "plan": None}
         trail = self._trail(site)
-        if state["plan"] is None:
+        is_new = state["plan"] is None
+        if is_new:
             ranges = waiting(folder, state["cursor"])
             if not ranges and not (site.cloud == "aws" and (closing or self._is_due(state["cloud"]))):
                 return False
@@ -126,7 +127,8 @@ class Deliverer:
         remove_delivered(folder, state["cursor"])
         done.events, done.objects = done.events + events, done.objects + objects
         done.unparsed, done.torn = done.unparsed + found.unparsed, done.torn + found.torn
-        return bool(ranges)
+        # While one delivers, more is recorded: that is the next delivery's, or this one would never end.
+        return not is_new or sum(end - start for start, end in ranges.values()) >= MOST_BYTES // 2
 
     def _trail(self, site: SandboxSite) -> Trail:
         emulator = Emulator(self._ports[site.name])
