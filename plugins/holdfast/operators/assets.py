@@ -39,3 +39,8 @@ def training_asset(job: str) -> Asset:
 def vault_asset(name: str) -> Asset:
     """The asset of a vault: it has an event whenever backups were made. See `BACKED_UP`."""
     return Asset(name=f"holdfast-vault-{name}", uri=f"x-holdfast://vaults/{name}", group="holdfast")
+
+
+def ledger_asset(origin: str) -> Asset:
+    """The asset of a ledger: it has an event for each seal."""
+    return Asset(name=f"holdfast-ledger-{origin}", uri=f"x-holdfast://ledgers/{origin}", group="holdfast")

@@ -38,6 +38,10 @@ _USER = pa.struct(
     ]
 )
 _ENDPOINT = pa.struct([("ip", pa.string()), ("hostname", pa.string()), ("svc_name", pa.string())])
+_FILE = pa.struct([("name", pa.string()), ("type_id", pa.int32())])
+_STORE = pa.struct(
+    [("uid", pa.string()), ("name", pa.string()), ("type", pa.string()), ("type_id", pa.int32()), ("file", _FILE)]
+)
 _RESOURCE = pa.struct(
     [
         ("uid", pa.string()),
@@ -124,6 +128,8 @@ SCHEMA = pa.schema(
             ),
         ),
         ("resources", pa.list_(_RESOURCE)),
+        ("databucket", _STORE),  # of Datastore Activity, which needs one of the two
+        ("database", _STORE),
         ("user", _USER),  # of Authentication: who logs in
         ("is_mfa", pa.bool_()),
         ("entity", pa.struct([("uid", pa.string()), ("name", pa.string()), ("type", pa.string())])),

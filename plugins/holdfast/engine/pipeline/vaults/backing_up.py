@@ -7,9 +7,9 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
-from holdfast.engine.config.residency import check_hop, residency_for
 from holdfast.engine.pipeline.vaults.locking import protector
 from holdfast.engine.pipeline.vaults.opening import opened, places_of, require_own, vault_store, vaults_of
+from holdfast.engine.policy import BACK_UP, check_hop, residency_for
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.snapshot import OpenSnapshot, open_snapshot
 from holdfast.engine.vault.backup import BackupOptions, BackupReport, Progress, back_up
@@ -228,9 +228,9 @@ def back_up_subject(
 
     require_own(runtime, group, vault)
     subjects_of(runtime, group, subject)
-    _check_residency(runtime, subject, vault)
     state = require_active(runtime, group)
     here = site or state.active_site
+    _check_residency(runtime, subject, vault, here)
     store = runtime.store(here, flow=group)
     record = record_at(store, subject, here, state.epoch, snapshot)
     source = _snapshot_source(runtime, subject, here, open_snapshot(store, record))
@@ -292,8 +292,8 @@ def back_up_run(
             expected=" or ".join(f"{base_run(group, job)}…" for job in topology.group(group).training) or "no run",
             found=repr(run),
         )
-    _check_residency(runtime, topology.job(jobs[0]).dataset, vault)
     here = site or require_active(runtime, group).active_site
+    _check_residency(runtime, topology.job(jobs[0]).dataset, vault, here, resource=f"runs/{run}")
     store = runtime.store(here, flow=group)
     prefix = f"{run_root(run)}/"
     if next(iter(store.list(f"{prefix}checkpoints/")), None) is None:
@@ -419,7 +419,7 @@ def follow(runtime: Runtime, vault: str) -> None:
         )
 
 
-def _check_residency(runtime: Runtime, subject: str, vault: str) -> None:
-    residency = residency_for(runtime.topology, subject)
+def _check_residency(runtime: Runtime, subject: str, vault: str, source: str, *, resource: str | None = None) -> None:
+    residency, sites = residency_for(runtime.topology, subject), runtime.topology.sites
     for site in places_of(runtime, vault):
-        check_hop(subject, residency, site, runtime.topology.sites)
+        check_hop(subject, residency, site, sites, intent=BACK_UP, source=source, resource=resource)

@@ -11,9 +11,9 @@ from typing import Any
 
 from holdfast.engine.config import Connection
 from holdfast.engine.config.references import TAKEN
-from holdfast.engine.config.residency import check_hop, residency_for
 from holdfast.engine.objectstore.connect import access_from_connection
 from holdfast.engine.pipeline.vaults.opening import opened, places_of, prefix_of, require_own
+from holdfast.engine.policy import RESTORE, check_hop, residency_for
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.snapshot import keys, latest
 from holdfast.engine.snapshot.documents import iso_utc
@@ -335,7 +335,7 @@ def admitted_at(runtime: Runtime, site: str) -> Callable[[Backup], None]:
             residency = residency_for(runtime.topology, _data_of(runtime, backup))
         except UnknownName:
             return  # a folder or a stream: no residency class is known of it
-        check_hop(backup.source, residency, site, runtime.topology.sites)
+        check_hop(backup.source, residency, site, runtime.topology.sites, intent=RESTORE)
 
     return admit
 

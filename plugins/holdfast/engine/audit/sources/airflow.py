@@ -1,0 +1,331 @@
+"""Airflow's audit trail over REST, row by row: its list hides rows, so every id is asked for.
+
+An interval is the whole window that is asked for; which rows it holds follows from their ids, see
+`holdfast.engine.audit.sources.airflow_walk`. Beside the rows lie the answers of people to tasks that asked them, the
+versions of the DAGs, and ``position.json``, from which the next window goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+import pyarrow as pa
+
+from holdfast.clock import Clock, SystemClock
+from holdfast.engine.audit.interface import (
+    Batch,
+    Coverage,
+    Document,
+    Finding,
+    Interval,
+    SourceObject,
+    SourceUnreadable,
+    State,
+)
+from holdfast.engine.audit.sources import airflow_findings as findings
+from holdfast.engine.audit.sources.airflow_api import AirflowApi, ApiRefused, api_of
+from holdfast.engine.audit.sources.airflow_position import Anchors, Position, Row, read_row
+from holdfast.engine.audit.sources.airflow_walk import Seen, Walk, look_again, resume_at
+from holdfast.engine.config.audit import AirflowSource
+from holdfast.engine.runtime import Runtime
+
+POSITION = "position.json"
+#: Rows older than this are final: no transaction is open for longer.
+SETTLE = timedelta(minutes=15)
+#: Airflow's own limit of a page.
+_PAGE = 100
+#: The list is compared for so many pages; beyond, the walk alone is the proof.
+_PAGES = 200
+_BATCH_ROWS = 5_000
+_BATCH_BYTES = 32 * 1024 * 1024
+_OPEN_IDS = 1_000
+_PURGES = 8
+_AT_ONCE = 4
+
+
+@dataclass
+class _Run:
+    """What reading one interval came to."""
+
+    begin: Position
+    next: Position
+    records: int = 0
+    expected: int | None = None
+    observed: int = 0
+    findings: list[Finding] = field(default_factory=list)
+    documents: list[Document] = field(default_factory=list)
+
+
+class AirflowEvents:
+    """The audit rows of one Airflow.
+
+    Args:
+        name: of the source.
+        api: where they are read.
+        position: where the last sealed window ended (`Position.from_bytes` of its ``position.json``); none: at the
+            first id.
+        clock: says which holes may still be filled.
+        settle: how long a transaction may stay open.
+    """
+
+    kind = "airflow"
+
+    def __init__(
+        self,
+        name: str,
+        api: AirflowApi,
+        *,
+        position: Position | None = None,
+        clock: Clock | None = None,
+        settle: timedelta = SETTLE,
+    ) -> None:
+        self.name = name
+        self._api = api
+        self._clock = clock or SystemClock()
+        self._settle = settle
+        self._position = position or Position()
+        self._begins: dict[Interval, Position] = {}
+        self._runs: dict[Interval, _Run] = {}
+
+    def intervals(self, window: Interval) -> Sequence[Interval]:
+        """The window itself: ids are one sequence, which no hour divides."""
+        return (window,)
+
+    def position(self, interval: Interval) -> Position:
+        """Where the window after this one begins; it has been read."""
+        return self._runs[interval].next
+
+    def read(self, interval: Interval) -> Iterator[Batch]:
+        """Its rows by ascending id. What cannot be read ends it, and `completeness` says so: never an error."""
+        begin = self._begins.setdefault(interval, self._position)
+        run = self._runs[interval] = _Run(begin, begin)
+        try:
+            yield from self._read(interval, run)
+        except SourceUnreadable as error:
+            run.findings.append(_refusal(error))
+        self._position = run.next
+
+    def completeness(self, interval: Interval) -> Coverage:
+        """By the ids: each that has no row is explained, still open, or unexplained."""
+        run = self._runs[interval]
+        return Coverage(
+            interval,
+            "ids",
+            run.expected,
+            run.observed,
+            run.records,
+            run.records,
+            (*run.findings, findings.NOT_RECORDED),
+        )
+
+    def documents(self, interval: Interval) -> Iterator[Document]:
+        """Answers of people, versions of DAGs, and where the next window begins."""
+        run = self._runs[interval]
+        yield from run.documents
+        yield Document(POSITION, "application/json", run.next.to_bytes())
+
+    def normalise(self, raw: pa.LargeBinaryArray) -> pa.Table:
+        """The rows as OCSF, see `holdfast.engine.audit.sources.airflow_events`."""
+        from holdfast.engine.audit.sources.airflow_events import normalise
+
+        return normalise(raw)
+
+    # -- one interval -----------------------------------------------------------------------------------------
+
+    def _read(self, interval: Interval, run: _Run) -> Iterator[Batch]:
+        newest_listed = self._newest_listed()
+        seen = look_again(self._fetch, run.begin)
+        begin = resume_at(run.begin, seen, newest_listed)
+        walk = Walk(
+            self._fetch,
+            after=begin.last_id,
+            newest_listed=newest_listed,
+            end=interval.end,
+            lowest=all(one.became == "gone" for one in seen),
+        )
+        tally = _Tally(interval, begin)
+        opened = list(self._fetch(begin.open_ids))
+        came_late = [row for _, row in opened if row is not None]
+        missing = [row_id for row_id, row in opened if row is None]
+        yield from _batches(tally.counted(came_late), run)
+        yield from _batches(tally.counted(walk.rows()), run)
+        self._conclude(interval, run, walk, seen, tally)
+        if came_late:
+            run.findings.append(
+                Finding("came-late", f"{len(came_late)} rows with ids of earlier windows", state=State.COMPLETE)
+            )
+        if missing:
+            run.findings.append(findings.missing(f"still no row at ids {missing[:20]}", missing[0]))
+        if walk.failure is not None:
+            raise walk.failure
+        listed, lowest = self._listed(begin.last_id, run)
+        run.findings += findings.of_list(walk.found, listed, lowest, walk.cut)
+        run.documents += self._answers(interval)
+        run.documents += self._versions(interval)
+
+    def _conclude(self, interval: Interval, run: _Run, walk: Walk, seen: Sequence[Seen], tally: _Tally) -> None:
+        """Judge the walk, and say where the next one begins."""
+        purges = tally.purges
+        found, explained, opened = findings.of_holes(walk, purges, interval, self._clock.now(), self._settle)
+        run.findings += found
+        if walk.failure is None:
+            run.findings += findings.of_anchors(seen, purges, walk.newest, run.begin.last_id)
+            run.expected = walk.cut - tally.begin.last_id - explained
+        run.findings += findings.outside(tally.before, tally.after, tally.timeless)
+        run.observed = len(walk.found)
+        run.next = Position(
+            last_id=walk.cut,
+            anchors=tally.anchors.chosen(),
+            open_ids=opened[:_OPEN_IDS],
+            purges=tuple(purges[-_PURGES:]),
+        )
+
+    def _fetch(self, ids: Iterable[int]) -> Iterator[tuple[int, Row | None]]:
+        """Rows by id, in order, a few asked for at once."""
+        wanted = list(ids)
+        pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="airflow-rows")
+        try:
+            for row_id, body in zip(wanted, pool.map(self._body, wanted), strict=True):
+                where = f"{self._api.url}/api/v2/eventLogs/{row_id}"
+                yield row_id, None if body is None else read_row(body, row_id, where)
+        finally:
+            pool.shutdown(cancel_futures=True)  # nobody wants the rest after a refusal, or once a row was found
+
+    def _body(self, row_id: int) -> bytes | None:
+        return self._api.get(f"/api/v2/eventLogs/{row_id}")
+
+    # -- the list, and other endpoints ------------------------------------------------------------------------
+
+    def _newest_listed(self) -> int:
+        """The newest id the list shows: not the newest there is."""
+        _, found, _ = self._page("/api/v2/eventLogs", "event_logs", {"order_by": "-event_log_id", "limit": 1})
+        return max((int(one["event_log_id"]) for one in found), default=0)
+
+    def _listed(self, after: int, run: _Run) -> tuple[set[int], int]:
+        """The ids the list shows, and above which id these are all of them; by default above ``after``.
+
+        Newest first: a row that is added meanwhile comes twice, never not.
+        """
+        listed: set[int] = set()
+        for page in range(_PAGES):
+            _, found, _ = self._page(
+                "/api/v2/eventLogs",
+                "event_logs",
+                {"order_by": "-event_log_id", "limit": _PAGE, "offset": page * _PAGE},
+            )
+            ids = [int(one["event_log_id"]) for one in found]
+            listed.update(ids)
+            if len(ids) < _PAGE or min(ids) <= after:
+                return listed, after
+        run.findings.append(
+            Finding(
+                "list-not-compared",
+                f"the list endpoint was compared for the newest {_PAGES * _PAGE} rows only",
+                state=State.COMPLETE,
+            )
+        )
+        return listed, min(listed) - 1
+
+    def _answers(self, interval: Interval) -> Iterator[Document]:
+        """What people answered in the interval, newest first, as pages of Airflow's own answers."""
+        yield from self._pages(
+            "/api/v2/dags/~/dagRuns/~/hitlDetails",
+            "hitl_details",
+            "hitl",
+            {"response_received": "true", "order_by": "-responded_at"},
+            "responded_at",
+            interval,
+        )
+
+    def _versions(self, interval: Interval) -> Iterator[Document]:
+        """Versions of DAGs that were made in the interval; their ids ascend with time."""
+        yield from self._pages(
+            "/api/v2/dags/~/dagVersions", "dag_versions", "dag-versions", {"order_by": "-id"}, "created_at", interval
+        )
+
+    def _pages(
+        self, path: str, member: str, name: str, params: dict[str, str | int], moment: str, interval: Interval
+    ) -> Iterator[Document]:
+        for page in range(_PAGES):
+            body, found, total = self._page(path, member, {**params, "limit": _PAGE, "offset": page * _PAGE})
+            moments = [datetime.fromisoformat(str(one[moment])) for one in found if one.get(moment)]
+            if any(one in interval for one in moments):
+                about = {"url": f"{self._api.url}{path}", "total_entries": str(total)}
+                yield Document(f"{name}/{page:04}.json", "application/json", body, about)
+            if len(found) < _PAGE or (moments and min(moments) < interval.start):
+                return
+
+    def _page(self, path: str, member: str, params: dict[str, str | int]) -> tuple[bytes, list[dict[str, Any]], int]:
+        body = self._api.get(path, params)
+        try:
+            answer = json.loads(body or b"")
+            return body or b"", list(answer[member]), int(answer["total_entries"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ApiRefused(
+                "unexpected-answer", "the answer is not a page", where=f"{self._api.url}{path}",
+                expected=f"JSON with `{member}`", found=repr(error),
+            ) from None  # fmt: skip
+
+
+class _Tally:
+    """Looks at each row that goes by."""
+
+    def __init__(self, interval: Interval, begin: Position) -> None:
+        self.begin = begin
+        self.anchors = Anchors(begin.anchors)
+        self.purges = list(begin.purges)
+        self.before = self.after = self.timeless = 0
+        self._interval = interval
+
+    def counted(self, rows: Iterable[Row]) -> Iterator[Row]:
+        for row in rows:
+            self.anchors.add(row)
+            if purge := findings.purge_of(row):
+                self.purges.append(purge)
+            if row.when is None:
+                self.timeless += 1
+            elif row.when < self._interval.start:
+                self.before += 1
+            elif row.when >= self._interval.end:
+                self.after += 1
+            yield row
+
+
+def _batches(rows: Iterable[Row], run: _Run) -> Iterator[Batch]:
+    objects: list[SourceObject] = []
+    bodies: list[bytes] = []
+    size = 0
+    for row in rows:
+        digest = hashlib.sha256(row.raw).hexdigest()
+        objects.append(SourceObject(f"eventLogs/{row.id}", len(row.raw), digest, digest))
+        bodies.append(row.raw)
+        size += len(row.raw)
+        run.records += 1
+        if len(bodies) >= _BATCH_ROWS or size >= _BATCH_BYTES:
+            yield _batch(objects, bodies)
+            objects, bodies, size = [], [], 0
+    if bodies:
+        yield _batch(objects, bodies)
+
+
+def _batch(objects: list[SourceObject], bodies: list[bytes]) -> Batch:
+    return Batch(tuple(objects), (1,) * len(objects), pa.array(bodies, pa.large_binary()))
+
+
+def _refusal(error: SourceUnreadable) -> Finding:
+    code = error.code if isinstance(error, ApiRefused) else "unexpected-answer"
+    return Finding(code, str(error), error.where or "", State.UNKNOWN)
+
+
+def open_airflow(
+    name: str, settings: AirflowSource, runtime: Runtime, *, position: Position | None = None
+) -> AirflowEvents:
+    """The source of a topology. Raises ConfigError when its connection is missing or not complete."""
+    api = api_of(runtime.connections.get(settings.connection), clock=runtime.clock)
+    return AirflowEvents(name, api, position=position, clock=runtime.clock)

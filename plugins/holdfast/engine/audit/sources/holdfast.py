@@ -1,0 +1,335 @@
+"""Holdfast's own events, from the records that lie at its sites: none of them is written for this.
+
+A record belongs to the interval in which its first copy arrived, by that store's clock: what a machine without a
+network wrote down and shipped later is in the interval of its arrival, and its own time says when it happened. The
+same record at several sites is one event, which names them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from holdfast.clock import Clock, SystemClock
+from holdfast.engine.audit.interface import Batch, Coverage, Document, Finding, Interval, SourceObject, State
+from holdfast.engine.audit.sources import holdfast_proofs as proofs
+from holdfast.engine.audit.sources.holdfast_copies import Copy, Record, Survey, places_of, read_copies, survey
+from holdfast.engine.audit.sources.holdfast_kinds import proven
+from holdfast.engine.config.audit import HoldfastSource
+from holdfast.engine.objectstore.errors import ObjectNotFound, ObjectStoreError, PermissionRefused
+from holdfast.engine.objectstore.interface import ObjectStore
+from holdfast.engine.runtime import Runtime
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+_BATCH_BYTES = 32 * 1024 * 1024
+_BATCH_RECORDS = 50_000
+_EVIDENCE = ("journal.json", "report.html", "evidence.dsse.json")
+
+
+@dataclass(frozen=True)
+class Vault:
+    """A vault's log.
+
+    Args:
+        stores: by site, the vault's own first; each with keys relative to the vault's folder.
+        witnesses: by site the buckets that keep what they saw of it.
+    """
+
+    stores: Mapping[str, ObjectStore]
+    witnesses: Mapping[str, ObjectStore] = field(default_factory=dict)
+
+
+@dataclass
+class _Run:
+    survey: Survey
+    selected: list[Record]
+    facts: proofs.Facts = field(default_factory=proofs.Facts)
+    read: int = 0
+    records: int = 0
+    findings: list[Finding] = field(default_factory=list)
+    documents: list[Document] = field(default_factory=list)
+
+
+class HoldfastEvents:
+    """What Holdfast did, as its records say.
+
+    Args:
+        name: of the source.
+        sites: by name the buckets that are read.
+        vaults: by name.
+        subjects: per group the folders whose fork records its epochs leave: ``snapshots/<dataset>``.
+        clock: says whether an interval is over.
+        drill_key: who must have signed drill evidence; ``None``: whoever it names.
+    """
+
+    kind = "holdfast"
+
+    def __init__(
+        self,
+        name: str,
+        sites: Mapping[str, ObjectStore],
+        *,
+        vaults: Mapping[str, Vault] | None = None,
+        subjects: Mapping[str, Sequence[str]] | None = None,
+        clock: Clock | None = None,
+        drill_key: Ed25519PublicKey | None = None,
+    ) -> None:
+        self.name = name
+        self._sites = dict(sites)
+        self._vaults = dict(vaults or {})
+        self._subjects = dict(subjects or {})
+        self._clock = clock or SystemClock()
+        self._drill_key = drill_key
+        self._runs: dict[Interval, _Run] = {}
+
+    def intervals(self, window: Interval) -> Sequence[Interval]:
+        """The window itself: its chains reach over any border within it."""
+        return (window,)
+
+    def read(self, interval: Interval) -> Iterator[Batch]:
+        """The records that arrived in it, oldest first. What cannot be read is told by `completeness`."""
+        found = survey(places_of(self._sites, {name: vault.stores for name, vault in self._vaults.items()}))
+        selected = sorted(
+            (record for record in found.records.values() if record.arrived_at in interval),
+            key=lambda record: (record.arrived_at, record.name),
+        )
+        run = self._runs[interval] = _Run(found, selected)
+        run.findings += [_unread(site, error) for site, error in sorted(found.unread.items())]
+        batch = _Filling()
+        for record in selected:
+            for source_object, records in self._contents(record, run):
+                batch.add(source_object, records)
+                run.records += len(records)
+                if batch.is_full:
+                    yield batch.take()
+        if batch.objects:
+            yield batch.take()
+        self._prove(run, interval)
+
+    def completeness(self, interval: Interval) -> Coverage:
+        """By the chains the records form, and by each one's own proof."""
+        run = self._runs[interval]
+        missing = sum(finding.state is State.GAP for finding in run.findings)
+        return Coverage(
+            interval,
+            "chains",
+            len(run.selected) + missing,
+            run.read,
+            run.read,
+            run.records,
+            tuple(run.findings),
+        )
+
+    def documents(self, interval: Interval) -> Iterator[Document]:
+        """Evidence of drills, and what the sites' registers hold now."""
+        yield from self._runs[interval].documents
+
+    def normalise(self, raw: pa.LargeBinaryArray) -> pa.Table:
+        """The records as OCSF, see `holdfast.engine.audit.sources.holdfast_events`."""
+        from holdfast.engine.audit.sources.holdfast_events import normalise
+
+        return normalise(raw)
+
+    # -- one record -------------------------------------------------------------------------------------------
+
+    def _contents(self, record: Record, run: _Run) -> Iterator[tuple[SourceObject, list[bytes]]]:
+        """A record's content; each of them where its copies differ."""
+        contents, unread = read_copies(record)
+        for site, error in unread.items():
+            if site not in run.survey.unread:
+                run.survey.unread[site] = error
+                run.findings.append(_unread(site, error))
+        if not contents and not unread:
+            run.findings.append(Finding("record-gone", "it was listed, and gone when it was read", record.name))
+        if len(contents) > 1:
+            run.findings.append(_differ(record, contents))
+        for number, (data, copies) in enumerate(contents.items()):
+            if why := proven(record.kind, record.name, data):
+                run.findings.append(Finding("record-damaged", f"it is not what was written: {why}", record.name))
+            if number == 0:
+                run.facts.note(record, data)
+                run.read += 1
+            name = record.name if number == 0 else f"{record.name}@{copies[0].place.site}"
+            yield _as_object(name, record, data, copies), _records(record, data)
+
+    # -- what is proven when all is read ----------------------------------------------------------------------
+
+    def _prove(self, run: _Run, interval: Interval) -> None:
+        names = [record.name for record in run.selected]
+        run.findings += proofs.commit_parents(run.survey, run.facts)
+        run.findings += proofs.epochs(run.survey, run.facts)
+        run.findings += proofs.decisions(run.survey, names, run.facts, _first_content)
+        for name, vault in self._vaults.items():
+            run.findings += proofs.vault_log(name, vault.stores, vault.witnesses)
+        self._registers(run)
+        self._drills(run)
+        if self._clock.now() < interval.end:
+            run.findings.append(
+                Finding("window-open", f"the window ends at {interval.end}: more may arrive", state=State.LATE)
+            )
+
+    def _registers(self, run: _Run) -> None:
+        """Registers are changed in place: their content is evidence of a state, and no event."""
+        held: dict[str, list[int]] = defaultdict(list)
+        for site, store in self._sites.items():
+            try:
+                for info in store.list("authority/"):
+                    group = info.key.removeprefix("authority/")
+                    data = store.get(info.key)
+                    name = f"authority/{group}/{site}.json"
+                    about = {"e_tag": info.version.e_tag or "", "modified_at": info.modified_at.isoformat()}
+                    run.documents.append(Document(name, "application/json", data, about))
+                    held[group].append(_epoch(data))
+            except ObjectNotFound:
+                continue
+            except ObjectStoreError as error:
+                if site not in run.survey.unread:
+                    run.findings.append(_unread(site, error))
+        for group, epochs in sorted(held.items()):
+            # What one register holds may not be committed: the newest epoch that most of them are at is.
+            committed = sorted(epochs, reverse=True)[len(epochs) // 2]
+            run.findings += proofs.committed_epochs(run.survey, group, self._subjects.get(group, ()), committed)
+
+    def _drills(self, run: _Run) -> None:
+        """Evidence of drills whose journal arrived, kept whole, and verified as `holdfast evidence verify` does."""
+        from holdfast.engine.drill.evidence import EvidenceInvalid, verify_evidence
+
+        for record in run.selected:
+            if record.kind.name != "drill":
+                continue
+            folder = record.name.rpartition("/")[0]
+            files = self._files(record, folder)
+            for file, data in files.items():
+                kind = "text/html" if file.endswith(".html") else "application/json"
+                run.documents.append(Document(f"{folder}/{file}", kind, data))
+            with TemporaryDirectory(prefix="holdfast-evidence-") as place:
+                for file, data in files.items():
+                    (Path(place) / file).write_bytes(data)
+                try:
+                    verify_evidence(Path(place), public_key=self._drill_key)
+                except EvidenceInvalid as error:
+                    # Its own words name a folder of this machine.
+                    detail = f"the evidence does not verify: {error.what}; expected {error.expected}"
+                    run.findings.append(Finding("evidence-invalid", detail, folder))
+
+    def _files(self, record: Record, folder: str) -> dict[str, bytes]:
+        """The three files of one site; of the first that has them all, else what the last one has."""
+        files: dict[str, bytes] = {}
+        for copy in record.copies:
+            files = {}
+            for file in _EVIDENCE:
+                try:
+                    files[file] = copy.place.store.get(f"{folder}/{file}")
+                except ObjectStoreError:
+                    break
+            else:
+                return files
+        return files
+
+
+class _Filling:
+    """Objects and records on their way into a batch."""
+
+    def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
+        self.objects: list[SourceObject] = []
+        self._counts: list[int] = []
+        self._raw: list[bytes] = []
+        self._size = 0
+
+    def add(self, source_object: SourceObject, records: list[bytes]) -> None:
+        self.objects.append(source_object)
+        self._counts.append(len(records))
+        self._raw += records
+        self._size += source_object.size_bytes
+
+    @property
+    def is_full(self) -> bool:
+        return self._size >= _BATCH_BYTES or len(self._raw) >= _BATCH_RECORDS
+
+    def take(self) -> Batch:
+        batch = Batch(tuple(self.objects), tuple(self._counts), pa.array(self._raw, pa.large_binary()))
+        self._begin()
+        return batch
+
+
+def _records(record: Record, data: bytes) -> list[bytes]:
+    if not record.kind.lines:
+        return [data]
+    lines = data.split(b"\n")
+    return lines[:-1] if not lines[-1] else lines
+
+
+def _as_object(name: str, record: Record, data: bytes, copies: list[Copy]) -> SourceObject:
+    digest = hashlib.sha256(data).hexdigest()
+    first = copies[0].info
+    sites = sorted({copy.place.site for copy in copies})
+    return SourceObject(
+        name,
+        len(data),
+        digest,
+        digest,
+        suffix=b"\n" if record.kind.lines and data.endswith(b"\n") else b"",
+        metadata={"kind": record.kind.name, "sites": ",".join(sites)},
+        version=first.version.version or first.version.e_tag,
+        modified_at=first.modified_at,
+    )
+
+
+def _differ(record: Record, contents: Mapping[bytes, list[Copy]]) -> Finding:
+    sites = "; ".join(", ".join(copy.place.site for copy in copies) for copies in contents.values())
+    if record.kind.once:
+        return Finding("copies-differ", f"a record that is written once differs between sites: {sites}", record.name)
+    what = f"two writers each wrote a {record.kind.name} of this name, as a machine that was cut off does: {sites}"
+    return Finding("written-twice", what, record.name, State.COMPLETE)
+
+
+def _first_content(record: Record) -> bytes | None:
+    contents, _ = read_copies(record)
+    return next(iter(contents), None)
+
+
+def _epoch(data: bytes) -> int:
+    try:
+        value = json.loads(data)["value"]
+        return int(value["epoch"]) if value else 0
+    except (ValueError, KeyError, TypeError):
+        return 0
+
+
+def _unread(site: str, error: ObjectStoreError) -> Finding:
+    code = "permission-refused" if isinstance(error, PermissionRefused) else "site-unreachable"
+    return Finding(code, f"what only {site} has is unknown: {error}", site, State.UNKNOWN)
+
+
+def open_holdfast(name: str, settings: HoldfastSource, runtime: Runtime) -> HoldfastEvents:
+    """The source of a topology: its sites, or those it names, and the vaults that lie there. Raises ConfigError."""
+    from holdfast.engine.pipeline.vaults.opening import places_of as vault_sites
+    from holdfast.engine.pipeline.vaults.opening import store_below, witness_stores
+
+    topology = runtime.topology
+    sites = settings.sites or tuple(topology.sites)
+    vaults = {
+        vault: Vault(
+            {site: store_below(runtime, vault, site) for site in vault_sites(runtime, vault) if site in sites},
+            witness_stores(runtime, vault),
+        )
+        for vault in topology.vaults
+    }
+    subjects = {
+        group: [f"snapshots/{one}" for one in (*settings.datasets, *(topology.job(j).model for j in settings.training))]
+        for group, settings in topology.groups.items()
+    }
+    return HoldfastEvents(name, runtime.stores(sites), vaults=vaults, subjects=subjects, clock=runtime.clock)
