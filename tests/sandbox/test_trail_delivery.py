@@ -421,6 +421,17 @@ def test_the_digests_form_one_signed_chain_over_every_log_file(aws: Box) -> None
     }
 
 
+def test_a_log_files_name_lies_in_the_period_whose_digest_names_it(aws: Box) -> None:
+    for seconds in (-30, 30, 30, 30, 1, 59):  # from 21:57:30 on, some at the very turn of a minute
+        aws.clock.advance(seconds)
+        aws.record()
+        aws.deliver()
+    for _, _, document, _ in digests(aws):
+        (log,) = document["logFiles"]
+        minute = datetime.strptime(log["s3Object"].split("_")[3], "%Y%m%dT%H%MZ").isoformat() + "Z"
+        assert document["digestStartTime"][:16] + ":00Z" <= minute < document["digestEndTime"]
+
+
 def test_a_changed_digest_or_log_file_breaks_the_chain(aws: Box) -> None:
     for _ in range(3):
         aws.record(2)
