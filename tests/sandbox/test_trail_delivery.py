@@ -7,7 +7,7 @@ import gzip
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -75,6 +75,7 @@ class Clouds:
         self.writes = 0
         self.dies_at: float | None = None
         self.refuses = False
+        self.on_write: Callable[[], object] = lambda: None
 
     def _write(self, key: str, data: bytes) -> None:
         if self.refuses:
@@ -83,6 +84,7 @@ class Clouds:
             raise Killed
         self.objects[key] = data
         self.writes += 1
+        self.on_write()
         if self.dies_at == self.writes - 0.5:
             raise Killed
 
@@ -192,6 +194,15 @@ def test_each_record_is_delivered_once_wherever_the_deliverer_is_killed(box: Box
             assert box.keys() == {str(number): 1 for number in range(box.recorded)}
     box.deliver()
     assert died > 8
+    assert box.keys() == {str(number): 1 for number in range(box.recorded)}
+
+
+def test_a_delivery_ends_though_more_is_recorded_all_the_time(box: Box) -> None:
+    box.clouds.on_write = box.record
+    box.record()
+    assert 0 < box.deliver().events < 5
+    box.clouds.on_write = lambda: None
+    box.deliver()
     assert box.keys() == {str(number): 1 for number in range(box.recorded)}
 
 
@@ -408,6 +419,17 @@ def test_the_digests_form_one_signed_chain_over_every_log_file(aws: Box) -> None
     assert {key.partition("AWSLogs")[2].split("_")[0] for key in logs} == {
         "/123456789012/CloudTrail/eu-west-1/2026/11/29/123456789012"
     }
+
+
+def test_a_log_files_name_lies_in_the_period_whose_digest_names_it(aws: Box) -> None:
+    for seconds in (-30, 30, 30, 30, 1, 59):  # from 21:57:30 on, some at the very turn of a minute
+        aws.clock.advance(seconds)
+        aws.record()
+        aws.deliver()
+    for _, _, document, _ in digests(aws):
+        (log,) = document["logFiles"]
+        minute = datetime.strptime(log["s3Object"].split("_")[3], "%Y%m%dT%H%MZ").isoformat() + "Z"
+        assert document["digestStartTime"][:16] + ":00Z" <= minute < document["digestEndTime"]
 
 
 def test_a_changed_digest_or_log_file_breaks_the_chain(aws: Box) -> None:

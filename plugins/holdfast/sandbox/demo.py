@@ -38,7 +38,7 @@ from holdfast.sandbox.scene import await_service, begin_authority, create_record
 from holdfast.sandbox.supervisor import Sandbox
 
 SCENARIO = "site-outage"
-EVIDENCE = ("journal.json", "report.html", "evidence.dsse.json")
+EVIDENCE = tuple(demo_audit.EVIDENCE)
 _ROOT = Path(__file__).resolve().parents[3]
 #: The training must have this many steps behind it before the cloud is cut off.
 _STEPS_BEFORE = 30
@@ -88,7 +88,7 @@ class Demo:
         training = self._protect_and_train(group)
         journal_file = self._drill(group)
         self._training_ends(training)
-        self._export_audit()
+        self._export_audit(journal_file)
         return self._conclude(journal_file)
 
     @property
@@ -194,9 +194,10 @@ class Demo:
             f"{found.get('epoch')}"
         )
 
-    def _export_audit(self) -> None:
-        self.tell.chapter("What the clouds recorded of it")
-        self._audit = demo_audit.export_own_run(self.sandbox, self.output, say=self.tell.say)
+    def _export_audit(self, journal_file: Path) -> None:
+        self.tell.chapter("An export for the auditor, of the clouds, Airflow and Holdfast")
+        drills = {"failover-drill": journal_file.parent, "restore-drill": self.output / demo_vault.FOLDER}
+        self._audit = demo_audit.export_own_run(self.sandbox, self.output, drills, say=self.tell.say)
 
     def _conclude(self, journal_file: Path) -> bool:
         self.tell.chapter("What was measured")

@@ -64,7 +64,8 @@ class CloudTrail:
         end = _parsed(plan["end"])
         events = [cloudtrail_event(one, self._site.region) for one in exchanges if is_of_the_cloud(one)]
         files = [
-            self._log_file(events[start : start + _EVENTS_PER_FILE], end)
+            # Delivered in the period, which its end no longer belongs to.
+            self._log_file(events[start : start + _EVENTS_PER_FILE], end - timedelta(seconds=1))
             for start in range(0, len(events), _EVENTS_PER_FILE)
         ]
         for file in files:

@@ -23,7 +23,7 @@ from holdfast.sandbox.trails.azure_monitor import AzureMonitor
 from holdfast.sandbox.trails.cloud_logging import CloudLogging
 from holdfast.sandbox.trails.cloudtrail import CloudTrail
 from holdfast.sandbox.trails.emulator import Emulator
-from holdfast.sandbox.trails.exchanges import Exchange, read, remove_delivered, waiting
+from holdfast.sandbox.trails.exchanges import MOST_BYTES, Exchange, read, remove_delivered, waiting
 from holdfast.sandbox.trails.names import trails_folder
 from holdfast.sandbox.trails.recording import recorded_folder
 from holdfast.sandbox.trails.signing import load_or_make_key
@@ -53,10 +53,14 @@ class Delivered:
         unparsed: streams that were no HTTP.
         torn: lines of the record that a crash or a full disk cut off.
         error: why it did not go on; what is missing stays recorded.
+        began: when the trail did, ISO 8601.
+        until: what had ended by then is delivered; of AWS the end of the newest digest.
     """
 
     site: str
     cloud: str
+    began: str = ""
+    until: str = ""
     events: int = 0
     objects: int = 0
     unparsed: int = 0
@@ -93,20 +97,32 @@ class Deliverer:
 
     def _deliver(self, site: SandboxSite, closing: bool) -> Delivered:
         done = Delivered(site.name, site.cloud)
+        began = _iso(self._clock.now())
         try:
             while self._step(site, done, closing and not done.objects):
                 pass
         except (HoldfastError, OSError) as error:
             done.error = error.as_dict() if isinstance(error, HoldfastError) else {"what": str(error)}
+        cloud = self._state_of(site)["cloud"]
+        done.began, done.until = cloud["began"], cloud.get("end", began)
         return done
+
+    def _state_of(self, site: SandboxSite) -> dict[str, Any]:
+        """How far it came, and the plan that may be under way."""
+        began = self._began(recorded_folder(self._state, site.name))
+        saved: dict[str, Any] | None = read_json(self._file(site))
+        return saved or {"cursor": {}, "cloud": {"began": began}, "plan": None}
+
+    def _file(self, site: SandboxSite) -> Path:
+        return trails_folder(self._state) / f"{site.name}.json"
 
     def _step(self, site: SandboxSite, done: Delivered, closing: bool) -> bool:
         """One plan, an old one or a new one; whether there may be more."""
-        file = trails_folder(self._state) / f"{site.name}.json"
+        file, state = self._file(site), self._state_of(site)
         folder = recorded_folder(self._state, site.name)
-        state = read_json(file) or {"cursor": {}, "cloud": {"began": self._began(folder)}, "plan": None}
         trail = self._trail(site)
-        if state["plan"] is None:
+        is_new = state["plan"] is None
+        if is_new:
             ranges = waiting(folder, state["cursor"])
             if not ranges and not (site.cloud == "aws" and (closing or self._is_due(state["cloud"]))):
                 return False
@@ -126,7 +142,8 @@ class Deliverer:
         remove_delivered(folder, state["cursor"])
         done.events, done.objects = done.events + events, done.objects + objects
         done.unparsed, done.torn = done.unparsed + found.unparsed, done.torn + found.torn
-        return bool(ranges)
+        # While one delivers, more is recorded: that is the next delivery's, or this one would never end.
+        return not is_new or sum(end - start for start, end in ranges.values()) >= MOST_BYTES // 2
 
     def _trail(self, site: SandboxSite) -> Trail:
         emulator = Emulator(self._ports[site.name])

@@ -18,7 +18,7 @@ from holdfast.sandbox.trails.recording import SUFFIX
 _NAMESPACE = uuid.UUID("6f6f36a1-6d0f-4a2b-9a6c-3f0f7a8f4b21")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 #: One delivery takes about so much; the next one takes the rest.
-_MOST_BYTES = 16 * 1024 * 1024
+MOST_BYTES = 16 * 1024 * 1024
 
 #: File name → from which byte (inclusive) to which (exclusive).
 Ranges = dict[str, tuple[int, int]]
@@ -120,7 +120,7 @@ class Read:
 def waiting(folder: Path, cursor: Mapping[str, int]) -> Ranges:
     """What was recorded and not yet delivered, in whole lines; at most about 16 MiB, the oldest first."""
     found: Ranges = {}
-    room = _MOST_BYTES
+    room = MOST_BYTES
     files = sorted(folder.glob(f"*{SUFFIX}"))
     newest = {_listener(file.name): file.name for file in files}
     for file in files:
