@@ -5,7 +5,7 @@ Each gets the export, and the digests of the contents its events came in, made a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -14,9 +14,9 @@ from typing import Any
 import pyarrow as pa
 
 from holdfast.engine.audit.errors import Tampered
-from holdfast.engine.audit.interface import SourceObject
+from holdfast.engine.audit.interface import Document, SourceObject
 from holdfast.engine.audit.manifest import Manifest
-from holdfast.engine.audit.problems import Problem
+from holdfast.engine.audit.problems import Problem, of_state, tampered
 
 
 @dataclass
@@ -102,8 +102,41 @@ class ContentHasher:
         self._current = None
 
 
+def check_cloudtrail(folder: Path, manifest: Manifest, contents: Contents) -> Iterator[Problem]:
+    """What AWS's own signatures say of the log files, made again from their events."""
+    from holdfast.engine.audit.sources.cloudtrail_chain import verify_digests
+
+    for source in manifest.sources:
+        if source.kind != "cloudtrail":
+            continue
+        prefix = f"documents/{source.name}/"
+        documents = [
+            Document(
+                one.file.path.removeprefix(prefix).split("/", 1)[1],
+                one.media_type,
+                (folder / one.file.path).read_bytes(),
+                one.about,
+            )
+            for one in manifest.documents
+            if one.file.path.startswith(prefix)
+        ]
+        for found in verify_digests(documents, contents.found.get(source.name, {})):
+            yield from of_state(found.state, found.code, found.detail, f"{source.name} {found.where}".strip())
+
+
+def check_evidence(folder: Path, manifest: Manifest) -> Iterator[Problem]:
+    """The signatures of drills' evidence that was sealed with the export."""
+    from holdfast.engine.drill.evidence import ENVELOPE, EvidenceInvalid, verify_evidence
+
+    for one in manifest.documents:
+        if one.file.path.startswith("evidence/") and one.file.path.endswith(f"/{ENVELOPE}"):
+            try:
+                verify_evidence((folder / one.file.path).parent)
+            except EvidenceInvalid as error:
+                yield tampered("evidence-invalid", error.what, one.file.path, error.expected, error.found)
+
+
 Check = Callable[[Path, Manifest, Contents], Iterable[Problem]]
 
-
 #: By kind of source.
-CHECKS: dict[str, Check] = {}
+CHECKS: dict[str, Check] = {"cloudtrail": check_cloudtrail}

@@ -28,7 +28,7 @@ from holdfast.engine.audit.manifest import CHECKPOINT, MANIFEST, TIMESTAMP, Mani
 from holdfast.engine.audit.own import own_documents
 from holdfast.engine.audit.seal import Collected, Sealed, seal
 from holdfast.engine.audit.signing import cosigners, require_signed
-from holdfast.engine.audit.sources.open import Earlier, open_source
+from holdfast.engine.audit.sources.open import POSITION, Earlier, open_source
 from holdfast.engine.audit.tiling import write_tiles
 from holdfast.engine.config.audit import Audit, Source
 from holdfast.engine.objectstore.prefixed import PrefixedStore
@@ -266,7 +266,15 @@ class _Collecting:
             if again:
                 data = pendings.encode(name, again)
                 pending.append(Document(_pending_path(name), "application/json", data))
+            pending += self._carried(manifest, one)
         return collected, pending
+
+    def _carried(self, manifest: Manifest | None, one: Collected) -> Iterator[Document]:
+        """How far a source came before, where it did not get anywhere this time."""
+        name = one.source.name
+        noted = _noted(self.before, manifest, name, POSITION)
+        if noted is not None and not any(staged.name == POSITION for unit in one.units for staged in unit.documents):
+            yield Document(f"documents/{name}/carried/{POSITION}", "application/json", noted)
 
     def _known(self, manifest: Manifest | None, name: str) -> pendings.Known:
         noted = self.before.document(manifest, _pending_path(name))
@@ -294,12 +302,13 @@ def _noted(before: _Before, manifest: Manifest | None, source: str, name: str) -
     """The newest document of this name that a source left in the newest seal."""
     if manifest is None:
         return None
-    paths = [
-        one.file.path
-        for one in manifest.documents
-        if one.source == source and one.file.path.split("/", 3)[3:] == [name]
-    ]
+    paths = [one.file.path for one in manifest.documents if _is_of(one.file.path, source, name)]
     return before.document(manifest, max(paths)) if paths else None
+
+
+def _is_of(path: str, source: str, name: str) -> bool:
+    parts = path.split("/", 3)
+    return parts[:2] == ["documents", source] and parts[3:] == [name]
 
 
 @dataclass(frozen=True)

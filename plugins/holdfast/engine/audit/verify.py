@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from holdfast.engine.audit.checks import CHECKS, Contents
+from holdfast.engine.audit.checks import CHECKS, Contents, check_evidence
 from holdfast.engine.audit.commitments import document_leaf, event_leaves, manifest_leaf
 from holdfast.engine.audit.coverage import CoverageManifest, parse_coverage
 from holdfast.engine.audit.errors import Tampered
@@ -117,9 +117,9 @@ def verify_export(
             for one in done.coverage:
                 answer.add(*coverage_problems(one.source, one.intervals))
         for kind, check in CHECKS.items():
-            names = [source.name for source in manifest.sources if source.kind == kind]
-            if names or kind == "":
+            if any(source.kind == kind for source in manifest.sources):
                 answer.add(*check(folder, manifest, contents))
+        answer.add(*check_evidence(folder, manifest))
     return done
 
 
