@@ -88,6 +88,8 @@ def export(
         console.print(
             f"  {copy.site}: {'sealed' if copy.error is None else copy.error}; {done.locked.get(copy.site, '')}"
         )
+        if copy.tiles is not None:
+            console.print(f"  {copy.site}: its tiles are behind, the next seal makes up for it: {copy.tiles}")
     if done.folder is not None:
         console.print(f"A copy is in {done.folder}; verify it: holdfast audit verify {done.folder}")
 

@@ -42,6 +42,8 @@ class ExportAuditOperator(HoldfastOperator):
         for copy in done.copied:
             if copy.error is not None:
                 self.log.error("%s does not have the seal: %s", copy.site, copy.error)
+            if copy.tiles is not None:
+                self.log.warning("The tiles of %s are behind: %s", copy.site, copy.tiles)
         return done.to_json()
 
     def _tell(self, source: str, interval: Any, events: int) -> None:

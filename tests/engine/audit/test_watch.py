@@ -9,7 +9,10 @@ import pytest
 
 from audit_world import HOUR, AuditWorld, FakeSource, event
 from holdfast.engine.audit.errors import Tampered
+from holdfast.engine.audit.export import Exported, open_ledger
 from holdfast.engine.audit.interface import Finding, State
+from holdfast.engine.audit.tlog.tilecheck import check_tiles
+from holdfast.engine.audit.tlog.tiles import tiles_in
 from holdfast.engine.audit.watch import verify_ledger
 
 
@@ -79,6 +82,60 @@ def test_a_site_that_was_away_gets_its_seal_with_the_next_export(world: AuditWor
     world.export()
     assert [path.name for path in ledger_files(world, "site-c", "seals")] == ["00000000.json", "00000001.json"]
     assert verify_ledger(world.runtime(), site="site-c").answer.problems == []
+
+
+def test_a_site_that_was_away_for_two_seals_gets_both_and_their_tiles(world: AuditWorld) -> None:
+    away = world.folder / "site-c"
+    held = away.rename(world.folder / "away")
+    away.write_text("no folder: the site does not answer")
+    for _ in range(2):
+        world.export()
+        world.clock.advance(HOUR.total_seconds())
+    away.unlink()
+    held.rename(away)
+    done = world.export()
+    assert [(one.error, one.tiles) for one in done.copied] == [(None, None), (None, None)]
+    assert [path.name for path in ledger_files(world, "site-c", "seals")] == [f"{n:08d}.json" for n in range(3)]
+    assert_tiles(world, done)
+
+
+@pytest.mark.parametrize("kills", [1, 2])
+def test_tiles_that_a_killed_export_did_not_write_are_made_up_for(
+    world: AuditWorld, monkeypatch: pytest.MonkeyPatch, kills: int
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill(*_: object) -> None:
+        raise Killed
+
+    for _ in range(kills):
+        with monkeypatch.context() as patched:
+            patched.setattr("holdfast.engine.audit.export.write_tiles", kill)
+            with pytest.raises(Killed):
+                world.export()
+        world.clock.advance(HOUR.total_seconds())
+    done = world.export()
+    assert (done.record.seal, [(one.error, one.tiles) for one in done.copied]) == (kills, [(None, None)] * 2)
+    assert_tiles(world, done)
+
+
+def test_tiles_are_not_made_of_an_export_that_was_changed(world: AuditWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("holdfast.engine.audit.export.write_tiles", lambda *_: None)
+        first = world.export()
+    store = open_ledger(world.runtime()).stores["site-b"]
+    key = f"exports/{first.record.folder}/{first.manifest.documents[0].file.path}"
+    store.put(key, store.get(key) + b" ")
+    world.clock.advance(HOUR.total_seconds())
+    done = world.export()
+    assert [type(one.tiles) for one in done.copied] == [Tampered, Tampered]
+    assert list(store.list("tile/")) == []
+
+
+def assert_tiles(world: AuditWorld, done: Exported) -> None:
+    for store in open_ledger(world.runtime()).stores.values():
+        assert check_tiles(tiles_in(store), done.record.size, bytes.fromhex(done.record.root)) == []
 
 
 def test_two_exports_at_once_on_one_machine_are_refused(world: AuditWorld) -> None:

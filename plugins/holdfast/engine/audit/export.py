@@ -11,7 +11,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from hashlib import sha256
@@ -26,12 +26,10 @@ from holdfast.engine.audit.ledger import Copied, Ledger, SealRecord, export_name
 from holdfast.engine.audit.locking import lock_export, retention_of
 from holdfast.engine.audit.manifest import CHECKPOINT, MANIFEST, TIMESTAMP, Manifest, parse_manifest
 from holdfast.engine.audit.own import own_documents
-from holdfast.engine.audit.prove import export_leaves
 from holdfast.engine.audit.seal import Collected, Sealed, seal
 from holdfast.engine.audit.signing import cosigners, require_signed
 from holdfast.engine.audit.sources.open import POSITION, Earlier, open_source
-from holdfast.engine.audit.tlog.merkle import EMPTY_ROOT
-from holdfast.engine.audit.tlog.tiles import append_tiles
+from holdfast.engine.audit.tiling import write_tiles
 from holdfast.engine.config.audit import Audit, Source
 from holdfast.engine.objectstore.prefixed import PrefixedStore
 from holdfast.engine.runtime import Runtime
@@ -79,6 +77,7 @@ class Exported:
             "documents": len(self.manifest.documents),
             "folder": str(self.folder) if self.folder else None,
             "sites": {one.site: None if one.error is None else str(one.error) for one in self.copied},
+            "tiles": {one.site: None if one.tiles is None else str(one.tiles) for one in self.copied},
             "locked": self.locked,
         }
 
@@ -139,7 +138,7 @@ def export_audit(
         previous = ledger.head()
         if previous is not None:
             require_signed(previous, signers)
-            _repair(ledger, previous, _empty(home / "repair"))
+            ledger.repair(previous, _empty(home / "repair"))
         staging, end = _staging(home, previous, until or runtime.clock.now())
         collecting = _Collecting(runtime, _Before(ledger, previous), staging / "sources", since, end, opener, progress)
         collected, pending = collecting.all(settings.sources)
@@ -182,35 +181,8 @@ def _timestamp(runtime: Runtime, settings: Audit, sealed: Sealed) -> None:
     (sealed.folder / TIMESTAMP).write_bytes(response)
 
 
-def _repair(ledger: Ledger, record: SealRecord, scratch: Path) -> None:
-    """Bring every site up to the newest seal that the first one has, tiles and all."""
-    copied = ledger.repair(record, scratch)
-    if copied:
-        manifest = parse_manifest((scratch / MANIFEST).read_bytes(), str(scratch / MANIFEST))
-        previous = ledger.record(record.seal - 1) if record.seal else None
-        for one in copied:
-            if one.error is None:
-                write_tiles(ledger, one.site, previous, export_leaves(scratch, manifest))
-
-
-def write_tiles(
-    ledger: Ledger, site: str, previous: SealRecord | None, leaves: Iterable[Sequence[bytes]]
-) -> HoldfastError | None:
-    """Write a seal's tiles at a site: proofs come from them, and nothing else does.
-
-    Returns:
-        What kept it from that.
-    """
-    size, root = (previous.size, bytes.fromhex(previous.root)) if previous else (0, EMPTY_ROOT)
-    try:
-        append_tiles(ledger.stores[site], size, root, leaves)
-    except HoldfastError as error:
-        return error
-    return None
-
-
-def _runs(file: Path) -> Iterator[list[bytes]]:
-    with file.open("rb") as opened:
+def _runs(staging: Path) -> Iterator[list[bytes]]:
+    with (staging / "leaves").open("rb") as opened:
         while data := opened.read(32 * 32768):
             yield [data[at : at + 32] for at in range(0, len(data), 32)]
 
@@ -219,12 +191,14 @@ def _publish(
     runtime: Runtime, ledger: Ledger, previous: SealRecord | None, sealed: Sealed, output: Path | None
 ) -> Exported:
     copied = ledger.publish(sealed.folder, sealed.manifest, sealed.record)
-    for at, one in enumerate(copied):
-        if one.error is None:
-            copied[at] = Copied(
-                one.site, write_tiles(ledger, one.site, previous, _runs(sealed.folder.parent / "leaves"))
-            )
     locked = lock_export(runtime, sealed.manifest, sealed.record, [one.site for one in copied if one.error is None])
+    staging = sealed.folder.parent
+    copied = [
+        one
+        if one.error
+        else replace(one, tiles=write_tiles(ledger, one.site, previous, _runs(staging), staging / "old"))
+        for one in copied
+    ]
     if output is not None:
         for name in export_names(sealed.folder, sealed.manifest):
             target = output / name

@@ -14,6 +14,7 @@ that holds more seals than the first shows that the first was rolled back.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ from holdfast.engine.audit.manifest import (
     File,
     Manifest,
     Previous,
+    parse_manifest,
 )
 from holdfast.engine.audit.tlog.merkle import CompactRange
 from holdfast.engine.objectstore.errors import ObjectNotFound, ObjectStoreError
@@ -87,10 +89,12 @@ class Copied:
 
     Args:
         error: why it does not have it; ``None``: it has all of it.
+        tiles: why its tiles are behind, which the next seal makes up for.
     """
 
     site: str
     error: HoldfastError | None = None
+    tiles: HoldfastError | None = None
 
 
 class Ledger:
@@ -248,21 +252,35 @@ class Ledger:
         return folder
 
     def repair(self, record: SealRecord, scratch: Path) -> list[Copied]:
-        """Bring every site up to a seal that the first one has. Raises Tampered, ObjectStoreError."""
-        missing = []
+        """Bring every site up to a seal that the first one has: also seals before it that a site lacks.
+
+        Args:
+            scratch: an empty folder.
+
+        Returns:
+            Per site and seal that was brought, and per site that is away.
+
+        Raises:
+            Tampered, ObjectStoreError: of the first site.
+        """
+        done, lacking = list[Copied](), dict[int, list[str]]()
+        numbers = [number for number in self.numbers(self.first) if number <= record.seal]
         for site in list(self.stores)[1:]:
             try:
-                if record.seal not in self.numbers(site):
-                    missing.append(site)
+                there = set(self.numbers(site))
             except ObjectStoreError as error:
-                return [Copied(site, error)]
-        if not missing:
-            return []
-        from holdfast.engine.audit.manifest import parse_manifest
-
-        self.fetch(record, scratch)
-        manifest = parse_manifest((scratch / MANIFEST).read_bytes(), str(scratch / MANIFEST))
-        return [self._copy_to(site, scratch, manifest, record) for site in missing]
+                done.append(Copied(site, error))
+                continue
+            for number in numbers:
+                if number not in there:
+                    lacking.setdefault(number, []).append(site)
+        for number, sites in sorted(lacking.items()):
+            found, folder = self.record(number), scratch / f"{number:08d}"
+            self.fetch(found, folder)
+            manifest = parse_manifest((folder / MANIFEST).read_bytes(), str(folder / MANIFEST))
+            done += [self._copy_to(site, folder, manifest, found) for site in sites]
+            shutil.rmtree(folder)
+        return done
 
 
 def parse_record(data: bytes, where: str) -> SealRecord:
