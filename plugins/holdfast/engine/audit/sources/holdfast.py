@@ -221,6 +221,9 @@ class HoldfastEvents:
                     # Its own words name a folder of this machine.
                     detail = f"the evidence does not verify: {error.what}; expected {error.expected}"
                     run.findings.append(Finding("evidence-invalid", detail, folder))
+                except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+                    detail = f"the evidence cannot be read: {type(error).__name__}"
+                    run.findings.append(Finding("evidence-invalid", detail, folder))
 
     def _files(self, record: Record, folder: str) -> dict[str, bytes]:
         """The three files of one site; of the first that has them all, else what the last one has."""
@@ -305,7 +308,7 @@ def _epoch(data: bytes) -> int:
     try:
         value = json.loads(data)["value"]
         return int(value["epoch"]) if value else 0
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return 0
 
 

@@ -211,6 +211,6 @@ def vault_log(vault: str, stores: Mapping[str, ObjectStore], witnesses: Mapping[
 def _document(data: bytes | None) -> dict[str, object] | None:
     try:
         found = json.loads(data or b"")
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
