@@ -98,6 +98,8 @@ class Collected:
         sites: Mapping[str, ObjectStore],
         start: datetime | None = None,
         end: datetime | None = None,
+        *,
+        later: timedelta = timedelta(hours=2),
         **more: Any,
     ) -> None:
         now = datetime.now(UTC)
@@ -107,7 +109,7 @@ class Collected:
             sites,
             vaults={"main": vault},
             subjects=SUBJECTS,
-            clock=FakeClock(now + timedelta(hours=1)),
+            clock=FakeClock(now + later),
             **more,
         )
         window = Interval(start or now - timedelta(hours=2), end or now + timedelta(minutes=1))
@@ -325,12 +327,12 @@ def decide(writer: str, objects: list[int], *, denied: int = 0) -> dict[str, byt
     return found
 
 
-def with_decisions(objects: Mapping[str, bytes]) -> Collected:
+def with_decisions(objects: Mapping[str, bytes], **more: Any) -> Collected:
     sites = {site: memory_store(site) for site in (AWS, GCP, AZURE)}
     for key, data in objects.items():
         sites[AWS].put(key, data)
         sites[GCP].put(key, data)
-    return Collected(sites)
+    return Collected(sites, **more)
 
 
 def test_decisions_are_events_allowed_or_denied_and_their_sequence_proves_them_whole():
@@ -392,6 +394,9 @@ def test_an_object_of_decisions_that_is_gone_is_a_hole():
     for gone in (first, middle):
         found = with_decisions({key: data for key, data in objects.items() if key != gone})
         assert found.told == (State.GAP, {"decision-sequence"}), gone
+        left = {key: data for key, data in objects.items() if key != gone}
+        assert with_decisions(left, later=timedelta(minutes=2)).told == (State.LATE, {"decision-sequence"})
+        assert with_decisions(left, left_out=["elsewhere"]).told == (State.UNKNOWN, {"decision-sequence"})
     assert with_decisions({key: data for key, data in objects.items() if key != last}).told[0] is State.COMPLETE
 
 
@@ -417,6 +422,17 @@ def test_what_is_no_record_of_ours_becomes_a_base_event_and_is_not_dropped():
     found = Collected(sites)
     assert [event["class_uid"] for event in found.events] == [0]
     assert found.told == (State.GAP, {"record-damaged"})
+
+
+def test_files_of_costs_are_documents_of_the_window_they_were_written_in(sites, tmp_path):
+    file = tmp_path / "focus.json"
+    file.write_text("[]")
+    found = Collected(sites, costs=[file])
+    assert found.documents["cost/focus.json"].data == b"[]"
+    now = datetime.now(UTC)
+    earlier = Collected(sites, now - timedelta(days=2), now - timedelta(days=1), costs=[file])
+    assert "cost/focus.json" not in earlier.documents
+    assert Collected(sites, costs=[tmp_path / "none"]).told == (State.UNKNOWN, {"costs-unreadable"})
 
 
 def test_the_blobs_of_a_run_are_stepped_over(sites):
