@@ -70,9 +70,8 @@ def main(lock: Path = LOCK) -> int:
     for package, bugs in sorted(outcome.vulnerable.items()):
         print(f"{package}: {', '.join(bugs)}")
     known = outcome.packages - len(outcome.skipped)
-    print(
-        f"{lock.name}: {outcome.packages} packages, {known} looked up, {len(outcome.vulnerable)} with a known vulnerability"
-    )
+    vulnerable = f"{len(outcome.vulnerable)} with a known vulnerability"
+    print(f"{lock.name}: {outcome.packages} packages, {known} looked up, {vulnerable}")
     if outcome.skipped:
         name, why = next(iter(sorted(outcome.skipped.items())))
         print(f"Nothing is known of {len(outcome.skipped)}, the first: {name}: {why}")

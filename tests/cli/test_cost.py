@@ -125,6 +125,9 @@ def test_a_drill_without_a_journal_or_a_price_is_unknown(topology: Path) -> None
     answer = CliRunner().invoke(app, ["drill", "20261012T120000Z-abc123"])
     assert answer.exit_code == 7
     assert "no journal" in answer.stderr
+    (topology.parent / "journal.json").write_text("{}")
+    for odd in ("../..", "..%2f..", "a/../../..", "x\ny", "[red]x"):
+        assert CliRunner().invoke(app, ["drill", odd]).exit_code == 7
     journal = json.loads((Path(__file__).parents[1] / "golden" / "evidence" / "journal.json").read_text())
     folder = topology.parent / "site-b" / "evidence" / journal["drill_id"]
     folder.mkdir(parents=True)

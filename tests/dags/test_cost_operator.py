@@ -62,7 +62,7 @@ def test_a_report_is_filed_and_told_in_few_figures(topology: Path) -> None:
     operator = ReportCostsOperator(task_id="report", period="2026-10", outlets=[COSTS])
     summary = operator.act({"outlet_events": events}, folder_runtime(topology))  # type: ignore[arg-type]
     folder = topology.parent / "evidence" / "costs" / "2026-10"
-    assert summary["standby"] == {"USD": "12.340000000000000000"}
+    assert summary["standby"] == {"USD": "12.34"}
     assert (summary["is_known"], summary["folder"]) == (True, str(folder))
     assert len(json.dumps(summary)) < 1000
     assert {one.name for one in folder.iterdir()} == {"report.json", "focus.parquet", "focus.csv", "focus.json"}

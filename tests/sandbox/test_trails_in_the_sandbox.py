@@ -255,8 +255,8 @@ def test_what_many_clients_do_at_once_is_told_of_once_each(trails: Trails) -> No
 def test_a_cut_is_told_of_as_far_as_the_cloud_saw_it(trails: Trails) -> None:
     url = trails.connection("HOLDFAST_GCP")["extra"]["endpoint_url"]
 
-    def ask(method: str, name: str, body: bytes | None = None) -> int:
-        connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=0.5)
+    def ask(method: str, name: str, body: bytes | None = None, timeout: float = 30.0) -> int:
+        connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=timeout)
         try:
             connection.request(method, f"/holdfast-europe-west1/{trails.prefix}{name}", body)
             response = connection.getresponse()
@@ -273,7 +273,7 @@ def test_a_cut_is_told_of_as_far_as_the_cloud_saw_it(trails: Trails) -> None:
     assert ask("GET", "refused") == 503
     trails.sandbox.fault(GCP, "half-open")
     with pytest.raises(TimeoutError):
-        ask("PUT", "swallowed", b"x")
+        ask("PUT", "swallowed", b"x", timeout=2.0)
     trails.sandbox.clear(GCP, drop=True)
     trails.deliver()
     events = [(event["labels"]["end"], *_told(event)) for event in trails.events(GCP)]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import mimetypes
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +17,8 @@ from holdfast.cli.output import JsonOption, TopologyOption, console, errors, pri
 from holdfast.errors import ConfigError
 
 if TYPE_CHECKING:
-    from holdfast.engine.audit.problems import Answer
+    from holdfast.engine.audit.interface import Document, Interval
+    from holdfast.engine.audit.problems import Answer, Problem
     from holdfast.engine.audit.tlog.keys import VerifierKey
 
 app = typer.Typer(
@@ -27,7 +30,8 @@ app = typer.Typer(
 #: Where a verifier's trusted keys come from when none is named: one key in each line.
 KEYS_VARIABLE = "HOLDFAST_AUDIT_KEYS"
 _COLOURS = {"fine": "green", "tampered": "red", "incomplete": "yellow", "unknown": "yellow"}
-_MOST_PROBLEMS = 50
+_MOST_PROBLEMS = 30
+_EVERY_SECONDS = 5.0
 
 KeyOption = Annotated[
     list[str] | None,
@@ -45,6 +49,9 @@ def export(
         str | None, typer.Option("--since", help="Where a source's first export begins (ISO 8601).")
     ] = None,
     until: Annotated[str | None, typer.Option("--until", help="Where it ends; default: now.")] = None,
+    document: Annotated[
+        list[Path] | None, typer.Option("--document", help="A file to be sealed too, e.g. posture findings.")
+    ] = None,
     topology: TopologyOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -65,7 +72,8 @@ def export(
         output=output,
         since=parse_moment(since, "--since"),
         until=parse_moment(until, "--until"),
-        progress=_tell_interval,
+        documents=list(_documents(document or ())),
+        progress=_Intervals(),
     )
     if as_json:
         print_json(done.to_json())
@@ -118,7 +126,7 @@ def verify(
             trusted=_trusted(key),
             needed=need,
             remembered=kept,
-            time_roots=[_bytes_of(file) for file in time_roots or ()],
+            time_roots=[_bytes_of(file, "the certificate") for file in time_roots or ()],
             progress=progress,
         )
     if as_json:
@@ -268,12 +276,26 @@ def _lines(file: Path) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
 
 
-def _bytes_of(file: Path) -> bytes:
+def problem_lines(problems: Sequence[Problem]) -> Iterator[str]:
+    """A line for each kind of problem of a source: hours that lack the same thing are one of them."""
+    groups: dict[tuple[str, str, str], list[Problem]] = {}
+    for problem in problems:
+        groups.setdefault((str(problem.kind), problem.code, problem.where.partition(" ")[0]), []).append(problem)
+    order = list(_COLOURS)
+    found = sorted(groups.items(), key=lambda group: order.index(group[0][0]))
+    for (kind, _code, _source), alike in found[:_MOST_PROBLEMS]:
+        more = f" — and {len(alike) - 1} more like this" if len(alike) > 1 else ""
+        yield f"{kind}: {alike[0]}{more}"
+    if len(found) > _MOST_PROBLEMS:
+        yield f"{found[-1][0][0]}: and {len(found) - _MOST_PROBLEMS} other kinds; --json has them all"
+
+
+def _bytes_of(file: Path, what: str) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:
         raise ConfigError(
-            "the certificates cannot be read", where=str(file), expected="a PEM file", found=str(error.strerror)
+            f"{what} cannot be read", where=str(file), expected="a file", found=str(error.strerror)
         ) from None
 
 
@@ -282,8 +304,28 @@ def _state(state: str) -> str:
     return f"[{colour}]{state}[/]"
 
 
-def _tell_interval(source: str, interval: Any, events: int) -> None:
-    errors.print(f"{source}: up to {interval.end:%Y-%m-%d %H:%M}Z, {events:,} events", style="dim", markup=False)
+class _Intervals:
+    """A line now and then: which source is read, how far."""
+
+    def __init__(self) -> None:
+        self._told = float("-inf")
+
+    def __call__(self, source: str, interval: Interval, events: int) -> None:
+        now = time.monotonic()
+        if now - self._told >= _EVERY_SECONDS:
+            self._told = now
+            errors.print(
+                f"{source}: up to {interval.end:%Y-%m-%d %H:%M}Z, {events:,} events", style="dim", markup=False
+            )
+
+
+def _documents(files: Sequence[Path]) -> Iterator[Document]:
+    """Files that are to be sealed as well, by their names."""
+    from holdfast.engine.audit.interface import Document
+
+    for file in files:
+        media_type = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
+        yield Document(f"attached/{file.name}", media_type, _bytes_of(file, "the document"))
 
 
 @contextmanager
@@ -322,8 +364,6 @@ def _print_answer(answer: Answer, *, problems: bool = True) -> None:
     for note in answer.notes:
         console.print(note, markup=False)
     if problems:
-        for problem in answer.problems[:_MOST_PROBLEMS]:
-            console.print(f"{problem.kind}: {problem}", style=_COLOURS[str(problem.kind)], markup=False)
-        if len(answer.problems) > _MOST_PROBLEMS:
-            console.print(f"and {len(answer.problems) - _MOST_PROBLEMS} more; --json has them all")
+        for line in problem_lines(answer.problems):
+            console.print(line, style=_COLOURS[line.partition(":")[0]], markup=False)
     console.print(f"[{colour}]{answer.verdict}[/]")

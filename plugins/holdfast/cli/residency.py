@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from holdfast.cli.output import JsonOption, TopologyOption, console, errors, print_json, reports_errors
-from holdfast.engine.audit.residency import Copy, ResidencyReport, Verdict, prove
+from holdfast.engine.audit.residency import ResidencyReport, Verdict, prove
 from holdfast.engine.policy import Action, Decision, Intent, Kind, Service, decide, policy_documents, residency_for
 from holdfast.engine.policy.texts import policy_of
 from holdfast.engine.runtime import Runtime
@@ -47,7 +47,7 @@ def check(
     runtime = Runtime.from_environment(topology)
     report = prove(runtime, sites=site or ())
     if as_json:
-        print_json(_document(report))
+        print_json(report.to_json())
     else:
         _print(report, everything)
     if code := _CODES[report.verdict]:
@@ -141,21 +141,6 @@ def _decision(found: Decision) -> dict[str, object]:
         "determining": found.determining,
         "reasons": found.reasons,
     }
-
-
-def _document(report: ResidencyReport) -> dict[str, object]:
-    return {
-        "made_at": report.made_at,
-        "verdict": report.verdict,
-        "counts": report.count(),
-        "decisions": report.decisions,
-        "log_findings": report.log_findings,
-        "copies": [{**_row(copy), "undecided": copy.undecided} for copy in report.copies],
-    }
-
-
-def _row(copy: Copy) -> dict[str, object]:
-    return {name: getattr(copy, name) for name in copy.__dataclass_fields__}
 
 
 def _print(report: ResidencyReport, everything: bool) -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowFailException
 
 from holdfast.operators.base import HoldfastOperator
+from holdfast.operators.posture import TO_SEAL
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from holdfast.engine.audit.interface import Document
     from holdfast.engine.runtime import Runtime
 
 
@@ -36,7 +38,7 @@ class ExportAuditOperator(HoldfastOperator):
         from holdfast.engine.audit.moments import parse_moment
 
         until = parse_moment(self.until, f"task {self.task_id}: until")
-        done = export_audit(runtime, until=until, progress=self._tell)
+        done = export_audit(runtime, until=until, documents=list(self._findings()), progress=self._tell)
         for outlet in self.outlets:
             context["outlet_events"][outlet].extra = {"seal": done.record.seal, "root": done.record.root}
         for copy in done.copied:
@@ -45,6 +47,15 @@ class ExportAuditOperator(HoldfastOperator):
             if copy.tiles is not None:
                 self.log.warning("The tiles of %s are behind: %s", copy.site, copy.tiles)
         return done.to_json()
+
+    def _findings(self) -> Iterator[Document]:
+        """What posture, residency and cost checks left for the next export."""
+        from holdfast.engine.audit.interface import Document
+
+        folder = self.hook.evidence_folder() / TO_SEAL
+        for file in sorted(folder.glob("[!.]*")) if folder.is_dir() else ():
+            media_type = "application/x-ndjson" if file.suffix == ".jsonl" else "application/json"
+            yield Document(f"findings/{file.name}", media_type, file.read_bytes())
 
     def _tell(self, source: str, interval: Any, events: int) -> None:
         self.log.info("%s: up to %s, %d events", source, interval.end, events)

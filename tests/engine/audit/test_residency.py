@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from folders import SITES, add_vault, folder_runtime, make_folders
 from holdfast.cli.main import app
+from holdfast.clock import SystemClock
 from holdfast.engine.audit.residency import Copy, CopyKind, ResidencyReport, Verdict, prove
 from holdfast.engine.objectstore.errors import StoreUnavailable
 from holdfast.engine.pipeline import sync
@@ -23,6 +24,7 @@ from holdfast.engine.pipeline.vaults.residency import data_of
 from holdfast.engine.policy import residency_for
 from holdfast.engine.recovery.subjects import job_of_run
 from holdfast.engine.runtime import Runtime
+from holdfast.engine.snapshot import take_and_publish
 
 HOME, AWAY, ABROAD = SITES
 
@@ -119,7 +121,16 @@ def test_objects_no_snapshot_names_are_found_where_they_may_not_be(world: World)
 
 @pytest.mark.parametrize(
     "key",
-    ["data/nobody/x", "data/loose", "restored-by-somebody/x", "restore-drills/20260101T000000Z-a/x", "data/a b/'"],
+    [
+        "data/nobody/x",
+        "data/loose",
+        "restored-by-somebody/x",
+        "loose-at-the-root",
+        "runs/loose",
+        "vault/one-that-was/packs/x",
+        "restore-drills/20260101T000000Z-a/x",
+        "data/a b/'",
+    ],
 )
 def test_what_nobody_names_is_unknown(world: World, key: str) -> None:
     world.sync("prices")
@@ -128,6 +139,17 @@ def test_what_nobody_names_is_unknown(world: World, key: str) -> None:
     assert report.verdict is Verdict.UNKNOWN
     (stray,) = report.of(Verdict.UNKNOWN)
     assert (stray.kind, stray.site, stray.objects) == ("stray", ABROAD, 1)
+
+
+def test_what_another_snapshot_says_of_a_folder_does_not_make_it_anothers(world: World) -> None:
+    world.sync("prices", "free")
+    world.put(ABROAD, "data/prices/taken-along.bin")
+    # Somebody publishes the bound folder under the free name, abroad.
+    take_and_publish(
+        world.runtime().store(ABROAD), dataset="elsewhere", path="prices", epoch=1, site=ABROAD, clock=SystemClock()
+    )
+    (breach,) = world.prove().of(Verdict.BREACH)
+    assert (breach.kind, breach.subject, breach.objects) == ("stray", "prices", 1)
 
 
 def test_a_class_that_was_tightened_makes_what_was_allowed_a_breach(world: World) -> None:

@@ -91,6 +91,39 @@ def test_late_lines_and_corrections_belong_to_the_period_that_bills_them():
     assert sums(bill.of(PERIOD.next))[0].effective == 9
 
 
+def test_a_period_that_begins_in_pacific_time_or_at_mid_month_is_still_a_month():
+    world = CostWorld()
+    pacific = {"BillingPeriodStart": OCTOBER + timedelta(hours=7), "BillingPeriodEnd": NOVEMBER + timedelta(hours=7)}
+    east = {"BillingPeriodStart": OCTOBER - timedelta(hours=8), "BillingPeriodEnd": NOVEMBER - timedelta(hours=8)}
+    odd = {"BillingPeriodStart": OCTOBER - timedelta(days=10), "BillingPeriodEnd": NOVEMBER - timedelta(days=10)}
+    world.deliver_gcp([line("1", **pacific), line("2", **east), line("4", **odd)])
+    bill = read_bills(world.runtime, world.cost, [PERIOD], stores=world.stores)
+    assert sums(bill.of(PERIOD))[0].effective == 7
+    assert bill.part_states(PERIOD)["gcp-bill"] is BillState.FINAL
+
+
+def test_one_broken_manifest_makes_its_own_period_unknown_and_no_other():
+    world = CostWorld()
+    world.deliver_aws(aws_lines())
+    world.deliver_aws(aws_lines(NOVEMBER), month=NOVEMBER)
+    world.stores["aws-bill"].put("dr/metadata/BILLING_PERIOD=2026-11/dr-Manifest.json", b"{")
+    bill = read_bills(world.runtime, world.cost, [PERIOD, PERIOD.next], stores=world.stores)
+    assert bill.part_states(PERIOD)["aws-bill"] is BillState.FINAL
+    assert bill.part_states(PERIOD.next)["aws-bill"] is BillState.DAMAGED
+    for data in (b"[]", b"{}", b'{"dataFiles": "x"}', b'{"dataFiles": ["s3://elsewhere/x.parquet"]}'):
+        world.stores["aws-bill"].put("dr/metadata/BILLING_PERIOD=2026-10/dr-Manifest.json", data)
+        bill = read_bills(world.runtime, world.cost, [PERIOD], stores=world.stores)
+        assert bill.part_states(PERIOD)["aws-bill"] is BillState.DAMAGED
+
+
+def test_a_missing_list_cost_is_unknown_and_takes_no_sum_with_it():
+    world = CostWorld()
+    world.deliver_gcp([line("1", ListCost=None), line("2")])
+    bill = read_bills(world.runtime, world.cost, [PERIOD], stores=world.stores)
+    (found,) = sums(bill.lines)
+    assert (found.effective, found.listed, found.as_document()["listed"]) == (3, None, None)
+
+
 class Refusing(StoreDecorator):
     def list(self, prefix: str = "", *, start_after: str | None = None):
         raise PermissionRefused("the token has expired", where="bills")

@@ -67,7 +67,7 @@ def published() -> Published:
             (),
         ),
     ]
-    states = {(part.export, part.period.start): part.state.value for part in bill.parts}
+    states = {name: state.value for name, state in bill.part_states(period).items()}
     return focus_dataset(lines, states, drills, world.topology)
 
 

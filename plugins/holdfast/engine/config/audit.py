@@ -148,3 +148,4 @@ class Audit(Model):
     )
     export_schedule: str | None = Field("@hourly", description="Cron expression of `export_audit`; none: by hand.")
     verify_schedule: str | None = Field("@daily", description="Cron expression of `verify_exports`.")
+    posture_schedule: str | None = Field("@daily", description="Cron expression of `check_posture`.")

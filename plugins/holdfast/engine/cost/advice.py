@@ -77,7 +77,7 @@ class Advice:
 
 
 def advise(lines: pa.Table, topology: Topology, prices: Prices, period: Period) -> tuple[Advice, ...]:
-    """All advice on one billing period, the largest saving first.
+    """All advice on one billing period, per currency the largest saving first.
 
     Args:
         lines: of this period, mapped.
@@ -88,7 +88,7 @@ def advise(lines: pa.Table, topology: Topology, prices: Prices, period: Period) 
         *_storage(lines, topology, prices),
         *_always_on(lines, topology, prices, period),
     ]
-    return tuple(sorted(found, key=lambda one: (-one.saving, one.kind, str(one.group))))
+    return tuple(sorted(found, key=lambda one: (one.currency, -one.saving, one.kind, str(one.group))))
 
 
 def cite(lines: pa.Table) -> tuple[LineRef, ...]:
@@ -162,6 +162,8 @@ def _spot(lines: pa.Table, topology: Topology) -> Iterator[Advice]:
         settings = topology.groups[one.group]
         if settings.no_capacity is NoCapacityPolicy.GO_ON:
             continue  # the group has said that it goes on without
+        if one.premium is None:
+            continue
         mine = _equals(only_where(standby_lines(lines), "PricingCategory", ["Dynamic"]), GROUP, one.group)
         mine = _equals(_equals(mine, SITE, one.site), "BillingCurrency", one.spot.currency)
         mine = only_where(mine, "ServiceCategory", ["Compute"])

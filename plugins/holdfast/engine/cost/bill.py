@@ -23,6 +23,8 @@ from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.runtime import Runtime
 from holdfast.errors import ConfigError, HoldfastError
 
+_MONTH = "x_BillingMonth"
+
 
 class BillState(StrEnum):
     """What a period's bill of one export is worth."""
@@ -77,9 +79,9 @@ class Bill:
     parts: tuple[BillPart, ...]
     notes: tuple[str, ...] = ()
 
-    def part_states(self, period: Period, export: str | None = None) -> dict[str, BillState]:
+    def part_states(self, period: Period) -> dict[str, BillState]:
         """By export its state in this period."""
-        return {one.export: one.state for one in self.parts if one.period == period and export in (None, one.export)}
+        return {one.export: one.state for one in self.parts if one.period == period}
 
     def is_final(self, periods: Iterable[Period], exports: Iterable[str] | None = None) -> bool:
         """Whether every export (or those named) is final in all of these periods."""
@@ -90,7 +92,23 @@ class Bill:
 
     def of(self, period: Period) -> pa.Table:
         """Its lines of one billing period."""
-        return self.lines.filter(pc.equal(self.lines["BillingPeriodStart"], pa.scalar(period.start, columns.TIME)))
+        return lines_of(self.lines, period)
+
+
+def billing_months(lines: pa.Table) -> pa.ChunkedArray:
+    """The month each line's billing period is of: the one its middle lies in.
+
+    Not every cloud's period begins at midnight in UTC (Google Cloud bills by Pacific time), and not every account's on
+    the first of a month.
+    """
+    start, end = (pc.cast(lines[name], pa.int64()) for name in ("BillingPeriodStart", "BillingPeriodEnd"))
+    middle = pc.add(start, pc.divide(pc.subtract(end, start), 2))
+    return pc.floor_temporal(pc.cast(middle, columns.TIME), unit="month")
+
+
+def lines_of(lines: pa.Table, period: Period) -> pa.Table:
+    """The lines of one billing period."""
+    return lines.filter(pc.equal(billing_months(lines), pa.scalar(period.start, columns.TIME)))
 
 
 def read_bills(
@@ -134,7 +152,7 @@ def export_store(runtime: Runtime, name: str, export: CostExport) -> ObjectStore
 
 def _read_export(store: ObjectStore, name: str, export: CostExport, periods: Sequence[Period], now: datetime) -> Bill:
     try:
-        found = find_deliveries(store, bucket=export.bucket, prefix=export.prefix)
+        found = find_deliveries(store, bucket=export.bucket, prefix=export.prefix, periods=periods)
     except ConfigError:
         raise
     except HoldfastError as error:
@@ -144,11 +162,8 @@ def _read_export(store: ObjectStore, name: str, export: CostExport, periods: Seq
     notes = [
         f"{name}: {one.root}: an older delivery of {one.delivered_at:%Y-%m-%d %H:%M} was left out"
         for one in found.superseded
-        if one.period is None or one.period in periods
     ]
     for delivery in found.current:
-        if delivery.period is not None and delivery.period not in periods:
-            continue
         try:
             if delivery.damage is not None:
                 raise delivery.damage
@@ -159,7 +174,7 @@ def _read_export(store: ObjectStore, name: str, export: CostExport, periods: Seq
     parts, kept = [], []
     for period in periods:
         wrong = damage.get(period) or damage.get(None)
-        of_period = lines.filter(pc.equal(lines["BillingPeriodStart"], pa.scalar(period.start, columns.TIME)))
+        of_period = lines_of(lines, period)
         if wrong is not None:
             parts.append(BillPart(name, export.site, period, _state_of(wrong), detail=str(wrong)))
             continue
@@ -216,24 +231,23 @@ def _newest_folder_wins(
 ) -> tuple[pa.Table, dict[Period, datetime]]:
     """Of one account's period that lies in several folders, the lines of the newest folder alone."""
     best: dict[tuple[str | None, datetime], tuple[datetime, str]] = {}
-    for delivery, table in tables:
+    keyed = [(delivery, table.append_column(_MONTH, billing_months(table))) for delivery, table in tables]
+    for delivery, table in keyed:
         for key in _accounts(table):
-            best[key] = max(
-                best.get(key, (delivery.delivered_at, delivery.root)), (delivery.delivered_at, delivery.root)
-            )
+            mine = (delivery.delivered_at, delivery.root)
+            best[key] = max(best.get(key, mine), mine)
     kept: list[pa.Table] = []
     delivered: dict[Period, datetime] = {}
-    for delivery, table in tables:
-        for account, start in _accounts(table):
-            mine = best[account, start] == (delivery.delivered_at, delivery.root)
-            same = pc.and_(_equal(table["BillingPeriodStart"], start), _equal(table["BillingAccountId"], account))
-            if mine:
-                kept.append(table.filter(same))
-                period = month_of(start)
+    for delivery, table in keyed:
+        for account, month in _accounts(table):
+            if best[account, month] == (delivery.delivered_at, delivery.root):
+                mine = pc.and_(_equal(table[_MONTH], month), _equal(table["BillingAccountId"], account))
+                kept.append(table.filter(mine).drop_columns([_MONTH]))
+                period = month_of(month)
                 delivered[period] = max(delivered.get(period, delivery.delivered_at), delivery.delivered_at)
             else:
-                newer = best[account, start][1] or "."
-                notes.append(f"{name}: {delivery.root or '.'}: {start:%Y-%m} of account {account} is newer in {newer}")
+                newer = best[account, month][1] or "."
+                notes.append(f"{name}: {delivery.root or '.'}: {month:%Y-%m} of account {account} is newer in {newer}")
     return joined(kept), delivered
 
 
@@ -245,10 +259,8 @@ def _equal(values: pa.ChunkedArray, value: object) -> pa.ChunkedArray:
 
 
 def _accounts(table: pa.Table) -> list[tuple[str | None, datetime]]:
-    found = table.select(["BillingAccountId", "BillingPeriodStart"]).group_by(
-        ["BillingAccountId", "BillingPeriodStart"]
-    )
-    return [(row["BillingAccountId"], row["BillingPeriodStart"]) for row in found.aggregate([]).to_pylist()]
+    found = table.select(["BillingAccountId", _MONTH]).group_by(["BillingAccountId", _MONTH])
+    return [(row["BillingAccountId"], row[_MONTH]) for row in found.aggregate([]).to_pylist()]
 
 
 def _part(

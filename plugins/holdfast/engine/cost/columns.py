@@ -47,8 +47,8 @@ REQUIRED = (
     *("BilledCost", "EffectiveCost", "ListCost", "BillingCurrency", "BillingPeriodStart", "BillingPeriodEnd"),
     *("ChargePeriodStart", "ChargePeriodEnd", "ChargeCategory", "ServiceName"),
 )
-#: Of `REQUIRED`, what no line of a bill may leave empty.
-NEVER_NULL = REQUIRED[:-1]
+#: What no line of a bill may leave empty. A list cost is missed only where it is asked for.
+NEVER_NULL = tuple(name for name in REQUIRED if name not in ("ListCost", "ServiceName"))
 #: A later version's column, and the one of 1.2 it stands for.
 RENAMED = {"ServiceProviderName": "ProviderName", "HostProviderName": "PublisherName"}
 

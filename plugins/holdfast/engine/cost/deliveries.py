@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -65,16 +65,19 @@ class Deliveries:
     superseded: tuple[Delivery, ...]
 
 
-def find_deliveries(store: ObjectStore, *, bucket: str, prefix: str) -> Deliveries:
-    """The deliveries of one export.
+def find_deliveries(
+    store: ObjectStore, *, bucket: str, prefix: str, periods: Collection[Period] | None = None
+) -> Deliveries:
+    """The deliveries of one export. Of several runs of a period only the newest one's manifest is read.
 
     Args:
         store: the export's folder; keys are relative to it.
         bucket, prefix: of the folder, as manifests name them.
+        periods: others are left out where the key says which it is; none: all.
 
     Raises:
-        BillDamaged: a manifest cannot be read, or there are more objects than any export has.
-        ObjectStoreError: the store cannot be listed.
+        BillDamaged: there are more objects than any export has.
+        ObjectStoreError: the store cannot be listed or read.
     """
     objects: dict[str, ObjectInfo] = {}
     for info in store.list(""):
@@ -87,15 +90,66 @@ def find_deliveries(store: ObjectStore, *, bucket: str, prefix: str) -> Deliveri
                 found="more",
                 fix="Name the export's own folder in `cost.exports.….prefix`",
             )
-    aws = [key for key in objects if _AWS_MANIFEST.match(key)]
-    azure = [key for key in objects if key.rpartition("/")[2] in ("manifest.json", "_manifest.json")]
-    found = [_of_aws(store, key, objects, bucket, prefix) for key in aws]
-    found += [_of_azure(store, key, objects) for key in azure]
-    told = tuple(f"{match['root']}data/" for match in map(_AWS_MANIFEST.match, aws) if match)
-    told += tuple(key.rpartition("/")[0] + "/" for key in azure)
-    plain = [info for key, info in objects.items() if _is_data(key) and not (told and key.startswith(told))]
-    found += _of_folders(plain)
-    return _newest(found)
+    runs = [run for run in map(_run_of, objects) if run is not None]
+    beside = tuple({run.data for run in runs})
+    plain = [info for key, info in objects.items() if _is_data(key) and not (beside and key.startswith(beside))]
+    wanted = [run for run in runs if periods is None or run.period is None or run.period in periods]
+    newest: dict[tuple[str, Period | None], _Run] = {}
+    older = []
+    for run in sorted(wanted, key=lambda one: (objects[one.key].modified_at, one.key)):
+        replaced = newest.get((run.root, run.period))
+        if replaced is not None:
+            older.append(Delivery(replaced.root, replaced.period, (), objects[replaced.key].modified_at))
+        newest[run.root, run.period] = run
+    folders = [one for one in _of_folders(plain) if periods is None or one.period is None or one.period in periods]
+    current = [_delivered(store, run, objects, bucket, prefix) for run in newest.values()]
+    return Deliveries((*current, *folders), tuple(older))
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One manifest.
+
+    Args:
+        data: below it lie the files of this run's kind, and no others.
+    """
+
+    key: str
+    cloud: str
+    root: str
+    period: Period | None
+    data: str
+
+
+def _run_of(key: str) -> _Run | None:
+    aws = _AWS_MANIFEST.match(key)
+    if aws is not None:
+        return _Run(key, "aws", aws["root"] + aws["part"], _part(aws["part"]), f"{aws['root']}data/")
+    folder, _, name = key.rpartition("/")
+    if name not in ("manifest.json", "_manifest.json"):
+        return None
+    folder = f"{folder}/" if folder else ""
+    span = _AZURE_RANGE.search(folder)
+    root = folder[: span.end()] if span else folder.rstrip("/").rpartition("/")[0]
+    return _Run(key, "azure", root, _month(span[1], span[2]) if span else None, folder)
+
+
+def _delivered(store: ObjectStore, run: _Run, objects: Mapping[str, ObjectInfo], bucket: str, prefix: str) -> Delivery:
+    at = objects[run.key].modified_at
+    try:
+        manifest = _manifest(store, run.key, objects[run.key].size_bytes)
+        if run.cloud == "aws":
+            wanted, version = _of_aws(manifest, bucket, prefix), None
+        else:
+            wanted, version = _of_azure(manifest, run.data)
+        if wanted is None:
+            raise BillDamaged(
+                "the manifest names no files", where=f"{store.name}: {run.key}", expected="`dataFiles` or `blobs`"
+            )
+        files = _files(store, run.key, objects, wanted)
+    except BillDamaged as error:
+        return Delivery(run.root, run.period, (), at, damage=error)
+    return Delivery(run.root, run.period, files, at, version)
 
 
 def _is_data(key: str) -> bool:
@@ -117,27 +171,15 @@ def _manifest(store: ObjectStore, key: str, size: int) -> Mapping[str, Any]:
     return found
 
 
-def _of_aws(store: ObjectStore, key: str, objects: Mapping[str, ObjectInfo], bucket: str, prefix: str) -> Delivery:
-    match = _AWS_MANIFEST.match(key)
-    assert match is not None
-    manifest = _manifest(store, key, objects[key].size_bytes)
-    before = f"s3://{bucket}/{prefix.strip('/')}/".replace("//", "/").replace("s3:/", "s3://")
+_Wanted = list[tuple[str, int | None]]
+
+
+def _of_aws(manifest: Mapping[str, Any], bucket: str, prefix: str) -> _Wanted | None:
     named = manifest.get("dataFiles")
-    keys = [str(one).removeprefix(before) for one in named] if isinstance(named, list) else []
-    files, damage = _files(store, key, objects, [(one, None) for one in keys])
-    told = next(
-        (version for version in ("1.4", "1.3", "1.2", "1.1", "1.0") if version in str(manifest.get("table"))), None
-    )
     if not isinstance(named, list):
-        damage = BillDamaged("the manifest names no files", where=f"{store.name}: {key}", expected="`dataFiles`")
-    return Delivery(
-        match["root"] + match["part"],
-        _part(match["part"]),
-        files,
-        objects[key].modified_at,
-        told,
-        damage=damage,
-    )
+        return None
+    folder = f"{bucket}/{prefix.strip('/')}".rstrip("/")
+    return [(str(one).removeprefix(f"s3://{folder}/"), None) for one in named]
 
 
 def _part(text: str) -> Period | None:
@@ -152,45 +194,36 @@ def _month(year: str, month: str) -> Period | None:
         return None
 
 
-def _of_azure(store: ObjectStore, key: str, objects: Mapping[str, ObjectInfo]) -> Delivery:
-    manifest = _manifest(store, key, objects[key].size_bytes)
-    folder = key.rpartition("/")[0] + "/"
-    wanted: list[tuple[str, int | None]] = []
+def _of_azure(manifest: Mapping[str, Any], folder: str) -> tuple[_Wanted | None, str | None]:
+    """The files of a run with their rows, and the version of FOCUS they are of."""
     blobs = manifest.get("blobs")
-    for blob in blobs if isinstance(blobs, list) else ():
+    if not isinstance(blobs, list) or not all(isinstance(blob, dict) for blob in blobs):
+        return None, None
+    wanted: _Wanted = []
+    for blob in blobs:
         # The name is relative to the container; the last part is unique in a run's folder.
-        name = str(blob.get("blobName", "")) if isinstance(blob, dict) else ""
-        rows = blob.get("dataRowCount") if isinstance(blob, dict) else None
-        wanted.append((folder + name.rpartition("/")[2], rows if isinstance(rows, int) else None))
-    files, damage = _files(store, key, objects, wanted)
-    if not isinstance(blobs, list):
-        damage = BillDamaged("the manifest names no files", where=f"{store.name}: {key}", expected="`blobs`")
+        rows = blob.get("dataRowCount")
+        name = str(blob.get("blobName", "")).rpartition("/")[2]
+        wanted.append((folder + name, rows if isinstance(rows, int) else None))
     config = manifest.get("exportConfig")
     version = str(config.get("dataVersion", "")).removesuffix("-preview") if isinstance(config, dict) else ""
-    span = _AZURE_RANGE.search(folder)
-    period = _month(span[1], span[2]) if span else None
-    root = folder[: span.end()] if span else folder.rstrip("/").rpartition("/")[0] + "/"
-    return Delivery(root, period, files, objects[key].modified_at, version or None, damage=damage)
+    return wanted, version or None
 
 
 def _files(
-    store: ObjectStore, manifest: str, objects: Mapping[str, ObjectInfo], wanted: Iterable[tuple[str, int | None]]
-) -> tuple[tuple[BillFile, ...], BillDamaged | None]:
-    found, missing = [], []
-    for key, rows in dict(wanted).items():
-        if key in objects:
-            found.append(BillFile(key, objects[key].size_bytes, rows))
-        else:
-            missing.append(key)
-    if not missing:
-        return tuple(found), None
-    return tuple(found), BillDamaged(
-        "the manifest names files that are not there",
-        where=f"{store.name}: {manifest}",
-        expected=f"{len(found) + len(missing)} files",
-        found=f"{len(found)}; missing {', '.join(missing[:3])}",
-        fix="A delivery may be under way; have the cloud deliver the export again if it stays so",
-    )
+    store: ObjectStore, manifest: str, objects: Mapping[str, ObjectInfo], wanted: _Wanted
+) -> tuple[BillFile, ...]:
+    """Raises BillDamaged when one of them is not there."""
+    missing = [key for key, _ in wanted if key not in objects]
+    if missing:
+        raise BillDamaged(
+            "the manifest names files that are not there",
+            where=f"{store.name}: {manifest}",
+            expected=f"{len(wanted)} files",
+            found=f"{len(wanted) - len(missing)}; missing {', '.join(missing[:3])}",
+            fix="A delivery may be under way; have the cloud deliver the export again if it stays so",
+        )
+    return tuple(BillFile(key, objects[key].size_bytes, rows) for key, rows in dict(wanted).items())
 
 
 def _of_folders(objects: Sequence[ObjectInfo]) -> list[Delivery]:
@@ -207,15 +240,3 @@ def _of_folders(objects: Sequence[ObjectInfo]) -> list[Delivery]:
         )
         for folder, infos in folders.items()
     ]
-
-
-def _newest(found: Sequence[Delivery]) -> Deliveries:
-    """Of the runs of one period the newest; folders are told apart by their lines, once those are read."""
-    best: dict[tuple[str, Period | None], Delivery] = {}
-    older: list[Delivery] = []
-    for one in sorted(found, key=lambda each: (each.delivered_at, each.root)):
-        replaced = best.get((one.root, one.period))
-        if replaced is not None:
-            older.append(replaced)
-        best[one.root, one.period] = one
-    return Deliveries(tuple(best.values()), tuple(older))

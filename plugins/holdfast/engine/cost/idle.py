@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -10,7 +11,8 @@ import pyarrow.compute as pc
 
 from holdfast.engine.config import Topology
 from holdfast.engine.cost.mapping import GROUP, ROLE, SITE, STANDBY_ROLES
-from holdfast.engine.cost.money import Sum, grouped_sums, only_where, sums
+from holdfast.engine.cost.money import Sum, grouped_sums, only_where, plain, sums
+from holdfast.engine.cost.standby import standby_lines
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class SpotExposure:
         spot: what they cost.
         firm: what other machines of the same standby cost.
         rto_seconds: of the group, which a failover onto them must keep.
-        premium: what they would cost more at list prices: the price of being sure.
+        premium: what they would cost more at list prices, the price of being sure; ``None``: a line has no list cost.
     """
 
     group: str
@@ -50,8 +52,8 @@ class SpotExposure:
     no_capacity: str
 
     @property
-    def premium(self) -> Any:
-        return self.spot.listed - self.spot.effective
+    def premium(self) -> Decimal | None:
+        return None if self.spot.listed is None else self.spot.listed - self.spot.effective
 
 
 def idle_commitments(lines: pa.Table) -> tuple[IdleCommitment, ...]:
@@ -78,7 +80,7 @@ def idle_commitments(lines: pa.Table) -> tuple[IdleCommitment, ...]:
 
 def spot_exposure(lines: pa.Table, topology: Topology) -> tuple[SpotExposure, ...]:
     """Where a group's standby machines are spot machines."""
-    machines = only_where(only_where(lines, ROLE, STANDBY_ROLES), "ServiceCategory", ["Compute"])
+    machines = only_where(standby_lines(lines), "ServiceCategory", ["Compute"])
     spot = only_where(machines, "PricingCategory", ["Dynamic"])
     found = []
     for (group, site), cost in grouped_sums(spot, (GROUP, SITE)):
@@ -99,8 +101,6 @@ def spot_exposure(lines: pa.Table, topology: Topology) -> tuple[SpotExposure, ..
 
 def as_document(idle: tuple[IdleCommitment, ...], spot: tuple[SpotExposure, ...]) -> dict[str, Any]:
     """JSON-able."""
-    from holdfast.engine.cost.money import plain
-
     return {
         "idle_commitments": [
             {
@@ -120,7 +120,7 @@ def as_document(idle: tuple[IdleCommitment, ...], spot: tuple[SpotExposure, ...]
                 "site": one.site,
                 "spot": one.spot.as_document(),
                 "firm": [cost.as_document() for cost in one.firm],
-                "premium": plain(one.premium),
+                "premium": None if one.premium is None else plain(one.premium),
                 "rto_seconds": one.rto_seconds,
                 "no_capacity": one.no_capacity,
             }

@@ -23,13 +23,13 @@ class Sum:
     Args:
         billed: what is on the invoice.
         effective: with upfront payments spread over what they pay for; this is what "cost" means here.
-        listed: at list prices, before every discount.
+        listed: at list prices, before every discount; ``None``: a line has none.
     """
 
     currency: str
     billed: Decimal
     effective: Decimal
-    listed: Decimal
+    listed: Decimal | None
     lines: int
 
     def as_document(self) -> dict[str, Any]:
@@ -37,7 +37,7 @@ class Sum:
             "currency": self.currency,
             "billed": plain(self.billed),
             "effective": plain(self.effective),
-            "listed": plain(self.listed),
+            "listed": None if self.listed is None else plain(self.listed),
             "lines": self.lines,
         }
 
@@ -50,7 +50,13 @@ def sums(lines: pa.Table) -> tuple[Sum, ...]:
 def grouped_sums(lines: pa.Table, keys: Sequence[str]) -> list[tuple[tuple[Any, ...], Sum]]:
     """What the lines of each combination of these columns come to, per currency; in the order of the keys."""
     grouped = lines.group_by([*keys, "BillingCurrency"]).aggregate(
-        [("BilledCost", "sum"), ("EffectiveCost", "sum"), ("ListCost", "sum"), ([], "count_all")]
+        [
+            ("BilledCost", "sum"),
+            ("EffectiveCost", "sum"),
+            ("ListCost", "sum"),
+            ("ListCost", "count"),
+            ([], "count_all"),
+        ]
     )
     found = []
     for row in grouped.to_pylist():
@@ -58,7 +64,7 @@ def grouped_sums(lines: pa.Table, keys: Sequence[str]) -> list[tuple[tuple[Any, 
             row["BillingCurrency"],
             row["BilledCost_sum"],
             row["EffectiveCost_sum"],
-            row["ListCost_sum"],
+            row["ListCost_sum"] if row["ListCost_count"] == row["count_all"] else None,
             row["count_all"],
         )
         found.append((tuple(row[key] for key in keys), made))

@@ -51,13 +51,13 @@ class Published:
 
 
 def focus_dataset(
-    lines: pa.Table, states: Mapping[tuple[str, Any], str], drills: Sequence[DrillCost], topology: Topology
+    lines: pa.Table, states: Mapping[str, str], drills: Sequence[DrillCost], topology: Topology
 ) -> Published:
     """Standby and drill lines as FOCUS.
 
     Args:
-        lines: of the bills, mapped.
-        states: by export and start of the billing period.
+        lines: of one billing period, mapped.
+        states: by export, of this period.
         drills: whose lines, or estimates where no line has come, are in it.
     """
     known = {one.facts.drill_id: one for one in drills}
@@ -74,9 +74,9 @@ def focus_dataset(
     return Published(table, repaired, check_focus(table))
 
 
-def _states_of(lines: pa.Table, states: Mapping[tuple[str, Any], str]) -> pa.Array:
-    exports, starts = lines["x_Export"].to_pylist(), lines["BillingPeriodStart"].to_pylist()
-    return pa.array([states.get(key, "open") for key in zip(exports, starts, strict=True)], pa.string())
+def _states_of(lines: pa.Table, states: Mapping[str, str]) -> pa.Array:
+    at = pc.index_in(lines["x_Export"], pa.array(list(states), pa.string()))
+    return pc.fill_null(pc.take(pa.array(list(states.values()), pa.string()), at), "open")
 
 
 def _schema() -> pa.Schema:
@@ -166,6 +166,7 @@ def _put_right(table: pa.Table, repaired: dict[str, int]) -> pa.Table:
     for name in ("InvoiceIssuerName", "PublisherName"):
         fill(name, table["ProviderName"])
     fill("ServiceCategory", "Other")
+    fill("ListCost", pc.coalesce(table["ContractedCost"], table["EffectiveCost"]))
     fill("ContractedCost", table["ListCost"])
     fill("RegionName", table["RegionId"])
     fill("ResourceId", table["ResourceName"])
@@ -231,7 +232,7 @@ def csv_bytes(table: pa.Table) -> bytes:
         values = table[name]
         kind = values.type
         if pa.types.is_decimal(kind):
-            # One digit stays behind the point, so that a reader that guesses types takes whole numbers for decimals too.
+            # One digit stays behind the point: a reader that guesses types takes whole numbers for decimals then.
             safe[name] = pc.replace_substring_regex(pc.cast(values, pa.string()), r"(\.\d+?)0+$", r"\1")
         elif pa.types.is_timestamp(kind):
             safe[name] = pc.strftime(pc.cast(values, pa.timestamp("s", tz="UTC")), format="%Y-%m-%dT%H:%M:%SZ")

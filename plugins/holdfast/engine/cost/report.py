@@ -14,10 +14,10 @@ from holdfast.engine.config.cost import Cost
 from holdfast.engine.cost import advice, egress, idle, locked, objectives, standby
 from holdfast.engine.cost import drills as drill_costs
 from holdfast.engine.cost.asking import Asking, asked_bill
-from holdfast.engine.cost.bill import Bill, BillState, read_bills
+from holdfast.engine.cost.bill import Bill, BillState, lines_of, read_bills
 from holdfast.engine.cost.errors import NoBill
 from holdfast.engine.cost.mapping import GROUP, Mapped, map_lines
-from holdfast.engine.cost.money import grouped_sums
+from holdfast.engine.cost.money import grouped_sums, plain
 from holdfast.engine.cost.periods import Period, periods_between
 from holdfast.engine.cost.prices import Prices, load_prices
 from holdfast.engine.cost.publish import Published, focus_dataset
@@ -65,8 +65,9 @@ class Look:
 
     @cached_property
     def periods(self) -> tuple[Period, ...]:
-        """The period, and those after it: they bring its corrections and a drill's late lines."""
-        return periods_between(self.period.start, max(self.runtime.clock.now(), self.period.start))
+        """The period and the two after it, which bring a drill's late lines."""
+        last = self.period.next.next.start
+        return periods_between(self.period.start, max(min(self.runtime.clock.now(), last), self.period.start))
 
     @cached_property
     def bill(self) -> Bill:
@@ -95,7 +96,7 @@ class Look:
     @cached_property
     def of_period(self) -> pa.Table:
         """The mapped lines of this billing period alone."""
-        return Bill(self.lines, self.bill.parts).of(self.period)
+        return lines_of(self.lines, self.period)
 
     @cached_property
     def site_stores(self) -> Mapping[str, ObjectStore]:
@@ -147,7 +148,7 @@ class Look:
 
     def dataset(self) -> Published:
         """Standby and drills of the period as FOCUS."""
-        states = {(part.export, part.period.start): part.state.value for part in self.bill.parts}
+        states = {name: state.value for name, state in self.bill.part_states(self.period).items()}
         return focus_dataset(self.of_period, states, self.drills, self.runtime.topology)
 
     def require_bill(self) -> None:
@@ -211,8 +212,8 @@ def summary(look: Look) -> dict[str, Any]:
         "period": str(look.period),
         "state": look.standby.state.value,
         "is_known": look.standby.is_known,
-        "standby": {one.currency: format(one.effective, "f") for one in look.standby.totals},
-        "unmapped": {one.currency: format(one.effective, "f") for one in look.standby.unmapped},
+        "standby": {one.currency: plain(one.effective) for one in look.standby.totals},
+        "unmapped": {one.currency: plain(one.effective) for one in look.standby.unmapped},
         "exports": {part.export: part.state.value for part in look.standby.parts},
         "drills": {one.facts.drill_id: one.state.value for one in look.drills[:50]},
         "advice": len(look.advice),

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from holdfast.engine.cost.bill import Bill, BillPart, BillState
+from holdfast.engine.cost.bill import Bill, BillPart, BillState, lines_of
 from holdfast.engine.cost.mapping import BY, DRILL, GROUP, ROLE, SITE, STANDBY_ROLES, TIER
 from holdfast.engine.cost.money import Sum, grouped_sums, only_where, sums
 from holdfast.engine.cost.periods import Period
@@ -65,9 +65,7 @@ def standby_report(bill: Bill, lines: pa.Table, period: Period) -> StandbyReport
         lines: its lines, mapped.
     """
     parts = tuple(part for part in bill.parts if part.period == period)
-    of_period = lines.filter(
-        pc.equal(lines["BillingPeriodStart"], pa.scalar(period.start, lines["BillingPeriodStart"].type))
-    )
+    of_period = lines_of(lines, period)
     standby = standby_lines(of_period)
     found = grouped_sums(standby, (GROUP, TIER, SITE, ROLE))
     categories = grouped_sums(standby, (GROUP, TIER, SITE, ROLE, "ChargeCategory"))

@@ -36,13 +36,11 @@ ELSEWHERE = {
     "kms:GetPublicKey": "the ledger's own tests of co-signing",
     "kms:Sign": "the ledger's own tests of co-signing",
 }
-#: Cheap, and one of each kind: read, write, lock, delete.
+#: Cheap, and one of each kind: read, write, lock. The others are slow ones.
 FEW = [
     ("collector", "s3:GetObject"),
     ("exporter", "s3:PutObject"),
     ("exporter", "s3:PutObjectRetention"),
-    ("vault-admin", "s3:DeleteObjectVersion"),
-    ("vault-writer", "s3:PutObjectRetention"),
 ]
 #: Without it nothing ends: an object that asked the store for its time stays until a collection removes it.
 TOLERATED = [("vault-admin", "s3:DeleteObject")]
@@ -98,7 +96,12 @@ def trial(moto: str, gate: Gate, tmp_path: Path) -> Any:
     return made
 
 
-@pytest.mark.parametrize("role", ROLES)
+QUICK = {"collector", "exporter", "vault-reader", "drill"}
+
+
+@pytest.mark.parametrize(
+    "role", [role if role in QUICK else pytest.param(role, marks=pytest.mark.slow) for role in ROLES]
+)
 def test_the_published_policy_is_enough_and_nothing_in_it_is_idle(trial: Any, role: str) -> None:
     it = trial(role)
     act = ROLES[role](it.world)
@@ -129,6 +132,7 @@ def test_without_one_action_the_work_is_refused_and_can_be_finished_later(trial:
     without_one_action(trial, role, action)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("role", "action"), TOLERATED)
 def test_without_what_only_tidies_up_the_work_ends_all_the_same(trial: Any, role: str, action: str) -> None:
     it = trial(role)

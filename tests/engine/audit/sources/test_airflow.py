@@ -457,6 +457,22 @@ def test_what_is_no_row_becomes_a_base_event_in_its_place():
     assert [event["class_uid"] for event in found] == [3004, 0, 0, 0, 0, 3004, 0]
 
 
+def test_no_record_however_strange_takes_the_others_with_it():
+    good = json.dumps(row(1, NINE)).encode()
+    strange = [
+        json.dumps(row(2, NINE, "half \ud800 of a pair")).encode(),
+        b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        json.dumps(row(2**70, NINE)).encode(),
+        json.dumps(row(-1, NINE)).encode(),
+        good[:-1] + b',"event":"another"}',
+        b"\xff\xfe",
+        b"null",
+    ]
+    for one in strange:
+        found = events_of(good, one, good)
+        assert [event["class_uid"] for event in found][::2] == [3004, 3004], one[:60]
+
+
 def test_a_row_over_several_lines_or_with_a_strange_time_is_understood():
     pretty = json.dumps(row(1, NINE), indent=2).encode()
     impossible = json.dumps(row(2, NINE) | {"when": "2026-02-31T00:00:00Z"}).encode()

@@ -299,6 +299,47 @@ def test_a_sign_in_is_an_authentication() -> None:
     )
 
 
+def test_how_a_record_reads_does_not_depend_on_its_neighbours() -> None:
+    bare = {"time": "2026-11-29T08:00:00Z", "operationName": "x"}
+    records = [
+        json.dumps(
+            {**bare, "category": "ServicePrincipalSignInLogs", "properties": {"servicePrincipalId": "9"}}
+        ).encode(),
+        json.dumps({**bare, "category": "Administrative", "properties": {"message": "SignInLogs"}}).encode(),
+        json.dumps({**bare, "category": "Administrative", "identity": {"claims": {"appid": "7"}}}).encode(),
+        json.dumps({**bare, "category": 5}).encode(),
+        json.dumps(SIGN_IN).encode(),
+    ]
+    source = World().source()
+    alone = [source.normalise(pa.array([record], pa.large_binary())).to_pylist()[0] for record in records]
+    assert [row["class_uid"] for row in alone] == [3002, 6003, 6003, 6003, 3002]
+    for shift in range(len(records)):
+        order = [*records[shift:], *records[:shift]] * 9
+        together = source.normalise(pa.array(order, pa.large_binary())).to_pylist()
+        assert together == [*alone[shift:], *alone[:shift]] * 9
+
+
+@pytest.mark.parametrize(
+    ("least", "kind"),
+    [
+        ({"operationName": "x"}, 6003),
+        ({"operationName": "Microsoft.Authorization/roleAssignments/write"}, 3004),
+        ({"operationName": "Add member to role", "category": "RoleManagement"}, 3004),
+        ({"operationName": "PutBlob", "category": "StorageWrite"}, 6005),
+        ({"operationName": "Sign-in activity", "category": "NonInteractiveUserSignInLogs"}, 3002),
+        ({"operationName": "x", "category": "SignInLogsOfAnotherKind", "callerIpAddress": ""}, 6003),
+        ({"category": "Administrative"}, 0),
+        ({}, 0),
+    ],
+)
+def test_the_least_that_a_record_may_hold_is_valid(least: dict[str, Any], kind: int) -> None:
+    record = json.dumps({"time": "2026-11-29T08:00:00Z", **least}).encode()
+    (row,) = World().source().normalise(pa.array([record], pa.large_binary())).to_pylist()
+    found = as_event(row)
+    assert_valid(found)
+    assert found["class_uid"] == kind
+
+
 def test_records_of_several_shapes_side_by_side_keep_their_order() -> None:
     records = [
         json.dumps({**SIGN_IN, "level": "4"}).encode() if row % 50 == 9 else one for row, one in enumerate(azure(300))

@@ -140,6 +140,7 @@ def test_an_addendum_that_arrives_after_the_seal_is_asked_for_and_found() -> Non
     source = world.source()
     known = {it.object_id: it.version for batch in source.read(HOUR) for it in batch.objects}
     assert source.late_objects(HOUR, known) == []
+    assert source.late_objects(HOUR, set(known)) == []
     late = int((HOUR.end + timedelta(hours=9)).timestamp())
     world.put(f"A0:{late}.json", *gcp(1, seed=9))
     assert world.source().late_objects(HOUR, known) == [f"{FOLDER}A0:{late}.json"]
@@ -254,6 +255,29 @@ def test_every_kind_of_entry_is_valid_ocsf() -> None:
     for found in events:
         assert_valid(found)
     assert {found["class_uid"] for found in events} == {3004, 6003, 6005}
+
+
+@pytest.mark.parametrize(
+    ("least", "kind"),
+    [
+        ({"protoPayload": {"methodName": "x"}}, 6003),
+        ({"protoPayload": {"methodName": "SetIamPolicy"}}, 3004),
+        (
+            {
+                "protoPayload": {"methodName": "get", "serviceName": "storage.googleapis.com"},
+                "logName": "projects/p/logs/cloudaudit.googleapis.com%2Fdata_access",
+            },
+            6005,
+        ),
+        ({"protoPayload": {"methodName": "x", "status": None, "authenticationInfo": {"principalEmail": ""}}}, 6003),
+        ({"logName": "x", "resource": {"labels": {}}}, 0),
+        ({}, 0),
+    ],
+)
+def test_the_least_that_an_entry_may_hold_is_valid(least: dict[str, Any], kind: int) -> None:
+    found = event(json.dumps({"timestamp": "2026-11-29T08:00:00Z", **least}).encode())
+    assert_valid(found)
+    assert found["class_uid"] == kind
 
 
 def test_a_policy_that_is_set_is_entity_management() -> None:

@@ -99,6 +99,18 @@ def test_kubernetes_on_the_emulated_s3(sandbox: Sandbox, hour: Interval, prefix:
     assert (coverage.state, coverage.expected) == (State.COMPLETE, 1)
 
 
+def test_a_cloud_that_only_answers_503_is_unknown_and_not_empty(sandbox: Sandbox, hour: Interval, prefix: str) -> None:
+    rooms = runtime(sandbox)
+    settings = KubernetesSource(kind="kubernetes", site=AWS, bucket=bucket(AWS, rooms), prefix=prefix, cluster="prod")
+    source = open_kubernetes(rooms, "k8s", settings)
+    list(source.read(hour))
+    sandbox.fault(AWS, "http503")
+    with pytest.raises(SourceUnreadable) as caught:
+        list(source.read(hour))
+    assert caught.value.code in ("store-unavailable", "throttled")
+    assert source.completeness(hour).state is State.UNKNOWN
+
+
 def test_azure_monitors_append_blobs_on_azurite(sandbox: Sandbox, hour: Interval) -> None:
     from azure.storage.blob import BlobServiceClient
 

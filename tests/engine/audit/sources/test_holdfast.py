@@ -7,14 +7,19 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from holdfast.clock import FakeClock
 from holdfast.engine.audit.interface import Batch, Coverage, Document, Finding, Interval, State
 from holdfast.engine.audit.ocsf.schema import as_event
 from holdfast.engine.audit.sources.holdfast import HoldfastEvents, Vault
+from holdfast.engine.audit.sources.holdfast_events import normalise
 from holdfast.engine.authority.register import RankedRegister
 from holdfast.engine.compute.interface import JobState, JobStatus
 from holdfast.engine.drill import comparison, run
@@ -93,6 +98,8 @@ class Collected:
         sites: Mapping[str, ObjectStore],
         start: datetime | None = None,
         end: datetime | None = None,
+        *,
+        later: timedelta = timedelta(hours=2),
         **more: Any,
     ) -> None:
         now = datetime.now(UTC)
@@ -102,7 +109,7 @@ class Collected:
             sites,
             vaults={"main": vault},
             subjects=SUBJECTS,
-            clock=FakeClock(now + timedelta(hours=1)),
+            clock=FakeClock(now + later),
             **more,
         )
         window = Interval(start or now - timedelta(hours=2), end or now + timedelta(minutes=1))
@@ -320,12 +327,12 @@ def decide(writer: str, objects: list[int], *, denied: int = 0) -> dict[str, byt
     return found
 
 
-def with_decisions(objects: Mapping[str, bytes]) -> Collected:
+def with_decisions(objects: Mapping[str, bytes], **more: Any) -> Collected:
     sites = {site: memory_store(site) for site in (AWS, GCP, AZURE)}
     for key, data in objects.items():
         sites[AWS].put(key, data)
         sites[GCP].put(key, data)
-    return Collected(sites)
+    return Collected(sites, **more)
 
 
 def test_decisions_are_events_allowed_or_denied_and_their_sequence_proves_them_whole():
@@ -339,12 +346,57 @@ def test_decisions_are_events_allowed_or_denied_and_their_sequence_proves_them_w
     assert [event["metadata"]["sequence"] for event in found.events if event["status_id"] == 2] == [4]
 
 
+def test_decisions_read_by_the_column_and_one_by_one_are_the_same_events(monkeypatch):
+    lines = b"".join(decide("host-a", [4], denied=2).values()).splitlines()
+    commit = (Path(__file__).parents[3] / "golden" / "snapshot" / "commit-record.json").read_bytes()
+    records = pa.array([lines[0], commit, lines[1], b"nonsense", *lines[2:]], pa.large_binary())
+    by_column = normalise(records).to_pylist()
+    assert [row["class_uid"] for row in by_column] == [6003, 6005, 6003, 0, 6003, 6003]
+    monkeypatch.setattr("holdfast.engine.audit.sources.holdfast_decisions.normalise", lambda _raw: None)
+    assert [as_event(row) for row in normalise(records).to_pylist()] == [as_event(row) for row in by_column]
+
+
+def test_one_decision_that_is_not_whole_spoils_no_other():
+    lines = b"".join(decide("host-a", [3]).values()).splitlines()
+    lines[1] = lines[1].replace(b'"seq":2', b'"seq":"two"')
+    lines[2] = lines[2].replace(b'"allowed":true,', b"")
+    found = normalise(pa.array(lines, pa.large_binary())).to_pylist()
+    assert [row["class_uid"] for row in found] == [6003, 0, 0]
+
+
+@settings(max_examples=150)
+@given(st.data())
+def test_no_record_however_strange_takes_the_others_with_it(data: st.DataObject):
+    folder = Path(__file__).parents[3] / "golden"
+    golden = data.draw(st.sampled_from(sorted(folder.glob("*/*.json"))))
+    good = (folder / "snapshot" / "commit-record.json").read_bytes()
+    body = json.loads(golden.read_bytes())
+    name = data.draw(st.sampled_from(sorted(body)))
+    body[name] = data.draw(
+        st.one_of(
+            st.none(),
+            st.integers(),
+            st.floats(),
+            st.booleans(),
+            st.sampled_from(["\ud800", "", "9999-99-99", [], {}, [[]], {"a": 1}, "0001-01-01T00:00:00+23:59"]),
+            st.text(),
+        )
+    )
+    rows = normalise(pa.array([good, json.dumps(body).encode(), good], pa.large_binary())).to_pylist()
+    assert [row["class_uid"] for row in rows][::2] == [6005, 6005]
+    for row in rows:
+        assert_valid(as_event(row))
+
+
 def test_an_object_of_decisions_that_is_gone_is_a_hole():
     objects = decide("host-a", [2, 2, 2])
     first, middle, last = sorted(objects)
     for gone in (first, middle):
         found = with_decisions({key: data for key, data in objects.items() if key != gone})
         assert found.told == (State.GAP, {"decision-sequence"}), gone
+        left = {key: data for key, data in objects.items() if key != gone}
+        assert with_decisions(left, later=timedelta(minutes=2)).told == (State.LATE, {"decision-sequence"})
+        assert with_decisions(left, left_out=["elsewhere"]).told == (State.UNKNOWN, {"decision-sequence"})
     assert with_decisions({key: data for key, data in objects.items() if key != last}).told[0] is State.COMPLETE
 
 
@@ -370,6 +422,17 @@ def test_what_is_no_record_of_ours_becomes_a_base_event_and_is_not_dropped():
     found = Collected(sites)
     assert [event["class_uid"] for event in found.events] == [0]
     assert found.told == (State.GAP, {"record-damaged"})
+
+
+def test_files_of_costs_are_documents_of_the_window_they_were_written_in(sites, tmp_path):
+    file = tmp_path / "focus.json"
+    file.write_text("[]")
+    found = Collected(sites, costs=[file])
+    assert found.documents["cost/focus.json"].data == b"[]"
+    now = datetime.now(UTC)
+    earlier = Collected(sites, now - timedelta(days=2), now - timedelta(days=1), costs=[file])
+    assert "cost/focus.json" not in earlier.documents
+    assert Collected(sites, costs=[tmp_path / "none"]).told == (State.UNKNOWN, {"costs-unreadable"})
 
 
 def test_the_blobs_of_a_run_are_stepped_over(sites):

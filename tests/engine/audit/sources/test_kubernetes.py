@@ -192,5 +192,17 @@ def test_a_request_for_no_resource_is_valid_too() -> None:
     assert found["src_endpoint"] == {"svc_name": "Unknown"}
 
 
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"objectRef": {}}, {"objectRef": {"apiGroup": "rbac.authorization.k8s.io"}}, {"user": {"username": ""}}],
+)
+def test_the_least_that_an_event_may_hold_is_valid(more: dict[str, Any]) -> None:
+    least = {"apiVersion": "audit.k8s.io/v1", "verb": "create", "stageTimestamp": "2026-11-29T08:00:00Z"}
+    (row,) = (
+        World().source().normalise(pa.array([json.dumps({**least, **more}).encode()], pa.large_binary())).to_pylist()
+    )
+    assert_valid(as_event(row))
+
+
 def test_an_event_list_or_another_version_is_a_base_event() -> None:
     assert event(apiVersion="v1")["class_uid"] == 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,6 +19,12 @@ _PAUSE_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 10.0
 #: More pages than this are not a listing of one account's settings.
 _PAGES = 1000
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    """One for all logins: reading the roots takes a while."""
+    return httpx.create_ssl_context()
 
 
 class JsonApi:
@@ -39,7 +47,7 @@ class JsonApi:
     ) -> None:
         self._name, self._headers, self._clock = name, headers, clock
         # A redirect would carry the token somewhere else.
-        self._http = httpx.Client(timeout=_TIMEOUT, transport=transport, follow_redirects=False)
+        self._http = httpx.Client(timeout=_TIMEOUT, transport=transport, verify=_tls(), follow_redirects=False)
 
     def get(self, url: str, params: Mapping[str, str] | None = None) -> dict[str, Any]:
         """Raises NotThere, CannotTell."""

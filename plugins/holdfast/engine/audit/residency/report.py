@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 
 class Verdict(StrEnum):
@@ -100,3 +101,17 @@ class ResidencyReport:
     def of(self, *verdicts: Verdict) -> Iterable[Copy]:
         """The copies with one of these verdicts."""
         return (copy for copy in self.copies if copy.verdict in verdicts)
+
+    def to_json(self) -> dict[str, Any]:
+        """The proof as JSON."""
+        return {
+            "made_at": self.made_at.isoformat(),
+            "verdict": str(self.verdict),
+            "counts": self.count(),
+            "decisions": self.decisions,
+            "log_findings": list(self.log_findings),
+            "copies": [
+                {**{name: getattr(copy, name) for name in copy.__dataclass_fields__}, "undecided": copy.undecided}
+                for copy in self.copies
+            ],
+        }

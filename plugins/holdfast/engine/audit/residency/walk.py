@@ -37,7 +37,6 @@ class _Folder:
     path: str
     subject: str
     named: list[pa.ChunkedArray] = field(default_factory=list)
-    incomplete: list[str] = field(default_factory=list)
 
 
 class SiteWalk:
@@ -86,35 +85,34 @@ class SiteWalk:
     # -- snapshots -----------------------------------------------------------------------------------------------------
 
     def _names_below(self, prefix: str) -> list[str]:
-        folders = self._parts(prefix, lambda: _folders(self._store, prefix))
-        return [folder.removeprefix(prefix) for folder in folders]
+        return [name for name, is_folder in self._parts(prefix, lambda: _entries(self._store, prefix)) if is_folder]
 
     def _snapshots(self, subject: str) -> Iterator[Found]:
         try:
             found = records(self._store, subject)
         except HoldfastError as error:
             self._unread(f"snapshots of {subject}", str(error))
-            self._folder_of(subject, None).incomplete.append(str(error))
             return
         for record in found:
             yield self._snapshot(subject, record)
 
     def _snapshot(self, subject: str, record: CommitRecord) -> Found:
-        folder = self._folder_of(subject, record)
+        # The first whose folder it is: what another's snapshot says of it does not make it another's.
+        folder = self._folders.setdefault(record.path, _Folder(record.path, subject))
         arrived: datetime | None = record.committed_at
         source = None
         try:
             manifest = self._manifests.get(record.snapshot_id)
             if manifest is None:
                 manifest = self._manifests[record.snapshot_id] = load_manifest(self._store, record)
-            folder.named.append(locate_table(self._store, record, manifest)["key"])
+            if folder.subject == subject:
+                folder.named.append(locate_table(self._store, record, manifest)["key"])
             if record.site != self._site:
                 source = record.site
                 receipt = read_receipt(self._store, subject, record.snapshot_id, self._site)
                 arrived = receipt.verified_at if receipt is not None else None
         except HoldfastError as error:
             self._unread(f"snapshot {record.snapshot_id} of {subject}", str(error))
-            folder.incomplete.append(str(error))
         return Found(
             CopyKind.SNAPSHOT,
             subject,
@@ -127,14 +125,6 @@ class SiteWalk:
             source,
             arrived,
         )
-
-    def _folder_of(self, subject: str, record: CommitRecord | None) -> _Folder:
-        if record is None:
-            settings = self._topology.datasets.get(subject)
-            path = settings.path if settings is not None else subject
-        else:
-            path = record.path
-        return self._folders.setdefault(path, _Folder(path, subject))
 
     # -- strays --------------------------------------------------------------------------------------------------------
 
@@ -155,7 +145,7 @@ class SiteWalk:
                     [chunk.cast(pa.large_string()) for keys_of in folder.named for chunk in _chunks(keys_of)]
                 )
                 mine = mine.filter(pc.invert(pc.is_in(mine["key"], value_set=named)))
-            if mine.num_rows and not folder.incomplete:
+            if mine.num_rows:
                 yield self._stray(folder.subject, f"data/{path}", mine, data=folder.subject)
         tops = pc.list_element(pc.split_pattern(listed["key"], "/", max_splits=2), 1) if listed.num_rows else None
         for top in pc.unique(tops).to_pylist() if tops is not None else ():
@@ -170,17 +160,37 @@ class SiteWalk:
         return Found(CopyKind.STRAY, subject, what, self._site, data, PROMOTE, size_bytes, objects.num_rows)
 
     def _others(self) -> Iterator[Found]:
-        """Folders beside those Holdfast knows: what a restore to a prefix left, or somebody put there."""
+        """What lies beside what Holdfast knows: left by a restore to a prefix, of a vault that was, or put there."""
         recovery, audit = self._topology.airflow.recovery, self._topology.audit
         known = {*TAKEN, "runs"} - {"restore-drills"}
-        known |= {(vault.prefix or "vault").partition("/")[0] for vault in self._topology.vaults.values()}
         known |= {one.prefix.partition("/")[0] for one in (recovery, audit) if one is not None}
-        for folder in _folders(self._store, ""):
-            if folder in known:
-                continue
-            sizes = [info.size_bytes for info in self._store.list(f"{folder}/")]
-            what = f"{len(sizes)} objects in a folder that nothing of the topology names"
-            yield Found(CopyKind.STRAY, f"{folder}/", what, self._site, None, PROMOTE, sum(sizes), len(sizes))
+        vaults = self._vaults()
+        known |= {prefix.partition("/")[0] for prefix in vaults}
+        for name, is_folder in _entries(self._store, ""):
+            if not (is_folder and name in known):
+                yield self._nobodys(name, is_folder)
+        for name, is_folder in _entries(self._store, "vault/"):
+            path = f"vault/{name}"
+            if not any(one == path or one.startswith(f"{path}/") for one in vaults):
+                yield self._nobodys(path, is_folder)
+        for name, is_folder in _entries(self._store, "runs/"):
+            if not is_folder:
+                yield self._nobodys(f"runs/{name}", is_folder)
+
+    def _vaults(self) -> set[str]:
+        """Where vaults lie at this site by the topology of today."""
+        found = set()
+        for name, vault in self._topology.vaults.items():
+            places = vault.shares.sites if vault.shares is not None else (vault.site, *vault.mirrors)
+            if self._site in places:
+                found.add(vault.prefix or f"vault/{name}")
+        return found
+
+    def _nobodys(self, path: str, is_folder: bool) -> Found:
+        listed = self._store.list(f"{path}/" if is_folder else path)
+        sizes = [info.size_bytes for info in listed if is_folder or info.key == path]
+        what = f"{len(sizes)} objects that nothing of the topology names"
+        return Found(CopyKind.STRAY, path, what, self._site, None, PROMOTE, sum(sizes), len(sizes))
 
     # -- runs ----------------------------------------------------------------------------------------------------------
 
@@ -218,13 +228,12 @@ def _listed(store: ObjectStore, prefix: str) -> Iterator[pa.Table]:
             yield page.objects.select(["key", "size_bytes"])
 
 
-def _folders(store: ObjectStore, prefix: str) -> Iterator[str]:
-    """The folders directly below a prefix, one request each: the listing begins anew after each of them."""
+def _entries(store: ObjectStore, prefix: str) -> Iterator[tuple[str, bool]]:
+    """The names directly below a prefix, and which are folders: one request each, the listing begins anew after it."""
     after: str | None = None
     while (info := next(iter(store.list(prefix, start_after=after)), None)) is not None:
         name, slash, _ = info.key.removeprefix(prefix).partition("/")
-        if slash:
-            yield f"{prefix}{name}"
+        yield name, bool(slash)
         # "0" is the character after "/": everything in the folder sorts before it.
         after = f"{prefix}{name}0" if slash else info.key
 

@@ -44,7 +44,6 @@ _PAGE = 100
 _PAGES = 200
 _BATCH_ROWS = 5_000
 _BATCH_BYTES = 32 * 1024 * 1024
-_OPEN_IDS = 1_000
 _PURGES = 8
 _AT_ONCE = 4
 
@@ -183,7 +182,7 @@ class AirflowEvents:
         run.next = Position(
             last_id=walk.cut,
             anchors=tally.anchors.chosen(),
-            open_ids=opened[:_OPEN_IDS],
+            open_ids=opened,
             purges=tuple(purges[-_PURGES:]),
         )
 

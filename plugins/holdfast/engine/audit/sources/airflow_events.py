@@ -31,6 +31,7 @@ _ROW = pa.schema(
     ]
 )
 _CRUD = {"post": 1, "create": 1, "add": 1, "import": 1, "set": 3, "patch": 3, "update": 3, "bulk": 99, "delete": 4}
+_LIFE = ocsf.APPLICATION_LIFECYCLE
 _METHODS = {"POST": 1, "GET": 2, "PATCH": 3, "PUT": 3, "DELETE": 4}
 #: The last names of what Entity Management is about, in names of API events and of commands.
 _ENTITIES = {"connection": "connection", "variable": "variable", "pool": "pool", "user": "user", "team": "team"}
@@ -89,7 +90,7 @@ def normalise(raw: pa.LargeBinaryArray) -> pa.Table:
     entity, lifecycle, api = map(
         columns.of_class, (ocsf.ENTITY_MANAGEMENT, ocsf.APPLICATION_LIFECYCLE, ocsf.API_ACTIVITY)
     )
-    owner = rows["owner"]
+    owner, path = rows["owner"], _path(rows)
     return ocsf.build(
         len(raw),
         {
@@ -98,7 +99,7 @@ def normalise(raw: pa.LargeBinaryArray) -> pa.Table:
             "severity_id": pc.if_else(columns.failed, 3, 1),
             "status_id": pc.if_else(columns.failed, pa.scalar(2), pa.scalar(None, pa.int64())),
             "time": pc.fill_null(_milliseconds(rows["when"]), 0),
-            "message": pc.if_else(known, _message(rows), None),
+            "message": pc.if_else(known, _message(rows, path), None),
             "metadata.uid": pc.binary_join_element_wise("eventLogs", rows["event_log_id"].cast(pa.string()), "/"),
             "metadata.event_code": rows["event"],
             "metadata.log_name": "eventLogs",
@@ -118,7 +119,7 @@ def normalise(raw: pa.LargeBinaryArray) -> pa.Table:
             "entity.type": pc.if_else(entity, columns.entity, None),
             "entity.name": pc.if_else(entity, pc.coalesce(columns.entity_name(), columns.entity), None),
             "app.name": pc.if_else(lifecycle, pc.coalesce(rows["dag_id"], "airflow"), None),
-            "app.uid": pc.if_else(lifecycle, _path(rows), None),
+            "app.uid": pc.if_else(lifecycle, path, None),
         },
     )
 
@@ -130,8 +131,10 @@ class _Columns:
         self._rows, self._known = rows, known
         self._names = pc.dictionary_encode(pc.fill_null(rows["event"], ""))
         self._meanings = [meaning_of(name) for name in self._names.dictionary.to_pylist()]
-        self._extra = pc.fill_null(rows["extra"], "")
         self._class = self._by_name([one.class_uid for one in self._meanings], pa.int32())
+        # Of the others, which are most, `extra` says nothing that is used.
+        told = self._by_name([one.class_uid != _LIFE or one.switches for one in self._meanings], pa.bool_())
+        self._extra = pc.if_else(told, rows["extra"], None)
         self.class_uid = pc.if_else(known, self._class, ocsf.BASE_EVENT)
         self.failed = pc.and_(self._by_name([one.failed for one in self._meanings], pa.bool_()), known)
         self.entity = self._by_name([one.entity for one in self._meanings], pa.string())
@@ -197,28 +200,27 @@ def _as_line(body: bytes | None) -> bytes:
     """One line with the members that are of the right type; an empty object when it is no object at all."""
     try:
         found = json.loads(body or b"")
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         return b"{}"
-    kept = {
-        field.name: found[field.name]
-        for field in _ROW
-        if type(found.get(field.name)) is (int if pa.types.is_integer(field.type) else str)
-    }
-    if not -(2**63) <= kept.get("event_log_id", 0) < 2**63:
-        del kept["event_log_id"]
+    kept: dict[str, str | int] = {}
+    for field in _ROW:
+        value = found.get(field.name)
+        if pa.types.is_integer(field.type):
+            if type(value) is int and 0 <= value < 2**63:
+                kept[field.name] = value
+        elif isinstance(value, str):
+            kept[field.name] = value.encode("utf-8", "replace").decode()  # half of a surrogate pair has no bytes
     return json.dumps(kept).encode()
 
 
 def _milliseconds(when: pa.Array) -> pa.Array:
     """Of RFC 3339 texts; null where there is none, or something else."""
-    shaped = pc.match_substring_regex(when, r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)$")
-    text = pc.if_else(shaped, when, None)
     try:
-        moments = pc.cast(text, pa.timestamp("us", "UTC"))
-    except pa.ArrowInvalid:  # a 31st of February among them
-        moments = pa.array([_moment(one) for one in text.to_pylist()], pa.timestamp("us", "UTC"))
+        moments = pc.cast(when, pa.timestamp("us", "UTC"))
+    except pa.ArrowInvalid:  # something else among them, or a 31st of February
+        moments = pa.array([_moment(one) for one in when.to_pylist()], pa.timestamp("us", "UTC"))
     return pc.divide(pc.cast(moments, pa.int64()), 1000)
 
 
@@ -233,11 +235,10 @@ def _path(rows: Mapping[str, pa.Array]) -> pa.Array:
     """``dag/run/task``, as far as the row says."""
     # Arrow 26 drops a row whose texts are all null where nulls are skipped: the first one never is.
     joined = pc.binary_join_element_wise("", rows["dag_id"], rows["run_id"], rows["task_id"], "/", null_handling="skip")
-    return pc.replace_substring_regex(joined, "^/", "")
+    return pc.ascii_ltrim(joined, "/")
 
 
-def _message(rows: Mapping[str, pa.Array]) -> pa.Array:
-    path = _path(rows)
+def _message(rows: Mapping[str, pa.Array], path: pa.Array) -> pa.Array:
     return pc.if_else(pc.equal(path, ""), rows["event"], pc.binary_join_element_wise(rows["event"], path, " "))
 
 
@@ -263,8 +264,7 @@ def _lists(values: pa.Array, there: pa.Array, kind: pa.DataType) -> pa.Array:
     """Lists of one value where ``there`` says, null elsewhere."""
     counts = pc.cumulative_sum(pc.cast(there, pa.int32()))
     offsets = pa.concat_arrays([pa.array([0], pa.int32()), counts])
-    lists = pa.ListArray.from_arrays(offsets, values).cast(kind)
-    return pc.if_else(there, lists, pa.scalar(None, kind))
+    return pa.ListArray.from_arrays(offsets, values, type=kind, mask=pc.invert(_combined(there)))
 
 
 def _combined(array: pa.Array | pa.ChunkedArray) -> pa.Array:

@@ -14,6 +14,9 @@ from holdfast.engine.audit.sources.airflow_walk import Hole, Seen, Walk, is_youn
 #: How Airflow names the row in which ``airflow db clean`` records itself, before it begins.
 _CLEAN = "cli_cleanup_tables"
 
+#: So many ids are asked for again by the next walk; a transaction leaves few.
+_OPEN_IDS = 1_000
+
 NOT_RECORDED = Finding(
     "login-not-recorded",
     "Airflow records what is changed through its API, not who logged in and what was refused; those are in the logs of "
@@ -123,7 +126,7 @@ def of_holes(
         if hole.lowest and cleaned is not None and hole.above is not None and hole.above >= cleaned:
             explained += hole.size
             findings.append(_purged(hole, cleaned, interval))
-        elif is_young(hole, now, settle):
+        elif is_young(hole, now, settle) and len(opened) + hole.size <= _OPEN_IDS:
             opened.extend(range(hole.first, hole.last + 1))
         else:
             unexplained.append(hole)

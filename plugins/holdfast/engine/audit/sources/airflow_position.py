@@ -117,7 +117,7 @@ def read_row(body: bytes, row_id: int, where: str) -> Row:
             None if extra is None else str(extra),
             hashlib.sha256(json.dumps(lasting, sort_keys=True, separators=(",", ":")).encode()).hexdigest(),
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise SourceUnreadable(
             "the answer is not a row of the audit log", where=where, expected=f"the event log {row_id} as JSON",
             found=repr(error),

@@ -40,6 +40,10 @@ def _texts(*names: str) -> pa.StructType:
     return pa.struct([(name, _TEXT) for name in names])
 
 
+def _is_sign_in(category: str | None) -> bool:
+    return category is not None and category.endswith("SignInLogs")
+
+
 #: `properties` has another shape in each category: of sign-ins it is read, of all others it is left out. `identity` is
 #: a text in sign-ins, and an object elsewhere.
 _SIGN_IN = Shape(
@@ -61,7 +65,8 @@ _SIGN_IN = Shape(
             ),
         ]
     ),
-    fits=lambda record: str(record.get("category")).endswith("SignInLogs"),
+    by="category",
+    fits=_is_sign_in,
     marks=b"SignInLogs",
 )
 _ACTIVITY = Shape(
@@ -80,7 +85,9 @@ _ACTIVITY = Shape(
                 ),
             ),
         ]
-    )
+    ),
+    by="category",
+    fits=lambda category: not _is_sign_in(category),
 )
 SHAPES = (_SIGN_IN, _ACTIVITY)
 
@@ -95,21 +102,21 @@ def normalised(block: Block) -> pa.Table:
     """A row per record; what has no operation is a Base Event."""
     c = Columns(block.table)
     operation, category = c.text("operationName"), c.text("category")
-    is_sign_in = pa.types.is_string(block.table.schema.field("identity").type)
-    classes = _classes(operation, category, is_sign_in)
+    is_sign_in = block.table.schema == _SIGN_IN.schema
+    classes = _classes(operation, category)
     columns = {**_common(c, classes, operation), **(_sign_in(c) if is_sign_in else _caller(c))}
     return mapping.events(c.length, classes, columns)
 
 
-def _classes(operation: pa.Array, category: pa.Array, is_sign_in: bool) -> pa.Array:
-    kinds = by_value(category, lambda name: _class_of_category(name, is_sign_in), pa.int32())
+def _classes(operation: pa.Array, category: pa.Array) -> pa.Array:
+    kinds = by_value(category, _class_of_category, pa.int32())
     entity = by_value(operation, lambda name: schema.ENTITY_MANAGEMENT if _changes_entity(name) else None, pa.int32())
     known = first_of(kinds, entity, pa.scalar(schema.API_ACTIVITY, pa.int32()))
     return pc.if_else(pc.is_valid(operation), known, pa.scalar(schema.BASE_EVENT, pa.int32()))
 
 
-def _class_of_category(category: str, is_sign_in: bool) -> int | None:
-    if is_sign_in and category.endswith("SignInLogs"):
+def _class_of_category(category: str) -> int | None:
+    if _is_sign_in(category):
         return schema.AUTHENTICATION
     if category in _STORAGE:
         return schema.DATASTORE_ACTIVITY
@@ -146,7 +153,7 @@ def _common(c: Columns, classes: pa.Array, operation: pa.Array) -> dict[str, Any
         "api.operation": operation,
         "api.service.name": provider,
         "entity.uid": first_of(resource, c.text("tenantId")),
-        "entity.name": first_of(by_value(resource, _last), c.text("category")),
+        "entity.name": first_of(by_value(resource, _last), c.text("category"), pa.scalar(mapping.UNKNOWN)),
         "entity.type": by_value(operation, _entity_type),
         "databucket.uid": first_of(c.text("uri"), resource),
         "databucket.name": first_of(account, resource, pa.scalar(mapping.UNKNOWN)),

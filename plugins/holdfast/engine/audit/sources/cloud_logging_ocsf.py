@@ -130,7 +130,7 @@ def normalised(block: Block) -> pa.Table:
         "api.response.code": pc.cast(code, pa.int32(), safe=False),
         "api.response.error_message": pc.if_else(failed, c.text(f"{payload}status/message"), pa.scalar(None, _TEXT)),
         "entity.uid": resource,
-        "entity.name": first_of(resource, service),
+        "entity.name": first_of(resource, service, pa.scalar(mapping.UNKNOWN)),
         "entity.type": resource_type,
         "databucket.uid": mapping.only(is_bucket, store_name),
         "databucket.name": mapping.only(is_bucket, store_name),

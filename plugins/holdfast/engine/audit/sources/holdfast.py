@@ -12,6 +12,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -70,6 +71,8 @@ class HoldfastEvents:
         subjects: per group the folders whose fork records its epochs leave: ``snapshots/<dataset>``.
         clock: says whether an interval is over.
         drill_key: who must have signed drill evidence; ``None``: whoever it names.
+        left_out: sites of the topology that are not read: what is missing may lie there.
+        costs: files of cost data, e.g. FOCUS exports, that are kept as documents of the window they were written in.
     """
 
     kind = "holdfast"
@@ -83,6 +86,8 @@ class HoldfastEvents:
         subjects: Mapping[str, Sequence[str]] | None = None,
         clock: Clock | None = None,
         drill_key: Ed25519PublicKey | None = None,
+        left_out: Sequence[str] = (),
+        costs: Sequence[Path] = (),
     ) -> None:
         self.name = name
         self._sites = dict(sites)
@@ -90,6 +95,8 @@ class HoldfastEvents:
         self._subjects = dict(subjects or {})
         self._clock = clock or SystemClock()
         self._drill_key = drill_key
+        self._left_out = tuple(left_out)
+        self._costs = tuple(costs)
         self._runs: dict[Interval, _Run] = {}
 
     def intervals(self, window: Interval) -> Sequence[Interval]:
@@ -99,6 +106,7 @@ class HoldfastEvents:
     def read(self, interval: Interval) -> Iterator[Batch]:
         """The records that arrived in it, oldest first. What cannot be read is told by `completeness`."""
         found = survey(places_of(self._sites, {name: vault.stores for name, vault in self._vaults.items()}))
+        found.left_out = self._left_out
         selected = sorted(
             (record for record in found.records.values() if record.arrived_at in interval),
             key=lambda record: (record.arrived_at, record.name),
@@ -168,11 +176,12 @@ class HoldfastEvents:
         names = [record.name for record in run.selected]
         run.findings += proofs.commit_parents(run.survey, run.facts)
         run.findings += proofs.epochs(run.survey, run.facts)
-        run.findings += proofs.decisions(run.survey, names, run.facts, _first_content)
+        run.findings += proofs.decisions(run.survey, names, run.facts, _first_content, self._clock.now())
         for name, vault in self._vaults.items():
             run.findings += proofs.vault_log(name, vault.stores, vault.witnesses)
         self._registers(run)
         self._drills(run)
+        self._cost_files(run, interval)
         if self._clock.now() < interval.end:
             run.findings.append(
                 Finding("window-open", f"the window ends at {interval.end}: more may arrive", state=State.LATE)
@@ -221,6 +230,21 @@ class HoldfastEvents:
                     # Its own words name a folder of this machine.
                     detail = f"the evidence does not verify: {error.what}; expected {error.expected}"
                     run.findings.append(Finding("evidence-invalid", detail, folder))
+                except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+                    detail = f"the evidence cannot be read: {type(error).__name__}"
+                    run.findings.append(Finding("evidence-invalid", detail, folder))
+
+    def _cost_files(self, run: _Run, interval: Interval) -> None:
+        for file in self._costs:
+            try:
+                written_at = datetime.fromtimestamp(file.stat().st_mtime, UTC)
+                if written_at in interval:
+                    about = {"modified_at": written_at.isoformat()}
+                    kind = "application/json" if file.suffix == ".json" else "application/octet-stream"
+                    run.documents.append(Document(f"cost/{file.name}", kind, file.read_bytes(), about))
+            except OSError as error:
+                detail = f"a file of costs cannot be read: {error.strerror}"
+                run.findings.append(Finding("costs-unreadable", detail, file.name, State.UNKNOWN))
 
     def _files(self, record: Record, folder: str) -> dict[str, bytes]:
         """The three files of one site; of the first that has them all, else what the last one has."""
@@ -305,7 +329,7 @@ def _epoch(data: bytes) -> int:
     try:
         value = json.loads(data)["value"]
         return int(value["epoch"]) if value else 0
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return 0
 
 
@@ -314,8 +338,17 @@ def _unread(site: str, error: ObjectStoreError) -> Finding:
     return Finding(code, f"what only {site} has is unknown: {error}", site, State.UNKNOWN)
 
 
-def open_holdfast(name: str, settings: HoldfastSource, runtime: Runtime) -> HoldfastEvents:
-    """The source of a topology: its sites, or those it names, and the vaults that lie there. Raises ConfigError."""
+def open_holdfast(
+    name: str, settings: HoldfastSource, runtime: Runtime, *, costs: Sequence[Path] = ()
+) -> HoldfastEvents:
+    """The source of a topology: its sites, or those it names, and the vaults that lie there.
+
+    Args:
+        costs: files of cost data to keep beside the events.
+
+    Raises:
+        ConfigError: a site or its connection is not there.
+    """
     from holdfast.engine.pipeline.vaults.opening import places_of as vault_sites
     from holdfast.engine.pipeline.vaults.opening import store_below, witness_stores
 
@@ -332,4 +365,12 @@ def open_holdfast(name: str, settings: HoldfastSource, runtime: Runtime) -> Hold
         group: [f"snapshots/{one}" for one in (*settings.datasets, *(topology.job(j).model for j in settings.training))]
         for group, settings in topology.groups.items()
     }
-    return HoldfastEvents(name, runtime.stores(sites), vaults=vaults, subjects=subjects, clock=runtime.clock)
+    return HoldfastEvents(
+        name,
+        runtime.stores(sites),
+        vaults=vaults,
+        subjects=subjects,
+        clock=runtime.clock,
+        left_out=sorted(set(topology.sites) - set(sites)),
+        costs=costs,
+    )

@@ -67,6 +67,13 @@ class Survey:
 
     records: dict[str, Record] = field(default_factory=dict)
     unread: dict[str, ObjectStoreError] = field(default_factory=dict)
+    #: Sites that were not to be read, where records may lie as well.
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether what is not here may lie elsewhere."""
+        return bool(self.unread or self.left_out)
 
 
 def places_of(sites: Mapping[str, ObjectStore], vaults: Mapping[str, Mapping[str, ObjectStore]]) -> list[Place]:

@@ -13,8 +13,10 @@ from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from holdfast.engine.audit.ocsf import schema as ocsf
+from holdfast.engine.audit.sources import holdfast_decisions
 
 _WRITE, _UPDATE, _DELETE, _CREATE, _OTHER = 5, 2, 7, 6, 99
 _SUCCESS, _FAILURE = 1, 2
@@ -85,6 +87,16 @@ _Record = Mapping[str, Any]
 
 def normalise(raw: pa.LargeBinaryArray) -> pa.Table:
     """One row of OCSF per record, in order. A record without a time gets 0, since OCSF wants one."""
+    mask = holdfast_decisions.are_decisions(raw)
+    decisions = holdfast_decisions.normalise(raw.filter(mask)) if pc.any(mask).as_py() else None
+    if decisions is None:
+        return _one_by_one(raw)
+    others = _one_by_one(raw.filter(pc.invert(mask)))
+    places = pa.concat_arrays([pc.indices_nonzero(mask), pc.indices_nonzero(pc.invert(mask))])
+    return pa.concat_tables([decisions, others]).take(pc.sort_indices(places)).combine_chunks()
+
+
+def _one_by_one(raw: pa.LargeBinaryArray) -> pa.Table:
     events = [_event(record) for record in raw.to_pylist()]
     columns: dict[str, Any] = {
         path: pa.array([getattr(event, name) for event in events], kind) for name, (path, kind) in _COLUMNS.items()
@@ -109,9 +121,28 @@ def _event(record: bytes) -> _Event:
             form = "aborted"
         made = _MAKERS[str(form).partition("/")[0]](found)
         made.code = str(form)
-        return made
-    except (ValueError, KeyError, TypeError, AttributeError):
+        return made if _fits(made) else _Event()
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return _Event()
+
+
+def _fits(event: _Event) -> bool:
+    """Whether each field is of its column's type: a record may say anything."""
+    for name, (_, kind) in _COLUMNS.items():
+        value = getattr(event, name)
+        if value is None:
+            continue
+        if pa.types.is_string(kind):
+            if not isinstance(value, str) or not _is_text(value):
+                return False
+        elif type(value) is not int or not 0 <= value < 2 ** (kind.bit_width - 1):
+            return False
+    return event.resource is None or all(isinstance(one, str) and _is_text(one) for one in event.resource)
+
+
+def _is_text(value: str) -> bool:
+    """Whether it has bytes: half of a surrogate pair has none."""
+    return value.isascii() or not any("\ud800" <= one <= "\udfff" for one in value)
 
 
 def _datastore(found: _Record, activity: int, moment: str, message: str, site: str | None, **more: Any) -> _Event:

@@ -137,7 +137,7 @@ def proven(kind: Kind, key: str, data: bytes) -> str | None:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    except (HoldfastError, ValueError, KeyError, TypeError) as error:
+    except (HoldfastError, ValueError, KeyError, TypeError, RecursionError) as error:
         return str(error)
     return None
 

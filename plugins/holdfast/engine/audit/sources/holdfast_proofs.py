@@ -8,6 +8,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 
 from holdfast.engine.audit.interface import Finding, State
 from holdfast.engine.audit.sources.holdfast_copies import Record, Survey
@@ -20,6 +21,8 @@ _FORK = re.compile(r"(?P<subject>(?:snapshots|runs)/[^/]+)/epochs/(?P<epoch>\d{6
 _STEP = re.compile(r"plans/(?P<group>[^/]+)/[^/]+/(?P<epoch>\d{6,})/.+")
 _DECISIONS = re.compile(r"decisions/.*/(?P<writer>[^/]+)-(?P<seq>\d{8,})\.jsonl")
 _NOTHING_BEFORE = "0" * 64
+#: What a writer decided before something that arrived has arrived too by then, unless its machine is cut off or gone.
+SHIPPED_WITHIN = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,7 @@ class Facts:
 
 def lost(survey: Survey) -> State:
     """What a missing record means: while a site tells nothing, it may lie there."""
-    return State.UNKNOWN if survey.unread else State.GAP
+    return State.UNKNOWN if survey.is_partial else State.GAP
 
 
 def commit_parents(survey: Survey, facts: Facts) -> Iterator[Finding]:
@@ -120,12 +123,13 @@ def committed_epochs(survey: Survey, group: str, subjects: Iterable[str], curren
 
 
 def decisions(
-    survey: Survey, selected: Iterable[str], facts: Facts, read: Callable[[Record], bytes | None]
+    survey: Survey, selected: Iterable[str], facts: Facts, read: Callable[[Record], bytes | None], now: datetime
 ) -> Iterator[Finding]:
     """Each writer's lines follow on each other, up to the last object of those selected.
 
     Args:
         selected: names of records.
+        now: a hole is final an hour after what follows it arrived: its writer ships each object by itself.
         read: the bytes of a record before a selected one; ``None``: it cannot be read.
     """
     by_writer: dict[str, list[tuple[int, Record]]] = defaultdict(list)
@@ -144,7 +148,8 @@ def decisions(
                 earlier = objects[position - 1][1]
                 known = facts.lines.get(earlier.name) or lines_of(earlier, read(earlier) or b"")
                 before = known.last if known is not None else (-1, "")
-            yield from _follows(writer, first, record.name, lines, before, lost(survey))
+            hole = State.LATE if now - record.arrived_at < SHIPPED_WITHIN else lost(survey)
+            yield from _follows(writer, first, record.name, lines, before, hole)
 
 
 def _follows(
@@ -211,6 +216,6 @@ def vault_log(vault: str, stores: Mapping[str, ObjectStore], witnesses: Mapping[
 def _document(data: bytes | None) -> dict[str, object] | None:
     try:
         found = json.loads(data or b"")
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None

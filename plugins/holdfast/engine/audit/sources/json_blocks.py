@@ -29,13 +29,23 @@ class Shape:
 
     Args:
         schema: structs, lists, strings and 64-bit integers. Polymorphic fields are left out, or are of another shape.
-        fits: whether a record is of this shape.
+        by: the text field that says whether a record is of this shape; none: every record is.
+        fits: whether it is, by that field's value or None. What a record reads as never depends on its neighbours.
         marks: bytes that a block with records of this shape holds; none: any block may be of it.
     """
 
     schema: pa.Schema
-    fits: Callable[[Mapping[str, Any]], bool] = lambda _: True
+    by: str | None = None
+    fits: Callable[[str | None], bool] = lambda _: True
     marks: bytes = b""
+
+    def holds(self, table: pa.Table) -> bool:
+        """Whether all these records are of it."""
+        return self.by is None or all(map(self.fits, table.column(self.by).unique().to_pylist()))
+
+    def is_of(self, record: Mapping[str, Any]) -> bool:
+        """Whether this record is."""
+        return self.by is None or self.fits(_as(record.get(self.by), pa.string()))
 
 
 @dataclass(frozen=True)
@@ -78,7 +88,7 @@ def _parse_run(records: Sequence[bytes], shapes: Sequence[Shape]) -> list[Block]
     if block is not None:
         return [block]
     if len(records) <= SMALL_BLOCK:
-        return [_one_by_one(record, shapes) for record in records]
+        return _one_by_one(records, shapes)
     half = len(records) // 2
     return [*_parse_run(records[:half], shapes), *_parse_run(records[half:], shapes)]
 
@@ -115,7 +125,7 @@ def _read_whole(records: Sequence[bytes], shapes: Sequence[Shape]) -> Block | No
     for shape in shapes:
         if shape.marks in data:
             table = _table(data, shape.schema)
-            if table is not None and table.num_rows == len(records):
+            if table is not None and table.num_rows == len(records) and shape.holds(table):
                 return Block(table)
     return None
 
@@ -143,17 +153,30 @@ def _is_utf8(data: bytes) -> bool:
     return True
 
 
-def _one_by_one(record: bytes, shapes: Sequence[Shape]) -> Block:
+def _one_by_one(records: Sequence[bytes], shapes: Sequence[Shape]) -> list[Block]:
+    found = [_load(record, shapes) for record in records]
+    blocks: list[Block] = []
+    for number, same in groupby(found, key=lambda record: _shape_of(record, shapes)):
+        rows, schema = list(same), shapes[number].schema
+        wanted = [{field.name: _as((row or {}).get(field.name), field.type) for field in schema} for row in rows]
+        understood = pa.array([row is not None for row in rows])
+        blocks.append(Block(pa.Table.from_pylist(wanted, schema=schema), understood))
+    return blocks
+
+
+def _load(record: bytes, shapes: Sequence[Shape]) -> dict[str, Any] | None:
+    """The record by Python's reader, which takes more; by Arrow's what that does not: great depth, long numbers."""
     try:
         found = json.loads(record.decode("utf-8-sig"))
     except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        schema = shapes[-1].schema
-        return Block(pa.Table.from_pylist([{}], schema=schema), pa.array([False]))
-    shape = next((shape for shape in shapes if shape.fits(found)), shapes[-1])
-    row = {field.name: _as(found.get(field.name), field.type) for field in shape.schema}
-    return Block(pa.Table.from_pylist([row], schema=shape.schema))
+        block = _read_whole([record], shapes)
+        found = None if block is None else block.table.to_pylist()[0]
+    return found if isinstance(found, dict) else None
+
+
+def _shape_of(record: Mapping[str, Any] | None, shapes: Sequence[Shape]) -> int:
+    last = len(shapes) - 1
+    return last if record is None else next((n for n, shape in enumerate(shapes) if shape.is_of(record)), last)
 
 
 def _as(value: Any, kind: pa.DataType) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import accumulate
@@ -231,19 +231,20 @@ class JsonLinesSource(ABC):
 
     # -- what arrives later ------------------------------------------------------------------------------------------
 
-    def late_objects(self, interval: Interval, known: Mapping[str, str | None]) -> Sequence[str]:
+    def late_objects(self, interval: Interval, known: Collection[str]) -> Sequence[str]:
         """Ids of objects of the interval that are not among the known ones, or are there in another version.
 
         What came after an interval was sealed: whoever seals asks for some time after, and reads the interval again.
 
         Args:
             interval: an interval that was read before.
-            known: `SourceObject.object_id` → version; without a version only the id counts.
+            known: `SourceObject.object_id`; as a mapping with the version of each, which then counts too.
 
         Raises:
             SourceUnreadable: it cannot be listed.
         """
-        versions = {whole_id(object_id): version for object_id, version in known.items()}
+        told = known if isinstance(known, Mapping) else {}
+        versions = {whole_id(object_id): told.get(object_id) for object_id in known}
         late = []
         for folder in self.folders(interval):
             try:

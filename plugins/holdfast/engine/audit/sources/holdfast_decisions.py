@@ -1,0 +1,95 @@
+"""Decisions of the residency policy as OCSF, column by column: of Holdfast's records there are most of these."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from holdfast.engine.audit.ocsf import schema as ocsf
+
+FORMAT = "holdfast.decision/1"
+_LINE = pa.schema(
+    [
+        ("format", pa.string()),
+        ("id", pa.string()),
+        ("at", pa.string()),
+        ("seq", pa.int64()),
+        ("action", pa.string()),
+        ("principal", pa.struct([("service", pa.string())])),
+        ("resource", pa.struct([("name", pa.string()), ("kind", pa.string())])),
+        ("target", pa.struct([("site", pa.string())])),
+        ("allowed", pa.bool_()),
+        ("why", pa.string()),
+    ]
+)
+#: Actions that make something at the target; the others read.
+_CREATING = ("copy", "store")
+
+
+def are_decisions(raw: pa.LargeBinaryArray) -> pa.BooleanArray:
+    """Which records look like one; `normalise` looks closer."""
+    return pc.match_substring(raw, f'"format":"{FORMAT}"')
+
+
+def normalise(raw: pa.LargeBinaryArray) -> pa.Table | None:
+    """One row of OCSF per decision, in order; ``None`` when one of them is not whole."""
+    lines = _parsed(raw.to_pylist())
+    if lines is None:
+        return None
+    allowed, name, site = lines["allowed"], lines["resource.name"], lines["target.site"]
+    verdict = pc.if_else(allowed, "allowed", "denied")
+    what = pc.binary_join_element_wise(lines["action"], "of", name, "at", site, "was", verdict, " ")
+    return ocsf.build(
+        len(raw),
+        {
+            "class_uid": ocsf.API_ACTIVITY,
+            "activity_id": pc.if_else(pc.is_in(lines["action"], pa.array(_CREATING)), 1, 2),
+            "severity_id": pc.if_else(allowed, 1, 3),
+            "status_id": pc.if_else(allowed, 1, 2),
+            "status_code": verdict,
+            "status_detail": lines["why"],
+            "time": lines["time"],
+            "message": pc.binary_join_element_wise(what, lines["why"], ": "),
+            "metadata.uid": lines["id"],
+            "metadata.event_code": FORMAT,
+            "metadata.log_name": FORMAT,
+            "metadata.sequence": lines["seq"],
+            "metadata.product.name": "Holdfast",
+            "metadata.product.vendor_name": "Holdfast",
+            "actor.app_name": "holdfast",
+            "actor.invoked_by": lines["principal.service"],
+            "src_endpoint.svc_name": "holdfast",
+            "dst_endpoint.svc_name": site,
+            "api.operation": lines["action"],
+            "api.service.name": "holdfast",
+            "resources": _resources(name, lines["resource.kind"]),
+        },
+    )
+
+
+def _parsed(bodies: list[bytes]) -> dict[str, pa.Array] | None:
+    from pyarrow import json as arrow_json
+
+    options = arrow_json.ParseOptions(explicit_schema=_LINE, unexpected_field_behavior="ignore")
+    block = arrow_json.ReadOptions(block_size=max(1 << 22, 2 * max(map(len, bodies)) + 2))
+    try:
+        read = arrow_json.read_json(pa.BufferReader(b"\n".join(bodies)), read_options=block, parse_options=options)
+        table = read.flatten().combine_chunks()
+        moments = pc.cast(table["at"].combine_chunks(), pa.timestamp("us", "UTC"))
+    except pa.ArrowInvalid:
+        return None
+    lines = {name: table[name].combine_chunks() for name in table.column_names}
+    whole = len(table) == len(bodies) and all(column.null_count == 0 for column in lines.values())
+    if not whole or pc.unique(lines["format"]).to_pylist() != [FORMAT]:
+        return None
+    return lines | {"time": pc.divide(pc.cast(moments, pa.int64()), 1000)}
+
+
+def _resources(names: pa.Array, kinds: pa.Array) -> pa.Array:
+    kind = ocsf.SCHEMA.field("resources").type
+    given = {"name": names, "type": kinds}
+    values = pa.StructArray.from_arrays(
+        [given.get(field.name, pa.nulls(len(names), field.type)) for field in kind.value_type],
+        fields=list(kind.value_type),
+    )
+    return pa.ListArray.from_arrays(pa.array(range(len(names) + 1), pa.int32()), values, type=kind)
