@@ -692,3 +692,31 @@ def test_a_window_in_another_time_zone_is_the_same() -> None:
     found = Sealed(source_of(trail), window)
     assert found.states == [State.COMPLETE] * 2
     assert found.offline() == []
+
+
+def test_an_hour_sealed_again_is_judged_by_what_was_found_last() -> None:
+    trail = Trail()
+    trail.deliver(1)
+    late = trail.log(START + timedelta(minutes=59))
+    first = sealed(trail, 1, now=START + 2 * HOUR, refused={f"open {late}": PermissionRefused("no")})
+    trail.digest(START + HOUR, START + 2 * HOUR, [late])
+    second = sealed(trail, 1)
+    assert (first.states, second.states) == ([State.UNKNOWN], [State.COMPLETE])
+    assert not set(first.documents).issuperset(name for name in second.documents if name.startswith("scope/"))
+    both = [*second.documents.values(), *first.documents.values()]
+    found = verify_digests(both, second.contents)
+    assert {finding.state for finding in found} == {State.COMPLETE}
+
+
+def test_two_versions_of_one_digest_are_both_judged() -> None:
+    trail, other = Trail(), Trail()
+    trail.deliver(1)
+    good = sealed(trail, 1)
+    other.deliver(1)
+    other.change(other.digests[0], {b'"SHA-256"': b'"SHA-255"'})
+    bad = sealed(other, 1)
+    for documents in (
+        [*good.documents.values(), *bad.documents.values()],
+        [*bad.documents.values(), *good.documents.values()],
+    ):
+        assert "digest-altered" in {finding.code for finding in verify_digests(documents, good.contents)}
