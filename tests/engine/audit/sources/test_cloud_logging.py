@@ -291,6 +291,20 @@ def test_a_policy_that_is_set_is_entity_management() -> None:
     assert (found["class_uid"], found["activity_id"], found["entity"]["uid"]) == (3004, 3, "projects/p")
 
 
+def test_an_object_that_is_read_is_named_in_its_bucket() -> None:
+    found = event(
+        entry(
+            protoPayload__methodName="storage.objects.get",
+            protoPayload__serviceName="storage.googleapis.com",
+            protoPayload__resourceName="projects/_/buckets/features/objects/day/part 0.parquet",
+            resource__labels={"bucket_name": "features"},
+            logName="projects/p/logs/cloudaudit.googleapis.com%2Fdata_access",
+        )
+    )
+    assert_valid(found)
+    assert (found["databucket"]["name"], found["databucket"]["file"]["name"]) == ("features", "day/part 0.parquet")
+
+
 def test_a_refused_call_is_a_failure_with_its_code() -> None:
     found = event(entry(protoPayload__status={"code": 7, "message": "PERMISSION_DENIED"}))
     assert (found["status_id"], found["status_code"], found["status_detail"]) == (2, "7", "PERMISSION_DENIED")
