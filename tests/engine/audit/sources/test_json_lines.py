@@ -26,6 +26,7 @@ from holdfast.engine.objectstore import RetryingStore, memory_store
 from holdfast.engine.objectstore._decorator import StoreDecorator
 from holdfast.engine.objectstore.errors import (
     BucketNotFound,
+    BytesCorrupted,
     ObjectArchived,
     ObjectNotFound,
     ObjectStoreError,
@@ -417,6 +418,7 @@ def test_a_listing_that_never_ends_is_unreadable() -> None:
         (ObjectNotFound("gone"), "object-gone", State.GAP),
         (ObjectArchived("cold"), "object-archived", State.UNKNOWN),
         (PreconditionFailed("changed"), "changed-while-read", State.LATE),
+        (BytesCorrupted("flipped"), "object-corrupted", State.GAP),
     ],
 )
 def test_what_is_wrong_with_one_object_is_told_of_it(error: ObjectStoreError, code: str, state: State) -> None:
