@@ -53,7 +53,8 @@ class Collected:
         self.batches = list(source.read(window))
         self.ids = [json.loads(record)["event_log_id"] for batch in self.batches for record in batch.raw.to_pylist()]
         self.coverage: Coverage = source.completeness(window)
-        self.position = Position.from_bytes(list(source.documents(window))[-1].data)
+        self.documents = list(source.documents(window))
+        self.position = Position.from_bytes(self.documents[-1].data)
 
     @property
     def told(self) -> tuple[State, set[str]]:
@@ -196,6 +197,30 @@ def test_an_answer_of_another_kind_is_no_row(answer: Callable[[], httpx.Response
     assert found.told == (State.UNKNOWN, {"unexpected-answer"})
     assert len(found.ids) < 40
     assert not any("elsewhere" in call for call in airflow.calls)
+
+
+def test_a_server_with_shorter_pages_is_read_to_the_end():
+    airflow = airflow_with(30)
+    airflow.page_limit = 7
+    for number in range(20):
+        made = (NINE + (20 - number) * MINUTE - timedelta(hours=number > 15)).isoformat().replace("+00:00", "Z")
+        version = {"id": f"00000000-0000-0000-0000-{100 - number:012}", "version_number": 1, "dag_id": "etl"}
+        more = {"bundle_name": "b", "bundle_version": None, "dag_display_name": "etl", "bundle_url": None}
+        airflow.versions.append({**version, **more, "created_at": made})
+    found = Collected(airflow)
+    assert found.told == (State.COMPLETE, set())  # nothing is taken for hidden
+    assert [one.name for one in found.documents] == [
+        *(f"dag-versions/{page:04}.json" for page in range(3)),
+        "position.json",
+    ]
+    kept = [one for document in found.documents[:-1] for one in json.loads(document.data)["dag_versions"]]
+    assert kept == airflow.versions
+    airflow.before = lambda request: (
+        httpx.Response(200, json={"dag_versions": [{"created_at": "soon"}], "total_entries": 1})
+        if request.url.path.endswith("dagVersions")
+        else None
+    )
+    assert Collected(airflow).told == (State.UNKNOWN, {"unexpected-answer"})
 
 
 def test_no_error_and_no_repr_has_the_password_or_the_token():
