@@ -358,6 +358,31 @@ def test_a_database_restored_from_a_backup_is_a_gap_and_read_again_from_where_it
     assert Collected(airflow, replaced.position).told == (State.COMPLETE, set())
 
 
+def test_a_changed_row_is_told_also_when_the_walk_is_cut_off():
+    airflow = airflow_with(60)
+    position = Collected(airflow).position
+    airflow.rows[60]["owner"] = "nobody"
+    for _ in range(60):
+        airflow.add(NINE + 30 * MINUTE)
+    asked = len(airflow.calls)
+    airflow.before = lambda _request: httpx.Response(403, json={}) if len(airflow.calls) > asked + 40 else None
+    state, codes = Collected(airflow, position).told
+    assert (state, codes) == (State.GAP, {"row-changed", "permission-refused"})
+
+
+def test_hidden_rows_behind_a_table_that_was_cleaned_are_found():
+    airflow = StubAirflow()
+    for number in range(20):
+        airflow.add(NINE - 40 * HOUR, row_id=100_000 + number)
+    position = Collected(airflow, window=Interval(NINE - 99 * HOUR, NINE)).position
+    airflow.rows.clear()
+    command = ["airflow", "db", "clean", "--clean-before-timestamp", (NINE - HOUR).isoformat()]
+    extra = json.dumps({"full_command": str(command)})
+    airflow.add(NINE, row_id=100_020, hide=True, event="cli_cleanup_tables", extra=extra)
+    found = Collected(airflow, position)
+    assert (found.told, found.ids) == ((State.COMPLETE, {"ids-purged", "list-hides"}), [100_020])
+
+
 def test_a_display_name_that_changed_is_no_changed_row():
     airflow = airflow_with(5)
     position = Collected(airflow).position

@@ -147,7 +147,8 @@ class AirflowEvents:
         walk = Walk(
             self._fetch,
             after=begin.last_id,
-            newest_listed=newest_listed,
+            # Rows that the list does not show go on behind the last one that was read, if they do.
+            hints=(newest_listed, *range(run.begin.last_id + 1, run.begin.last_id + 9)),
             end=interval.end,
             lowest=all(one.became == "gone" for one in seen),
         )
@@ -176,8 +177,10 @@ class AirflowEvents:
         purges = tally.purges
         found, explained, opened = findings.of_holes(walk, purges, interval, self._clock.now(), self._settle)
         run.findings += found
+        # A walk that was cut off does not know how far the ids go.
+        newest = walk.newest if walk.failure is None else run.begin.last_id
+        run.findings += findings.of_anchors(seen, purges, newest, run.begin.last_id)
         if walk.failure is None:
-            run.findings += findings.of_anchors(seen, purges, walk.newest, run.begin.last_id)
             run.expected = walk.cut - tally.begin.last_id - explained
         run.findings += findings.outside(tally.before, tally.after, tally.timeless)
         run.findings += findings.typed(tally.typed)
