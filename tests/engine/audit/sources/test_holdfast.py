@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -269,6 +271,48 @@ def test_drill_evidence_is_verified_when_it_is_read(sites, file):
             store.put(key, store.get(key) + b" ")
     state, codes = Collected(sites).told
     assert (state, "evidence-invalid" in codes) == (State.GAP, True)
+
+
+def test_a_changed_copy_of_evidence_at_one_site_is_found(sites):
+    key = next(one for one in keys(sites, "evidence/", ending="report.html"))
+    sites[GCP].put(key, b"another report")
+    found = Collected(sites)
+    assert found.told == (State.GAP, {"evidence-invalid"})
+    folder = key.rpartition("/")[0]
+    assert found.findings[0].where == f"{folder} at {GCP}"
+    assert found.documents[f"{folder}/at-{GCP}/report.html"].data == b"another report"
+
+
+def test_a_changed_copy_of_a_step_is_no_second_writer(sites):
+    key = next(one for one in keys(sites, "plans/") if "/000002/" in one)
+    sites[GCP].put(key, sites[GCP].get(key).replace(b'"status":"done"', b'"status":"Done"'))
+    assert Collected(sites).told == (State.GAP, {"copies-differ"})
+
+
+@pytest.mark.parametrize(
+    "key", ["evidence/../journal.json", "authority/../../etc", "evidence/a b%2f..\\c/journal.json"]
+)
+def test_no_name_in_a_bucket_leaves_the_folder_of_documents(key):
+    class Naughty:
+        """A bucket whose listing has names that ours never have."""
+
+        def __init__(self, inner: ObjectStore) -> None:
+            self.inner, self.name = inner, inner.name
+
+        def list(self, prefix: str = "", **_: Any) -> Any:
+            for info in self.inner.list("stand-in"):
+                if key.startswith(prefix):
+                    yield replace(info, key=key)
+
+        def get(self, _key: str, **_more: Any) -> bytes:
+            return b"{}"
+
+    inner = memory_store(AWS)
+    inner.put("stand-in", b"{}")
+    sites = {AWS: Naughty(inner), GCP: memory_store(GCP), AZURE: memory_store(AZURE)}
+    for name in Collected(sites).documents:  # type: ignore[arg-type]
+        assert re.fullmatch(r"[A-Za-z0-9._=/-]+", name), name
+        assert not any(part.startswith(".") for part in name.split("/")), name
 
 
 def test_a_vault_entry_that_is_gone_is_a_gap_also_when_it_is_the_newest(sites):
