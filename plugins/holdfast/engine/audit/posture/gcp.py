@@ -29,7 +29,9 @@ from holdfast.engine.audit.posture.interface import (
 from holdfast.engine.audit.posture.privileges import Grant, gcp_permissions, judged
 from holdfast.engine.config import Connection
 
-_NEGATION = re.compile(r"\bNOT\b|!=|!~|(?:^|[\s(])-")
+_TERM = r"""(?:logName\s*[:=]\s*"?[^\s"()]*|log_id\(\s*")cloudaudit\.googleapis\.com[^\s"()]*"?\)?"""
+#: No filter, or one that names audit logs and nothing else.
+_WHOLE = re.compile(rf"\(?\s*{_TERM}(?:\s+OR\s+{_TERM})*\s*\)?")
 _TO_STORAGE = "storage.googleapis.com/"
 
 
@@ -182,10 +184,14 @@ class GcpPosture:
             and not str(sink.get("destination", "")).startswith("logging.googleapis.com/")
             and (not sink.get("filter") or "cloudaudit.googleapis.com" in sink["filter"])
         ]
-        plain = [sink for sink in out if not sink.get("exclusions") and not _NEGATION.search(sink.get("filter") or "")]
+        plain = [
+            sink
+            for sink in out
+            if not sink.get("exclusions") and (not sink.get("filter") or _WHOLE.fullmatch(sink["filter"].strip()))
+        ]
         if out and not plain:
             raise CannotTell(
-                "sinks name the audit logs in filters that also exclude something",
+                "sinks name the audit logs among other conditions or with exclusions",
                 where=f"projects/{self._api.project}/sinks",
                 found=", ".join(str(sink.get("name")) for sink in out),
                 fix="Make a sink for the audit logs alone",
