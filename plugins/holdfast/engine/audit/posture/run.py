@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from holdfast.clock import Clock
 from holdfast.engine.audit.posture.checks import BY_ID, CHECKS
 from holdfast.engine.audit.posture.interface import (
-    CannotTell,
     Check,
     Judgement,
     Leaf,
@@ -27,6 +26,8 @@ from holdfast.engine.config import Cloud, Connection, Topology
 from holdfast.engine.runtime import Runtime
 from holdfast.errors import HoldfastError, UnknownName
 
+#: What an answer of another form than documented leads to. It costs no other check, and is no pass.
+_ODD = (LookupError, TypeError, ValueError, AttributeError)
 #: Makes the leaf of a cloud: cloud, connection, region.
 OpenLeaf = Callable[[Cloud, Connection, str], Leaf]
 
@@ -83,10 +84,11 @@ def check_posture(
     opened = open_leaf or _opener(thresholds or Thresholds(), runtime.clock, role)
     leaves: dict[tuple[str, str], Leaf | HoldfastError] = {}
     looked: set[str] = set()
-    results: dict[tuple[str, str], Result] = {}
+    results: dict[tuple[str, str, str], Result] = {}
     for name in names:
         for result in _of_site(runtime, _place(topology, name), wanted, leaves, looked, opened):
-            results.setdefault((result.check.check_id, result.resource.uid), result)
+            # Two connections may lead to one account; two sites in one bucket are still two.
+            results.setdefault((result.check.check_id, result.site or "", result.resource.uid), result)
     order = [Status.FAIL, Status.UNKNOWN, Status.NOT_APPLICABLE, Status.PASS]
     return Posture(tuple(sorted(results.values(), key=lambda result: order.index(result.status))))
 
@@ -132,7 +134,7 @@ def _of_subject(leaf: Leaf, subject: Subject, site: str | None, wanted: list[Che
         return
     try:
         resource = subject.resource()
-    except CannotTell:
+    except (HoldfastError, *_ODD):
         resource = subject.fallback
     for check in asked:
         try:
@@ -141,8 +143,7 @@ def _of_subject(leaf: Leaf, subject: Subject, site: str | None, wanted: list[Che
             said = unknown(check.title, str(error), "Name what exists, or make it")
         except HoldfastError as error:
             said = unknown(check.title, str(error), "Give the identity the right to look: policy `posture`")
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            # An answer of another form than documented is no reason to lose the other checks, nor is it a pass.
+        except _ODD as error:
             said = unknown(check.title, f"an answer of another form: {type(error).__name__} {error}")
         yield _result(check, site, resource, said, leaf.asked_at)
 
