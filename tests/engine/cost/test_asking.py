@@ -43,17 +43,6 @@ def budget(cost: str = "1", requests: int = 50) -> Budget:
     return Budget(Decimal(cost), requests)
 
 
-@pytest.fixture(scope="module")
-def moto() -> Iterator[str]:
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
 def prime(moto: str, *results: dict[str, Any]) -> CostExplorer:
     httpx.post(f"{moto}/moto-api/reset")
     answer = httpx.post(f"{moto}/moto-api/static/ce/cost-and-usage-results", json={"results": list(results)})

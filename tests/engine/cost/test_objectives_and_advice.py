@@ -13,10 +13,10 @@ import yaml
 from cost_world import OCTOBER, CostWorld, aws_lines, gcp_lines, line, machine
 from holdfast.engine.cost.advice import Advice, advise, charge_id
 from holdfast.engine.cost.bill import read_bills
-from holdfast.engine.cost.egress import Movement
 from holdfast.engine.cost.idle import idle_commitments, spot_exposure
 from holdfast.engine.cost.locked import locked_storage
 from holdfast.engine.cost.mapping import map_lines
+from holdfast.engine.cost.movements import Movement
 from holdfast.engine.cost.objectives import RpoFrontier, rpo_frontiers, rto_frontiers
 from holdfast.engine.cost.periods import month_of
 from holdfast.engine.cost.prices import GIB, load_prices

@@ -20,9 +20,10 @@ import pyarrow.compute as pc
 from holdfast.engine.config import Topology
 from holdfast.engine.config.cost import Cost
 from holdfast.engine.cost.bill import Bill
-from holdfast.engine.cost.egress import Movement, priced_document
+from holdfast.engine.cost.egress import priced_document
 from holdfast.engine.cost.mapping import DRILL
 from holdfast.engine.cost.money import Sum, sums
+from holdfast.engine.cost.movements import Movement
 from holdfast.engine.cost.periods import Period, periods_between
 from holdfast.engine.cost.prices import Priced, Prices
 from holdfast.engine.objectstore.errors import ObjectNotFound, ObjectStoreError

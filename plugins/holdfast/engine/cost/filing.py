@@ -62,4 +62,4 @@ def file_report(runtime: Runtime, period: str, folder: Path, *, ask: bool = Fals
     )
     if not look.standby.parts:
         unknown = ("cost.exports names no export",)
-    return Filed(into, summary(look), unknown, (*look.bill.notes, *look.mapped.notes))
+    return Filed(into, summary(look), unknown, look.notes)

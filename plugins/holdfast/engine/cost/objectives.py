@@ -19,8 +19,8 @@ from typing import Any
 
 from holdfast.engine.config import Topology
 from holdfast.engine.config.cost import Cost
-from holdfast.engine.cost.egress import Movement, intervals
 from holdfast.engine.cost.money import Sum, plain
+from holdfast.engine.cost.movements import Movement, intervals
 from holdfast.engine.cost.periods import Period
 from holdfast.engine.cost.prices import Prices
 
