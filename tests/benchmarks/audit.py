@@ -3,9 +3,9 @@
     python tests/benchmarks/audit.py --output build/bench/audit.json [--events 1000000] [--many 10000000] [--rounds 3]
 
 One process and one core a step: rates are events for each CPU-second. The naive path parses each event into Python
-objects, keeps them and their leaves, writes one Parquet file at the end and makes the tree by recursion: what one writes
-first, with fewer columns than ours. Reading from a bucket and inflating are not measured; `make bench-sync` measures
-reads.
+objects, keeps them and their leaves, writes one Parquet file at the end and makes the tree by recursion: what one
+writes first, with fewer fields than ours. Reading from a bucket and inflating are not measured; `make bench-sync`
+measures reads.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def plain(
 
 
 def many(count: int, scratch: Path) -> list[Case]:
-    """So many CloudTrail events at once: memory must not grow with them. Without the naive path, which would not fit."""
+    """So many CloudTrail events at once: memory must not grow. Without the naive path, which would not fit."""
     file = scratch / "events.jsonl"
     subprocess.run([sys.executable, str(WORKER), "make", "cloudtrail", str(count), str(file)], check=True)
     shutil.rmtree(scratch / "ours", ignore_errors=True)
