@@ -18,6 +18,7 @@ from holdfast.errors import ConfigError
 
 if TYPE_CHECKING:
     from holdfast.engine.audit.interface import Document, Interval
+    from holdfast.engine.audit.privacy.keys import SubjectKey, SubjectKeys
     from holdfast.engine.audit.problems import Answer, Problem
     from holdfast.engine.audit.tlog.keys import VerifierKey
 
@@ -38,6 +39,10 @@ KeyOption = Annotated[
     typer.Option("--key", help=f"A trusted key (NAME+ID+BASE64, or a file of such lines); default ${KEYS_VARIABLE}."),
 ]
 NeedOption = Annotated[int | None, typer.Option("--need", min=1, help="How many of the keys must have signed: all.")]
+SubjectKeysOption = Annotated[
+    Path | None,
+    typer.Option("--subject-keys", help="The topology of the ledger, to open protected events with its keys."),
+]
 ExportsArgument = Annotated[list[Path], typer.Argument(help="An export's folder, or a folder of several.")]
 
 
@@ -108,6 +113,7 @@ def verify(
         list[Path] | None,
         typer.Option("--time-roots", help="PEM certificates of an authority (RFC 3161): verify the checkpoint's time."),
     ] = None,
+    subject_keys: SubjectKeysOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Verify exports offline: signatures, every byte, every event's place in the log, and whether events are missing.
@@ -127,6 +133,7 @@ def verify(
             needed=need,
             remembered=kept,
             time_roots=[_bytes_of(file, "the certificate") for file in time_roots or ()],
+            subject_keys=_subject_keys(subject_keys),
             progress=progress,
         )
     if as_json:
@@ -179,12 +186,16 @@ def prove(
     export_folder: Annotated[Path, typer.Option("--export", help="The export it is in.")],
     output: Annotated[Path, typer.Option("--output", help="An empty folder for the event and its proof.")],
     key: KeyOption = None,
+    subject_keys: SubjectKeysOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Prove one event: its bytes as received, as OCSF, and the hashes from it to the signed checkpoint.
 
+    Of an event whose subject is protected only the leaf is shown, unless the subject's key is at hand.
+
     Exit codes: 0 proven, 2 there is no such event, 5 the export was tampered with, so nothing of it can be proven.
     """
+    from holdfast.engine.audit.privacy.certificates import certificates_at
     from holdfast.engine.audit.prove import find_event, prove_event, write_proof
     from holdfast.engine.audit.verify import verify_export
 
@@ -193,7 +204,14 @@ def prove(
         _print_answer(verified.answer)
         raise typer.Exit(verified.answer.exit_code)
     places = find_event(export_folder, verified.manifest, event)
-    proven = prove_event(export_folder, verified, places[0])
+    keys = _ring(subject_keys)
+    proven = prove_event(
+        export_folder,
+        verified,
+        places[0],
+        subject_keys=keys.by_id() if keys else None,
+        certificates=certificates_at(keys.stores[keys.first]) if keys else (),
+    )
     write_proof(proven, export_folder, output)
     told = {
         "event": event,
@@ -202,11 +220,20 @@ def prove(
         "hashes": len(proven.proof),
         "places": len(places),
         "folder": output,
+        "protected": proven.protected is not None,
+        "opened": proven.raw is not None,
+        "shredded_at": proven.shredded.shredded_at.isoformat() if proven.shredded else None,
     }
     if as_json:
         print_json(told)
         return
     console.print(f"Leaf {proven.index:,} of {proven.size:,}, {len(proven.proof)} hashes; written to {output}")
+    if proven.shredded:
+        console.print(
+            f"Its subject's key was shredded at {proven.shredded.shredded_at.isoformat()}: only its leaf is left"
+        )
+    elif proven.raw is None:
+        console.print("Its subject is protected, and the key is not at hand: only its leaf is shown")
     if len(places) > 1:
         console.print(f"Its source gave it {len(places)} times; this is the first")
 
@@ -231,6 +258,46 @@ def check_proof(
     else:
         _print_answer(answer)
     raise typer.Exit(answer.exit_code)
+
+
+@app.command("shred")
+@reports_errors
+def shred(
+    subject: Annotated[str, typer.Argument(help="Exactly as its events name it: `actor.user.uid`, else the name.")],
+    reason: Annotated[str, typer.Option("--reason", help="For the certificate; it must not name the subject.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    topology: TopologyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove a subject's key at every site: the bytes of its events can never be read again. Proofs stay valid.
+
+    Exit codes: 0 shredded, 1 failed, 2 bad input, or there is no such key, 3 refused: a site is away or an export
+    runs here, 6 not complete: run it again.
+    """
+    from holdfast.engine.audit.privacy.shred import Planned, shred_subject
+    from holdfast.engine.runtime import Runtime
+
+    def confirm(planned: Planned) -> None:
+        if yes:
+            return
+        for site, versions in planned.versions.items():
+            errors.print(f"{site}: {versions} versions of the key", markup=False)
+        typer.confirm("Remove them for good? Nobody can read the subject's events afterwards", abort=True, err=True)
+
+    done = shred_subject(Runtime.from_environment(topology), subject, reason=reason, confirm=confirm)
+    if as_json:
+        print_json(
+            {
+                **done.certificate.model_dump(mode="json"),
+                "without_certificate": {site: str(error) for site, error in done.missing.items()},
+            }
+        )
+        return
+    for site, versions in done.certificate.sites.items():
+        console.print(f"{site}: {versions} versions removed", markup=False)
+    for site, error in done.missing.items():
+        console.print(f"{site}: has no certificate yet, the next export brings it: {error}", markup=False)
+    console.print(f"Certificate {done.certificate.name}; seal {done.certificate.next_seal} carries it", markup=False)
 
 
 @app.command("keys")
@@ -260,6 +327,19 @@ def _trusted(given: Sequence[str] | None) -> list[VerifierKey]:
     for text in texts:
         lines += [text] if text.count("+") >= 2 else _lines(Path(text).expanduser())
     return list({str(key): key for key in map(VerifierKey.parse, lines)}.values())
+
+
+def _ring(topology: Path | None) -> SubjectKeys | None:
+    """The keys of the subjects of a topology's ledger."""
+    from holdfast.engine.audit.privacy.shred import subject_keys
+    from holdfast.engine.runtime import Runtime
+
+    return subject_keys(Runtime.from_environment(topology)) if topology else None
+
+
+def _subject_keys(topology: Path | None) -> dict[bytes, SubjectKey] | None:
+    keys = _ring(topology)
+    return keys.by_id() if keys else None
 
 
 def _lines(file: Path) -> list[str]:

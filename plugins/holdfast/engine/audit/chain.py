@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -10,6 +10,7 @@ from pathlib import Path
 from holdfast.engine.audit.coverage import worst
 from holdfast.engine.audit.interface import Coverage, Interval
 from holdfast.engine.audit.manifest import CHECKPOINT, MANIFEST
+from holdfast.engine.audit.privacy.keys import SubjectKey
 from holdfast.engine.audit.problems import Answer, Kind, Problem, tampered
 from holdfast.engine.audit.tlog.keys import VerifierKey
 from holdfast.engine.audit.tlog.notes import Checkpoint, Note
@@ -53,6 +54,7 @@ def verify_exports(
     remembered: Checkpoint | None = None,
     late_until: datetime | None = None,
     time_roots: Sequence[bytes] = (),
+    subject_keys: Mapping[bytes, SubjectKey] | None = None,
     progress: Progress = lambda *_: None,
 ) -> tuple[Answer, list[Verified]]:
     """Verify exports, and that they are one unbroken log.
@@ -61,7 +63,7 @@ def verify_exports(
 
     Args:
         folders: of one or more exports, in any order.
-        trusted, needed, time_roots, progress: as for `verify_export`.
+        trusted, needed, time_roots, subject_keys, progress: as for `verify_export`.
         remembered: a checkpoint seen before: the newest export must not be older, nor another log.
         late_until: an interval that ended after this may still be late; by default none may.
 
@@ -70,7 +72,13 @@ def verify_exports(
     """
     each = [
         verify_export(
-            folder, trusted=trusted, needed=needed, judges_coverage=False, time_roots=time_roots, progress=progress
+            folder,
+            trusted=trusted,
+            needed=needed,
+            judges_coverage=False,
+            time_roots=time_roots,
+            subject_keys=subject_keys,
+            progress=progress,
         )
         for folder in folders
     ]
@@ -112,7 +120,9 @@ def _tell(whole: Answer, read: Sequence[Verified]) -> None:
     whole.signed_by = newest.signed_by
     windows = [one.answer.window for one in read if one.answer.window]
     whole.window = (min(first for first, _ in windows), max(last for _, last in windows)) if windows else None
-    whole.counts = {name: sum(one.answer.counts.get(name, 0) for one in read) for name in oldest.counts}
+    whole.counts = {
+        name: sum(one.answer.counts.get(name, 0) for one in read) for name in {**oldest.counts, **newest.counts}
+    }
     whole.notes += [note for one in read for note in one.answer.notes]
 
 

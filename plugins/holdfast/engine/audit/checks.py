@@ -24,10 +24,12 @@ class Contents:
     """Per source and object the SHA-256 of its content, as the events' bytes say it."""
 
     found: dict[str, dict[str, str]] = field(default_factory=dict)
+    #: Objects whose content could not be made again: they hold protected events whose keys are not at hand.
+    not_opened: list[str] = field(default_factory=list)
 
     def of(self, source: str, objects: Sequence[tuple[SourceObject, int]]) -> ContentHasher:
         """Begin a segment."""
-        return ContentHasher(objects, self.found.setdefault(source, {}))
+        return ContentHasher(objects, self.found.setdefault(source, {}), self.not_opened.append)
 
 
 class ContentHasher:
@@ -35,11 +37,19 @@ class ContentHasher:
 
     Args:
         objects: of the segment, with how many events each has.
-        found: gets the digests by object id.
+        found: gets the digests by object id; of an object with protected events that nobody opened, the sealed one.
+        not_opened: told the ids of such objects.
     """
 
-    def __init__(self, objects: Sequence[tuple[SourceObject, int]], found: dict[str, str]) -> None:
+    def __init__(
+        self,
+        objects: Sequence[tuple[SourceObject, int]],
+        found: dict[str, str],
+        not_opened: Callable[[str], object] = lambda _id: None,
+    ) -> None:
         self._found = found
+        self._not_opened = not_opened
+        self._is_hidden = False
         self._objects = iter(objects)
         self._left = 0
         self._current: SourceObject | None = None
@@ -57,10 +67,12 @@ class ContentHasher:
             at += take
             self._left -= take
 
-    def _feed(self, records: list[bytes]) -> None:
+    def _feed(self, records: list[bytes | None]) -> None:
         assert self._current is not None
         separator = self._current.separator
-        self._hash.update((b"" if self._is_first else separator) + separator.join(records))
+        found = [one for one in records if one is not None]
+        self._is_hidden = self._is_hidden or len(found) < len(records)
+        self._hash.update((b"" if self._is_first else separator) + separator.join(found))
         self._is_first = False
 
     def _next(self) -> None:
@@ -70,7 +82,7 @@ class ContentHasher:
             raise Tampered("there are more events than its objects have", where="objects")
         self._current, self._left = following
         self._hash = sha256(self._current.prefix)
-        self._is_first = True
+        self._is_first, self._is_hidden = True, False
 
     def end(self) -> None:
         """No more events. Raises Tampered: an object's are missing, or make another content."""
@@ -84,13 +96,16 @@ class ContentHasher:
             if following is None:
                 return
             self._current, self._left = following
-            self._hash, self._is_first = sha256(self._current.prefix), True
+            self._hash = sha256(self._current.prefix)
+            self._is_first, self._is_hidden = True, False
 
     def _finish(self) -> None:
         if self._current is None:
             return
         self._hash.update(self._current.suffix)
-        digest = self._hash.hexdigest()
+        digest = self._current.content_sha256 if self._is_hidden else self._hash.hexdigest()
+        if self._is_hidden:
+            self._not_opened(self._current.object_id)
         if digest != self._current.content_sha256:
             raise Tampered(
                 "the events are not what the object held",

@@ -26,6 +26,7 @@ from holdfast.engine.audit.interface import (
     State,
 )
 from holdfast.engine.audit.manifest import safe_path
+from holdfast.engine.audit.privacy.keys import SubjectKeys
 from holdfast.engine.audit.segments import SegmentWriter
 from holdfast.errors import HoldfastError
 
@@ -34,6 +35,7 @@ _UNIT_EVENTS = 500_000
 _UNIT_BYTES = 512 * 1024 * 1024
 _META = "unit.json"
 EVENTS, OBJECTS, LEAVES, DOCUMENTS = "events.parquet", "events.objects.parquet", "leaves", "documents"
+SUBJECTS = "events.subjects.parquet"
 
 #: Codes of findings that another try may mend.
 _ASK_AGAIN = frozenset({"unreadable", "StoreUnavailable", "PermissionRefused"})
@@ -72,6 +74,12 @@ class Unit:
     def objects_file(self) -> Path:
         return self.folder / OBJECTS
 
+    @property
+    def subjects_file(self) -> Path | None:
+        """Of its protected events, if it has any."""
+        file = self.folder / SUBJECTS
+        return file if file.exists() else None
+
     def leaves(self) -> Iterator[bytes]:
         """Of its events, in order, as one run of bytes after the other; each a multiple of 32 long."""
         if self.rows:
@@ -88,11 +96,13 @@ class Asked:
         source: the source.
         intervals: in order.
         known: per interval the objects, by id and SHA-256, that an earlier seal holds already.
+        keys: of subjects, whose events are protected; ``None``: nothing is.
     """
 
     source: AuditSource
     intervals: tuple[Interval, ...]
     known: Mapping[Interval, frozenset[tuple[str, str]]]
+    keys: SubjectKeys | None = None
 
 
 def collect(asked: Asked, folder: Path, *, progress: Progress = lambda *_: None) -> list[Unit]:
@@ -140,7 +150,7 @@ def _read_unit(
     asked: Asked, intervals: Sequence[Interval], draft: Path, progress: Callable[[Interval, int], object]
 ) -> tuple[Unit, list[Interval]]:
     """Read intervals until a unit is full; what is left comes back."""
-    writer = SegmentWriter(draft, "events")
+    writer = SegmentWriter(draft, "events", asked.keys)
     coverages: list[Coverage] = []
     read: dict[Interval, list[tuple[str, str]]] = {}
     documents: dict[str, StagedDocument] = {}

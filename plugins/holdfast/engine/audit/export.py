@@ -26,6 +26,8 @@ from holdfast.engine.audit.ledger import Copied, Ledger, SealRecord, export_name
 from holdfast.engine.audit.locking import lock_export, retention_of
 from holdfast.engine.audit.manifest import CHECKPOINT, MANIFEST, TIMESTAMP, Manifest, parse_manifest
 from holdfast.engine.audit.own import own_documents
+from holdfast.engine.audit.privacy.certificates import deliver, new_certificates
+from holdfast.engine.audit.privacy.keys import SubjectKeys, open_keys
 from holdfast.engine.audit.seal import Collected, Sealed, seal
 from holdfast.engine.audit.signing import cosigners, require_signed
 from holdfast.engine.audit.sources.open import POSITION, Earlier, open_source
@@ -102,6 +104,11 @@ def open_ledger(runtime: Runtime) -> Ledger:
     return Ledger(settings.origin, stores)
 
 
+def home_of(runtime: Runtime, settings: Audit) -> Path:
+    """Where this machine keeps what belongs to the ledger until it is sealed."""
+    return runtime.state_folder / "audit" / sha256(settings.origin.encode()).hexdigest()[:16]
+
+
 def export_audit(
     runtime: Runtime,
     *,
@@ -133,15 +140,22 @@ def export_audit(
     if output is not None:
         require_empty(output)
     ledger, signers = open_ledger(runtime), cosigners(runtime)
-    home = runtime.state_folder / "audit" / sha256(settings.origin.encode()).hexdigest()[:16]
-    with _alone(home):
+    home = home_of(runtime, settings)
+    with alone(home):
         previous = ledger.head()
         if previous is not None:
             require_signed(previous, signers)
             ledger.repair(previous, _empty(home / "repair"))
         staging, end = _staging(home, previous, until or runtime.clock.now())
-        collecting = _Collecting(runtime, _Before(ledger, previous), staging / "sources", since, end, opener, progress)
+        keys = open_keys(runtime, settings)
+        if keys is not None:
+            keys.settle()
+            deliver(keys.stores, home)
+        before = _Before(ledger, previous)
+        collecting = _Collecting(runtime, before, staging / "sources", since, end, opener, progress, keys)
         collected, pending = collecting.all(settings.sources)
+        if keys is not None:
+            pending += new_certificates(keys.stores[keys.first], previous.seal + 1 if previous else 0, before.manifest)
         sealed = seal(
             _empty(staging / "export"),
             origin=settings.origin,
@@ -254,6 +268,7 @@ class _Collecting:
     end: datetime
     opener: Opener
     progress: Progress
+    keys: SubjectKeys | None
 
     def all(self, sources: Mapping[str, Source]) -> tuple[list[Collected], list[Document]]:
         """What each gave, and what each is to be asked again."""
@@ -290,7 +305,7 @@ class _Collecting:
         except HoldfastError as error:
             source = _Closed(name, settings.kind, error)
         intervals = (*sorted(known), *(source.intervals(window) if window else ()))
-        asked = Asked(source, tuple(dict.fromkeys(intervals)), known)
+        asked = Asked(source, tuple(dict.fromkeys(intervals)), known, self.keys)
         return Collected(source, window, tuple(collect(asked, self.folder / name, progress=self.progress)))
 
 
@@ -371,7 +386,7 @@ def _empty(folder: Path) -> Path:
 
 
 @contextmanager
-def _alone(home: Path) -> Iterator[None]:
+def alone(home: Path) -> Iterator[None]:
     """One export at a time on this machine. Raises Refused."""
     home.mkdir(parents=True, exist_ok=True)
     with (home / "lock").open("w") as opened:

@@ -10,7 +10,14 @@ import json
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from holdfast.engine.audit.errors import Tampered
 from holdfast.engine.audit.interface import State
@@ -59,9 +66,22 @@ class Segment(Document):
     source: str
     events: File
     objects: File
+    subjects: File | None = Field(None, description="Of its protected events; left out where there are none")
     rows: Count
     object_count: Count
     first_leaf: Count
+
+    @model_serializer(mode="wrap")
+    def _without_nothing(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """An export without protected subjects is written as before there were any."""
+        written: dict[str, Any] = write(self)
+        if self.subjects is None:
+            del written["subjects"]
+        return written
+
+    def files(self) -> list[File]:
+        """In order."""
+        return [file for file in (self.events, self.objects, self.subjects) if file is not None]
 
 
 class DocumentRef(Document):
@@ -146,7 +166,7 @@ class Manifest(Document):
 
     def files(self) -> list[File]:
         """Everything it names, in order."""
-        in_segments = [file for segment in self.segments for file in (segment.events, segment.objects)]
+        in_segments = [file for segment in self.segments for file in segment.files()]
         return [*in_segments, *(document.file for document in self.documents)]
 
     def document(self, path: str) -> DocumentRef | None:

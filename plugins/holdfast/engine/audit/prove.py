@@ -7,7 +7,7 @@ shown without showing the others.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,16 @@ from typing import Any
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from holdfast.engine.audit.commitments import document_leaf, event_leaf, event_leaves, manifest_leaf
+from holdfast.engine.audit.commitments import document_leaf, event_leaf, manifest_leaf, protected_leaf
 from holdfast.engine.audit.errors import Tampered
 from holdfast.engine.audit.ledger import require_empty
 from holdfast.engine.audit.manifest import CHECKPOINT, MANIFEST, Manifest, Segment
 from holdfast.engine.audit.ocsf.schema import as_event
+from holdfast.engine.audit.privacy.blocks import Protected, find_protected
+from holdfast.engine.audit.privacy.certificates import Certificate, certificates_in
+from holdfast.engine.audit.privacy.keys import SubjectKey
 from holdfast.engine.audit.problems import Answer, not_pinned, of_error
-from holdfast.engine.audit.segments import RAW, read_raw
+from holdfast.engine.audit.segments import RAW, read_leaves
 from holdfast.engine.audit.tlog.keys import VerifierKey
 from holdfast.engine.audit.tlog.merkle import CompactRange, cover, folded
 from holdfast.engine.audit.tlog.notes import Checkpoint, Note, Policy, Quorum, verify_checkpoint
@@ -31,6 +34,8 @@ from holdfast.engine.snapshot.documents import canonical
 from holdfast.errors import ConfigError, HoldfastError, UnknownName
 
 EVENT, PROOF, CONTEXT = "event.raw", "event.tlog-proof", "event.ocsf.json"
+#: Of a protected event: the salt of its leaf where it was opened, else the leaf itself, in hex.
+SALT, LEAF = "event.salt", "event.leaf"
 
 
 @dataclass(frozen=True)
@@ -53,17 +58,21 @@ class ProvenEvent:
     """An event and its proof.
 
     Args:
-        raw: its bytes as received.
+        raw: its bytes as received; ``None``: it is protected, and its subject's key is not at hand.
         event: as OCSF.
         index: of its leaf.
         proof: the audit path, from the leaf's sibling up.
+        protected: what is known of it where its subject is protected.
+        shredded: the certificate that says that its subject's key is gone.
     """
 
-    raw: bytes
+    raw: bytes | None
     event: dict[str, Any]
     index: int
     size: int
     proof: tuple[bytes, ...]
+    protected: Protected | None = None
+    shredded: Certificate | None = None
 
 
 def find_event(folder: Path, manifest: Manifest, wanted: str) -> list[Place]:
@@ -101,8 +110,19 @@ def _by_uid(folder: Path, segment: Segment, uid: str) -> Iterator[Place]:
         at += len(batch)
 
 
-def prove_event(folder: Path, verified: Verified, place: Place) -> ProvenEvent:
+def prove_event(
+    folder: Path,
+    verified: Verified,
+    place: Place,
+    *,
+    subject_keys: Mapping[bytes, SubjectKey] | None = None,
+    certificates: Iterable[Certificate] = (),
+) -> ProvenEvent:
     """The proof of an event of an export that was verified.
+
+    Args:
+        subject_keys: by id: open it where it is protected.
+        certificates: of shredding, beside those the export has itself.
 
     Raises:
         Tampered: the export is not whole, so nothing of it can be proven.
@@ -119,7 +139,12 @@ def prove_event(folder: Path, verified: Verified, place: Place) -> ProvenEvent:
     row = _row(folder / place.segment.events.path, place.row)
     raw = row.pop(RAW)
     proof = inclusion_proof(place.leaf, manifest.size, lambda level, index: nodes[level, index])
-    return ProvenEvent(raw, as_event(row), place.leaf, manifest.size, proof)
+    if raw is not None or place.segment.subjects is None:
+        return ProvenEvent(raw, as_event(row), place.leaf, manifest.size, proof)
+    found = find_protected(folder / place.segment.subjects.path, place.row, subject_keys)
+    known = [*certificates_in(folder, manifest), *certificates]
+    shredded = next((one for one in known if found.key_id.hex() in one.keys), None)
+    return ProvenEvent(found.raw, as_event(row), place.leaf, manifest.size, proof, found, shredded)
 
 
 def _nodes(folder: Path, manifest: Manifest, left: CompactRange, leaf: int) -> dict[tuple[int, int], bytes]:
@@ -178,8 +203,9 @@ def _suffix(left: CompactRange, begin: int, end: int) -> CompactRange:
 def export_leaves(folder: Path, manifest: Manifest) -> Iterator[list[bytes]]:
     """Every leaf of an export, in order, in runs."""
     for segment in manifest.segments:
-        for raw in read_raw(folder / segment.events.path):
-            yield event_leaves(raw)
+        subjects = folder / segment.subjects.path if segment.subjects else None
+        for _, leaves in read_leaves(folder / segment.events.path, subjects):
+            yield leaves
     yield [document_leaf((folder / one.file.path).read_bytes()) for one in manifest.documents]
     yield [manifest_leaf((folder / MANIFEST).read_bytes())]
 
@@ -202,7 +228,12 @@ def write_proof(proven: ProvenEvent, export: Path, folder: Path) -> Path:
     from holdfast.engine.audit.tlog.proofs import format_proof
 
     require_empty(folder)
-    (folder / EVENT).write_bytes(proven.raw)
+    if proven.raw is not None:
+        (folder / EVENT).write_bytes(proven.raw)
+    if proven.protected is not None and proven.protected.salt is not None:
+        (folder / SALT).write_bytes(proven.protected.salt)
+    elif proven.protected is not None:
+        (folder / LEAF).write_bytes(proven.protected.leaf.hex().encode() + b"\n")
     (folder / CONTEXT).write_bytes(canonical(json.loads(json.dumps(proven.event))))
     (folder / PROOF).write_bytes(format_proof(proven.index, proven.proof, (export / CHECKPOINT).read_bytes()))
     return folder
@@ -218,20 +249,22 @@ def check_proof(folder: Path, *, trusted: Sequence[VerifierKey], needed: int | N
 
     answer = Answer(str(folder))
     try:
-        raw, encoded = (folder / EVENT).read_bytes(), (folder / PROOF).read_bytes()
+        leaf, encoded = _leaf_in(folder), (folder / PROOF).read_bytes()
     except OSError as error:
         raise ConfigError(
             "there is no proof here",
             where=str(folder),
-            expected=f"{EVENT} and {PROOF}",
+            expected=f"{EVENT} (or {LEAF}) and {PROOF}",
             found=str(error.strerror),
             fix="Name the folder `holdfast audit prove --output` wrote",
         ) from None
+    if not (folder / EVENT).exists():
+        answer.notes.append("Unknown: what the event says; its subject is protected, and only its leaf was given")
     wanted = len(trusted) if needed is None else needed
     try:
         proof = Proof.parse(encoded)
         checkpoint = Checkpoint.parse(Note.parse(proof.checkpoint).text)
-        verify_inclusion(event_leaf(raw), proof.index, checkpoint.size, proof.hashes, checkpoint.root)
+        verify_inclusion(leaf, proof.index, checkpoint.size, proof.hashes, checkpoint.root)
         answer.origin, answer.size, answer.root = checkpoint.origin, checkpoint.size, checkpoint.root.hex()
         if trusted:
             quorum = Quorum(wanted, tuple(trusted), "trusted keys")
@@ -242,3 +275,19 @@ def check_proof(folder: Path, *, trusted: Sequence[VerifierKey], needed: int | N
     except HoldfastError as error:
         answer.add(of_error(error, "proof", str(folder / PROOF)))
     return answer
+
+
+def _leaf_in(folder: Path) -> bytes:
+    """The leaf of the event in a proof's folder. Raises OSError, ConfigError."""
+    try:
+        raw = (folder / EVENT).read_bytes()
+    except FileNotFoundError:
+        text = (folder / LEAF).read_text(encoding="ascii", errors="replace")
+        try:
+            return bytes.fromhex(text.strip())
+        except ValueError:
+            raise ConfigError(
+                "this is no leaf", where=str(folder / LEAF), expected="64 hex digits", found=text[:80]
+            ) from None
+    salt = folder / SALT
+    return protected_leaf(salt.read_bytes(), raw) if salt.exists() else event_leaf(raw)

@@ -160,6 +160,8 @@ def _segment(folder: Path, unit: Unit, leaves: _Leaves) -> Segment:
     base = f"segments/{unit.source}/{unit.folder.name}"
     _move(unit.events_file, folder / f"{base}.parquet")
     _move(unit.objects_file, folder / f"{base}.objects.parquet")
+    if unit.subjects_file is not None:
+        _move(unit.subjects_file, folder / f"{base}.subjects.parquet")
     first = leaves.range.end
     for run in unit.leaves():
         leaves.add(run)
@@ -167,6 +169,7 @@ def _segment(folder: Path, unit: Unit, leaves: _Leaves) -> Segment:
         source=unit.source,
         events=reference(folder, f"{base}.parquet"),
         objects=reference(folder, f"{base}.objects.parquet"),
+        subjects=reference(folder, f"{base}.subjects.parquet") if unit.subjects_file else None,
         rows=unit.rows,
         object_count=unit.objects,
         first_leaf=first,

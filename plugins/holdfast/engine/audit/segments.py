@@ -1,27 +1,34 @@
 """A segment: the events of one source in one Parquet file, as OCSF columns and, beside them, their raw bytes.
 
 The rows are in the order of the log's leaves. A second file, ``….objects.parquet``, has one row for each object they
-came in: its id, digests, framing and how many of the rows are its. docs/formats/audit-export.md has both, by column.
+came in: its id, digests, framing and how many of the rows are its. Where subjects are protected, a third one has their
+events' bytes under the subjects' keys (`privacy.blocks`). docs/formats/audit-export.md has all of them, by column.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from holdfast.engine.audit.commitments import event_leaves
+from holdfast.engine.audit.commitments import event_leaf, event_leaves
 from holdfast.engine.audit.interface import Batch, SourceObject
 from holdfast.engine.audit.ocsf.schema import SCHEMA
+from holdfast.engine.audit.privacy.blocks import BlockReader, BlockWriter
+from holdfast.engine.audit.privacy.keys import SubjectKey, SubjectKeys
+from holdfast.engine.audit.privacy.pseudonyms import pseudonymise, subjects_of
 
 RAW = "raw"
 #: Of a segment's file.
 EVENTS_SCHEMA = SCHEMA.append(pa.field(RAW, pa.large_binary(), nullable=False))
+#: Of a segment's file where subjects are protected: their events have no raw bytes there.
+PROTECTED_SCHEMA = SCHEMA.append(pa.field(RAW, pa.large_binary()))
 #: Of the file of its objects.
 OBJECTS_SCHEMA = pa.schema(
     [
@@ -50,10 +57,12 @@ class WrittenSegment:
         rows: events.
         objects: objects they came in.
         raw_bytes: of the events as received.
+        subjects_file: of protected events; ``None``: it has none.
     """
 
     events_file: Path
     objects_file: Path
+    subjects_file: Path | None
     rows: int
     objects: int
     raw_bytes: int
@@ -66,10 +75,12 @@ class SegmentWriter:
     Args:
         folder: where its two files go.
         name: their common beginning, e.g. ``0000``.
+        keys: of subjects, whose events are protected; ``None``: nothing is.
     """
 
     folder: Path
     name: str
+    keys: SubjectKeys | None = None
     rows: int = field(default=0, init=False)
     objects: int = field(default=0, init=False)
     raw_bytes: int = field(default=0, init=False)
@@ -80,7 +91,9 @@ class SegmentWriter:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._waiting: list[pa.Table] = []
         self._waiting_rows = self._waiting_bytes = 0
-        self._events = pq.ParquetWriter(self.events_file, EVENTS_SCHEMA, **_events_options())
+        self._blocks = BlockWriter(self.folder / f"{self.name}.subjects.parquet") if self.keys else None
+        self._schema = PROTECTED_SCHEMA if self.keys else EVENTS_SCHEMA
+        self._events = pq.ParquetWriter(self.events_file, self._schema, **_events_options())
         self._objects = pq.ParquetWriter(self.objects_file, OBJECTS_SCHEMA, compression="zstd", compression_level=3)
 
     def add(self, batch: Batch, normalised: pa.Table) -> list[bytes]:
@@ -90,13 +103,35 @@ class SegmentWriter:
         """
         if normalised.num_rows != len(batch.raw):
             raise ValueError(f"expected {len(batch.raw)} normalised events; found {normalised.num_rows}")
+        table, raw, leaves = normalised.cast(SCHEMA), batch.raw, list[bytes]()
+        if self.keys is not None and self._blocks is not None and len(batch.raw):
+            table, raw, leaves = self._protected(table, batch.raw, self.keys, self._blocks)
+        else:
+            leaves = event_leaves(batch.raw)
         if len(batch.raw):
-            self._wait(normalised.cast(SCHEMA).append_column(EVENTS_SCHEMA.field(RAW), batch.raw))
+            self._wait(table.append_column(self._schema.field(RAW), raw))
         self._objects.write_table(_objects_table(batch))
         self.rows += len(batch.raw)
         self.objects += len(batch.objects)
         self.raw_bytes += batch.raw.nbytes
-        return event_leaves(batch.raw)
+        return leaves
+
+    def _protected(
+        self, table: pa.Table, raw: pa.LargeBinaryArray, keys: SubjectKeys, blocks: BlockWriter
+    ) -> tuple[pa.Table, pa.LargeBinaryArray, list[bytes]]:
+        """The table under pseudonyms, the raw bytes of events without a subject, and all leaves."""
+        subjects = subjects_of(table)
+        names = subjects.dictionary.to_pylist()
+        found = keys.of(names)
+        pseudonyms = [key.pseudonym(name) for key, name in zip(found, names, strict=True)]
+        leaves = []
+        for at, (code, data) in enumerate(zip(subjects.indices.to_pylist(), raw, strict=True)):
+            if code is None:
+                leaves.append(event_leaf(data.as_py()))
+            else:
+                leaves.append(blocks.add(found[code], pseudonyms[code], self.rows + at, data.as_py()))
+        open_raw = pc.if_else(subjects.is_valid(), pa.scalar(None, pa.large_binary()), raw)
+        return pseudonymise(table, subjects, found), open_raw, leaves
 
     def _wait(self, table: pa.Table) -> None:
         """Gather rows until they fill a group, so that small answers do not become small groups."""
@@ -120,7 +155,8 @@ class SegmentWriter:
         self._flush()
         self._events.close()
         self._objects.close()
-        return WrittenSegment(self.events_file, self.objects_file, self.rows, self.objects, self.raw_bytes)
+        subjects = self._blocks.file if self._blocks and self._blocks.close() else None
+        return WrittenSegment(self.events_file, self.objects_file, subjects, self.rows, self.objects, self.raw_bytes)
 
 
 def _events_options() -> dict[str, Any]:
@@ -199,6 +235,37 @@ def read_raw(file: Path, *, batch_rows: int = 20_000) -> Iterator[pa.LargeBinary
     for batch in reader.iter_batches(batch_size=batch_rows, columns=[RAW], use_threads=False):
         column = batch.column(0)
         yield column if column.type == pa.large_binary() else column.cast(pa.large_binary())
+
+
+def read_leaves(
+    events: Path, subjects: Path | None = None, keys: Mapping[bytes, SubjectKey] | None = None
+) -> Iterator[tuple[pa.LargeBinaryArray, list[bytes]]]:
+    """A segment's events and their leaves, in order, a part at a time.
+
+    Args:
+        subjects: the file of its protected events.
+        keys: by id: the events they open have their raw bytes here, all other protected ones null.
+
+    Raises:
+        Tampered: a protected event is not what was sealed, or a block is damaged.
+    """
+    if subjects is None:
+        for raw in read_raw(events):
+            yield raw, event_leaves(raw)
+        return
+    blocks, row = BlockReader(subjects, keys), 0
+    for raw in read_raw(events):
+        values, leaves = raw.to_pylist(), []
+        for at, value in enumerate(values):
+            if value is not None:
+                leaves.append(event_leaf(value))
+                continue
+            found = blocks.take(row + at)
+            leaves.append(found.leaf)
+            values[at] = found.raw
+        row += len(values)
+        yield pa.array(values, pa.large_binary()), leaves
+    blocks.end()
 
 
 def file_sha256(file: Path) -> str:

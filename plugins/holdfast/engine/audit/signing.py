@@ -31,13 +31,13 @@ def cosigners(runtime: Runtime) -> list[Signer]:
     return [
         own,
         *(
-            cosigner_from_url(text, settings.origin, connection=partial(_connection, runtime))
+            cosigner_from_url(text, settings.origin, connection=partial(login_of, runtime))
             for text in settings.keys.cosigners
         ),
     ]
 
 
-def _connection(runtime: Runtime, kind: str) -> Connection | None:
+def login_of(runtime: Runtime, kind: str) -> Connection | None:
     """The login of the ledger's first site in the cloud whose key it is."""
     cloud = _CLOUDS.get(kind)
     assert runtime.topology.audit is not None

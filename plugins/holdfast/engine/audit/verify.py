@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -18,7 +18,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from holdfast.engine.audit.checks import CHECKS, Contents, check_evidence
-from holdfast.engine.audit.commitments import document_leaf, event_leaves, manifest_leaf
+from holdfast.engine.audit.commitments import document_leaf, manifest_leaf
 from holdfast.engine.audit.coverage import CoverageManifest, parse_coverage
 from holdfast.engine.audit.errors import Tampered
 from holdfast.engine.audit.interface import Coverage, Finding, State
@@ -33,8 +33,10 @@ from holdfast.engine.audit.manifest import (
     Segment,
     parse_manifest,
 )
+from holdfast.engine.audit.privacy.certificates import check_certificates
+from holdfast.engine.audit.privacy.keys import SubjectKey
 from holdfast.engine.audit.problems import Answer, Kind, Problem, not_pinned, of_error, of_state, tampered
-from holdfast.engine.audit.segments import file_sha256, read_objects, read_raw
+from holdfast.engine.audit.segments import file_sha256, read_leaves, read_objects
 from holdfast.engine.audit.tlog.errors import NoteRefused
 from holdfast.engine.audit.tlog.keys import VerifierKey
 from holdfast.engine.audit.tlog.merkle import CompactRange, cover, folded
@@ -76,6 +78,7 @@ def verify_export(
     needed: int | None = None,
     judges_coverage: bool = True,
     time_roots: Sequence[bytes] = (),
+    subject_keys: Mapping[bytes, SubjectKey] | None = None,
     progress: Progress = lambda *_: None,
 ) -> Verified:
     """Verify one export.
@@ -85,6 +88,7 @@ def verify_export(
         trusted: keys the caller trusts, known by another way than the export.
         needed: how many of them must have signed; by default all of them.
         time_roots: certificates in PEM of authorities whose timestamp of the checkpoint is to be verified.
+        subject_keys: by id: what they protect is opened and compared with its leaves.
         judges_coverage: whether what the coverage says is a problem; `verify_exports` asks that of all together.
         progress: told ``(what, done, of)``.
 
@@ -111,7 +115,7 @@ def verify_export(
     _check_time(folder, answer, time_roots)
     whole = _check_files(folder, manifest, answer, progress)
     if whole:
-        contents = _check_leaves(folder, manifest, left, before, answer, progress)
+        contents = _check_leaves(folder, manifest, left, before, answer, progress, subject_keys)
         done.coverage = _check_coverage(folder, manifest, answer)
         if judges_coverage:
             for one in done.coverage:
@@ -120,6 +124,8 @@ def verify_export(
             if any(source.kind == kind for source in manifest.sources):
                 answer.add(*check(folder, manifest, contents))
         answer.add(*check_evidence(folder, manifest))
+        answer.add(*check_certificates(folder, manifest))
+        _tell_privacy(answer, manifest, contents, subject_keys)
     return done
 
 
@@ -310,13 +316,14 @@ def _check_leaves(
     before: tuple[bytes, ...],
     answer: Answer,
     progress: Progress,
+    keys: Mapping[bytes, SubjectKey] | None,
 ) -> Contents:
     """Every leaf made again, and the root they come to."""
     leaves, contents, done = left, Contents(), 0
     kinds = {source.name: source.kind for source in manifest.sources}
     for segment in manifest.segments:
         try:
-            reader = _Segment(folder, segment, contents if kinds.get(segment.source) in CHECKS else None)
+            reader = _Segment(folder, segment, contents if kinds.get(segment.source) in CHECKS else None, keys)
             for found in reader.leaves():
                 leaves = leaves.append(found)
                 done += len(found)
@@ -354,6 +361,7 @@ class _Segment:
     folder: Path
     segment: Segment
     contents: Contents | None
+    keys: Mapping[bytes, SubjectKey] | None
 
     def leaves(self) -> Iterator[list[bytes]]:
         """Runs of leaf hashes. Raises Tampered."""
@@ -362,13 +370,14 @@ class _Segment:
         if self.contents is not None:
             hasher = self.contents.of(self.segment.source, read_objects(self.folder / self.segment.objects.path))
         rows = 0
-        for raw in read_raw(events):
+        subjects = self.folder / self.segment.subjects.path if self.segment.subjects else None
+        for raw, found in read_leaves(events, subjects, self.keys):
             rows += len(raw)
             if rows > self.segment.rows:
                 break
             if hasher is not None:
                 hasher.add(raw)
-            yield event_leaves(raw)
+            yield found
         if rows != self.segment.rows:
             raise Tampered(
                 "the segment has another number of events",
@@ -378,6 +387,22 @@ class _Segment:
             )
         if hasher is not None:
             hasher.end()
+
+
+def _tell_privacy(
+    answer: Answer, manifest: Manifest, contents: Contents, keys: Mapping[bytes, SubjectKey] | None
+) -> None:
+    """What was not looked at: a leaf proves that a protected event is the sealed one, not what it says."""
+    if not any(segment.subjects for segment in manifest.segments):
+        return
+    if keys is None:
+        answer.notes.append("It has protected events; without their subjects' keys their bytes were not opened")
+    if contents.not_opened:
+        count = answer.counts["objects_not_opened"] = len(set(contents.not_opened))
+        answer.notes.append(
+            f"Unknown: whether {count} objects with protected events are what their cloud signed; "
+            "only that the digests it signed are the sealed ones"
+        )
 
 
 def _check_coverage(folder: Path, manifest: Manifest, answer: Answer) -> list[CoverageManifest]:

@@ -126,6 +126,20 @@ class Timestamps(Model):
     roots: str = Field(description="PEM file of the certificates its answers must lead to, relative to the topology.")
 
 
+class Privacy(Model):
+    """How the people in audit events are protected."""
+
+    subjects: Literal["pseudonymous"] = Field(
+        description="Who did it stands as a pseudonym in exports, and the event's bytes under a key of that subject, "
+        "which `holdfast audit shred` removes."
+    )
+    master_key: str = Field(
+        pattern=r"^(file|env|aws-kms|gcp-kms|azure-key-vault):.+",
+        description="Opens the subjects' keys: `file:/path` or `env:NAME` (64 hex digits or an age identity), "
+        "`aws-kms:…`, `gcp-kms:…`, `azure-key-vault:…`.",
+    )
+
+
 class Audit(Model):
     """What is collected, and where it is sealed."""
 
@@ -142,6 +156,7 @@ class Audit(Model):
     timestamps: Timestamps | None = Field(
         None, description="Independent time for every checkpoint (RFC 3161); needs the extra `audit`."
     )
+    privacy: Privacy | None = Field(None, description="None: exports hold what the sources wrote, names and all.")
     retention: tuple[str, ...] = Field((), description="Retention profiles; the longest counts.")
     lock_mode: Literal["compliance", "governance", "none"] = Field(
         "compliance", description="`none` locks nothing, and the export says so."
