@@ -6,6 +6,7 @@ import base64
 import hmac
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from audit_world import HOUR, AuditWorld, FakeSource, add_audit, event
-from holdfast.engine.audit.errors import Tampered
+from holdfast.cli.main import app
+from holdfast.engine.audit.checks import CHECKS
+from holdfast.engine.audit.errors import NotComplete, Tampered
 from holdfast.engine.audit.export import audit_settings
 from holdfast.engine.audit.ocsf import schema as ocsf
 from holdfast.engine.audit.privacy.blocks import BlockReader, BlockWriter
@@ -27,7 +31,7 @@ from holdfast.engine.audit.privacy.shred import plan_shred, shred_subject, subje
 from holdfast.engine.audit.prove import EVENT, LEAF, PROOF, SALT, check_proof, find_event, prove_event, write_proof
 from holdfast.engine.audit.segments import RAW, read_leaves
 from holdfast.engine.audit.verify import verify_export
-from holdfast.engine.objectstore.errors import StoreUnavailable
+from holdfast.engine.objectstore.errors import PermissionRefused, StoreUnavailable
 from holdfast.engine.objectstore.memory import memory_store
 from holdfast.engine.vault.errors import WrongKey
 from holdfast.engine.vault.recipients import SecretRecipient
@@ -148,6 +152,20 @@ def test_the_objects_of_protected_events_are_made_again_only_with_the_keys(world
         hasher.end()
         assert len(contents.not_opened) == not_opened
         assert contents.found["fake"] == {one.object_id: one.content_sha256 for one, _ in objects}
+
+
+def test_what_a_cloud_signed_is_unknown_without_the_keys_and_told(
+    world: PrivateWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(CHECKS, "fake", lambda *_: ())
+    done = world.export()
+    assert done.folder is not None
+    bare = world.verify(done.folder)
+    assert (bare.verdict, bare.counts["objects_not_opened"]) == ("fine", 3)
+    assert any(note.startswith("Unknown: whether 3 objects") for note in bare.notes)
+    full = verify_export(done.folder, trusted=[world.key], subject_keys=world.keys().by_id()).answer
+    assert full.problems == full.notes == []
+    assert "objects_not_opened" not in full.counts
 
 
 def proof_of(world: PrivateWorld, folder: Path, wanted: str, target: Path, keys: SubjectKeys | None) -> Any:
@@ -339,7 +357,6 @@ def test_a_site_that_is_away_refuses_a_shredding(world: PrivateWorld, monkeypatc
 
 
 def test_a_shredding_that_was_cut_short_is_run_again(world: PrivateWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    from holdfast.engine.audit.errors import NotComplete
     from holdfast.engine.vault.locks import NoLocks
 
     first = world.export()
@@ -358,6 +375,75 @@ def test_a_shredding_that_was_cut_short_is_run_again(world: PrivateWorld, monkey
     assert shred_subject(world.runtime(), JANE, reason="request 17").certificate.sites == {"site-b": 1, "site-c": 0}
     assert first.folder is not None
     assert world.verify(first.folder).problems == []
+
+
+class Versioned:
+    """Locks of a bucket with versions: what was removed is told, and one version may be locked."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner, self.removed, self.locked = inner, list[str](), False
+
+    def objects(self, prefix: str) -> Any:
+        for found in self.inner.objects(prefix):
+            yield found
+            yield replace(found, hidden=True, version="older")
+
+    def remove(self, key: str) -> None:
+        if self.locked:
+            raise PermissionRefused("the object is locked", where=key)
+        self.removed.append(key)
+        self.inner.remove(key)
+
+
+def test_all_versions_are_removed_and_a_locked_one_is_told(
+    world: PrivateWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from holdfast.engine.audit.privacy import shred as module
+
+    world.export()
+    made: dict[str, Versioned] = {}
+    found = module.locks_at
+
+    def locks_at(runtime: Any, site: str, *, below: str) -> Versioned:
+        assert below == "ledger-subjects"
+        return made.setdefault(site, Versioned(found(runtime, site, below=below)))
+
+    monkeypatch.setattr(module, "locks_at", locks_at)
+    plan_shred(world.runtime(), JANE)
+    made["site-b"].locked = True
+    with pytest.raises(NotComplete, match="locked"):
+        shred_subject(world.runtime(), JANE, reason="request 17")
+    made["site-b"].locked = False
+    assert shred_subject(world.runtime(), JANE, reason="request 17").certificate.sites == {"site-b": 2, "site-c": 0}
+    assert len(made["site-b"].removed) == len(made["site-c"].removed) == 1
+
+
+def test_the_command_line(world: PrivateWorld, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from holdfast.engine.runtime import Runtime
+
+    first = world.export()
+    monkeypatch.setattr(Runtime, "from_environment", lambda *_args, **_kwargs: world.runtime())
+
+    def holdfast(*words: object) -> Any:
+        done = CliRunner().invoke(app, ["audit", *map(str, words), "--json"])
+        return done.exit_code, json.loads(done.stdout) if done.stdout.startswith("{") else done.output
+
+    key = ("--key", world.key)
+    opened = ("--subject-keys", world.topology)
+    assert holdfast("verify", first.folder, *key, *opened)[0] == 0
+    code, told = holdfast("prove", "event-3", "--export", first.folder, "--output", tmp_path / "p", *key, *opened)
+    assert (code, told["opened"], told["shredded_at"]) == (0, True, None)
+    assert CliRunner().invoke(app, ["audit", "shred", JANE, "--reason", "r"], input="n\n").exit_code != 0
+    code, told = holdfast("shred", JANE, "--reason", "request 17", "--yes")
+    assert (code, told["sites"], told["without_certificate"]) == (0, {"site-b": 1, "site-c": 1}, {})
+    assert holdfast("shred", JANE, "--reason", "request 17", "--yes")[0] == UnknownName.exit_code
+    code, told = holdfast("prove", "event-3", "--export", first.folder, "--output", tmp_path / "q", *key, *opened)
+    assert (code, told["opened"]) == (0, False)
+    assert told["shredded_at"]
+    world.clock.advance(HOUR.total_seconds())
+    second = world.export()
+    code, told = holdfast("verify", first.folder, second.folder, *key)
+    assert (code, told["verdict"], told["problems"]) == (0, "fine", [])
 
 
 def test_the_reason_names_nobody_and_a_no_removes_nothing(world: PrivateWorld) -> None:

@@ -115,14 +115,13 @@ def _seal(one: Verified) -> int:
 
 
 def _tell(whole: Answer, read: Sequence[Verified]) -> None:
-    newest, oldest = read[-1].answer, read[0].answer
+    newest = read[-1].answer
     whole.origin, whole.seal, whole.size, whole.root = newest.origin, newest.seal, newest.size, newest.root
     whole.signed_by = newest.signed_by
     windows = [one.answer.window for one in read if one.answer.window]
     whole.window = (min(first for first, _ in windows), max(last for _, last in windows)) if windows else None
-    whole.counts = {
-        name: sum(one.answer.counts.get(name, 0) for one in read) for name in {**oldest.counts, **newest.counts}
-    }
+    names = dict.fromkeys(name for one in read for name in one.answer.counts)
+    whole.counts = {name: sum(one.answer.counts.get(name, 0) for one in read) for name in names}
     whole.notes += [note for one in read for note in one.answer.notes]
 
 

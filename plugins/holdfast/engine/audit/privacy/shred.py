@@ -6,6 +6,7 @@ again. Exports, their proofs and their signatures stay as they are.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -21,7 +22,7 @@ from holdfast.engine.runtime import Runtime
 from holdfast.engine.vault.locks import ObjectLocks
 from holdfast.errors import ConfigError, HoldfastError, Refused, UnknownName
 
-_OBJECT = "object:"
+_OBJECT = re.compile(r"object:([0-9a-f]{64})")
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,8 @@ def _locks(runtime: Runtime) -> dict[str, ObjectLocks]:
 
 
 def _plan(keys: SubjectKeys, locks: Mapping[str, ObjectLocks], subject: str) -> Planned:
-    is_object = subject.startswith(_OBJECT)
-    name = f"{KEYS}{subject.removeprefix(_OBJECT)}.json" if is_object else keys.object_name(subject)
+    named = _OBJECT.fullmatch(subject)
+    name = f"{KEYS}{named[1]}.json" if named else keys.object_name(subject)
     versions = {site: _versions(site, one, name) for site, one in locks.items()}
     if not any(versions.values()):
         raise UnknownName(
