@@ -200,6 +200,11 @@ def test_an_event_is_proven_with_and_without_its_key(world: PrivateWorld, tmp_pa
         file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
         assert check_proof(tmp_path / "full", trusted=[world.key]).verdict == "tampered"
         file.write_bytes(data)
+    raw, salt = (tmp_path / "full" / EVENT).read_bytes(), (tmp_path / "full" / SALT).read_bytes()
+    (tmp_path / "full" / EVENT).write_bytes(raw[5:])
+    (tmp_path / "full" / SALT).write_bytes(salt + raw[:5])
+    with pytest.raises(ConfigError, match="no salt"):
+        check_proof(tmp_path / "full", trusted=[world.key])
     (tmp_path / "bare" / LEAF).write_text("ab" * 32)
     assert check_proof(tmp_path / "bare", trusted=[world.key]).verdict == "tampered"
     (tmp_path / "bare" / LEAF).write_text("no leaf")
@@ -444,6 +449,31 @@ def test_the_command_line(world: PrivateWorld, monkeypatch: pytest.MonkeyPatch, 
     second = world.export()
     code, told = holdfast("verify", first.folder, second.folder, *key)
     assert (code, told["verdict"], told["problems"]) == (0, "fine", [])
+
+
+def test_a_certificate_that_did_not_arrive_is_brought_and_carried_later(
+    world: PrivateWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from holdfast.engine.audit.privacy import certificates
+
+    world.export()
+    create = certificates.create_or_read
+
+    def away(store: Any, name: str, data: bytes) -> bytes:
+        raise StoreUnavailable("it went away", where=store.name)
+
+    monkeypatch.setattr(certificates, "create_or_read", away)
+    done = shred_subject(world.runtime(), JANE, reason="request 17")
+    assert set(done.missing) == {"site-b", "site-c"}
+    path = f"privacy/{done.certificate.name}"
+    world.clock.advance(HOUR.total_seconds())
+    assert world.export().manifest.document(path) is not None  # from this machine
+    monkeypatch.setattr(certificates, "create_or_read", create)
+    world.clock.advance(HOUR.total_seconds())
+    world.export()
+    for site in ("site-b", "site-c"):
+        assert (world.keys_at(site) / done.certificate.name).exists()
+    assert not list((world.folder / "state").rglob("*.note"))
 
 
 def test_the_reason_names_nobody_and_a_no_removes_nothing(world: PrivateWorld) -> None:

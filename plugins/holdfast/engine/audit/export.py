@@ -150,12 +150,12 @@ def export_audit(
         keys = open_keys(runtime, settings)
         if keys is not None:
             keys.settle()
-            deliver(keys.stores, home)
         before = _Before(ledger, previous)
         collecting = _Collecting(runtime, before, staging / "sources", since, end, opener, progress, keys)
         collected, pending = collecting.all(settings.sources)
         if keys is not None:
-            pending += new_certificates(keys.stores[keys.first], previous.seal + 1 if previous else 0, before.manifest)
+            number = previous.seal + 1 if previous else 0
+            pending += new_certificates(keys.stores[keys.first], number, before.manifest, home)
         sealed = seal(
             _empty(staging / "export"),
             origin=settings.origin,
@@ -170,6 +170,8 @@ def export_audit(
         )
         _timestamp(runtime, settings, sealed)
         exported = _publish(runtime, ledger, previous, sealed, output)
+        if keys is not None:
+            deliver(keys.stores, home)
         shutil.rmtree(staging, ignore_errors=True)
     return exported
 

@@ -20,7 +20,7 @@ from holdfast.engine.audit.errors import Tampered
 from holdfast.engine.audit.ledger import require_empty
 from holdfast.engine.audit.manifest import CHECKPOINT, MANIFEST, Manifest, Segment
 from holdfast.engine.audit.ocsf.schema import as_event
-from holdfast.engine.audit.privacy.blocks import Protected, find_protected
+from holdfast.engine.audit.privacy.blocks import SALT_BYTES, Protected, find_protected
 from holdfast.engine.audit.privacy.certificates import Certificate, certificates_in
 from holdfast.engine.audit.privacy.keys import SubjectKey
 from holdfast.engine.audit.problems import Answer, not_pinned, of_error
@@ -289,5 +289,11 @@ def _leaf_in(folder: Path) -> bytes:
             raise ConfigError(
                 "this is no leaf", where=str(folder / LEAF), expected="64 hex digits", found=text[:80]
             ) from None
-    salt = folder / SALT
-    return protected_leaf(salt.read_bytes(), raw) if salt.exists() else event_leaf(raw)
+    if not (folder / SALT).exists():
+        return event_leaf(raw)
+    salt = (folder / SALT).read_bytes()
+    if len(salt) != SALT_BYTES:  # else bytes of the event could be passed off as its salt's
+        raise ConfigError(
+            "this is no salt", where=str(folder / SALT), expected=f"{SALT_BYTES} bytes", found=f"{len(salt)} bytes"
+        )
+    return protected_leaf(salt, raw)

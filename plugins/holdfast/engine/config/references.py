@@ -11,8 +11,18 @@ if TYPE_CHECKING:
 
 #: Folders of a site's bucket that something alive reads, or that a restore drill empties; nobody else's lie there.
 TAKEN = (
-    *("authority", "data", "decisions", "evidence", "feeds", "health", "ledger", "plans", "receipts", "restore-drills"),
-    *("quality", "snapshots", "sync-plans", "tombstones", "uploads", "vault", "vault-witness"),
+    *("authority", "data", "decisions", "evidence", "feeds", "health", "ledger", "plans", "receipts"),
+    *(
+        "ledger-subjects",
+        "quality",
+        "restore-drills",
+        "snapshots",
+        "sync-plans",
+        "tombstones",
+        "uploads",
+        "vault",
+        "vault-witness",
+    ),
 )
 
 

@@ -93,16 +93,26 @@ def check_certificates(folder: Path, manifest: Manifest) -> Iterator[Problem]:
 
 
 def deliver(stores: Mapping[str, ObjectStore], home: Path) -> dict[str, HoldfastError]:
-    """Bring this machine's certificates to every site. Returns the sites that lack one, and why."""
+    """Bring this machine's certificates to every site, and forget those that all have.
+
+    Returns:
+        The sites that lack one, and why.
+    """
     missing: dict[str, HoldfastError] = {}
-    for file in sorted((home / SHREDDED).glob("*.note")):
-        name, data = f"{SHREDDED}{file.name}", file.read_bytes()
+    for file in _waiting(home):
+        name, data, lacking = f"{SHREDDED}{file.name}", file.read_bytes(), False
         for site, store in stores.items():
             try:
                 parse_certificate(create_or_read(store, name, data), f"{site}/{name}")
             except HoldfastError as error:
-                missing[site] = error
+                missing[site], lacking = error, True
+        if not lacking:
+            file.unlink()
     return missing
+
+
+def _waiting(home: Path) -> list[Path]:
+    return sorted((home / SHREDDED).glob("*.note"))
 
 
 def certificates_at(store: ObjectStore) -> Iterator[Certificate]:
@@ -111,17 +121,19 @@ def certificates_at(store: ObjectStore) -> Iterator[Certificate]:
         yield parse_certificate(store.get(found.key), f"{store.name}/{found.key}")
 
 
-def new_certificates(store: ObjectStore, seal: int, carried: Manifest | None) -> Iterator[Evidence]:
+def new_certificates(store: ObjectStore, seal: int, carried: Manifest | None, home: Path) -> Iterator[Evidence]:
     """Those that an export has to carry: of the time since the seal before, and what that one came too early for.
 
     Args:
         store: the keys', at the first site.
         seal: the export's.
         carried: the manifest of the seal before.
+        home: where this machine keeps those that are not at every site yet.
     """
     known = {one.file.path for one in carried.documents} if carried else set()
-    for number in (seal - 1, seal):
-        for found in store.list(f"{SHREDDED}{number:08d}-") if number >= 0 else ():
-            path = f"privacy/{found.key}"
-            if path not in known:
-                yield Evidence(path, "text/plain", store.get(found.key))
+    found = {f"{FOLDER}{file.name}": file.read_bytes() for file in _waiting(home)}
+    for number in range(max(seal - 1, 0), seal + 1):
+        for one in store.list(f"{SHREDDED}{number:08d}-"):
+            found[f"privacy/{one.key}"] = store.get(one.key)
+    for path in sorted(found.keys() - known):
+        yield Evidence(path, "text/plain", found[path])

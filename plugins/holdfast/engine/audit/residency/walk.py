@@ -8,6 +8,7 @@ from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
+from holdfast.engine.audit.privacy.keys import folder_of
 from holdfast.engine.audit.residency.judging import Found
 from holdfast.engine.audit.residency.report import CopyKind
 from holdfast.engine.checkpoint.format import parse_manifest_key
@@ -164,6 +165,8 @@ class SiteWalk:
         recovery, audit = self._topology.airflow.recovery, self._topology.audit
         known = {*TAKEN, "runs"} - {"restore-drills"}
         known |= {one.prefix.partition("/")[0] for one in (recovery, audit) if one is not None}
+        if audit is not None and audit.privacy is not None:
+            known.add(folder_of(audit).partition("/")[0])
         vaults = self._vaults()
         known |= {prefix.partition("/")[0] for prefix in vaults}
         for name, is_folder in _entries(self._store, ""):
