@@ -225,7 +225,10 @@ def test_shredding(world: PrivateWorld, tmp_path: Path) -> None:
     assert world.verify(first.folder).problems == []
 
     keys = world.keys()
-    assert verify_export(first.folder, trusted=[world.key], subject_keys=keys.by_id()).answer.problems == []
+    opened = verify_export(first.folder, trusted=[world.key], subject_keys=keys.by_id()).answer
+    assert opened.problems == []
+    assert opened.counts["events_not_opened"] == 12
+    assert any("keys are gone" in note for note in opened.notes)
     gone = proof_of(world, first.folder, "event-3", tmp_path / "gone", keys)
     assert gone.raw is None
     assert gone.shredded == done.certificate
@@ -614,6 +617,33 @@ def test_every_text_of_the_subject_s_rows_is_replaced() -> None:
     assert found[1]["resources"] is None
     assert found[2] == table.slice(2).to_pylist()[0]
     assert "jane" not in repr(found[:2])
+
+
+def test_parts_of_tables_are_replaced_as_the_whole() -> None:
+    count = 50
+    lists = [None if n % 7 == 0 else [{"uid": f"user-{(n + k) % 5}"} for k in range(n % 4)] for n in range(count)]
+    table = ocsf.build(
+        count,
+        {
+            "actor.user.uid": pa.array([None if n % 4 == 0 else f"user-{n % 5}" for n in range(count)]),
+            "message": pa.array([f"user-{n % 5} came" for n in range(count)]),
+            "resources": pa.array(lists, ocsf.SCHEMA.field("resources").type),
+        },
+    )
+
+    def replaced(part: pa.Table) -> list[dict[str, Any]]:
+        subjects = subjects_of(part)
+        keys = [SubjectKey(name.encode().ljust(32)) for name in subjects.dictionary.to_pylist()]
+        rows: list[dict[str, Any]] = pseudonymise(part, subjects, keys).to_pylist()
+        return rows
+
+    whole = replaced(table)
+    assert whole != table.to_pylist()
+    for start, length in ((7, 20), (13, 37), (49, 1), (5, 0)):
+        assert replaced(table.slice(start, length)) == whole[start : start + length]
+    assert replaced(pa.concat_tables([table.slice(3, 10), table.slice(13, 30)])) == whole[3:43]
+    nobody = ocsf.build(3, {"actor.user.name": pa.array([None, "", None])})
+    assert replaced(nobody) == nobody.to_pylist()
 
 
 def test_keys_are_needed_where_they_are_named(world: PrivateWorld, tmp_path: Path) -> None:

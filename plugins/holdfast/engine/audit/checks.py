@@ -26,6 +26,8 @@ class Contents:
     found: dict[str, dict[str, str]] = field(default_factory=dict)
     #: Objects whose content could not be made again: they hold protected events whose keys are not at hand.
     not_opened: list[str] = field(default_factory=list)
+    #: How many protected events that are.
+    events_not_opened: int = 0
 
     def of(self, source: str, objects: Sequence[tuple[SourceObject, int]]) -> ContentHasher:
         """Begin a segment."""

@@ -125,7 +125,7 @@ def verify_export(
                 answer.add(*check(folder, manifest, contents))
         answer.add(*check_evidence(folder, manifest))
         answer.add(*check_certificates(folder, manifest))
-        _tell_privacy(answer, manifest, contents, subject_keys)
+        _tell_privacy(answer, contents, subject_keys)
     return done
 
 
@@ -328,6 +328,7 @@ def _check_leaves(
                 leaves = leaves.append(found)
                 done += len(found)
                 progress("events", done, answer.counts["events"])
+            contents.events_not_opened += reader.not_opened
         except (pa.ArrowException, HoldfastError, OSError, ValueError) as error:
             answer.add(tampered("segment-unreadable", "the segment cannot be read", segment.events.path, None, error))
             return contents
@@ -362,6 +363,7 @@ class _Segment:
     segment: Segment
     contents: Contents | None
     keys: Mapping[bytes, SubjectKey] | None
+    not_opened: int = 0
 
     def leaves(self) -> Iterator[list[bytes]]:
         """Runs of leaf hashes. Raises Tampered."""
@@ -373,6 +375,7 @@ class _Segment:
         subjects = self.folder / self.segment.subjects.path if self.segment.subjects else None
         for raw, found in read_leaves(events, subjects, self.keys):
             rows += len(raw)
+            self.not_opened += raw.null_count
             if rows > self.segment.rows:
                 break
             if hasher is not None:
@@ -389,14 +392,12 @@ class _Segment:
             hasher.end()
 
 
-def _tell_privacy(
-    answer: Answer, manifest: Manifest, contents: Contents, keys: Mapping[bytes, SubjectKey] | None
-) -> None:
+def _tell_privacy(answer: Answer, contents: Contents, keys: Mapping[bytes, SubjectKey] | None) -> None:
     """What was not looked at: a leaf proves that a protected event is the sealed one, not what it says."""
-    if not any(segment.subjects for segment in manifest.segments):
-        return
-    if keys is None:
-        answer.notes.append("It has protected events; without their subjects' keys their bytes were not opened")
+    if contents.events_not_opened:
+        count = answer.counts["events_not_opened"] = contents.events_not_opened
+        why = "no keys were given" if keys is None else "their subjects' keys are gone"
+        answer.notes.append(f"{count:,} protected events are in their places; their bytes were not opened: {why}")
     if contents.not_opened:
         count = answer.counts["objects_not_opened"] = len(set(contents.not_opened))
         answer.notes.append(
