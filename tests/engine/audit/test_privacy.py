@@ -526,6 +526,34 @@ def taken(file: Path) -> list[bytes | None]:
     return found
 
 
+def test_a_block_that_its_own_sealer_made_wrong_is_told(tmp_path: Path) -> None:
+    writer = BlockWriter(tmp_path / "x.subjects.parquet")
+    writer.add(KEY, "p:x", 0, b"what was sealed")
+    (waiting,) = writer._waiting.values()
+    waiting.raws[0] = b"what was not"
+    writer.close()
+    with pytest.raises(Tampered, match="not what was sealed"):
+        BlockReader(writer.file, {KEY.key_id: KEY}).take(0)
+    assert BlockReader(writer.file).take(0).raw is None
+
+
+def test_blocks_hold_each_protected_event_once(blocks: Path, tmp_path: Path) -> None:
+    table = pq.read_table(blocks)
+    twice, again = tmp_path / "twice.parquet", tmp_path / "again.parquet"
+    pq.write_table(pa.concat_tables([table, table.slice(0, 1)]), twice)
+    with pytest.raises(Tampered, match="same event"):
+        taken(twice)
+    pq.write_table(pa.concat_tables([table, table]), again, row_group_size=table.num_rows)
+    with pytest.raises(Tampered, match="same event"):
+        taken(again)
+    reader = BlockReader(blocks)
+    reader.take(0)
+    with pytest.raises(Tampered, match="not protected"):
+        reader.end()
+    with pytest.raises(Tampered, match="no block"):
+        reader.take(1)
+
+
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_change_of_a_block_is_missed_and_the_block_is_named(

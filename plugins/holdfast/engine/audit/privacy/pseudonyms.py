@@ -5,7 +5,7 @@ Each pair of subject and value is looked at once: a column's rows only carry cod
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -88,10 +88,7 @@ class _Replacing:
     values: frozenset[str]
     names: Sequence[str]
 
-    def naming(self, value: str) -> str:
-        return self.key.pseudonym(value) if value else value
-
-    def other(self, value: str) -> str:
+    def replaced(self, value: str) -> str:
         if value in self.values:
             return self.key.pseudonym(value)
         for name in self.names:
@@ -131,19 +128,15 @@ def _replaced(path: str, column: pa.Array, codes: pa.Array, replacing: Sequence[
         offsets = pc.cumulative_sum(pc.fill_null(pc.list_value_length(column), 0)).cast(pa.int32())
         starts = pa.concat_arrays([pa.array([0], pa.int32()), offsets])
         return pa.ListArray.from_arrays(starts, inner, type=kind, mask=column.is_null())
-    return _texts(path, column, codes, replacing) if pa.types.is_string(kind) else column
+    return _texts(column, codes, replacing) if pa.types.is_string(kind) else column
 
 
-def _texts(path: str, column: pa.Array, codes: pa.Array, replacing: Sequence[_Replacing]) -> pa.Array:
+def _texts(column: pa.Array, codes: pa.Array, replacing: Sequence[_Replacing]) -> pa.Array:
     encoded = column.dictionary_encode()
     joined = _joined(codes, encoded).dictionary_encode()
     pairs, texts = joined.dictionary.to_pylist(), encoded.dictionary.to_pylist()
     if not pairs:
         return column
-
-    def become(one: _Replacing) -> Callable[[str], str]:
-        return one.naming if path in _NAMING else one.other
-
-    made = [become(replacing[pair // len(texts)])(texts[pair % len(texts)]) for pair in pairs]
+    made = [replacing[pair // len(texts)].replaced(texts[pair % len(texts)]) for pair in pairs]
     values = pa.array(made, pa.string()).take(joined.indices)
     return pc.if_else(joined.is_valid(), values, column)
