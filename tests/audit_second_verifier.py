@@ -1,17 +1,16 @@
 """A second verifier of audit exports, written from `docs/formats/audit-export.md` and `docs/formats/ledger.md` alone.
 
 It shares no code with Holdfast: the standard library, `cryptography` for two kinds of signature, `pyarrow` to read
-Parquet. It is slow and plain, so that it can be read beside those pages. Left out: step 7 (CloudTrail's own digests)
-and RFC 3161 timestamps.
+Parquet. It is slow and plain, so that it can be read beside those pages. Left out: step 7 (the sources' own proofs:
+CloudTrail's digests, the signatures of drills' evidence), and RFC 3161 timestamps.
 
-    python audit_second_verifier.py FOLDER … [--key KEY-OR-FILE …] [--quorum N]
+    python audit_second_verifier.py FOLDER … [--key KEY-OR-FILE …] [--need N]
 
 Exit code: 0 fine, 5 tampered, 6 incomplete, 7 unknown.
 """
 
 import argparse
 import base64
-import binascii
 import hashlib
 import json
 import os
@@ -23,12 +22,13 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 EXIT = {"fine": 0, "tampered": 5, "incomplete": 6, "unknown": 7}
 STATES = ("complete", "late", "unknown", "gap")  # from the best to the worst
+VERDICTS = {"complete": "fine", "late": "incomplete", "unknown": "unknown", "gap": "incomplete"}
 UNNAMED = ("manifest.json", "checkpoint", "range.json", "checkpoint.tsr")
 
 
@@ -36,45 +36,46 @@ class Broken(Exception):
     """Something is not what the pages say."""
 
 
+REFUSALS = (Broken, ValueError, OSError, RecursionError, UnsupportedAlgorithm, pa.ArrowException)
+
+
 def check(holds, what):
     if not holds:
         raise Broken(what)
 
 
-# -- JSON ---------------------------------------------------------------------------------------------------------
+# JSON: a value is described by a dict (exactly these fields), a list (any number of these), or a function.
 
 
 def canonical(value):
     """RFC 8785, of values without fractions."""
-
-    def ordered(one):
-        if isinstance(one, dict):
-            return {key: ordered(one[key]) for key in sorted(one, key=lambda key: key.encode("utf-16-be"))}
-        if isinstance(one, list):
-            return [ordered(item) for item in one]
-        return one
-
-    return json.dumps(ordered(value), ensure_ascii=False, separators=(",", ":")).encode()
+    if isinstance(value, dict):
+        pairs = sorted(value.items(), key=lambda pair: pair[0].encode("utf-16-be"))
+        return b"{" + b",".join(canonical(key) + b":" + canonical(one) for key, one in pairs) + b"}"
+    if isinstance(value, list):
+        return b"[" + b",".join(map(canonical, value)) + b"]"
+    check(not isinstance(value, float), "no number of these documents has a fraction")
+    return json.dumps(value, ensure_ascii=False).encode()
 
 
-def read_json(data, *fields):
-    """An object in canonical JSON that has exactly these fields."""
+def described(value, as_what):
+    if isinstance(as_what, dict):
+        check(isinstance(value, dict) and set(value) == set(as_what), f"has not exactly the fields {list(as_what)}")
+        return {name: described(value[name], one) for name, one in as_what.items()}
+    if isinstance(as_what, list):
+        check(isinstance(value, list), f"{value!r} is no list")
+        return [described(one, as_what[0]) for one in value]
+    return as_what(value)
 
-    def refuse(text):
-        raise ValueError(f"{text} is no whole number")
 
-    value = json.loads(data.decode(), parse_float=refuse, parse_constant=refuse)
+def read_json(data, as_what):
+    value = json.loads(data.decode())
     check(canonical(value) == data, "is not canonical JSON")
-    return fields_of(value, *fields)
-
-
-def fields_of(value, *fields):
-    check(isinstance(value, dict) and set(value) == set(fields), f"has not exactly the fields {fields}")
-    return value
+    return described(value, as_what)
 
 
 def number(value):
-    check(type(value) is int and 0 <= value < 2**53, f"{value!r} is no number from 0 to 2^53")
+    check(type(value) is int and 0 <= value < 2**53, f"{value!r} is no whole number from 0 on")
     return value
 
 
@@ -83,9 +84,9 @@ def text(value):
     return value
 
 
-def listed(value):
-    check(isinstance(value, list), f"{value!r} is no list")
-    return value
+def texts(value):
+    check(isinstance(value, dict), f"{value!r} is no object")
+    return {name: text(one) for name, one in value.items()}
 
 
 def digest(value):
@@ -94,18 +95,61 @@ def digest(value):
 
 
 def moment(value):
-    check(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", text(value), re.ASCII), f"{value!r} is no time")
+    check(
+        re.fullmatch(r"[0-9]{4}(-[0-9]{2}){2}T([0-9]{2}:){2}[0-9]{2}\.[0-9]{6}Z", text(value)), f"{value!r} is no time"
+    )
     return datetime.fromisoformat(value)
 
 
-def window(value):
-    fields_of(value, "start", "end")
-    start, end = moment(value["start"]), moment(value["end"])
-    check(start <= end, "a window ends before it starts")
-    return start, end
+def path(value):
+    check(re.fullmatch(r"[A-Za-z0-9._=@+,/-]{1,900}", text(value)), f"{value!r} has other characters, or too many")
+    check(all(part.strip(".") for part in value.split("/")), f"{value!r} has an empty part, or one of dots")
+    check(value.lower() not in UNNAMED, f"{value} has no place in a manifest")
+    return value
 
 
-# -- the tree (RFC 9162) ------------------------------------------------------------------------------------------
+def one_of(*values):
+    def is_one_of(value):
+        check(value in values, f"{value!r} is none of {values}")
+        return value
+
+    return is_one_of
+
+
+def or_null(as_what):
+    return lambda value: None if value is None else described(value, as_what)
+
+
+WINDOW = {"start": moment, "end": moment}
+FILE = {"path": path, "sha256": digest, "size_bytes": number}
+MANIFEST = {
+    "format": one_of("holdfast.audit-export/1"), "origin": text, "seal": number, "sealed_at": moment,
+    "sealed_by": text, "first_leaf": number, "size": number, "signers": [text],
+    "previous": or_null({"seal": number, "size": number, "root": digest, "sealed_at": moment}),
+    "retention": {
+        "profiles": [text], "until": or_null(moment), "lock_mode": one_of("compliance", "governance", "none"),
+    },
+    "sources": [{
+        "name": text, "kind": text, "state": one_of(*STATES), "window": or_null(WINDOW), "records": number,
+        "coverage": path,
+    }],
+    "segments": [{
+        "source": text, "events": FILE, "objects": FILE, "rows": number, "object_count": number, "first_leaf": number,
+    }],
+    "documents": [{"file": FILE, "leaf": number, "media_type": text, "source": text, "about": texts}],
+}  # fmt: skip
+RANGE = {"format": one_of("holdfast.range/1"), "left": [digest], "before": [digest]}
+FINDING = {"code": text, "detail": text, "where": text, "state": one_of(*STATES)}
+INTERVAL = {
+    **WINDOW, "state": one_of(*STATES), "proof": text, "expected": or_null(number), "observed": number,
+    "objects": number, "records": number, "findings": [FINDING],
+}  # fmt: skip
+COVERAGE = {
+    "format": one_of("holdfast.coverage/1"), "source": text, "kind": text, "state": one_of(*STATES),
+    "intervals": [INTERVAL],
+}  # fmt: skip
+
+# The tree of RFC 9162.
 
 
 def sha256(*parts):
@@ -113,42 +157,29 @@ def sha256(*parts):
 
 
 def leaf(kind, data):
-    return sha256(b"\x00", bytes([kind]), sha256(data))
-
-
-def node(left, right):
-    return sha256(b"\x01", left, right)
+    return sha256(b"\x00", kind, sha256(data))
 
 
 def append(compact, size, leaves):
-    """The compact range of `size` leaves, with more leaves at its end."""
+    """The compact range of `size` leaves, one hash for each bit set in `size`, with more leaves at its end."""
+    check(len(compact) == size.bit_count(), f"there are {len(compact)} hashes for {size} leaves")
     compact = list(compact)
     for one in leaves:
-        before = size
+        before, size = size, size + 1
         while before % 2:
-            one = node(compact.pop(), one)
-            before //= 2
+            one, before = sha256(b"\x01", compact.pop(), one), before // 2
         compact.append(one)
-        size += 1
     return compact
 
 
 def fold(compact):
-    if not compact:
-        return sha256()
-    root = compact[-1]
+    root = compact[-1] if compact else sha256()
     for one in reversed(compact[:-1]):
-        root = node(one, root)
+        root = sha256(b"\x01", one, root)
     return root
 
 
-def compact_range(value, size):
-    """The compact range of `size` leaves, as it is written: one hash for each bit that is set in `size`."""
-    check(len(listed(value)) == size.bit_count(), f"has {len(value)} hashes for {size} leaves")
-    return [digest(one) for one in value]
-
-
-# -- signed notes -------------------------------------------------------------------------------------------------
+# Signed notes.
 
 
 def plain_base64(value):
@@ -158,30 +189,27 @@ def plain_base64(value):
 
 
 def parse_key(line):
-    """A verifier key as its name, its id, and a function that verifies a signature of a text."""
-    check(re.fullmatch(r"[^\s+]+\+[0-9a-f]{8}\+[A-Za-z0-9+/=]+", text(line)), f"{line!r} is no verifier key")
-    name, key_id, key = line.split("+", 2)
-    kind, public = plain_base64(key)[:1], plain_base64(key)[1:]
+    """Name, id, public key, and what verifies a signature of a text."""
+    found = re.fullmatch(r"([^\s+]+)\+([0-9a-f]{8})\+(\S+)", line)
+    check(found, f"{line!r} is no verifier key")
+    name, blob = found[1], plain_base64(found[3])
+    kind, public = blob[:1], blob[1:]
     if kind == b"\x01":
-        own_id = sha256(name.encode(), b"\n", kind, public)[:4]
-        ed = ed25519.Ed25519PublicKey.from_public_bytes(public)
-
-        def verify(signature, data):
-            ed.verify(signature, data)
+        key_id = sha256(name.encode(), b"\n", blob)[:4]
+        verify = ed25519.Ed25519PublicKey.from_public_bytes(public).verify
     else:
-        check(kind == b"\x02", f"{name}: a key of unknown kind")
-        own_id = sha256(public)[:4]
-        curve = serialization.load_der_public_key(public)
-        check(isinstance(curve, ec.EllipticCurvePublicKey), f"{name}: not an ECDSA key")
-        check(isinstance(curve.curve, ec.SECP256R1), f"{name}: not on P-256")
-        der = curve.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-        check(der == public, f"{name}: not an uncompressed point in DER")
+        check(kind == b"\x02", f"{name} is a key of an unknown kind")
+        key_id, curve = sha256(public)[:4], serialization.load_der_public_key(public)
+        is_p256 = isinstance(curve, ec.EllipticCurvePublicKey) and isinstance(curve.curve, ec.SECP256R1)
+        check(is_p256, f"{name} is no ECDSA key on P-256")
+        plain = curve.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+        check(plain == public, f"{name} is not in DER with an uncompressed point")
 
         def verify(signature, data):
             curve.verify(signature, data, ec.ECDSA(hashes.SHA256()))
 
-    check(own_id.hex() == key_id, f"{name}: the id is not the key's")
-    return name, own_id, verify
+    check(key_id.hex() == found[2], f"{name}: the id is not the key's")
+    return name, key_id, public, verify
 
 
 class Note:
@@ -189,276 +217,217 @@ class Note:
 
     def __init__(self, data):
         check(len(data) <= 262_144, "is too long")
-        whole = data.decode()
-        check(not any((ord(c) < 32 and c != "\n") or ord(c) == 127 for c in whole), "has control characters")
-        head, found, tail = whole.rpartition("\n\n")
-        check(found and tail.endswith("\n"), "is no signed note")
-        self.text = (head + "\n").encode()
-        lines = tail[:-1].split("\n")
-        check(len(lines) <= 100, "has more than 100 signatures")
-        self.signatures = []
-        for line in lines:
-            parts = re.fullmatch(r"— ([^\s+]+) ([A-Za-z0-9+/=]+)", line)
+        head, _, tail = data.decode().rpartition("\n\n")
+        check(all(letter >= " " or letter == "\n" for letter in head + tail), "has control characters")
+        self.text, self.signatures = (head + "\n").encode(), []
+        check(tail.endswith("\n") and tail.count("\n") <= 100, "is not followed by 1 to 100 signatures")
+        for line in tail[:-1].split("\n"):
+            parts = re.fullmatch(r"— ([^\s+]+) (\S+)", line)
             check(parts, f"{line!r} is no signature line")
             blob = plain_base64(parts[2])
             check(len(blob) > 4, "has an empty signature")
             self.signatures.append((parts[1], blob[:4], blob[4:]))
-        origin, size, root, *more = head.split("\n")
-        check(origin and all(more), "has an empty line")
-        check(re.fullmatch("0|[1-9][0-9]{0,18}", size, re.ASCII) and int(size) < 2**63, f"{size!r} is no size")
-        self.origin, self.size, self.root = origin, int(size), plain_base64(root)
+        lines = head.split("\n")
+        check(len(lines) >= 3 and all(lines), "has an empty line, or fewer than three")
+        check(re.fullmatch("0|[1-9][0-9]{0,18}", lines[1]) and int(lines[1]) < 2**63, f"{lines[1]!r} is no size")
+        self.origin, self.size, self.root = lines[0], int(lines[1]), plain_base64(lines[2])
         check(len(self.root) == 32, "the root is no SHA-256")
 
-    def signed_by(self, keys):
-        """How many of these keys signed it; a signature of one of them that does not verify is refused."""
-        signed = set()
-        for line in set(keys):
-            name, key_id, verify = parse_key(line)
-            for whose, whose_id, signature in self.signatures:
-                if (whose, whose_id) == (name, key_id):
-                    try:
-                        verify(signature, self.text)
-                    except InvalidSignature:
-                        raise Broken(f"the signature of {name} does not verify") from None
-                    signed.add(line)
-        return len(signed)
+    def signed_by(self, lines):
+        """How many of these keys signed it; a wrong signature of one of them is refused."""
+        keys = [parse_key(line) for line in lines]
+        check(len({public for _, _, public, _ in keys}) == len(keys), "one public key is there twice")
+        check(len({key[:2] for key in keys}) == len(keys), "two keys have one name and id")
+        count = 0
+        for name, key_id, _, verify in keys:
+            made = [signature for whose, its_id, signature in self.signatures if (whose, its_id) == (name, key_id)]
+            for signature in made:
+                try:
+                    verify(signature, self.text)
+                except InvalidSignature:
+                    raise Broken(f"the signature of {name} does not verify") from None
+            count += bool(made)
+        return count
 
 
-# -- one export ---------------------------------------------------------------------------------------------------
+# One export.
 
 
 def files_below(folder):
     """Path → file of all that lies there; a link or a device is refused."""
     found = {}
     for where, folders, names in os.walk(folder):
-        for name in folders + names:
-            path = Path(where, name)
-            mode = path.lstat().st_mode
-            relative = path.relative_to(folder).as_posix()
-            check(stat.S_ISDIR(mode) or stat.S_ISREG(mode), f"{relative} is neither a file nor a folder")
+        for place in (Path(where, name) for name in folders + names):
+            mode = place.lstat().st_mode
+            check(stat.S_ISDIR(mode) or stat.S_ISREG(mode), f"{place} is neither a file nor a folder")
             if stat.S_ISREG(mode):
-                found[relative] = path
+                found[place.relative_to(folder).as_posix()] = place
     return found
 
 
-def file_entry(value):
-    fields_of(value, "path", "sha256", "size_bytes")
-    path = text(value["path"])
-    check(re.fullmatch(r"[A-Za-z0-9._=@+,/-]{1,900}", path), f"{path!r} has other characters, or is too long")
-    check(all(part.strip(".") for part in path.split("/")), f"{path!r} has an empty part, or one of dots")
-    check(path.lower() not in UNNAMED, f"{path} has no place in a manifest")
-    digest(value["sha256"]), number(value["size_bytes"])
-    return value
-
-
-def segment_leaves(segment, files):
-    raw = pq.ParquetFile(files[segment["events"]["path"]])
-    kind = raw.schema_arrow.field("raw").type
-    check(pa.types.is_binary(kind) or pa.types.is_large_binary(kind), f"raw is {kind}, not binary")
-    check(raw.metadata.num_rows == segment["rows"], "has other rows than the manifest says")
-    leaves = []
-    for batch in raw.iter_batches(columns=["raw"]):
-        for one in batch.column(0).to_pylist():
-            check(one is not None, "raw is null")
-            leaves.append(leaf(1, one))
-    objects = pq.ParquetFile(files[segment["objects"]["path"]])
-    check(objects.metadata.num_rows == segment["object_count"], "has other objects than the manifest says")
-    counts = objects.read(columns=["rows"]).column(0).to_pylist()
-    check(all(number(one) >= 0 for one in counts) and sum(counts) == len(leaves), "objects hold other rows")
-    return leaves
-
-
-def coverage_states(data, source):
-    """Interval → state of a source's coverage, once it is what the findings bear out."""
-    row = read_json(data, "format", "source", "kind", "state", "intervals")
-    check(row["format"] == "holdfast.coverage/1", "is no coverage")
-    check((row["source"], row["kind"]) == (source["name"], source["kind"]), "is the coverage of another source")
-    states = {}
-    for one in listed(row["intervals"]):
-        fields_of(one, "start", "end", "state", "proof", "expected", "observed", "objects", "records", "findings")
-        number(one["observed"]), number(one["objects"]), number(one["records"])
-        worst = 0
-        for finding in listed(one["findings"]):
-            fields_of(finding, "code", "detail", "where", "state")
-            worst = max(worst, STATES.index(finding["state"]))
-        if one["expected"] is not None and one["observed"] < number(one["expected"]) and worst == 0:
-            worst = STATES.index("gap")
-        if text(one["proof"]) == "none" or one["expected"] is None:
-            worst = max(worst, STATES.index("unknown"))
-        check(one["state"] == STATES[worst], f"from {one['start']} it is {STATES[worst]}, not {one['state']}")
-        states[window({"start": one["start"], "end": one["end"]})] = one["state"]
-    state = max(states.values(), key=STATES.index, default="unknown")
-    check(row["state"] == state, f"is {state}, not {row['state']}")
-    check(source["state"] == state, f"is {state}, not {source['state']} as the manifest says")
-    return states
-
-
 def parse_manifest(data):
-    row = read_json(
-        data, "format", "origin", "seal", "sealed_at", "sealed_by", "first_leaf", "size", "previous", "signers",
-        "retention", "sources", "segments", "documents",
-    )  # fmt: skip
-    check(row["format"] == "holdfast.audit-export/1", "is no manifest of an export")
-    check(number(row["first_leaf"]) < number(row["size"]), "adds no leaf")
-    check(listed(row["signers"]), "names no signer")
-    at = row["first_leaf"]
-    for one in listed(row["segments"]):
-        fields_of(one, "source", "events", "objects", "rows", "object_count", "first_leaf")
-        file_entry(one["events"]), file_entry(one["objects"]), number(one["object_count"])
+    row = read_json(data, MANIFEST)
+    at, previous, names = row["first_leaf"], row["previous"], [one["name"] for one in row["sources"]]
+    for one in row["segments"]:
         check(one["first_leaf"] == at, f"{one['events']['path']} is not where the order of leaves has it")
-        at += number(one["rows"])
-    for one in listed(row["documents"]):
-        fields_of(one, "file", "leaf", "media_type", "source", "about")
-        file_entry(one["file"])
-        check(one["leaf"] == at, f"{one['file']['path']} is not where the order of leaves has it")
-        at += 1
-    check(row["size"] == at + 1, "the manifest is not the last leaf")
-    for one in listed(row["sources"]):
-        fields_of(one, "name", "kind", "state", "window", "records", "coverage")
-    names = [text(one["name"]) for one in row["sources"]]
-    check(len(set(names)) == len(names), "names a source twice")
-    for one in row["segments"] + row["documents"]:
-        check(one["source"] in names or (one["source"] == "" and "file" in one), f"{one['source']!r} is no source")
-    if row["previous"] is None:
-        check((number(row["seal"]), row["first_leaf"]) == (0, 0), "has no previous seal, and is not the first")
-    else:
-        fields_of(row["previous"], "seal", "size", "root", "sealed_at")
-        check(row["previous"]["seal"] == number(row["seal"]) - 1, "the previous seal is not the one before")
-        check(row["previous"]["size"] == row["first_leaf"], "does not begin where the previous one ends")
+        check(one["source"] in names, f"{one['source']!r} is no source")
+        at += one["rows"]
+    for number_of, one in enumerate(row["documents"]):
+        check(one["leaf"] == at + number_of, f"{one['file']['path']} is not where the order of leaves has it")
+        check(one["source"] in ("", *names), f"{one['source']!r} is no source")
+    check(row["size"] == at + len(row["documents"]) + 1, "the manifest is not the last leaf")
+    check(len(set(names)) == len(names), "a source is named twice")
+    check(row["signers"], "nobody signed it")
+    check((previous["seal"] + 1 if previous else 0) == row["seal"], "it does not follow the previous seal")
+    check((previous["size"] if previous else 0) == row["first_leaf"], "it begins where the previous did not end")
+    check(not previous or previous["sealed_at"] <= row["sealed_at"], "it was sealed before the previous one")
+    for window in [one["window"] for one in row["sources"] if one["window"]]:
+        check(window["start"] <= window["end"], "a window ends before it starts")
+        check(window["end"] - row["sealed_at"] <= timedelta(minutes=5), "a window ends in the future")
     return row
 
 
-class Export:
-    """An export whose integrity holds: its manifest, its checkpoint, and what its coverage says."""
+def check_files(manifest, files):
+    entries = [one["file"] for one in manifest["documents"]]
+    entries += [one[part] for one in manifest["segments"] for part in ("events", "objects")]
+    paths = [one["path"] for one in entries]
+    check(len({one.lower() for one in paths}) == len(paths), "a path is there twice, case ignored")
+    check(set(files) - set(UNNAMED) == set(paths), f"other files: {set(files) ^ set(paths)}")
+    for one in entries:
+        file = files[one["path"]]
+        check(file.stat().st_size == one["size_bytes"], f"{file} is not of {one['size_bytes']} bytes")
+        with file.open("rb") as opened:
+            check(hashlib.file_digest(opened, "sha256").digest() == one["sha256"], f"{file} is not what was sealed")
 
-    def __init__(self, folder, trusted, quorum):
+
+def column(file, name, is_kind, rows):
+    """A column of a Parquet file, whole."""
+    read = pq.ParquetFile(file)
+    check(read.schema_arrow.names.count(name) == 1, f"{file} has not one column {name}")
+    kind = read.schema_arrow.field(name).type
+    check(is_kind(kind), f"{file}: {name} is {kind}")
+    check(read.metadata.num_rows == rows, f"{file} has {read.metadata.num_rows} rows, not {rows}")
+    values = [one for batch in read.iter_batches(columns=[name]) for one in batch.column(name).to_pylist()]
+    check(None not in values, f"{file}: {name} is null somewhere")
+    return values
+
+
+def segment_leaves(segment, files):
+    events, objects = files[segment["events"]["path"]], files[segment["objects"]["path"]]
+    raw = column(events, "raw", lambda kind: kind in (pa.binary(), pa.large_binary()), segment["rows"])
+    counts = column(objects, "rows", pa.types.is_int64, segment["object_count"])
+    check(sum(map(number, counts)) == len(raw), f"{objects} is of other events")
+    return [leaf(b"\x01", one) for one in raw]
+
+
+def check_coverage(data, source):
+    """(start, end) → the states told of an interval."""
+    row = read_json(data, COVERAGE)
+    check((row["source"], row["kind"]) == (source["name"], source["kind"]), "it is of another source")
+    told = {}
+    for one in row["intervals"]:
+        states = {"complete"} | {finding["state"] for finding in one["findings"]}
+        if one["proof"] == "none" or one["expected"] is None:
+            states.add("unknown")
+        elif one["observed"] < one["expected"] and states == {"complete"}:
+            states.add("gap")
+        worst = max(states, key=STATES.index)
+        check(one["state"] == worst, f"from {one['start']} it is {worst}, not {one['state']}")
+        check(
+            one["start"] < one["end"] and (one["start"], one["end"]) not in told, "an interval is empty or told twice"
+        )
+        told[one["start"], one["end"]] = states
+    worst = max((one["state"] for one in row["intervals"]), key=STATES.index, default="unknown")
+    check(row["state"] == worst == source["state"], f"it is {worst}, not what it says or the manifest says")
+    return told
+
+
+class Export:
+    """An export whose integrity holds: its manifest, its root, and what its coverage tells."""
+
+    def __init__(self, folder, trusted, needed):
         files = files_below(folder)
         check(set(UNNAMED[:3]) <= set(files), f"one of {UNNAMED[:3]} is missing")
-        data = files["manifest.json"].read_bytes()
-        self.note, self.manifest = Note(files["checkpoint"].read_bytes()), parse_manifest(data)
-        ranges = read_json(files["range.json"].read_bytes(), "format", "left", "before")
-        check(ranges["format"] == "holdfast.range/1", "range.json is of another format")
-        self.verify_checkpoint(data, ranges, trusted, quorum)
-        self.verify_files(files)
-        leaves = []
-        for segment in self.manifest["segments"]:
-            leaves += segment_leaves(segment, files)
-        leaves += [leaf(2, files[one["file"]["path"]].read_bytes()) for one in self.manifest["documents"]]
-        first = self.manifest["first_leaf"]
-        made = append(compact_range(ranges["left"], first), first, leaves)
-        check([one.hex() for one in made] == ranges["before"], "the leaves do not lead to the signed root")
-        self.states = {}
-        about = {one["file"]["path"]: one["source"] for one in self.manifest["documents"]}
-        for source in self.manifest["sources"]:
-            check(about.get(source["coverage"]) == source["name"], f"{source['name']} has no coverage of its own")
-            self.states[source["name"]] = coverage_states(files[source["coverage"]].read_bytes(), source)
-
-    def verify_checkpoint(self, data, ranges, trusted, quorum):
-        row, note = self.manifest, self.note
-        check(note.signed_by(row["signers"]) == len(set(row["signers"])), "a signer of the manifest did not sign")
-        check(not trusted or note.signed_by(trusted) >= quorum, "too few trusted keys signed")
+        data, note = files["manifest.json"].read_bytes(), Note(files["checkpoint"].read_bytes())
+        ranges, row = read_json(files["range.json"].read_bytes(), RANGE), parse_manifest(data)
+        self.manifest, self.root = row, note.root
+        check(note.signed_by(row["signers"]) == len(row["signers"]), "not all signers of the manifest signed")
+        check(not trusted or note.signed_by(trusted) >= needed, "too few trusted keys signed")
         check((note.origin, note.size) == (row["origin"], row["size"]), "the checkpoint is not the manifest's")
-        before = compact_range(ranges["before"], row["size"] - 1)
-        root = fold(append(before, row["size"] - 1, [leaf(3, data)]))
-        check(root == note.root, "the manifest does not lead to the signed root")
-        left = compact_range(ranges["left"], row["first_leaf"])
-        sealed_at, previous = moment(row["sealed_at"]), row["previous"]
-        if previous is not None:
-            check(fold(left) == digest(previous["root"]), "the leaves before do not lead to the previous root")
-            check(moment(previous["sealed_at"]) <= sealed_at, "was sealed before the previous one")
-        for source in row["sources"]:
-            if source["window"] is not None:
-                check(window(source["window"])[1] <= sealed_at + timedelta(minutes=5), "a window ends in the future")
-
-    def verify_files(self, files):
-        entries = [one["file"] for one in self.manifest["documents"]]
-        entries += [one[part] for one in self.manifest["segments"] for part in ("events", "objects")]
-        paths = [one["path"] for one in entries]
-        check(len({path.lower() for path in paths}) == len(paths), "two paths differ by case only, or not at all")
-        check(set(files) - set(UNNAMED) == set(paths), f"more or other files: {set(files) ^ set(paths)}")
-        for one in entries:
-            size = files[one["path"]].stat().st_size
-            check(size == one["size_bytes"], f"{one['path']} has {size} bytes, not {one['size_bytes']}")
-            with files[one["path"]].open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-            check(found == one["sha256"], f"{one['path']} is not what was sealed")
+        with_manifest = append(ranges["before"], row["size"] - 1, [leaf(b"\x03", data)])
+        check(fold(with_manifest) == note.root, "the manifest does not lead to the signed root")
+        previous_root = row["previous"]["root"] if row["previous"] else sha256()
+        check(fold(ranges["left"]) == previous_root, "the leaves before do not lead to the previous root")
+        check_files(row, files)
+        leaves = [one for segment in row["segments"] for one in segment_leaves(segment, files)]
+        leaves += [leaf(b"\x02", files[one["file"]["path"]].read_bytes()) for one in row["documents"]]
+        made = append(ranges["left"], row["first_leaf"], leaves)
+        check(made == ranges["before"], "the events and documents do not lead to the signed root")
+        held = {one["file"]["path"] for one in row["documents"]}
+        check(all(one["coverage"] in held for one in row["sources"]), "a coverage is no document")
+        self.told = {one["name"]: check_coverage(files[one["coverage"]].read_bytes(), one) for one in row["sources"]}
 
 
-# -- several exports ----------------------------------------------------------------------------------------------
+# Several exports.
 
 
 def compare(exports):
-    """What is wrong between exports of one log, sorted by seal: pairs of verdict and reason."""
+    """What is wrong between exports of one log, in order: pairs of verdict and reason."""
     ends = {}
-    for number_before, export in enumerate(exports):
-        row = export.manifest
-        before = exports[number_before - 1] if number_before else None
+    for before, export in zip([None, *exports], exports, strict=False):
+        row, at = export.manifest, f"seal {export.manifest['seal']}"
         if before:
-            at, last = f"seal {row['seal']}", before.manifest
-            if last["origin"] != row["origin"]:
-                yield "tampered", f"{at}: is of another log"
+            last = before.manifest
+            previous = {"seal": last["seal"], "size": last["size"], "root": before.root, "sealed_at": last["sealed_at"]}
+            if row["origin"] != last["origin"]:
+                yield "tampered", f"{at} is of another log"
+            elif row["seal"] == last["seal"] and export.root != before.root:
+                yield "tampered", f"two exports are {at}"
             elif row["seal"] == last["seal"]:
-                if (before.note.size, before.note.root) != (export.note.size, export.note.root):
-                    yield "tampered", f"{at}: two exports claim this seal"
                 continue
-            elif row["seal"] > last["seal"] + 1:
-                yield "incomplete", f"{at}: the exports after seal {last['seal']} are missing"
+            elif row["seal"] != last["seal"] + 1:
+                yield "incomplete", f"the exports between seal {last['seal']} and {at} are missing"
                 ends = {}
-            else:
-                previous = {key: last[key] for key in ("seal", "size", "sealed_at")} | {"root": before.note.root.hex()}
-                if row["previous"] != previous:
-                    yield "tampered", f"{at}: goes on from another export than the one before"
-        for source in row["sources"]:
-            if source["window"] is not None:
-                start, end = window(source["window"])
-                if ends.get(source["name"], start) != start:
-                    yield "incomplete", f"seal {row['seal']}: {source['name']} does not begin where it ended"
-                ends[source["name"]] = end
+            elif row["previous"] != previous:
+                yield "tampered", f"{at} does not go on from the one before"
+        for source in [one for one in row["sources"] if one["window"]]:
+            name, window = source["name"], source["window"]
+            end = ends.get(name, window["start"])
+            if window["start"] != end:
+                verdict = "incomplete" if window["start"] > end else "tampered"
+                yield verdict, f"{at}: the window of {name} does not begin where its last one ended"
+            ends[name] = window["end"]
 
 
-def verify(folders, trusted, quorum=1):
+def verify(folders, trusted, needed=None):
     """The verdict on exports of one log, and its reasons as pairs of verdict and text."""
-    reasons, exports = [], []
-    if not trusted:
-        reasons.append(("unknown", "no trusted key was given"))
+    reasons, exports, told = [], [], {}
+    reasons += [] if trusted else [("unknown", "no trusted key was given")]
     for folder in folders:
         try:
-            exports.append(Export(Path(folder), trusted, quorum))
-        except (
-            Broken,
-            ValueError,
-            KeyError,
-            TypeError,
-            OSError,
-            RecursionError,
-            binascii.Error,
-            pa.ArrowException,
-        ) as e:
-            reasons.append(("tampered", f"{folder}: {type(e).__name__}: {e}"))
+            exports.append(Export(Path(folder), trusted, len(trusted) if needed is None else needed))
+        except REFUSALS as error:
+            reasons.append(("tampered", f"{folder}: {error}"))
     exports.sort(key=lambda one: one.manifest["seal"])
     reasons += compare(exports)
-    newest, none_told = {}, {}
     for export in exports:
-        for source, states in export.states.items():
-            none_told[source] = not states and none_told.get(source, True)
-            newest.update({(source, *interval): state for interval, state in states.items()})
-    for (source, start, end), state in newest.items():
-        if state != "complete":
-            verdict = "unknown" if state == "unknown" else "incomplete"
-            reasons.append((verdict, f"{source} is {state} from {start} to {end}"))
-    reasons += [("unknown", f"{source} told of no interval") for source, none in none_told.items() if none]
-    found = {one for one, _ in reasons}
-    return next((one for one in ("tampered", "incomplete", "unknown") if one in found), "fine"), reasons
+        for source, intervals in export.told.items():
+            told.setdefault(source, {}).update(intervals)
+    for source, intervals in told.items():
+        reasons += [("unknown", f"{source} tells of nothing")] if not intervals else []
+        for (start, end), states in intervals.items():
+            reasons += [(VERDICTS[one], f"{source} is {one} from {start} to {end}") for one in states - {"complete"}]
+    return min((verdict for verdict, _ in reasons), key=EXIT.get, default="fine"), reasons
 
 
 def main():
     parser = argparse.ArgumentParser(description="Verify audit exports of one log.")
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--key", action="append", default=[], help="a verifier key, or a file with one a line")
-    parser.add_argument("--quorum", type=int, default=1)
+    parser.add_argument("--need", type=int, help="so many trusted keys must have signed; by default all")
     given = parser.parse_args()
     keys = [one for key in given.key for one in (Path(key).read_text().split() if Path(key).is_file() else [key])]
-    verdict, reasons = verify(given.folders, keys, given.quorum)
+    verdict, reasons = verify(given.folders, sorted(set(keys)), given.need)
     print("\n".join([verdict, *(f"{how}: {why}" for how, why in reasons)]))
     return EXIT[verdict]
 

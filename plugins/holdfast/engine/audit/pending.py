@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from holdfast.engine.audit.collect import Unit, is_asked_again
 from holdfast.engine.audit.errors import Tampered
 from holdfast.engine.audit.interface import Interval
-from holdfast.engine.snapshot.documents import canonical, iso_utc
+from holdfast.engine.snapshot.documents import canonical, in_utc, iso_utc
 
 FORMAT = "holdfast.pending/1"
 #: An interval that could not be settled for so long is asked no more; its last state stays.
@@ -57,4 +57,4 @@ def decode(data: bytes, where: str) -> dict[Interval, frozenset[tuple[str, str]]
 
 
 def _moment(text: str) -> datetime:
-    return datetime.fromisoformat(text).astimezone(UTC)
+    return in_utc(datetime.fromisoformat(text))

@@ -38,6 +38,7 @@ OBJECTS_SCHEMA = pa.schema(
         ("modified_at", pa.timestamp("us", tz="UTC")),
     ]
 )
+_NEVER_NULL = ("object_id", "size_bytes", "sha256", "prefix", "separator", "suffix")
 _ROW_GROUP_ROWS = 50_000
 _RAW_BYTES_OF_A_GROUP = 48 * 1024 * 1024
 
@@ -170,9 +171,32 @@ def _objects_table(batch: Batch) -> pa.Table:
     )
 
 
+def read_counts(file: Path) -> list[int]:
+    """How many events each object of a segment has, in order. Raises ValueError: the file says it otherwise."""
+    reader = pq.ParquetFile(file)
+    _check_column(reader, "rows", pa.int64())
+    counts: list[int | None] = reader.read(columns=["rows"], use_threads=False).column("rows").to_pylist()
+    found = [count for count in counts if count is not None and count >= 0]
+    if len(found) != len(counts):
+        raise ValueError("expected how many events each object has; found none or less")
+    return found
+
+
+def _check_column(reader: pq.ParquetFile, name: str, *kinds: pa.DataType) -> None:
+    found = [column.type for column in reader.schema_arrow if column.name == name]
+    if len(found) != 1 or found[0] not in kinds:
+        raise ValueError(f"expected one column {name} of {kinds[0]}; found {[str(kind) for kind in found]}")
+
+
 def read_objects(file: Path) -> list[tuple[SourceObject, int]]:
-    """The objects of a segment with how many rows each has, in order."""
-    rows = pq.ParquetFile(file).read(use_threads=False).to_pylist()
+    """The objects of a segment with how many rows each has, in order. Raises ValueError: these are none."""
+    read_counts(file)
+    table = pq.ParquetFile(file).read(use_threads=False)
+    if table.schema.types != OBJECTS_SCHEMA.types or table.schema.names != OBJECTS_SCHEMA.names:
+        raise ValueError("expected the columns of a segment's objects")
+    if nulls := [name for name in _NEVER_NULL if table.column(name).null_count]:
+        raise ValueError(f"expected columns without nulls; found some in {', '.join(nulls)}")
+    rows = table.to_pylist()
     return [
         (
             SourceObject(
@@ -194,10 +218,11 @@ def read_objects(file: Path) -> list[tuple[SourceObject, int]]:
 
 
 def read_raw(file: Path, *, batch_rows: int = 20_000) -> Iterator[pa.LargeBinaryArray]:
-    """The raw bytes of a segment's events, in order, a part at a time."""
+    """The raw bytes of a segment's events, in order, a part at a time. Raises ValueError: it has no such column."""
     reader = pq.ParquetFile(file)
+    _check_column(reader, RAW, pa.large_binary(), pa.binary())
     for batch in reader.iter_batches(batch_size=batch_rows, columns=[RAW], use_threads=False):
-        column = batch.column(0)
+        column = batch.column(RAW)
         yield column if column.type == pa.large_binary() else column.cast(pa.large_binary())
 
 
