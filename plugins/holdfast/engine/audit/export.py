@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from functools import partial
+from functools import cached_property, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -209,12 +209,19 @@ def _publish(
 
 @dataclass(frozen=True)
 class _Before:
-    """What the newest seal says of each source."""
+    """What a seal says of each source; without a record nothing."""
 
     ledger: Ledger
     record: SealRecord | None
 
-    @property
+    def of(self, source: str) -> _Before:
+        """The newest seal up to this one that has this source: it may have been away from the topology."""
+        at = self
+        while at.record and at.manifest and all(one.name != source for one in at.manifest.sources):
+            at = _Before(self.ledger, self.ledger.record(at.record.seal - 1) if at.record.seal else None)
+        return at
+
+    @cached_property
     def manifest(self) -> Manifest | None:
         if self.record is None:
             return None
@@ -232,9 +239,9 @@ class _Before:
         assert self.record is not None
         return self.ledger.stores[self.ledger.first].get(f"exports/{self.record.folder}/{name}")
 
-    def document(self, manifest: Manifest | None, path: str) -> bytes | None:
+    def document(self, path: str) -> bytes | None:
         """A document of it, whose digest is checked."""
-        found = manifest.document(path) if manifest else None
+        found = self.manifest.document(path) if self.manifest else None
         if found is None:
             return None
         data = self._file(path)
@@ -257,53 +264,57 @@ class _Collecting:
 
     def all(self, sources: Mapping[str, Source]) -> tuple[list[Collected], list[Document]]:
         """What each gave, and what each is to be asked again."""
-        manifest, collected, pending = self.before.manifest, [], []
+        collected, pending = [], []
         for name, settings in sources.items():
-            known = self._known(manifest, name)
-            one = self._one(manifest, name, settings, known)
+            before = self.before.of(name)
+            known = _known(before, name)
+            one = self._one(before, name, settings, known)
             collected.append(one)
             again = pendings.pending_of(one.units, known, self.end)
             if again:
                 data = pendings.encode(name, again)
                 pending.append(Document(_pending_path(name), "application/json", data))
-            pending += self._carried(manifest, one)
+            pending += self._carried(before, one)
         return collected, pending
 
-    def _carried(self, manifest: Manifest | None, one: Collected) -> Iterator[Document]:
+    def _carried(self, before: _Before, one: Collected) -> Iterator[Document]:
         """How far a source came before, where it did not get anywhere this time."""
         name = one.source.name
-        noted = _noted(self.before, manifest, name, POSITION)
+        noted = _noted(before, name, POSITION)
         if noted is not None and not any(staged.name == POSITION for unit in one.units for staged in unit.documents):
             yield Document(f"documents/{name}/carried/{POSITION}", "application/json", noted)
 
-    def _known(self, manifest: Manifest | None, name: str) -> pendings.Known:
-        noted = self.before.document(manifest, _pending_path(name))
-        return pendings.decode(noted, _pending_path(name)) if noted is not None else {}
-
-    def _one(self, manifest: Manifest | None, name: str, settings: Source, known: pendings.Known) -> Collected:
-        last = next((one.window for one in manifest.sources if one.name == name), None) if manifest else None
+    def _one(self, before: _Before, name: str, settings: Source, known: pendings.Known) -> Collected:
+        sources = before.manifest.sources if before.manifest else ()
+        last = next((one.window for one in sources if one.name == name), None)
         start = last.end if last else (self.since or self.end - FIRST_WINDOW)
         window = Interval(start, self.end) if start < self.end else None
-        earlier = partial(_noted, self.before, manifest, name)
+        earlier = partial(_noted, before, name)
         try:
             source = self.opener(self.runtime, name, settings, earlier)
         except HoldfastError as error:
             source = _Closed(name, settings.kind, error)
         intervals = (*sorted(known), *(source.intervals(window) if window else ()))
         asked = Asked(source, tuple(dict.fromkeys(intervals)), known)
-        return Collected(source, window, tuple(collect(asked, self.folder / name, progress=self.progress)))
+        units = tuple(collect(asked, self.folder / name, progress=self.progress))
+        return Collected(source, window, units, reached=last.end if last else None)
 
 
 def _pending_path(source: str) -> str:
     return f"pending/{source}.json"
 
 
-def _noted(before: _Before, manifest: Manifest | None, source: str, name: str) -> bytes | None:
-    """The newest document of this name that a source left in the newest seal."""
-    if manifest is None:
+def _known(before: _Before, source: str) -> pendings.Known:
+    noted = before.document(_pending_path(source))
+    return pendings.decode(noted, _pending_path(source)) if noted is not None else {}
+
+
+def _noted(before: _Before, source: str, name: str) -> bytes | None:
+    """The newest document of this name that a source left in a seal."""
+    if before.manifest is None:
         return None
-    paths = [one.file.path for one in manifest.documents if _is_of(one.file.path, source, name)]
-    return before.document(manifest, max(paths)) if paths else None
+    paths = [one.file.path for one in before.manifest.documents if _is_of(one.file.path, source, name)]
+    return before.document(max(paths)) if paths else None
 
 
 def _is_of(path: str, source: str, name: str) -> bool:
