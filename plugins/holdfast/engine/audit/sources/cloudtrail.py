@@ -28,7 +28,7 @@ from holdfast.engine.audit.interface import (
 from holdfast.engine.audit.sources.cloudtrail_chain import DIGESTS, Scope, TrailStatus, judge
 from holdfast.engine.audit.sources.cloudtrail_digests import PublicKey, UnreadableDigest, parse
 from holdfast.engine.audit.sources.cloudtrail_fetching import FetchedFile, fetched
-from holdfast.engine.audit.sources.cloudtrail_files import Cut, UnreadableFile, cut, inflate
+from holdfast.engine.audit.sources.cloudtrail_files import MAX_FILE_BYTES, Cut, UnreadableFile, cut, inflate
 from holdfast.engine.audit.sources.cloudtrail_layout import (
     EVENT_FOLDERS,
     HOUR,
@@ -48,7 +48,7 @@ from holdfast.engine.objectstore.errors import (
     PermissionRefused,
     StoreUnavailable,
 )
-from holdfast.engine.objectstore.interface import ObjectInfo, ObjectStore
+from holdfast.engine.objectstore.interface import ByteRange, ObjectInfo, ObjectStore
 
 if TYPE_CHECKING:
     from holdfast.engine.runtime import Runtime
@@ -59,6 +59,8 @@ BATCH_BYTES = 32 * 1024 * 1024
 _DAYS_AHEAD = 2
 _KEPT_READINGS = 4
 _KEPT_DIGESTS = 1024
+#: Kept of what is too large for a digest.
+_BEGINNING_BYTES = 1024
 
 
 class TrailApi(Protocol):
@@ -271,7 +273,10 @@ class CloudTrail:
         covered = interval.start
         named: set[str] = set()
         for info in self._listed_digests(interval, region):
-            document = self._digest(info, region)
+            try:
+                document = self._digest(info, region)
+            except ObjectNotFound:
+                continue  # removed since it was listed: the chain says that it is missing
             try:
                 digest = parse(document)
             except UnreadableDigest:
@@ -311,7 +316,10 @@ class CloudTrail:
         version = info.version.version or info.version.e_tag or ""
         if cached is not None and cached.about["version"] == version:
             return cached
-        reader = self._store.open(info.key, size_bytes=info.size_bytes)
+        if info.size_bytes > MAX_FILE_BYTES:
+            reader = self._store.open(info.key, byte_range=ByteRange(0, _BEGINNING_BYTES))
+        else:
+            reader = self._store.open(info.key, size_bytes=info.size_bytes)
         data = b"".join(reader)
         about = {
             # Blob and others do not take the hyphen: a copy that keeps the name with `_` keeps the signature.
