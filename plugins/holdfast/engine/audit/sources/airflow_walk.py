@@ -176,8 +176,8 @@ def look_again(fetch: Fetch, position: Position) -> tuple[Seen, ...]:
 def resume_at(position: Position, seen: Sequence[Seen]) -> Position:
     """Where to go on: at the last id, or below whatever is no longer as it was.
 
-    Rows older than the newest one that is still the same are as they were. Where none is, the table was cleaned, emptied
-    or replaced, and everything that is in it now is read.
+    Rows older than the newest one that is still the same are as they were. Where none is, the table was cleaned,
+    emptied or replaced, and everything that is in it now is read.
     """
     if not seen or seen[0].became == "same":
         return position
