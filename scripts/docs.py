@@ -17,6 +17,8 @@ from holdfast.engine.config import Topology
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
+#: The package needs them to compare with, so they live there.
+POLICIES = ROOT / "plugins" / "holdfast" / "engine" / "audit" / "posture" / "policies"
 _LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
 
 
@@ -45,6 +47,8 @@ def generated() -> Iterator[tuple[Path, str]]:
     schema = Topology.model_json_schema()
     yield DOCS / "reference" / "topology.schema.json", json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
     yield DOCS / "reference" / "topology.md", topology_page(schema)
+    for policy in sorted(POLICIES.glob("*/*.json")):
+        yield DOCS / "security" / "policies" / policy.relative_to(POLICIES), policy.read_text(encoding="utf-8")
 
 
 def same(path: Path, text: str) -> bool:

@@ -22,6 +22,11 @@ if "AIRFLOW_HOME" not in os.environ:
     os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="holdfast-tests-airflow-")
     atexit.register(shutil.rmtree, os.environ["AIRFLOW_HOME"], ignore_errors=True)
 
+# So must what a runtime keeps on this machine: the decisions of residency policies.
+if "HOLDFAST_STATE" not in os.environ:
+    os.environ["HOLDFAST_STATE"] = tempfile.mkdtemp(prefix="holdfast-tests-state-")
+    atexit.register(shutil.rmtree, os.environ["HOLDFAST_STATE"], ignore_errors=True)
+
 # How long an example takes says how busy the machine is.
 hypothesis.settings.register_profile("holdfast", deadline=None)
 hypothesis.settings.load_profile("holdfast")

@@ -26,20 +26,28 @@ from cryptography import x509
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, decode_dss_signature
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from google.cloud.kms_v1 import KeyManagementServiceClient
 from google.cloud.kms_v1.services.key_management_service.transports import KeyManagementServiceGrpcTransport
-from google.cloud.kms_v1.types import service
+from google.cloud.kms_v1.types import resources, service
 from google_crc32c import value as crc32c
 
 GCP_KEY = "projects/p/locations/europe-west1/keyRings/r/cryptoKeys/k"
+GCP_SIGNING_KEY = "projects/p/locations/europe-west1/keyRings/r/cryptoKeys/sign/cryptoKeyVersions/1"
 
 
 class CloudKms:
-    """Symmetric keys by resource name. ``fails`` lists what goes wrong at the next calls."""
+    """Symmetric keys by resource name, and versions of one that signs. ``fails``: what goes wrong at the next calls."""
 
     def __init__(self) -> None:
+        self.signing: dict[str, ec.EllipticCurvePrivateKey] = {
+            GCP_SIGNING_KEY: ec.generate_private_key(ec.SECP256R1()),
+            GCP_SIGNING_KEY.replace("Versions/1", "Versions/2"): ec.generate_private_key(ec.SECP384R1()),
+        }
         self.versions: dict[str, list[bytes]] = {GCP_KEY: [os.urandom(32)]}
+        #: The version that says it signed, if it is another one than was asked.
+        self.signed_by: str | None = None
         self.calls: list[str] = []
         self.deadlines: list[float] = []
         self.fails: list[grpc.StatusCode] = []
@@ -51,6 +59,8 @@ class CloudKms:
         methods = {
             "Encrypt": (self._encrypt, service.EncryptRequest, service.EncryptResponse),
             "Decrypt": (self._decrypt, service.DecryptRequest, service.DecryptResponse),
+            "AsymmetricSign": (self._sign, service.AsymmetricSignRequest, service.AsymmetricSignResponse),
+            "GetPublicKey": (self._public_key, service.GetPublicKeyRequest, resources.PublicKey),
         }
         handlers = {
             name: grpc.unary_unary_rpc_method_handler(
@@ -86,7 +96,7 @@ class CloudKms:
                 context.abort(self.fails.pop(0), "told so by the stub")
             if self.denied:
                 context.abort(grpc.StatusCode.PERMISSION_DENIED, f"Permission denied on '{request.name}'")
-            if request.name not in self.versions:
+            if request.name not in self.versions and request.name not in self.signing:
                 context.abort(grpc.StatusCode.NOT_FOUND, f"{request.name} not found")
             return act(request, context)
 
@@ -134,15 +144,47 @@ class CloudKms:
             plain = bytes([plain[0] ^ 1]) + plain[1:]
         return service.DecryptResponse(plaintext=plain, plaintext_crc32c=checksum)
 
+    def _public_key(self, request: Any, context: grpc.ServicerContext) -> Any:
+        pem = _pem(self.signing[request.name])
+        checksum = crc32c(pem)
+        if self.tampers_answers:
+            self.tampers_answers -= 1
+            pem = pem.replace(b"A", b"B", 1)
+        return resources.PublicKey(pem=pem.decode(), pem_crc32c=checksum, name=request.name)
 
-_ROUTE = re.compile(r"/keys/(?P<name>[A-Za-z0-9-]+)/(?P<version>[0-9a-f]{32})?(?:/(?P<verb>wrapkey|unwrapkey))?")
+    def _sign(self, request: Any, context: grpc.ServicerContext) -> Any:
+        """Exactly one of digest and data, as documented; a P-256 key wants the digest as SHA-256."""
+        if request.data or not request.digest.sha256:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "a P-256 key signs a SHA-256 digest")
+        digest = self._received(request.digest.sha256, request.digest_crc32c, context)
+        made = self.signing[request.name].sign(digest, ec.ECDSA(Prehashed(hashes.SHA256())))
+        answer = service.AsymmetricSignResponse(
+            signature=made,
+            signature_crc32c=crc32c(made),
+            verified_digest_crc32c=crc32c(digest) == request.digest_crc32c,
+            name=self.signed_by or request.name,
+        )
+        if self.tampers_answers:
+            self.tampers_answers -= 1
+            answer.signature = made[:-1] + bytes([made[-1] ^ 1])
+        return answer
+
+
+def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+_ROUTE = re.compile(r"/keys/(?P<name>[A-Za-z0-9-]+)/(?P<version>[0-9a-f]{32})?(?:/(?P<verb>wrapkey|unwrapkey|sign))?")
 
 
 @dataclass
 class KeyVault:
-    """One RSA key and its versions, behind TLS. ``fails`` are the statuses of the next answers."""
+    """One RSA key and its versions, and one EC key's, behind TLS. ``fails`` are the statuses of the next answers."""
 
     folder: Path
+    signing: dict[str, ec.EllipticCurvePrivateKey] = field(default_factory=dict)
+    #: What is signed instead of what was asked.
+    signs_instead: bytes | None = None
     versions: dict[str, rsa.RSAPrivateKey] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
     fails: list[int] = field(default_factory=list)
@@ -150,6 +192,7 @@ class KeyVault:
 
     def __post_init__(self) -> None:
         self.rotate()
+        self.signing[os.urandom(16).hex()] = ec.generate_private_key(ec.SECP256R1())
         vault = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -182,6 +225,10 @@ class KeyVault:
     @property
     def key_url(self) -> str:
         return f"https://127.0.0.1:{self._server.server_port}/keys/escrow"
+
+    @property
+    def signing_url(self) -> str:
+        return f"https://127.0.0.1:{self._server.server_port}/keys/cosigner/{next(iter(self.signing))}"
 
     def rotate(self) -> str:
         version = os.urandom(16).hex()
@@ -221,6 +268,8 @@ class KeyVault:
             return 400, _error("BadParameter")
         if self.denied:
             return 403, {"error": {"code": "Forbidden", "message": "no", "innererror": {"code": "ForbiddenByRbac"}}}
+        if found["name"] == "cosigner" and found["version"] in self.signing:
+            return self._signing(method, found["verb"], found["version"], body)
         if found["name"] != "escrow" or (found["version"] or next(iter(self.versions))) not in self.versions:
             return 404, _error("KeyNotFound")
         if method == "GET" and found["verb"] is None:
@@ -229,6 +278,22 @@ class KeyVault:
         if method != "POST" or found["verb"] is None or found["version"] is None:
             return 400, _error("BadParameter")
         return self._crypt(found["verb"], found["version"], json.loads(body))
+
+    def _signing(self, method: str, verb: str | None, version: str, body: bytes) -> tuple[int, Any]:
+        key = self.signing[version]
+        if method == "GET" and verb is None:
+            numbers = key.public_key().public_numbers()
+            shown = {"kid": self.signing_url, "kty": "EC", "crv": "P-256" if key.key_size == 256 else "P-384"}
+            shown |= {name: _base64url(getattr(numbers, name).to_bytes(key.key_size // 8)) for name in ("x", "y")}
+            return 200, {"key": shown, "attributes": {"enabled": True}}
+        asked = json.loads(body) if method == "POST" and verb == "sign" else {}
+        if set(asked) != {"alg", "value"} or asked["alg"] != "ES256" or "=" in asked["value"]:
+            return 400, _error("BadParameter")
+        digest = base64.urlsafe_b64decode(asked["value"] + "=")
+        if len(digest) != 32:
+            return 400, _error("BadParameter")
+        r, s = decode_dss_signature(key.sign(self.signs_instead or digest, ec.ECDSA(Prehashed(hashes.SHA256()))))
+        return 200, {"kid": self.signing_url, "value": _base64url(r.to_bytes(32) + s.to_bytes(32))}
 
     def _crypt(self, verb: str, version: str, asked: dict[str, str]) -> tuple[int, Any]:
         if set(asked) != {"alg", "value"} or asked["alg"] != "RSA-OAEP-256" or "=" in asked["value"]:
@@ -240,8 +305,11 @@ class KeyVault:
             result = key.public_key().encrypt(value, oaep) if verb == "wrapkey" else key.decrypt(value, oaep)
         except ValueError:
             return 400, _error("BadParameter")
-        text = base64.urlsafe_b64encode(result).rstrip(b"=").decode()
-        return 200, {"kid": f"{self.key_url}/{version}", "value": text}
+        return 200, {"kid": f"{self.key_url}/{version}", "value": _base64url(result)}
+
+
+def _base64url(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
 def _error(code: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def get_provider_info() -> dict[str, Any]:
                 "integration-name": "Holdfast",
                 "python-modules": [
                     f"holdfast.operators.{name}"
-                    for name in ("drill", "quality", "recovery", "replication", "snapshot", "sync", "training")
+                    for name in ("cost", "drill", "quality", "recovery", "replication", "snapshot", "sync", "training")
                 ],
             }
         ],

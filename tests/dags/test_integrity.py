@@ -18,14 +18,18 @@ def test_the_dags_are_those_the_documentation_lists(parsed):
         "back_up",
         "back_up.market-risk",
         "back_up_airflow",
+        "check_posture",
+        "export_audit",
         "fail_over",
         "failover_drill",
         "replicate_datasets",
+        "report_costs",
         "restore",
         "restore_drill.market-risk",
         "restore_live",
         "train_model",
         "verify_backups.market-risk",
+        "verify_exports",
         "watch_sites",
     }
 

@@ -16,7 +16,8 @@ from holdfast.engine.drill.evidence import EvidenceInvalid, verify_evidence
 from holdfast.engine.pipeline import require_active
 from holdfast.engine.runtime import Runtime
 from holdfast.sandbox import Sandbox
-from holdfast.sandbox.airflow import USER, AirflowRefused, AirflowStack
+from holdfast.sandbox.airflow import AirflowRefused, AirflowStack
+from holdfast.sandbox.airflow_connection import USER
 from holdfast.sandbox.scene import set_scene
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -23,6 +23,7 @@ class TwoSites:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self.residency: dict[str, object] = {}
         self.groups = {
             "shop": Group(
                 owner="x",

@@ -44,7 +44,8 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
 def test_status_shows_every_part_and_site(command: Command) -> None:
     found = command("status")
     assert found["up"]
-    assert {part["name"] for part in found["parts"]} == {"store.gcp-here", "proxy.gcp-here", "dns-api", "resolver"}
+    names = {"store.gcp-here", "proxy.gcp-here", "trails", "dns-api", "resolver"}
+    assert {part["name"] for part in found["parts"]} == names
     assert all(part["healthy"] and part["pid"] for part in found["parts"])
     assert found["sites"][0]["mode"] == "up"
 
@@ -53,6 +54,11 @@ def test_a_fault_is_set_and_lifted(command: Command) -> None:
     assert command("fault", "gcp-here", "latency", "--ms", "5")["mode"] == "latency"
     assert command("fault", "gcp-here", "down", "--listener", "store")["mode"] == "mixed"
     assert command("fault", "gcp-here", "up")["mode"] == "up"
+
+
+def test_trails_are_delivered_on_demand(command: Command) -> None:
+    (site,) = command("trails", "deliver")
+    assert (site["site"], site["cloud"], site["error"]) == ("gcp-here", "gcp", None)
 
 
 def test_the_environment_is_printed_for_a_shell_and_a_program(command: Command) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -10,9 +11,12 @@ import pytest
 
 from holdfast.engine.config import EnvironmentConnections, load_topology
 from holdfast.sandbox import Sandbox
+from holdfast.sandbox.airflow_connection import VARIABLE, airflow_folder
 from holdfast.sandbox.environment import build_environment, read_environment_file
+from holdfast.sandbox.files import write_json
 from holdfast.sandbox.layout import Paths, read_world
 from holdfast.sandbox.parts import port_names
+from holdfast.sandbox.processes import identify
 
 TOPOLOGY = Path(__file__).resolve().parents[2] / "include" / "holdfast.yaml"
 VANTAGES = ("outside", "aws-eu-west-1", "gcp-europe-west1", "azure-westeurope")
@@ -73,3 +77,30 @@ def test_a_shell_and_the_reader_read_the_same_file(sandbox: Sandbox, vantage: st
 def test_credentials_are_readable_by_their_owner_alone(sandbox: Sandbox) -> None:
     for file in (*sandbox.paths.env.iterdir(), sandbox.paths.parts):
         assert file.stat().st_mode & 0o077 == 0
+
+
+def test_the_connection_of_an_airflow_is_given_outside_while_it_runs(world) -> None:
+    _, paths, _ = world
+    me = identify(os.getpid())
+    assert me is not None
+    assert VARIABLE not in build_environment(*world)
+    folder = airflow_folder(paths.state)
+    write_json(folder / "settings.json", {"port": 4711, "password": "secret"})
+    write_json(folder / "processes.json", {"api-server": [me.pid, me.started]})
+    found = EnvironmentConnections(build_environment(*world)).get("holdfast_airflow")
+    assert (found.conn_type, found.host, found.port, found.login) == ("http", "127.0.0.1", 4711, "admin")
+    assert VARIABLE not in build_environment(*world, "aws-eu-west-1")
+    write_json(folder / "processes.json", {"api-server": [me.pid, "another time"]})
+    assert VARIABLE not in build_environment(*world)
+
+
+def test_cloudtrails_api_is_reached_like_its_site(world) -> None:
+    _, _, ports = world
+
+    def port(vantage: str) -> int:
+        extra = json.loads(build_environment(*world, vantage)["AIRFLOW_CONN_HOLDFAST_AWS"])["extra"]
+        return int(extra["service_config"]["cloudtrail"]["endpoint_url"].rpartition(":")[2])
+
+    assert port("outside") == ports["aws-eu-west-1/trail"]
+    assert port("aws-eu-west-1") == ports["trails"]
+    assert port("gcp-europe-west1") == ports["gcp-europe-west1/egress:aws-eu-west-1:trail"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -62,3 +63,19 @@ def test_what_is_not_http_passes_unchanged(data: bytes, at: list[int]) -> None:
     pieces = feed(framer, b"\x16\x03" + data, at)
     assert b"".join(piece.data for piece in pieces) == b"\x16\x03" + data
     assert {piece.kind for piece in pieces} == {Kind.OPAQUE}
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        b"PUT /x HTTP/1.1\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\nwhatever",
+        b"PUT /x HTTP/1.1\r\nContent-Length: -5\r\n\r\nwhatever",
+        b"PUT /x HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nwhatever",
+        b"PUT /x HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1_0\r\nwhatever",
+        b"PUT /x HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + b"f" * 5000 + b"\r\nwhatever",
+    ],
+)
+def test_a_length_that_is_none_passes_unchanged(stream: bytes) -> None:
+    framer = Framer(deque(), is_response=False)
+    pieces = [*framer.feed(stream), *framer.feed(b" and more\r\n\r\n")]
+    assert b"".join(piece.data for piece in pieces) == stream + b" and more\r\n\r\n"

@@ -87,7 +87,7 @@ def test_up_twice_starts_nothing_twice(small: Sandbox) -> None:
     assert first.up
     assert [part.pid for part in first.parts] == [part.pid for part in second.parts]
     assert first.keeper_pid == second.keeper_pid
-    assert {part.kind for part in first.parts} == {"store", "proxy", "dns"}
+    assert {part.kind for part in first.parts} == {"store", "proxy", "dns", "trails"}
 
 
 def test_two_ups_at_once_start_one_sandbox(small: Sandbox) -> None:

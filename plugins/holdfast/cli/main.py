@@ -17,7 +17,10 @@ from typer.core import TyperGroup
 from holdfast import __version__
 
 #: By name, in the order of the help: each is a module of this package, imported when it is asked for.
-COMMANDS = ("check", "sandbox", "authority", "drill", "failover", "sync", "train", "vault")
+COMMANDS = (
+    *("check", "sandbox", "authority", "drill", "failover", "sync", "train", "vault"),
+    *("audit", "residency", "posture", "cost"),
+)
 
 
 class _Commands(TyperGroup):

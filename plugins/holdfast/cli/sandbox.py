@@ -133,6 +133,28 @@ def scene(
             typer.echo(json.dumps({"group": group, "ready": True}))
 
 
+trails = typer.Typer(help="Audit logs of the emulated clouds.", no_args_is_help=True)
+app.add_typer(trails, name="trails")
+
+
+@trails.command("deliver")
+def deliver_trails(state: State = None, as_json: AsJson = False) -> None:
+    """Deliver what the fault proxies recorded, now, and close the periods that are open. Exits 1 if a site failed."""
+    with _errors(as_json):
+        delivered = _sandbox(state).deliver_trails()
+        if as_json:
+            typer.echo(json.dumps([one.as_dict() for one in delivered], indent=1))
+        for one in () if as_json else delivered:
+            lost = f", {one.unparsed} streams were no HTTP" if one.unparsed else ""
+            lost += f", {one.torn} records were cut off" if one.torn else ""
+            typer.echo(f"{one.site}: {one.events} events in {one.objects} objects{lost}")
+        for one in delivered:
+            if one.error is not None:
+                typer.echo(f"holdfast sandbox: {one.site}: {one.error.get('what')}: {one.error.get('found')}", err=True)
+        if any(one.error is not None for one in delivered):
+            raise typer.Exit(1)
+
+
 def _sandbox(state: Path | None, topology: Path | None = None) -> Sandbox:
     from holdfast.sandbox import Sandbox
 

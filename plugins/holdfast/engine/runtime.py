@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.clock import Clock, SystemClock
 from holdfast.engine.config import Connection, ConnectionSource, EnvironmentConnections, Site, Topology, load_topology
+from holdfast.errors import HoldfastError
 
 if TYPE_CHECKING:
     from holdfast.engine.authority.interface import EpochStore
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from holdfast.engine.objectstore.access import StoreAccess
     from holdfast.engine.objectstore.interface import ObjectStore
     from holdfast.engine.objectstore.limited import SiteLimiter
+    from holdfast.engine.objectstore.timeouts import Timeouts
+    from holdfast.engine.policy import DecisionLog
     from holdfast.engine.traffic.interface import TrafficRecord
 
 #: Budget of one look at or change of a traffic record; a caller that has more time tries again.
@@ -31,8 +34,14 @@ TRAFFIC_SECONDS = 4.0
 AccessSource = Callable[[str, Site], "StoreAccess | Connection"]
 
 
+def _decision_timeouts() -> Timeouts:
+    from holdfast.engine.objectstore.timeouts import Timeouts
+
+    return Timeouts(connect_seconds=1.0, request_seconds=3.0)
+
+
 class Runtime:
-    """Builds each engine object once, when it is first asked for.
+    """Builds each engine object once, when it is first asked for. Raises ConfigError: a residency policy is wrong.
 
     Args:
         topology: the validated topology.
@@ -67,6 +76,45 @@ class Runtime:
         self._authorities: dict[str, EpochStore] = {}
         self._records: dict[str, TrafficRecord] = {}
         self._lock = Lock()
+        #: Where what residency policies decide is written down; ``None``: the topology has no such class.
+        self.decisions = self._decision_log() if topology.residency else None
+
+    def _decision_log(self) -> DecisionLog:
+        from holdfast.engine.policy import DecisionLog, check_policies
+
+        check_policies(self.topology)
+        folder = self.decisions_folder
+        self.topology._decisions = log = DecisionLog(folder, self.topology, self._put_decisions, self.clock)
+        return log
+
+    @property
+    def decisions_folder(self) -> Path | None:
+        """Where decisions lie on this machine; ``None``: no folder is named, and a container's user has no home."""
+        try:
+            return self.state_folder / "decisions"
+        except RuntimeError:
+            return None
+
+    def ship_decisions(self) -> None:
+        """Bring what was decided to the sites now. A process that ends does so by itself, an Airflow task does not."""
+        if self.decisions is not None:
+            self.decisions.ship()
+
+    def _put_decisions(self, site: str, key: str, data: bytes) -> None:
+        from holdfast.engine.objectstore import open_store
+        from holdfast.engine.objectstore.errors import ObjectExists
+        from holdfast.engine.objectstore.interface import CREATE
+
+        settings = self.topology.site(site)
+        # Apart from `store`: few seconds, no retries. What does not arrive now is shipped the next time.
+        store = open_store(site, settings, self._access(site, settings), timeouts=_decision_timeouts(), retry=None)
+        try:
+            store.put(key, data, mode=CREATE)
+        except ObjectExists:
+            if store.get(key) != data:
+                raise HoldfastError(
+                    "other decisions lie under this key", where=f"{store.name}: {key}", expected="this writer's lines"
+                ) from None
 
     @classmethod
     def from_environment(

@@ -36,7 +36,8 @@ from holdfast.engine.checkpoint.sharded import Ranks, ShardedCheckpointer
 from holdfast.engine.compute.attempts import Attempts
 from holdfast.engine.config import Cloud, Topology, TrainingJob
 from holdfast.engine.objectstore import ObjectStore, local_store
-from holdfast.engine.replication import ResidencyRefused, check_hop, replicate, residency_for
+from holdfast.engine.policy import COPY_CHECKPOINTS, TRAIN, ResidencyRefused, check_hop, residency_for
+from holdfast.engine.replication import replicate
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.snapshot import CommitRecord, find_record, latest, open_table, put_snapshot
 from holdfast.errors import ConfigError, HoldfastError
@@ -147,7 +148,8 @@ class Training:
         """As `from_environment`, over what is open already."""
         topology = runtime.topology
         job = topology.job(environment.job)
-        check_hop(job.dataset, residency_for(topology, job.dataset), environment.site, topology.sites)
+        residency = residency_for(topology, job.dataset)
+        check_hop(job.dataset, residency, environment.site, topology.sites, intent=TRAIN)
         data_store = runtime.store(environment.site)
         if ranks is not None and environment.dataset_snapshot is None:
             # The newest may be another one by the time the last rank looks.
@@ -353,7 +355,15 @@ def _standbys(topology: Topology, environment: TrainingEnvironment) -> tuple[tup
         if site == environment.site:
             continue
         try:
-            check_hop(f"checkpoints of {environment.run}", residency, site, topology.sites)
+            check_hop(
+                f"checkpoints of {environment.run}",
+                residency,
+                site,
+                topology.sites,
+                intent=COPY_CHECKPOINTS,
+                source=environment.site,
+                resource=environment.run,
+            )
             allowed.append(site)
         except ResidencyRefused as error:
             refused[site] = str(error)

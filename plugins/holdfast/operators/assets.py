@@ -15,6 +15,9 @@ TRAINED_MODEL = AssetAlias("holdfast-trained-model", group="holdfast")
 #: Stands for the asset of whichever job's run ended well.
 FINISHED_TRAINING = AssetAlias("holdfast-finished-training", group="holdfast")
 
+#: Updated when a billing period's costs were reported.
+COSTS = Asset(name="holdfast-costs", uri="x-holdfast://costs", group="holdfast")
+
 
 def dataset_asset(name: str) -> Asset:
     """Updated when a new snapshot of the dataset is verified at every site of its group."""
@@ -39,3 +42,8 @@ def training_asset(job: str) -> Asset:
 def vault_asset(name: str) -> Asset:
     """The asset of a vault: it has an event whenever backups were made. See `BACKED_UP`."""
     return Asset(name=f"holdfast-vault-{name}", uri=f"x-holdfast://vaults/{name}", group="holdfast")
+
+
+def ledger_asset(origin: str) -> Asset:
+    """The asset of a ledger: it has an event for each seal."""
+    return Asset(name=f"holdfast-ledger-{origin}", uri=f"x-holdfast://ledgers/{origin}", group="holdfast")

@@ -23,10 +23,10 @@ from typing import Any
 import httpx
 
 from holdfast.sandbox import ports, processes
+from holdfast.sandbox.airflow_connection import USER, VARIABLE, airflow_connection
 from holdfast.sandbox.errors import MissingTool, PartFailed, SandboxError, SandboxNotUp
 from holdfast.sandbox.files import read_json, write_json, write_text
 
-USER = "admin"
 #: What the API server calls its parts, and the command that starts each.
 COMPONENTS: Mapping[str, tuple[str, ...]] = {
     "api-server": ("api-server",),
@@ -537,7 +537,8 @@ def _configuration(stack: AirflowStack, settings: Mapping[str, Any]) -> dict[str
         for section, options in sections.items()
         for key, value in options.items()
     }
-    return variables | {"AIRFLOW_HOME": str(stack.state), "NO_COLOR": "1"}
+    own = {VARIABLE: airflow_connection(settings)}
+    return variables | own | {"AIRFLOW_HOME": str(stack.state), "NO_COLOR": "1"}
 
 
 def _airflow_version() -> str:

@@ -29,15 +29,16 @@ from holdfast.engine.recovery.jobs import job_status
 from holdfast.engine.recovery.subjects import current_run
 from holdfast.engine.runtime import Runtime
 from holdfast.errors import HoldfastError
-from holdfast.sandbox import demo_vault
-from holdfast.sandbox.airflow import USER, AirflowStack, DagRun
+from holdfast.sandbox import demo_audit, demo_vault
+from holdfast.sandbox.airflow import AirflowStack, DagRun
+from holdfast.sandbox.airflow_connection import USER, airflow_folder
 from holdfast.sandbox.errors import PartFailed
 from holdfast.sandbox.files import read_json
 from holdfast.sandbox.scene import await_service, begin_authority, create_records, seed_data, train_first_models
 from holdfast.sandbox.supervisor import Sandbox
 
 SCENARIO = "site-outage"
-EVIDENCE = ("journal.json", "report.html", "evidence.dsse.json")
+EVIDENCE = tuple(demo_audit.EVIDENCE)
 _ROOT = Path(__file__).resolve().parents[3]
 #: The training must have this many steps behind it before the cloud is cut off.
 _STEPS_BEFORE = 30
@@ -74,9 +75,10 @@ class Demo:
         self.sandbox = Sandbox(state, topology=_ROOT / "include" / "holdfast.yaml")
         self.output = output
         self.tell = teller
-        self.airflow = AirflowStack(state / "airflow", {}, dags=_ROOT / "dags", plugins=_ROOT / "plugins")
+        self.airflow = AirflowStack(airflow_folder(state), {}, dags=_ROOT / "dags", plugins=_ROOT / "plugins")
         self._runtime: Runtime | None = None
         self._vault: demo_vault.VaultFigures | None = None
+        self._audit: demo_audit.AuditFigures | None = None
 
     def run(self) -> bool:
         """The story; whether every verdict is a pass and the evidence verifies."""
@@ -86,6 +88,7 @@ class Demo:
         training = self._protect_and_train(group)
         journal_file = self._drill(group)
         self._training_ends(training)
+        self._export_audit(journal_file)
         return self._conclude(journal_file)
 
     @property
@@ -191,6 +194,11 @@ class Demo:
             f"{found.get('epoch')}"
         )
 
+    def _export_audit(self, journal_file: Path) -> None:
+        self.tell.chapter("An export for the auditor, of the clouds, Airflow and Holdfast")
+        drills = {"failover-drill": journal_file.parent, "restore-drill": self.output / demo_vault.FOLDER}
+        self._audit = demo_audit.export_own_run(self.sandbox, self.output, drills, say=self.tell.say)
+
     def _conclude(self, journal_file: Path) -> bool:
         self.tell.chapter("What was measured")
         self.output.mkdir(parents=True, exist_ok=True)
@@ -201,9 +209,10 @@ class Demo:
         key = load_or_create_key(self.runtime.environ).public_key()
         verified = verify_evidence(self.output, public_key=key)
         assert self._vault is not None
-        self.tell.console.print(_table(journal, self._vault))
+        assert self._audit is not None
+        self.tell.console.print(_table(journal, self._vault, self._audit))
         passed = journal["status"] == "completed" and not journal["deviated"] and journal["verdict"]["passed"] is True
-        passed = passed and self._vault.passed
+        passed = passed and self._vault.passed and self._audit.passed
         self.tell.console.print(
             f"The drill {journal['status']}; verdicts {'all pass' if passed else 'DO NOT ALL PASS'}; the evidence of "
             f"both drills verifies, {verified.signer}.",
@@ -278,13 +287,14 @@ def _about_the_drill(task: str, result: dict[str, Any]) -> str:
     return ""
 
 
-def _table(journal: dict[str, Any], vault: demo_vault.VaultFigures) -> Table:
+def _table(journal: dict[str, Any], vault: demo_vault.VaultFigures, audit: demo_audit.AuditFigures) -> Table:
     table = Table("claim", "objective", "measured", "verdict", box=None)
     for claim, objective, measured, verdict in summary_rows(journal):
         table.add_row(claim, objective, measured, _MARKS[journal["verdict"][verdict]] if verdict else "")
     table.add_section()
-    for claim, objective, measured, holds in demo_vault.vault_rows(vault):
-        table.add_row(claim, objective, measured, _MARKS[holds])
+    for rows in (demo_vault.vault_rows(vault), demo_audit.audit_rows(audit)):
+        for claim, objective, measured, holds in rows:
+            table.add_row(claim, objective, measured, _MARKS[holds])
     return table
 
 

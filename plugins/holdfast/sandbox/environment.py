@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.engine.config.environment_file import format_environment, parse_environment, read_environment_file
+from holdfast.sandbox.airflow_connection import running_airflow
 from holdfast.sandbox.azurite import ACCOUNT, KEY
 from holdfast.sandbox.files import write_text
 from holdfast.sandbox.layout import GCP_PROJECT, STATE_VARIABLE, TOPOLOGY_VARIABLE, Paths, SandboxSite, World
@@ -33,7 +34,9 @@ def build_environment(world: World, paths: Paths, ports: dict[str, int], vantage
     environ = {STATE_VARIABLE: str(paths.state), TOPOLOGY_VARIABLE: str(world.topology)}
     for site in world.sites:
         url = f"http://{HOST}:{ports[_port_name(site.name, 'store', vantage)]}"
-        environ[_connection_variable(site.connection)] = json.dumps(_connection(site, url), sort_keys=True)
+        environ[_connection_variable(site.connection)] = json.dumps(
+            _connection(site, url, _trail(site, ports, vantage)), sort_keys=True
+        )
         if site.cloud == "gcp":
             environ.setdefault("STORAGE_EMULATOR_HOST", url)
         environ[f"HOLDFAST_SERVICE_{site.variable}"] = (
@@ -46,6 +49,8 @@ def build_environment(world: World, paths: Paths, ports: dict[str, int], vantage
         for connection in world.dns_connections:
             environ.setdefault(_connection_variable(connection), json.dumps(_google(url), sort_keys=True))
         environ["HOLDFAST_RESOLVER"] = f"{HOST}:{ports['resolver']}"
+    if vantage == OUTSIDE:
+        environ.update(running_airflow(paths.state))
     return environ
 
 
@@ -81,13 +86,22 @@ def _connection_variable(connection: str) -> str:
     return f"AIRFLOW_CONN_{connection.upper()}"
 
 
-def _connection(site: SandboxSite, url: str) -> dict[str, Any]:
+def _trail(site: SandboxSite, ports: dict[str, int], vantage: str) -> str | None:
+    """Where CloudTrail's API of this site is, seen from there."""
+    if site.cloud != "aws":
+        return None
+    if vantage == site.name:
+        return f"http://{HOST}:{ports['trails']}"
+    return f"http://{HOST}:{ports[_port_name(site.name, 'trail', vantage)]}"
+
+
+def _connection(site: SandboxSite, url: str, trail: str | None) -> dict[str, Any]:
     if site.cloud == "aws":
-        return _aws(site, url)
+        return _aws(site, url, trail)
     return _azure(url) if site.cloud == "azure" else _google(url)
 
 
-def _aws(site: SandboxSite, url: str) -> dict[str, Any]:
+def _aws(site: SandboxSite, url: str, trail: str | None) -> dict[str, Any]:
     # Without an endpoint of its own for STS, Airflow asks the real one (its test_connection does).
     return {
         "conn_type": "aws",
@@ -102,7 +116,11 @@ def _aws(site: SandboxSite, url: str) -> dict[str, Any]:
                 "retries": {"mode": "standard", "total_max_attempts": 2},
                 "s3": {"addressing_style": "path"},
             },
-            "service_config": {"s3": {"endpoint_url": url}, "sts": {"endpoint_url": url}},
+            "service_config": {
+                "s3": {"endpoint_url": url},
+                "sts": {"endpoint_url": url},
+                "cloudtrail": {"endpoint_url": trail},
+            },
         },
     }
 

@@ -5,12 +5,15 @@ The proxy needs it to hit bodies and spare heads, and to act between two request
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
 
 _LONGEST_HEAD = 256 * 1024
+#: Python's `int` reads signs and underscores too, and refuses thousands of digits.
+_CHUNK_SIZE, _LENGTH = re.compile(rb"[0-9A-Fa-f]{1,15}"), re.compile(rb"[0-9]{1,18}")
 
 
 class Kind(Enum):
@@ -105,11 +108,11 @@ class Framer:
         if self._state == "chunk end":
             self._state = "chunk size"
         elif self._state == "chunk size":
-            try:
-                self._left = int(line.split(b";")[0].strip(), 16)
-            except ValueError:
+            size = line.split(b";")[0].strip()
+            if _CHUNK_SIZE.fullmatch(size) is None:
                 self._state = "opaque"
                 return Piece(Kind.OPAQUE, line)
+            self._left = int(size, 16)
             self._state = "chunk" if self._left else "trailer"
         elif not line.strip():
             self._state = "head"
@@ -165,7 +168,7 @@ def _body_framing(fields: bytes) -> tuple[int | None, bool]:
         name, _, value = line.partition(b":")
         match name.strip().lower():
             case b"content-length":
-                length = int(value) if value.strip().isdigit() else None
+                length = int(value) if _LENGTH.fullmatch(value.strip()) else None
             case b"transfer-encoding":
                 chunked = b"chunked" in value.lower()
     return length, chunked

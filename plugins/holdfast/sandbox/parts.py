@@ -14,6 +14,8 @@ from typing import Any
 from holdfast.sandbox.azurite import ACCOUNT, find_azurite, find_node
 from holdfast.sandbox.layout import GCP_PROJECT, ZONE, ZONE_DNS_NAME, Paths, SandboxSite, World
 from holdfast.sandbox.ports import HOST
+from holdfast.sandbox.trails.names import trail_buckets
+from holdfast.sandbox.trails.recording import recorded_folder
 
 #: Names the part a process is, and the sandbox it belongs to.
 PART_VARIABLE = "HOLDFAST_SANDBOX_PART"
@@ -25,7 +27,8 @@ class Part:
     """One process the keeper keeps running.
 
     Args:
-        name: ``store.<site>``, ``service.<site>``, ``proxy.<site>``, ``dns-api`` or ``resolver``.
+        name: ``store.<site>``, ``service.<site>``, ``proxy.<site>``, ``trails``, ``dns-api`` or
+            ``resolver``.
         probe: an HTTP path that answers once the part serves; ``None``: a connection is enough.
         provision: what must exist in it once it serves: ``{"kind": …, "bucket": …}``.
         data: the folder or file that holds its state, wiped when it is destroyed.
@@ -62,7 +65,7 @@ class Part:
 
 def port_names(world: World) -> list[str]:
     """Every port a sandbox of this world needs, in a fixed order."""
-    names = ["dns-api", "resolver"]
+    names = ["dns-api", "resolver", "trails"]
     for site in world.sites:
         names += [f"store.{site.name}", f"service.{site.name}", f"proxy.{site.name}"]
         names += [f"{site.name}/{listener}" for listener in listeners(world, site.name)]
@@ -74,9 +77,13 @@ def listeners(world: World, site: str) -> dict[str, str]:
     found = {"store": f"store.{site}", "service": f"service.{site}"}
     if site == world.dns_site:
         found["dns"] = "dns-api"
+    if world.site(site).cloud == "aws":
+        found["trail"] = "trails"
     for other in world.others(site):
         found[f"egress:{other.name}:store"] = f"{other.name}/store"
         found[f"egress:{other.name}:service"] = f"{other.name}/service"
+        if other.cloud == "aws":
+            found[f"egress:{other.name}:trail"] = f"{other.name}/trail"
     if world.dns_site is not None:
         found["egress:dns"] = "dns-api" if site == world.dns_site else f"{world.dns_site}/dns"
     return found
@@ -96,6 +103,7 @@ def proxy_settings(world: World, paths: Paths, ports: dict[str, int], site: str)
         "site": site,
         "control": ports[f"proxy.{site}"],
         "mode_file": str(paths.mode(site)),
+        "recorded": str(recorded_folder(paths.state, site)),
         "listeners": {
             name: {"port": ports[f"{site}/{name}"], "upstream": ports[upstream]}
             for name, upstream in listeners(world, site).items()
@@ -129,6 +137,9 @@ def build_parts(
                 settings=json.dumps(proxy_settings(world, paths, ports, site.name), sort_keys=True),
             )
         )
+    parts.append(
+        _python("trails", "trails", None, "holdfast.sandbox.trails", (str(paths.state),), ports, probe="/trails")
+    )
     if world.dns_site is not None:
         parts += _dns(world, paths, ports)
     if agents:
@@ -145,7 +156,13 @@ def _python(
 def _store(site: SandboxSite, paths: Paths, ports: dict[str, int]) -> Part:
     name = f"store.{site.name}"
     port, data = ports[name], paths.data / site.name
-    provision = {"kind": site.cloud, "bucket": site.bucket, "region": site.region, "project": GCP_PROJECT}
+    provision = {
+        "kind": site.cloud,
+        "bucket": site.bucket,
+        "trails": " ".join(trail_buckets(site.cloud, site.bucket)),
+        "region": site.region,
+        "project": GCP_PROJECT,
+    }
     if site.cloud == "aws":
         return _python(
             name,

@@ -1,8 +1,9 @@
 """The fault proxy of one site: every way in and every way out leads through it, and all obey the site's modes.
 
-One process per site. Its listeners are ``store``, ``service`` and perhaps ``dns`` (ways in) and ``egress:…`` (ways
-out). Processes inside the site reach their own store directly, not through here: inside a site that is cut off the
-network works. Modes are switched live over HTTP on the control port and survive a restart of the proxy.
+One process per site. Its listeners are ``store``, ``service`` and perhaps ``dns`` and ``trail`` (ways in) and
+``egress:…`` (ways out). Processes inside the site reach their own store directly, not through here: inside a site that
+is cut off the network works. Modes are switched live over HTTP on the control port and survive a restart of the proxy.
+What comes in to a cloud is recorded for its trail.
 """
 
 from __future__ import annotations
@@ -21,15 +22,33 @@ from holdfast.sandbox.faults import UP, Mode, check_direction, matches, parse_mo
 from holdfast.sandbox.files import read_json, write_json
 from holdfast.sandbox.proxy_control import serve_control
 from holdfast.sandbox.proxy_listener import Listener
+from holdfast.sandbox.trails.recording import Recorder
+
+#: A way out needs no record: it leads to another site's way in.
+RECORDED = ("store", "dns", "trail")
 
 
 class SiteProxy:
-    """All listeners of a site and the modes they are in."""
+    """All listeners of a site and the modes they are in.
 
-    def __init__(self, site: str, listeners: dict[str, dict[str, int]], mode_file: Path) -> None:
+    Args:
+        recorded: the folder for records of the ways in that lead to a cloud; none: nothing is recorded.
+    """
+
+    def __init__(
+        self, site: str, listeners: dict[str, dict[str, int]], mode_file: Path, recorded: Path | None = None
+    ) -> None:
         self.site = site
         self._mode_file = mode_file
-        self._listeners = {name: Listener(name, at["port"], at["upstream"]) for name, at in listeners.items()}
+        self._listeners = {
+            name: Listener(
+                name,
+                at["port"],
+                at["upstream"],
+                Recorder(recorded, name) if recorded is not None and name in RECORDED else None,
+            )
+            for name, at in listeners.items()
+        }
 
     async def open(self) -> None:
         """Bind every port and take up the modes of before a restart."""
@@ -75,9 +94,13 @@ def _saved_mode(saved: dict[str, Any] | None) -> Mode:
         return UP
 
 
+def _folder(config: dict[str, Any]) -> Path | None:
+    return Path(config["recorded"]) if config.get("recorded") else None
+
+
 async def serve(config: dict[str, Any]) -> None:
     """Run a site's proxy until it is told to stop."""
-    proxy = SiteProxy(config["site"], config["listeners"], Path(config["mode_file"]))
+    proxy = SiteProxy(config["site"], config["listeners"], Path(config["mode_file"]), _folder(config))
     await proxy.open()
     control = await serve_control(proxy, config["control"])
     stop = asyncio.Event()

@@ -12,6 +12,7 @@ from typing import Protocol
 from holdfast.sandbox.faults import Mode
 from holdfast.sandbox.http_framing import Framer, Kind, Piece
 from holdfast.sandbox.ports import HOST
+from holdfast.sandbox.trails.watching import Sink, Watch
 
 READ_LIMIT = 1 << 20
 _READ_BYTES = 1 << 18
@@ -44,6 +45,7 @@ class Port(Protocol):
     upstream: int
     sending: Bucket
     answering: Bucket
+    recorder: Sink | None
 
 
 class Connection:
@@ -62,6 +64,8 @@ class Connection:
         self._swallowed = False
         #: Where in the body of this answer the harm is done; ``None``: nowhere.
         self._harm_at: int | None = None
+        self._watch = Watch(port.recorder, _peer(writer)) if port.recorder is not None else None
+        self._ended_by_cloud = False
 
     def abort(self) -> None:
         """Reset both sides, now."""
@@ -82,6 +86,8 @@ class Connection:
         except (OSError, asyncio.CancelledError):
             self._reset()
         finally:
+            if self._watch is not None:
+                self._watch.ended(by_cloud=self._ended_by_cloud)
             for writer in (self._client, self._upstream):
                 if writer is not None:
                     with contextlib.suppress(OSError):
@@ -131,6 +137,8 @@ class Connection:
                 upstream.write_eof()
                 return
             for piece in self._requests.feed(data):
+                if self._watch is not None:
+                    self._watch.request(piece)
                 if mode.name == "http503" and piece.kind is Kind.HEAD:
                     await self._answer_busy()
                     return
@@ -142,11 +150,15 @@ class Connection:
             data = await reader.read(self._read_bytes())
             mode = await self._passable()
             if not data:
+                self._ended_by_cloud = True
                 return
-            if mode.name == "half-open":
-                self._swallowed = True
-                continue
+            self._swallowed = self._swallowed or mode.name == "half-open"
             for piece in self._responses.feed(data):
+                # What the cloud answered, whatever becomes of it on the way.
+                if self._watch is not None:
+                    self._watch.response(piece)
+                if self._swallowed:
+                    continue
                 harmed, cut = self._harm(piece, mode)
                 await self._send(self._client, piece, harmed, mode, self._port.answering)
                 if cut:
@@ -201,6 +213,8 @@ class Connection:
         connection, and the answer would be lost with it.
         """
         self._busy = True
+        if self._watch is not None:
+            self._watch.refused(503)
         if self._upstream is not None:
             _reset(self._upstream)
         self._client.write(_BUSY)
@@ -210,6 +224,11 @@ class Connection:
             async with asyncio.timeout(_DISCARD_SECONDS):
                 while await self._client_reader.read(_READ_BYTES):
                     pass
+
+
+def _peer(writer: asyncio.StreamWriter) -> str:
+    name = writer.get_extra_info("peername")
+    return f"{name[0]}:{name[1]}" if isinstance(name, tuple) else ""
 
 
 def _no_delay(writer: asyncio.StreamWriter) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 from holdfast.sandbox.faults import UP, Mode
 from holdfast.sandbox.ports import HOST
 from holdfast.sandbox.proxy_connection import READ_LIMIT, Bucket, Connection
+from holdfast.sandbox.trails.recording import Recorder
+from holdfast.sandbox.trails.watching import Sink
 
 
 class Listener:
@@ -16,12 +18,17 @@ class Listener:
 
     A listener that is down really refuses: it stops listening. A second socket that is bound to the port and never
     listens keeps others from taking it meanwhile.
+
+    Args:
+        recorder: keeps what passes; without one nothing is kept.
     """
 
-    def __init__(self, name: str, port: int, upstream: int) -> None:
+    def __init__(self, name: str, port: int, upstream: int, recorder: Recorder | None = None) -> None:
         self.name = name
         self.port = port
         self.upstream = upstream
+        self.recorder: Sink | None = recorder
+        self._recorder = recorder
         self.mode = UP
         self.changed = asyncio.Event()
         self.sending, self.answering = Bucket(), Bucket()
@@ -67,6 +74,7 @@ class Listener:
             "upstream": self.upstream,
             "connections": len(self._connections),
             "accepted": self._accepted,
+            **({} if self._recorder is None else {"trail": self._recorder.as_dict()}),
         }
 
     def _bind(self) -> socket.socket:

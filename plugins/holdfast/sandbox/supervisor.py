@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from holdfast.errors import ConfigError
 from holdfast.sandbox import keeper as keeping
@@ -38,7 +38,11 @@ from holdfast.sandbox.parts import (
 from holdfast.sandbox.ports import HOST, assign, claim, claim_block, free_port, is_free
 from holdfast.sandbox.processes import Identity
 from holdfast.sandbox.status import PartStatus, SandboxStatus, SiteStatus, is_frozen
+from holdfast.sandbox.trails.names import trails_folder
 from holdfast.sandbox.vault_keys import write_vault_keys
+
+if TYPE_CHECKING:
+    from holdfast.sandbox.trails.delivery import Delivered
 
 _FORMAT = 1
 _POLL_SECONDS = 0.02
@@ -125,7 +129,7 @@ class Sandbox:
             self.paths.keeper.unlink(missing_ok=True)
             self.paths.parts.unlink(missing_ok=True)
             if wipe:
-                for path in (self.paths.data, self.paths.proxies, self.paths.env):
+                for path in (self.paths.data, self.paths.proxies, self.paths.env, trails_folder(self.paths.state)):
                     shutil.rmtree(path, ignore_errors=True)
                 self.paths.sandbox.unlink(missing_ok=True)
 
@@ -168,6 +172,18 @@ class Sandbox:
         """
         saved = self._require_saved()
         return build_environment(read_world(Path(saved["topology"])), self.paths, saved["ports"], vantage)
+
+    # -- trails ------------------------------------------------------------------------------------------------------
+
+    def deliver_trails(self) -> list[Delivered]:
+        """Deliver what the fault proxies recorded until now, and close each period that is open.
+
+        Raises:
+            SandboxNotUp: the sandbox is down.
+        """
+        from holdfast.sandbox.trails.delivery import deliverer_of
+
+        return deliverer_of(self.paths, self._require_up()).deliver()
 
     # -- faults ------------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -112,7 +113,8 @@ class World(Runtime):
     """A runtime over memory stores and a register of the test's."""
 
     def __init__(self, **dataset: Any) -> None:
-        super().__init__(topology(**dataset), EnvironmentConnections({}), clock=FakeClock(), environ={})
+        environ = {"HOLDFAST_STATE": os.environ["HOLDFAST_STATE"]}
+        super().__init__(topology(**dataset), EnvironmentConnections({}), clock=FakeClock(), environ=environ)
         self.memory: dict[str, ObjectStore] = {name: memory_store(name) for name in self.topology.sites}
         self.register = Register()
         sink = pa.BufferOutputStream()

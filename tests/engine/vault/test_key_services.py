@@ -12,8 +12,9 @@ import pytest
 
 from holdfast.clock import FakeClock
 from holdfast.engine.config import Connection
+from holdfast.engine.keyservice.errors import KeyServiceRefused, KeyServiceUnavailable
 from holdfast.engine.objectstore import memory_store
-from holdfast.engine.vault.errors import Damaged, KeyServiceRefused, KeyServiceUnavailable, WrongKey
+from holdfast.engine.vault.errors import Damaged, WrongKey
 from holdfast.engine.vault.keysets import make_vault, unlock
 from holdfast.engine.vault.kms_aws import AwsKmsRecipient
 from holdfast.engine.vault.kms_azure import AzureKeyVaultRecipient

@@ -18,7 +18,23 @@ class SourceUnreadable(HoldfastError):
     """An interval, or a part of it, could not be read: what it held is unknown, which is not nothing.
 
     An expired token, a permission that was narrowed, a page that stayed throttled, an object that cannot be parsed.
+
+    Args:
+        code: as a `Finding` has it: ``permission-refused``, ``throttled``, ``bucket-missing``, ...
     """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        code: str = "unreadable",
+        where: str | None = None,
+        expected: str | None = None,
+        found: str | None = None,
+        fix: str | None = None,
+    ) -> None:
+        super().__init__(what, where=where, expected=expected, found=found, fix=fix)
+        self.code = code
 
 
 class State(StrEnum):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from holdfast.engine.config.base import Model, Name, RelativePath
 
@@ -34,21 +34,65 @@ class CloudLoggingSource(_InBucket):
         description="Folders the sink writes: one for each log.",
     )
     hold_hours: float = Field(4.0, ge=0, description="How long after its end an hour may still get late shards.")
+    heartbeat: str | None = Field(
+        None,
+        description="A log of the same sink that has an entry every hour, e.g. `holdfast-heartbeat`. With it an hour "
+        "without objects of another log is empty; without, it is unknown.",
+    )
+    sink: str | None = Field(
+        None,
+        pattern=r"^(projects|folders|organizations|billingAccounts)/[^/]+/sinks/[^/]+$",
+        description="Whose settings are kept as evidence: `projects/<id>/sinks/<name>`.",
+    )
 
 
 class AzureMonitorSource(_InBucket):
     kind: Literal["azure-monitor"]
+    bucket: str = Field(
+        "",
+        description="None: each category is a container of its own, as Azure delivers. Else the one container in which "
+        "each category is a folder.",
+    )
     categories: tuple[str, ...] = Field(
         ("insights-activity-logs",), min_length=1, description="Containers' or folders' names: one for each category."
     )
-    resource_id: str = Field(description="Whose logs: `/SUBSCRIPTIONS/<id>`, or a resource below it.")
+    resource_id: str = Field(
+        pattern=r"^(/[^/]+)+$|^tenantId=[^/]+$",
+        description="Whose logs, spelt as in the blobs' names: `/SUBSCRIPTIONS/<ID>`, a resource below it, or "
+        "`tenantId=<id>` for Entra's.",
+    )
     hold_hours: float = Field(1.0, ge=0, description="How long after its end an hour's blob may still grow.")
 
 
 class KubernetesSource(_InBucket):
     kind: Literal["kubernetes"]
-    cluster: str
-    hold_hours: float = Field(1.0, ge=0)
+    cluster: str = Field(description="Its name, in every event.")
+    layout: str = Field(
+        "{yyyy}/{mm}/{dd}/{hh}/",
+        description="What the names of one hour's objects begin with: `{yyyy}`, `{mm}`, `{dd}`, `{hh}` (UTC) and "
+        "`{cluster}` are filled in.",
+    )
+    sequence: str | None = Field(
+        None,
+        description="What follows the layout, where the exporter numbers its objects without holes: `{index}`, and "
+        "`{stream}` where several exporters number for themselves, e.g. `{stream}-{index}.gz`. None: nothing shows "
+        "that an hour is whole.",
+    )
+    hold_hours: float = Field(1.0, ge=0, description="How long after its end an hour may still get objects.")
+
+    @field_validator("layout")
+    @classmethod
+    def _has_hours(cls, layout: str) -> str:
+        if missing := [name for name in ("{yyyy}", "{mm}", "{dd}", "{hh}") if name not in layout]:
+            raise ValueError(f"expected every hour to have names of its own; {', '.join(missing)} is missing")
+        return layout
+
+    @field_validator("sequence")
+    @classmethod
+    def _has_index(cls, sequence: str | None) -> str | None:
+        if sequence is not None and (sequence.count("{index}") != 1 or sequence.count("{stream}") > 1):
+            raise ValueError("expected `{index}` once, and `{stream}` at most once")
+        return sequence
 
 
 class AirflowSource(Model):
@@ -75,6 +119,13 @@ class AuditKeys(Model):
     )
 
 
+class Timestamps(Model):
+    """An authority that says when a checkpoint existed."""
+
+    url: str = Field(pattern=r"^https?://", description="Of the authority.")
+    roots: str = Field(description="PEM file of the certificates its answers must lead to, relative to the topology.")
+
+
 class Audit(Model):
     """What is collected, and where it is sealed."""
 
@@ -88,9 +139,13 @@ class Audit(Model):
     prefix: RelativePath = Field("ledger", description="Folder in each site's bucket.")
     sources: dict[Name, Source] = Field(default_factory=dict)
     keys: AuditKeys = Field(default_factory=lambda: AuditKeys())
+    timestamps: Timestamps | None = Field(
+        None, description="Independent time for every checkpoint (RFC 3161); needs the extra `audit`."
+    )
     retention: tuple[str, ...] = Field((), description="Retention profiles; the longest counts.")
     lock_mode: Literal["compliance", "governance", "none"] = Field(
         "compliance", description="`none` locks nothing, and the export says so."
     )
     export_schedule: str | None = Field("@hourly", description="Cron expression of `export_audit`; none: by hand.")
     verify_schedule: str | None = Field("@daily", description="Cron expression of `verify_exports`.")
+    posture_schedule: str | None = Field("@daily", description="Cron expression of `check_posture`.")

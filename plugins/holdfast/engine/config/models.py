@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import Field, PrivateAttr, model_validator
 
@@ -16,6 +17,7 @@ from holdfast.engine.config.audit import Audit
 from holdfast.engine.config.base import Model, Name, RelativePath
 from holdfast.engine.config.checkpoints import CheckpointCompression, KeepCheckpoints, PlannedInterval
 from holdfast.engine.config.compute import Compute, Placement
+from holdfast.engine.config.cost import Cost
 from holdfast.engine.config.sync import Sync
 from holdfast.engine.config.vaults import Vault
 from holdfast.errors import UnknownName
@@ -152,7 +154,49 @@ class Dataset(Model):
 
 
 class Residency(Model):
-    jurisdictions: tuple[str, ...] = Field(min_length=1, description="Where bytes of this class may lie.")
+    """A class of data: where its bytes may lie, by a list of jurisdictions or by a policy of its own."""
+
+    jurisdictions: tuple[str, ...] = Field(
+        (), description="Where bytes of this class may lie. The short form: a policy is made of it."
+    )
+    policy: RelativePath | None = Field(
+        None,
+        description="Instead: a Cedar policy, a file below the topology's folder, e.g. `policies/eu-only.cedar`.",
+    )
+    _scope: ResidencyScope | None = PrivateAttr(default=None)
+
+    @property
+    def scope(self) -> ResidencyScope | None:
+        """Whose class it is, where a topology was asked for it."""
+        return self._scope
+
+    def within(self, scope: ResidencyScope, **update: object) -> Residency:
+        """The same class, as it binds one subject of a topology."""
+        bound = self.model_copy(update=update)
+        bound._scope = scope
+        return bound
+
+    @model_validator(mode="after")
+    def _says_where(self) -> Self:
+        if bool(self.jurisdictions) is (self.policy is not None):
+            found = "both" if self.jurisdictions else "neither"
+            raise ValueError(f"expected `jurisdictions` or `policy`; found {found}")
+        return self
+
+
+@dataclass(frozen=True, eq=False)
+class ResidencyScope:
+    """Whose class a `Residency` is.
+
+    Args:
+        topology: of which.
+        subject: the dataset, or the model that is trained on such data.
+        classes: the classes that bind it, by name: each of them has to allow it.
+    """
+
+    topology: Topology
+    subject: str
+    classes: tuple[str, ...]
 
 
 class TrainingJob(Model):
@@ -223,7 +267,12 @@ class Topology(Model):
     vaults: dict[Name, Vault] = Field(default_factory=dict)
     airflow: Airflow = Field(default_factory=lambda: Airflow())
     audit: Audit | None = Field(None, description="Sealed exports of audit events.")
+    cost: Cost | None = Field(None, description="What standing by and drills cost, from the clouds' own bills.")
     _path: Path = PrivateAttr(default=Path("holdfast.yaml"))
+    #: Writes decisions down (`holdfast.engine.policy.DecisionLog`); the runtime sets it.
+    _decisions: Any = PrivateAttr(default=None)
+    #: Policy files that were read (`holdfast.engine.policy.texts`), by their path in the topology.
+    _policies: dict[str, Any] = PrivateAttr(default_factory=dict)
 
     @property
     def path(self) -> Path:
@@ -255,7 +304,7 @@ class Topology(Model):
     def residency_of(self, dataset: str) -> Residency | None:
         """The residency class of a dataset, ``None`` when it may lie anywhere."""
         name = self.dataset(dataset).residency
-        return None if name is None else self.residency[name]
+        return None if name is None else self.residency[name].within(ResidencyScope(self, dataset, (name,)))
 
     def _named(self, kind: str, name: str, values: dict[str, _T]) -> _T:
         try:

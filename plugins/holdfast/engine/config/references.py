@@ -6,13 +6,13 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from holdfast.engine.config.models import Group, Topology
+    from holdfast.engine.config.models import Group, Site, Topology
 
 
 #: Folders of a site's bucket that something alive reads, or that a restore drill empties; nobody else's lie there.
 TAKEN = (
     *("authority", "data", "decisions", "evidence", "feeds", "health", "ledger", "plans", "receipts", "restore-drills"),
-    *("snapshots", "sync-plans", "tombstones", "uploads", "vault", "vault-witness"),
+    *("quality", "snapshots", "sync-plans", "tombstones", "uploads", "vault", "vault-witness"),
 )
 
 
@@ -27,6 +27,7 @@ def broken_references(topology: Topology) -> list[str]:
         *_vaults(topology),
         *_airflow(topology),
         *_audit(topology),
+        *_cost(topology),
     ]
 
 
@@ -161,7 +162,7 @@ def _audit(topology: Topology) -> Iterator[str]:
     known = [topology.sites[site] for site in audit.sites if site in topology.sites]
     if len(set(audit.sites)) != len(audit.sites):
         yield "audit.sites: expected each site once"
-    elif len(known) == len(audit.sites) and len({site.cloud for site in known}) < 2:
+    elif len(known) == len(audit.sites) and len({_cloud_of(site) for site in known}) < 2:
         yield "audit.sites: expected sites of two clouds at least, so that the ledger outlives one"
     for name, source in audit.sources.items():
         sites = getattr(source, "sites", None) or (getattr(source, "site", None),)
@@ -170,3 +171,29 @@ def _audit(topology: Topology) -> Iterator[str]:
             for site in sites
             if site is not None and site not in topology.sites
         )
+
+
+def _cloud_of(site: Site) -> str:
+    """What is lost together: a cloud, or a folder."""
+    return site.bucket if site.cloud == "local" else str(site.cloud)
+
+
+def _cost(topology: Topology) -> Iterator[str]:
+    cost = topology.cost
+    if cost is None:
+        return
+    sites = {f"cost.exports.{name}.site": export.site for name, export in cost.exports.items()}
+    sites |= {f"cost.apis.{name}": name for name in cost.apis}
+    sites |= {f"cost.rules.{at}.site": rule.site for at, rule in enumerate(cost.rules) if rule.site is not None}
+    sites |= {f"cost.locked.{at}.site": one.site for at, one in enumerate(cost.locked)}
+    if cost.runs_at is not None:
+        sites["cost.runs_at"] = cost.runs_at
+    yield from (_missing(path, site, topology.sites) for path, site in sites.items() if site not in topology.sites)
+    groups = {f"cost.rules.{at}.group": rule.group for at, rule in enumerate(cost.rules)}
+    groups |= {f"cost.rto_options.{name}": name for name in cost.rto_options}
+    yield from (_missing(path, name, topology.groups) for path, name in groups.items() if name not in topology.groups)
+    places: dict[tuple[str, str], str] = {}
+    for name, export in cost.exports.items():
+        other = places.setdefault((export.bucket, export.prefix.strip("/")), name)
+        if other != name:
+            yield f"cost.exports.{name}.prefix: expected a folder of its own; found that of {other}, read twice"

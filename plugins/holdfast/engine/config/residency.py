@@ -1,10 +1,8 @@
-"""Where bytes may lie, decided from the topology before one of them moves."""
+"""Which class of residency binds a dataset or a model; `holdfast.engine.policy` decides by it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from holdfast.engine.config.models import Residency, Site, Topology
+from holdfast.engine.config.models import Residency, ResidencyScope, Topology
 from holdfast.errors import Refused, UnknownName
 
 
@@ -35,21 +33,9 @@ def residency_for(topology: Topology, dataset: str) -> Residency | None:
     if not bound:
         return None
     # Trained on several datasets: only where every one of them may lie.
-    common = [place for place in bound[0].jurisdictions if all(place in other.jurisdictions for other in bound)]
-    return bound[0].model_copy(update={"jurisdictions": tuple(common)})
-
-
-def check_hop(dataset: str, residency: Residency | None, target: str, sites: Mapping[str, Site]) -> None:
-    """Whether bytes of this class may be written at a site. Raises ResidencyRefused."""
-    if residency is None:
-        return
-    site = sites.get(target)
-    jurisdiction = site.jurisdiction if site is not None else None
-    if jurisdiction not in residency.jurisdictions:
-        raise ResidencyRefused(
-            "the data may not lie in this site's jurisdiction; nothing was copied",
-            where=f"{dataset} → {target}",
-            expected=f"one of {', '.join(residency.jurisdictions) or '(no jurisdiction at all)'}",
-            found=jurisdiction or "a site the topology does not have",
-            fix="Choose another target, or have the dataset's residency class changed by who answers for it",
-        )
+    named = dict.fromkeys(name for found in bound if found.scope is not None for name in found.scope.classes)
+    listed = [found for found in bound if found.jurisdictions]
+    common = (
+        [place for place in listed[0].jurisdictions if all(place in o.jurisdictions for o in listed)] if listed else []
+    )
+    return bound[0].within(ResidencyScope(topology, dataset, tuple(named)), jurisdictions=tuple(common))

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from holdfast.engine.config import Objectives, Topology
 from holdfast.engine.config.domains import domain_of
-from holdfast.engine.config.residency import ResidencyRefused, check_hop, residency_for
+from holdfast.engine.policy import DRILL_RESTORE, ResidencyRefused, check_hop, residency_for
 from holdfast.engine.recovery.subjects import snapshot_subjects
 from holdfast.engine.vault.backups import Backup
 from holdfast.engine.vault.vault import Vault
@@ -82,7 +82,7 @@ def choose_target(
             refused.append(f"{site}: in the same cloud as the vault or the source")
             continue
         try:
-            check_hop(subject.name, residency, site, topology.sites)
+            check_hop(subject.name, residency, site, topology.sites, intent=DRILL_RESTORE, source=vault_site)
         except ResidencyRefused as error:
             refused.append(f"{site}: {error.what}, {error.found}")
             continue

@@ -22,6 +22,7 @@ from holdfast.engine.objectstore.errors import (
     PermissionRefused,
     PreconditionFailed,
     StoreUnavailable,
+    denied_permission,
 )
 
 _STATUS = re.compile(r"status code: (\d{3})")
@@ -141,15 +142,17 @@ def _unusable_key(seen: _Seen, call: Call) -> ObjectStoreError:
     )
 
 
-def translate_answer(status: int, code: str | None, call: Call) -> ObjectStoreError:
+def translate_answer(status: int, code: str | None, call: Call, body: bytes = b"") -> ObjectStoreError:
     """The typed error for an HTTP answer that is none of success.
 
     Args:
         status: of the answer.
         code: the service's own error code, where it tells one.
         call: what was asked.
+        body: of the answer, which may name the permission that is missing.
     """
-    seen = _Seen(text="", exception="GenericError", status=status, code=code, kind=None)
+    denied = denied_permission(body.decode(errors="replace"))
+    seen = _Seen(text="", exception="GenericError", status=status, code=code, kind=None, denied=denied)
     if seen.code in _NO_BUCKET:
         return bucket_not_found(call, seen.answer)
     if seen.code in _ARCHIVED:
@@ -172,6 +175,7 @@ class _Seen:
     status: int | None
     code: str | None
     kind: str | None
+    denied: str | None = None
 
     @classmethod
     def of(cls, error: Exception) -> _Seen:
@@ -183,7 +187,7 @@ class _Seen:
             status = int(bulk["code"]) if bulk["code"].isdigit() else status
             if "container does not exist" in bulk["reason"]:
                 code = "ContainerNotFound"
-        return cls(text, type(error).__name__, status, code, kind)
+        return cls(text, type(error).__name__, status, code, kind, denied_permission(text))
 
     @property
     def answer(self) -> str | None:
@@ -243,7 +247,7 @@ def _refused(error: Exception, seen: _Seen, call: Call) -> ObjectStoreError | No
         return PermissionRefused(
             "the credentials are wrong, expired or not allowed to do this",
             where=call.where,
-            found=seen.answer,
+            found=f"{seen.answer}: no right {seen.denied}" if seen.denied else seen.answer,
             fix="Check the site's connection and its rights on this bucket",
         )
     return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from holdfast.errors import HoldfastError
 
 
@@ -76,3 +78,13 @@ class StoreUnavailable(ObjectStoreError):
 
 class UploadGone(ObjectStoreError):
     """The unfinished upload is not there any more: finished, aborted or expired. Begin again."""
+
+
+#: How AWS and Google name the permission that is missing.
+_DENIED = re.compile(r"not authorized to perform: ([a-z0-9-]+:[A-Za-z]+)|Permission '([A-Za-z.]+)' denied")
+
+
+def denied_permission(text: str) -> str | None:
+    """The permission a refusal names, e.g. ``s3:PutObject``; nothing else of the text is passed on."""
+    found = _DENIED.search(text)
+    return None if found is None else found.group(1) or found.group(2)

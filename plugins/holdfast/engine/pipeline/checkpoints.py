@@ -207,7 +207,7 @@ def _list_site(runtime: Runtime, job: str, run: str, site: str, state: EpochStat
         read = [found for key in _keys(store, run, None) if (found := _listed(store, run, key)) is not None]
         known = {listed.key: manifest for listed, manifest in read if manifest is not None}
         line, error = _line(store, run, state.epoch)
-        allowed = checkpoints_allowed(runtime.topology, job, site)
+        allowed = checkpoints_allowed(runtime.topology, job, site, preview=True)
         alarms = with_alarms(manifest for key, manifest in known.items() if line is not None and key in line)
         checkpoints = []
         for listed, manifest in read:

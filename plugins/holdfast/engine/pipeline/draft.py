@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.replication.reports import ReadDraft
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.snapshot import NotInSnapshot, ObjectDamaged, TakenSnapshot
@@ -16,8 +17,10 @@ if TYPE_CHECKING:
 Validate = Callable[[TakenSnapshot, ReadDraft], None]
 
 
-def suite_of(runtime: Runtime, dataset: str) -> Validate | None:
+def suite_of(runtime: Runtime, dataset: str, store: ObjectStore) -> Validate | None:
     """What checks a draft of this dataset against its Great Expectations suite; ``None``: it has none.
+
+    What it finds, met or not, is kept in the store (`holdfast.engine.quality.results`), as evidence.
 
     The check raises ExpectationsNotMet, ConfigError (the suite cannot be read), NotInSnapshot (nothing to check) and
     ObjectDamaged (no Parquet).
@@ -28,9 +31,12 @@ def suite_of(runtime: Runtime, dataset: str) -> Validate | None:
     path = runtime.topology.beside(suite)
 
     def check(taken: TakenSnapshot, read: ReadDraft) -> None:
-        from holdfast.engine.quality import validate  # Great Expectations takes seconds to import
+        from holdfast.engine.quality import evaluate, require_met  # Great Expectations takes seconds to import
+        from holdfast.engine.quality.results import keep_result
 
-        validate(draft_table(taken, read), path)
+        report = evaluate(draft_table(taken, read), path)
+        keep_result(store, dataset, taken.manifest.digest, report, path.read_bytes(), runtime.clock.now())
+        require_met(report)
 
     return check
 

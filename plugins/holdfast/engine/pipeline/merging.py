@@ -53,7 +53,7 @@ def merge(
             residency=topology.residency_of(dataset),
             topology_sites=topology.sites,
             clock=runtime.clock,
-            validate=suite_of(runtime, dataset),
+            validate=suite_of(runtime, dataset, source.store),
             progress=progress,
             threads=threads,
             stop=stop,

@@ -14,6 +14,7 @@ from holdfast.engine.config import Group
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.objectstore.parts import part_store
 from holdfast.engine.pipeline.active import require_active
+from holdfast.engine.policy import decide
 from holdfast.engine.recovery.protection import read_note
 from holdfast.engine.replication import lag
 from holdfast.engine.runtime import Runtime
@@ -266,10 +267,12 @@ def require_site(runtime: Runtime, group: str, site: str) -> str:
 
 
 def allowed_sites(runtime: Runtime, group: str, dataset: str) -> tuple[str, ...]:
-    """The group's sites whose jurisdiction the dataset's residency allows."""
+    """The group's sites where the dataset's residency allows a copy."""
     residency, topology = runtime.topology.residency_of(dataset), runtime.topology
     sites = topology.group(group).sites.all()
-    return tuple(s for s in sites if residency is None or topology.site(s).jurisdiction in residency.jurisdictions)
+    if residency is None:
+        return sites
+    return tuple(s for s in sites if decide(dataset, residency, s, topology.sites, preview=True).allowed)
 
 
 def role_of(settings: Group, site: str, active_site: str) -> Role:

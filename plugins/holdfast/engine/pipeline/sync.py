@@ -149,7 +149,7 @@ def _sync(
         topology_sites=topology.sites,
         clock=runtime.clock,
         changes=None if fed is None else fed.seen.as_changes(),
-        validate=suite_of(runtime, dataset),
+        validate=suite_of(runtime, dataset, runtime.store(state.active_site, flow=group)),
         progress=progress,
         threads=THREADS,
         stop=stop,

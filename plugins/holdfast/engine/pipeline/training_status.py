@@ -17,9 +17,9 @@ from holdfast.engine.compute.attempts import Attempts
 from holdfast.engine.config.compute import Placement
 from holdfast.engine.pipeline.active import require_active
 from holdfast.engine.pipeline.runs import NoRun, is_known, require_job, require_run, sites_of
+from holdfast.engine.policy import COPY_CHECKPOINTS, ResidencyRefused, check_hop, residency_for
 from holdfast.engine.recovery.jobs import find_job
 from holdfast.engine.recovery.residency import checkpoints_allowed
-from holdfast.engine.replication import ResidencyRefused, check_hop, residency_for
 from holdfast.engine.runtime import Runtime
 from holdfast.errors import ConfigError, HoldfastError
 
@@ -201,7 +201,9 @@ def refused_standbys(runtime: Runtime, group: str, job: str, active: str) -> dic
     refused = {}
     for site in _standbys(runtime, group, active):
         try:
-            check_hop(dataset, residency, site, runtime.topology.sites)
+            check_hop(
+                dataset, residency, site, runtime.topology.sites, intent=COPY_CHECKPOINTS, source=active, preview=True
+            )
         except ResidencyRefused as error:
             refused[site] = str(error)
     return refused
@@ -291,7 +293,9 @@ def _at_risk(
     from holdfast.engine.checkpoint import newest
 
     standbys = [site for site in _standbys(runtime, group, active) if site not in refused]
-    allowed: dict[str, Allowed] = {site: checkpoints_allowed(runtime.topology, job, site) for site in standbys}
+    allowed: dict[str, Allowed] = {
+        site: checkpoints_allowed(runtime.topology, job, site, preview=True) for site in standbys
+    }
     store = runtime.store(active)
     risks = run_at_risk(store, runtime.stores(standbys), run, epoch=epoch, trained=_trained(beat, run), allowed=allowed)
     saved = newest(store, run, epoch=epoch)

@@ -5,7 +5,8 @@ from holdfast.engine.quality.expectations import (
     ExpectationsNotMet,
     Unmet,
     evaluate,
+    require_met,
     validate,
 )
 
-__all__ = ["ExpectationReport", "ExpectationsNotMet", "Unmet", "evaluate", "validate"]
+__all__ = ["ExpectationReport", "ExpectationsNotMet", "Unmet", "evaluate", "require_met", "validate"]

@@ -24,6 +24,15 @@ class Unmet:
 
 
 @dataclass(frozen=True, slots=True)
+class Assertion:
+    """One expectation that was checked."""
+
+    expectation: str
+    column: str | None
+    success: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ExpectationReport:
     """What a suite said of a table."""
 
@@ -31,6 +40,8 @@ class ExpectationReport:
     rows: int
     checked: int
     unmet: tuple[Unmet, ...]
+    #: All that was checked, in the suite's order.
+    assertions: tuple[Assertion, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -63,7 +74,11 @@ def validate(table: pa.Table, suite_path: Path | str) -> ExpectationReport:
         ExpectationsNotMet: the data breaks it; the message names each expectation, the error has the report.
         ConfigError: the suite cannot be read, or Great Expectations is not installed.
     """
-    report = evaluate(table, suite_path)
+    return require_met(evaluate(table, suite_path))
+
+
+def require_met(report: ExpectationReport) -> ExpectationReport:
+    """The report, when all of it holds. Raises ExpectationsNotMet."""
     if not report.ok:
         found = "; ".join(f"{one.column or 'table'}: {one.expectation}: {one.found}" for one in report.unmet)
         raise ExpectationsNotMet(
@@ -102,7 +117,11 @@ def evaluate(table: pa.Table, suite_path: Path | str) -> ExpectationReport:
         raise _wrong(path, f"not understood: {', '.join(_type(one) for one in lost)}")
     results = batch.validate(suite).results
     unmet = tuple(_unmet(one) for one in results if not one.success)
-    return ExpectationReport(str(suite.name), table.num_rows, len(results), unmet)
+    checked = tuple(
+        Assertion(one.expectation_config.type, one.expectation_config.kwargs.get("column"), bool(one.success))
+        for one in results
+    )
+    return ExpectationReport(str(suite.name), table.num_rows, len(results), unmet, checked)
 
 
 def _unmet(result: Any) -> Unmet:

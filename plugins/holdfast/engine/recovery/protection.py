@@ -21,6 +21,7 @@ from holdfast.engine.compute.interface import JobState
 from holdfast.engine.config.writers import is_written
 from holdfast.engine.objectstore.errors import ObjectNotFound, ObjectStoreError
 from holdfast.engine.objectstore.interface import ObjectStore
+from holdfast.engine.policy import COPY_CHECKPOINTS, ResidencyRefused, check_hop, residency_for
 from holdfast.engine.recovery.interface import Rooms
 from holdfast.engine.recovery.jobs import job_status
 from holdfast.engine.recovery.subjects import (
@@ -31,7 +32,7 @@ from holdfast.engine.recovery.subjects import (
     snapshot_subjects,
     traces_of,
 )
-from holdfast.engine.replication import ResidencyRefused, check_hop, replicate, residency_for
+from holdfast.engine.replication import replicate
 from holdfast.engine.replication.admission import copy_forks, refuse_stale
 from holdfast.engine.snapshot import latest
 from holdfast.engine.snapshot.records import is_committed
@@ -129,7 +130,7 @@ def _guarded(work: _Work, rooms: Rooms, group: str, subject: str, target: str, s
 
 def _snapshot(rooms: Rooms, group: str, subject: str, target: str, state: EpochState) -> Protected:
     residency = residency_for(rooms.topology, subject)
-    check_hop(subject, residency, target, rooms.topology.sites)
+    check_hop(subject, residency, target, rooms.topology.sites, source=state.active_site)
     source_store, target_store = rooms.store(state.active_site), rooms.store(target)
     as_of = rooms.clock.now()  # before looking: what is committed while we copy is not covered
     record = latest(source_store, subject, epoch=state.epoch)
@@ -167,7 +168,15 @@ def _snapshot(rooms: Rooms, group: str, subject: str, target: str, state: EpochS
 def _run(rooms: Rooms, group: str, job: str, target: str, state: EpochState) -> Protected:
     base, dataset = base_run(group, job), rooms.topology.job(job).dataset
     # A checkpoint is made from the data, so it may lie only where the data may.
-    check_hop(f"checkpoints of {base}", residency_for(rooms.topology, dataset), target, rooms.topology.sites)
+    check_hop(
+        f"checkpoints of {base}",
+        residency_for(rooms.topology, dataset),
+        target,
+        rooms.topology.sites,
+        intent=COPY_CHECKPOINTS,
+        source=state.active_site,
+        resource=base,
+    )
     source_store = rooms.store(state.active_site)
     as_of = rooms.clock.now()
     known = of_epoch(traces_of(source_store, group, job), state.epoch)

@@ -84,7 +84,11 @@ def _authority(runtime: Runtime, group: str) -> tuple[bool | None, str]:
 def _residency(runtime: Runtime, group: str) -> tuple[bool, str]:
     """Whether everything of the group may lie at each site that may become active."""
     sites = runtime.topology.group(group).sites
-    forbidden = [error for site in (sites.active, *sites.standby) for error in refusals(runtime.topology, group, site)]
+    forbidden = [
+        error
+        for site in (sites.active, *sites.standby)
+        for error in refusals(runtime.topology, group, site, preview=True)
+    ]
     if forbidden:
         return False, "; ".join(str(error) for error in forbidden)
     return True, "everything of it may lie at every active or standby site"

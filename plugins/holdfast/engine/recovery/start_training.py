@@ -13,6 +13,7 @@ from holdfast.engine.compute.placement import ANYWHERE
 from holdfast.engine.config.compute import Placement
 from holdfast.engine.config.models import NoCapacityPolicy
 from holdfast.engine.objectstore.interface import ObjectStore
+from holdfast.engine.policy import TRAIN, check_hop, residency_for
 from holdfast.engine.recovery.errors import RecoveryError
 from holdfast.engine.recovery.fork_late import fork_late
 from holdfast.engine.recovery.interface import Rooms
@@ -29,7 +30,6 @@ from holdfast.engine.recovery.placing import (
     place,
     say_nothing,
 )
-from holdfast.engine.replication import check_hop, residency_for
 from holdfast.engine.snapshot import EpochUnknownHere, latest
 from holdfast.errors import ConfigError
 
@@ -151,9 +151,8 @@ def _start_run(
     rooms: Rooms, group: str, job: str, *, run: str, state: EpochState, again_after: int | None, say: Say
 ) -> StartedJob:
     settings = rooms.topology.job(job)
-    check_hop(
-        settings.dataset, residency_for(rooms.topology, settings.dataset), state.active_site, rooms.topology.sites
-    )
+    residency = residency_for(rooms.topology, settings.dataset)
+    check_hop(settings.dataset, residency, state.active_site, rooms.topology.sites, intent=TRAIN)
     store = rooms.store(state.active_site)
     if (moving := _moving(rooms, state)) is not None:
         attempts = Attempts(store, run, state.epoch, holder=rooms.holder)

@@ -46,6 +46,16 @@ def base_run(group: str, job: str) -> str:
     return f"{group}-{job}"
 
 
+def job_of_run(topology: Topology, run: str) -> tuple[str, str] | None:
+    """The group and the job a run is of, ``None`` when it is none of the topology's.
+
+    The job with the longest name that fits: ``desk-fit-two`` is the first run of ``fit-two``, not one of ``fit``.
+    """
+    found = [(name, job) for name, group in topology.groups.items() for job in group.training]
+    fitting = [one for one in found if run.startswith(base_run(*one))]
+    return max(fitting, key=lambda one: len(base_run(*one)), default=None)
+
+
 def run_name(group: str, job: str, started_at: datetime) -> str:
     """The name of a run by when it was asked for. Whoever asks for one at the same time means the same run."""
     return f"{base_run(group, job)}.{started_at.astimezone(UTC):%Y%m%dT%H%M%S%f}"

@@ -1,6 +1,6 @@
 """Replication: plan, copy, verify and publish a snapshot at another site."""
 
-from holdfast.engine.config.residency import ResidencyRefused, check_hop, residency_for
+from holdfast.engine.policy import ResidencyRefused, check_hop, residency_for
 from holdfast.engine.replication.errors import (
     Interrupted,
     ReplicaDamaged,

@@ -23,8 +23,8 @@ import pyarrow.compute as pc
 
 from holdfast.clock import Clock
 from holdfast.engine.config import Residency, Site
-from holdfast.engine.config.residency import check_hop
 from holdfast.engine.config.sync import Sync
+from holdfast.engine.policy import check_hop
 from holdfast.engine.replication.drafts import DraftReader
 from holdfast.engine.replication.errors import ReplicationError
 from holdfast.engine.replication.merge_begin import Begun, begin
@@ -169,8 +169,8 @@ class _Merge:
 
     def _check_residency(self) -> None:
         job = self._job
-        for site in (job.source.site, job.peer.site):
-            check_hop(job.dataset, job.residency, site, job.topology_sites)
+        for site, other in ((job.source.site, job.peer.site), (job.peer.site, job.source.site)):
+            check_hop(job.dataset, job.residency, site, job.topology_sites, source=other)
         for target in self.others:
             target.check_residency()
 

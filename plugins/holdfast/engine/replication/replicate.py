@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 from holdfast.clock import Clock
 from holdfast.engine.config import Residency, Site
-from holdfast.engine.config.residency import check_hop
 from holdfast.engine.objectstore.encrypted import encrypts
 from holdfast.engine.objectstore.errors import ObjectNotFound
 from holdfast.engine.objectstore.interface import ObjectInfo, ObjectStore
+from holdfast.engine.policy import check_hop
 from holdfast.engine.replication.admission import copy_forks, refuse_stale
 from holdfast.engine.replication.objects import Landed, ObjectCopier
 from holdfast.engine.snapshot import keys
@@ -90,7 +90,7 @@ def replicate(
         BytesBeingRemoved: a delete run removes bytes the replica relies on; run it again.
         SnapshotExpired: the target's delete run ended this snapshot there.
     """
-    check_hop(record.dataset, residency, target_site, topology_sites)
+    check_hop(record.dataset, residency, target_site, topology_sites, source=source_site)
     run = _Replication(source_store, target_store, record, source_site, target_site, clock, threads)
     return run.run(progress or (lambda _: None))
 

@@ -13,7 +13,6 @@ import pyarrow.compute as pc
 
 from holdfast.clock import Clock
 from holdfast.engine.config import Cloud, Residency, Site
-from holdfast.engine.config.residency import check_hop
 from holdfast.engine.config.sync import Sync, Verification
 from holdfast.engine.objectstore.attribute_mapping import map_attributes
 from holdfast.engine.objectstore.attributes import NO_ATTRIBUTES, Attributes
@@ -21,6 +20,7 @@ from holdfast.engine.objectstore.encrypted import encrypts
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.objectstore.listing import list_table
 from holdfast.engine.objectstore.parts import part_store, sweep_uploads
+from holdfast.engine.policy import check_hop
 from holdfast.engine.replication import journal
 from holdfast.engine.replication.admission import copy_forks, refuse_stale
 from holdfast.engine.replication.errors import ReplicaDamaged
@@ -126,7 +126,8 @@ class Target:
     def check_residency(self) -> None:
         """Before anything of it is touched."""
         with self.trying():
-            check_hop(self.run.dataset, self.run.residency, self.site, self.run.sites)
+            run = self.run
+            check_hop(run.dataset, run.residency, self.site, run.sites, source=run.source.site)
 
     def admit(self, lineage: ObjectStore, record: CommitRecord | None) -> None:
         """Refuse a target that is in a newer epoch; bring the fork records, which go before everything.

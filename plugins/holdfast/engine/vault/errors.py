@@ -25,25 +25,6 @@ class WrongKey(VaultError):
     exit_code = 3
 
 
-class KeyServiceRefused(VaultError):
-    """A cloud's key service will not use the key: no right, disabled, being deleted. Another recipient may open."""
-
-    exit_code = 3
-
-
-class KeyServiceUnavailable(VaultError):
-    """A cloud's key service does not answer, or its answer came damaged. Another recipient may open."""
-
-    transient = True
-
-
-def not_installed(package: str, where: str, error: ImportError) -> KeyServiceRefused:
-    """A recipient's SDK is not on this machine: others may open."""
-    return KeyServiceRefused(
-        "the key service's client is not installed here", where=where, expected=package, found=str(error)
-    )
-
-
 class NotEntitled(Refused):
     """The keys at hand do not allow it: a writer may not read content, only an administrator forgets."""
 

@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import Literal
 
 from holdfast.clock import Clock
+from holdfast.engine.keyservice.errors import KeyServiceRefused, KeyServiceUnavailable
 from holdfast.engine.objectstore.errors import ObjectNotFound
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.snapshot.documents import canonical
@@ -25,10 +26,7 @@ from holdfast.engine.vault.entries import Base64, Form, Id, Text, read_canonical
 from holdfast.engine.vault.errors import (
     Damaged,
     HistoryDamaged,
-    KeyServiceRefused,
-    KeyServiceUnavailable,
     NotEntitled,
-    VaultError,
     WrongKey,
 )
 from holdfast.engine.vault.history import History, load_history
@@ -38,7 +36,7 @@ from holdfast.engine.vault.objects import create_new
 from holdfast.engine.vault.recipients import Recipient
 from holdfast.engine.vault.secrets import ROLES, NewSecrets, Secrets, b64, public_of, unb64, verifier_of
 from holdfast.engine.vault.vault import Vault, init_vault
-from holdfast.errors import ConfigError
+from holdfast.errors import ConfigError, HoldfastError
 
 FORMAT = "holdfast.vault.keys/1"
 KIND = b"K"
@@ -196,7 +194,7 @@ def _open(data: bytes, role: str, repository: bytes, name: str, recipients: Sequ
         raise Damaged("a key object was changed", where=where, expected=f"sha256 {name}", found=keyset_name(data))
     found = _parsed(data, role, repository, where)
     context = _context(repository, role, found.keyset)
-    failed: list[VaultError] = []
+    failed: list[HoldfastError] = []
     for recipient in recipients:
         for one in found.recipients:
             if (one.kind, one.key) != (recipient.kind, recipient.key_name):

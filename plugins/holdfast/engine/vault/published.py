@@ -14,10 +14,10 @@ from typing import Any, Protocol
 
 from holdfast.clock import Clock
 from holdfast.engine.config import Residency, Site
-from holdfast.engine.config.residency import check_hop
 from holdfast.engine.objectstore.errors import ObjectExists
 from holdfast.engine.objectstore.interface import CREATE, OVERWRITE, ObjectInfo, ObjectStore, ObjectVersion, PutMode
 from holdfast.engine.objectstore.parts import part_store
+from holdfast.engine.policy import RESTORE, check_hop
 from holdfast.engine.snapshot import (
     CommitRecord,
     Manifest,
@@ -130,7 +130,7 @@ def restore_as_snapshot(
     """
     dataset = keys.check_name(dataset or _of(backup, "dataset", "`--dataset`"))
     path = path or _of(backup, "path", "`--into`")
-    check_hop(dataset, residency, site, sites or {})
+    check_hop(dataset, residency, site, sites or {}, intent=RESTORE)
     if (reason := why_unsafe(path)) is not None:
         raise UnsafePath(
             "the dataset cannot lie in this folder",

@@ -38,6 +38,7 @@ _USER = pa.struct(
     ]
 )
 _ENDPOINT = pa.struct([("ip", pa.string()), ("hostname", pa.string()), ("svc_name", pa.string())])
+_DATABASE = pa.struct([("uid", pa.string()), ("name", pa.string()), ("type_id", pa.int32())])
 _RESOURCE = pa.struct(
     [
         ("uid", pa.string()),
@@ -124,13 +125,21 @@ SCHEMA = pa.schema(
             ),
         ),
         ("resources", pa.list_(_RESOURCE)),
+        ("database", _DATABASE),  # of Datastore Activity, which must name it or a `databucket`
         ("user", _USER),  # of Authentication: who logs in
         ("is_mfa", pa.bool_()),
         ("entity", pa.struct([("uid", pa.string()), ("name", pa.string()), ("type", pa.string())])),
         ("app", _PRODUCT),
-        (
-            "databucket",  # of Datastore Activity, which wants one, a database or a table
-            pa.struct([("uid", pa.string()), ("name", pa.string()), ("type", pa.string()), ("type_id", pa.int32())]),
+        (  # of Datastore Activity, which must name one; `file` is the object in it
+            "databucket",
+            pa.struct(
+                [
+                    ("uid", pa.string()),
+                    ("name", pa.string()),
+                    ("type_id", pa.int32()),
+                    ("file", pa.struct([("name", pa.string()), ("type_id", pa.int32())])),
+                ]
+            ),
         ),
     ]
 )

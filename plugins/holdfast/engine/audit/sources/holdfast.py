@@ -363,7 +363,7 @@ def _epoch(data: bytes) -> int:
 
 
 def _unread(site: str, error: ObjectStoreError) -> Finding:
-    code = "permission-refused" if isinstance(error, PermissionRefused) else "site-unreachable"
+    code = "site-refused" if isinstance(error, PermissionRefused) else "site-unreachable"
     return Finding(code, f"what only {site} has is unknown: {error}", site, State.UNKNOWN)
 
 

@@ -356,7 +356,7 @@ class GcsParts(HttpParts):
     def _refused(self, answer: Answer, call: Call, code: str | None = None) -> Exception:
         if _over(answer) and call.verb in ("put_part", "parts", "complete"):
             return upload_gone(call, f"HTTP {answer.status}")
-        return translate_answer(answer.status if answer.status >= 300 else 502, code, call)
+        return translate_answer(answer.status if answer.status >= 300 else 502, code, call, answer.body)
 
 
 def _over(answer: Answer) -> bool:

@@ -341,7 +341,7 @@ class S3Parts(HttpParts):
             return corrupted(call, code)
         # S3 tells some failures of `complete` in the body of an answer that began as a success.
         status = 503 if answer.status == 200 else answer.status
-        return translate_answer(status, code, call)
+        return translate_answer(status, code, call, answer.body)
 
 
 class _Login:

@@ -151,7 +151,9 @@ class S3Whole:
 
     def _refused(self, answer: Answer, call: Call) -> Exception:
         code = self._parts.code_of(answer)
-        return corrupted(call, code) if code in WRONG_BYTES else translate_answer(answer.status, code, call)
+        return (
+            corrupted(call, code) if code in WRONG_BYTES else translate_answer(answer.status, code, call, answer.body)
+        )
 
     def _time(self, text: str | None, call: Call) -> datetime:
         """Objects written in the same second say the same."""

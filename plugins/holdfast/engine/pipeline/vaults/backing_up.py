@@ -7,9 +7,10 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
-from holdfast.engine.config.residency import check_hop, residency_for
 from holdfast.engine.pipeline.vaults.locking import protector
 from holdfast.engine.pipeline.vaults.opening import opened, places_of, require_own, vault_store, vaults_of
+from holdfast.engine.pipeline.vaults.residency import check_mirror
+from holdfast.engine.policy import BACK_UP, check_hop, residency_for
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.snapshot import OpenSnapshot, open_snapshot
 from holdfast.engine.vault.backup import BackupOptions, BackupReport, Progress, back_up
@@ -228,9 +229,9 @@ def back_up_subject(
 
     require_own(runtime, group, vault)
     subjects_of(runtime, group, subject)
-    _check_residency(runtime, subject, vault)
     state = require_active(runtime, group)
     here = site or state.active_site
+    _check_residency(runtime, subject, vault, here)
     store = runtime.store(here, flow=group)
     record = record_at(store, subject, here, state.epoch, snapshot)
     source = _snapshot_source(runtime, subject, here, open_snapshot(store, record))
@@ -280,20 +281,20 @@ def back_up_run(
     """
     from holdfast.engine.checkpoint.format import run_root
     from holdfast.engine.pipeline.active import require_active
-    from holdfast.engine.recovery.subjects import base_run
+    from holdfast.engine.recovery.subjects import base_run, job_of_run
 
     require_own(runtime, group, vault)
     topology = runtime.topology
-    jobs = [job for job in topology.group(group).training if run.startswith(base_run(group, job))]
-    if not jobs:
+    owner = job_of_run(topology, run)
+    if owner is None or owner[0] != group:
         raise ConfigError(
             "no job of the group has such a run",
             where=f"group {group}",
             expected=" or ".join(f"{base_run(group, job)}…" for job in topology.group(group).training) or "no run",
             found=repr(run),
         )
-    _check_residency(runtime, topology.job(jobs[0]).dataset, vault)
     here = site or require_active(runtime, group).active_site
+    _check_residency(runtime, topology.job(owner[1]).dataset, vault, here, resource=f"runs/{run}")
     store = runtime.store(here, flow=group)
     prefix = f"{run_root(run)}/"
     if next(iter(store.list(f"{prefix}checkpoints/")), None) is None:
@@ -337,7 +338,7 @@ def back_up_source(
     return Made(
         vault,
         report,
-        mirror_everywhere(runtime, vault),
+        mirror_everywhere(runtime, vault, known=report.vault),
         witnesses,
         tuple(checked.problems),
         tuple(unfinished_in(report.vault)),
@@ -360,16 +361,18 @@ def unfinished_in(vault: Vault) -> list[str]:
 
 
 def mirror_everywhere(
-    runtime: Runtime, vault: str, *, site: str | None = None
+    runtime: Runtime, vault: str, *, site: str | None = None, known: Vault | None = None
 ) -> dict[str, MirrorReport | HoldfastError]:
-    """Bring every mirror of a vault up to it; one that fails does not stop the others.
+    """Bring every mirror of a vault up to it; one that fails, or may not have it all, does not stop the others.
 
     Args:
         site: only the mirror there. Raises ConfigError: there is none.
+        known: the vault, where it is open already.
     """
     done: dict[str, MirrorReport | HoldfastError] = {}
     for at in mirrors_of(runtime, vault, site):
         try:
+            check_mirror(runtime, vault, at, known)
             mirror = vault_store(runtime, vault, site=at)
             done[at] = mirror_vault(
                 vault_store(runtime, vault), mirror, protect=protector(runtime, vault, mirror, site=at)
@@ -419,7 +422,7 @@ def follow(runtime: Runtime, vault: str) -> None:
         )
 
 
-def _check_residency(runtime: Runtime, subject: str, vault: str) -> None:
-    residency = residency_for(runtime.topology, subject)
+def _check_residency(runtime: Runtime, subject: str, vault: str, source: str, *, resource: str | None = None) -> None:
+    residency, sites = residency_for(runtime.topology, subject), runtime.topology.sites
     for site in places_of(runtime, vault):
-        check_hop(subject, residency, site, runtime.topology.sites)
+        check_hop(subject, residency, site, sites, intent=BACK_UP, source=source, resource=resource)

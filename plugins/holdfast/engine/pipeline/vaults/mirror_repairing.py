@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from holdfast.engine.pipeline.vaults.backing_up import mirrors_of
 from holdfast.engine.pipeline.vaults.locking import protector
 from holdfast.engine.pipeline.vaults.opening import vault_store
+from holdfast.engine.pipeline.vaults.residency import check_mirror
 from holdfast.engine.pipeline.vaults.verifying import opened_to_verify
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.vault.mirror import MirrorReport
@@ -52,6 +53,7 @@ def mirrors_repaired(
     done: dict[str, RepairedMirror | HoldfastError] = {}
     for mirror in sites:
         try:
+            check_mirror(runtime, vault, mirror, found)
             store = vault_store(runtime, vault, site=mirror)
             options = RepairOptions(protect=protector(runtime, vault, store, site=mirror), progress=progress)
             done[mirror] = RepairedMirror(*repair_mirror(found, store, options))

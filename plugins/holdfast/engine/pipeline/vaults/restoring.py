@@ -11,9 +11,10 @@ from typing import Any
 
 from holdfast.engine.config import Connection
 from holdfast.engine.config.references import TAKEN
-from holdfast.engine.config.residency import check_hop, residency_for
 from holdfast.engine.objectstore.connect import access_from_connection
 from holdfast.engine.pipeline.vaults.opening import opened, places_of, prefix_of, require_own
+from holdfast.engine.pipeline.vaults.residency import data_of
+from holdfast.engine.policy import RESTORE, check_hop, residency_for
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.snapshot import keys, latest
 from holdfast.engine.snapshot.documents import iso_utc
@@ -332,25 +333,12 @@ def admitted_at(runtime: Runtime, site: str) -> Callable[[Backup], None]:
 
     def admit(backup: Backup) -> None:
         try:
-            residency = residency_for(runtime.topology, _data_of(runtime, backup))
+            residency = residency_for(runtime.topology, data_of(runtime.topology, backup.source))
         except UnknownName:
             return  # a folder or a stream: no residency class is known of it
-        check_hop(backup.source, residency, site, runtime.topology.sites)
+        check_hop(backup.source, residency, site, runtime.topology.sites, intent=RESTORE)
 
     return admit
-
-
-def _data_of(runtime: Runtime, backup: Backup) -> str:
-    """The dataset or model whose residency class a backup has: of a run the data it is trained on."""
-    from holdfast.engine.recovery.subjects import base_run
-
-    run = backup.source.removeprefix("runs/")
-    if run != backup.source:
-        for name, group in runtime.topology.groups.items():
-            for job in group.training:
-                if run.startswith(base_run(name, job)):
-                    return runtime.topology.job(job).dataset
-    return backup.source
 
 
 def restore_summary(vault: str, report: RestoreReport) -> dict[str, Any]:

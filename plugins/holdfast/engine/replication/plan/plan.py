@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from holdfast.engine.config import Residency, Site
-from holdfast.engine.config.residency import ResidencyRefused, check_hop
 from holdfast.engine.config.sync import Sync
+from holdfast.engine.policy import ResidencyRefused, check_hop
 from holdfast.engine.replication.plan.changes import plan_changes
 from holdfast.engine.replication.plan.documents import (
     DeletesSummary,
@@ -176,7 +176,7 @@ def plan_sync(
             site,
             changes,
             base,
-            refused=_refusal(dataset, residency, site, topology_sites),
+            refused=_refusal(dataset, residency, source_site, site, topology_sites),
             sites=topology_sites,
             source_site=source_site,
             bytes_per_second=measured(measured_bytes_per_second, site),
@@ -198,9 +198,11 @@ def plan_sync(
     )
 
 
-def _refusal(dataset: str, residency: Residency | None, site: str, sites: Mapping[str, Site]) -> str | None:
+def _refusal(
+    dataset: str, residency: Residency | None, source: str, site: str, sites: Mapping[str, Site]
+) -> str | None:
     try:
-        check_hop(dataset, residency, site, sites)
+        check_hop(dataset, residency, site, sites, source=source, preview=True)
     except ResidencyRefused as error:
         return str(error)
     return None

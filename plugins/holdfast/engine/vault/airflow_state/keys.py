@@ -12,11 +12,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
+from holdfast.engine.keyservice.errors import KeyServiceRefused, KeyServiceUnavailable
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.snapshot.documents import canonical
 from holdfast.engine.vault.airflow_state.command import AirflowCommand
 from holdfast.engine.vault.crypto import seal, unseal
-from holdfast.engine.vault.errors import Damaged, KeyServiceRefused, KeyServiceUnavailable, WrongKey
+from holdfast.engine.vault.errors import Damaged, WrongKey
 from holdfast.engine.vault.keysets import named_recipients, unlock
 from holdfast.engine.vault.recipients import Recipient, SecretRecipient
 from holdfast.engine.vault.secrets import b64, unb64

@@ -18,6 +18,7 @@ from holdfast.engine.objectstore.errors import (
     ObjectStoreError,
     PermissionRefused,
     StoreUnavailable,
+    denied_permission,
 )
 from holdfast.engine.vault.locks._common import at_once, is_firmer
 from holdfast.engine.vault.locks.interface import LockCapability, LockedObject, LockMode
@@ -179,6 +180,8 @@ def _translated(error: Any, where: str) -> ObjectStoreError:
     if code in _MISSING or status == 404:
         return ObjectNotFound("no object has this key", where=where, found=found)
     if status in (401, 403):
+        denied = denied_permission(str(error.response.get("Error", {}).get("Message", "")))
+        found = f"{found}: no right {denied}" if denied else found
         return PermissionRefused("the credentials are wrong or not allowed to do this", where=where, found=found)
     if status >= 500 or status == 429:
         return StoreUnavailable("S3 is failing or throttling", where=where, found=found, outcome_unknown=True)

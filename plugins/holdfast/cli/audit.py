@@ -1,0 +1,369 @@
+"""``holdfast audit …``: export, verify, prove, coverage."""
+
+from __future__ import annotations
+
+import mimetypes
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from holdfast.cli.output import JsonOption, TopologyOption, console, errors, print_json, reports_errors
+from holdfast.errors import ConfigError
+
+if TYPE_CHECKING:
+    from holdfast.engine.audit.interface import Document, Interval
+    from holdfast.engine.audit.problems import Answer, Problem
+    from holdfast.engine.audit.tlog.keys import VerifierKey
+
+app = typer.Typer(
+    help="Audit events of every cloud and of Airflow: exported, sealed, verified offline.",
+    no_args_is_help=True,
+    epilog="Exit codes of verify, coverage and check-proof: 0 fine, 2 bad input, 5 tampered, 6 incomplete, 7 unknown.",
+)
+
+#: Where a verifier's trusted keys come from when none is named: one key in each line.
+KEYS_VARIABLE = "HOLDFAST_AUDIT_KEYS"
+_COLOURS = {"fine": "green", "tampered": "red", "incomplete": "yellow", "unknown": "yellow"}
+_MOST_PROBLEMS = 30
+_EVERY_SECONDS = 5.0
+
+KeyOption = Annotated[
+    list[str] | None,
+    typer.Option("--key", help=f"A trusted key (NAME+ID+BASE64, or a file of such lines); default ${KEYS_VARIABLE}."),
+]
+NeedOption = Annotated[int | None, typer.Option("--need", min=1, help="How many of the keys must have signed: all.")]
+ExportsArgument = Annotated[list[Path], typer.Argument(help="An export's folder, or a folder of several.")]
+
+
+@app.command("export")
+@reports_errors
+def export(
+    output: Annotated[Path | None, typer.Option("--output", help="An empty folder for a copy of the export.")] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", help="Where a source's first export begins (ISO 8601).")
+    ] = None,
+    until: Annotated[str | None, typer.Option("--until", help="Where it ends; default: now.")] = None,
+    document: Annotated[
+        list[Path] | None, typer.Option("--document", help="A file to be sealed too, e.g. posture findings.")
+    ] = None,
+    topology: TopologyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Collect what is new of every source of the topology, and seal it into the ledger at two clouds or more.
+
+    Interrupted, it goes on where it was. A source that cannot be read is sealed as unknown and asked again by the next
+    export; whether anything is missing, `audit verify` and `audit coverage` tell.
+
+    Exit codes: 0 sealed, 1 failed, 2 bad input, 3 another export runs here, 5 the ledger was tampered with.
+    """
+    from holdfast.engine.audit.export import export_audit
+    from holdfast.engine.audit.moments import parse_moment
+    from holdfast.engine.runtime import Runtime
+
+    runtime = Runtime.from_environment(topology)
+    done = export_audit(
+        runtime,
+        output=output,
+        since=parse_moment(since, "--since"),
+        until=parse_moment(until, "--until"),
+        documents=list(_documents(document or ())),
+        progress=_Intervals(),
+    )
+    if as_json:
+        print_json(done.to_json())
+        return
+    table = Table("source", "kind", "events", "state", box=None)
+    for one in done.manifest.sources:
+        table.add_row(one.name, one.kind, f"{one.records:,}", _state(str(one.state)))
+    console.print(table)
+    record = done.record
+    console.print(f"Seal {record.seal} of {record.origin}: {record.size:,} leaves, root {record.root[:16]}")
+    for copy in done.copied:
+        console.print(
+            f"  {copy.site}: {'sealed' if copy.error is None else copy.error}; {done.locked.get(copy.site, '')}"
+        )
+        if copy.tiles is not None:
+            console.print(f"  {copy.site}: its tiles are behind, the next seal makes up for it: {copy.tiles}")
+    if done.folder is not None:
+        console.print(f"A copy is in {done.folder}; verify it: holdfast audit verify {done.folder}")
+
+
+@app.command("verify")
+@reports_errors
+def verify(
+    exports: ExportsArgument,
+    key: KeyOption = None,
+    need: NeedOption = None,
+    remembered: Annotated[
+        Path | None,
+        typer.Option("--remembered", help="A checkpoint seen before: the exports must not be older, nor another log."),
+    ] = None,
+    time_roots: Annotated[
+        list[Path] | None,
+        typer.Option("--time-roots", help="PEM certificates of an authority (RFC 3161): verify the checkpoint's time."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Verify exports offline: signatures, every byte, every event's place in the log, and whether events are missing.
+
+    Nothing is asked of a cloud, of Airflow or of a network. Without a trusted key nobody vouches for it: unknown.
+
+    Exit codes: 0 fine, 2 bad input, 5 tampered, 6 incomplete, 7 unknown; of several the first of 5, 6, 7.
+    """
+    from holdfast.engine.audit.chain import exports_below, read_checkpoint, verify_exports
+
+    folders = [folder for one in exports for folder in exports_below(one)]
+    kept = read_checkpoint(remembered) if remembered else None
+    with _progress() as progress:
+        answer, each = verify_exports(
+            folders,
+            trusted=_trusted(key),
+            needed=need,
+            remembered=kept,
+            time_roots=[_bytes_of(file, "the certificate") for file in time_roots or ()],
+            progress=progress,
+        )
+    if as_json:
+        print_json({**answer.to_json(), "exports": [one.answer.to_json() for one in each]})
+    else:
+        _print_answer(answer)
+    raise typer.Exit(answer.exit_code)
+
+
+@app.command("coverage")
+@reports_errors
+def coverage(exports: ExportsArgument, key: KeyOption = None, as_json: JsonOption = False) -> None:
+    """Tell per source and interval whether all events are there, and by what proof.
+
+    Exit codes: as `verify`.
+    """
+    from holdfast.engine.audit.chain import exports_below, fold_coverage, verify_exports
+    from holdfast.engine.audit.coverage import coverage_as_dict
+
+    folders = [folder for one in exports for folder in exports_below(one)]
+    answer, each = verify_exports(folders, trusted=_trusted(key))
+    read = sorted((one for one in each if one.manifest), key=lambda one: one.answer.seal or 0)
+    folded = fold_coverage(read)
+    if as_json:
+        rows = {source: [coverage_as_dict(one) for one in found.values()] for source, found in folded.items()}
+        print_json({"verdict": answer.verdict, "exit_code": answer.exit_code, "sources": rows})
+        raise typer.Exit(answer.exit_code)
+    table = Table("source", "from", "to", "state", "proof", "parts", "events", "why", box=None)
+    for source, found in folded.items():
+        for one in found.values():
+            table.add_row(
+                source,
+                f"{one.interval.start:%Y-%m-%d %H:%M}",
+                f"{one.interval.end:%Y-%m-%d %H:%M}",
+                _state(str(one.state)),
+                one.proof,
+                f"{one.observed}/{'?' if one.expected is None else one.expected}",
+                f"{one.records:,}",
+                "; ".join(reason.detail for reason in one.findings)[:200],
+            )
+    console.print(table)
+    _print_answer(answer, problems=False)
+    raise typer.Exit(answer.exit_code)
+
+
+@app.command("prove")
+@reports_errors
+def prove(
+    event: Annotated[str, typer.Argument(help="An event's `metadata.uid`, or leaf:N.")],
+    export_folder: Annotated[Path, typer.Option("--export", help="The export it is in.")],
+    output: Annotated[Path, typer.Option("--output", help="An empty folder for the event and its proof.")],
+    key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Prove one event: its bytes as received, as OCSF, and the hashes from it to the signed checkpoint.
+
+    Exit codes: 0 proven, 2 there is no such event, 5 the export was tampered with, so nothing of it can be proven.
+    """
+    from holdfast.engine.audit.prove import find_event, prove_event, write_proof
+    from holdfast.engine.audit.verify import verify_export
+
+    verified = verify_export(export_folder, trusted=_trusted(key))
+    if verified.manifest is None:
+        _print_answer(verified.answer)
+        raise typer.Exit(verified.answer.exit_code)
+    places = find_event(export_folder, verified.manifest, event)
+    proven = prove_event(export_folder, verified, places[0])
+    write_proof(proven, export_folder, output)
+    told = {
+        "event": event,
+        "leaf": proven.index,
+        "size": proven.size,
+        "hashes": len(proven.proof),
+        "places": len(places),
+        "folder": output,
+    }
+    if as_json:
+        print_json(told)
+        return
+    console.print(f"Leaf {proven.index:,} of {proven.size:,}, {len(proven.proof)} hashes; written to {output}")
+    if len(places) > 1:
+        console.print(f"Its source gave it {len(places)} times; this is the first")
+
+
+@app.command("check-proof")
+@reports_errors
+def check_proof(
+    folder: Annotated[Path, typer.Argument(help="What `prove --output` wrote.")],
+    key: KeyOption = None,
+    need: NeedOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check one event's proof offline.
+
+    Exit codes: 0 it holds, 2 bad input, 5 it does not, 7 no trusted key was given.
+    """
+    from holdfast.engine.audit.prove import check_proof as checked
+
+    answer = checked(folder, trusted=_trusted(key), needed=need)
+    if as_json:
+        print_json(answer.to_json())
+    else:
+        _print_answer(answer)
+    raise typer.Exit(answer.exit_code)
+
+
+@app.command("keys")
+@reports_errors
+def keys(topology: TopologyOption = None, as_json: JsonOption = False) -> None:
+    """Print the public keys that sign this ledger: give them to whoever verifies it, by another way than the export."""
+    from holdfast.engine.audit.export import audit_settings
+    from holdfast.engine.audit.signing import cosigners
+    from holdfast.engine.runtime import Runtime
+
+    runtime = Runtime.from_environment(topology)
+    audit_settings(runtime)
+    found = [str(signer.key) for signer in cosigners(runtime)]
+    if as_json:
+        print_json({"keys": found})
+        return
+    for one in found:
+        console.print(one, markup=False)
+
+
+def _trusted(given: Sequence[str] | None) -> list[VerifierKey]:
+    """Keys from the command line, else from the environment. Raises ConfigError."""
+    from holdfast.engine.audit.tlog.keys import VerifierKey
+
+    texts = list(given or filter(None, os.environ.get(KEYS_VARIABLE, "").splitlines()))
+    lines: list[str] = []
+    for text in texts:
+        lines += [text] if text.count("+") >= 2 else _lines(Path(text).expanduser())
+    return list({str(key): key for key in map(VerifierKey.parse, lines)}.values())
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            "the trusted keys cannot be read",
+            where=str(file),
+            expected="NAME+ID+BASE64, or a file of such lines",
+            found=str(error),
+            fix="`holdfast audit keys` prints them where the ledger is sealed",
+        ) from None
+    return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+
+
+def problem_lines(problems: Sequence[Problem]) -> Iterator[str]:
+    """A line for each kind of problem of a source: hours that lack the same thing are one of them."""
+    groups: dict[tuple[str, str, str], list[Problem]] = {}
+    for problem in problems:
+        groups.setdefault((str(problem.kind), problem.code, problem.where.partition(" ")[0]), []).append(problem)
+    order = list(_COLOURS)
+    found = sorted(groups.items(), key=lambda group: order.index(group[0][0]))
+    for (kind, _code, _source), alike in found[:_MOST_PROBLEMS]:
+        more = f" — and {len(alike) - 1} more like this" if len(alike) > 1 else ""
+        yield f"{kind}: {alike[0]}{more}"
+    if len(found) > _MOST_PROBLEMS:
+        yield f"{found[-1][0][0]}: and {len(found) - _MOST_PROBLEMS} other kinds; --json has them all"
+
+
+def _bytes_of(file: Path, what: str) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"{what} cannot be read", where=str(file), expected="a file", found=str(error.strerror)
+        ) from None
+
+
+def _state(state: str) -> str:
+    colour = {"complete": "green", "gap": "red"}.get(state, "yellow")
+    return f"[{colour}]{state}[/]"
+
+
+class _Intervals:
+    """A line now and then: which source is read, how far."""
+
+    def __init__(self) -> None:
+        self._told = float("-inf")
+
+    def __call__(self, source: str, interval: Interval, events: int) -> None:
+        now = time.monotonic()
+        if now - self._told >= _EVERY_SECONDS:
+            self._told = now
+            errors.print(
+                f"{source}: up to {interval.end:%Y-%m-%d %H:%M}Z, {events:,} events", style="dim", markup=False
+            )
+
+
+def _documents(files: Sequence[Path]) -> Iterator[Document]:
+    """Files that are to be sealed as well, by their names."""
+    from holdfast.engine.audit.interface import Document
+
+    for file in files:
+        media_type = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
+        yield Document(f"attached/{file.name}", media_type, _bytes_of(file, "the document"))
+
+
+@contextmanager
+def _progress() -> Iterator[Any]:
+    from rich.progress import Progress
+
+    if not errors.is_terminal:
+        yield lambda *_: None
+        return
+    with Progress(console=errors, transient=True) as bars:
+        tasks: dict[str, Any] = {}
+
+        def show(what: str, done: int, of: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=of)
+            bars.update(tasks[what], completed=done, total=of)
+
+        yield show
+
+
+def _print_answer(answer: Answer, *, problems: bool = True) -> None:
+    colour = _COLOURS[answer.verdict]
+    if answer.counts:
+        events, documents = answer.counts["events"], answer.counts["documents"]
+        console.print(
+            f"{answer.origin}, seal {answer.seal}: {events:,} events and {documents} documents, "
+            f"{answer.size:,} leaves, root {(answer.root or '')[:16]}",
+            markup=False,
+        )
+        if answer.window:
+            console.print(f"From {answer.window[0]} to {answer.window[1]}", markup=False)
+    for name, state in answer.sources.items():
+        console.print(f"  {name}: {_state(state)}")
+    if answer.signed_by:
+        console.print(f"Signed by {', '.join(answer.signed_by)}", markup=False)
+    for note in answer.notes:
+        console.print(note, markup=False)
+    if problems:
+        for line in problem_lines(answer.problems):
+            console.print(line, style=_COLOURS[line.partition(":")[0]], markup=False)
+    console.print(f"[{colour}]{answer.verdict}[/]")

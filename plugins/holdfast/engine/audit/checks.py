@@ -1,0 +1,142 @@
+"""What the sources' own proofs say, years later and offline: one check per kind of source.
+
+Each gets the export, and the digests of the contents its events came in, made again from the events' raw bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from holdfast.engine.audit.errors import Tampered
+from holdfast.engine.audit.interface import Document, SourceObject
+from holdfast.engine.audit.manifest import Manifest
+from holdfast.engine.audit.problems import Problem, of_state, tampered
+
+
+@dataclass
+class Contents:
+    """Per source and object the SHA-256 of its content, as the events' bytes say it."""
+
+    found: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def of(self, source: str, objects: Sequence[tuple[SourceObject, int]]) -> ContentHasher:
+        """Begin a segment."""
+        return ContentHasher(objects, self.found.setdefault(source, {}))
+
+
+class ContentHasher:
+    """Makes the objects' contents again, object by object, without holding one whole.
+
+    Args:
+        objects: of the segment, with how many events each has.
+        found: gets the digests by object id.
+    """
+
+    def __init__(self, objects: Sequence[tuple[SourceObject, int]], found: dict[str, str]) -> None:
+        self._found = found
+        self._objects = iter(objects)
+        self._left = 0
+        self._current: SourceObject | None = None
+        self._hash: Any = None
+        self._is_first = True
+
+    def add(self, raw: pa.LargeBinaryArray) -> None:
+        """The next events. Raises Tampered: there are more than the objects have."""
+        at = 0
+        while at < len(raw):
+            while not self._left:
+                self._next()
+            take = min(self._left, len(raw) - at)
+            self._feed(raw.slice(at, take).to_pylist())
+            at += take
+            self._left -= take
+
+    def _feed(self, records: list[bytes]) -> None:
+        assert self._current is not None
+        separator = self._current.separator
+        self._hash.update((b"" if self._is_first else separator) + separator.join(records))
+        self._is_first = False
+
+    def _next(self) -> None:
+        self._finish()
+        following = next(self._objects, None)
+        if following is None:
+            raise Tampered("there are more events than its objects have", where="objects")
+        self._current, self._left = following
+        self._hash = sha256(self._current.prefix)
+        self._is_first = True
+
+    def end(self) -> None:
+        """No more events. Raises Tampered: an object's are missing, or make another content."""
+        while True:
+            if self._left:
+                raise Tampered(
+                    "events of an object are missing", where=self._current.object_id if self._current else ""
+                )
+            self._finish()
+            following = next(self._objects, None)
+            if following is None:
+                return
+            self._current, self._left = following
+            self._hash, self._is_first = sha256(self._current.prefix), True
+
+    def _finish(self) -> None:
+        if self._current is None:
+            return
+        self._hash.update(self._current.suffix)
+        digest = self._hash.hexdigest()
+        if digest != self._current.content_sha256:
+            raise Tampered(
+                "the events are not what the object held",
+                where=self._current.object_id,
+                expected=f"sha256 {self._current.content_sha256}",
+                found=digest,
+            )
+        self._found[self._current.object_id] = digest
+        self._current = None
+
+
+def check_cloudtrail(folder: Path, manifest: Manifest, contents: Contents) -> Iterator[Problem]:
+    """What AWS's own signatures say of the log files, made again from their events."""
+    from holdfast.engine.audit.sources.cloudtrail_chain import verify_digests
+
+    for source in manifest.sources:
+        if source.kind != "cloudtrail":
+            continue
+        prefix = f"documents/{source.name}/"
+        documents = [
+            Document(
+                one.file.path.removeprefix(prefix).split("/", 1)[1],
+                one.media_type,
+                (folder / one.file.path).read_bytes(),
+                one.about,
+            )
+            for one in manifest.documents
+            if one.file.path.startswith(prefix)
+        ]
+        for found in verify_digests(documents, contents.found.get(source.name, {})):
+            yield from of_state(found.state, found.code, found.detail, f"{source.name} {found.where}".strip())
+
+
+def check_evidence(folder: Path, manifest: Manifest) -> Iterator[Problem]:
+    """The signatures of drills' evidence that was sealed with the export."""
+    from holdfast.engine.drill.evidence import ENVELOPE, EvidenceInvalid, verify_evidence
+
+    for one in manifest.documents:
+        if one.file.path.startswith("evidence/") and one.file.path.endswith(f"/{ENVELOPE}"):
+            try:
+                verify_evidence((folder / one.file.path).parent)
+            except EvidenceInvalid as error:
+                yield tampered("evidence-invalid", error.what, one.file.path, error.expected, error.found)
+
+
+Check = Callable[[Path, Manifest, Contents], Iterable[Problem]]
+
+#: By kind of source.
+CHECKS: dict[str, Check] = {"cloudtrail": check_cloudtrail}

@@ -1,0 +1,388 @@
+"""Exporting: every source is asked for what is new, and what it gives is sealed into the ledger, at two clouds or more.
+
+Killed at any moment it is run again: what was read stays in the staging folder, and the seal counts when the ledger's
+first site has its record. docs/how-to/audit.md tells how; docs/formats/audit-export.md, every byte.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from holdfast.engine.audit import pending as pendings
+from holdfast.engine.audit.collect import Asked, Progress, collect
+from holdfast.engine.audit.errors import Tampered
+from holdfast.engine.audit.interface import AuditSource, Batch, Coverage, Document, Interval, SourceUnreadable, State
+from holdfast.engine.audit.ledger import Copied, Ledger, SealRecord, export_names, require_empty
+from holdfast.engine.audit.locking import lock_export, retention_of
+from holdfast.engine.audit.manifest import CHECKPOINT, MANIFEST, TIMESTAMP, Manifest, parse_manifest
+from holdfast.engine.audit.own import own_documents
+from holdfast.engine.audit.seal import Collected, Sealed, seal
+from holdfast.engine.audit.signing import cosigners, require_signed
+from holdfast.engine.audit.sources.open import POSITION, Earlier, open_source
+from holdfast.engine.audit.tiling import write_tiles
+from holdfast.engine.config.audit import Audit, Source
+from holdfast.engine.objectstore.prefixed import PrefixedStore
+from holdfast.engine.runtime import Runtime
+from holdfast.errors import ConfigError, HoldfastError, Refused
+
+#: How far back the first export of a source looks, unless told otherwise.
+FIRST_WINDOW = timedelta(days=1)
+_PLAN = "plan.json"
+
+Opener = Callable[[Runtime, str, Source, Earlier], AuditSource]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export came to.
+
+    Args:
+        folder: where a copy of it was written; ``None``: nowhere but the ledger.
+        copied: per site whether it has the seal.
+        locked: per site until when its objects are locked, or why not.
+    """
+
+    folder: Path | None
+    manifest: Manifest
+    record: SealRecord
+    copied: tuple[Copied, ...]
+    locked: dict[str, str]
+
+    @property
+    def state(self) -> State:
+        """The worst of all sources."""
+        from holdfast.engine.audit.coverage import worst
+
+        return worst(source.state for source in self.manifest.sources)
+
+    def to_json(self) -> dict[str, Any]:
+        """For ``--json`` and for XCom."""
+        return {
+            "origin": self.record.origin,
+            "seal": self.record.seal,
+            "size": self.record.size,
+            "root": self.record.root,
+            "state": str(self.state),
+            "sources": {one.name: {"state": str(one.state), "records": one.records} for one in self.manifest.sources},
+            "documents": len(self.manifest.documents),
+            "folder": str(self.folder) if self.folder else None,
+            "sites": {one.site: None if one.error is None else str(one.error) for one in self.copied},
+            "tiles": {one.site: None if one.tiles is None else str(one.tiles) for one in self.copied},
+            "locked": self.locked,
+        }
+
+
+def audit_settings(runtime: Runtime) -> Audit:
+    """The topology's ``audit``. Raises ConfigError: it has none."""
+    if runtime.topology.audit is None:
+        raise ConfigError(
+            "nothing says what is to be collected, and where it is sealed",
+            where=str(runtime.topology.path),
+            expected="a section `audit`",
+            found="none",
+            fix="docs/how-to/audit.md shows one",
+        )
+    return runtime.topology.audit
+
+
+def open_ledger(runtime: Runtime) -> Ledger:
+    """The topology's ledger. Raises ConfigError."""
+    settings = audit_settings(runtime)
+    stores = {site: PrefixedStore(runtime.store(site, flow="audit"), settings.prefix) for site in settings.sites}
+    return Ledger(settings.origin, stores)
+
+
+def export_audit(
+    runtime: Runtime,
+    *,
+    output: Path | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    documents: Iterable[Document] = (),
+    opener: Opener = open_source,
+    progress: Progress = lambda *_: None,
+) -> Exported:
+    """Collect what is new of every source, and seal it.
+
+    Args:
+        output: an empty folder that gets a copy of the export.
+        since: where the first export of a source begins; later ones begin where the one before ended.
+        until: where it ends; by default now.
+        documents: what else belongs to it, e.g. a report; names are unique.
+        opener: opens a source of the topology.
+        progress: told ``(source, interval, events so far)``.
+
+    Raises:
+        ConfigError: there is no ``audit``, or a folder is not empty.
+        Refused: another export runs on this machine.
+        SealedMeanwhile: somebody else appended; run it again.
+        Tampered: the ledger is not what it was.
+        ObjectStoreError: its first site does not answer.
+    """
+    settings = audit_settings(runtime)
+    if output is not None:
+        require_empty(output)
+    ledger, signers = open_ledger(runtime), cosigners(runtime)
+    home = runtime.state_folder / "audit" / sha256(settings.origin.encode()).hexdigest()[:16]
+    with _alone(home):
+        previous = ledger.head()
+        if previous is not None:
+            require_signed(previous, signers)
+            ledger.repair(previous, _empty(home / "repair"))
+        staging, end = _staging(home, previous, until or runtime.clock.now())
+        collecting = _Collecting(runtime, _Before(ledger, previous), staging / "sources", since, end, opener, progress)
+        collected, pending = collecting.all(settings.sources)
+        sealed = seal(
+            _empty(staging / "export"),
+            origin=settings.origin,
+            collected=collected,
+            documents=[*own_documents(runtime, collected), *pending, *documents],
+            previous=previous,
+            signers=signers,
+            retention=retention_of(settings, runtime.clock.now()),
+            at=runtime.clock.now(),
+            by=runtime.holder,
+            keep=_kept(staging / "leaves"),
+        )
+        _timestamp(runtime, settings, sealed)
+        exported = _publish(runtime, ledger, previous, sealed, output)
+        shutil.rmtree(staging, ignore_errors=True)
+    return exported
+
+
+def _timestamp(runtime: Runtime, settings: Audit, sealed: Sealed) -> None:
+    """Have the checkpoint timestamped, where the topology names an authority."""
+    if settings.timestamps is None:
+        return
+    from holdfast.engine.audit.tlog.timestamps import fetch_timestamp
+
+    roots = runtime.topology.beside(settings.timestamps.roots)
+    try:
+        pem = roots.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            "the authority's certificates cannot be read",
+            where=str(roots),
+            expected="a PEM file",
+            found=str(error.strerror),
+        ) from None
+    note = (sealed.folder / CHECKPOINT).read_bytes()
+    response = fetch_timestamp(settings.timestamps.url, note, [pem], clock=runtime.clock)
+    (sealed.folder / TIMESTAMP).write_bytes(response)
+
+
+def _runs(staging: Path) -> Iterator[list[bytes]]:
+    with (staging / "leaves").open("rb") as opened:
+        while data := opened.read(32 * 32768):
+            yield [data[at : at + 32] for at in range(0, len(data), 32)]
+
+
+def _publish(
+    runtime: Runtime, ledger: Ledger, previous: SealRecord | None, sealed: Sealed, output: Path | None
+) -> Exported:
+    copied = ledger.publish(sealed.folder, sealed.manifest, sealed.record)
+    locked = lock_export(runtime, sealed.manifest, sealed.record, [one.site for one in copied if one.error is None])
+    staging = sealed.folder.parent
+    copied = [
+        one
+        if one.error
+        else replace(one, tiles=write_tiles(ledger, one.site, previous, _runs(staging), staging / "old"))
+        for one in copied
+    ]
+    if output is not None:
+        for name in export_names(sealed.folder, sealed.manifest):
+            target = output / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(sealed.folder / name, target)
+    return Exported(output, sealed.manifest, sealed.record, tuple(copied), locked)
+
+
+@dataclass(frozen=True)
+class _Before:
+    """What the newest seal says of each source."""
+
+    ledger: Ledger
+    record: SealRecord | None
+
+    @property
+    def manifest(self) -> Manifest | None:
+        if self.record is None:
+            return None
+        data = self._file(MANIFEST)
+        if sha256(data).hexdigest() != self.record.manifest_sha256:
+            raise Tampered(
+                "the newest export's manifest is not the one that was sealed",
+                where=f"exports/{self.record.folder}/{MANIFEST}",
+                expected=self.record.manifest_sha256,
+                found=sha256(data).hexdigest(),
+            )
+        return parse_manifest(data, MANIFEST)
+
+    def _file(self, name: str) -> bytes:
+        assert self.record is not None
+        return self.ledger.stores[self.ledger.first].get(f"exports/{self.record.folder}/{name}")
+
+    def document(self, manifest: Manifest | None, path: str) -> bytes | None:
+        """A document of it, whose digest is checked."""
+        found = manifest.document(path) if manifest else None
+        if found is None:
+            return None
+        data = self._file(path)
+        if sha256(data).hexdigest() != found.file.sha256:
+            raise Tampered("a document is not the one that was sealed", where=path)
+        return data
+
+
+@dataclass(frozen=True)
+class _Collecting:
+    """What one export asks of every source."""
+
+    runtime: Runtime
+    before: _Before
+    folder: Path
+    since: datetime | None
+    end: datetime
+    opener: Opener
+    progress: Progress
+
+    def all(self, sources: Mapping[str, Source]) -> tuple[list[Collected], list[Document]]:
+        """What each gave, and what each is to be asked again."""
+        manifest, collected, pending = self.before.manifest, [], []
+        for name, settings in sources.items():
+            known = self._known(manifest, name)
+            one = self._one(manifest, name, settings, known)
+            collected.append(one)
+            again = pendings.pending_of(one.units, known, self.end)
+            if again:
+                data = pendings.encode(name, again)
+                pending.append(Document(_pending_path(name), "application/json", data))
+            pending += self._carried(manifest, one)
+        return collected, pending
+
+    def _carried(self, manifest: Manifest | None, one: Collected) -> Iterator[Document]:
+        """How far a source came before, where it did not get anywhere this time."""
+        name = one.source.name
+        noted = _noted(self.before, manifest, name, POSITION)
+        if noted is not None and not any(staged.name == POSITION for unit in one.units for staged in unit.documents):
+            yield Document(f"documents/{name}/carried/{POSITION}", "application/json", noted)
+
+    def _known(self, manifest: Manifest | None, name: str) -> pendings.Known:
+        noted = self.before.document(manifest, _pending_path(name))
+        return pendings.decode(noted, _pending_path(name)) if noted is not None else {}
+
+    def _one(self, manifest: Manifest | None, name: str, settings: Source, known: pendings.Known) -> Collected:
+        last = next((one.window for one in manifest.sources if one.name == name), None) if manifest else None
+        start = last.end if last else (self.since or self.end - FIRST_WINDOW)
+        window = Interval(start, self.end) if start < self.end else None
+        earlier = partial(_noted, self.before, manifest, name)
+        try:
+            source = self.opener(self.runtime, name, settings, earlier)
+        except HoldfastError as error:
+            source = _Closed(name, settings.kind, error)
+        intervals = (*sorted(known), *(source.intervals(window) if window else ()))
+        asked = Asked(source, tuple(dict.fromkeys(intervals)), known)
+        return Collected(source, window, tuple(collect(asked, self.folder / name, progress=self.progress)))
+
+
+def _pending_path(source: str) -> str:
+    return f"pending/{source}.json"
+
+
+def _noted(before: _Before, manifest: Manifest | None, source: str, name: str) -> bytes | None:
+    """The newest document of this name that a source left in the newest seal."""
+    if manifest is None:
+        return None
+    paths = [one.file.path for one in manifest.documents if _is_of(one.file.path, source, name)]
+    return before.document(manifest, max(paths)) if paths else None
+
+
+def _is_of(path: str, source: str, name: str) -> bool:
+    parts = path.split("/", 3)
+    return parts[:2] == ["documents", source] and parts[3:] == [name]
+
+
+@dataclass(frozen=True)
+class _Closed:
+    """A source that could not even be opened: every interval of it is unknown."""
+
+    name: str
+    kind: str
+    error: HoldfastError
+
+    def intervals(self, window: Interval) -> Sequence[Interval]:
+        return (window,)
+
+    def read(self, interval: Interval) -> Iterator[Batch]:  # noqa: ARG002 - the interface's
+        raise SourceUnreadable(
+            "the source cannot be opened",
+            where=self.name,
+            expected=self.error.expected,
+            found=str(self.error),
+        )
+
+    def completeness(self, interval: Interval) -> Coverage:
+        return Coverage(interval, "none", None, 0, 0, 0)
+
+    def documents(self, interval: Interval) -> Iterator[Document]:  # noqa: ARG002
+        yield from ()
+
+    def normalise(self, raw: Any) -> Any:
+        raise NotImplementedError
+
+
+def _kept(file: Path) -> Callable[[bytes], object]:
+    file.unlink(missing_ok=True)
+
+    def keep(run: bytes) -> None:
+        with file.open("ab") as opened:
+            opened.write(run)
+
+    return keep
+
+
+def _staging(home: Path, previous: SealRecord | None, end: datetime) -> tuple[Path, datetime]:
+    """The folder of this seal, and the end of its window: of a run that was killed, the one it had."""
+    number = previous.seal + 1 if previous else 0
+    folder = home / f"{number:08d}-{previous.root[:16] if previous else 'first'}"
+    plan = folder / _PLAN
+    if plan.exists():
+        return folder, datetime.fromisoformat(json.loads(plan.read_text(encoding="utf-8"))["end"])
+    _empty(folder)
+    draft = folder / f"{_PLAN}.draft"
+    draft.write_text(json.dumps({"end": end.isoformat()}), encoding="utf-8")
+    draft.rename(plan)
+    return folder, end
+
+
+def _empty(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+@contextmanager
+def _alone(home: Path) -> Iterator[None]:
+    """One export at a time on this machine. Raises Refused."""
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "lock").open("w") as opened:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise Refused(
+                "another export of this ledger runs on this machine",
+                where=str(home / "lock"),
+                expected="one at a time",
+                found="a process that holds the lock",
+                fix="Wait for it to end",
+            ) from None
+        yield

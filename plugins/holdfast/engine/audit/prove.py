@@ -1,0 +1,244 @@
+"""Prove one event of an export: its bytes, and the hashes from its leaf to the signed checkpoint.
+
+The proof is a C2SP tlog-proof, which other tools read too. It needs nothing else of the export, so one event can be
+shown without showing the others.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from holdfast.engine.audit.commitments import document_leaf, event_leaf, event_leaves, manifest_leaf
+from holdfast.engine.audit.errors import Tampered
+from holdfast.engine.audit.ledger import require_empty
+from holdfast.engine.audit.manifest import CHECKPOINT, MANIFEST, Manifest, Segment
+from holdfast.engine.audit.ocsf.schema import as_event
+from holdfast.engine.audit.problems import Answer, not_pinned, of_error
+from holdfast.engine.audit.segments import RAW, read_raw
+from holdfast.engine.audit.tlog.keys import VerifierKey
+from holdfast.engine.audit.tlog.merkle import CompactRange, cover, folded
+from holdfast.engine.audit.tlog.notes import Checkpoint, Note, Policy, Quorum, verify_checkpoint
+from holdfast.engine.audit.tlog.treeproofs import inclusion_proof, verify_inclusion
+from holdfast.engine.audit.verify import Verified
+from holdfast.engine.snapshot.documents import canonical
+from holdfast.errors import ConfigError, HoldfastError, UnknownName
+
+EVENT, PROOF, CONTEXT = "event.raw", "event.tlog-proof", "event.ocsf.json"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an event lies.
+
+    Args:
+        segment: its segment.
+        row: in it.
+        leaf: its index in the log.
+    """
+
+    segment: Segment
+    row: int
+    leaf: int
+
+
+@dataclass(frozen=True)
+class ProvenEvent:
+    """An event and its proof.
+
+    Args:
+        raw: its bytes as received.
+        event: as OCSF.
+        index: of its leaf.
+        proof: the audit path, from the leaf's sibling up.
+    """
+
+    raw: bytes
+    event: dict[str, Any]
+    index: int
+    size: int
+    proof: tuple[bytes, ...]
+
+
+def find_event(folder: Path, manifest: Manifest, wanted: str) -> list[Place]:
+    """The places of an event: by its ``metadata.uid``, or ``leaf:N``. More than one: its source gave it twice.
+
+    Raises:
+        UnknownName: there is none.
+    """
+    if wanted.startswith("leaf:") and wanted[5:].isdigit():
+        leaf = int(wanted[5:])
+        found = [
+            Place(one, leaf - one.first_leaf, leaf)
+            for one in manifest.segments
+            if one.first_leaf <= leaf < one.first_leaf + one.rows
+        ]
+    else:
+        found = [place for one in manifest.segments for place in _by_uid(folder, one, wanted)]
+    if not found:
+        raise UnknownName(
+            "there is no such event in the export",
+            where=str(folder),
+            expected="an event's `metadata.uid`, or leaf:N",
+            found=wanted[:200],
+        )
+    return found
+
+
+def _by_uid(folder: Path, segment: Segment, uid: str) -> Iterator[Place]:
+    at = 0
+    reader = pq.ParquetFile(folder / segment.events.path)
+    for batch in reader.iter_batches(columns=["metadata.uid"], batch_size=100_000, use_threads=False):
+        uids = pc.struct_field(batch.column(0), [0])
+        for row in pc.indices_nonzero(pc.equal(uids, uid)).to_pylist():
+            yield Place(segment, at + row, segment.first_leaf + at + row)
+        at += len(batch)
+
+
+def prove_event(folder: Path, verified: Verified, place: Place) -> ProvenEvent:
+    """The proof of an event of an export that was verified.
+
+    Raises:
+        Tampered: the export is not whole, so nothing of it can be proven.
+    """
+    manifest, checkpoint = verified.manifest, verified.checkpoint
+    if manifest is None or checkpoint is None or verified.answer.verdict == "tampered":
+        raise Tampered(
+            "the export is not what was sealed, so nothing of it can be proven",
+            where=str(folder),
+            found=str(verified.answer.problems[0]) if verified.answer.problems else None,
+            fix="Fetch it again from one of the ledger's sites",
+        )
+    nodes = _nodes(folder, manifest, verified.left, place.leaf)
+    row = _row(folder / place.segment.events.path, place.row)
+    raw = row.pop(RAW)
+    proof = inclusion_proof(place.leaf, manifest.size, lambda level, index: nodes[level, index])
+    return ProvenEvent(raw, as_event(row), place.leaf, manifest.size, proof)
+
+
+def _nodes(folder: Path, manifest: Manifest, left: CompactRange, leaf: int) -> dict[tuple[int, int], bytes]:
+    """The subtrees an inclusion proof is made of, from one pass over the leaves."""
+    wanted: list[tuple[int, int]] = []
+
+    def note(level: int, index: int) -> bytes:
+        wanted.append((level, index))
+        return bytes(32)
+
+    inclusion_proof(leaf, manifest.size, note)
+    building = {}
+    for level, index in sorted(wanted, key=lambda one: one[1] << one[0]):
+        begin, end = index << level, (index + 1) << level
+        building[level, index] = _Building(begin, end, _suffix(left, begin, end))
+    at = left.end
+    for run in export_leaves(folder, manifest):
+        for one in building.values():
+            one.add(at, run)
+        at += len(run)
+    return {name: one.hash for name, one in building.items()}
+
+
+@dataclass
+class _Building:
+    """One perfect subtree, whose leaves come in runs."""
+
+    begin: int
+    end: int
+    range: CompactRange
+
+    def add(self, at: int, run: list[bytes]) -> None:
+        start, stop = max(self.begin, at, self.range.end), min(self.end, at + len(run))
+        if start < stop:
+            self.range = self.range.append(run[start - at : stop - at])
+
+    @property
+    def hash(self) -> bytes:
+        return folded(self.range.hashes)
+
+
+def _suffix(left: CompactRange, begin: int, end: int) -> CompactRange:
+    """What of the leaves before the export belongs to a subtree: the end of their compact range, or nothing."""
+    stop = min(end, left.end)
+    if begin >= stop:
+        return CompactRange(begin, begin)
+    spans = list(cover(0, left.end))
+    kept = [
+        found
+        for (level, index), found in zip(spans, left.hashes, strict=True)
+        if begin <= index << level and (index + 1) << level <= stop
+    ]
+    return CompactRange(begin, stop, tuple(kept))
+
+
+def export_leaves(folder: Path, manifest: Manifest) -> Iterator[list[bytes]]:
+    """Every leaf of an export, in order, in runs."""
+    for segment in manifest.segments:
+        for raw in read_raw(folder / segment.events.path):
+            yield event_leaves(raw)
+    yield [document_leaf((folder / one.file.path).read_bytes()) for one in manifest.documents]
+    yield [manifest_leaf((folder / MANIFEST).read_bytes())]
+
+
+def _row(file: Path, row: int) -> dict[str, Any]:
+    reader = pq.ParquetFile(file)
+    at = 0
+    for group in range(reader.num_row_groups):
+        count = reader.metadata.row_group(group).num_rows
+        if row < at + count:
+            table = reader.read_row_group(group, use_threads=False).slice(row - at, 1)
+            found: dict[str, Any] = table.to_pylist()[0]
+            return found
+        at += count
+    raise Tampered("the segment has fewer events", where=str(file), expected=f"more than {row}", found=str(at))
+
+
+def write_proof(proven: ProvenEvent, export: Path, folder: Path) -> Path:
+    """Write an event and its proof into an empty folder. Raises ConfigError: it is not empty."""
+    from holdfast.engine.audit.tlog.proofs import format_proof
+
+    require_empty(folder)
+    (folder / EVENT).write_bytes(proven.raw)
+    (folder / CONTEXT).write_bytes(canonical(json.loads(json.dumps(proven.event))))
+    (folder / PROOF).write_bytes(format_proof(proven.index, proven.proof, (export / CHECKPOINT).read_bytes()))
+    return folder
+
+
+def check_proof(folder: Path, *, trusted: Sequence[VerifierKey], needed: int | None = None) -> Answer:
+    """Check a proof that `write_proof` wrote: the event's bytes, the path, the checkpoint's signatures. Offline.
+
+    Raises:
+        ConfigError: there is no proof here.
+    """
+    from holdfast.engine.audit.tlog.proofs import Proof
+
+    answer = Answer(str(folder))
+    try:
+        raw, encoded = (folder / EVENT).read_bytes(), (folder / PROOF).read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            "there is no proof here",
+            where=str(folder),
+            expected=f"{EVENT} and {PROOF}",
+            found=str(error.strerror),
+            fix="Name the folder `holdfast audit prove --output` wrote",
+        ) from None
+    wanted = len(trusted) if needed is None else needed
+    try:
+        proof = Proof.parse(encoded)
+        checkpoint = Checkpoint.parse(Note.parse(proof.checkpoint).text)
+        verify_inclusion(event_leaf(raw), proof.index, checkpoint.size, proof.hashes, checkpoint.root)
+        answer.origin, answer.size, answer.root = checkpoint.origin, checkpoint.size, checkpoint.root.hex()
+        if trusted:
+            quorum = Quorum(wanted, tuple(trusted), "trusted keys")
+            _, verified = verify_checkpoint(proof.checkpoint, checkpoint.origin, Policy((quorum,)))
+            answer.signed_by = [key.name for key in verified.signed_by]
+        else:
+            answer.add(not_pinned(str(folder)))
+    except HoldfastError as error:
+        answer.add(of_error(error, "proof", str(folder / PROOF)))
+    return answer

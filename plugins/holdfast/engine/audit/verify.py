@@ -1,0 +1,454 @@
+"""Verify an export offline: no cloud, no Airflow, no network, nothing of ours but the trusted keys.
+
+The order is the order of trust. The checkpoint's signatures; then the manifest, as the log's last leaf, before anything
+it names is opened; then every file's digest; then every event and document as a leaf, and the root; then what the
+coverage says; then what the sources' own proofs say (CloudTrail's digests, the drills' evidence). Everything that is
+wrong is reported, not the first thing only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+
+from holdfast.engine.audit.checks import CHECKS, Contents, check_evidence
+from holdfast.engine.audit.commitments import document_leaf, event_leaves, manifest_leaf
+from holdfast.engine.audit.coverage import CoverageManifest, parse_coverage
+from holdfast.engine.audit.errors import Tampered
+from holdfast.engine.audit.interface import Coverage, Finding, State
+from holdfast.engine.audit.manifest import (
+    CHECKPOINT,
+    MANIFEST,
+    RANGE,
+    TIMESTAMP,
+    UNLISTED,
+    File,
+    Manifest,
+    Segment,
+    parse_manifest,
+)
+from holdfast.engine.audit.problems import Answer, Kind, Problem, not_pinned, of_error, of_state, tampered
+from holdfast.engine.audit.segments import file_sha256, read_objects, read_raw
+from holdfast.engine.audit.tlog.errors import NoteRefused
+from holdfast.engine.audit.tlog.keys import VerifierKey
+from holdfast.engine.audit.tlog.merkle import CompactRange, cover, folded
+from holdfast.engine.audit.tlog.notes import Checkpoint, Policy, Quorum, verify_checkpoint
+from holdfast.engine.snapshot.documents import canonical
+from holdfast.errors import ConfigError, HoldfastError
+
+#: A manifest or checkpoint above this is none of ours.
+_LARGEST_HEAD_BYTES = 256 * 1024 * 1024
+_LARGEST_NOTE_BYTES = 1024 * 1024
+_CLOCKS_DIFFER = timedelta(minutes=5)
+
+Progress = Callable[[str, int, int], object]
+
+
+@dataclass
+class Verified:
+    """An export that was looked at.
+
+    Args:
+        answer: what was found.
+        manifest: ``None``: it cannot be trusted.
+        checkpoint: ``None``: it cannot be trusted.
+        left: the compact range of all leaves before this export.
+    """
+
+    answer: Answer
+    manifest: Manifest | None = None
+    checkpoint: Checkpoint | None = None
+    left: CompactRange = field(default_factory=CompactRange)
+    #: Of every source whose coverage can be read.
+    coverage: list[CoverageManifest] = field(default_factory=list)
+
+
+def verify_export(
+    folder: Path,
+    *,
+    trusted: Sequence[VerifierKey] = (),
+    needed: int | None = None,
+    judges_coverage: bool = True,
+    time_roots: Sequence[bytes] = (),
+    progress: Progress = lambda *_: None,
+) -> Verified:
+    """Verify one export.
+
+    Args:
+        folder: the export's.
+        trusted: keys the caller trusts, known by another way than the export.
+        needed: how many of them must have signed; by default all of them.
+        time_roots: certificates in PEM of authorities whose timestamp of the checkpoint is to be verified.
+        judges_coverage: whether what the coverage says is a problem; `verify_exports` asks that of all together.
+        progress: told ``(what, done, of)``.
+
+    Raises:
+        ConfigError: there is no export here.
+    """
+    if not (folder / MANIFEST).exists() and not (folder / CHECKPOINT).exists():
+        raise ConfigError(
+            "there is no export here",
+            where=str(folder),
+            expected=f"a folder with {MANIFEST} and {CHECKPOINT}",
+            found="nothing of it",
+            fix="Name the folder `holdfast audit export --output` wrote",
+        )
+    done = Verified(Answer(str(folder)))
+    answer = done.answer
+    head = _head(folder, answer, trusted, needed)
+    if head is None:
+        return done
+    manifest, checkpoint, left, before = head
+    done.manifest, done.checkpoint, done.left = manifest, checkpoint, left
+    _tell(answer, manifest)
+    _check_history(manifest, left, answer)
+    _check_time(folder, answer, time_roots)
+    whole = _check_files(folder, manifest, answer, progress)
+    if whole:
+        contents = _check_leaves(folder, manifest, left, before, answer, progress)
+        done.coverage = _check_coverage(folder, manifest, answer)
+        if judges_coverage:
+            for one in done.coverage:
+                answer.add(*coverage_problems(one.source, one.intervals))
+        for kind, check in CHECKS.items():
+            if any(source.kind == kind for source in manifest.sources):
+                answer.add(*check(folder, manifest, contents))
+        answer.add(*check_evidence(folder, manifest))
+    return done
+
+
+def _head(
+    folder: Path, answer: Answer, trusted: Sequence[VerifierKey], needed: int | None
+) -> tuple[Manifest, Checkpoint, CompactRange, tuple[bytes, ...]] | None:
+    """What all else hangs on; ``None``: it does not hold."""
+    where, at = str(folder / CHECKPOINT), str(folder)
+    try:
+        note = _read(folder / CHECKPOINT, _LARGEST_NOTE_BYTES)
+        encoded = _read(folder / MANIFEST, _LARGEST_HEAD_BYTES)
+        left_hashes, before = _read_range(folder / RANGE)
+        at = str(folder / MANIFEST)
+        manifest = parse_manifest(encoded, at)
+        sealers = Policy.of(*(VerifierKey.parse(text) for text in manifest.signers))
+        at = where
+        checkpoint, _ = verify_checkpoint(note, manifest.origin, sealers)
+    except HoldfastError as error:
+        answer.add(of_error(error, "head", at))
+        return None
+    answer.size, answer.root = checkpoint.size, checkpoint.root.hex()
+    _check_trust(note, manifest.origin, answer, trusted, needed)
+    if checkpoint.size != manifest.size:
+        answer.add(
+            tampered(
+                "checkpoint-differs",
+                "the checkpoint is of another size than the manifest",
+                where,
+                f"{manifest.size} leaves",
+                f"{checkpoint.size} leaves",
+            )
+        )
+        return None
+    try:
+        left = CompactRange(0, manifest.first_leaf, left_hashes)
+        CompactRange(0, manifest.size - 1, before)
+    except HoldfastError as error:
+        answer.add(of_error(error, "range", str(folder / RANGE)))
+        return None
+    root = folded([*before, manifest_leaf(encoded)])
+    if root != checkpoint.root:
+        answer.add(
+            tampered(
+                "manifest-differs",
+                "the manifest is not the one whose seal was signed",
+                f"{folder / MANIFEST} or {RANGE}",
+                f"root {checkpoint.root.hex()}",
+                f"root {root.hex()}",
+            )
+        )
+        return None
+    return manifest, checkpoint, left, before
+
+
+def _check_trust(note: bytes, origin: str, answer: Answer, trusted: Sequence[VerifierKey], needed: int | None) -> None:
+    where = f"{answer.where}/{CHECKPOINT}"
+    if not trusted:
+        answer.add(not_pinned(where))
+        return
+    wanted = len(trusted) if needed is None else needed
+    try:
+        _, verified = verify_checkpoint(note, origin, Policy((Quorum(wanted, tuple(trusted), "trusted keys"),)))
+    except NoteRefused as error:
+        answer.add(of_error(error, "not-signed", where))
+        return
+    answer.signed_by = [key.name for key in verified.signed_by]
+
+
+def _tell(answer: Answer, manifest: Manifest) -> None:
+    answer.origin, answer.seal = manifest.origin, manifest.seal
+    windows = [source.window for source in manifest.sources if source.window]
+    if windows:
+        answer.window = (
+            min(window.start for window in windows).isoformat(),
+            max(window.end for window in windows).isoformat(),
+        )
+    answer.counts = {
+        "events": sum(segment.rows for segment in manifest.segments),
+        "objects": sum(segment.object_count for segment in manifest.segments),
+        "documents": len(manifest.documents),
+        "files": len(manifest.files()),
+        "size_bytes": sum(file.size_bytes for file in manifest.files()),
+    }
+
+
+def _check_history(manifest: Manifest, left: CompactRange, answer: Answer) -> None:
+    where = f"{answer.where}/{MANIFEST}"
+    previous = manifest.previous
+    if previous is not None:
+        root = left.root.hex()
+        if root != previous.root:
+            answer.add(
+                tampered(
+                    "history-differs",
+                    "the log does not begin with the seal before",
+                    f"{answer.where}/{RANGE}",
+                    previous.root,
+                    root,
+                )
+            )
+        if manifest.sealed_at < previous.sealed_at:
+            answer.add(
+                tampered(
+                    "clock-went-back",
+                    "it was sealed before the seal it follows",
+                    where,
+                    f"{previous.sealed_at.isoformat()} or later",
+                    manifest.sealed_at.isoformat(),
+                )
+            )
+    for source in manifest.sources:
+        if source.window and source.window.end > manifest.sealed_at + _CLOCKS_DIFFER:
+            answer.add(
+                tampered(
+                    "from-the-future",
+                    f"the window of {source.name} ends after it was sealed",
+                    where,
+                    f"{manifest.sealed_at.isoformat()} or earlier",
+                    source.window.end.isoformat(),
+                )
+            )
+
+
+def _check_time(folder: Path, answer: Answer, roots: Sequence[bytes]) -> None:
+    """The independent time of the checkpoint, where there is one."""
+    file = folder / TIMESTAMP
+    if not file.exists():
+        if roots:
+            answer.add(Problem(Kind.UNKNOWN, "no-timestamp", "no authority said when it was sealed", str(file)))
+        return
+    if not roots:
+        answer.notes.append("Its timestamp was not looked at: no authority's certificates were given")
+        return
+    from holdfast.engine.audit.tlog.timestamps import verify_timestamp
+
+    try:
+        response, note = _read(file, _LARGEST_NOTE_BYTES), _read(folder / CHECKPOINT, _LARGEST_NOTE_BYTES)
+        found = verify_timestamp(response, note, roots)
+    except HoldfastError as error:
+        answer.add(of_error(error, "timestamp", str(file)))
+        return
+    answer.notes.append(f"An independent authority says that it existed at {found.moment.isoformat()}")
+
+
+def _check_files(folder: Path, manifest: Manifest, answer: Answer, progress: Progress) -> bool:
+    """Whether every file is there and is the one that was sealed."""
+    before = len(answer.problems)
+    files = {file.path: file for file in manifest.files()}
+    there = set()
+    for path in _walk(folder, answer):
+        name = path.relative_to(folder).as_posix()
+        there.add(name)
+        if name not in files and name not in UNLISTED:
+            answer.add(tampered("file-added", "nobody sealed this file", name))
+    for number, (name, file) in enumerate(files.items()):
+        progress("files", number, len(files))
+        if name not in there:
+            answer.add(tampered("file-missing", "a file is missing", name, f"{file.size_bytes} bytes", "nothing"))
+        else:
+            answer.add(_check_file(folder / name, file))
+    return len(answer.problems) == before
+
+
+def _walk(folder: Path, answer: Answer) -> Iterator[Path]:
+    for place, names, files in os.walk(folder):
+        for name in (*names, *files):
+            path = Path(place) / name
+            if path.is_symlink() or not (path.is_dir() or path.is_file()):
+                answer.add(tampered("not-a-file", "neither a file nor a folder", str(path.relative_to(folder))))
+            elif path.is_file():
+                yield path
+
+
+def _check_file(path: Path, file: File) -> Problem | None:
+    size = path.stat().st_size
+    if size != file.size_bytes:
+        return tampered("file-differs", "the file is not the sealed one", file.path, f"{file.size_bytes} bytes", size)
+    found = file_sha256(path)
+    if found != file.sha256:
+        return tampered("file-differs", "the file is not the sealed one", file.path, f"sha256 {file.sha256}", found)
+    return None
+
+
+def _check_leaves(
+    folder: Path,
+    manifest: Manifest,
+    left: CompactRange,
+    before: tuple[bytes, ...],
+    answer: Answer,
+    progress: Progress,
+) -> Contents:
+    """Every leaf made again, and the root they come to."""
+    leaves, contents, done = left, Contents(), 0
+    kinds = {source.name: source.kind for source in manifest.sources}
+    for segment in manifest.segments:
+        try:
+            reader = _Segment(folder, segment, contents if kinds.get(segment.source) in CHECKS else None)
+            for found in reader.leaves():
+                leaves = leaves.append(found)
+                done += len(found)
+                progress("events", done, answer.counts["events"])
+        except (pa.ArrowException, HoldfastError, OSError, ValueError) as error:
+            answer.add(tampered("segment-unreadable", "the segment cannot be read", segment.events.path, None, error))
+            return contents
+    leaves = leaves.append([document_leaf((folder / one.file.path).read_bytes()) for one in manifest.documents])
+    if leaves.hashes != before:
+        place = next(
+            (span for span, a, b in zip(cover(0, leaves.end), leaves.hashes, before, strict=False) if a != b), (0, 0)
+        )
+        first = place[1] << place[0]
+        answer.add(
+            tampered(
+                "leaves-differ",
+                "the events and documents are not the ones that were sealed",
+                _where(manifest, first, first + (1 << place[0])),
+                f"root {answer.root}",
+                f"another, from leaf {first} on",
+            )
+        )
+    return contents
+
+
+def _where(manifest: Manifest, begin: int, end: int) -> str:
+    paths = [one.events.path for one in manifest.segments if one.first_leaf < end and begin < one.first_leaf + one.rows]
+    return ", ".join(paths[:5]) or f"leaves {begin} to {end}"
+
+
+@dataclass
+class _Segment:
+    """Reads a segment once: leaves, and where it is wanted the digests of the objects' contents."""
+
+    folder: Path
+    segment: Segment
+    contents: Contents | None
+
+    def leaves(self) -> Iterator[list[bytes]]:
+        """Runs of leaf hashes. Raises Tampered."""
+        events = self.folder / self.segment.events.path
+        hasher = None
+        if self.contents is not None:
+            hasher = self.contents.of(self.segment.source, read_objects(self.folder / self.segment.objects.path))
+        rows = 0
+        for raw in read_raw(events):
+            rows += len(raw)
+            if rows > self.segment.rows:
+                break
+            if hasher is not None:
+                hasher.add(raw)
+            yield event_leaves(raw)
+        if rows != self.segment.rows:
+            raise Tampered(
+                "the segment has another number of events",
+                where=self.segment.events.path,
+                expected=str(self.segment.rows),
+                found=f"{rows}{' or more' if rows > self.segment.rows else ''}",
+            )
+        if hasher is not None:
+            hasher.end()
+
+
+def _check_coverage(folder: Path, manifest: Manifest, answer: Answer) -> list[CoverageManifest]:
+    read = []
+    for source in manifest.sources:
+        try:
+            coverage = parse_coverage((folder / source.coverage).read_bytes(), source.coverage)
+        except HoldfastError as error:
+            answer.add(of_error(error, "coverage", source.coverage))
+            continue
+        if (coverage.source, coverage.kind, coverage.state) != (source.name, source.kind, source.state):
+            answer.add(
+                tampered(
+                    "coverage-differs",
+                    "the manifest says another state than the coverage",
+                    source.coverage,
+                    f"{coverage.source} {coverage.state}",
+                    f"{source.name} {source.state}",
+                )
+            )
+        answer.sources[source.name] = str(coverage.state)
+        read.append(coverage)
+    return read
+
+
+def coverage_problems(
+    source: str, intervals: Iterable[Coverage], *, late_until: datetime | None = None
+) -> Iterator[Problem]:
+    """What the states of a source's intervals mean for a verification.
+
+    Args:
+        late_until: an interval that ended after this may still be late.
+    """
+    asked = False
+    for one in intervals:
+        asked = True
+        if one.state is State.COMPLETE or (one.state is State.LATE and late_until and one.interval.end > late_until):
+            continue
+        at = f"{source} {one.interval.start:%Y-%m-%dT%H:%M:%SZ}"
+        parts = f"{one.observed} of {one.expected} parts by proof {one.proof!r}"
+        bare = Finding(f"coverage-{one.state}", parts, state=one.state)
+        reasons = [found for found in one.findings if found.state is not State.COMPLETE] or [bare]
+        for found in reasons:
+            yield from of_state(found.state, found.code, found.detail, f"{at} {found.where}".strip())
+    if not asked:
+        yield Problem(Kind.UNKNOWN, "not-asked", "nothing was asked of the source", source)
+
+
+def _read(file: Path, most: int) -> bytes:
+    try:
+        if file.is_symlink():
+            raise Tampered("a link where a file was written", where=str(file))
+        size = file.stat().st_size
+        if size > most:
+            raise Tampered("the file is far too large", where=str(file), expected=f"at most {most}", found=str(size))
+        return file.read_bytes()
+    except OSError as error:
+        raise Tampered("the file cannot be read", where=str(file), found=str(error.strerror)) from None
+
+
+def _read_range(file: Path) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+    data = _read(file, _LARGEST_NOTE_BYTES)
+    try:
+        row = json.loads(data)
+        if set(row) != {"format", "left", "before"} or row["format"] != "holdfast.range/1":
+            raise ValueError("expected format, left and before")
+        if canonical(row) != data:
+            raise ValueError("expected canonical JSON")
+        left, before = (tuple(bytes.fromhex(found) for found in row[name]) for name in ("left", "before"))
+        if [each.hex() for each in (*left, *before)] != [*row["left"], *row["before"]]:
+            raise ValueError("expected lower-case hex digits")
+    except (ValueError, TypeError, RecursionError) as error:
+        raise Tampered("the range proof cannot be read", where=str(file), found=str(error)[:300]) from None
+    return left, before

@@ -1,0 +1,129 @@
+"""What is paid for at the standby and not used, and what is used there that its cloud may take away."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from holdfast.engine.config import Topology
+from holdfast.engine.cost.mapping import GROUP, ROLE, SITE, STANDBY_ROLES
+from holdfast.engine.cost.money import Sum, grouped_sums, only_where, plain, sums
+from holdfast.engine.cost.standby import standby_lines
+
+
+@dataclass(frozen=True)
+class IdleCommitment:
+    """The unused part of one commitment or reservation in the period.
+
+    Args:
+        kind: ``commitment`` (a discount for a promise) or ``capacity`` (machines kept free: what a standby is for).
+        used: what of the same commitment was used, in the same currency.
+    """
+
+    kind: str
+    commitment: str
+    name: str
+    group: str | None
+    site: str | None
+    unused: Sum
+    used: Sum | None
+
+
+@dataclass(frozen=True)
+class SpotExposure:
+    """Machines of a group that its cloud may take away with seconds of notice.
+
+    Args:
+        spot: what they cost.
+        firm: what other machines of the same standby cost.
+        rto_seconds: of the group, which a failover onto them must keep.
+        premium: what they would cost more at list prices, the price of being sure; ``None``: a line has no list cost.
+    """
+
+    group: str
+    site: str | None
+    spot: Sum
+    firm: tuple[Sum, ...]
+    rto_seconds: float
+    no_capacity: str
+
+    @property
+    def premium(self) -> Decimal | None:
+        return None if self.spot.listed is None else self.spot.listed - self.spot.effective
+
+
+def idle_commitments(lines: pa.Table) -> tuple[IdleCommitment, ...]:
+    """Unused commitments and reservations of what stands by, and those nobody is named for."""
+    mine = lines.filter(pc.or_(pc.is_null(lines[ROLE]), pc.is_in(lines[ROLE], pa.array(STANDBY_ROLES))))
+    found: list[IdleCommitment] = []
+    for kind, prefix in (("commitment", "CommitmentDiscount"), ("capacity", "CapacityReservation")):
+        unused = only_where(mine, f"{prefix}Status", ["Unused"])
+        names = "CommitmentDiscountName" if kind == "commitment" else "ResourceName"
+        keys = (f"{prefix}Id", GROUP, SITE)
+        used = {
+            (key[0], cost.currency): cost
+            for key, cost in grouped_sums(only_where(lines, f"{prefix}Status", ["Used"]), (f"{prefix}Id",))
+        }
+        for (commitment, group, site), cost in grouped_sums(unused, keys):
+            named = unused.filter(
+                pc.fill_null(pc.equal(unused[f"{prefix}Id"], pa.scalar(commitment, pa.string())), False)
+            )
+            name = next((one for one in named[names].to_pylist() if one), commitment or "–")
+            of_it = used.get((commitment, cost.currency))
+            found.append(IdleCommitment(kind, commitment or "–", name, group, site, cost, of_it))
+    return tuple(sorted(found, key=lambda one: (-one.unused.effective, one.commitment)))
+
+
+def spot_exposure(lines: pa.Table, topology: Topology) -> tuple[SpotExposure, ...]:
+    """Where a group's standby machines are spot machines."""
+    machines = only_where(standby_lines(lines), "ServiceCategory", ["Compute"])
+    spot = only_where(machines, "PricingCategory", ["Dynamic"])
+    found = []
+    for (group, site), cost in grouped_sums(spot, (GROUP, SITE)):
+        if group not in topology.groups:
+            continue
+        settings = topology.groups[group]
+        firm = machines.filter(
+            pc.and_(
+                pc.fill_null(pc.equal(machines[GROUP], group), False),
+                pc.fill_null(pc.not_equal(machines["PricingCategory"], "Dynamic"), True),
+            )
+        )
+        found.append(
+            SpotExposure(group, site, cost, sums(firm), settings.objectives.rto_seconds, settings.no_capacity.value)
+        )
+    return tuple(found)
+
+
+def as_document(idle: tuple[IdleCommitment, ...], spot: tuple[SpotExposure, ...]) -> dict[str, Any]:
+    """JSON-able."""
+    return {
+        "idle_commitments": [
+            {
+                "kind": one.kind,
+                "commitment": one.commitment,
+                "name": one.name,
+                "group": one.group,
+                "site": one.site,
+                "unused": one.unused.as_document(),
+                "used": None if one.used is None else one.used.as_document(),
+            }
+            for one in idle
+        ],
+        "spot": [
+            {
+                "group": one.group,
+                "site": one.site,
+                "spot": one.spot.as_document(),
+                "firm": [cost.as_document() for cost in one.firm],
+                "premium": None if one.premium is None else plain(one.premium),
+                "rto_seconds": one.rto_seconds,
+                "no_capacity": one.no_capacity,
+            }
+            for one in spot
+        ],
+    }

@@ -1,0 +1,92 @@
+"""Sealed exports of audit events in Airflow: made, and verified."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk.exceptions import AirflowFailException
+
+from holdfast.operators.base import HoldfastOperator
+from holdfast.operators.posture import TO_SEAL
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from holdfast.engine.audit.interface import Document
+    from holdfast.engine.runtime import Runtime
+
+
+class ExportAuditOperator(HoldfastOperator):
+    """Collects what is new of every source of the topology's ``audit``, and seals it at two clouds or more.
+
+    A source that cannot be read does not fail the task: it is sealed as unknown, and asked again by the next run. With
+    an outlet the ledger's asset gets an event with the seal.
+
+    :param until: where the window ends (ISO 8601); empty: now. (templated)
+    :returns: the seal, its root, and per source its state and events.
+    """
+
+    template_fields: Sequence[str] = ("until",)
+
+    def __init__(self, *, until: str = "", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.until = until
+
+    def act(self, context: Context, runtime: Runtime) -> dict[str, Any]:
+        from holdfast.engine.audit.export import export_audit
+        from holdfast.engine.audit.moments import parse_moment
+
+        until = parse_moment(self.until, f"task {self.task_id}: until")
+        done = export_audit(runtime, until=until, documents=list(self._findings()), progress=self._tell)
+        for outlet in self.outlets:
+            context["outlet_events"][outlet].extra = {"seal": done.record.seal, "root": done.record.root}
+        for copy in done.copied:
+            if copy.error is not None:
+                self.log.error("%s does not have the seal: %s", copy.site, copy.error)
+            if copy.tiles is not None:
+                self.log.warning("The tiles of %s are behind: %s", copy.site, copy.tiles)
+        return done.to_json()
+
+    def _findings(self) -> Iterator[Document]:
+        """What posture, residency and cost checks left for the next export."""
+        from holdfast.engine.audit.interface import Document
+
+        folder = self.hook.evidence_folder() / TO_SEAL
+        for file in sorted(folder.glob("[!.]*")) if folder.is_dir() else ():
+            media_type = "application/x-ndjson" if file.suffix == ".jsonl" else "application/json"
+            yield Document(f"findings/{file.name}", media_type, file.read_bytes())
+
+    def _tell(self, source: str, interval: Any, events: int) -> None:
+        self.log.info("%s: up to %s, %d events", source, interval.end, events)
+
+
+class VerifyExportsOperator(HoldfastOperator):
+    """Reads exports back from a site and verifies them as an auditor does: signatures, bytes, log, coverage.
+
+    It fails when something was tampered with, is missing or is unknown; what is late may be so for a day.
+
+    :param site: where they are read; empty: each of the ledger's sites in turn. (templated)
+    :returns: what was verified.
+    """
+
+    template_fields: Sequence[str] = ("site",)
+
+    def __init__(self, *, site: str = "", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.site = site
+        self.check_names(site=site or None)
+
+    def act(self, _context: Context, runtime: Runtime) -> dict[str, Any]:
+        from holdfast.engine.audit.watch import verify_ledger
+
+        done = verify_ledger(runtime, site=self.site or None)
+        for problem in done.answer.problems[:200]:
+            self.log.error("%s: %s", problem.kind, problem)
+        if done.answer.problems:
+            first = done.answer.problems[0]
+            raise AirflowFailException(
+                f"{done.answer.verdict}: {len(done.answer.problems)} problems at {done.site}; the first: {first}"
+            )
+        self.log.info("Seals %s hold at %s", ", ".join(map(str, done.seals)), done.site)
+        return done.to_json()

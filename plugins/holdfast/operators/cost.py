@@ -1,0 +1,51 @@
+"""What standing by and drills cost, in Airflow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk.exceptions import AirflowFailException
+
+from holdfast.operators.base import HoldfastOperator
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from holdfast.engine.runtime import Runtime
+
+
+class ReportCostsOperator(HoldfastOperator):
+    """Reports the cost of one billing period from the clouds' own bills, and writes standby and drills as FOCUS 1.2.
+
+    Both go into ``costs/<period>/`` of the evidence folder: ``report.json``, ``focus.parquet``, ``focus.csv``. A bill
+    that is missing or damaged is in the report as unknown; the task then fails, after the report is written, unless
+    ``require_known`` is off.
+
+    :param period: ``last``, ``this``, or a month as ``2026-10``. (templated)
+    :param require_known: fail when an export has no bill of the period.
+    :param ask: ask the billing interfaces of ``cost.apis`` where an export has nothing; it may cost money.
+    :returns: ``period``, ``state``, ``is_known``, ``standby`` and ``unmapped`` per currency, ``exports``, ``drills``,
+        ``folder``.
+    """
+
+    template_fields: Sequence[str] = ("period",)
+
+    def __init__(self, *, period: str = "last", require_known: bool = True, ask: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.period = period
+        self.require_known = require_known
+        self.ask = ask
+
+    def act(self, context: Context, runtime: Runtime) -> dict[str, Any]:
+        from holdfast.engine.cost.filing import file_report
+
+        filed = file_report(runtime, self.period, self.hook.evidence_folder() / "costs", ask=self.ask)
+        for note in filed.notes:
+            self.log.warning("%s", note)
+        summary = {**filed.summary, "folder": str(filed.folder)}
+        for outlet in self.outlets:
+            context["outlet_events"][outlet].extra = {name: summary[name] for name in ("period", "state", "standby")}
+        if self.require_known and not filed.summary["is_known"]:
+            raise AirflowFailException(f"what {filed.summary['period']} cost is not known: {'; '.join(filed.unknown)}")
+        return summary

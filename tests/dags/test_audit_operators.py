@@ -1,0 +1,89 @@
+"""The operators of audit exports, posture and residency, over sites in folders."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from airflow.sdk.exceptions import AirflowFailException
+
+from audit_world import add_audit
+from folders import make_folders
+from holdfast.operators.audit import ExportAuditOperator, VerifyExportsOperator
+from holdfast.operators.posture import CheckPostureOperator, CheckResidencyOperator
+
+
+@pytest.fixture
+def topology(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HOLDFAST_STATE", str(tmp_path / "state"))
+    monkeypatch.setenv("AIRFLOW_CONN_NONE", json.dumps({"conn_type": "generic"}))
+    monkeypatch.delenv("HOLDFAST_SIGNING_KEY", raising=False)
+    return add_audit(make_folders(tmp_path, prices={"residency": "eu-only"}))
+
+
+class Events(dict):  # type: ignore[type-arg]
+    def __missing__(self, key: Any) -> Any:
+        return self.setdefault(key, SimpleNamespace(extra=None))
+
+
+def run(operator: Any) -> Any:
+    return operator.execute({"outlet_events": Events(), "run_id": "test"})
+
+
+def test_an_export_is_sealed_and_verified_again(topology: Path) -> None:
+    made = run(ExportAuditOperator(task_id="export", topology_path=str(topology)))
+    assert made["seal"] == 0
+    assert made["sites"] == {"site-b": None, "site-c": None}
+    done = run(VerifyExportsOperator(task_id="verify", topology_path=str(topology)))
+    assert (done["verdict"], done["seals"]) == ("fine", [0])
+
+
+def test_a_damaged_export_fails_the_task_with_what_and_where(topology: Path) -> None:
+    run(ExportAuditOperator(task_id="export", topology_path=str(topology)))
+    (coverage,) = (topology.parent / "site-b" / "ledger").rglob("coverage/fake.json")
+    coverage.write_bytes(coverage.read_bytes().replace(b"complete", b"complexe", 1))
+    with pytest.raises(AirflowFailException, match=r"tampered: .*coverage/fake\.json"):
+        run(VerifyExportsOperator(task_id="verify", site="site-b", topology_path=str(topology)))
+
+
+def test_what_the_checks_found_is_sealed_by_the_next_export(topology: Path) -> None:
+    run(CheckResidencyOperator(task_id="residency", topology_path=str(topology)))
+    run(CheckPostureOperator(task_id="posture", topology_path=str(topology)))
+    made = run(ExportAuditOperator(task_id="export", topology_path=str(topology)))
+    found = sorted(path.name for path in (topology.parent / "site-b" / "ledger").rglob("findings/*"))
+    assert found == ["posture.jsonl", "residency.json"]
+    assert made["documents"] >= 4
+
+
+def test_data_that_lies_where_it_may_not_fails_the_task(topology: Path) -> None:
+    from folders import folder_runtime
+    from holdfast.engine.pipeline.sync import run as sync
+
+    document = yaml.safe_load(topology.read_text())
+    document["sites"]["site-c"]["jurisdiction"] = "EU"
+    topology.write_text(yaml.safe_dump(document))
+    file = topology.parent / "site-a" / "data" / "prices" / "day.csv"
+    file.parent.mkdir(parents=True)
+    file.write_text("1,2\n")
+    sync(folder_runtime(topology), "desk", "prices")
+    run(CheckResidencyOperator(task_id="residency", topology_path=str(topology)))
+    document["sites"]["site-c"]["jurisdiction"] = "US"
+    topology.write_text(yaml.safe_dump(document))
+    with pytest.raises(AirflowFailException, match=r"prices .* at site-c"):
+        run(CheckResidencyOperator(task_id="residency", topology_path=str(topology)))
+
+
+def test_a_moment_that_is_none_is_refused_clearly(topology: Path) -> None:
+    with pytest.raises(AirflowFailException, match="this is no moment"):
+        run(ExportAuditOperator(task_id="export", until="{{ 7*7 }}", topology_path=str(topology)))
+
+
+def test_a_site_that_is_none_is_refused_when_the_dag_is_parsed(topology: Path) -> None:
+    from holdfast.errors import ConfigError
+
+    with pytest.raises(ConfigError, match="there is no such site"):
+        VerifyExportsOperator(task_id="verify", site="site-x", topology_path=str(topology))
