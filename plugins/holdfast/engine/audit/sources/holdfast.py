@@ -221,7 +221,7 @@ class HoldfastEvents:
                 files, site = _evidence_at(copy, folder), copy.place.site
                 if files is None:
                     detail = "the evidence could not be read there"
-                    run.findings.append(Finding("evidence-unread", detail, f"{folder} at {site}", State.UNKNOWN))
+                    run.findings.append(Finding("site-unreachable", detail, f"{folder} at {site}", State.UNKNOWN))
                     continue
                 if files in known:
                     continue
