@@ -35,8 +35,10 @@ _UNIT_BYTES = 512 * 1024 * 1024
 _META = "unit.json"
 EVENTS, OBJECTS, LEAVES, DOCUMENTS = "events.parquet", "events.objects.parquet", "leaves", "documents"
 
-#: Codes of findings that no other try mends: the source has no proof of such an interval.
-_NEVER_MENDED = frozenset({"hour-empty", "no-proof"})
+#: Codes of findings that no other try mends: the source has no proof of such an interval, or what is gone is gone.
+_NEVER_MENDED = frozenset(
+    {"hour-empty", "no-proof", "ids-missing", "ids-purged", "ids-went-back", "rows-removed", "row-changed"}
+)
 
 Progress = Callable[[str, Interval, int], object]
 
