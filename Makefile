@@ -10,7 +10,7 @@ export PYTHONUNBUFFERED := 1
 .DEFAULT_GOAL := help
 # One area at a time: two benchmarks at once would measure each other.
 .NOTPARALLEL: bench
-.PHONY: help setup demo audit-dependencies test test-slow test-torch lint bench bench-failover bench-sync bench-training bench-compression bench-vault docs lock clean
+.PHONY: help setup demo audit-dependencies test test-slow test-torch lint bench bench-failover bench-sync bench-training bench-compression bench-vault bench-audit docs lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  make %-19s %s\n", $$1, $$2}'
@@ -63,7 +63,7 @@ lint: setup ## Check style, types and layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-bench: bench-failover bench-sync bench-training bench-compression bench-vault ## Measure everything; results in build/bench/*.json
+bench: bench-failover bench-sync bench-training bench-compression bench-vault bench-audit ## Measure everything; results in build/bench/*.json
 
 bench-failover: setup ## Measure the failover on the sandbox
 	$(BIN)/python tests/benchmarks/failover.py --output build/bench/failover.json
@@ -80,13 +80,16 @@ bench-compression: $(VENV)/.torch ## Measure the compression of checkpoints, wit
 bench-vault: setup ## Measure the vault beside restic
 	$(BIN)/python tests/benchmarks/vault.py --output build/bench/vault.json
 
+bench-audit: setup ## Measure audit exports beside the naive row-by-row path
+	$(BIN)/python tests/benchmarks/audit.py --output build/bench/audit.json
+
 docs: setup ## Rebuild the generated parts of docs/ and check its links
 	$(BIN)/python scripts/docs.py
 
 lock: $(BIN)/uv ## Resolve the dependencies again
 	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--no-emit-find-links --no-annotate --custom-compile-command "make lock" \
-		--extra airflow --extra celery --extra trees --extra jobs --extra azureml --extra feeds --extra tables --extra vault --extra audit --extra oscal \
+		--extra airflow --extra celery --extra trees --extra jobs --extra azureml --extra feeds --extra tables --extra vault --extra audit --extra cost --extra oscal \
 		--extra sandbox --extra dev --output-file $(LOCK)
 	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--no-emit-find-links --no-annotate --custom-compile-command "make lock" --constraints $(LOCK) \

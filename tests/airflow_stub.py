@@ -82,6 +82,9 @@ class StubAirflow:
     tokens: set[str] = field(default_factory=lambda: {"given"})
     calls: list[str] = field(default_factory=list)
     logins: int = 0
+    #: ``[api] maximum_page_limit``.
+    page_limit: int = 100
+    versions: list[dict[str, Any]] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -119,7 +122,7 @@ class StubAirflow:
         given = dict(request.url.params)
         assert set(given) <= set(allowed), f"unknown parameters of {template}: {set(given) - set(allowed)}"
         limit, offset = int(given.get("limit", 50)), int(given.get("offset", 0))
-        assert limit <= 100  # maximum_page_limit: a real one would quietly give 100
+        limit = min(limit, self.page_limit)
         if template == "/api/v2/eventLogs/{event_log_id}":
             found = self.rows.get(int(request.url.path.rpartition("/")[2]))
             if found is None:
@@ -130,7 +133,9 @@ class StubAirflow:
             shown = sorted(set(self.rows) - self.hidden, reverse=True)
             page = [self.rows[one] for one in shown[offset : offset + limit]]
             return _valid(operation, {"event_logs": page, "total_entries": len(shown)})
-        return _valid(operation, {_COLLECTIONS[template]: [], "total_entries": 0})
+        entries = self.versions if template.endswith("/dagVersions") else []
+        page = entries[offset : offset + limit]
+        return _valid(operation, {_COLLECTIONS[template]: page, "total_entries": len(entries)})
 
 
 def _operation(request: httpx.Request) -> tuple[str, dict[str, Any]]:

@@ -46,6 +46,8 @@ class CloudKms:
             GCP_SIGNING_KEY.replace("Versions/1", "Versions/2"): ec.generate_private_key(ec.SECP384R1()),
         }
         self.versions: dict[str, list[bytes]] = {GCP_KEY: [os.urandom(32)]}
+        #: The version that says it signed, if it is another one than was asked.
+        self.signed_by: str | None = None
         self.calls: list[str] = []
         self.deadlines: list[float] = []
         self.fails: list[grpc.StatusCode] = []
@@ -160,7 +162,7 @@ class CloudKms:
             signature=made,
             signature_crc32c=crc32c(made),
             verified_digest_crc32c=crc32c(digest) == request.digest_crc32c,
-            name=request.name,
+            name=self.signed_by or request.name,
         )
         if self.tampers_answers:
             self.tampers_answers -= 1

@@ -97,7 +97,6 @@ def _shape(rng: random.Random) -> tuple[bytes, list[bytes]]:
         "managementEvent": True,
         "recipientAccountId": ACCOUNT,
         "eventCategory": "Management",
-        "tlsDetails": {"tlsVersion": "TLSv1.3", "cipherSuite": "TLS_AES_128_GCM_SHA256"},
         **call,
     }
     if rng.random() < 0.04:
@@ -116,7 +115,7 @@ def _shape(rng: random.Random) -> tuple[bytes, list[bytes]]:
 def _identity(rng: random.Random) -> dict[str, Any]:
     if rng.random() < 0.05:
         return {"type": "AWSService", "invokedBy": rng.choice(("autoscaling", "config", "lambda")) + ".amazonaws.com"}
-    if rng.random() < 0.2:
+    if rng.random() < 0.45:
         person = f"{rng.choice(_PEOPLE)}{rng.randrange(40)}"
         return {
             "type": "IAMUser",

@@ -83,6 +83,26 @@ def test_a_report_holds_every_part_and_our_lines_are_written_as_focus(topology: 
     assert "12.34 USD" in ask("report").output
 
 
+def test_a_journal_that_cannot_be_read_is_told_and_spoils_no_report(topology: Path) -> None:
+    deliver(topology, as_csv([line("1", month=OCTOBER, ResourceId="vm-1")]))
+    folder = topology.parent / "site-c" / "evidence" / "20261003T000000Z-abcdef"
+    folder.mkdir(parents=True)
+    (folder / "journal.json").write_text("[]")
+    answer = ask("report", "--json")
+    assert answer.exit_code == 0, answer.output
+    assert any("20261003T000000Z-abcdef" in note for note in json.loads(answer.output)["notes"])
+
+
+def test_a_section_without_exports_knows_nothing(topology: Path) -> None:
+    document = yaml.safe_load(topology.read_text())
+    document["cost"] = {}
+    topology.write_text(yaml.safe_dump(document))
+    for command in ("report", "standby", "egress", "objectives", "advice"):
+        answer = ask(command)
+        assert answer.exit_code == 7, answer.output
+        assert "no export is named" in answer.stderr
+
+
 def test_moved_bytes_are_shown_with_their_price(topology: Path) -> None:
     document = yaml.safe_load(topology.read_text())
     document["sites"]["site-a"] |= {"egress_cost_per_gib": 0.5, "region": "there"}

@@ -30,7 +30,7 @@ def print_report(look: Look) -> None:
         print_drill(drill)
     print_objectives(look.rpo, look.rto)
     print_advice(look.advice, look.locked)
-    for note in (*look.bill.notes, *look.mapped.notes):
+    for note in look.notes:
         console.print(escape(note))
 
 

@@ -73,6 +73,11 @@ def _write(path: Path, text: str) -> None:
         raise ConfigError("the findings cannot be written", where=str(path), found=str(error)) from None
 
 
+def _printable(text: str) -> str:
+    """Names and messages come from elsewhere, and may hold a terminal's control characters."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
+
+
 def _print(found: Posture) -> None:
     table = Table("", "severity", "check", "where", "found", box=None)
     for result in found.results:
@@ -81,8 +86,8 @@ def _print(found: Posture) -> None:
             _MARKS[result.status],
             result.check.severity.value,
             result.check.check_id,
-            escape(where),
-            escape(result.found),
+            escape(_printable(where)),
+            escape(_printable(result.found)),
         )
     console.print(table)
     counts = ", ".join(f"{found.count(status)} {status.value}" for status in Status)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
 
 from cost_world import NOVEMBER, OCTOBER, CostWorld, aws_lines, azure_lines, gcp_lines, line
+from holdfast.clock import FakeClock
+from holdfast.engine.config import Connection, EnvironmentConnections
 from holdfast.engine.cost.bill import BillState, read_bills
 from holdfast.engine.cost.mapping import map_lines
 from holdfast.engine.cost.money import sums
@@ -15,6 +17,7 @@ from holdfast.engine.cost.periods import month_of, parse_period
 from holdfast.engine.cost.standby import StandbyReport, standby_report
 from holdfast.engine.objectstore._decorator import StoreDecorator
 from holdfast.engine.objectstore.errors import PermissionRefused
+from holdfast.engine.runtime import Runtime
 from holdfast.errors import ConfigError
 from world import AWS, AZURE, GCP, GROUP
 
@@ -23,7 +26,7 @@ PERIOD = month_of(OCTOBER)
 
 def report(world: CostWorld) -> StandbyReport:
     bill = read_bills(world.runtime, world.cost, [PERIOD], stores=world.stores)
-    return standby_report(bill, map_lines(bill.lines, world.topology, world.cost).lines, PERIOD)
+    return standby_report(bill, map_lines(bill.lines, world.topology, world.cost).lines, PERIOD, world.topology)
 
 
 def effective(lines: list[dict]) -> Decimal:
@@ -148,6 +151,14 @@ def test_what_cannot_be_read_is_unknown_and_never_zero():
     assert (found.state, found.is_known) == (BillState.MISSING, False)
 
 
+def test_a_cloud_that_stands_by_and_has_no_export_makes_the_sum_unknown():
+    world = CostWorld(exports={"gcp-bill": {"site": GCP, "bucket": "b"}}, rules=[])
+    world.deliver_gcp(gcp_lines())
+    found = report(world)
+    assert (found.state, found.uncovered, found.is_known) == (BillState.FINAL, (AZURE,), False)
+    assert "names no bill" in found.unknown[0]
+
+
 def test_a_file_the_manifest_names_and_that_is_not_there_is_no_smaller_bill():
     world = CostWorld().deliver_all()
     world.stores["aws-bill"].delete("dr/data/BILLING_PERIOD=2026-10/dr-00002.snappy.parquet")
@@ -167,3 +178,22 @@ def test_a_period_is_final_only_after_its_corrections_time():
 def test_a_period_is_a_month(text):
     with pytest.raises(ConfigError, match="no billing period"):
         parse_period(text)
+
+
+def test_an_aws_export_is_read_through_s3_with_its_sites_connection(moto):
+    import boto3
+
+    world = CostWorld(exports={"aws-bill": {"site": AWS, "bucket": "bills-aws", "prefix": "/exports/"}})
+    world.deliver_aws(aws_lines())
+    s3 = boto3.client("s3", "eu-west-1", endpoint_url=moto, aws_access_key_id="a", aws_secret_access_key="b")
+    s3.create_bucket(Bucket="bills-aws", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+    for info in world.stores["aws-bill"].list(""):
+        s3.put_object(Bucket="bills-aws", Key=f"exports/{info.key}", Body=world.stores["aws-bill"].get(info.key))
+    s3.put_object(Bucket="bills-aws", Key="exports-of-another/x.csv", Body=b"no bill")
+    extra = {"endpoint_url": moto, "region_name": "eu-west-1"}
+    access = Connection(conn_id="x", conn_type="aws", login="a", password="b", extra=extra)
+    clock = FakeClock(datetime.now(UTC) + timedelta(days=60))  # moto dates its objects by the machine's clock
+    runtime = Runtime(world.topology, EnvironmentConnections({}), access=lambda _name, _site: access, clock=clock)
+    bill = read_bills(runtime, world.cost, [PERIOD])
+    assert [(part.export, part.files, part.rows) for part in bill.parts] == [("aws-bill", 2, len(aws_lines()))]
+    assert sums(bill.lines)[0].effective == effective(aws_lines())

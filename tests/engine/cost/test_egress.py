@@ -13,9 +13,10 @@ import yaml
 from cost_world import OCTOBER, CostWorld, aws_lines
 from holdfast.clock import FakeClock
 from holdfast.engine.cost.bill import read_bills
-from holdfast.engine.cost.egress import EgressReport, Movement, as_document, egress_report, metered, read_movements
+from holdfast.engine.cost.egress import EgressReport, as_document, egress_report
 from holdfast.engine.cost.errors import PriceListInvalid
 from holdfast.engine.cost.mapping import map_lines
+from holdfast.engine.cost.movements import Movement, metered, read_movements
 from holdfast.engine.cost.periods import month_of
 from holdfast.engine.cost.prices import GIB, Price, load_prices, read_price_list
 from holdfast.engine.objectstore import memory_store

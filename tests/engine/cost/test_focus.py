@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import io
+import random
 from decimal import Context, Decimal
 from functools import reduce
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -136,3 +139,46 @@ def test_tags_are_found_however_they_are_spelled():
     assert tag_values(found["Tags"], ["holdfast:group"]).to_pylist() == ["x", "y", "z", None, None]
     sliced = found["Tags"].slice(1, 2)
     assert tag_values(sliced, ["holdfast:group"]).to_pylist() == ["y", "z"]
+
+
+def test_a_wrong_type_is_named_with_its_column():
+    table = pq.read_table(io.BytesIO(as_parquet(LINES)))
+    at = table.column_names.index("BilledCost")
+    odd = table.set_column(at, "BilledCost", pa.array([b"x" * 16] * len(LINES), pa.binary(16)))
+    sink = io.BytesIO()
+    pq.write_table(odd, sink)
+    with pytest.raises(BillDamaged, match="another type") as caught:
+        read(sink.getvalue())
+    assert "BilledCost" in str(caught.value.where)
+
+
+def test_a_text_that_is_no_utf_8_is_refused():
+    data = as_csv([line("1"), line("2", ChargeDescription="@@")]).replace(b"@@", b"\xff\xfe")
+    with pytest.raises(BillDamaged):
+        read(data)
+    # One cell too many, in a row that is no UTF-8 either: no line may be lost for it.
+    with pytest.raises(BillDamaged, match="number of cells"):
+        read(data.replace(b"\xff\xfe", b"\xff,\xfe"))
+
+
+@pytest.mark.parametrize("form", ["aws", "bigquery", "csv", "csv.gz"])
+def test_damaged_bytes_are_read_or_refused_and_nothing_else(form):
+    good = as_csv(LINES, zipped=form == "csv.gz") if form.startswith("csv") else as_parquet(LINES, how=form)
+    rng = random.Random(form)
+    outcomes = set()
+    for _ in range(60):
+        data = bytearray(good)
+        for _ in range(rng.choice((1, 1, 2, 8))):
+            at, kind = rng.randrange(len(data)), rng.random()
+            if kind < 0.6:
+                data[at] ^= 1 << rng.randrange(8)
+            elif kind < 0.8:
+                del data[at : at + rng.randrange(1, 20)]
+            else:
+                data[at:at] = rng.randbytes(rng.randrange(1, 8))
+        try:
+            read(bytes(data), most_file_mib=16)
+            outcomes.add("read")
+        except BillDamaged:
+            outcomes.add("refused")
+    assert "refused" in outcomes

@@ -13,10 +13,10 @@ import yaml
 from cost_world import OCTOBER, CostWorld, aws_lines, gcp_lines, line, machine
 from holdfast.engine.cost.advice import Advice, advise, charge_id
 from holdfast.engine.cost.bill import read_bills
-from holdfast.engine.cost.egress import Movement
 from holdfast.engine.cost.idle import idle_commitments, spot_exposure
 from holdfast.engine.cost.locked import locked_storage
 from holdfast.engine.cost.mapping import map_lines
+from holdfast.engine.cost.movements import Movement
 from holdfast.engine.cost.objectives import RpoFrontier, rpo_frontiers, rto_frontiers
 from holdfast.engine.cost.periods import month_of
 from holdfast.engine.cost.prices import GIB, load_prices
@@ -66,6 +66,19 @@ def test_too_few_syncs_say_nothing_and_no_price_is_not_free():
     steps = frontier(syncs(), CostWorld()).steps
     assert [step.least for step in steps] == [None] * 5
     assert [step.per_minute for step in steps] == [None] * 5
+
+
+def test_another_region_of_the_same_cloud_has_its_own_price_and_the_same_region_none():
+    world = CostWorld(price_list=PRICES)
+    document = world.topology.model_dump(mode="json", exclude_unset=True)
+    document["sites"][GCP] |= {"cloud": "aws", "region": "eu-central-1"}
+    world.topology = type(world.topology).model_validate(document)
+    current = next(step for step in frontier(syncs(), world).steps if step.is_current)
+    assert current.least == Decimal("730.5") * Decimal("0.02") + Decimal("73.05") * Decimal("0.005")
+    document["sites"][GCP] |= {"region": "eu-west-1"}
+    world.topology = type(world.topology).model_validate(document)
+    current = next(step for step in frontier(syncs(), world).steps if step.is_current)
+    assert current.least == Decimal("73.05") * Decimal("0.005")
 
 
 def test_a_minute_of_rto_is_the_difference_to_what_stands_by_now():

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.engine.audit import pending as pendings
-from holdfast.engine.audit.collect import Asked, Progress, collect
+from holdfast.engine.audit.collect import Asked, Progress, collect, staged_units
 from holdfast.engine.audit.errors import Tampered
 from holdfast.engine.audit.interface import AuditSource, Batch, Coverage, Document, Interval, SourceUnreadable, State
 from holdfast.engine.audit.ledger import Copied, Ledger, SealRecord, export_names, require_empty
@@ -139,8 +139,12 @@ def export_audit(
         if previous is not None:
             require_signed(previous, signers)
             ledger.repair(previous, _empty(home / "repair"))
+        before = _Before(ledger, previous)
+        if before.manifest is not None and previous is not None:
+            # A run that was killed behind the record had not locked it; what is locked already stays as it is.
+            lock_export(runtime, before.manifest, previous, ledger.stores)
         staging, end = _staging(home, previous, until or runtime.clock.now())
-        collecting = _Collecting(runtime, _Before(ledger, previous), staging / "sources", since, end, opener, progress)
+        collecting = _Collecting(runtime, before, staging / "sources", since, end, opener, progress)
         collected, pending = collecting.all(settings.sources)
         sealed = seal(
             _empty(staging / "export"),
@@ -223,6 +227,7 @@ class _Before:
 
     @cached_property
     def manifest(self) -> Manifest | None:
+        """Of its export; ``None``: there is none. Raises Tampered, ObjectStoreError."""
         if self.record is None:
             return None
         data = self._file(MANIFEST)
@@ -277,6 +282,14 @@ class _Collecting:
             pending += self._carried(before, one)
         return collected, pending
 
+    def _noted(self, before: _Before, name: str, wanted: str) -> bytes | None:
+        """The newest document of a source by its name: of a unit that a run before this one read, or of the seal."""
+        for unit in reversed(list(staged_units(self.folder / name, name))):
+            for staged in unit.documents:
+                if staged.name == wanted:
+                    return staged.file.read_bytes()
+        return _noted(before, name, wanted)
+
     def _carried(self, before: _Before, one: Collected) -> Iterator[Document]:
         """How far a source came before, where it did not get anywhere this time."""
         name = one.source.name
@@ -289,7 +302,7 @@ class _Collecting:
         last = next((one.window for one in sources if one.name == name), None)
         start = last.end if last else (self.since or self.end - FIRST_WINDOW)
         window = Interval(start, self.end) if start < self.end else None
-        earlier = partial(_noted, before, name)
+        earlier = partial(self._noted, before, name)
         try:
             source = self.opener(self.runtime, name, settings, earlier)
         except HoldfastError as error:
@@ -364,7 +377,10 @@ def _kept(file: Path) -> Callable[[bytes], object]:
 def _staging(home: Path, previous: SealRecord | None, end: datetime) -> tuple[Path, datetime]:
     """The folder of this seal, and the end of its window: of a run that was killed, the one it had."""
     number = previous.seal + 1 if previous else 0
-    folder = home / f"{number:08d}-{previous.root[:16] if previous else 'first'}"
+    folder = home / "staging" / f"{number:08d}-{previous.root[:16] if previous else 'first'}"
+    for other in folder.parent.glob("*"):
+        if other != folder:  # of a seal that was made since
+            shutil.rmtree(other, ignore_errors=True)
     plan = folder / _PLAN
     if plan.exists():
         return folder, datetime.fromisoformat(json.loads(plan.read_text(encoding="utf-8"))["end"])

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from holdfast.engine.audit.ledger import SealRecord, seal_key
-from holdfast.engine.audit.manifest import CHECKPOINT, MANIFEST, RANGE, Manifest, Retention
+from holdfast.engine.audit.manifest import CHECKPOINT, MANIFEST, RANGE, TIMESTAMP, Manifest, Retention
 from holdfast.engine.audit.retention import profiles_of
 from holdfast.engine.config.audit import Audit
 from holdfast.engine.pipeline.vaults.locking import locks_at
@@ -50,7 +50,8 @@ def _lock(runtime: Runtime, manifest: Manifest, record: SealRecord, site: str, u
         capability = locks.capability()
         if not capability.enforces:
             return f"not locked: {capability.why}"
-        for name in (*(file.path for file in manifest.files()), RANGE, MANIFEST, CHECKPOINT):
+        stamped = (TIMESTAMP,) if runtime.topology.audit.timestamps else ()
+        for name in (*(file.path for file in manifest.files()), RANGE, MANIFEST, CHECKPOINT, *stamped):
             locks.extend(f"exports/{record.folder}/{name}", until, mode)
         locks.extend(seal_key(record.seal), until, mode)
     except HoldfastError as error:

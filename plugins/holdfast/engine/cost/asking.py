@@ -185,6 +185,7 @@ def asked_bill(bill: Bill, asking: Asking, cost: Cost, topology: Topology, perio
             except (OverBudget, BillingUnavailable, BillingRefused, NoBill) as error:
                 parts.append(BillPart(name, site, period, BillState.UNREADABLE, detail=str(error)))
                 continue
+            told += [f"{part.export} {period}: {part.state}: {part.detail}" for part in lacking]
             parts = [part for part in parts if part not in lacking]
             parts.append(_part(name, site, asked))
             tables.append(_table(name, asked, _PROVIDERS.get(topology.site(site).cloud, "Holdfast")))

@@ -1,34 +1,22 @@
-"""Bytes that left a site, per dataset: metered by the receipts of replicas, times a price, beside what the bill says.
-
-A receipt says what was read back where it landed, which is what was copied, where all of it was read back. Where the
-stores' own checksums stood for that (`provider`), or only a sample was read, the copy lies between what was read back
-and the whole snapshot: both bounds are told, and neither is taken for the truth.
-"""
+"""Bytes that left a site, per dataset: metered by receipts, times a price, and beside what the bill says."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from decimal import Context, Decimal
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import ValidationError
 
 from holdfast.engine.config import Topology
 from holdfast.engine.cost.mapping import SITE
 from holdfast.engine.cost.money import Sum, plain, sums
+from holdfast.engine.cost.movements import Movement, Movements
 from holdfast.engine.cost.periods import Period
 from holdfast.engine.cost.prices import GIB, Priced, Prices
-from holdfast.engine.objectstore.errors import ObjectStoreError
-from holdfast.engine.objectstore.interface import ObjectInfo, ObjectStore
-from holdfast.engine.objectstore.meter import Meter
-from holdfast.engine.snapshot.receipts import Receipt
 
-_READERS = 16
 _EXACT = Context(prec=76)
 #: How the three clouds name bytes that leave, in a meter or a description.
 _LEAVING = r"(?i)(data[ -]?transfer[ -]?out|transfer.*bytes-out|-out-bytes|egress|internet.*out|inter.?region.*out)"
@@ -46,87 +34,6 @@ _UNITS: Mapping[str, Mapping[str, int]] = {
         "bytes": 1,
     },
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Movement:
-    """What one sync brought to one site.
-
-    Args:
-        least_bytes, most_bytes: that were copied, equal where all was read back.
-        read_back_bytes: that the target's store gave out again to be hashed.
-    """
-
-    subject: str
-    item: str
-    source: str
-    target: str
-    at: datetime
-    least_bytes: int
-    most_bytes: int
-    read_back_bytes: int
-    objects: int = 0
-
-    @classmethod
-    def of_receipt(cls, receipt: Receipt) -> Movement:
-        unseen = receipt.provider_objects + receipt.written_objects
-        return cls(
-            receipt.subject,
-            receipt.item,
-            receipt.source_site,
-            receipt.site,
-            receipt.verified_at,
-            receipt.read_back_bytes,
-            receipt.size_bytes if unseen else receipt.read_back_bytes,
-            receipt.read_back_bytes,
-            max(receipt.object_count - receipt.carried_objects, 0),
-        )
-
-
-@dataclass(frozen=True)
-class Movements:
-    """All movements of a time, and where they could not be read: then they are too few."""
-
-    found: tuple[Movement, ...]
-    unreadable: tuple[str, ...] = ()
-
-
-def read_movements(stores: Mapping[str, ObjectStore], period: Period) -> Movements:
-    """The movements of a period, from the receipts at every site."""
-    found: list[Movement] = []
-    unreadable: list[str] = []
-    for site, store in sorted(stores.items()):
-        try:
-            # A receipt is written within minutes of what it says; two clocks may differ by more.
-            begin, end = period.start - timedelta(days=1), period.end + timedelta(days=1)
-            infos = [one for one in store.list("receipts/") if begin <= one.modified_at < end]
-            with ThreadPoolExecutor(_READERS) as pool:
-                receipts = list(pool.map(lambda info, at=store: _receipt(at, info), infos))
-        except ObjectStoreError as error:
-            unreadable.append(f"{site}: {error}")
-            continue
-        broken = [info.key for info, receipt in zip(infos, receipts, strict=True) if receipt is None]
-        unreadable += [f"{site}: {key} is no receipt" for key in broken]
-        found += [
-            Movement.of_receipt(receipt)
-            for receipt in receipts
-            if receipt is not None and receipt.site == site and period.start <= receipt.verified_at < period.end
-        ]
-    return Movements(tuple(sorted(found, key=lambda one: (one.at, one.subject, one.target))), tuple(unreadable))
-
-
-def _receipt(store: ObjectStore, info: ObjectInfo) -> Receipt | None:
-    try:
-        return Receipt.model_validate_json(store.get(info.key))
-    except ValidationError:
-        return None
-
-
-def metered(subject: str, source: str, target: str, at: datetime, meter: Meter) -> Movement:
-    """What a `MeteredStore` of the source counted, for what leaves no receipt (a restore, a drill's reads)."""
-    read = sum(count.bytes_read for count in meter.counts().values())
-    calls = sum(count.calls for verb, count in meter.counts().items() if verb in ("get", "open"))
-    return Movement(subject, "", source, target, at, read, read, 0, calls)
 
 
 @dataclass(frozen=True)
@@ -207,8 +114,8 @@ def egress_report(
                 kind,
                 least,
                 most,
-                _share(_price(prices, topology, site, way, whole_least), least, whole_least),
-                _share(_price(prices, topology, site, way, whole_most), most, whole_most),
+                _share(price_of(prices, topology, site, way, whole_least), least, whole_least),
+                _share(price_of(prices, topology, site, way, whole_most), most, whole_most),
             )
         )
     billed = tuple(_billed(lines, site) for site in sorted(topology.sites))
@@ -230,7 +137,7 @@ def _flows(movements: Iterable[Movement], topology: Topology, runs_at: str | Non
     notes: set[str] = set()
 
     def add(site: str, to: str, one: Movement, kind: str, least: int, most: int) -> None:
-        way = _way(topology, site, to)
+        way = way_of(topology, site, to)
         if way is not None and most:
             flow = flows.setdefault((site, one.subject, kind, way), [0, 0])
             flow[0] += least
@@ -246,12 +153,12 @@ def _flows(movements: Iterable[Movement], topology: Topology, runs_at: str | Non
                 notes.add("`cost.runs_at` is not set: what was read back is in no sum, though it may have left a site")
             continue
         add(one.target, runs_at, one, "read-back", one.read_back_bytes, one.read_back_bytes)
-        if _way(topology, runs_at, one.source) and _way(topology, runs_at, one.target):
+        if way_of(topology, runs_at, one.source) and way_of(topology, runs_at, one.target):
             add(runs_at, one.target, one, "relay", one.least_bytes, one.most_bytes)
     return flows, sorted(notes)
 
 
-def _way(topology: Topology, site: str, to: str) -> str | None:
+def way_of(topology: Topology, site: str, to: str) -> str | None:
     """``egress`` to another cloud, ``egress-same-cloud`` to another region; ``None``: it does not leave."""
     here, there = topology.sites[site], topology.sites[to]
     if here.cloud != there.cloud:
@@ -259,7 +166,8 @@ def _way(topology: Topology, site: str, to: str) -> str | None:
     return None if here.region == there.region else "egress-same-cloud"
 
 
-def _price(prices: Prices, topology: Topology, site: str, way: str, size_bytes: int) -> Priced | None:
+def price_of(prices: Prices, topology: Topology, site: str, way: str, size_bytes: int) -> Priced | None:
+    """What it costs when so many bytes leave a site that way in a month; ``None``: nobody says."""
     if way == "egress-same-cloud" and "egress_cost_per_gib" not in topology.site(site).model_fields_set:
         return prices.of(topology.site(site), "egress-same-cloud", size_bytes)
     return prices.egress(site, size_bytes)
@@ -359,8 +267,3 @@ def priced_document(priced: Priced | None) -> dict[str, str] | None:
         "price": priced.price_id,
         "source": priced.source,
     }
-
-
-def intervals(movements: Sequence[Movement], subject: str, target: str) -> list[Movement]:
-    """The movements of one dataset to one site, in their order."""
-    return [one for one in movements if (one.subject, one.target) == (subject, target)]

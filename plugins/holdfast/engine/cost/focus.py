@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -28,6 +29,7 @@ _MOST_COLUMNS = 2000
 _BLOCK_BYTES = 8 * MIB
 _WIDE = pa.decimal256(76, 38)
 _ZONED = r"(Z|[+-]\d\d:?\d\d)$"
+_WRONG_ROW = re.compile(r"Row #(?P<row>\d+): Expected (?P<expected>\d+) columns, got (?P<found>\d+)")
 _NULLS = ["", "NULL", "null"]
 
 
@@ -52,7 +54,7 @@ def read_focus(
     is_csv = data[:4] != b"PAR1"
     try:
         raw, names = _read_csv(data, name, most_bytes) if is_csv else _read_parquet(data, name, most_bytes)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         kind = "a CSV file" if is_csv else "a Parquet file"
         raise _damaged(name, f"{kind} cannot be read", "what a billing export writes", str(error)[:300]) from None
     first = 2 if is_csv else 1
@@ -97,19 +99,14 @@ def _wanted(names: Sequence[str], where: str) -> list[str]:
 
 
 def _read_csv(data: bytes, where: str, most_bytes: int) -> tuple[pa.Table, Sequence[str]]:
-    wrong: list[pcsv.InvalidRow] = []
-
-    def note(row: Any) -> str:
-        wrong.append(row)
-        return "error"
-
     header = _header(data, where)
     wanted = _wanted(header, where)
     try:
         table = pcsv.open_csv(
             _counted(data, where, most_bytes),
+            # On one thread, for then Arrow knows which row is wrong.
             read_options=pcsv.ReadOptions(use_threads=False, block_size=_BLOCK_BYTES),
-            parse_options=pcsv.ParseOptions(newlines_in_values=True, invalid_row_handler=note),
+            parse_options=pcsv.ParseOptions(newlines_in_values=True),
             convert_options=pcsv.ConvertOptions(
                 include_columns=wanted,
                 column_types=dict.fromkeys(wanted, pa.string()),
@@ -117,15 +114,15 @@ def _read_csv(data: bytes, where: str, most_bytes: int) -> tuple[pa.Table, Seque
                 strings_can_be_null=True,
             ),
         ).read_all()
-    except pa.ArrowInvalid:
-        if not wrong:
+    except pa.ArrowInvalid as error:
+        wrong = _WRONG_ROW.search(str(error))
+        if wrong is None:
             raise
-        row = wrong[0]
         raise _damaged(
-            f"{where}: row {row.number}" if row.number else where,
+            f"{where}: row {wrong['row']}",
             "a row has another number of cells than the header",
-            f"{row.expected_columns} cells",
-            f"{row.actual_columns}: {row.text[:120]!r}",
+            f"{wrong['expected']} cells",
+            wrong["found"],
         ) from None
     return table, header
 
@@ -194,10 +191,21 @@ def _read_parquet(data: bytes, where: str, most_bytes: int) -> tuple[pa.Table, S
             f"{most_bytes} bytes at most",
             f"{inflated} bytes in {meta.num_rows} rows",
         )
-    return file.read(columns=wanted), names
+    table = file.read(columns=wanted)
+    table.validate(full=True)  # else a text that is no UTF-8 is found by whoever looks at it first
+    return table, names
 
 
 def _column(raw: pa.Table, name: str, where: str, first: int) -> pa.ChunkedArray:
+    try:
+        return _converted(raw, name, where, first)
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid) as error:
+        raise _damaged(
+            f"{where}: {name}", "a column has another type than it should", str(columns.type_of(name)), str(error)[:200]
+        ) from None
+
+
+def _converted(raw: pa.Table, name: str, where: str, first: int) -> pa.ChunkedArray:
     source = name
     if name not in raw.column_names or _is_empty(raw.column(name)):
         source = next((new for new, old in columns.RENAMED.items() if old == name and new in raw.column_names), name)

@@ -18,6 +18,7 @@ from holdfast.engine.cost.bill import Bill, BillState, lines_of, read_bills
 from holdfast.engine.cost.errors import NoBill
 from holdfast.engine.cost.mapping import GROUP, Mapped, map_lines
 from holdfast.engine.cost.money import grouped_sums, plain
+from holdfast.engine.cost.movements import Movements, intervals, read_movements
 from holdfast.engine.cost.periods import Period, periods_between
 from holdfast.engine.cost.prices import Prices, load_prices
 from holdfast.engine.cost.publish import Published, focus_dataset
@@ -91,7 +92,7 @@ class Look:
 
     @cached_property
     def standby(self) -> standby.StandbyReport:
-        return standby.standby_report(self.bill, self.lines, self.period)
+        return standby.standby_report(self.bill, self.lines, self.period, self.runtime.topology)
 
     @cached_property
     def of_period(self) -> pa.Table:
@@ -103,8 +104,8 @@ class Look:
         return self.sites if self.sites is not None else self.runtime.stores(self.runtime.topology.sites)
 
     @cached_property
-    def movements(self) -> egress.Movements:
-        return egress.read_movements(self.site_stores, self.period)
+    def movements(self) -> Movements:
+        return read_movements(self.site_stores, self.period)
 
     @cached_property
     def egress(self) -> egress.EgressReport:
@@ -113,11 +114,26 @@ class Look:
             self.movements, self.of_period, topology, self.prices, self.period, self.cost.runs_at
         )
 
-    @cached_property
+    @property
     def drills(self) -> tuple[drill_costs.DrillCost, ...]:
-        """Of all drills that began in the period."""
-        ids, _ = drill_costs.drills_of(self.site_stores, self.period)
-        return tuple(self.drill(one) for one in ids)
+        """Of all drills that began in the period and whose journal can be read."""
+        return self._drills[0]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was left out, or could not be read, beside the bills' own states."""
+        return (*self.bill.notes, *self.mapped.notes, *self._drills[1])
+
+    @cached_property
+    def _drills(self) -> tuple[tuple[drill_costs.DrillCost, ...], tuple[str, ...]]:
+        ids, unreadable = drill_costs.drills_of(self.site_stores, self.period)
+        found, notes = [], list(unreadable)
+        for one in ids:
+            try:
+                found.append(self.drill(one))
+            except drill_costs.DrillUnknown as error:
+                notes.append(str(error))
+        return tuple(found), tuple(notes)
 
     def drill(self, drill_id: str) -> drill_costs.DrillCost:
         """Raises DrillUnknown."""
@@ -165,7 +181,7 @@ class Look:
         )
 
 
-def sync_lags(stores: Mapping[str, ObjectStore], movements: egress.Movements) -> dict[tuple[str, str], float]:
+def sync_lags(stores: Mapping[str, ObjectStore], movements: Movements) -> dict[tuple[str, str], float]:
     """By dataset and target the longest time from a snapshot's commit to its receipt, in seconds, where known."""
     found: dict[tuple[str, str], float] = {}
     for subject, target in sorted({(one.subject, one.target) for one in movements.found}):
@@ -177,7 +193,7 @@ def sync_lags(stores: Mapping[str, ObjectStore], movements: egress.Movements) ->
             continue
         lags = [
             (one.at - committed[one.item]).total_seconds()
-            for one in egress.intervals(movements.found, subject, target)
+            for one in intervals(movements.found, subject, target)
             if one.item in committed
         ]
         if lags:
@@ -202,7 +218,7 @@ def report_document(look: Look) -> dict[str, Any]:
         ),
         "locked": locked.as_document(look.locked),
         "advice": advice.as_document(look.advice),
-        "notes": [*look.bill.notes, *look.mapped.notes],
+        "notes": list(look.notes),
     }
 
 

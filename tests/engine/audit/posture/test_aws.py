@@ -18,6 +18,7 @@ from holdfast.engine.audit.posture import CHECKS, Result, Status, as_ocsf, check
 from holdfast.engine.audit.posture.privileges import published
 from holdfast.engine.config import Connection, Topology
 from holdfast.engine.runtime import Runtime
+from holdfast.errors import ConfigError
 from lock_world import moto_server
 from ocsf_world import assert_valid
 
@@ -292,3 +293,37 @@ def test_keys_of_an_emulator_are_not_shown_to_aws(moto: str) -> None:
     found = account.result("mfa", connection=connection)
     assert found.status is Status.UNKNOWN
     assert "names an endpoint for S3 alone" in found.found
+
+
+def test_two_sites_in_one_bucket_are_two_and_their_account_is_one(bare: Account) -> None:
+    site = {"cloud": "aws", "region": REGION, "jurisdiction": "EU", "connection": "aws", "bucket": bare.bucket}
+    sites = {"site-a": {**site, "prefix": "a"}, "site-b": {**site, "prefix": "b"}}
+    key = {"writer": ["env:A"], "reader": ["env:A"], "admin": ["env:A"]}
+    vaults = {"backups": {"site": "site-b", "keys": key, "lock_days": {"daily": 1}}}
+    given = bare.connection()
+
+    class Connections:
+        def get(self, conn_id: str) -> Connection:
+            return given
+
+    topology = Topology.model_validate({"version": 1, "sites": sites, "groups": {}, "vaults": vaults})
+    runtime = Runtime(topology, Connections(), clock=FakeClock(), environ={})
+    found = check_posture(runtime, check_ids=["object-lock", "audit-trail"]).results
+    assert {(result.check.check_id, result.site, result.status) for result in found} == {
+        ("object-lock", "site-a", Status.NOT_APPLICABLE),
+        ("object-lock", "site-b", Status.FAIL),
+        ("audit-trail", None, Status.FAIL),
+    }
+
+
+def test_a_connection_that_is_not_there_makes_its_site_unknown(bare: Account) -> None:
+    runtime = bare.runtime()
+
+    class Connections:
+        def get(self, conn_id: str) -> Connection:
+            raise ConfigError("the connection is not defined", where=conn_id)
+
+    runtime.connections = Connections()
+    found = check_posture(runtime)
+    assert {result.status for result in found.results} == {Status.UNKNOWN}
+    assert len(found.results) == len(CHECKS)

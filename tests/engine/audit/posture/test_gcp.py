@@ -208,6 +208,37 @@ def test_everybody_by_role_fails_and_the_organisations_prevention_passes(world: 
     assert world.result("public-access").status is Status.FAIL
 
 
+@pytest.mark.parametrize(
+    "logs",
+    [
+        "NOT logName:cloudaudit.googleapis.com",
+        "severity>=ERROR -logName:cloudaudit.googleapis.com",
+        "logName:cloudaudit.googleapis.com AND severity>=ERROR",
+    ],
+)
+def test_a_sink_whose_filter_excludes_something_does_not_pass(world: World, logs: str) -> None:
+    sink = {"name": "odd", "destination": "storage.googleapis.com/trail", "filter": logs}
+    world.change(f"/v2/projects/{PROJECT}/sinks", sinks=[sink])
+    assert world.result("audit-trail").status is Status.UNKNOWN
+    world.change(f"/v2/projects/{PROJECT}/sinks", sinks=[{**sink, "filter": "", "exclusions": [{"filter": "x"}]}])
+    assert world.result("audit-trail").status is Status.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    "logs",
+    [
+        "",
+        "logName:cloudaudit.googleapis.com",
+        'log_id("cloudaudit.googleapis.com/activity") OR log_id("cloudaudit.googleapis.com/data_access")',
+        'logName="projects/my-project/logs/cloudaudit.googleapis.com%2Factivity"',
+    ],
+)
+def test_a_sink_of_the_audit_logs_alone_passes(world: World, logs: str) -> None:
+    sink = {"name": "all", "destination": "storage.googleapis.com/trail", "filter": logs}
+    world.change(f"/v2/projects/{PROJECT}/sinks", sinks=[sink])
+    assert world.result("audit-trail").status is Status.PASS
+
+
 def test_a_key_that_was_not_used_for_long_is_stale(world: World) -> None:
     path = next(path for path in SOUND if "activities:query" in path)
     long_ago = (NOW - timedelta(days=91)).isoformat()
@@ -284,3 +315,17 @@ def test_tokens_of_a_real_login_are_not_sent_to_a_storage_emulators_neighbours(g
     )
     assert found.status is Status.UNKNOWN
     assert "an endpoint for Cloud Storage alone" in found.found
+
+
+def test_what_the_identity_may_at_any_of_the_sites_counts(world: World) -> None:
+    """The second site has its own bucket, at which the same login may do more."""
+    other = "other-bucket"
+    world.documents.documents[f"/storage/v1/b/{other}/iam"] = {
+        "bindings": [{"role": "roles/storage.admin", "members": [f"serviceAccount:{EMAIL}"]}]
+    }
+    world.documents.documents["/v1/roles/storage.admin"] = {"includedPermissions": ["storage.buckets.delete"]}
+    site = {"cloud": "gcp", "region": "europe-west1", "jurisdiction": "EU", "connection": "gcp", "bucket": BUCKET}
+    sites = {"site-a": site, "site-b": {**site, "region": "europe-west4", "bucket": other}}
+    (found,) = run(world.connection(), site, "least-privilege", sites=sites).results
+    assert found.status is Status.FAIL
+    assert found.evidence["beyond"] == {f"roles/storage.admin on {other}": ["storage.buckets.delete"]}

@@ -53,7 +53,8 @@ class Collected:
         self.batches = list(source.read(window))
         self.ids = [json.loads(record)["event_log_id"] for batch in self.batches for record in batch.raw.to_pylist()]
         self.coverage: Coverage = source.completeness(window)
-        self.position = Position.from_bytes(list(source.documents(window))[-1].data)
+        self.documents = list(source.documents(window))
+        self.position = Position.from_bytes(self.documents[-1].data)
 
     @property
     def told(self) -> tuple[State, set[str]]:
@@ -198,6 +199,30 @@ def test_an_answer_of_another_kind_is_no_row(answer: Callable[[], httpx.Response
     assert not any("elsewhere" in call for call in airflow.calls)
 
 
+def test_a_server_with_shorter_pages_is_read_to_the_end():
+    airflow = airflow_with(30)
+    airflow.page_limit = 7
+    for number in range(20):
+        made = (NINE + (20 - number) * MINUTE - timedelta(hours=number > 15)).isoformat().replace("+00:00", "Z")
+        version = {"id": f"00000000-0000-0000-0000-{100 - number:012}", "version_number": 1, "dag_id": "etl"}
+        more = {"bundle_name": "b", "bundle_version": None, "dag_display_name": "etl", "bundle_url": None}
+        airflow.versions.append({**version, **more, "created_at": made})
+    found = Collected(airflow)
+    assert found.told == (State.COMPLETE, set())  # nothing is taken for hidden
+    assert [one.name for one in found.documents] == [
+        *(f"dag-versions/{page:04}.json" for page in range(3)),
+        "position.json",
+    ]
+    kept = [one for document in found.documents[:-1] for one in json.loads(document.data)["dag_versions"]]
+    assert kept == airflow.versions
+    airflow.before = lambda request: (
+        httpx.Response(200, json={"dag_versions": [{"created_at": "soon"}], "total_entries": 1})
+        if request.url.path.endswith("dagVersions")
+        else None
+    )
+    assert Collected(airflow).told == (State.UNKNOWN, {"unexpected-answer"})
+
+
 def test_no_error_and_no_repr_has_the_password_or_the_token():
     airflow = airflow_with(5)
     airflow.before = from_the(2, lambda: httpx.Response(403, json={}))
@@ -331,6 +356,75 @@ def test_a_database_restored_from_a_backup_is_a_gap_and_read_again_from_where_it
     assert set(range(61, 131)) <= set(replaced.ids)
     assert min(replaced.ids) > 30  # not from the beginning: older rows are known to be the same
     assert Collected(airflow, replaced.position).told == (State.COMPLETE, set())
+
+
+def test_a_changed_row_is_told_also_when_the_walk_is_cut_off():
+    airflow = airflow_with(60)
+    position = Collected(airflow).position
+    airflow.rows[60]["owner"] = "nobody"
+    for _ in range(60):
+        airflow.add(NINE + 30 * MINUTE)
+    asked = len(airflow.calls)
+    airflow.before = lambda _request: httpx.Response(403, json={}) if len(airflow.calls) > asked + 40 else None
+    state, codes = Collected(airflow, position).told
+    assert (state, codes) == (State.GAP, {"row-changed", "permission-refused"})
+
+
+def test_hidden_rows_behind_a_table_that_was_cleaned_are_found():
+    airflow = StubAirflow()
+    for number in range(20):
+        airflow.add(NINE - 40 * HOUR, row_id=100_000 + number)
+    position = Collected(airflow, window=Interval(NINE - 99 * HOUR, NINE)).position
+    airflow.rows.clear()
+    command = ["airflow", "db", "clean", "--clean-before-timestamp", (NINE - HOUR).isoformat()]
+    extra = json.dumps({"full_command": str(command)})
+    airflow.add(NINE, row_id=100_020, hide=True, event="cli_cleanup_tables", extra=extra)
+    found = Collected(airflow, position)
+    assert (found.told, found.ids) == ((State.COMPLETE, {"ids-purged", "list-hides"}), [100_020])
+
+
+@settings(max_examples=25)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 12),  # so many of the newest rows a restored backup does not have
+            st.lists(st.tuples(st.integers(1, 3), st.booleans()), max_size=12),  # then rows: steps of ids, hidden
+            st.booleans(),  # then the newest row is changed by hand
+        ),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_no_row_is_lost_and_nothing_changed_is_complete_whatever_is_restored(
+    history: list[tuple[int, list[tuple[int, bool]], bool]],
+):
+    airflow, position, collected, token = StubAirflow(), None, set(), 0
+    for restored, added, changed in history:
+        sealed = {row_id: one["owner"] for row_id, one in airflow.rows.items()}
+        for row_id in sorted(airflow.rows)[len(airflow.rows) - restored :]:
+            del airflow.rows[row_id]
+            airflow.hidden.discard(row_id)
+        for step, hide in added:
+            token += 1
+            row_id = max(airflow.rows, default=0) + step
+            airflow.add(NINE, row_id=row_id, hide=hide, owner=str(token))
+        if changed and airflow.rows:
+            airflow.rows[max(airflow.rows)]["owner"] = f"changed {token}"
+        found = Collected(airflow, position)
+        collected |= {
+            (one["event_log_id"], one["owner"])
+            for batch in found.batches
+            for one in map(json.loads, batch.raw.to_pylist())
+        }
+        assert {(row_id, one["owner"]) for row_id, one in airflow.rows.items()} <= collected
+        last = max(sealed, default=None)
+        if last is not None and airflow.rows.get(last, {}).get("owner") != sealed[last]:
+            assert found.coverage.state is State.GAP
+        elif found.coverage.observed < (found.coverage.expected or 0):
+            assert found.coverage.state is State.UNKNOWN
+        else:
+            assert found.coverage.state is State.COMPLETE
+        position = found.position
 
 
 def test_a_display_name_that_changed_is_no_changed_row():

@@ -16,6 +16,7 @@ from holdfast.engine.audit.ocsf.schema import SCHEMA, as_event
 from holdfast.engine.audit.sources.cloud_logging import CloudLogging
 from holdfast.engine.config.audit import CloudLoggingSource
 from holdfast.engine.objectstore import memory_store
+from holdfast.engine.objectstore.errors import InvalidKey
 from ocsf_world import assert_valid
 
 HOUR = Interval(datetime(2026, 11, 29, 8, tzinfo=UTC), datetime(2026, 11, 29, 9, tzinfo=UTC))
@@ -109,6 +110,20 @@ def test_a_hole_in_the_numbers_of_a_shipment_of_addenda_is_a_gap() -> None:
     world.put(f"A0:{SHIPPED}.json", *gcp(1, seed=2))
     world.put(f"A1:{SHIPPED + 3600}.json", *gcp(1, seed=3))
     assert "shard-missing" in codes(world.coverage())
+
+
+@pytest.mark.parametrize(
+    "name", ["S99999999999999.json", "S" + "9" * 900 + ".json", "A0:x.json", "S0.json.gz", "S٣.json"]
+)
+def test_a_name_that_is_no_shards_is_told_and_costs_nothing(name: str) -> None:
+    world = World()
+    world.put("S0.json", *gcp(3))
+    try:
+        world.put(name, *gcp(3))
+    except InvalidKey:
+        return
+    coverage = world.coverage()
+    assert (codes(coverage), coverage.state) == ({"object-unexpected"}, State.UNKNOWN)
 
 
 def test_an_hour_is_late_while_it_is_held_open() -> None:
@@ -291,9 +306,44 @@ def test_a_policy_that_is_set_is_entity_management() -> None:
     assert (found["class_uid"], found["activity_id"], found["entity"]["uid"]) == (3004, 3, "projects/p")
 
 
+def test_an_object_that_is_read_is_named_in_its_bucket() -> None:
+    found = event(
+        entry(
+            protoPayload__methodName="storage.objects.get",
+            protoPayload__serviceName="storage.googleapis.com",
+            protoPayload__resourceName="projects/_/buckets/features/objects/day/part 0.parquet",
+            resource__labels={"bucket_name": "features"},
+            logName="projects/p/logs/cloudaudit.googleapis.com%2Fdata_access",
+        )
+    )
+    assert_valid(found)
+    assert (found["databucket"]["name"], found["databucket"]["file"]["name"]) == ("features", "day/part 0.parquet")
+
+
 def test_a_refused_call_is_a_failure_with_its_code() -> None:
     found = event(entry(protoPayload__status={"code": 7, "message": "PERMISSION_DENIED"}))
     assert (found["status_id"], found["status_code"], found["status_detail"]) == (2, "7", "PERMISSION_DENIED")
+
+
+@pytest.mark.parametrize(
+    ("text", "milliseconds"),
+    [
+        ("2026-11-29T08:00:00.123456789Z", 1795939200123),
+        ("2026-11-29T10:00:00+02:00", 1795939200000),
+        ("2026-11-29T08:00:00.5", 1795939200500),
+        ("1969-12-31T23:59:59Z", -1000),
+        ("0001-01-01T00:00:00+23:59", None),
+        ("9999-12-31T23:59:59Z", 253402300799000),
+        ("soon", None),
+        ("", None),
+        ("2026-13-01T00:00:00Z", None),
+    ],
+)
+def test_times_are_read_whatever_they_are(text: str, milliseconds: int | None) -> None:
+    assert event(entry(timestamp=text)).get("time") == milliseconds
+    world = World()
+    world.put("S0.json", entry(timestamp=text), entry())
+    assert world.coverage().records == 2
 
 
 def test_what_is_no_audit_entry_is_a_base_event() -> None:

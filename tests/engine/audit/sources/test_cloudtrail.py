@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -692,3 +693,49 @@ def test_a_window_in_another_time_zone_is_the_same() -> None:
     found = Sealed(source_of(trail), window)
     assert found.states == [State.COMPLETE] * 2
     assert found.offline() == []
+
+
+def test_an_hour_sealed_again_is_judged_by_what_was_found_last() -> None:
+    trail = Trail()
+    trail.deliver(1)
+    late = trail.log(START + timedelta(minutes=59))
+    first = sealed(trail, 1, now=START + 2 * HOUR, refused={f"open {late}": PermissionRefused("no")})
+    trail.digest(START + HOUR, START + 2 * HOUR, [late])
+    second = sealed(trail, 1)
+    assert (first.states, second.states) == ([State.UNKNOWN], [State.COMPLETE])
+    assert not set(first.documents).issuperset(name for name in second.documents if name.startswith("scope/"))
+    both = [*second.documents.values(), *first.documents.values()]
+    found = verify_digests(both, second.contents)
+    assert {finding.state for finding in found} == {State.COMPLETE}
+
+
+def test_two_versions_of_one_digest_are_both_judged() -> None:
+    trail, other = Trail(), Trail()
+    trail.deliver(1)
+    good = sealed(trail, 1)
+    other.deliver(1)
+    other.change(other.digests[0], {b'"SHA-256"': b'"SHA-255"'})
+    bad = sealed(other, 1)
+    for documents in (
+        [*good.documents.values(), *bad.documents.values()],
+        [*bad.documents.values(), *good.documents.values()],
+    ):
+        assert "digest-altered" in {finding.code for finding in verify_digests(documents, good.contents)}
+
+
+def test_a_digest_removed_after_it_was_listed_is_missing() -> None:
+    trail = Trail()
+    trail.deliver(3)
+    found = sealed(trail, 3, refused={f"open {trail.digests[1]}": ObjectNotFound("gone")})
+    assert found.states == [State.COMPLETE, State.GAP, State.COMPLETE]
+    assert found.codes(1)[0] == "digest-missing"
+
+
+def test_what_is_too_large_for_a_digest_is_not_read_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    trail = Trail()
+    trail.deliver(1)
+    trail.objects[trail.digests[0]].data += random.Random(1).randbytes(5000)
+    monkeypatch.setattr("holdfast.engine.audit.sources.cloudtrail.MAX_FILE_BYTES", 4000)
+    found = sealed(trail, 1)
+    assert "digest-unreadable" in found.codes(0)
+    assert max(len(document.data) for document in found.documents.values()) <= 1024

@@ -229,3 +229,23 @@ _FIELD = st.sampled_from([*event(1, START), "resources", "errorCode", "additiona
 @given(st.lists(st.dictionaries(_FIELD, _ANY, max_size=3), min_size=1, max_size=4))
 def test_any_value_in_any_field_gives_a_valid_event(changes: list[dict[str, Any]]) -> None:
     events_of(*[event(number, START, **change) for number, change in enumerate(changes)])
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        [b'{"eventID":"x}', b'{y"}', b"{}{}"],
+        [b'{"eventID":', b'{"eventID":"y"}}', b"{}{}"],
+        [b'{"eventID":"x"', b'}{"eventID":"y"}', b'{"eventID":"z"}'],
+        [b"{}", b'{"eventID":"x"}{"eventID":"y"}', b"{"],
+    ],
+)
+def test_rows_do_not_move_between_broken_records(odd: list[bytes]) -> None:
+    found = events_of(*odd, event(9, START))
+    assert found[3]["metadata"]["uid"] == "event-9"
+    for record, row in zip(odd, found[:3], strict=True):
+        try:
+            expected = json.loads(record).get("eventID")
+        except ValueError:
+            expected = None
+        assert row["metadata"].get("uid") == expected

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.cloudtrail_events import events, files
 from holdfast.engine.audit.sources.cloudtrail_files import (
     UnreadableFile,
     cut,
@@ -145,6 +146,7 @@ def test_a_file_inflates_from_chunks_of_any_size() -> None:
         (gzip.compress(b"x") + gzip.compress(b"y"), "after the end"),
         (gzip.compress(bytes(40_000_000)), "fold"),
     ],
+    ids=["nothing", "plain", "cut", "zero-behind", "two-members", "bomb"],
 )
 def test_what_is_not_one_honest_gzip_stream_is_refused(packed: bytes, words: str) -> None:
     with pytest.raises(UnreadableFile, match=words):
@@ -162,3 +164,17 @@ def test_a_bomb_is_stopped_long_before_its_end() -> None:
         assert tracemalloc.get_traced_memory()[1] < 8 << 20
     finally:
         tracemalloc.stop()
+
+
+def test_the_benchmark_s_records_are_such_as_aws_writes() -> None:
+    """No two alike, the same again with the same seed, and cut the fast way."""
+    found = list(events(3000))
+    assert found == list(events(3000))
+    assert len({json.loads(record)["eventID"] for record in found}) == 3000
+    assert len({json.loads(record)["eventName"] for record in found}) > 15
+    assert 900 < sum(map(len, found)) / len(found) < 1500
+    for content in files(3000, per_file=1000):
+        fast = cut_at_first_key(content)
+        assert fast is not None
+        assert fast.records == found[:1000]
+        del found[:1000]

@@ -26,6 +26,7 @@ from holdfast.engine.objectstore import RetryingStore, memory_store
 from holdfast.engine.objectstore._decorator import StoreDecorator
 from holdfast.engine.objectstore.errors import (
     BucketNotFound,
+    BytesCorrupted,
     ObjectArchived,
     ObjectNotFound,
     ObjectStoreError,
@@ -246,6 +247,15 @@ def test_a_line_longer_than_a_part_ends_what_is_taken() -> None:
     assert (codes(coverage), coverage.state) == ({"line-too-long"}, State.UNKNOWN)
 
 
+def test_lines_too_many_and_too_short_to_be_events_end_what_is_taken() -> None:
+    world = World(Limits(part_lines=5))
+    world.put(b"{}\n" * 6)
+    world.put(GOOD, "b.json")
+    batches, coverage = world.read()
+    assert records(batches) == [GOOD]
+    assert (codes(coverage), coverage.state) == ({"too-many-lines"}, State.UNKNOWN)
+
+
 def test_a_compressed_object_is_read_by_what_it_holds() -> None:
     data = b"\n".join(kubernetes(300))
     world = World()
@@ -408,6 +418,7 @@ def test_a_listing_that_never_ends_is_unreadable() -> None:
         (ObjectNotFound("gone"), "object-gone", State.GAP),
         (ObjectArchived("cold"), "object-archived", State.UNKNOWN),
         (PreconditionFailed("changed"), "changed-while-read", State.LATE),
+        (BytesCorrupted("flipped"), "object-corrupted", State.GAP),
     ],
 )
 def test_what_is_wrong_with_one_object_is_told_of_it(error: ObjectStoreError, code: str, state: State) -> None:

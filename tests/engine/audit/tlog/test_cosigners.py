@@ -180,6 +180,9 @@ def test_what_google_shows_or_signs_damaged_on_the_way_is_asked_for_again(google
     google.tampers_answers = 3
     with pytest.raises(KeyServiceUnavailable, match="CRC-32C"):
         cosigner.sign(MESSAGE)
+    google.signed_by = GCP_SIGNING_KEY.replace("Versions/1", "Versions/2")
+    with pytest.raises(KeyServiceUnavailable):
+        cosigner.sign(MESSAGE)
 
 
 def test_google_is_tried_again_when_away_and_not_when_it_refuses(google: CloudKms) -> None:
@@ -192,6 +195,14 @@ def test_google_is_tried_again_when_away_and_not_when_it_refuses(google: CloudKm
     with pytest.raises(KeyServiceRefused, match="viewPublicKey"):
         _ = of_google(google).key
     assert max(google.deadlines) <= 5.5
+
+
+def test_a_signature_google_made_by_another_key_is_refused_here(google: CloudKms) -> None:
+    cosigner = of_google(google)
+    assert cosigner.key
+    google.signing[GCP_SIGNING_KEY] = ec.generate_private_key(ec.SECP256R1())
+    with pytest.raises(SignerError, match="not of this text"):
+        cosigner.sign(MESSAGE)
 
 
 def test_a_google_key_of_another_kind_is_refused(google: CloudKms) -> None:

@@ -215,8 +215,10 @@ def test_any_one_wrong_tile_is_named(data: st.DataObject) -> None:
         tiles[path] = held[32:] + held[:32]
     else:
         tiles[path] = bytes(len(held))
-    found = [fault.path for fault in check_tiles(tiles.get, size, root(size))]
-    assert found == ([path] if tiles.get(path) != held else [])
+    found = check_tiles(tiles.get, size, root(size))
+    assert [fault.path for fault in found] == ([path] if tiles.get(path) != held else [])
+    wanted = {"remove": "missing", "cut": "another length"}.get(harm, "")
+    assert all(wanted in fault.what for fault in found)
 
 
 def test_two_tiles_that_were_swapped_are_both_named() -> None:

@@ -38,10 +38,7 @@ _USER = pa.struct(
     ]
 )
 _ENDPOINT = pa.struct([("ip", pa.string()), ("hostname", pa.string()), ("svc_name", pa.string())])
-_FILE = pa.struct([("name", pa.string()), ("type_id", pa.int32())])
-_STORE = pa.struct(
-    [("uid", pa.string()), ("name", pa.string()), ("type", pa.string()), ("type_id", pa.int32()), ("file", _FILE)]
-)
+_DATABASE = pa.struct([("uid", pa.string()), ("name", pa.string()), ("type_id", pa.int32())])
 _RESOURCE = pa.struct(
     [
         ("uid", pa.string()),
@@ -128,12 +125,22 @@ SCHEMA = pa.schema(
             ),
         ),
         ("resources", pa.list_(_RESOURCE)),
-        ("databucket", _STORE),  # of Datastore Activity, which needs one of the two
-        ("database", _STORE),
+        ("database", _DATABASE),  # of Datastore Activity, which must name it or a `databucket`
         ("user", _USER),  # of Authentication: who logs in
         ("is_mfa", pa.bool_()),
         ("entity", pa.struct([("uid", pa.string()), ("name", pa.string()), ("type", pa.string())])),
         ("app", _PRODUCT),
+        (  # of Datastore Activity, which must name one; `file` is the object in it
+            "databucket",
+            pa.struct(
+                [
+                    ("uid", pa.string()),
+                    ("name", pa.string()),
+                    ("type_id", pa.int32()),
+                    ("file", pa.struct([("name", pa.string()), ("type_id", pa.int32())])),
+                ]
+            ),
+        ),
     ]
 )
 

@@ -32,7 +32,7 @@ class AwsApi:
     Args:
         connection: Airflow's AWS connection: login and password or the environment's credentials, then
             ``extra.role_arn`` with ``extra.assume_role_kwargs`` (e.g. ``ExternalId``) where one is assumed.
-        region: of the site.
+        region: of the site: its key and its trail are there, wherever the connection points.
         make: a function from a service's name to a boto3 client, instead of clients made from the connection.
     """
 
@@ -99,10 +99,7 @@ class AwsApi:
                 expected=f"extra.service_config.{service}.endpoint_url or extra.endpoint_url beside it",
                 found=self.asked_at,
             )
-        return _client(service, self._region_name(), endpoint, self._credentials())
-
-    def _region_name(self) -> str:
-        return str(self._connection.extra.get("region_name") or self._region)
+        return _client(service, self._region, endpoint, self._credentials())
 
     def _credentials(self) -> dict[str, Any]:
         extra = self._connection.extra
@@ -123,7 +120,7 @@ class AwsApi:
 
         extra = self._connection.extra
         endpoint = self._endpoints.get("sts") or self._shared_endpoint
-        client = _client("sts", self._region_name(), endpoint, keys)
+        client = _client("sts", self._region, endpoint, keys)
         session = f"holdfast-posture-{uuid.uuid4().hex[:8]}"
         arguments = {"RoleSessionName": session, **(extra.get("assume_role_kwargs") or {})}
         try:

@@ -111,9 +111,12 @@ class AzurePosture:
     def _stale_credentials(self) -> Judgement:
         age = self._thresholds.age
         expected = f"no account key in use older than {age.days} days, no such secret of Holdfast's application"
-        account = self._account()
-        stale = [*self._old_account_keys(account), *self._old_secrets()]
-        facts = {"account": account["id"], "application": self._api.application, "stale": stale}
+        accounts = {container.account["id"]: container.account for container in self._containers}
+        stale = [
+            *(one for account in accounts.values() for one in self._old_account_keys(account)),
+            *self._old_secrets(),
+        ]
+        facts = {"accounts": list(accounts), "application": self._api.application, "stale": stale}
         if stale:
             return failed(
                 expected, "; ".join(stale), "Renew them, or forbid account keys (allowSharedKeyAccess)", **facts
@@ -136,7 +139,7 @@ class AzurePosture:
         client_id = self._api.application
         if client_id is None:
             return
-        found = self._api.graph_pages("/v1.0/applications", **{"$filter": f"appId eq '{client_id}'"})
+        found = self._api.graph_pages("/v1.0/applications", **{"$filter": f"appId eq '{_quoted(client_id)}'"})
         if not found:
             raise CannotTell("the directory does not show Holdfast's application", where=f"application {client_id}")
         for application in found:
@@ -153,7 +156,7 @@ class AzurePosture:
         seen: set[str] = set()
         for container in self._containers:
             path = f"{container.account['id']}/providers/Microsoft.Authorization/roleAssignments"
-            for one in self._api.arm_pages(path, AUTHORIZATION, **{"$filter": f"assignedTo('{principal}')"}):
+            for one in self._api.arm_pages(path, AUTHORIZATION, **{"$filter": f"assignedTo('{_quoted(principal)}')"}):
                 if one["id"] in seen:
                     continue
                 seen.add(one["id"])
@@ -201,6 +204,11 @@ class AzurePosture:
         if service.get("isVersioningEnabled") is not True:
             lacks.append("no versions are kept")
         return lacks
+
+
+def _quoted(text: str) -> str:
+    """Inside an OData string."""
+    return text.replace("'", "''")
 
 
 def _subscription(account_id: str) -> str:

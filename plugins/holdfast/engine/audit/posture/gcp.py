@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from functools import cached_property
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
@@ -27,6 +29,9 @@ from holdfast.engine.audit.posture.interface import (
 from holdfast.engine.audit.posture.privileges import Grant, gcp_permissions, judged
 from holdfast.engine.config import Connection
 
+_TERM = r"""(?:logName\s*[:=]\s*"?[^\s"()]*|log_id\(\s*")cloudaudit\.googleapis\.com[^\s"()]*"?\)?"""
+#: No filter, or one that names audit logs and nothing else.
+_WHOLE = re.compile(rf"\(?\s*{_TERM}(?:\s+OR\s+{_TERM})*\s*\)?")
 _TO_STORAGE = "storage.googleapis.com/"
 
 
@@ -148,7 +153,10 @@ class GcpPosture:
             f"projects/{self._api.project}": self._api.post(
                 "cloudresourcemanager", path, {"options": {"requestedPolicyVersion": 3}}
             ),
-            **{name: self._api.get("storage", f"/storage/v1/b/{name}/iam") for name in sorted(self._buckets)},
+            **{
+                name: self._api.get("storage", f"/storage/v1/b/{quote(name, safe='')}/iam")
+                for name in sorted(self._buckets)
+            },
         }
         grants = []
         for where, policy in policies.items():
@@ -164,14 +172,31 @@ class GcpPosture:
         return self._api.pages("logging", f"/v2/projects/{self._api.project}/sinks", "sinks")
 
     def _exports(self) -> list[dict[str, Any]]:
-        """Sinks that take the audit log out of the project's own log buckets, as far as their filter tells."""
-        return [
+        """Sinks that take the audit log out of the project's own log buckets.
+
+        Raises:
+            CannotTell: only by knowing Logging's query language could it be told whether one does.
+        """
+        out = [
             sink
             for sink in self._sinks
             if not sink.get("disabled")
             and not str(sink.get("destination", "")).startswith("logging.googleapis.com/")
             and (not sink.get("filter") or "cloudaudit.googleapis.com" in sink["filter"])
         ]
+        plain = [
+            sink
+            for sink in out
+            if not sink.get("exclusions") and (not sink.get("filter") or _WHOLE.fullmatch(sink["filter"].strip()))
+        ]
+        if out and not plain:
+            raise CannotTell(
+                "sinks name the audit logs among other conditions or with exclusions",
+                where=f"projects/{self._api.project}/sinks",
+                found=", ".join(str(sink.get("name")) for sink in out),
+                fix="Make a sink for the audit logs alone",
+            )
+        return plain
 
     def _trail(self) -> Judgement:
         expected = "a sink that exports the audit logs (that of admin activity is always on)"

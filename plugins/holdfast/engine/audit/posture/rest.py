@@ -93,7 +93,7 @@ class JsonApi:
             wait = _PAUSE_SECONDS * 2 ** (number - 1)
             try:
                 answer = self._http.request(method, url, params=params or None, json=body, headers=self._headers(url))
-            except httpx.HTTPError as error:
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
                 problem = CannotTell("it does not answer", where=where, found=f"{type(error).__name__} {error}"[:300])
             else:
                 if answer.status_code != 429 and answer.status_code < 500:

@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
@@ -38,8 +38,11 @@ from holdfast.engine.runtime import Runtime
 POSITION = "position.json"
 #: Rows older than this are final: no transaction is open for longer.
 SETTLE = timedelta(minutes=15)
-#: Airflow's own limit of a page.
-_PAGE = 100
+_LIST = "/api/v2/eventLogs"
+#: Where the pages of a list are kept, by what the list is called in them.
+_FOLDERS = {"hitl_details": "hitl", "dag_versions": "dag-versions"}
+#: Airflow's own limit of a page, unless it was configured to be lower.
+_PAGE_ENTRIES = 100
 #: The list is compared for so many pages; beyond, the walk alone is the proof.
 _PAGES = 200
 _BATCH_ROWS = 5_000
@@ -140,11 +143,12 @@ class AirflowEvents:
     def _read(self, interval: Interval, run: _Run) -> Iterator[Batch]:
         newest_listed = self._newest_listed()
         seen = look_again(self._fetch, run.begin)
-        begin = resume_at(run.begin, seen, newest_listed)
+        begin = resume_at(run.begin, seen)
         walk = Walk(
             self._fetch,
             after=begin.last_id,
-            newest_listed=newest_listed,
+            # Rows that the list does not show go on behind the last one that was read, if they do.
+            hints=(newest_listed, *range(run.begin.last_id + 1, run.begin.last_id + 9)),
             end=interval.end,
             lowest=all(one.became == "gone" for one in seen),
         )
@@ -171,10 +175,14 @@ class AirflowEvents:
     def _conclude(self, interval: Interval, run: _Run, walk: Walk, seen: Sequence[Seen], tally: _Tally) -> None:
         """Judge the walk, and say where the next one begins."""
         purges = tally.purges
-        found, explained, opened = findings.of_holes(walk, purges, interval, self._clock.now(), self._settle)
+        found, explained, opened = findings.of_holes(
+            walk, purges, interval, run.begin.last_id, self._clock.now(), self._settle
+        )
         run.findings += found
+        # A walk that was cut off does not know how far the ids go.
+        newest = walk.newest if walk.failure is None else run.begin.last_id
+        run.findings += findings.of_anchors(seen, purges, newest, run.begin.last_id)
         if walk.failure is None:
-            run.findings += findings.of_anchors(seen, purges, walk.newest, run.begin.last_id)
             run.expected = walk.cut - tally.begin.last_id - explained
         run.findings += findings.outside(tally.before, tally.after, tally.timeless)
         run.findings += findings.typed(tally.typed)
@@ -204,8 +212,8 @@ class AirflowEvents:
 
     def _newest_listed(self) -> int:
         """The newest id the list shows: not the newest there is."""
-        _, found, _ = self._page("/api/v2/eventLogs", "event_logs", {"order_by": "-event_log_id", "limit": 1})
-        return max((int(one["event_log_id"]) for one in found), default=0)
+        page = self._page(_LIST, "event_logs", {"order_by": "-event_log_id", "limit": 1})
+        return max((_id_of(one) for one in page.entries), default=0)
 
     def _listed(self, after: int, run: _Run) -> tuple[set[int], int]:
         """The ids the list shows, and above which id these are all of them; by default above ``after``.
@@ -213,64 +221,92 @@ class AirflowEvents:
         Newest first: a row that is added meanwhile comes twice, never not.
         """
         listed: set[int] = set()
-        for page in range(_PAGES):
-            _, found, _ = self._page(
-                "/api/v2/eventLogs",
-                "event_logs",
-                {"order_by": "-event_log_id", "limit": _PAGE, "offset": page * _PAGE},
-            )
-            ids = [int(one["event_log_id"]) for one in found]
-            listed.update(ids)
-            if len(ids) < _PAGE or min(ids) <= after:
+        for page in self._pages(_LIST, "event_logs", {"order_by": "-event_log_id"}):
+            listed.update(_id_of(one) for one in page.entries)
+            if page.is_last or min(listed) <= after:
                 return listed, after
         run.findings.append(
             Finding(
                 "list-not-compared",
-                f"the list endpoint was compared for the newest {_PAGES * _PAGE} rows only",
+                f"the list endpoint was compared for the newest {len(listed)} rows only",
                 state=State.COMPLETE,
             )
         )
-        return listed, min(listed) - 1
+        return listed, min(listed, default=1) - 1
 
     def _answers(self, interval: Interval) -> Iterator[Document]:
-        """What people answered in the interval, newest first, as pages of Airflow's own answers."""
-        yield from self._pages(
-            "/api/v2/dags/~/dagRuns/~/hitlDetails",
-            "hitl_details",
-            "hitl",
-            {"response_received": "true", "order_by": "-responded_at"},
-            "responded_at",
-            interval,
-        )
+        """What people answered in the interval, newest first."""
+        params: dict[str, str | int] = {"response_received": "true", "order_by": "-responded_at"}
+        return self._kept("/api/v2/dags/~/dagRuns/~/hitlDetails", "hitl_details", params, "responded_at", interval)
 
     def _versions(self, interval: Interval) -> Iterator[Document]:
         """Versions of DAGs that were made in the interval; their ids ascend with time."""
-        yield from self._pages(
-            "/api/v2/dags/~/dagVersions", "dag_versions", "dag-versions", {"order_by": "-id"}, "created_at", interval
-        )
+        return self._kept("/api/v2/dags/~/dagVersions", "dag_versions", {"order_by": "-id"}, "created_at", interval)
 
-    def _pages(
-        self, path: str, member: str, name: str, params: dict[str, str | int], moment: str, interval: Interval
+    def _kept(
+        self, path: str, member: str, params: dict[str, str | int], moment: str, interval: Interval
     ) -> Iterator[Document]:
-        for page in range(_PAGES):
-            body, found, total = self._page(path, member, {**params, "limit": _PAGE, "offset": page * _PAGE})
-            moments = [datetime.fromisoformat(str(one[moment])) for one in found if one.get(moment)]
+        """The pages, as Airflow gave them, with entries of the interval; they come newest first."""
+        for page in self._pages(path, member, params):
+            moments = [_moment_of(one, moment) for one in page.entries]
             if any(one in interval for one in moments):
-                about = {"url": f"{self._api.url}{path}", "total_entries": str(total)}
-                yield Document(f"{name}/{page:04}.json", "application/json", body, about)
-            if len(found) < _PAGE or (moments and min(moments) < interval.start):
+                about = {"url": f"{self._api.url}{path}", "total_entries": str(page.total)}
+                name = f"{_FOLDERS[member]}/{page.number:04}.json"
+                yield Document(name, "application/json", page.body, about)
+            if any(one < interval.start for one in moments):
                 return
 
-    def _page(self, path: str, member: str, params: dict[str, str | int]) -> tuple[bytes, list[dict[str, Any]], int]:
-        body = self._api.get(path, params)
+    def _pages(self, path: str, member: str, params: dict[str, str | int]) -> Iterator[_Page]:
+        """Pages of a list. A server may give shorter ones than it is asked for, so what came counts."""
+        offset = 0
+        for number in range(_PAGES):
+            page = self._page(path, member, {**params, "limit": _PAGE_ENTRIES, "offset": offset}, number)
+            yield page
+            if page.is_last:
+                return
+            offset += len(page.entries)
+
+    def _page(self, path: str, member: str, params: dict[str, str | int], number: int = 0) -> _Page:
+        body = self._api.get(path, params) or b""
         try:
-            answer = json.loads(body or b"")
-            return body or b"", list(answer[member]), int(answer["total_entries"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise ApiRefused(
-                "unexpected-answer", "the answer is not a page", where=f"{self._api.url}{path}",
-                expected=f"JSON with `{member}`", found=repr(error),
-            ) from None  # fmt: skip
+            answer = json.loads(body)
+            return _Page(number, body, list(answer[member]), int(answer["total_entries"]), int(params.get("offset", 0)))
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise _no_page(f"{self._api.url}{path}", f"JSON with `{member}`", error) from None
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    number: int
+    body: bytes
+    entries: list[Any]
+    total: int
+    offset: int
+
+    @property
+    def is_last(self) -> bool:
+        return not self.entries or self.offset + len(self.entries) >= self.total
+
+
+def _id_of(entry: Any) -> int:
+    try:
+        return int(entry["event_log_id"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise _no_page(_LIST, "rows with `event_log_id`", error) from None
+
+
+def _moment_of(entry: Any, member: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(entry[member])
+        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, KeyError, TypeError) as error:
+        raise _no_page(member, "a time", error) from None
+
+
+def _no_page(where: str, expected: str, error: Exception) -> ApiRefused:
+    return ApiRefused(
+        "unexpected-answer", "the answer is not a page", where=where, expected=expected, found=type(error).__name__
+    )
 
 
 class _Tally:

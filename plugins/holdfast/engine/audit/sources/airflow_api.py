@@ -33,9 +33,17 @@ class ApiRefused(SourceUnreadable):
             ``unreachable`` or ``unexpected-answer``.
     """
 
-    def __init__(self, code: str, what: str, **facts: str | None) -> None:
-        self.code = code
-        super().__init__(what, **facts)
+    def __init__(
+        self,
+        code: str,
+        what: str,
+        *,
+        where: str | None = None,
+        expected: str | None = None,
+        found: str | None = None,
+        fix: str | None = None,
+    ) -> None:
+        super().__init__(what, code=code, where=where, expected=expected, found=found, fix=fix)
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,15 +59,15 @@ class Walk:
     Args:
         fetch: asks for rows.
         after: the id before the first that is asked for.
-        newest_listed: the newest id known from elsewhere, at which a row should be; 0: none.
+        hints: ids at which there may be a row, whatever is missing before them.
         end: of the window.
         lowest: nothing is known to exist at or below ``after``.
     """
 
-    def __init__(self, fetch: Fetch, *, after: int, newest_listed: int, end: datetime, lowest: bool) -> None:
+    def __init__(self, fetch: Fetch, *, after: int, hints: Sequence[int], end: datetime, lowest: bool) -> None:
         self._fetch = fetch
         self._after = after
-        self._newest_listed = newest_listed
+        self._hints = hints
         self._end = end
         self._lowest = lowest
         self._skipped: list[int] = []
@@ -130,9 +130,7 @@ class Walk:
 
     def _beyond(self, missing: int) -> int | None:
         """The first row after a wide hole, by galloping over it and halving back; ``None``: the table ends here."""
-        ahead = {missing + 2**power for power in range(_FARTHEST)}
-        if self._newest_listed > missing:
-            ahead.add(self._newest_listed)
+        ahead = {missing + 2**power for power in range(_FARTHEST)} | {one for one in self._hints if one > missing}
         there = next((row_id for row_id, row in self._fetch(sorted(ahead)) if row is not None), None)
         if there is None:
             return None
@@ -175,19 +173,15 @@ def look_again(fetch: Fetch, position: Position) -> tuple[Seen, ...]:
     )
 
 
-def resume_at(position: Position, seen: Sequence[Seen], newest_listed: int) -> Position:
+def resume_at(position: Position, seen: Sequence[Seen]) -> Position:
     """Where to go on: at the last id, or below whatever is no longer as it was.
 
-    Rows older than the newest one that is still the same are as they were. Where none is, the table was emptied,
-    purged or replaced: only when it has gone on behind the last id, and nothing in it contradicts what was read, is
-    nothing read again.
+    Rows older than the newest one that is still the same are as they were. Where none is, the table was cleaned,
+    emptied or replaced, and everything that is in it now is read.
     """
     if not seen or seen[0].became == "same":
         return position
-    same = next((one.anchor.id for one in seen if one.became == "same"), None)
-    if same is None:
-        all_gone = all(one.became == "gone" for one in seen)
-        same = position.last_id if all_gone and newest_listed > position.last_id else 0
+    same = next((one.anchor.id for one in seen if one.became == "same"), 0)
     return replace(
         position,
         last_id=same,

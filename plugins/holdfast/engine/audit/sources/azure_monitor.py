@@ -32,7 +32,7 @@ from holdfast.engine.objectstore.prefixed import PrefixedStore
 if TYPE_CHECKING:
     from holdfast.engine.runtime import Runtime
 
-_BLOB = re.compile(r"/PT1H(?:_(?P<number>\d+))?\.json$")
+_BLOB = re.compile(r"/PT1H(?:_(?P<number>[0-9]{1,6}))?\.json\Z")
 #: How long nothing was appended to an hour's blob when the next one had begun, for it to be closed before its time.
 QUIET = timedelta(minutes=15)
 
@@ -102,7 +102,7 @@ class AzureMonitor(JsonLinesSource):
             infos = tally.objects.get(category)
             if infos is None:
                 continue  # it could not be listed, which is a finding already
-            if self.is_open(tally, category):
+            if tally.was_open[category]:
                 closes = self.closes_at(tally.interval).isoformat()
                 what = f"its blob may be appended to until {closes}, or until the next hour's is written to"
                 findings.append(Finding("hour-open", what, category, State.LATE))

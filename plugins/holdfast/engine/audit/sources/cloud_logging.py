@@ -31,7 +31,7 @@ from holdfast.engine.objectstore.interface import ObjectInfo, ObjectStore
 if TYPE_CHECKING:
     from holdfast.engine.runtime import Runtime
 
-_SHARD = re.compile(r"_(?:S(?P<main>\d+)|A(?P<late>\d+)(?::(?P<shipped>\d+))?)\.json$")
+_SHARD = re.compile(r"_(?:S(?P<main>[0-9]{1,6})|A(?P<late>[0-9]{1,6})(?::(?P<shipped>[0-9]{1,12}))?)\.json\Z")
 #: Settings are read again after so long.
 SINK_SECONDS = 300.0
 #: The sink's settings as its API gives them. Raises SourceUnreadable.
@@ -94,7 +94,7 @@ class CloudLogging(JsonLinesSource):
                 observed += len(shards)
                 if holes := sorted(set(range(max(shards) + 1)) - shards.keys()):
                     shown = ", ".join(map(str, holes[:10]))
-                    where = re.sub(r"\d+((?::\d+)?\.json)$", r"<n>\1", next(iter(shards.values())))
+                    where = re.sub(r"[0-9]+((?::[0-9]+)?\.json)\Z", r"<n>\1", next(iter(shards.values())))
                     what = f"shards are numbered from 0; expected up to {max(shards)}, missing {shown}"
                     findings.append(Finding("shard-missing", what, where))
             findings += self._late_addenda(tally.interval, infos)
@@ -207,6 +207,6 @@ def judge_sink(data: bytes, interval: Interval, bucket: str) -> Iterator[Finding
         what = f"entries are left out by {', '.join(excluded)[:200]}"
         yield Finding("sink-excludes", what, name, State.COMPLETE)
     changed = str(sink.get("updateTime", ""))
-    if changed >= f"{interval.start:%Y-%m-%dT%H:%M:%SZ}":
+    if changed[:19] >= f"{interval.start:%Y-%m-%dT%H:%M:%S}":
         what = f"its settings were changed at {changed[:40]}; what they were before is not known here"
         yield Finding("sink-changed", what, name, State.COMPLETE)

@@ -63,6 +63,8 @@ SHAPES = (
     ),
 )
 
+#: Of `projects/_/buckets/<bucket>/objects/<name>`.
+_OBJECT = r"/objects/(?P<name>(?s:.+))"
 _SEVERITIES = {"WARNING": 2, "ERROR": 3, "CRITICAL": 4, "ALERT": 5, "EMERGENCY": 6}
 #: Services whose data access is access to a store, and `type_id` where it is a bucket or a database of a known kind.
 _STORES = {
@@ -98,6 +100,8 @@ def normalised(block: Block) -> pa.Table:
     store_name = first_of(bucket, dataset, c.text(f"{labels}database_id"), resource, service)
     kind = by_value(service, lambda name: _STORES.get(name))
     is_bucket, is_database = _is(kind, "bucket"), _is(kind, "database")
+    objects = pc.struct_field(pc.extract_regex(resource, _OBJECT), "name")
+    regular_file = pa.repeat(pa.scalar(1, pa.int32()), c.length)
     has_resource = pc.and_(pc.is_valid(resource), pc.equal(classes, schema.API_ACTIVITY))
     resource_type = c.text("resource/type")
     region = first_of(c.text(f"{labels}location"), c.text(f"{labels}region"), c.text(f"{labels}zone"))
@@ -132,10 +136,12 @@ def normalised(block: Block) -> pa.Table:
         "entity.uid": resource,
         "entity.name": first_of(resource, service, pa.scalar(mapping.UNKNOWN)),
         "entity.type": resource_type,
-        "databucket.uid": mapping.only(is_bucket, store_name),
+        "databucket.uid": mapping.only(is_bucket, first_of(resource, store_name)),
         "databucket.name": mapping.only(is_bucket, store_name),
         "databucket.type_id": mapping.only(is_bucket, pa.repeat(pa.scalar(3, pa.int32()), c.length)),
-        "database.uid": mapping.only(is_database, store_name),
+        "databucket.file.name": mapping.only(is_bucket, objects),
+        "databucket.file.type_id": mapping.only(pc.and_(is_bucket, pc.is_valid(objects)), regular_file),
+        "database.uid": mapping.only(is_database, first_of(resource, store_name)),
         "database.name": mapping.only(is_database, store_name),
         "database.type_id": mapping.only(is_database, by_value(service, _database_type, pa.int32())),
         "resources": mapping.one_each(

@@ -75,7 +75,8 @@ class Scope:
             "trail": layout.trail,
             "unreadable": dict(sorted(self.unreadable.items())),
         }
-        name = f"{SCOPES}{self.interval.start:%Y%m%dT%H%M%SZ}-{self.interval.end:%Y%m%dT%H%M%SZ}.json"
+        moments = (self.interval.start, self.interval.end, self.as_of)
+        name = f"{SCOPES}{'-'.join(f'{when:%Y%m%dT%H%M%SZ}' for when in moments)}.json"
         return Document(name, "application/json", json.dumps(said, sort_keys=True).encode())
 
     @classmethod
@@ -164,7 +165,7 @@ def _read(
 ) -> tuple[list[Scope], dict[tuple[str, str], PublicKey], list[Digest]]:
     scopes: list[Scope] = []
     keys: dict[tuple[str, str], PublicKey] = {}
-    digests: dict[str, Digest] = {}
+    digests: dict[tuple[str, str, str | None], Digest] = {}
     for document in documents:
         try:
             if document.name.startswith(SCOPES):
@@ -174,14 +175,22 @@ def _read(
                 keys[key.region, key.fingerprint] = key
             elif document.name.startswith(DIGESTS):
                 digest = parse(document)
-                digests[digest.key] = digest
+                digests[digest.key, digest.sha256, digest.signature] = digest
         except UnreadableDigest as error:
             findings.append(Finding("digest-unreadable", str(error), document.about.get("key", document.name)))
         except (ValueError, KeyError, TypeError) as error:
             findings.append(
                 Finding("document-unreadable", f"{type(error).__name__}: {error}", document.name, State.UNKNOWN)
             )
-    return scopes, keys, list(digests.values())
+    return _newest(scopes), keys, list(digests.values())
+
+
+def _newest(scopes: Sequence[Scope]) -> list[Scope]:
+    """Of an hour that was sealed again, what was found the last time."""
+    by_interval: dict[Interval, Scope] = {}
+    for scope in sorted(scopes, key=lambda scope: scope.as_of):
+        by_interval[scope.interval] = scope
+    return list(by_interval.values())
 
 
 class _Chain:

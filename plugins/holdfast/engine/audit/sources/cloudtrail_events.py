@@ -114,8 +114,9 @@ def _at_once(block: pa.LargeBinaryArray) -> pa.Table | None:
     """The fields of a block by Arrow's own parser; ``None`` where it does not take it, or not one row a record."""
     from pyarrow.json import ParseOptions, ReadOptions, read_json
 
-    # Each record gives one row at least when it begins with a brace; so as many rows as records are one each.
-    if block.null_count or not pc.all(pc.starts_with(block, b"{")).as_py():
+    # Rows must not move between records. Between braces that end one record and begin the next there is a line end,
+    # which no string goes across: so each record gives one row at least, and as many rows as records are one each.
+    if block.null_count or not _is_all(pc.starts_with(block, b"{")) or not _is_all(pc.ends_with(block, b"}")):
         return None
     text = b"\n".join(block.to_pylist())
     if text.count(b"\n") != len(block) - 1 or b"\r" in text:
@@ -136,6 +137,10 @@ def _at_once(block: pa.LargeBinaryArray) -> pa.Table | None:
     except pa.ArrowInvalid:
         return None
     return table
+
+
+def _is_all(found: pa.Array) -> bool:
+    return bool(pc.all(found).as_py())
 
 
 def _one_by_one(block: pa.LargeBinaryArray) -> pa.Table:

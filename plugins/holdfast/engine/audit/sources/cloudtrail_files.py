@@ -12,6 +12,7 @@ import re
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 #: More than this is not read: the largest files seen are tens of MiB.
 MAX_CONTENT_BYTES = 256 * 1024 * 1024
@@ -112,6 +113,7 @@ def _are_objects(records: list[bytes]) -> bool:
     return all(_is_object(shape) for shape in set(brackets.split(b"\0")))
 
 
+@lru_cache(maxsize=65536)
 def _is_object(shape: bytes) -> bool:
     opened: list[int] = []
     for index, byte in enumerate(shape):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -195,7 +196,7 @@ class HoldfastEvents:
                 for info in store.list("authority/"):
                     group = info.key.removeprefix("authority/")
                     data = store.get(info.key)
-                    name = f"authority/{group}/{site}.json"
+                    name = _document_name(f"authority/{group}/{site}.json")
                     about = {"e_tag": info.version.e_tag or "", "modified_at": info.modified_at.isoformat()}
                     run.documents.append(Document(name, "application/json", data, about))
                     held[group].append(_epoch(data))
@@ -210,29 +211,43 @@ class HoldfastEvents:
             run.findings += proofs.committed_epochs(run.survey, group, self._subjects.get(group, ()), committed)
 
     def _drills(self, run: _Run) -> None:
-        """Evidence of drills whose journal arrived, kept whole, and verified as `holdfast drill verify` does."""
-        from holdfast.engine.drill.evidence import EvidenceInvalid, verify_evidence
-
+        """Evidence of drills whose journal arrived: each set of files that some site has is kept whole and verified."""
         for record in run.selected:
             if record.kind.name != "drill":
                 continue
             folder = record.name.rpartition("/")[0]
-            files = self._files(record, folder)
-            for file, data in files.items():
-                kind = "text/html" if file.endswith(".html") else "application/json"
-                run.documents.append(Document(f"{folder}/{file}", kind, data))
-            with TemporaryDirectory(prefix="holdfast-evidence-") as place:
+            known: list[dict[str, bytes]] = []
+            for copy in record.copies:
+                files, site = _evidence_at(copy, folder), copy.place.site
+                if files is None:
+                    detail = "the evidence could not be read there"
+                    run.findings.append(Finding("site-unreachable", detail, f"{folder} at {site}", State.UNKNOWN))
+                    continue
+                if files in known:
+                    continue
+                inside = f"{folder}/at-{site}" if known else folder
+                known.append(files)
                 for file, data in files.items():
-                    (Path(place) / file).write_bytes(data)
-                try:
-                    verify_evidence(Path(place), public_key=self._drill_key)
-                except EvidenceInvalid as error:
-                    # Its own words name a folder of this machine.
-                    detail = f"the evidence does not verify: {error.what}; expected {error.expected}"
-                    run.findings.append(Finding("evidence-invalid", detail, folder))
-                except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-                    detail = f"the evidence cannot be read: {type(error).__name__}"
-                    run.findings.append(Finding("evidence-invalid", detail, folder))
+                    kind = "text/html" if file.endswith(".html") else "application/json"
+                    run.documents.append(Document(_document_name(f"{inside}/{file}"), kind, data))
+                if (why := self._invalid(files)) is not None:
+                    run.findings.append(Finding("evidence-invalid", why, f"{folder} at {site}"))
+
+    def _invalid(self, files: Mapping[str, bytes]) -> str | None:
+        """Why the files prove nothing, as `holdfast drill verify` judges; ``None``: they do."""
+        from holdfast.engine.drill.evidence import EvidenceInvalid, verify_evidence
+
+        with TemporaryDirectory(prefix="holdfast-evidence-") as place:
+            for file, data in files.items():
+                (Path(place) / file).write_bytes(data)
+            try:
+                verify_evidence(Path(place), public_key=self._drill_key)
+            except EvidenceInvalid as error:
+                # Its own words name a folder of this machine.
+                return f"the evidence does not verify: {error.what}; expected {error.expected}"
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+                return f"the evidence cannot be read: {type(error).__name__}"
+        return None
 
     def _cost_files(self, run: _Run, interval: Interval) -> None:
         for file in self._costs:
@@ -241,24 +256,10 @@ class HoldfastEvents:
                 if written_at in interval:
                     about = {"modified_at": written_at.isoformat()}
                     kind = "application/json" if file.suffix == ".json" else "application/octet-stream"
-                    run.documents.append(Document(f"cost/{file.name}", kind, file.read_bytes(), about))
+                    run.documents.append(Document(_document_name(f"cost/{file.name}"), kind, file.read_bytes(), about))
             except OSError as error:
                 detail = f"a file of costs cannot be read: {error.strerror}"
                 run.findings.append(Finding("costs-unreadable", detail, file.name, State.UNKNOWN))
-
-    def _files(self, record: Record, folder: str) -> dict[str, bytes]:
-        """The three files of one site; of the first that has them all, else what the last one has."""
-        files: dict[str, bytes] = {}
-        for copy in record.copies:
-            files = {}
-            for file in _EVIDENCE:
-                try:
-                    files[file] = copy.place.store.get(f"{folder}/{file}")
-                except ObjectStoreError:
-                    break
-            else:
-                return files
-        return files
 
 
 class _Filling:
@@ -314,10 +315,38 @@ def _as_object(name: str, record: Record, data: bytes, copies: list[Copy]) -> So
 
 def _differ(record: Record, contents: Mapping[bytes, list[Copy]]) -> Finding:
     sites = "; ".join(", ".join(copy.place.site for copy in copies) for copies in contents.values())
-    if record.kind.once:
-        return Finding("copies-differ", f"a record that is written once differs between sites: {sites}", record.name)
+    writers = {_write_id(data) for data in contents}
+    if record.kind.once or None in writers or len(writers) < len(contents):
+        return Finding("copies-differ", f"what one writer wrote differs between sites: {sites}", record.name)
     what = f"two writers each wrote a {record.kind.name} of this name, as a machine that was cut off does: {sites}"
     return Finding("written-twice", what, record.name, State.COMPLETE)
+
+
+def _write_id(data: bytes) -> str | None:
+    try:
+        found = json.loads(data)["write_id"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return str(found)
+
+
+def _evidence_at(copy: Copy, folder: str) -> dict[str, bytes] | None:
+    """The files of evidence one site has; ``None``: it does not say."""
+    files = {}
+    for file in _EVIDENCE:
+        try:
+            files[file] = copy.place.store.get(f"{folder}/{file}")
+        except ObjectNotFound:
+            continue
+        except ObjectStoreError:
+            return None
+    return files
+
+
+def _document_name(key: str) -> str:
+    """A key as the name of a document, which has no other characters and no ``..``."""
+    parts = [re.sub(r"[^A-Za-z0-9._=-]", "_", part) for part in key.split("/")]
+    return "/".join(re.sub(r"^\.+", "_", part) or "_" for part in parts)
 
 
 def _first_content(record: Record) -> bytes | None:
@@ -334,7 +363,7 @@ def _epoch(data: bytes) -> int:
 
 
 def _unread(site: str, error: ObjectStoreError) -> Finding:
-    code = "permission-refused" if isinstance(error, PermissionRefused) else "site-unreachable"
+    code = "site-refused" if isinstance(error, PermissionRefused) else "site-unreachable"
     return Finding(code, f"what only {site} has is unknown: {error}", site, State.UNKNOWN)
 
 

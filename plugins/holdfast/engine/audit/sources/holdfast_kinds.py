@@ -24,7 +24,8 @@ class Kind:
         name: for people and metadata.
         pattern: of the whole key.
         once: written by one writer with the same bytes at every site, so that copies that differ show a change. Of the
-            others two writers may each have written their own, e.g. a machine that was cut off and went on.
+            others two writers may each have written their own, each with its ``write_id``, e.g. a machine that was
+            cut off and went on.
         lines: each line of the object is a record.
         check: how a record proves itself.
     """
@@ -143,7 +144,8 @@ def proven(kind: Kind, key: str, data: bytes) -> str | None:
 
 
 def _kind(name: str, pattern: str, check: Check, *, once: bool = True, lines: bool = False) -> Kind:
-    return Kind(name, re.compile(pattern), once, check, lines)
+    # Nothing of ours has control characters in its name, and nothing that has them is to be printed.
+    return Kind(name, re.compile(pattern.replace("[^/]", r"[^/\x00-\x1f\x7f]")), once, check, lines)
 
 
 KINDS = (
@@ -156,7 +158,7 @@ KINDS = (
     _kind("plan", r"plans/[^/]+/[^/]+/(plan|aborted)\.json", _json),
     _kind("step", r"plans/[^/]+/[^/]+/\d{6,}/(attempts/)?[^/]+\.json", _json, once=False),
     _kind("phase", r"evidence/[^/]+/phases/(attempts/)?[^/]+\.json", _json, once=False),
-    _kind("drill", r"evidence/[^/]+/journal\.json", _json, once=False),
+    _kind("drill", r"evidence/[^/]+/journal\.json", _json),
     _kind("decision", r"decisions/\d{4}/\d\d/\d\d/\d\d/[^/]+-\d{8,}\.jsonl", _decisions, lines=True),
     _kind("vault", r"vaults/[^/]+/log/\d{12}\.json", _entry),
 )  # fmt: skip

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 #: A block that cannot be read whole is halved until it is no longer than this.
-SMALL_BLOCK = 16
+SMALL_BLOCK = 32
 #: About so many bytes are read at once: what a processor caches.
 RUN_BYTES = 2 * 1024 * 1024
 _INT64 = range(-(2**63), 2**63)
@@ -158,17 +158,25 @@ def _one_by_one(records: Sequence[bytes], shapes: Sequence[Shape]) -> list[Block
     blocks: list[Block] = []
     for number, same in groupby(found, key=lambda record: _shape_of(record, shapes)):
         rows, schema = list(same), shapes[number].schema
-        wanted = [{field.name: _as((row or {}).get(field.name), field.type) for field in schema} for row in rows]
+        wanted = [_fields(row, schema) for row in rows]
         understood = pa.array([row is not None for row in rows])
         blocks.append(Block(pa.Table.from_pylist(wanted, schema=schema), understood))
     return blocks
 
 
+def _fields(record: Mapping[str, Any] | None, schema: pa.Schema) -> dict[str, Any]:
+    return {field.name: _as(record.get(field.name), field.type) for field in schema} if record is not None else {}
+
+
 def _load(record: bytes, shapes: Sequence[Shape]) -> dict[str, Any] | None:
-    """The record by Python's reader, which takes more; by Arrow's what that does not: great depth, long numbers."""
+    """The record by Python's reader, which takes more; by Arrow's what that does not: depth, long numbers, `Inf`."""
     try:
         found = json.loads(record.decode("utf-8-sig"))
-    except (ValueError, RecursionError):
+    except UnicodeDecodeError:
+        return None
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, json.JSONDecodeError) and b"Inf" not in record:
+            return None
         block = _read_whole([record], shapes)
         found = None if block is None else block.table.to_pylist()[0]
     return found if isinstance(found, dict) else None

@@ -41,6 +41,8 @@ from holdfast.engine.audit.sources.line_objects import (
 from holdfast.engine.audit.sources.mapping import concat
 from holdfast.engine.objectstore.errors import (
     BucketNotFound,
+    BytesCorrupted,
+    InvalidKey,
     ObjectArchived,
     ObjectNotFound,
     ObjectStoreError,
@@ -86,6 +88,7 @@ class Tally:
     #: When it began: what is closed by then can be read whole.
     started: datetime
     objects: dict[str, list[ObjectInfo]] = field(default_factory=dict)  # by log
+    was_open: dict[str, bool] = field(default_factory=dict)  # by log, before the first object was read
     read: int = 0
     records: int = 0
     #: Records that are no JSON object, and where the first of them is.
@@ -278,7 +281,8 @@ class JsonLinesSource(ABC):
         if strange := [folder.object_id(info) for info in listed if not self.wanted(info)]:
             what = f"{len(strange)} objects have names that are not known here; they are not read"
             tally.findings.append(Finding("object-unexpected", what, strange[0], State.UNKNOWN))
-        may_grow = self.may_grow and self.is_open(tally, folder.log)
+        tally.was_open[folder.log] = self.is_open(tally, folder.log)
+        may_grow = self.may_grow and tally.was_open[folder.log]
         parts: list[Part] = []
         size = 0
         refusal: ObjectStoreError | None = None
@@ -312,6 +316,12 @@ class JsonLinesSource(ABC):
         except PreconditionFailed:
             what = "it was written while it was read; what was read of it stands, the rest is left for later"
             tally.findings.append(Finding("changed-while-read", what, object_id, State.LATE))
+        except InvalidKey:
+            what = "it has a name that no store keeps as it is; it is not read"
+            tally.findings.append(Finding("object-unexpected", what, repr(object_id), State.UNKNOWN))
+        except BytesCorrupted:
+            what = "the bytes that came are not those that the store has a checksum of"
+            tally.findings.append(Finding("object-corrupted", what, object_id, State.GAP))
         except ObjectArchived:
             what = "it lies in an offline storage class"
             tally.findings.append(Finding("object-archived", what, object_id, State.UNKNOWN))

@@ -28,6 +28,7 @@ class Limits:
 
     Args:
         part_bytes: an object larger than this is read in parts of about this; also the longest line.
+        part_lines: the most lines of one; an event takes hundreds of bytes.
         gzip_bytes: the largest compressed object; it is held in memory.
         inflated_bytes: the most a compressed object may inflate to,
         ratio: and how many times its own size (one MiB is always allowed).
@@ -35,6 +36,7 @@ class Limits:
     """
 
     part_bytes: int = 16 * 1024 * 1024
+    part_lines: int = 256 * 1024
     gzip_bytes: int = 128 * 1024 * 1024
     inflated_bytes: int = 4 * 1024 * 1024 * 1024
     ratio: int = 200
@@ -79,6 +81,15 @@ def read_object(
     """
     found = store.open(info.key, size_bytes=info.size_bytes)
     reader = replace(found, info=replace(found.info, key=object_id))  # from here on it is called by its id
+    for part in _parts(reader, limits, may_grow):
+        if len(part.records) > limits.part_lines:
+            what = f"expected at most {limits.part_lines} lines in {limits.part_bytes} bytes, found {len(part.records)}"
+            detail = f"{what}; the rest of the object is not taken"
+            raise Broken(Finding("too-many-lines", detail, object_id, State.UNKNOWN))
+        yield part
+
+
+def _parts(reader: ObjectReader, limits: Limits, may_grow: bool) -> Iterator[Part]:
     chunks = iter(reader)
     first = b""
     while len(first) < len(_GZIP_MAGIC) and (chunk := next(chunks, b"")):
