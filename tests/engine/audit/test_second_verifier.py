@@ -356,6 +356,78 @@ def test_they_agree_on_a_signed_manifest_that_is_none(log: Log, copy: Path, case
     assert agreed == ("fine" if case in {"the beginning of time", "the end of time"} else "tampered")
 
 
+def nodes(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Paths to everything in a JSON value."""
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, one in inside:
+        yield (*path, name)
+        yield from nodes(one, (*path, name))
+
+
+def at(value: Any, path: tuple[Any, ...]) -> Any:
+    for name in path:
+        value = value[name]
+    return value
+
+
+TIMES = ("2026-11-29T16:00:00.000000Z", "2026-13-01T00:00:00.000000Z", "2026-11-29T16:00:00Z")
+TEXTS = ("", "0", "fake", "complete", "none", "\u00e9", "a" * 64, ".", "checkpoint")
+ODD = st.sampled_from((None, True, False, -1, 0, 1, 0.5, 2**53, 2**64, [], {}, [None], *TIMES, *TEXTS))
+
+
+def odd(data: st.DataObject, row: Row) -> None:
+    """Put something odd, or another part of it, in the place of one part; or take it away."""
+    paths = list(nodes(row))
+    *place, last = data.draw(st.sampled_from(paths))
+    holder = at(row, tuple(place))
+    match data.draw(st.sampled_from(("odd", "other", "away", "twice"))):
+        case "odd":
+            holder[last] = data.draw(ODD)
+        case "other":
+            holder[last] = json.loads(json.dumps(at(row, data.draw(st.sampled_from(paths)))))
+        case "away":
+            del holder[last]
+        case _:
+            holder[f"{last}2" if isinstance(holder, dict) else slice(last, last)] = (
+                holder[last] if isinstance(holder, dict) else [holder[last]]
+            )
+
+
+@pytest.mark.slow
+@settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), name=st.sampled_from(("manifest.json", COVERAGE, "range.json")))
+def test_they_agree_on_whatever_json_is_signed(log: Log, copy: Path, data: st.DataObject, name: str) -> None:
+    """Verdicts are equal, whatever they are, and nothing else than a verdict comes of it."""
+    held = {one: (copy / one).read_bytes() for one in ("manifest.json", COVERAGE, "range.json", "checkpoint")}
+    row = json.loads(held[name])
+    odd(data, row)
+    try:
+        changed_bytes = canonical(row)
+    except ValueError:
+        return  # RFC 8785 has no spelling of it
+    try:
+        if name == COVERAGE:
+            (copy / COVERAGE).write_bytes(changed_bytes)
+            reseal(copy, log.signer)
+        elif name == "range.json":
+            (copy / name).write_bytes(changed_bytes)
+        else:
+            sealed_as(copy, changed_bytes, log.signer)
+        both([copy], log.world.key)
+    finally:
+        for one, original in held.items():
+            (copy / one).write_bytes(original)
+
+
+def sealed_as(folder: Path, manifest: bytes, signer: Signer) -> None:
+    """Sign this manifest as the last leaf after the leaves that are there."""
+    row = json.loads((folder / "manifest.json").read_bytes())
+    (folder / "manifest.json").write_bytes(manifest)
+    before = [bytes.fromhex(one) for one in json.loads((folder / "range.json").read_bytes())["before"]]
+    root = second.fold(second.append(before, row["size"] - 1, [second.leaf(b"\x03", manifest)]))
+    (folder / "checkpoint").write_bytes(sign(Checkpoint(row["origin"], row["size"], root).text, [signer]))
+
+
 SPELLINGS: dict[str, Callable[[bytes], bytes]] = {
     "a key twice": lambda data: data.replace(b'{"documents"', b'{"seal":0,"documents"', 1),
     "a key twice, the same": lambda data: data.replace(b',"seal":1,', b',"seal":1,"seal":1,'),
