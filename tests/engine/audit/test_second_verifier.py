@@ -837,3 +837,23 @@ def test_a_window_is_missed_over_an_export_that_asked_nothing_of_the_source(log:
     (third / "range.json").write_bytes(canonical({**own, "left": [one.hex() for one in left]}))
     reseal(third, log.signer, edit=changes("previous.root", checkpoint.root.hex()))
     assert both([*folders, third], log.world.key) == "incomplete"
+
+
+# -- what only the first verifier reads -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["documents/fake/000000/scope/000000.json", "evidence/one/evidence.dsse.json"])
+@pytest.mark.parametrize("data", [b"[" * 100_000, b"[]", b"", b"{}"])
+def test_proofs_that_cannot_be_read_are_no_traceback(log: Log, copy: Path, path: str, data: bytes) -> None:
+    coverage = json.loads((copy / COVERAGE).read_bytes())
+    (copy / COVERAGE).write_bytes(canonical({**coverage, "kind": "cloudtrail"}))
+    (copy / path).parent.mkdir(parents=True)
+    (copy / path).write_bytes(data)
+    row = json.loads((copy / "manifest.json").read_bytes())
+    row["sources"][0]["kind"] = "cloudtrail"
+    row["documents"].append({**row["documents"][1], "file": {"path": path}})
+    (copy / "manifest.json").write_bytes(canonical(row))
+    reseal(copy, log.signer)
+    answer, _ = verify_exports([copy], trusted=[log.world.key])
+    assert answer.verdict != "fine"
+    assert path.startswith("documents") or answer.verdict == "tampered"
