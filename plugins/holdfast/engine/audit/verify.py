@@ -430,6 +430,8 @@ def _read(file: Path, most: int) -> bytes:
     try:
         if file.is_symlink():
             raise Tampered("a link where a file was written", where=str(file))
+        if file.exists() and not file.is_file():  # a pipe would be waited for
+            raise Tampered("no file where one was written", where=str(file))
         size = file.stat().st_size
         if size > most:
             raise Tampered("the file is far too large", where=str(file), expected=f"at most {most}", found=str(size))
