@@ -140,3 +140,30 @@ def repeater() -> Iterator[Repeater]:
         server.shutdown()
         server.server_close()
         thread.join(10)
+
+
+@contextmanager
+def redirector(to: str, status: int) -> Iterator[str]:
+    """A service on loopback that sends every request elsewhere, path and query kept; its URL."""
+
+    class Handler(_Repeating):
+        seen: ClassVar[list[tuple[str, str, dict[str, str], bytes]]] = []
+
+        def _send_away(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            self.send_response(status)
+            self.send_header("Location", f"{to}{self.path.partition('?')[0]}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _send_away
+
+    server = ThreadingHTTPServer((HOST, 0), Handler)
+    thread = Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://{HOST}:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(10)

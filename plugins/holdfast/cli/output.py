@@ -28,7 +28,7 @@ TopologyOption = Annotated[
 
 
 class _SafeConsole(Console):
-    """A console that writes no control characters but its own: names of objects and errors of services may hold them."""
+    """A console that writes no control characters but its own: names and errors from outside may hold them."""
 
     def render(self, renderable: Any, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
