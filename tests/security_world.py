@@ -132,7 +132,7 @@ def repeater() -> Iterator[Repeater]:
     seen: list[tuple[str, str, dict[str, str], bytes]] = []
     handler = type("Handler", (_Repeating,), {"seen": seen})
     server = ThreadingHTTPServer((HOST, 0), handler)
-    thread = Thread(target=server.serve_forever, daemon=True)
+    thread = Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
         yield Repeater(f"http://{HOST}:{server.server_address[1]}", seen)
@@ -159,7 +159,7 @@ def redirector(to: str, status: int) -> Iterator[str]:
         do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _send_away
 
     server = ThreadingHTTPServer((HOST, 0), Handler)
-    thread = Thread(target=server.serve_forever, daemon=True)
+    thread = Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
         yield f"http://{HOST}:{server.server_address[1]}"

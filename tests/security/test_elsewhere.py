@@ -75,7 +75,7 @@ STORES = {
 FOLLOWS = pytest.mark.xfail(reason="obstore has no option to follow no redirect")
 
 
-@pytest.mark.parametrize("status", (302, 307))
+@pytest.mark.parametrize("status", [302, 307])
 @pytest.mark.parametrize("cloud", ["gcp", pytest.param("aws", marks=FOLLOWS), pytest.param("azure", marks=FOLLOWS)])
 def test_a_store_that_sends_elsewhere_gets_no_credential_there(elsewhere: Repeater, cloud: str, status: int) -> None:
     with redirector(elsewhere.url, status) as url:
