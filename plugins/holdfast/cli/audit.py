@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from holdfast.cli.output import JsonOption, TopologyOption, console, errors, print_json, reports_errors
@@ -165,7 +166,7 @@ def coverage(exports: ExportsArgument, key: KeyOption = None, as_json: JsonOptio
                 one.proof,
                 f"{one.observed}/{'?' if one.expected is None else one.expected}",
                 f"{one.records:,}",
-                "; ".join(reason.detail for reason in one.findings)[:200],
+                escape("; ".join(reason.detail for reason in one.findings)[:200]),
             )
     console.print(table)
     _print_answer(answer, problems=False)

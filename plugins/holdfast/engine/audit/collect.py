@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from holdfast.engine.audit.coverage import coverage_as_dict, coverage_from_dict
+from holdfast.engine.audit.errors import Tampered
 from holdfast.engine.audit.interface import (
     AuditSource,
     Batch,
@@ -243,7 +244,12 @@ def _runs(leaves: list[bytes]) -> Iterator[bytes]:
 
 
 def _stage(document: Document, folder: Path) -> StagedDocument:
-    file = folder / safe_path(document.name)
+    try:
+        file = folder / safe_path(document.name)
+    except ValueError as error:
+        raise Tampered(
+            "a source names a document that leads out of the export", where=document.name[:200], found=str(error)[:300]
+        ) from None
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(document.data)
     return StagedDocument(document.name, file, document.media_type, dict(document.about))

@@ -26,11 +26,16 @@ _PARTS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._=-@+,"
 def safe_path(path: str) -> str:
     """A relative path that stays in its folder on every system. Raises ValueError."""
     parts = path.split("/")
-    if not path or len(path) > 900 or any(not part or set(part) <= {"."} or set(part) - set(_PARTS) for part in parts):
+    if not path or len(path) > 900 or any(_is_unsafe(part) for part in parts):
         raise ValueError(f"expected a relative path of the characters {_PARTS} and /; found {path[:200]!r}")
     if PurePosixPath(path).as_posix() != path or path.casefold() in UNLISTED:
         raise ValueError(f"expected a path of its own; found {path!r}")
     return path
+
+
+def _is_unsafe(part: str) -> bool:
+    """No file system takes a name above 255 bytes."""
+    return not 0 < len(part) <= 255 or set(part) <= {"."} or bool(set(part) - set(_PARTS))
 
 
 Path = Annotated[str, AfterValidator(safe_path)]
