@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from holdfast.cli.audit_controls import app as controls_app
 from holdfast.cli.audit_options import ExportsArgument, KeyOption, NeedOption, state_text, trusted_keys
 from holdfast.cli.audit_select import app as select_app
 from holdfast.cli.output import JsonOption, TopologyOption, console, errors, print_json, reports_errors
@@ -27,6 +28,7 @@ app = typer.Typer(
     epilog="Exit codes of verify, coverage and check-proof: 0 fine, 2 bad input, 5 tampered, 6 incomplete, 7 unknown.",
 )
 app.add_typer(select_app)
+app.add_typer(controls_app)
 
 _COLOURS = {"fine": "green", "tampered": "red", "incomplete": "yellow", "unknown": "yellow"}
 _MOST_PROBLEMS = 30
