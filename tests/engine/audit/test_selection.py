@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable
+from datetime import datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -14,13 +16,18 @@ import pytest
 from typer.testing import CliRunner
 
 from audit_world import HOUR, START, AuditWorld, FakeSource, event
+from benchmarks import cloud_events, cloudtrail_events
 from holdfast.cli.main import app
+from holdfast.engine.audit.coverage import CoverageManifest
 from holdfast.engine.audit.errors import Tampered
-from holdfast.engine.audit.interface import Finding, State
+from holdfast.engine.audit.interface import Coverage, Finding, Interval, State
+from holdfast.engine.audit.manifest import Window
+from holdfast.engine.audit.normalisers import normaliser
 from holdfast.engine.audit.ocsf import schema as ocsf
 from holdfast.engine.audit.problems import Answer
 from holdfast.engine.audit.selection import select as selecting
 from holdfast.engine.audit.selection.check import check_selection
+from holdfast.engine.audit.selection.completeness import Part, answers
 from holdfast.engine.audit.selection.documents import EVENTS, SELECTION, Selection
 from holdfast.engine.audit.selection.query import Query, make_query, matches, undecided
 from holdfast.engine.audit.selection.select import select_events
@@ -28,6 +35,7 @@ from holdfast.engine.audit.verify import Verified, verify_export
 from holdfast.engine.snapshot.documents import canonical
 from holdfast.errors import ConfigError, UnknownName
 
+KINDS = ("cloudtrail", "cloud-logging", "azure-monitor", "kubernetes", "airflow", "holdfast")
 USER = make_query(users=("user-3",))
 
 
@@ -377,6 +385,33 @@ def test_an_unknown_source_is_an_error_not_an_empty_answer(world: AuditWorld, tm
         select_events(exports(world, 1), make_query(sources=("fakes",)), tmp_path / "selection")
 
 
+def test_an_hour_that_ends_after_its_window_is_complete_with_the_export_that_asked_first() -> None:
+    """Sources of hourly objects ask for the hours that begin in a window; the last one is asked again."""
+    half = timedelta(minutes=30)
+    hour = Coverage(Interval(START, START + HOUR), "hours", 1, 1, 1, 1)
+    first = _part(0, START - HOUR, START + half, hour)
+    second = _part(1, START + half, START + HOUR + half, hour)
+    third = _part(2, START + HOUR + half, START + 3 * HOUR)
+    query = make_query(start=START, end=START + HOUR)
+    for parts, expected in (
+        ([first, second], "complete"),
+        ([first, second, third], "complete"),
+        ([second], "unknown"),
+        ([first, third], "unknown"),
+    ):
+        (said,) = answers(query, parts, {})
+        assert [str(one.state) for one in said.intervals] == [expected]
+        assert str(said.state) == expected
+    (said,) = answers(query, [first, second], {"hourly": 1})
+    assert (str(said.state), said.undecided) == ("unknown", 1)
+
+
+def _part(seal: int, start: datetime, end: datetime, *intervals: Coverage) -> Part:
+    source = SimpleNamespace(name="hourly", kind="cloud-logging", window=Window(start=start, end=end))
+    manifest: Any = SimpleNamespace(seal=seal, sources=[source])
+    return Part(manifest, [CoverageManifest("hourly", "cloud-logging", intervals)])
+
+
 # -- columns --------------------------------------------------------------------------------------------------------
 
 
@@ -404,6 +439,29 @@ def test_columns_that_the_raw_bytes_do_not_give_are_tampered(
 
 def test_columns_nobody_can_make_again_are_told(world: AuditWorld, selected: Path) -> None:
     assert any("not proven" in note for note in check(world, selected).notes)
+
+
+REAL = {
+    "cloudtrail": cloudtrail_events.events,
+    "cloud-logging": cloud_events.gcp,
+    "azure-monitor": cloud_events.azure,
+}
+
+
+@pytest.mark.parametrize("kind", REAL)
+def test_a_few_events_give_the_columns_they_had_among_all(kind: str) -> None:
+    """What is selected is parsed without its neighbours, one of which is no JSON at all."""
+    raw = [*REAL[kind](300), b"not json", b"[]", b"{}"]
+    normalise = normaliser(kind)
+    assert normalise is not None
+    everything = [ocsf.as_event(row) for row in normalise(pa.array(raw, pa.large_binary())).to_pylist()]
+    for chosen in (range(3, 300, 17), [300], [5, 300, 301, 302]):
+        few = normalise(pa.array([raw[n] for n in chosen], pa.large_binary()))
+        assert [ocsf.as_event(row) for row in few.to_pylist()] == [everything[n] for n in chosen]
+
+
+def test_of_these_kinds_columns_can_be_made_again() -> None:
+    assert [kind for kind in KINDS if normaliser(kind) is None] == ["kubernetes"]
 
 
 # -- the command ----------------------------------------------------------------------------------------------------

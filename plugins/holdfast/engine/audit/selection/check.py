@@ -44,7 +44,7 @@ from holdfast.engine.audit.tlog.treeproofs import verify_inclusion
 from holdfast.engine.audit.verify import Verified
 from holdfast.errors import HoldfastError
 
-_ODD = (HoldfastError, pa.ArrowException, OSError, ValueError)
+_ODD = (HoldfastError, pa.ArrowException, OSError, ValueError, ArithmeticError, TypeError)
 
 
 def check_selection(

@@ -88,14 +88,10 @@ def _of_interval(one: Coverage, windows: Sequence[Interval], has_holes: bool) ->
     why = "; ".join(found.code for found in one.findings if found.state is not State.COMPLETE)
     if state is not State.COMPLETE:
         why = why or f"{one.observed} of {one.expected} parts by proof {one.proof!r}"
-    elif has_holes or not _within(one.interval, windows):
-        # What of the interval was sealed before is in an export that is not here.
+    elif has_holes or not any(one.interval.start in window for window in windows):
+        # An interval is asked first in the window it begins in; that export, with what it had by then, is not here.
         state, why = State.UNKNOWN, "an earlier export holds a part of it, and is not here"
     return IntervalAnswer(start=one.interval.start, end=one.interval.end, state=state, why=why)
-
-
-def _within(interval: Interval, windows: Sequence[Interval]) -> bool:
-    return any(one.start <= interval.start and interval.end <= one.end for one in windows)
 
 
 def _overlaps(span: Interval, query: Query) -> bool:

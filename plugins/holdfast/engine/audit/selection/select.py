@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,7 +23,7 @@ from holdfast.engine.audit.errors import Tampered
 from holdfast.engine.audit.ledger import require_empty
 from holdfast.engine.audit.manifest import CHECKPOINT, MANIFEST, DocumentRef, Manifest, Segment
 from holdfast.engine.audit.normalisers import normaliser
-from holdfast.engine.audit.ocsf.schema import SCHEMA
+from holdfast.engine.audit.ocsf.schema import SCHEMA, as_event
 from holdfast.engine.audit.prove import proofs_of
 from holdfast.engine.audit.segments import EVENTS_SCHEMA, RAW, events_options, read_objects
 from holdfast.engine.audit.selection.completeness import Part, answers
@@ -220,9 +221,14 @@ def columns_of(
         rows = table.filter(pc.equal(sources, name))
         try:
             made = normalise(rows.column(RAW).combine_chunks()).cast(SCHEMA)
-            yield name, "reproduced" if made.to_pylist() == rows.select(SCHEMA.names).to_pylist() else "other"
-        except (pa.ArrowException, ValueError, TypeError, LookupError):
+            yield name, "reproduced" if _as_events(made) == _as_events(rows.select(SCHEMA.names)) else "other"
+        except (pa.ArrowException, ValueError, TypeError, LookupError, AttributeError, RecursionError):
             yield name, "other"
+
+
+def _as_events(table: pa.Table) -> list[dict[str, Any]]:
+    """Without nulls: a field of nulls and none at all are the same event, and depend on its neighbours."""
+    return [as_event(row) for row in table.to_pylist()]
 
 
 def _manifest(one: Verified) -> Manifest:
