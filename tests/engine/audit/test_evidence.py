@@ -31,12 +31,14 @@ from sample_journal import sample_journal
 KIND = "airflow"
 
 
-def posture(*, asked_at: str | None = None, **statuses: Status) -> Document:
-    """All checks pass, but for those that are named."""
+def posture(*, asked_at: str | None = None, without: str = "", **statuses: Status) -> Document:
+    """All checks pass, but for those that are named; one may not be there."""
     from audit_world import START
 
     lines = []
     for check in CHECKS:
+        if check.check_id == without:
+            continue
         status = statuses.get(check.check_id.replace("-", "_"), Status.PASS)
         one = Result(check, "a", Resource("aws", "bucket", "arn:x"), status, "good", "what it is", asked_at=asked_at)
         lines.append(json.dumps(as_ocsf(one, START)))
@@ -117,6 +119,10 @@ def test_without_a_trusted_key_nothing_is_shown(good: Verified) -> None:
         ([posture(mfa=Status.FAIL)], "soc2-cc6", Shown.CONTRARY),
         ([posture(mfa=Status.UNKNOWN)], "soc2-cc6", Shown.UNKNOWN),
         ([posture(key_rotation=Status.NOT_APPLICABLE)], "soc2-cc6", Shown.PARTLY),
+        ([posture(without="mfa")], "soc2-cc6", Shown.UNKNOWN),
+        ([posture()], "soc2-cc6", Shown.PARTLY),
+        ([Document("lineage/a.jsonl", "text/plain", b"a")], "ai-act-12", Shown.PARTLY),
+        ([], "ai-act-12", Shown.UNKNOWN),
         ([posture(asked_at="http://127.0.0.1:1")], "soc2-cc6", Shown.UNKNOWN),
         ([Document("findings/posture.jsonl", "text/plain", b"{}\n")], "soc2-cc6", Shown.UNKNOWN),
         ([Document("findings/posture.jsonl", "text/plain", b"")], "soc2-cc6", Shown.UNKNOWN),

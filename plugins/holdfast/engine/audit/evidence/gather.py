@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from holdfast.engine.audit.manifest import CHECKPOINT, MANIFEST, DocumentRef, Ma
 from holdfast.engine.audit.posture.checks import BY_ID
 from holdfast.engine.audit.segments import file_sha256
 from holdfast.engine.audit.verify import Verified
+from holdfast.engine.snapshot.documents import iso_utc
 
 POSTURE, RESIDENCY = "findings/posture.jsonl", "findings/residency.json"
 _LARGEST_BYTES = 64 * 1024 * 1024
@@ -191,12 +193,13 @@ def _posture(manifest: Manifest, folder: Path) -> Iterator[Observation]:
         for number, line in enumerate(_text(folder, document).splitlines(), 1):
             row = json.loads(line)
             check, uid = str(row["compliance"]["control"]), row["finding_info"]["uid"]
-            shown, what = meaning.get(row["compliance"]["status_id"], Shown.UNKNOWN), str(row["message"])
+            looked_at = iso_utc(datetime.fromtimestamp(row["time"] / 1000, UTC))
+            shown, what = meaning.get(row["compliance"]["status_id"], Shown.UNKNOWN), f"{row['message']} ({looked_at})"
             asked_at = json.loads(row["resources"][0]["data"]).get("asked_at")
             if asked_at is not None and shown is Shown.SHOWN:
                 shown, what = Shown.UNKNOWN, f"{what} Asked at {asked_at}, which is not the cloud's own endpoint"
             yield Observation("posture", f"{number:05d} {uid}"[:300], shown, what[:1000], files, check)
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, ArithmeticError, OSError):
         # Which check it would have been is not known, so it counts against every one of them.
         for check in BY_ID:
             what = f"line {number} of the findings cannot be read"

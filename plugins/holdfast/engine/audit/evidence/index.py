@@ -48,14 +48,18 @@ def _judge(control: Control, observations: Sequence[Observation], sealed: Shown)
     found = tuple(
         (evidence, tuple(one for one in observations if one.speaks_to(evidence))) for evidence in control.evidence
     )
-    each = [evidence_shown(speaking) for _, speaking in found] or [Shown.UNKNOWN]
+    each = [evidence_shown(evidence, speaking) for evidence, speaking in found] or [Shown.UNKNOWN]
     limit = [Shown.PARTLY] if control.missing else []
     return Answer(control, found, worst_of([sealed, *each, *limit]))
 
 
-def evidence_shown(observations: Sequence[Observation]) -> Shown:
-    """What one evidence comes to; what is not there is unknown."""
-    return worst_of(one.shown for one in observations)
+def evidence_shown(evidence: Evidence, observations: Sequence[Observation]) -> Shown:
+    """What one evidence comes to. What is not there is unknown: each check and each path that is named must be."""
+    subjects = {one.subject for one in observations}
+    is_whole = subjects.issuperset(evidence.checks) and all(
+        any(subject.startswith(path) for subject in subjects) for path in evidence.paths
+    )
+    return worst_of([*(one.shown for one in observations), *([] if is_whole else [Shown.UNKNOWN])])
 
 
 def write_index(verified: Verified, folder: Path) -> list[Answer]:
@@ -97,7 +101,7 @@ def as_json(verified: Verified, answers: Sequence[Answer]) -> dict[str, Any]:
                     {
                         "look": evidence.look,
                         "says": evidence.says,
-                        "shown": str(evidence_shown(found)),
+                        "shown": str(evidence_shown(evidence, found)),
                         "observations": [_as_json(each) for each in found],
                     }
                     for evidence, found in one.found
@@ -130,7 +134,7 @@ def _readable(verified: Verified, answers: Sequence[Answer]) -> Iterator[str]:
         yield f"{_plain(control.title)}. **{one.shown}**"
         yield ""
         for evidence, found in one.found:
-            yield f"- {_plain(evidence.says)} ({evidence.look}): **{evidence_shown(found)}**{_counted(found)}"
+            yield f"- {_plain(evidence.says)} ({evidence.look}): **{evidence_shown(evidence, found)}**{_counted(found)}"
             for each in sorted(found, key=lambda each: list(Shown).index(each.shown))[:_MOST_LINES]:
                 files = ", ".join(f"`{file.path}` {file.sha256[:16]}…" for file in each.files)
                 yield f"  - {each.shown}: {_plain(each.what)}{f' [{files}]' if files else ''}"

@@ -150,7 +150,9 @@ class _Writing:
             for one in answer.observations()
         ]
         state = "satisfied" if answer.shown is Shown.SHOWN else "not-satisfied"
-        told = [f"{evidence.says} ({evidence.look}): {evidence_shown(found)}." for evidence, found in answer.found]
+        told = [
+            f"{evidence.says} ({evidence.look}): {evidence_shown(evidence, found)}." for evidence, found in answer.found
+        ]
         told += [f"{missing}: no export holds it." for missing in control.missing]
         return common.Finding(
             uuid=self._id("finding", control.id),
