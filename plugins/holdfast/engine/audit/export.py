@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.engine.audit import pending as pendings
+from holdfast.engine.audit import retention
 from holdfast.engine.audit.collect import Asked, Progress, collect, staged_units
 from holdfast.engine.audit.errors import Tampered
 from holdfast.engine.audit.interface import AuditSource, Batch, Coverage, Document, Interval, SourceUnreadable, State
@@ -153,7 +154,7 @@ def export_audit(
             documents=[*own_documents(runtime, collected), *pending, *documents],
             previous=previous,
             signers=signers,
-            retention=retention_of(settings, runtime.clock.now()),
+            retention=retention_of(settings, runtime.clock.now(), runtime.topology.beside(retention.FILE)),
             at=runtime.clock.now(),
             by=runtime.holder,
             keep=_kept(staging / "leaves"),

@@ -89,7 +89,7 @@ class SegmentWriter:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._waiting: list[pa.Table] = []
         self._waiting_rows = self._waiting_bytes = 0
-        self._events = pq.ParquetWriter(self.events_file, EVENTS_SCHEMA, **_events_options())
+        self._events = pq.ParquetWriter(self.events_file, EVENTS_SCHEMA, **events_options())
         self._objects = pq.ParquetWriter(self.objects_file, OBJECTS_SCHEMA, compression="zstd", compression_level=3)
 
     def add(self, batch: Batch, normalised: pa.Table) -> list[bytes]:
@@ -132,7 +132,8 @@ class SegmentWriter:
         return WrittenSegment(self.events_file, self.objects_file, self.rows, self.objects, self.raw_bytes)
 
 
-def _events_options() -> dict[str, Any]:
+def events_options() -> dict[str, Any]:
+    """How a file of events is written."""
     columns = [_leaf_path(SCHEMA, name) for name in SCHEMA.names]
     dictionary = [path for paths in columns for path in paths if path != "time"]
     return {
