@@ -286,8 +286,17 @@ def test_a_dictionary_bomb_of_objects_is_refused(tmp_path: Path, column: str) ->
     field = OBJECTS_SCHEMA.field(column)
     value = "x" * 1_000_000 if column == "object_id" else b"x" * 1_000_000
     one = pa.DictionaryArray.from_arrays(pa.array([0] * 20_000, pa.int32()), pa.array([value], field.type))
-    others = {other.name: pa.nulls(20_000, other.type) for other in OBJECTS_SCHEMA if other.name != column}
-    pq.write_table(pa.table({column: one, **others}), file, compression="zstd")
+    whole = {"object_id": "o", "rows": 0, "size_bytes": 0, "sha256": bytes(32)} | dict.fromkeys(
+        ("prefix", "separator", "suffix"), b""
+    )
+    columns = {
+        other.name: one if other.name == column else pa.repeat(pa.scalar(whole[other.name], other.type), 20_000)
+        for other in OBJECTS_SCHEMA
+        if other.name in whole
+    }
+    rest = {other.name: pa.nulls(20_000, other.type) for other in OBJECTS_SCHEMA if other.name not in whole}
+    table = pa.table({name: {**columns, **rest}[name] for name in OBJECTS_SCHEMA.names})
+    pq.write_table(table, file, compression="zstd", store_schema=False)
     assert file.stat().st_size < 100_000
     assert peak_mib("objects", file) == (True, pytest.approx(0, abs=128))
 
