@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import mimetypes
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,8 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
+from holdfast.cli.audit_controls import app as controls_app
+from holdfast.cli.audit_options import ExportsArgument, KeyOption, NeedOption, state_text, trusted_keys
+from holdfast.cli.audit_select import app as select_app
 from holdfast.cli.output import JsonOption, TopologyOption, console, errors, print_json, reports_errors
 from holdfast.errors import ConfigError
 
@@ -20,30 +23,23 @@ if TYPE_CHECKING:
     from holdfast.engine.audit.interface import Document, Interval
     from holdfast.engine.audit.privacy.keys import SubjectKey, SubjectKeys
     from holdfast.engine.audit.problems import Answer, Problem
-    from holdfast.engine.audit.tlog.keys import VerifierKey
 
 app = typer.Typer(
     help="Audit events of every cloud and of Airflow: exported, sealed, verified offline.",
     no_args_is_help=True,
     epilog="Exit codes of verify, coverage and check-proof: 0 fine, 2 bad input, 5 tampered, 6 incomplete, 7 unknown.",
 )
+app.add_typer(select_app)
+app.add_typer(controls_app)
 
-#: Where a verifier's trusted keys come from when none is named: one key in each line.
-KEYS_VARIABLE = "HOLDFAST_AUDIT_KEYS"
 _COLOURS = {"fine": "green", "tampered": "red", "incomplete": "yellow", "unknown": "yellow"}
 _MOST_PROBLEMS = 30
 _EVERY_SECONDS = 5.0
 
-KeyOption = Annotated[
-    list[str] | None,
-    typer.Option("--key", help=f"A trusted key (NAME+ID+BASE64, or a file of such lines); default ${KEYS_VARIABLE}."),
-]
-NeedOption = Annotated[int | None, typer.Option("--need", min=1, help="How many of the keys must have signed: all.")]
 SubjectKeysOption = Annotated[
     Path | None,
     typer.Option("--subject-keys", help="The topology of the ledger, to open protected events with its keys."),
 ]
-ExportsArgument = Annotated[list[Path], typer.Argument(help="An export's folder, or a folder of several.")]
 
 
 @app.command("export")
@@ -85,7 +81,7 @@ def export(
         return
     table = Table("source", "kind", "events", "state", box=None)
     for one in done.manifest.sources:
-        table.add_row(one.name, one.kind, f"{one.records:,}", _state(str(one.state)))
+        table.add_row(one.name, one.kind, f"{one.records:,}", state_text(str(one.state)))
     console.print(table)
     record = done.record
     console.print(f"Seal {record.seal} of {record.origin}: {record.size:,} leaves, root {record.root[:16]}")
@@ -129,7 +125,7 @@ def verify(
     with _progress() as progress:
         answer, each = verify_exports(
             folders,
-            trusted=_trusted(key),
+            trusted=trusted_keys(key),
             needed=need,
             remembered=kept,
             time_roots=[_bytes_of(file, "the certificate") for file in time_roots or ()],
@@ -154,7 +150,7 @@ def coverage(exports: ExportsArgument, key: KeyOption = None, as_json: JsonOptio
     from holdfast.engine.audit.coverage import coverage_as_dict
 
     folders = [folder for one in exports for folder in exports_below(one)]
-    answer, each = verify_exports(folders, trusted=_trusted(key))
+    answer, each = verify_exports(folders, trusted=trusted_keys(key))
     read = sorted((one for one in each if one.manifest), key=lambda one: one.answer.seal or 0)
     folded = fold_coverage(read)
     if as_json:
@@ -168,11 +164,11 @@ def coverage(exports: ExportsArgument, key: KeyOption = None, as_json: JsonOptio
                 source,
                 f"{one.interval.start:%Y-%m-%d %H:%M}",
                 f"{one.interval.end:%Y-%m-%d %H:%M}",
-                _state(str(one.state)),
+                state_text(str(one.state)),
                 one.proof,
                 f"{one.observed}/{'?' if one.expected is None else one.expected}",
                 f"{one.records:,}",
-                "; ".join(reason.detail for reason in one.findings)[:200],
+                escape("; ".join(reason.detail for reason in one.findings)[:200]),
             )
     console.print(table)
     _print_answer(answer, problems=False)
@@ -199,7 +195,7 @@ def prove(
     from holdfast.engine.audit.prove import find_event, prove_event, write_proof
     from holdfast.engine.audit.verify import verify_export
 
-    verified = verify_export(export_folder, trusted=_trusted(key))
+    verified = verify_export(export_folder, trusted=trusted_keys(key))
     if verified.manifest is None:
         _print_answer(verified.answer)
         raise typer.Exit(verified.answer.exit_code)
@@ -241,18 +237,32 @@ def prove(
 @app.command("check-proof")
 @reports_errors
 def check_proof(
-    folder: Annotated[Path, typer.Argument(help="What `prove --output` wrote.")],
+    folder: Annotated[Path, typer.Argument(help="What `prove --output` or `select --output` wrote.")],
     key: KeyOption = None,
     need: NeedOption = None,
+    export_folder: Annotated[
+        list[Path] | None,
+        typer.Option("--export", help="The exports of a selection: then it is shown that nothing was left out."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check one event's proof offline.
+    """Check one event's proof, or a selection, offline.
 
-    Exit codes: 0 it holds, 2 bad input, 5 it does not, 7 no trusted key was given.
+    Exit codes: 0 it holds, 2 bad input, 5 it does not, 6 what was selected from is incomplete, 7 it cannot be said
+    whether it is, or no trusted key was given.
     """
+    from holdfast.engine.audit.chain import exports_below, verify_exports
     from holdfast.engine.audit.prove import check_proof as checked
+    from holdfast.engine.audit.selection.check import check_selection
+    from holdfast.engine.audit.selection.documents import SELECTION
 
-    answer = checked(folder, trusted=_trusted(key), needed=need)
+    trusted = trusted_keys(key)
+    if (folder / SELECTION).exists():
+        folders = [found for one in export_folder or () for found in exports_below(one)]
+        against = verify_exports(folders, trusted=trusted, needed=need)[1] if folders else []
+        answer = check_selection(folder, trusted=trusted, needed=need, against=against)
+    else:
+        answer = checked(folder, trusted=trusted, needed=need)
     if as_json:
         print_json(answer.to_json())
     else:
@@ -318,17 +328,6 @@ def keys(topology: TopologyOption = None, as_json: JsonOption = False) -> None:
         console.print(one, markup=False)
 
 
-def _trusted(given: Sequence[str] | None) -> list[VerifierKey]:
-    """Keys from the command line, else from the environment. Raises ConfigError."""
-    from holdfast.engine.audit.tlog.keys import VerifierKey
-
-    texts = list(given or filter(None, os.environ.get(KEYS_VARIABLE, "").splitlines()))
-    lines: list[str] = []
-    for text in texts:
-        lines += [text] if text.count("+") >= 2 else _lines(Path(text).expanduser())
-    return list({str(key): key for key in map(VerifierKey.parse, lines)}.values())
-
-
 def _ring(topology: Path | None) -> SubjectKeys | None:
     """The keys of the subjects of a topology's ledger."""
     from holdfast.engine.audit.privacy.shred import subject_keys
@@ -340,20 +339,6 @@ def _ring(topology: Path | None) -> SubjectKeys | None:
 def _subject_keys(topology: Path | None) -> dict[bytes, SubjectKey] | None:
     keys = _ring(topology)
     return keys.by_id() if keys else None
-
-
-def _lines(file: Path) -> list[str]:
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            "the trusted keys cannot be read",
-            where=str(file),
-            expected="NAME+ID+BASE64, or a file of such lines",
-            found=str(error),
-            fix="`holdfast audit keys` prints them where the ledger is sealed",
-        ) from None
-    return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
 
 
 def problem_lines(problems: Sequence[Problem]) -> Iterator[str]:
@@ -377,11 +362,6 @@ def _bytes_of(file: Path, what: str) -> bytes:
         raise ConfigError(
             f"{what} cannot be read", where=str(file), expected="a file", found=str(error.strerror)
         ) from None
-
-
-def _state(state: str) -> str:
-    colour = {"complete": "green", "gap": "red"}.get(state, "yellow")
-    return f"[{colour}]{state}[/]"
 
 
 class _Intervals:
@@ -438,7 +418,7 @@ def _print_answer(answer: Answer, *, problems: bool = True) -> None:
         if answer.window:
             console.print(f"From {answer.window[0]} to {answer.window[1]}", markup=False)
     for name, state in answer.sources.items():
-        console.print(f"  {name}: {_state(state)}")
+        console.print(f"  {name}: {state_text(state)}")
     if answer.signed_by:
         console.print(f"Signed by {', '.join(answer.signed_by)}", markup=False)
     for note in answer.notes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from holdfast.cli.output import JsonOption, TopologyOption, console, print_json, reports_errors
@@ -43,5 +44,5 @@ def check(
 def _table(findings: list[Finding]) -> Table:
     table = Table("part", "name", "", "detail", "seconds", box=None)
     for finding in findings:
-        table.add_row(finding.part, finding.name, _MARKS[finding.ok], finding.detail, f"{finding.seconds:.3f}")
+        table.add_row(finding.part, finding.name, _MARKS[finding.ok], escape(finding.detail), f"{finding.seconds:.3f}")
     return table

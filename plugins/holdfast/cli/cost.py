@@ -191,11 +191,10 @@ def _tell(document: dict[str, Any], output: Path | None, as_json: bool, text: Ca
 
 
 def _end(look: Look) -> None:
-    """Raises NoBill; ends with 7 when an export's bill is not known."""
+    """Raises NoBill; ends with 7 when the bill of a cloud that stands by is not known."""
     look.require_bill()
     if look.standby.is_known:
         return
-    for part in look.standby.parts:
-        if not part.state.is_known:
-            errors.print(f"holdfast: {part.export}: {part.state}: {part.detail}", style="red", markup=False)
+    for reason in look.standby.unknown:
+        errors.print(f"holdfast: {reason}", style="red", markup=False)
     raise typer.Exit(UNKNOWN)

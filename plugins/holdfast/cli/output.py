@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec, TypeVar
+from typing import IO, Annotated, Any, ParamSpec, TypeVar
 
 import typer
 from pydantic import BaseModel
-from rich.console import Console
+from rich.console import Console, ConsoleOptions
+from rich.segment import Segment
 
 from holdfast import strict_json
 from holdfast.errors import HoldfastError
@@ -25,8 +26,30 @@ TopologyOption = Annotated[
     typer.Option("--topology", help="The topology file; default $HOLDFAST_TOPOLOGY or include/holdfast.yaml."),
 ]
 
-console = Console(highlight=False, soft_wrap=True)
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+class _SafeConsole(Console):
+    """A console that writes no control characters but its own: names and errors from outside may hold them."""
+
+    def render(self, renderable: Any, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            if segment.control or segment.text.isprintable():
+                yield segment
+            else:
+                yield Segment(printable(segment.text), segment.style)
+
+
+def printable(text: str) -> str:
+    """The text with what a terminal would act on replaced; its lines stay."""
+    return "".join(c if c == "\n" or c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def console_of(file: IO[str] | None = None, **options: Any) -> Console:
+    """A console for output, by default to stdout."""
+    return _SafeConsole(file=file, highlight=False, soft_wrap=True, **options)
+
+
+console = console_of()
+errors = console_of(stderr=True)
 
 
 def to_json(value: object) -> str:
@@ -61,7 +84,9 @@ def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
         except HoldfastError as error:
             if kwargs.get("as_json"):
                 print_json(error.as_dict())
-            errors.print(f"holdfast: {error}", style="red", markup=False)
+            # Indented: a line of the text is none of ours.
+            told = str(error).replace("\n", "\n  ")
+            errors.print(f"holdfast: {told}", style="red", markup=False)
             raise typer.Exit(error.exit_code) from None
 
     return wrapped

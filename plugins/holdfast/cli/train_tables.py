@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from holdfast.cli.output import console, errors, to_json
@@ -64,7 +65,7 @@ def print_status(found: TrainingStatus) -> None:
     console.print(f"{found.run} at {found.active_site}, epoch {found.epoch}", markup=False)
     facts = Table(box=None, show_header=False)
     job = found.job_status
-    facts.add_row("job", "none in this epoch" if job is None else f"{job.state}{_detail(job.detail)}")
+    facts.add_row("job", "none in this epoch" if job is None else escape(f"{job.state}{_detail(job.detail)}"))
     if found.beat is not None:
         for name, value in _beat_rows(found.beat):
             facts.add_row(name, value)
@@ -80,10 +81,10 @@ def print_status(found: TrainingStatus) -> None:
             risk_text(one),
             str(one.unsaved_steps),
             str(one.unreplicated_steps),
-            one.detail,
+            escape(one.detail),
         )
     for site, why in found.refused_standbys.items():
-        table.add_row(site, "none", "", "", "", f"refused: {why}")
+        table.add_row(site, "none", "", "", "", escape(f"refused: {why}"))
     if table.row_count:
         console.print(table, markup=False)
     for problem in found.problems:
@@ -94,7 +95,7 @@ def _attempts_table(found: TrainingStatus) -> Table:
     table = Table("attempt", "placement", "state", "why", "", box=None)
     for one in found.attempts:
         placement = describe(Placement.model_validate(one.placement))
-        table.add_row(str(one.attempt), placement, one.state, one.reason, one.detail or "")
+        table.add_row(str(one.attempt), placement, one.state, escape(one.reason), escape(one.detail or ""))
     return table
 
 

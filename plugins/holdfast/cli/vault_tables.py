@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.markup import escape
 from rich.table import Column, Table
 
 from holdfast.cli.output import console, errors
@@ -144,7 +145,7 @@ def print_backup(found: Shown) -> None:
         say(f"  {field}: {value}")
     table = Table("path", "size", "digest")
     for row in found.rows:
-        table.add_row(row.path, size(row.size_bytes), row.digest[:23])
+        table.add_row(escape(row.path), size(row.size_bytes), row.digest[:23])
     console.print(table)
     if one.objects > len(found.rows):
         say(f"… and {one.objects - len(found.rows)} more; see --limit")
@@ -290,7 +291,7 @@ def print_restore_drill(journal: RestoreDrillJournal, folder: Path) -> None:
 def print_airflow_drill(journal: AirflowDrillJournal, folder: Path) -> None:
     table = Table("step", "", "seconds", "what was found", title=f"Drill {journal.drill_id}: {journal.verdict}")
     for step in journal.steps:
-        table.add_row(step["name"], step["outcome"], f"{step['seconds']:.1f}", step["reason"])
+        table.add_row(step["name"], step["outcome"], f"{step['seconds']:.1f}", escape(step["reason"]))
     console.print(table)
     for claim in journal.claims:
         if claim.holds is not True and claim.name not in {step["name"] for step in journal.steps}:

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from audit_world import HOUR, START, AuditWorld, FakeSource, event
+from holdfast.engine.audit.chain import verify_exports
 from holdfast.engine.audit.interface import Finding, SourceUnreadable, State
+from holdfast.engine.audit.manifest import MANIFEST, parse_manifest
 
 
 @pytest.fixture
@@ -84,3 +86,39 @@ def test_a_killed_export_goes_on_where_it_was(world: AuditWorld, monkeypatch: py
     assert done.manifest.sources[0].window is not None
     assert done.manifest.sources[0].window.end == START + 3 * HOUR
     assert world.verify(done.folder).problems == []
+
+
+def windows(world: AuditWorld, folders: list[Path]) -> list[tuple[int, int] | None]:
+    """Of the source, in hours; and the log they are must be fine."""
+    assert verify_exports(folders, trusted=[world.key])[0].problems == []
+    found = []
+    for folder in folders:
+        manifest = parse_manifest((folder / MANIFEST).read_bytes(), str(folder))
+        one = next((one.window for one in manifest.sources if one.name == "fake"), None)
+        found.append(None if one is None else (round((one.start - START) / HOUR), round((one.end - START) / HOUR)))
+    return found
+
+
+def test_an_export_without_anything_new_loses_no_place(world: AuditWorld) -> None:
+    folders = [world.export().folder, world.export().folder]
+    world.clock.advance(2 * HOUR.total_seconds())
+    last = world.export()
+    assert windows(world, [*folders, last.folder]) == [(0, 3), (3, 3), (3, 5)]
+    assert last.manifest.sources[0].records == 42
+
+
+def test_a_source_that_comes_back_to_the_topology_goes_on_where_it_was(world: AuditWorld) -> None:
+    world.source.findings[2] = (Finding("shard", "one more may come", state=State.LATE),)
+    folders = [world.export().folder]
+    held, topology = world.source, world.topology.read_text()
+    world.source = FakeSource([[[event(900)]] for _ in range(6)], name="other")
+    world.topology.write_text(topology.replace("fake:", "other:"))
+    world.clock.advance(HOUR.total_seconds())
+    folders.append(world.export().folder)
+    world.source, held.findings = held, {}
+    held.reads.clear()
+    world.topology.write_text(topology)
+    world.clock.advance(HOUR.total_seconds())
+    folders.append(world.export().folder)
+    assert windows(world, folders) == [(0, 3), None, (3, 5)]
+    assert held.reads == [2, 3, 4]  # what was late is asked again

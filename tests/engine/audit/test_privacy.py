@@ -682,3 +682,15 @@ def test_keys_are_needed_where_they_are_named(world: PrivateWorld, tmp_path: Pat
     with pytest.raises(ConfigError, match="not protected"):
         subject_keys(plain.runtime())
     assert open_keys(plain.runtime(), audit_settings(plain.runtime())) is None
+
+
+def test_protected_events_are_not_selected(world: PrivateWorld, tmp_path: Path) -> None:
+    from holdfast.engine.audit.selection.query import make_query
+    from holdfast.engine.audit.selection.select import select_events
+
+    done = world.export()
+    assert done.folder is not None
+    verified = verify_export(done.folder, trusted=[world.key])
+    with pytest.raises(ConfigError, match="cannot be selected yet"):
+        select_events([verified], make_query(), tmp_path / "selection")
+    assert not (tmp_path / "selection").exists()

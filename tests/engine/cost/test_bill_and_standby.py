@@ -26,7 +26,7 @@ PERIOD = month_of(OCTOBER)
 
 def report(world: CostWorld) -> StandbyReport:
     bill = read_bills(world.runtime, world.cost, [PERIOD], stores=world.stores)
-    return standby_report(bill, map_lines(bill.lines, world.topology, world.cost).lines, PERIOD)
+    return standby_report(bill, map_lines(bill.lines, world.topology, world.cost).lines, PERIOD, world.topology)
 
 
 def effective(lines: list[dict]) -> Decimal:
@@ -149,6 +149,14 @@ def test_what_cannot_be_read_is_unknown_and_never_zero():
     world.deliver_aws(aws_lines())
     found = report(world)
     assert (found.state, found.is_known) == (BillState.MISSING, False)
+
+
+def test_a_cloud_that_stands_by_and_has_no_export_makes_the_sum_unknown():
+    world = CostWorld(exports={"gcp-bill": {"site": GCP, "bucket": "b"}}, rules=[])
+    world.deliver_gcp(gcp_lines())
+    found = report(world)
+    assert (found.state, found.uncovered, found.is_known) == (BillState.FINAL, (AZURE,), False)
+    assert "names no bill" in found.unknown[0]
 
 
 def test_a_file_the_manifest_names_and_that_is_not_there_is_no_smaller_bill():

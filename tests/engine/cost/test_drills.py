@@ -96,12 +96,20 @@ def test_a_final_bill_without_the_drill_leaves_its_cost_unknown():
     assert (found.state, found.is_known, found.billed) == (DrillCostState.UNTAGGED, False, ())
 
 
-def test_a_bill_that_cannot_be_read_is_not_final():
-    world = CostWorld().deliver_all()
-    world.deliver_azure(azure_lines(), rows=99)
+def test_a_cloud_without_an_export_keeps_a_drill_from_being_final():
+    world = CostWorld(exports={"aws-bill": {"site": AWS, "bucket": "bills-aws", "prefix": "exports"}})
+    world.deliver_aws(aws_lines())
     found = cost_of(world, evidence())
     assert found.state is DrillCostState.LANDING
-    assert any("azure-bill" in one and "damaged" in one for one in found.open_bills)
+    assert any(GCP in one and "names no bill" in one for one in found.open_bills)
+
+
+def test_a_bill_that_cannot_be_read_is_not_final():
+    world = CostWorld().deliver_all()
+    world.stores["gcp-bill"].put("2026-10/focus-000000000000.parquet", b"PAR1")
+    found = cost_of(world, evidence())
+    assert found.state is DrillCostState.LANDING
+    assert any("gcp-bill" in one and "damaged" in one for one in found.open_bills)
 
 
 def test_no_journal_is_one_error_and_an_odd_one_is_named():

@@ -68,6 +68,19 @@ def test_too_few_syncs_say_nothing_and_no_price_is_not_free():
     assert [step.per_minute for step in steps] == [None] * 5
 
 
+def test_another_region_of_the_same_cloud_has_its_own_price_and_the_same_region_none():
+    world = CostWorld(price_list=PRICES)
+    document = world.topology.model_dump(mode="json", exclude_unset=True)
+    document["sites"][GCP] |= {"cloud": "aws", "region": "eu-central-1"}
+    world.topology = type(world.topology).model_validate(document)
+    current = next(step for step in frontier(syncs(), world).steps if step.is_current)
+    assert current.least == Decimal("730.5") * Decimal("0.02") + Decimal("73.05") * Decimal("0.005")
+    document["sites"][GCP] |= {"region": "eu-west-1"}
+    world.topology = type(world.topology).model_validate(document)
+    current = next(step for step in frontier(syncs(), world).steps if step.is_current)
+    assert current.least == Decimal("73.05") * Decimal("0.005")
+
+
 def test_a_minute_of_rto_is_the_difference_to_what_stands_by_now():
     options = [
         {"name": "hot", "rto_seconds": 30, "per_month": "477.50", "basis": "a quote"},

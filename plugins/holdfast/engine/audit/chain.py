@@ -86,8 +86,15 @@ def verify_exports(
     for one in each:
         whole.add(*one.answer.problems)
     read = sorted((one for one in each if one.manifest is not None), key=lambda one: (_seal(one), one.answer.where))
+    ends: dict[str, datetime] = {}
     for earlier, later in pairwise(read):
-        whole.add(*_follows(earlier, later))
+        ends.update(_ends(earlier))
+        found = list(_follows(earlier, later))
+        whole.add(*found)
+        if found:
+            ends.clear()  # what was asked in between is not known
+        elif _seal(later) != _seal(earlier):
+            whole.add(*_windows(ends, later))
     if read:
         _tell(whole, read)
         if remembered is not None:
@@ -150,7 +157,11 @@ def _follows(earlier: Verified, later: Verified) -> Iterable[Problem]:
             f"seal {before.seal + 1} after seal {before.seal}",
             f"seal {after.seal}",
         )
-    elif after.previous is None or (after.previous.size, after.previous.root) != (before.size, earlier.answer.root):
+    elif after.previous is None or (after.previous.size, after.previous.root, after.previous.sealed_at) != (
+        before.size,
+        earlier.answer.root,
+        before.sealed_at,
+    ):
         yield tampered(
             "forked",
             "the export does not follow the one before: the log was forked, or the other one was not in it",
@@ -158,15 +169,17 @@ def _follows(earlier: Verified, later: Verified) -> Iterable[Problem]:
             f"{before.size} leaves, root {earlier.answer.root}",
             None if after.previous is None else f"{after.previous.size} leaves, root {after.previous.root}",
         )
-    else:
-        yield from _windows(earlier, later)
 
 
-def _windows(earlier: Verified, later: Verified) -> Iterable[Problem]:
-    """A source's window must begin where the one before ended."""
-    assert earlier.manifest is not None
+def _ends(one: Verified) -> dict[str, datetime]:
+    """Per source that was asked, where its window ends."""
+    assert one.manifest is not None
+    return {source.name: source.window.end for source in one.manifest.sources if source.window}
+
+
+def _windows(ends: Mapping[str, datetime], later: Verified) -> Iterable[Problem]:
+    """A source's window must begin where its last one ended."""
     assert later.manifest is not None
-    ends = {one.name: one.window.end for one in earlier.manifest.sources if one.window}
     for source in later.manifest.sources:
         end = ends.get(source.name)
         if end is None or source.window is None or source.window.start == end:

@@ -129,7 +129,7 @@ def check_cloudtrail(folder: Path, manifest: Manifest, contents: Contents) -> It
         prefix = f"documents/{source.name}/"
         documents = [
             Document(
-                one.file.path.removeprefix(prefix).split("/", 1)[1],
+                one.file.path.removeprefix(prefix).partition("/")[2],
                 one.media_type,
                 (folder / one.file.path).read_bytes(),
                 one.about,

@@ -10,11 +10,12 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from holdfast.engine.audit.coverage import coverage_as_dict, coverage_from_dict
+from holdfast.engine.audit.errors import Tampered
 from holdfast.engine.audit.interface import (
     AuditSource,
     Batch,
@@ -37,8 +38,10 @@ _META = "unit.json"
 EVENTS, OBJECTS, LEAVES, DOCUMENTS = "events.parquet", "events.objects.parquet", "leaves", "documents"
 SUBJECTS = "events.subjects.parquet"
 
-#: Codes of findings that another try may mend.
-_ASK_AGAIN = frozenset({"unreadable", "StoreUnavailable", "PermissionRefused"})
+#: Codes of findings that no other try mends: the source has no proof of such an interval, or what is gone is gone.
+_NEVER_MENDED = frozenset(
+    {"hour-empty", "no-proof", "ids-missing", "ids-purged", "ids-went-back", "rows-removed", "row-changed"}
+)
 
 Progress = Callable[[str, Interval, int], object]
 
@@ -197,17 +200,23 @@ def _read_interval(
             read += [(one.object_id, one.sha256) for one in batch.objects]
         return source.completeness(interval)
     except HoldfastError as error:
-        # What came before the error was received, and stays.
-        return Coverage(interval, "none", None, 0, objects, rows, (_unreadable(error, source.name),))
+        # What came before the error was received, and stays; what the source says of it counts as well.
+        found = _unreadable(error, source.name)
+        try:
+            said = source.completeness(interval)
+        except HoldfastError:
+            said = Coverage(interval, "none", None, 0, objects, rows)
+        return replace(said, objects=objects, records=rows, findings=(*said.findings, found))
 
 
 def is_asked_again(coverage: Coverage) -> bool:
-    """Whether the next seal asks for the interval again: more may come, or it could not be read."""
-    return coverage.state is State.LATE or any(found.code in _ASK_AGAIN for found in coverage.findings)
+    """Whether the next seal asks for the interval again: more may come, or another try may mend it."""
+    wrong = {found.code for found in coverage.findings if found.state is not State.COMPLETE}
+    return coverage.state is not State.COMPLETE and (not wrong or bool(wrong - _NEVER_MENDED))
 
 
 def _unreadable(error: HoldfastError, source: str) -> Finding:
-    code = "unreadable" if isinstance(error, SourceUnreadable) else type(error).__name__
+    code = error.code if isinstance(error, SourceUnreadable) else type(error).__name__
     return Finding(code, str(error)[:2000], error.where or source, State.UNKNOWN)
 
 
@@ -245,7 +254,12 @@ def _runs(leaves: list[bytes]) -> Iterator[bytes]:
 
 
 def _stage(document: Document, folder: Path) -> StagedDocument:
-    file = folder / safe_path(document.name)
+    try:
+        file = folder / safe_path(document.name)
+    except ValueError as error:
+        raise Tampered(
+            "a source names a document that leads out of the export", where=document.name[:200], found=str(error)[:300]
+        ) from None
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(document.data)
     return StagedDocument(document.name, file, document.media_type, dict(document.about))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from holdfast.engine.audit.errors import Tampered
 from holdfast.engine.audit.interface import WORST_FIRST, Coverage, Finding, Interval, State
-from holdfast.engine.snapshot.documents import canonical, iso_utc
+from holdfast.engine.snapshot.documents import canonical, in_utc, iso_utc
 
 FORMAT = "holdfast.coverage/1"
 
@@ -79,13 +79,14 @@ def coverage_from_dict(row: dict[str, Any]) -> Coverage:
     """The inverse of `coverage_as_dict`. Raises ValueError: it says a better state than its findings do."""
     coverage = Coverage(
         interval=Interval(_moment(row["start"]), _moment(row["end"])),
-        proof=row["proof"],
-        expected=row["expected"],
-        observed=row["observed"],
-        objects=row["objects"],
-        records=row["records"],
+        proof=_text(row["proof"]),
+        expected=None if row["expected"] is None else _count(row["expected"]),
+        observed=_count(row["observed"]),
+        objects=_count(row["objects"]),
+        records=_count(row["records"]),
         findings=tuple(
-            Finding(found["code"], found["detail"], found["where"], State(found["state"])) for found in row["findings"]
+            Finding(_text(found["code"]), _text(found["detail"]), _text(found["where"]), State(found["state"]))
+            for found in row["findings"]
         ),
     )
     if row["state"] != coverage.state:
@@ -94,24 +95,40 @@ def coverage_from_dict(row: dict[str, Any]) -> Coverage:
 
 
 def _moment(text: str) -> datetime:
-    return datetime.fromisoformat(text).astimezone(UTC)
+    return in_utc(datetime.fromisoformat(text))
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"expected a whole number from 0 on; found {value!r}")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"expected a text; found {value!r}")
+    return value
 
 
 def parse_coverage(data: bytes, where: str) -> CoverageManifest:
     """A coverage manifest from its bytes.
 
     Raises:
-        Tampered: it is none, or claims a better state than its findings bear out.
+        Tampered: it is none, or claims another state than its findings bear out.
     """
     try:
         row = json.loads(data)
         if row["format"] != FORMAT:
             raise ValueError(f"expected {FORMAT}; found {row['format']}")
         manifest = CoverageManifest(
-            row["source"], row["kind"], tuple(coverage_from_dict(one) for one in row["intervals"])
+            _text(row["source"]), _text(row["kind"]), tuple(coverage_from_dict(one) for one in row["intervals"])
         )
         if row["state"] != manifest.state:
             raise ValueError(f"expected state {manifest.state}; found {row['state']}")
+        if len({one.interval for one in manifest.intervals}) != len(manifest.intervals):
+            raise ValueError("expected every interval once")
+        if manifest.encode() != data:
+            raise ValueError("expected canonical JSON (RFC 8785) with the fields of this format")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise Tampered("the coverage cannot be read", where=where, expected=FORMAT, found=str(error)[:300]) from None
     return manifest

@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from functools import partial
+from functools import cached_property, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from holdfast.engine.audit import pending as pendings
-from holdfast.engine.audit.collect import Asked, Progress, collect
+from holdfast.engine.audit import retention
+from holdfast.engine.audit.collect import Asked, Progress, collect, staged_units
 from holdfast.engine.audit.errors import Tampered
 from holdfast.engine.audit.interface import AuditSource, Batch, Coverage, Document, Interval, SourceUnreadable, State
 from holdfast.engine.audit.ledger import Copied, Ledger, SealRecord, export_names, require_empty
@@ -146,11 +147,14 @@ def export_audit(
         if previous is not None:
             require_signed(previous, signers)
             ledger.repair(previous, _empty(home / "repair"))
+        before = _Before(ledger, previous)
+        if before.manifest is not None and previous is not None:
+            # A run that was killed behind the record had not locked it; what is locked already stays as it is.
+            lock_export(runtime, before.manifest, previous, ledger.stores)
         staging, end = _staging(home, previous, until or runtime.clock.now())
         keys = open_keys(runtime, settings)
         if keys is not None:
             keys.settle()
-        before = _Before(ledger, previous)
         collecting = _Collecting(runtime, before, staging / "sources", since, end, opener, progress, keys)
         collected, pending = collecting.all(settings.sources)
         if keys is not None:
@@ -163,7 +167,7 @@ def export_audit(
             documents=[*own_documents(runtime, collected), *pending, *documents],
             previous=previous,
             signers=signers,
-            retention=retention_of(settings, runtime.clock.now()),
+            retention=retention_of(settings, runtime.clock.now(), runtime.topology.beside(retention.FILE)),
             at=runtime.clock.now(),
             by=runtime.holder,
             keep=_kept(staging / "leaves"),
@@ -225,13 +229,21 @@ def _publish(
 
 @dataclass(frozen=True)
 class _Before:
-    """What the newest seal says of each source."""
+    """What a seal says of each source; without a record nothing."""
 
     ledger: Ledger
     record: SealRecord | None
 
-    @property
+    def of(self, source: str) -> _Before:
+        """The newest seal up to this one that has this source: it may have been away from the topology."""
+        at = self
+        while at.record and at.manifest and all(one.name != source for one in at.manifest.sources):
+            at = _Before(self.ledger, self.ledger.record(at.record.seal - 1) if at.record.seal else None)
+        return at
+
+    @cached_property
     def manifest(self) -> Manifest | None:
+        """Of its export; ``None``: there is none. Raises Tampered, ObjectStoreError."""
         if self.record is None:
             return None
         data = self._file(MANIFEST)
@@ -248,9 +260,9 @@ class _Before:
         assert self.record is not None
         return self.ledger.stores[self.ledger.first].get(f"exports/{self.record.folder}/{name}")
 
-    def document(self, manifest: Manifest | None, path: str) -> bytes | None:
+    def document(self, path: str) -> bytes | None:
         """A document of it, whose digest is checked."""
-        found = manifest.document(path) if manifest else None
+        found = self.manifest.document(path) if self.manifest else None
         if found is None:
             return None
         data = self._file(path)
@@ -274,53 +286,65 @@ class _Collecting:
 
     def all(self, sources: Mapping[str, Source]) -> tuple[list[Collected], list[Document]]:
         """What each gave, and what each is to be asked again."""
-        manifest, collected, pending = self.before.manifest, [], []
+        collected, pending = [], []
         for name, settings in sources.items():
-            known = self._known(manifest, name)
-            one = self._one(manifest, name, settings, known)
+            before = self.before.of(name)
+            known = _known(before, name)
+            one = self._one(before, name, settings, known)
             collected.append(one)
             again = pendings.pending_of(one.units, known, self.end)
             if again:
                 data = pendings.encode(name, again)
                 pending.append(Document(_pending_path(name), "application/json", data))
-            pending += self._carried(manifest, one)
+            pending += self._carried(before, one)
         return collected, pending
 
-    def _carried(self, manifest: Manifest | None, one: Collected) -> Iterator[Document]:
+    def _noted(self, before: _Before, name: str, wanted: str) -> bytes | None:
+        """The newest document of a source by its name: of a unit that a run before this one read, or of the seal."""
+        for unit in reversed(list(staged_units(self.folder / name, name))):
+            for staged in unit.documents:
+                if staged.name == wanted:
+                    return staged.file.read_bytes()
+        return _noted(before, name, wanted)
+
+    def _carried(self, before: _Before, one: Collected) -> Iterator[Document]:
         """How far a source came before, where it did not get anywhere this time."""
         name = one.source.name
-        noted = _noted(self.before, manifest, name, POSITION)
+        noted = _noted(before, name, POSITION)
         if noted is not None and not any(staged.name == POSITION for unit in one.units for staged in unit.documents):
             yield Document(f"documents/{name}/carried/{POSITION}", "application/json", noted)
 
-    def _known(self, manifest: Manifest | None, name: str) -> pendings.Known:
-        noted = self.before.document(manifest, _pending_path(name))
-        return pendings.decode(noted, _pending_path(name)) if noted is not None else {}
-
-    def _one(self, manifest: Manifest | None, name: str, settings: Source, known: pendings.Known) -> Collected:
-        last = next((one.window for one in manifest.sources if one.name == name), None) if manifest else None
+    def _one(self, before: _Before, name: str, settings: Source, known: pendings.Known) -> Collected:
+        sources = before.manifest.sources if before.manifest else ()
+        last = next((one.window for one in sources if one.name == name), None)
         start = last.end if last else (self.since or self.end - FIRST_WINDOW)
         window = Interval(start, self.end) if start < self.end else None
-        earlier = partial(_noted, self.before, manifest, name)
+        earlier = partial(self._noted, before, name)
         try:
             source = self.opener(self.runtime, name, settings, earlier)
         except HoldfastError as error:
             source = _Closed(name, settings.kind, error)
         intervals = (*sorted(known), *(source.intervals(window) if window else ()))
         asked = Asked(source, tuple(dict.fromkeys(intervals)), known, self.keys)
-        return Collected(source, window, tuple(collect(asked, self.folder / name, progress=self.progress)))
+        units = tuple(collect(asked, self.folder / name, progress=self.progress))
+        return Collected(source, window, units, reached=last.end if last else None)
 
 
 def _pending_path(source: str) -> str:
     return f"pending/{source}.json"
 
 
-def _noted(before: _Before, manifest: Manifest | None, source: str, name: str) -> bytes | None:
-    """The newest document of this name that a source left in the newest seal."""
-    if manifest is None:
+def _known(before: _Before, source: str) -> pendings.Known:
+    noted = before.document(_pending_path(source))
+    return pendings.decode(noted, _pending_path(source)) if noted is not None else {}
+
+
+def _noted(before: _Before, source: str, name: str) -> bytes | None:
+    """The newest document of this name that a source left in a seal."""
+    if before.manifest is None:
         return None
-    paths = [one.file.path for one in manifest.documents if _is_of(one.file.path, source, name)]
-    return before.document(manifest, max(paths)) if paths else None
+    paths = [one.file.path for one in before.manifest.documents if _is_of(one.file.path, source, name)]
+    return before.document(max(paths)) if paths else None
 
 
 def _is_of(path: str, source: str, name: str) -> bool:
@@ -370,7 +394,10 @@ def _kept(file: Path) -> Callable[[bytes], object]:
 def _staging(home: Path, previous: SealRecord | None, end: datetime) -> tuple[Path, datetime]:
     """The folder of this seal, and the end of its window: of a run that was killed, the one it had."""
     number = previous.seal + 1 if previous else 0
-    folder = home / f"{number:08d}-{previous.root[:16] if previous else 'first'}"
+    folder = home / "staging" / f"{number:08d}-{previous.root[:16] if previous else 'first'}"
+    for other in folder.parent.glob("*"):
+        if other != folder:  # of a seal that was made since
+            shutil.rmtree(other, ignore_errors=True)
     plan = folder / _PLAN
     if plan.exists():
         return folder, datetime.fromisoformat(json.loads(plan.read_text(encoding="utf-8"))["end"])

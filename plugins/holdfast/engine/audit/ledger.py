@@ -17,7 +17,7 @@ import json
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from pydantic import Field, ValidationError
@@ -238,17 +238,25 @@ class Ledger:
         """Bring a seal's export into a folder, with its checkpoint. Nothing is checked: `verify_export` does that.
 
         Raises:
-            ConfigError: there is something in the folder.
+            ConfigError: there is something in the folder, or it cannot be written.
+            Tampered: a name leads out of the folder, or two are one where case is ignored, or one is in the other.
             ObjectStoreError.
         """
         require_empty(folder)
         store = self.stores[site or self.first]
-        for name in self.names(record, site):
-            target = _inside(folder, name)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("wb") as opened:
-                for chunk in store.open(f"{_EXPORTS}{record.folder}/{name}"):
-                    opened.write(chunk)
+        names = self.names(record, site)
+        _expect_apart(names)
+        for name in names:
+            try:
+                target = _inside(folder, name)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with target.open("xb") as opened:
+                    for chunk in store.open(f"{_EXPORTS}{record.folder}/{name}"):
+                        opened.write(chunk)
+            except OSError as error:
+                raise ConfigError(
+                    "a file of the export cannot be written", where=f"{folder}/{name[:200]}", found=str(error.strerror)
+                ) from None
         return folder
 
     def repair(self, record: SealRecord, scratch: Path) -> list[Copied]:
@@ -289,7 +297,7 @@ def parse_record(data: bytes, where: str) -> SealRecord:
         record = SealRecord.model_validate(json.loads(data))
         if record.range.root.hex() != record.root:
             raise ValueError("the frontier is not the root's")
-    except (ValidationError, ValueError, HoldfastError) as error:
+    except (ValidationError, ValueError, RecursionError, HoldfastError) as error:
         raise Tampered(
             "the seal's record cannot be read", where=where, expected=FORMAT, found=str(error)[:300]
         ) from None
@@ -335,6 +343,18 @@ def _inside(folder: Path, name: str) -> Path:
     return folder / name
 
 
+def _expect_apart(names: Iterable[str]) -> None:
+    """Raises Tampered: not every name can be a file of its own on every system."""
+    files, folders = set[str](), set[str]()
+    for name in names:
+        folded = name.casefold()
+        above = {str(found) for found in PurePosixPath(folded).parents}
+        if folded in files or folded in folders or above & files:
+            raise Tampered("two files of the export would be one", where=name[:200], expected="names that lie apart")
+        files.add(folded)
+        folders |= above
+
+
 def _chunks(file: Path) -> Iterable[bytes]:
     with file.open("rb") as opened:
         while data := opened.read(_CHUNK_BYTES):
@@ -343,14 +363,16 @@ def _chunks(file: Path) -> Iterable[bytes]:
 
 def _number(key: str) -> int:
     text = key.removeprefix(_SEALS).removesuffix(".json")
-    if len(text) != 8 or not text.isdigit():
+    if len(text) != 8 or not (text.isascii() and text.isdigit()):
         raise Tampered("this is no seal's record", where=key, expected="seals/<8 digits>.json", found=key)
     return int(text)
 
 
 def _check_row(numbers: list[int], where: str) -> None:
-    missing = sorted(set(range(numbers[-1] + 1 if numbers else 0)) - set(numbers))
-    if missing:
+    if numbers and numbers != list(range(len(numbers))):
+        held = set(numbers)
+        # Not up to the last of them: whoever can write one name could then have a hundred million numbers counted.
+        missing = [number for number in range(len(numbers) + 10) if number not in held and number < numbers[-1]]
         raise Tampered(
             "seals are missing from the ledger",
             where=where,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
+from pathlib import Path
 
 from holdfast.engine.audit.ledger import SealRecord, seal_key
 from holdfast.engine.audit.manifest import CHECKPOINT, MANIFEST, RANGE, TIMESTAMP, Manifest, Retention
@@ -18,9 +19,16 @@ _YEAR = timedelta(days=366)
 _MODES = {"compliance": LockMode.COMPLIANCE, "governance": LockMode.GOVERNANCE}
 
 
-def retention_of(settings: Audit, now: datetime) -> Retention:
-    """How long an export sealed now is locked. Raises ConfigError: a profile that is none."""
-    profiles = profiles_of(settings.retention)
+def retention_of(settings: Audit, now: datetime, own: Path | None = None) -> Retention:
+    """How long an export sealed now is locked.
+
+    Args:
+        own: the firm's own profiles, see `known_profiles`.
+
+    Raises:
+        ConfigError: a profile that is none.
+    """
+    profiles = profiles_of(settings.retention, own)
     years = max((profile.years for profile in profiles), default=0.0)
     locks = settings.lock_mode != "none" and years > 0
     return Retention(

@@ -33,11 +33,16 @@ _PARTS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._=-@+,"
 def safe_path(path: str) -> str:
     """A relative path that stays in its folder on every system. Raises ValueError."""
     parts = path.split("/")
-    if not path or len(path) > 900 or any(not part or set(part) <= {"."} or set(part) - set(_PARTS) for part in parts):
+    if not path or len(path) > 900 or any(_is_unsafe(part) for part in parts):
         raise ValueError(f"expected a relative path of the characters {_PARTS} and /; found {path[:200]!r}")
-    if PurePosixPath(path).as_posix() != path or path in UNLISTED:
+    if PurePosixPath(path).as_posix() != path or path.casefold() in UNLISTED:
         raise ValueError(f"expected a path of its own; found {path!r}")
     return path
+
+
+def _is_unsafe(part: str) -> bool:
+    """No file system takes a name above 255 bytes."""
+    return not 0 < len(part) <= 255 or set(part) <= {"."} or bool(set(part) - set(_PARTS))
 
 
 Path = Annotated[str, AfterValidator(safe_path)]
@@ -46,10 +51,16 @@ Count = Annotated[int, Field(ge=0, le=2**53 - 1)]
 
 
 class Window(Document):
-    """From ``start`` (inclusive) to ``end`` (exclusive)."""
+    """From ``start`` (inclusive) to ``end`` (exclusive); nothing was asked where they are equal."""
 
     start: UtcTime
     end: UtcTime
+
+    @model_validator(mode="after")
+    def _goes_on(self) -> Self:
+        if self.end < self.start:
+            raise ValueError(f"expected an end from {self.start.isoformat()} on; found {self.end.isoformat()}")
+        return self
 
 
 class File(Document):
@@ -154,11 +165,23 @@ class Manifest(Document):
             raise ValueError(f"expected a size of {at + 1}; found {self.size}")
         if self.first_leaf != (self.previous.size if self.previous else 0):
             raise ValueError(f"expected leaves from the previous size on; found {self.first_leaf}")
-        if self.previous and self.seal != self.previous.seal + 1:
-            raise ValueError(f"expected seal {self.previous.seal + 1}; found {self.seal}")
+        following = self.previous.seal + 1 if self.previous else 0
+        if self.seal != following:
+            raise ValueError(f"expected seal {following}; found {self.seal}")
+        return self
+
+    @model_validator(mode="after")
+    def _is_one_whole(self) -> Self:
         names = [file.path.casefold() for file in self.files()]
         if len(set(names)) != len(names):
             raise ValueError("expected every path once, on systems that ignore case too")
+        sources = [source.name for source in self.sources]
+        if len(set(sources)) != len(sources):
+            raise ValueError("expected every source once")
+        of_segments = {segment.source for segment in self.segments}
+        of_documents = {document.source for document in self.documents} - {""}
+        if strangers := sorted((of_segments | of_documents) - set(sources)):
+            raise ValueError(f"expected segments and documents of its sources; found some of {strangers}")
         held = {document.file.path for document in self.documents}
         if missing := [source.coverage for source in self.sources if source.coverage not in held]:
             raise ValueError(f"expected a document for each source's coverage; found none for {', '.join(missing)}")
@@ -178,6 +201,7 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
     """A manifest from its bytes. Raises Tampered: they are no canonical manifest of this format."""
     try:
         manifest = Manifest.model_validate(json.loads(data))
+        written = manifest.to_json()
     except (ValidationError, ValueError, RecursionError) as error:
         raise Tampered(
             "the manifest cannot be read",
@@ -186,7 +210,7 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
             found=_first_line(error),
             fix="Fetch the export again from one of the ledger's sites",
         ) from None
-    if manifest.to_json() != data:
+    if written != data:
         raise Tampered("the manifest is not canonical JSON", where=where, expected="RFC 8785", found="other bytes")
     return manifest
 

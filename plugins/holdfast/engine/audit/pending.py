@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from holdfast.engine.audit.collect import Unit, is_asked_again
 from holdfast.engine.audit.errors import Tampered
-from holdfast.engine.audit.interface import Interval
-from holdfast.engine.snapshot.documents import canonical, iso_utc
+from holdfast.engine.audit.interface import Interval, State
+from holdfast.engine.snapshot.documents import canonical, in_utc, iso_utc
 
 FORMAT = "holdfast.pending/1"
-#: An interval that could not be settled for so long is asked no more; its last state stays.
-GIVE_UP = timedelta(days=30)
+#: By state, how long after its end an interval is still asked for again; after that its last state stays.
+GIVE_UP = {State.LATE: timedelta(days=30), State.UNKNOWN: timedelta(days=7), State.GAP: timedelta(days=1)}
 
 Known = Mapping[Interval, frozenset[tuple[str, str]]]
 
@@ -29,7 +29,7 @@ def pending_of(units: Sequence[Unit], known: Known, now: datetime) -> dict[Inter
         one.interval: known.get(one.interval, frozenset()) | unit.read.get(one.interval, frozenset())
         for unit in units
         for one in unit.coverages
-        if is_asked_again(one) and one.interval.end > now - GIVE_UP
+        if is_asked_again(one) and one.interval.end > now - GIVE_UP[one.state]
     }
 
 
@@ -57,4 +57,4 @@ def decode(data: bytes, where: str) -> dict[Interval, frozenset[tuple[str, str]]
 
 
 def _moment(text: str) -> datetime:
-    return datetime.fromisoformat(text).astimezone(UTC)
+    return in_utc(datetime.fromisoformat(text))

@@ -7,6 +7,8 @@ shown without showing the others.
 from __future__ import annotations
 
 import json
+from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +28,7 @@ from holdfast.engine.audit.privacy.keys import SubjectKey
 from holdfast.engine.audit.problems import Answer, not_pinned, of_error
 from holdfast.engine.audit.segments import RAW, read_leaves
 from holdfast.engine.audit.tlog.keys import VerifierKey
-from holdfast.engine.audit.tlog.merkle import CompactRange, cover, folded
+from holdfast.engine.audit.tlog.merkle import CompactRange, cover, parents
 from holdfast.engine.audit.tlog.notes import Checkpoint, Note, Policy, Quorum, verify_checkpoint
 from holdfast.engine.audit.tlog.treeproofs import inclusion_proof, verify_inclusion
 from holdfast.engine.audit.verify import Verified
@@ -135,10 +137,9 @@ def prove_event(
             found=str(verified.answer.problems[0]) if verified.answer.problems else None,
             fix="Fetch it again from one of the ledger's sites",
         )
-    nodes = _nodes(folder, manifest, verified.left, place.leaf)
     row = _row(folder / place.segment.events.path, place.row)
     raw = row.pop(RAW)
-    proof = inclusion_proof(place.leaf, manifest.size, lambda level, index: nodes[level, index])
+    proof = proofs_of(folder, manifest, verified.left, [place.leaf])[place.leaf]
     if raw is not None or place.segment.subjects is None:
         return ProvenEvent(raw, as_event(row), place.leaf, manifest.size, proof)
     found = find_protected(folder / place.segment.subjects.path, place.row, subject_keys)
@@ -147,57 +148,56 @@ def prove_event(
     return ProvenEvent(found.raw, as_event(row), place.leaf, manifest.size, proof, found, shredded)
 
 
-def _nodes(folder: Path, manifest: Manifest, left: CompactRange, leaf: int) -> dict[tuple[int, int], bytes]:
-    """The subtrees an inclusion proof is made of, from one pass over the leaves."""
-    wanted: list[tuple[int, int]] = []
+def proofs_of(
+    folder: Path, manifest: Manifest, left: CompactRange, leaves: Iterable[int]
+) -> dict[int, tuple[bytes, ...]]:
+    """The inclusion proofs of leaves of a verified export, from one pass over all of its leaves.
+
+    Memory is for one run of leaves and the hashes of the proofs.
+
+    Args:
+        left: the compact range of what was sealed before it.
+        leaves: indexes of the export's own leaves.
+    """
+    wanted: defaultdict[int, set[int]] = defaultdict(set)
 
     def note(level: int, index: int) -> bytes:
-        wanted.append((level, index))
+        wanted[level].add(index)
         return bytes(32)
 
-    inclusion_proof(leaf, manifest.size, note)
-    building = {}
-    for level, index in sorted(wanted, key=lambda one: one[1] << one[0]):
-        begin, end = index << level, (index + 1) << level
-        building[level, index] = _Building(begin, end, _suffix(left, begin, end))
+    asked = list(leaves)
+    for leaf in asked:
+        inclusion_proof(leaf, manifest.size, note)
+    nodes = _nodes(export_leaves(folder, manifest), left, {level: sorted(found) for level, found in wanted.items()})
+    return {leaf: inclusion_proof(leaf, manifest.size, lambda level, index: nodes[level, index]) for leaf in asked}
+
+
+def _nodes(
+    runs: Iterable[list[bytes]], left: CompactRange, wanted: Mapping[int, Sequence[int]]
+) -> dict[tuple[int, int], bytes]:
+    """The wanted perfect subtrees, by level and index, of leaves that come in runs.
+
+    Args:
+        wanted: per level the indexes, ascending.
+    """
+    found = dict(zip(cover(0, left.end), left.hashes, strict=True))
+    #: Per level the subtree that waits for its right neighbour.
+    waiting = {level: node for (level, _), node in found.items()}
     at = left.end
-    for run in export_leaves(folder, manifest):
-        for one in building.values():
-            one.add(at, run)
+    for run in runs:
+        row, first, level = list(run), at, 0
+        while row:
+            if first & 1:
+                row.insert(0, waiting.pop(level))
+                first -= 1
+            indexes = wanted.get(level, ())
+            for index in indexes[bisect_left(indexes, first) : bisect_left(indexes, first + len(row))]:
+                found[level, index] = row[index - first]
+            if len(row) & 1:
+                waiting[level] = row.pop()
+            row, first, level = parents(row), first >> 1, level + 1
         at += len(run)
-    return {name: one.hash for name, one in building.items()}
-
-
-@dataclass
-class _Building:
-    """One perfect subtree, whose leaves come in runs."""
-
-    begin: int
-    end: int
-    range: CompactRange
-
-    def add(self, at: int, run: list[bytes]) -> None:
-        start, stop = max(self.begin, at, self.range.end), min(self.end, at + len(run))
-        if start < stop:
-            self.range = self.range.append(run[start - at : stop - at])
-
-    @property
-    def hash(self) -> bytes:
-        return folded(self.range.hashes)
-
-
-def _suffix(left: CompactRange, begin: int, end: int) -> CompactRange:
-    """What of the leaves before the export belongs to a subtree: the end of their compact range, or nothing."""
-    stop = min(end, left.end)
-    if begin >= stop:
-        return CompactRange(begin, begin)
-    spans = list(cover(0, left.end))
-    kept = [
-        found
-        for (level, index), found in zip(spans, left.hashes, strict=True)
-        if begin <= index << level and (index + 1) << level <= stop
-    ]
-    return CompactRange(begin, stop, tuple(kept))
+    return found
 
 
 def export_leaves(folder: Path, manifest: Manifest) -> Iterator[list[bytes]]:

@@ -1,15 +1,23 @@
-"""Retention profiles as data: for how long an export is locked, and by which rule. No compliance is claimed.
+"""Retention profiles: for how long an export is locked, and by which rule. No compliance is claimed.
 
-The texts and the years are `include/retention.yaml`'s equals in code: a firm names profiles in `audit.retention`, the
-longest counts. What a rule demands of a firm is for its counsel to say; `source` is where to look.
+They are data: `retention.yaml` beside this file, and one of that name beside the topology for a firm's own. A firm
+names profiles in `audit.retention`, the longest counts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Annotated
 
+from pydantic import BaseModel, ConfigDict, Field
+
+from holdfast.engine.audit.packaged import HERE, read_yaml
 from holdfast.errors import ConfigError
+
+FILE = "retention.yaml"
 
 
 @dataclass(frozen=True)
@@ -30,43 +38,66 @@ class Profile:
     source: str
 
 
-PROFILES = {
-    profile.name: profile
-    for profile in (
-        Profile(
-            "dora", 5, False, "Incident, test and change records of financial entities", "Regulation (EU) 2022/2554"
-        ),
-        Profile("fca", 6, False, "Records of an FCA firm's activities; six years is its usual longest", "FCA SYSC 9"),
-        Profile(
-            "sec-204-2-g", 5, False, "Electronic records of SEC-registered investment advisers", "17 CFR 275.204-2(g)"
-        ),
-        Profile(
-            "sec-17a-4-f",
-            6,
-            True,
-            "Electronic records of broker-dealers: WORM, or an audit trail",
-            "17 CFR 240.17a-4(f)",
-        ),
-        Profile(
-            "gdpr",
-            1,
-            False,
-            "Logs that name people: no longer than their purpose needs",
-            "Regulation (EU) 2016/679, Art. 5(1)(e)",
-        ),
-        Profile("drill", 0.0, False, "A trial: nothing is locked for a time", "none"),
-    )
-}
+class _Row(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    years: float = Field(ge=0, le=100, allow_inf_nan=False)
+    worm: bool
+    about: str = Field(min_length=1, max_length=500)
+    source: str = Field(min_length=1, max_length=200)
 
 
-def profiles_of(names: Sequence[str]) -> list[Profile]:
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    profiles: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")], _Row] = Field(min_length=1)
+
+
+@cache
+def shipped_profiles() -> Mapping[str, Profile]:
+    """Those of this version, by name."""
+    return _read(HERE / FILE)
+
+
+def known_profiles(own: Path | None = None) -> dict[str, Profile]:
+    """The shipped ones, and a firm's own.
+
+    Args:
+        own: the firm's file; one that is not there adds none.
+
+    Raises:
+        ConfigError: it cannot be read, or a profile in it has a shipped one's name: that would shorten it unseen.
+    """
+    found = dict(shipped_profiles())
+    if own is None or not own.exists():
+        return found
+    added = _read(own)
+    if twice := sorted(set(added) & set(found)):
+        raise ConfigError(
+            "a retention profile has the name of a shipped one",
+            where=str(own),
+            expected="names of your own",
+            found=", ".join(twice),
+            fix="Give it another name, and name that one in audit.retention",
+        )
+    return found | added
+
+
+def profiles_of(names: Sequence[str], own: Path | None = None) -> list[Profile]:
     """By name. Raises ConfigError."""
-    missing = [name for name in names if name not in PROFILES]
+    known = known_profiles(own)
+    missing = [name for name in names if name not in known]
     if missing:
         raise ConfigError(
             "there is no such retention profile",
             where="audit.retention",
-            expected=f"one of {', '.join(sorted(PROFILES))}",
+            expected=f"one of {', '.join(sorted(known))}",
             found=", ".join(missing),
+            fix=f"Add it to {FILE} beside the topology",
         )
-    return [PROFILES[name] for name in names]
+    return [known[name] for name in names]
+
+
+def _read(file: Path) -> dict[str, Profile]:
+    rows = read_yaml(file, _File, "the retention profiles").profiles
+    return {name: Profile(name, row.years, row.worm, row.about, row.source) for name, row in rows.items()}

@@ -42,11 +42,18 @@ _HASH = 32
 
 @dataclass(frozen=True)
 class Collected:
-    """What one source gave for this seal."""
+    """What one source gave for this seal.
+
+    Args:
+        window: what was asked of it for the first time; ``None``: nothing.
+        units: what it gave, with what was asked of it again.
+        reached: where its window of the seal before ended; ``None``: it was never asked.
+    """
 
     source: AuditSource
     window: Interval | None
     units: tuple[Unit, ...]
+    reached: datetime | None = None
 
     @property
     def coverage(self) -> CoverageManifest:
@@ -216,10 +223,17 @@ def _source(one: Collected, held: _Documents) -> SourceRef:
         name=name,
         kind=one.source.kind,
         state=coverage.state,
-        window=Window(start=one.window.start, end=one.window.end) if one.window else None,
+        window=_window(one),
         records=sum(unit.rows for unit in one.units),
         coverage=path,
     )
+
+
+def _window(one: Collected) -> Window | None:
+    """An empty one where nothing was asked: the next seal goes on from there."""
+    if one.window is not None:
+        return Window(start=one.window.start, end=one.window.end)
+    return Window(start=one.reached, end=one.reached) if one.reached is not None else None
 
 
 def _move(source: Path, target: Path) -> None:

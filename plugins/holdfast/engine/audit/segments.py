@@ -8,7 +8,7 @@ events' bytes under the subjects' keys (`privacy.blocks`). docs/formats/audit-ex
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from holdfast.engine.audit.commitments import event_leaf, event_leaves
+from holdfast.engine.audit.errors import Tampered
 from holdfast.engine.audit.interface import Batch, SourceObject
 from holdfast.engine.audit.ocsf.schema import SCHEMA
 from holdfast.engine.audit.privacy.blocks import BlockReader, BlockWriter
@@ -45,8 +46,15 @@ OBJECTS_SCHEMA = pa.schema(
         ("modified_at", pa.timestamp("us", tz="UTC")),
     ]
 )
+_NEVER_NULL = ("object_id", "size_bytes", "sha256", "prefix", "separator", "suffix")
 _ROW_GROUP_ROWS = 50_000
 _RAW_BYTES_OF_A_GROUP = 48 * 1024 * 1024
+#: What is read of a file that may not be ours. A group of ours goes over 48 MiB by one batch at most.
+_MOST_COLUMN_BYTES = 1024 * 1024 * 1024
+_MOST_DICTIONARY_BYTES = 64 * 1024 * 1024
+_MOST_OBJECT_BYTES = 512 * 1024 * 1024
+_MOST_FOOTER_BYTES, _MOST_FOOTER_ENTRIES = 64 * 1024 * 1024, 1_000_000
+_OBJECT_TEXTS = ("object_id", "prefix", "separator", "suffix", "version")
 
 
 @dataclass(frozen=True)
@@ -93,7 +101,7 @@ class SegmentWriter:
         self._waiting_rows = self._waiting_bytes = 0
         self._blocks = BlockWriter(self.folder / f"{self.name}.subjects.parquet") if self.keys else None
         self._schema = PROTECTED_SCHEMA if self.keys else EVENTS_SCHEMA
-        self._events = pq.ParquetWriter(self.events_file, self._schema, **_events_options())
+        self._events = pq.ParquetWriter(self.events_file, self._schema, **events_options())
         self._objects = pq.ParquetWriter(self.objects_file, OBJECTS_SCHEMA, compression="zstd", compression_level=3)
 
     def add(self, batch: Batch, normalised: pa.Table) -> list[bytes]:
@@ -159,7 +167,8 @@ class SegmentWriter:
         return WrittenSegment(self.events_file, self.objects_file, subjects, self.rows, self.objects, self.raw_bytes)
 
 
-def _events_options() -> dict[str, Any]:
+def events_options() -> dict[str, Any]:
+    """How a file of events is written."""
     columns = [_leaf_path(SCHEMA, name) for name in SCHEMA.names]
     dictionary = [path for paths in columns for path in paths if path != "time"]
     return {
@@ -206,9 +215,44 @@ def _objects_table(batch: Batch) -> pa.Table:
     )
 
 
+def read_counts(file: Path) -> list[int]:
+    """How many events each object of a segment has, in order. Raises ValueError: the file says it otherwise."""
+    reader = _opened(file, ["rows"])
+    _check_column(reader, "rows", pa.int64())
+    counts: list[int | None] = reader.read(columns=["rows"], use_threads=False).column("rows").to_pylist()
+    found = [count for count in counts if count is not None and count >= 0]
+    if len(found) != len(counts):
+        raise ValueError("expected how many events each object has; found none or less")
+    return found
+
+
+def _check_column(reader: pq.ParquetFile, name: str, *kinds: pa.DataType) -> None:
+    found = [column.type for column in reader.schema_arrow if column.name == name]
+    if len(found) != 1 or found[0] not in kinds:
+        raise ValueError(f"expected one column {name} of {kinds[0]}; found {[str(kind) for kind in found]}")
+
+
 def read_objects(file: Path) -> list[tuple[SourceObject, int]]:
-    """The objects of a segment with how many rows each has, in order."""
-    rows = pq.ParquetFile(file).read(use_threads=False).to_pylist()
+    """The objects of a segment with how many rows each has, in order.
+
+    Raises:
+        ValueError: these are none.
+        Tampered: they are far too large.
+    """
+    read_counts(file)
+    reader = _opened(file, OBJECTS_SCHEMA.names)
+    if reader.schema_arrow.types != OBJECTS_SCHEMA.types or reader.schema_arrow.names != OBJECTS_SCHEMA.names:
+        raise ValueError("expected the columns of a segment's objects")
+    # As dictionaries: a value that is there a million times is held once until it was counted.
+    table = pq.ParquetFile(file, read_dictionary=_OBJECT_TEXTS).read(use_threads=False)
+    if nulls := [name for name in _NEVER_NULL if table.column(name).null_count]:
+        raise ValueError(f"expected columns without nulls; found some in {', '.join(nulls)}")
+    size = sum(_value_bytes(table.column(name)) for name in _OBJECT_TEXTS)
+    if size > _MOST_OBJECT_BYTES:
+        raise Tampered(
+            "its objects are far too large", where=str(file), expected=f"{_MOST_OBJECT_BYTES} bytes", found=str(size)
+        )
+    rows = table.to_pylist()
     return [
         (
             SourceObject(
@@ -230,11 +274,61 @@ def read_objects(file: Path) -> list[tuple[SourceObject, int]]:
 
 
 def read_raw(file: Path, *, batch_rows: int = 20_000) -> Iterator[pa.LargeBinaryArray]:
-    """The raw bytes of a segment's events, in order, a part at a time."""
-    reader = pq.ParquetFile(file)
-    for batch in reader.iter_batches(batch_size=batch_rows, columns=[RAW], use_threads=False):
-        column = batch.column(0)
-        yield column if column.type == pa.large_binary() else column.cast(pa.large_binary())
+    """The raw bytes of a segment's events, in order, a part at a time.
+
+    Raises:
+        ValueError: it has no such column.
+        Tampered: a column is far too large.
+    """
+    reader = _opened(file, [RAW])
+    _check_column(reader, RAW, pa.large_binary(), pa.binary())
+    for group in range(reader.num_row_groups):  # a batch over several groups would hold all of them
+        rows = _rows_at_once(reader.metadata.row_group(group), batch_rows)
+        for batch in reader.iter_batches(rows, row_groups=[group], columns=[RAW], use_threads=False):
+            column = batch.column(0)
+            yield column if column.type == pa.large_binary() else column.cast(pa.large_binary())
+
+
+def _opened(file: Path, wanted: Sequence[str]) -> pq.ParquetFile:
+    """A file that somebody else may have made. Raises Tampered: a part of it inflates to too much, or is missing."""
+    reader = pq.ParquetFile(
+        file, thrift_string_size_limit=_MOST_FOOTER_BYTES, thrift_container_size_limit=_MOST_FOOTER_ENTRIES
+    )
+    if missing := sorted(set(wanted) - set(reader.schema_arrow.names)):
+        raise Tampered("columns are missing", where=str(file), expected=", ".join(wanted), found=f"no {missing[0]}")
+    for column in _columns(reader):
+        if column.total_uncompressed_size > _MOST_COLUMN_BYTES:
+            raise Tampered(
+                "a column of a row group is far too large",
+                where=f"{file}: {column.path_in_schema}",
+                expected=f"at most {_MOST_COLUMN_BYTES} bytes",
+                found=str(column.total_uncompressed_size),
+            )
+    return reader
+
+
+def _rows_at_once(group: Any, most: int) -> int:
+    """Ours are plain; where there is a dictionary, each row may be as large as all of it."""
+    for column in (group.column(number) for number in range(group.num_columns)):
+        if column.path_in_schema == RAW and any("DICTIONARY" in found for found in column.encodings):
+            return max(1, min(most, _MOST_DICTIONARY_BYTES // max(int(column.total_uncompressed_size), 1)))
+    return most
+
+
+def _columns(reader: pq.ParquetFile) -> Iterator[Any]:
+    about = reader.metadata
+    for group in range(about.num_row_groups):
+        found = about.row_group(group)
+        yield from (found.column(number) for number in range(found.num_columns))
+
+
+def _value_bytes(column: pa.ChunkedArray) -> int:
+    """Of all values, where each is a copy of its own."""
+    return sum(
+        pc.sum(pc.take(pc.binary_length(chunk.dictionary), chunk.indices)).as_py() or 0
+        for chunk in column.chunks
+        if len(chunk.dictionary)
+    )
 
 
 def read_leaves(

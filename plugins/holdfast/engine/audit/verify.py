@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -36,7 +37,7 @@ from holdfast.engine.audit.manifest import (
 from holdfast.engine.audit.privacy.certificates import check_certificates
 from holdfast.engine.audit.privacy.keys import SubjectKey
 from holdfast.engine.audit.problems import Answer, Kind, Problem, not_pinned, of_error, of_state, tampered
-from holdfast.engine.audit.segments import file_sha256, read_leaves, read_objects
+from holdfast.engine.audit.segments import file_sha256, read_counts, read_leaves, read_objects
 from holdfast.engine.audit.tlog.errors import NoteRefused
 from holdfast.engine.audit.tlog.keys import VerifierKey
 from holdfast.engine.audit.tlog.merkle import CompactRange, cover, folded
@@ -237,7 +238,7 @@ def _check_history(manifest: Manifest, left: CompactRange, answer: Answer) -> No
                 )
             )
     for source in manifest.sources:
-        if source.window and source.window.end > manifest.sealed_at + _CLOCKS_DIFFER:
+        if source.window and source.window.end - manifest.sealed_at > _CLOCKS_DIFFER:
             answer.add(
                 tampered(
                     "from-the-future",
@@ -368,6 +369,14 @@ class _Segment:
     def leaves(self) -> Iterator[list[bytes]]:
         """Runs of leaf hashes. Raises Tampered."""
         events = self.folder / self.segment.events.path
+        counts = read_counts(self.folder / self.segment.objects.path)
+        if (len(counts), sum(counts)) != (self.segment.object_count, self.segment.rows):
+            raise Tampered(
+                "the segment's objects are of other events",
+                where=self.segment.objects.path,
+                expected=f"{self.segment.rows} events of {self.segment.object_count} objects",
+                found=f"{sum(counts)} of {len(counts)}",
+            )
         hasher = None
         if self.contents is not None:
             hasher = self.contents.of(self.segment.source, read_objects(self.folder / self.segment.objects.path))
@@ -454,9 +463,10 @@ def coverage_problems(
 
 def _read(file: Path, most: int) -> bytes:
     try:
-        if file.is_symlink():
-            raise Tampered("a link where a file was written", where=str(file))
-        size = file.stat().st_size
+        found = file.lstat()
+        if not stat.S_ISREG(found.st_mode):
+            raise Tampered("something else where a file was written", where=str(file), expected="a file")
+        size = found.st_size
         if size > most:
             raise Tampered("the file is far too large", where=str(file), expected=f"at most {most}", found=str(size))
         return file.read_bytes()
@@ -472,6 +482,8 @@ def _read_range(file: Path) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
             raise ValueError("expected format, left and before")
         if canonical(row) != data:
             raise ValueError("expected canonical JSON")
+        if not all(isinstance(row[name], list) for name in ("left", "before")):
+            raise ValueError("expected lists of hashes")
         left, before = (tuple(bytes.fromhex(found) for found in row[name]) for name in ("left", "before"))
         if [each.hex() for each in (*left, *before)] != [*row["left"], *row["before"]]:
             raise ValueError("expected lower-case hex digits")

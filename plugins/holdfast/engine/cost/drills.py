@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from holdfast.engine.config import Topology
+from holdfast.engine.config import Cloud, Topology
 from holdfast.engine.config.cost import Cost
 from holdfast.engine.cost.bill import Bill
 from holdfast.engine.cost.egress import priced_document
@@ -88,7 +88,10 @@ class DrillFacts:
         source = plan.get("source")
         group = journal.get("group")
         vault = (journal.get("vault") or {}).get("site")
-        named = (source, target, vault, *(topology.groups[group].sites.all() if group in topology.groups else ()))
+        # Where it says neither, every site of its group may have had a part in it.
+        named: tuple[Any, ...] = (source, target, vault)
+        if not any(named) and group in topology.groups:
+            named = topology.groups[group].sites.all()
         sites = tuple(dict.fromkeys(one for one in named if one in topology.sites))
         cost = journal.get("cost") or {}
         left = {vault: cost.get("egress_bytes")} if vault in topology.sites and "egress_bytes" in cost else {}
@@ -227,8 +230,10 @@ def drill_cost(
         for part in bill.parts
         if part.period in facts.periods and part.export in exports and part.state != "final"
     )
-    missing = [name for name in exports if not any(part.export == name for part in bill.parts)]
-    is_final = bool(exports) and not missing and bill.is_final(facts.periods, exports)
+    billed = {topology.sites[cost.exports[name].site].cloud for name in exports} | {Cloud.LOCAL}
+    without = [site for site in facts.sites if topology.sites[site].cloud not in billed]
+    open_bills += tuple(f"{site}: `cost.exports` names no bill of its cloud" for site in without)
+    is_final = bool(exports) and not without and bill.is_final(facts.periods, exports)
     estimate = tuple(_estimate(facts, topology, prices, movements))
     if is_final:
         state = DrillCostState.FINAL if own.num_rows else DrillCostState.UNTAGGED

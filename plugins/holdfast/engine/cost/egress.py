@@ -114,8 +114,8 @@ def egress_report(
                 kind,
                 least,
                 most,
-                _share(_price(prices, topology, site, way, whole_least), least, whole_least),
-                _share(_price(prices, topology, site, way, whole_most), most, whole_most),
+                _share(price_of(prices, topology, site, way, whole_least), least, whole_least),
+                _share(price_of(prices, topology, site, way, whole_most), most, whole_most),
             )
         )
     billed = tuple(_billed(lines, site) for site in sorted(topology.sites))
@@ -137,7 +137,7 @@ def _flows(movements: Iterable[Movement], topology: Topology, runs_at: str | Non
     notes: set[str] = set()
 
     def add(site: str, to: str, one: Movement, kind: str, least: int, most: int) -> None:
-        way = _way(topology, site, to)
+        way = way_of(topology, site, to)
         if way is not None and most:
             flow = flows.setdefault((site, one.subject, kind, way), [0, 0])
             flow[0] += least
@@ -153,12 +153,12 @@ def _flows(movements: Iterable[Movement], topology: Topology, runs_at: str | Non
                 notes.add("`cost.runs_at` is not set: what was read back is in no sum, though it may have left a site")
             continue
         add(one.target, runs_at, one, "read-back", one.read_back_bytes, one.read_back_bytes)
-        if _way(topology, runs_at, one.source) and _way(topology, runs_at, one.target):
+        if way_of(topology, runs_at, one.source) and way_of(topology, runs_at, one.target):
             add(runs_at, one.target, one, "relay", one.least_bytes, one.most_bytes)
     return flows, sorted(notes)
 
 
-def _way(topology: Topology, site: str, to: str) -> str | None:
+def way_of(topology: Topology, site: str, to: str) -> str | None:
     """``egress`` to another cloud, ``egress-same-cloud`` to another region; ``None``: it does not leave."""
     here, there = topology.sites[site], topology.sites[to]
     if here.cloud != there.cloud:
@@ -166,7 +166,8 @@ def _way(topology: Topology, site: str, to: str) -> str | None:
     return None if here.region == there.region else "egress-same-cloud"
 
 
-def _price(prices: Prices, topology: Topology, site: str, way: str, size_bytes: int) -> Priced | None:
+def price_of(prices: Prices, topology: Topology, site: str, way: str, size_bytes: int) -> Priced | None:
+    """What it costs when so many bytes leave a site that way in a month; ``None``: nobody says."""
     if way == "egress-same-cloud" and "egress_cost_per_gib" not in topology.site(site).model_fields_set:
         return prices.of(topology.site(site), "egress-same-cloud", size_bytes)
     return prices.egress(site, size_bytes)

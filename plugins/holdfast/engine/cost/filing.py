@@ -57,9 +57,5 @@ def file_report(runtime: Runtime, period: str, folder: Path, *, ask: bool = Fals
     draft = into / f".{REPORT}.draft"
     draft.write_text(strict_json.dumps(report_document(look), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     draft.replace(into / REPORT)
-    unknown = tuple(
-        f"{part.export}: {part.state}: {part.detail}" for part in look.standby.parts if not part.state.is_known
-    )
-    if not look.standby.parts:
-        unknown = ("cost.exports names no export",)
+    unknown = look.standby.unknown if look.standby.parts else ("cost.exports names no export",)
     return Filed(into, summary(look), unknown, look.notes)

@@ -13,12 +13,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Context, Decimal
+from functools import reduce
 from itertools import pairwise
 from statistics import median
 from typing import Any
 
 from holdfast.engine.config import Topology
 from holdfast.engine.config.cost import Cost
+from holdfast.engine.cost.egress import price_of, way_of
 from holdfast.engine.cost.money import Sum, plain
 from holdfast.engine.cost.movements import Movement, intervals
 from holdfast.engine.cost.periods import Period
@@ -162,13 +164,17 @@ def _steps(
 def _month(
     source: str, target: str, size: Decimal, objects: Decimal, topology: Topology, prices: Prices
 ) -> tuple[Decimal | None, str | None, set[str]]:
-    egress = prices.egress(source, int(size))
-    writes = prices.of(topology.site(target), "write-requests", objects)
-    if egress is None:
+    way = way_of(topology, source, target)
+    egress = None if way is None else price_of(prices, topology, source, way, int(size))
+    if way is not None and egress is None:
         return None, None, set()
-    if writes is None or writes.currency != egress.currency:
-        return egress.amount, egress.currency, {egress.price_id}
-    return _EXACT.add(egress.amount, writes.amount), egress.currency, {egress.price_id, writes.price_id}
+    writes = prices.of(topology.site(target), "write-requests", objects)
+    parts = [one for one in (egress, writes) if one is not None]
+    parts = [one for one in parts if one.currency == parts[0].currency]
+    if not parts:
+        return None, None, set()
+    amount = reduce(_EXACT.add, (one.amount for one in parts))
+    return amount, parts[0].currency, {one.price_id for one in parts}
 
 
 def _step(

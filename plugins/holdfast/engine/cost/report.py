@@ -92,7 +92,7 @@ class Look:
 
     @cached_property
     def standby(self) -> standby.StandbyReport:
-        return standby.standby_report(self.bill, self.lines, self.period)
+        return standby.standby_report(self.bill, self.lines, self.period, self.runtime.topology)
 
     @cached_property
     def of_period(self) -> pa.Table:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from holdfast.engine.config import Cloud, Topology
 from holdfast.engine.cost.bill import Bill, BillPart, BillState, lines_of
 from holdfast.engine.cost.mapping import BY, DRILL, GROUP, ROLE, SITE, STANDBY_ROLES, TIER
 from holdfast.engine.cost.money import Sum, grouped_sums, only_where, sums
@@ -34,6 +36,7 @@ class StandbyReport:
     Args:
         state: the worst of the exports': only ``final`` will not change.
         lines: what stands by.
+        uncovered: sites that stand by and of whose cloud no bill is read: what they cost is in no sum.
         unmapped: what no tag, rule or bucket says whose it is; some of it may stand by.
         whole: the whole bills.
     """
@@ -46,18 +49,27 @@ class StandbyReport:
     by_tier: tuple[tuple[int | None, Sum], ...]
     unmapped: tuple[Sum, ...]
     whole: tuple[Sum, ...]
+    uncovered: tuple[str, ...] = ()
 
     @property
     def is_known(self) -> bool:
-        """Whether every export has a bill of the period. If not, the sums are of what there is, and too low."""
-        return bool(self.parts) and all(part.state.is_known for part in self.parts)
+        """Whether there is a bill of every cloud that stands by. If not, the sums are of what there is, and too low."""
+        return bool(self.parts) and not self.unknown
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """Why something is not known, one sentence each."""
+        return (
+            *(f"{one.export}: {one.state}: {one.detail}" for one in self.parts if not one.state.is_known),
+            *(f"{site}: it stands by, and `cost.exports` names no bill of its cloud" for site in self.uncovered),
+        )
 
 
 #: Of several exports, the period's state is the first of these that occurs.
 _WORST = (BillState.UNREADABLE, BillState.DAMAGED, BillState.MISSING, BillState.OPEN, BillState.FINAL)
 
 
-def standby_report(bill: Bill, lines: pa.Table, period: Period) -> StandbyReport:
+def standby_report(bill: Bill, lines: pa.Table, period: Period, topology: Topology) -> StandbyReport:
     """The standby cost of one billing period.
 
     Args:
@@ -91,7 +103,15 @@ def standby_report(bill: Bill, lines: pa.Table, period: Period) -> StandbyReport
         tuple((None if key[0] is None else int(key[0]), cost) for key, cost in grouped_sums(standby, (TIER,))),
         sums(of_period.filter(pc.is_null(of_period[ROLE]))),
         sums(of_period),
+        _uncovered(topology, parts),
     )
+
+
+def _uncovered(topology: Topology, parts: Iterable[BillPart]) -> tuple[str, ...]:
+    """A folder of this machine has no bill; every cloud has."""
+    covered = {topology.sites[part.site].cloud for part in parts} | {Cloud.LOCAL}
+    standing = {site for group in topology.groups.values() for site in (*group.sites.standby, *group.sites.witness)}
+    return tuple(sorted(site for site in standing if topology.sites[site].cloud not in covered))
 
 
 def standby_lines(lines: pa.Table) -> pa.Table:
@@ -105,6 +125,7 @@ def as_document(report: StandbyReport) -> dict[str, Any]:
         "period": str(report.period),
         "state": report.state.value,
         "is_known": report.is_known,
+        "unknown": list(report.unknown),
         "exports": [part_document(part) for part in report.parts],
         "standby": [
             {

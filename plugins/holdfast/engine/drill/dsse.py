@@ -62,7 +62,7 @@ def parse(data: bytes, *, where: str) -> Envelope:
             base64.b64decode(signature["sig"], validate=True),
         )
         spelled = _spell(envelope)
-    except (ValueError, KeyError, TypeError, AttributeError, binascii.Error, UnicodeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, binascii.Error, UnicodeError):
         raise EnvelopeInvalid(
             "this is no DSSE envelope",
             where=where,

@@ -182,7 +182,12 @@ def verify_evidence(folder_or_journal: Path | str, *, public_key: Ed25519PublicK
         )
     for entry in statement["files"]:
         _check_file(folder / entry["name"], entry["sha256"], entry["size_bytes"])
-    journal = json.loads(_read(paths.journal))
+    try:
+        journal = json.loads(_read(paths.journal))
+    except (ValueError, RecursionError):
+        journal = None
+    if not isinstance(journal, dict):
+        raise _invalid("the journal cannot be read", where, "a JSON object", "something else")
     if journal.get("drill_id") != statement["drill_id"]:
         raise _invalid(
             "the statement is about another drill", where, statement["drill_id"], str(journal.get("drill_id"))
@@ -226,7 +231,7 @@ def _statement(payload: bytes, where: str) -> tuple[dict[str, Any], Ed25519Publi
             and isinstance(statement["drill_id"], str)
             and all(isinstance(e["sha256"], str) and isinstance(e["size_bytes"], int) for e in statement["files"])
         )
-    except (ValueError, KeyError, TypeError, binascii.Error):
+    except (ValueError, KeyError, TypeError, RecursionError, binascii.Error):
         complete, names = False, []
     if not complete or names != [JOURNAL, REPORT]:
         raise _invalid(

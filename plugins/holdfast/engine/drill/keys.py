@@ -38,7 +38,7 @@ def load_or_create_key(environ: Mapping[str, str]) -> Ed25519PrivateKey:
     if given:
         if given.lstrip().startswith("-----BEGIN"):
             return _private(given.encode(), f"${KEY_VARIABLE}")
-        return _read(Path(given).expanduser())
+        return _read(Path(given).expanduser(), named_by=f"${KEY_VARIABLE}")
     file = Path(environ.get(STATE_VARIABLE) or "~/.holdfast").expanduser() / _FILE
     try:
         if not file.exists():
@@ -61,6 +61,7 @@ def load_public_key(given: str | Path) -> Ed25519PublicKey:
         ConfigError: it is none of these.
     """
     text = str(given).strip()
+    where = "the PEM text" if text.startswith("-----BEGIN") else text[:100]
     try:
         if len(text) in (43, 44, 64) and not Path(text).exists():
             raw = (
@@ -71,29 +72,31 @@ def load_public_key(given: str | Path) -> Ed25519PublicKey:
             return Ed25519PublicKey.from_public_bytes(raw)
         data = text.encode() if text.startswith("-----BEGIN") else Path(text).expanduser().read_bytes()
         if b"PRIVATE KEY" in data:
-            return _private(data, text).public_key()
+            return _private(data, where).public_key()
         key = load_pem_public_key(data)
     except (OSError, ValueError, binascii.Error, UnsupportedAlgorithm) as error:
         raise ConfigError(
             "the public key cannot be read",
-            where=text[:100],
+            where=where,
             expected="a PEM file of an Ed25519 key, or its 32 bytes in hex or base64",
             found=str(error),
         ) from None
     if not isinstance(key, Ed25519PublicKey):
         raise ConfigError(
-            "the public key is of another kind", where=text[:100], expected="Ed25519", found=type(key).__name__
+            "the public key is of another kind", where=where, expected="Ed25519", found=type(key).__name__
         )
     return key
 
 
-def _read(file: Path) -> Ed25519PrivateKey:
+def _read(file: Path, named_by: str | None = None) -> Ed25519PrivateKey:
+    where = named_by or str(file)
     try:
-        return _private(file.read_bytes(), str(file))
+        where = str(file) if file.is_file() else where  # what names no file may be the key itself
+        return _private(file.read_bytes(), where)
     except OSError as error:
         raise ConfigError(
             "the signing key cannot be read",
-            where=str(file),
+            where=where,
             expected="a PEM file",
             found=str(error.strerror),
             fix=_FIX,

@@ -11,12 +11,20 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Plain
 
 def iso_utc(moment: datetime) -> str:
     """``2026-01-02T03:04:05.000006Z``: always UTC, always microseconds."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+
+
+def in_utc(moment: datetime) -> datetime:
+    """Raises ValueError: its year in UTC is none from 1 to 9999."""
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"expected a time in the years 1 to 9999 in UTC; found {moment.isoformat()}") from None
 
 
 UtcTime = Annotated[
     AwareDatetime,
-    AfterValidator(lambda value: value.astimezone(UTC)),
+    AfterValidator(in_utc),
     PlainSerializer(iso_utc, return_type=str, when_used="json"),
 ]
 

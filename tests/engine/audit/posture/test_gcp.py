@@ -315,3 +315,17 @@ def test_tokens_of_a_real_login_are_not_sent_to_a_storage_emulators_neighbours(g
     )
     assert found.status is Status.UNKNOWN
     assert "an endpoint for Cloud Storage alone" in found.found
+
+
+def test_what_the_identity_may_at_any_of_the_sites_counts(world: World) -> None:
+    """The second site has its own bucket, at which the same login may do more."""
+    other = "other-bucket"
+    world.documents.documents[f"/storage/v1/b/{other}/iam"] = {
+        "bindings": [{"role": "roles/storage.admin", "members": [f"serviceAccount:{EMAIL}"]}]
+    }
+    world.documents.documents["/v1/roles/storage.admin"] = {"includedPermissions": ["storage.buckets.delete"]}
+    site = {"cloud": "gcp", "region": "europe-west1", "jurisdiction": "EU", "connection": "gcp", "bucket": BUCKET}
+    sites = {"site-a": site, "site-b": {**site, "region": "europe-west4", "bucket": other}}
+    (found,) = run(world.connection(), site, "least-privilege", sites=sites).results
+    assert found.status is Status.FAIL
+    assert found.evidence["beyond"] == {f"roles/storage.admin on {other}": ["storage.buckets.delete"]}

@@ -21,8 +21,8 @@ from holdfast.engine.audit.posture.aws_bucket import denies_plain_http
 from holdfast.engine.audit.posture.privileges import ROLES as PUBLISHED
 from holdfast.engine.audit.posture.privileges import published
 from holdfast.engine.config import Connection
-from holdfast.engine.objectstore.errors import PermissionRefused
 from holdfast.engine.keyservice.errors import KeyServiceRefused
+from holdfast.engine.objectstore.errors import PermissionRefused
 from holdfast.engine.vault.kms_aws import AwsKmsRecipient
 from holdfast.errors import HoldfastError
 from lock_world import moto_server, s3_bucket

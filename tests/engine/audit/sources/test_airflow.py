@@ -383,6 +383,50 @@ def test_hidden_rows_behind_a_table_that_was_cleaned_are_found():
     assert (found.told, found.ids) == ((State.COMPLETE, {"ids-purged", "list-hides"}), [100_020])
 
 
+@settings(max_examples=25)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 12),  # so many of the newest rows a restored backup does not have
+            st.lists(st.tuples(st.integers(1, 3), st.booleans()), max_size=12),  # then rows: steps of ids, hidden
+            st.booleans(),  # then the newest row is changed by hand
+        ),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_no_row_is_lost_and_nothing_changed_is_complete_whatever_is_restored(
+    history: list[tuple[int, list[tuple[int, bool]], bool]],
+):
+    airflow, position, collected, token = StubAirflow(), None, set(), 0
+    for restored, added, changed in history:
+        sealed = {row_id: one["owner"] for row_id, one in airflow.rows.items()}
+        for row_id in sorted(airflow.rows)[len(airflow.rows) - restored :]:
+            del airflow.rows[row_id]
+            airflow.hidden.discard(row_id)
+        for step, hide in added:
+            token += 1
+            row_id = max(airflow.rows, default=0) + step
+            airflow.add(NINE, row_id=row_id, hide=hide, owner=str(token))
+        if changed and airflow.rows:
+            airflow.rows[max(airflow.rows)]["owner"] = f"changed {token}"
+        found = Collected(airflow, position)
+        collected |= {
+            (one["event_log_id"], one["owner"])
+            for batch in found.batches
+            for one in map(json.loads, batch.raw.to_pylist())
+        }
+        assert {(row_id, one["owner"]) for row_id, one in airflow.rows.items()} <= collected
+        last = max(sealed, default=None)
+        if last is not None and airflow.rows.get(last, {}).get("owner") != sealed[last]:
+            assert found.coverage.state is State.GAP
+        elif found.coverage.observed < (found.coverage.expected or 0):
+            assert found.coverage.state is State.UNKNOWN
+        else:
+            assert found.coverage.state is State.COMPLETE
+        position = found.position
+
+
 def test_a_display_name_that_changed_is_no_changed_row():
     airflow = airflow_with(5)
     position = Collected(airflow).position

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -720,3 +721,21 @@ def test_two_versions_of_one_digest_are_both_judged() -> None:
         [*bad.documents.values(), *good.documents.values()],
     ):
         assert "digest-altered" in {finding.code for finding in verify_digests(documents, good.contents)}
+
+
+def test_a_digest_removed_after_it_was_listed_is_missing() -> None:
+    trail = Trail()
+    trail.deliver(3)
+    found = sealed(trail, 3, refused={f"open {trail.digests[1]}": ObjectNotFound("gone")})
+    assert found.states == [State.COMPLETE, State.GAP, State.COMPLETE]
+    assert found.codes(1)[0] == "digest-missing"
+
+
+def test_what_is_too_large_for_a_digest_is_not_read_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    trail = Trail()
+    trail.deliver(1)
+    trail.objects[trail.digests[0]].data += random.Random(1).randbytes(5000)
+    monkeypatch.setattr("holdfast.engine.audit.sources.cloudtrail.MAX_FILE_BYTES", 4000)
+    found = sealed(trail, 1)
+    assert "digest-unreadable" in found.codes(0)
+    assert max(len(document.data) for document in found.documents.values()) <= 1024

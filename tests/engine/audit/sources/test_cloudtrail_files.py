@@ -146,6 +146,7 @@ def test_a_file_inflates_from_chunks_of_any_size() -> None:
         (gzip.compress(b"x") + gzip.compress(b"y"), "after the end"),
         (gzip.compress(bytes(40_000_000)), "fold"),
     ],
+    ids=["nothing", "plain", "cut", "zero-behind", "two-members", "bomb"],
 )
 def test_what_is_not_one_honest_gzip_stream_is_refused(packed: bytes, words: str) -> None:
     with pytest.raises(UnreadableFile, match=words):

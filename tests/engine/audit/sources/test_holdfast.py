@@ -7,6 +7,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,10 +21,11 @@ from hypothesis import strategies as st
 from holdfast.clock import FakeClock
 from holdfast.engine.audit.interface import Batch, Coverage, Document, Finding, Interval, State
 from holdfast.engine.audit.ocsf.schema import as_event
-from holdfast.engine.audit.sources.holdfast import HoldfastEvents, Vault
+from holdfast.engine.audit.sources.holdfast import HoldfastEvents, Vault, open_holdfast
 from holdfast.engine.audit.sources.holdfast_events import normalise
 from holdfast.engine.authority.register import RankedRegister
 from holdfast.engine.compute.interface import JobState, JobStatus
+from holdfast.engine.config.audit import HoldfastSource
 from holdfast.engine.drill import comparison, run
 from holdfast.engine.drill.reference import Reference
 from holdfast.engine.drill.run import run_drill
@@ -31,8 +33,11 @@ from holdfast.engine.objectstore import memory_store
 from holdfast.engine.objectstore.errors import PermissionRefused
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.objectstore.prefixed import PrefixedStore
+from holdfast.engine.policy import ResidencyRefused, check_hop, residency_for
+from holdfast.engine.policy import log as decision_log
 from holdfast.engine.snapshot.digest import digest_of
 from ocsf_world import assert_valid
+from policy_worlds import runtime_of, with_policy
 from vault_world import VaultWorld, some_files, write_tree
 from world import AWS, AZURE, GCP, GROUP, RUN, World, make_world
 
@@ -193,7 +198,7 @@ def test_windows_side_by_side_hold_every_record_once(sites):
 
 def test_a_site_that_does_not_answer_makes_unknown_what_only_it_has(sites):
     found = Collected({**sites, AWS: Refusing(sites[AWS])})  # type: ignore[dict-item]
-    assert found.told == (State.UNKNOWN, {"permission-refused"})
+    assert found.told == (State.UNKNOWN, {"site-refused"})
     assert len(found.raw) > 10
 
 
@@ -226,8 +231,8 @@ def test_a_permission_that_is_narrowed_while_reading_is_unknown(sites):
 
     found = Collected({AWS: Narrowed(sites[AWS]), GCP: sites[GCP], AZURE: sites[AZURE]})  # type: ignore[dict-item]
     state, codes = found.told
-    assert (state, "permission-refused" in codes) == (State.UNKNOWN, True)
-    assert sum(finding.code == "permission-refused" for finding in found.coverage.findings) == 1
+    assert (state, "site-refused" in codes) == (State.UNKNOWN, True)
+    assert sum(finding.code == "site-refused" for finding in found.coverage.findings) == 1
 
 
 def test_a_commit_record_that_is_gone_everywhere_is_a_gap_and_one_site_is_enough(sites):
@@ -442,6 +447,29 @@ def test_an_object_of_decisions_that_is_gone_is_a_hole():
         assert with_decisions(left, later=timedelta(minutes=2)).told == (State.LATE, {"decision-sequence"})
         assert with_decisions(left, left_out=["elsewhere"]).told == (State.UNKNOWN, {"decision-sequence"})
     assert with_decisions({key: data for key, data in objects.items() if key != last}).told[0] is State.COMPLETE
+
+
+def test_decisions_of_the_policy_engine_itself_are_read_as_it_ships_them(tmp_path):
+    runtime = runtime_of(
+        with_policy(tmp_path, 'permit (principal, action, resource) when { context.target.jurisdiction == "EU" };\n'),
+        tmp_path / "state",
+        clock=FakeClock(datetime.now(UTC) + timedelta(hours=3)),
+    )
+    topology = runtime.topology
+    for _ in range(2):
+        for site in ("site-b", "site-c"):
+            with suppress(ResidencyRefused):
+                check_hop("prices", residency_for(topology, "prices"), site, topology.sites, source="site-a")
+        runtime.clock.advance(7200)
+        for log in list(decision_log._LIVE):
+            log.ship(everything=True)
+    source = open_holdfast("own", HoldfastSource(kind="holdfast"), runtime)
+    window = Interval(datetime.now(UTC) - timedelta(hours=1), datetime.now(UTC) + timedelta(minutes=1))
+    events = [as_event(row) for batch in source.read(window) for row in source.normalise(batch.raw).to_pylist()]
+    for event in events:
+        assert_valid(event)
+    assert [event["status_code"] for event in events] == ["allowed", "denied"] * 2
+    assert source.completeness(window).state is State.COMPLETE
 
 
 def test_a_line_that_is_gone_doubled_moved_or_changed_breaks_the_chain():

@@ -17,7 +17,8 @@ class AwsPosture:
     """See `Leaf`.
 
     Args:
-        connection, region: how AWS is reached, as in `AwsApi`.
+        connection: how AWS is reached, as in `AwsApi`.
+        region: where the account's trails are looked up; a bucket's are in its site's.
         thresholds: what counts as stale.
         clock: the wall clock; it waits for the credential report.
         role: the published role that the identity is meant to have.
@@ -34,13 +35,19 @@ class AwsPosture:
         role: str | None = None,
         make: Callable[[str], Any] | None = None,
     ) -> None:
-        self._connection, self._thresholds = connection, thresholds
-        self._api = AwsApi(connection, region, make=make)
-        self._account = AwsAccount(self._api, thresholds, clock, role)
+        self._connection, self._thresholds, self._make = connection, thresholds, make
+        self._apis: dict[str, AwsApi] = {}
+        self._region = region
+        self._account = AwsAccount(self._api(region), thresholds, clock, role)
+
+    def _api(self, region: str) -> AwsApi:
+        if region not in self._apis:
+            self._apis[region] = AwsApi(self._connection, region, make=self._make)
+        return self._apis[region]
 
     @property
     def asked_at(self) -> str | None:
-        return self._api.asked_at
+        return self._api(self._region).asked_at
 
     def bucket(self, place: Place) -> Subject:
         arn = f"arn:{partition_of(place.site.region)}:s3:::{place.site.bucket}"
@@ -52,7 +59,7 @@ class AwsPosture:
             except CannotTell:
                 return bare
 
-        return Subject(resource, AwsBucket(self._api, place, self._thresholds).asks(), bare)
+        return Subject(resource, AwsBucket(self._api(place.site.region), place, self._thresholds).asks(), bare)
 
     def accounts(self) -> list[Subject]:
         name = f"connection {self._connection.conn_id}"

@@ -111,9 +111,12 @@ class AzurePosture:
     def _stale_credentials(self) -> Judgement:
         age = self._thresholds.age
         expected = f"no account key in use older than {age.days} days, no such secret of Holdfast's application"
-        account = self._account()
-        stale = [*self._old_account_keys(account), *self._old_secrets()]
-        facts = {"account": account["id"], "application": self._api.application, "stale": stale}
+        accounts = {container.account["id"]: container.account for container in self._containers}
+        stale = [
+            *(one for account in accounts.values() for one in self._old_account_keys(account)),
+            *self._old_secrets(),
+        ]
+        facts = {"accounts": list(accounts), "application": self._api.application, "stale": stale}
         if stale:
             return failed(
                 expected, "; ".join(stale), "Renew them, or forbid account keys (allowSharedKeyAccess)", **facts

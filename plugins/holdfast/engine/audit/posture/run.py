@@ -82,50 +82,63 @@ def check_posture(
         _known("role", role, ROLES)
     wanted = [check for check in CHECKS if not check_ids or check.check_id in check_ids]
     opened = open_leaf or _opener(thresholds or Thresholds(), runtime.clock, role)
-    leaves: dict[tuple[str, str], Leaf | HoldfastError] = {}
-    looked: set[str] = set()
+    run = _Run(runtime, wanted, opened)
     results: dict[tuple[str, str, str], Result] = {}
-    for name in names:
-        for result in _of_site(runtime, _place(topology, name), wanted, leaves, looked, opened):
-            # Two connections may lead to one account; two sites in one bucket are still two.
-            results.setdefault((result.check.check_id, result.site or "", result.resource.uid), result)
+    # Accounts last: an identity's rights are looked up at every bucket that was seen.
+    for result in (*(one for name in names for one in run.of_site(_place(topology, name))), *run.of_accounts()):
+        # Two connections may lead to one account; two sites in one bucket are still two.
+        key = result.check.check_id, result.site or "", result.resource.uid
+        known = results.get(key)
+        if known is None or known.status is Status.UNKNOWN or result.status is Status.FAIL:
+            results[key] = result
     order = [Status.FAIL, Status.UNKNOWN, Status.NOT_APPLICABLE, Status.PASS]
     return Posture(tuple(sorted(results.values(), key=lambda result: order.index(result.status))))
 
 
-def _of_site(
-    runtime: Runtime,
-    place: Place,
-    wanted: list[Check],
-    leaves: dict[tuple[str, str], Leaf | HoldfastError],
-    looked: set[str],
-    opened: OpenLeaf,
-) -> Iterator[Result]:
-    site = place.site
-    if site.cloud is Cloud.LOCAL:
-        yield from _local(place, wanted)
-        return
-    key = site.connection, site.region
-    if key not in leaves:
-        try:
-            leaves[key] = opened(site.cloud, runtime.connections.get(site.connection), site.region)
-        except HoldfastError as error:
-            leaves[key] = error
-    leaf = leaves[key]
-    if isinstance(leaf, HoldfastError):
-        bucket = Resource(site.cloud.value, "bucket", f"{site.cloud.value}:{site.bucket}", site.region)
-        for check in wanted:
-            resource = (
-                bucket if check.of_site else Resource(site.cloud.value, "account", f"connection {site.connection}")
-            )
-            said = unknown(check.title, str(leaf), "Make the connection work")
-            yield _result(check, place.name if check.of_site else None, resource, said, None)
-        return
-    yield from _of_subject(leaf, leaf.bucket(place), place.name, [check for check in wanted if check.of_site])
-    if site.connection not in looked:
-        looked.add(site.connection)
-        for subject in leaf.accounts():
-            yield from _of_subject(leaf, subject, None, [check for check in wanted if not check.of_site])
+class _Run:
+    """One look: a leaf for each connection, made when the first of its sites is looked at."""
+
+    def __init__(self, runtime: Runtime, wanted: list[Check], opened: OpenLeaf) -> None:
+        self._runtime, self._opened = runtime, opened
+        self._of_site = [check for check in wanted if check.of_site]
+        self._of_account = [check for check in wanted if not check.of_site]
+        self._leaves: dict[str, Leaf] = {}
+        self._broken: dict[str, tuple[str, HoldfastError]] = {}
+
+    def of_site(self, place: Place) -> Iterator[Result]:
+        site = place.site
+        if site.cloud is Cloud.LOCAL:
+            yield from _local(place, self._of_site)
+            return
+        leaf = self._leaf(place)
+        if leaf is not None:
+            yield from _of_subject(leaf, leaf.bucket(place), place.name, self._of_site)
+            return
+        resource = Resource(site.cloud.value, "bucket", f"{site.cloud.value}:{site.bucket}", site.region)
+        for check in self._of_site:
+            yield _result(check, place.name, resource, self._cannot(check, site.connection), None)
+
+    def of_accounts(self) -> Iterator[Result]:
+        for leaf in self._leaves.values():
+            for subject in leaf.accounts():
+                yield from _of_subject(leaf, subject, None, self._of_account)
+        for connection, (cloud, _) in self._broken.items():
+            for check in self._of_account:
+                resource = Resource(cloud, "account", f"connection {connection}")
+                yield _result(check, None, resource, self._cannot(check, connection), None)
+
+    def _leaf(self, place: Place) -> Leaf | None:
+        site = place.site
+        if site.connection not in self._leaves and site.connection not in self._broken:
+            try:
+                connection = self._runtime.connections.get(site.connection)
+                self._leaves[site.connection] = self._opened(site.cloud, connection, site.region)
+            except HoldfastError as error:
+                self._broken[site.connection] = site.cloud.value, error
+        return self._leaves.get(site.connection)
+
+    def _cannot(self, check: Check, connection: str) -> Judgement:
+        return unknown(check.title, str(self._broken[connection][1]), "Make the connection work")
 
 
 def _of_subject(leaf: Leaf, subject: Subject, site: str | None, wanted: list[Check]) -> Iterator[Result]:
@@ -157,9 +170,8 @@ def _result(check: Check, site: str | None, resource: Resource, said: Judgement,
 def _local(place: Place, wanted: list[Check]) -> Iterator[Result]:
     resource = Resource("local", "folder", place.site.bucket, place.site.region)
     for check in wanted:
-        if check.of_site:
-            said = not_applicable(check.title, "a local folder: its machine's owner answers for it")
-            yield _result(check, place.name, resource, said, None)
+        said = not_applicable(check.title, "a local folder: its machine's owner answers for it")
+        yield _result(check, place.name, resource, said, None)
 
 
 def _place(topology: Topology, name: str) -> Place:

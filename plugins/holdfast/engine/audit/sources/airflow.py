@@ -143,7 +143,7 @@ class AirflowEvents:
     def _read(self, interval: Interval, run: _Run) -> Iterator[Batch]:
         newest_listed = self._newest_listed()
         seen = look_again(self._fetch, run.begin)
-        begin = resume_at(run.begin, seen, newest_listed)
+        begin = resume_at(run.begin, seen)
         walk = Walk(
             self._fetch,
             after=begin.last_id,
@@ -175,7 +175,9 @@ class AirflowEvents:
     def _conclude(self, interval: Interval, run: _Run, walk: Walk, seen: Sequence[Seen], tally: _Tally) -> None:
         """Judge the walk, and say where the next one begins."""
         purges = tally.purges
-        found, explained, opened = findings.of_holes(walk, purges, interval, self._clock.now(), self._settle)
+        found, explained, opened = findings.of_holes(
+            walk, purges, interval, run.begin.last_id, self._clock.now(), self._settle
+        )
         run.findings += found
         # A walk that was cut off does not know how far the ids go.
         newest = walk.newest if walk.failure is None else run.begin.last_id

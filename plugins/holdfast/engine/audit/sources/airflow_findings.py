@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from holdfast.engine.audit.interface import Finding, Interval, State
@@ -114,15 +115,23 @@ def of_anchors(seen: Iterable[Seen], purges: Sequence[Purge], newest: int, last_
 
 
 def of_holes(
-    walk: Walk, purges: Sequence[Purge], interval: Interval, now: datetime, settle: timedelta
+    walk: Walk, purges: Sequence[Purge], interval: Interval, read_to: int, now: datetime, settle: timedelta
 ) -> tuple[list[Finding], int, tuple[int, ...]]:
-    """What the holes among a window's ids are: findings, how many ids are explained, and those still open."""
+    """What the holes among a window's ids are: findings, how many ids are explained, and those still open.
+
+    Args:
+        read_to: the newest id that earlier walks read. What is gone below it, `of_anchors` tells.
+    """
     findings: list[Finding] = []
     explained = 0
     opened: list[int] = []
     unexplained: list[Hole] = []
     cleaned = max((purge.before for purge in purges), default=None)
-    for hole in walk.holes:
+    for whole in walk.holes:
+        hole = replace(whole, first=max(whole.first, read_to + 1))
+        explained += whole.size - max(0, hole.size)
+        if hole.size <= 0:
+            continue
         if hole.lowest and cleaned is not None and hole.above is not None and hole.above >= cleaned:
             explained += hole.size
             findings.append(_purged(hole, cleaned, interval))

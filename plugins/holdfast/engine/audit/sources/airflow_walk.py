@@ -173,19 +173,15 @@ def look_again(fetch: Fetch, position: Position) -> tuple[Seen, ...]:
     )
 
 
-def resume_at(position: Position, seen: Sequence[Seen], newest_listed: int) -> Position:
+def resume_at(position: Position, seen: Sequence[Seen]) -> Position:
     """Where to go on: at the last id, or below whatever is no longer as it was.
 
-    Rows older than the newest one that is still the same are as they were. Where none is, the table was emptied,
-    purged or replaced: only when it has gone on behind the last id, and nothing in it contradicts what was read, is
-    nothing read again.
+    Rows older than the newest one that is still the same are as they were. Where none is, the table was cleaned,
+    emptied or replaced, and everything that is in it now is read.
     """
     if not seen or seen[0].became == "same":
         return position
-    same = next((one.anchor.id for one in seen if one.became == "same"), None)
-    if same is None:
-        all_gone = all(one.became == "gone" for one in seen)
-        same = position.last_id if all_gone and newest_listed > position.last_id else 0
+    same = next((one.anchor.id for one in seen if one.became == "same"), 0)
     return replace(
         position,
         last_id=same,

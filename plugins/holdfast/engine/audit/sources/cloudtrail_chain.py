@@ -178,7 +178,7 @@ def _read(
                 digests[digest.key, digest.sha256, digest.signature] = digest
         except UnreadableDigest as error:
             findings.append(Finding("digest-unreadable", str(error), document.about.get("key", document.name)))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             findings.append(
                 Finding("document-unreadable", f"{type(error).__name__}: {error}", document.name, State.UNKNOWN)
             )

@@ -221,7 +221,7 @@ class HoldfastEvents:
                 files, site = _evidence_at(copy, folder), copy.place.site
                 if files is None:
                     detail = "the evidence could not be read there"
-                    run.findings.append(Finding("evidence-unread", detail, f"{folder} at {site}", State.UNKNOWN))
+                    run.findings.append(Finding("site-unreachable", detail, f"{folder} at {site}", State.UNKNOWN))
                     continue
                 if files in known:
                     continue
@@ -363,7 +363,7 @@ def _epoch(data: bytes) -> int:
 
 
 def _unread(site: str, error: ObjectStoreError) -> Finding:
-    code = "permission-refused" if isinstance(error, PermissionRefused) else "site-unreachable"
+    code = "site-refused" if isinstance(error, PermissionRefused) else "site-unreachable"
     return Finding(code, f"what only {site} has is unknown: {error}", site, State.UNKNOWN)
 
 

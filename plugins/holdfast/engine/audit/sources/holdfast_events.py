@@ -137,6 +137,10 @@ def _fits(event: _Event) -> bool:
                 return False
         elif type(value) is not int or not 0 <= value < 2 ** (kind.bit_width - 1):
             return False
+    if (event.class_uid, event.app) == (ocsf.APPLICATION_LIFECYCLE, None) or (
+        event.class_uid == ocsf.API_ACTIVITY and event.operation is None
+    ):
+        return False  # its class demands it
     return event.resource is None or all(isinstance(one, str) and _is_text(one) for one in event.resource)
 
 

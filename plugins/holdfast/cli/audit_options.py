@@ -1,0 +1,54 @@
+"""What the commands of ``holdfast audit`` share: which exports, whose keys."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from holdfast.errors import ConfigError
+
+if TYPE_CHECKING:
+    from holdfast.engine.audit.tlog.keys import VerifierKey
+
+#: Where a verifier's trusted keys come from when none is named: one key in each line.
+KEYS_VARIABLE = "HOLDFAST_AUDIT_KEYS"
+KeyOption = Annotated[
+    list[str] | None,
+    typer.Option("--key", help=f"A trusted key (NAME+ID+BASE64, or a file of such lines); default ${KEYS_VARIABLE}."),
+]
+NeedOption = Annotated[int | None, typer.Option("--need", min=1, help="How many of the keys must have signed: all.")]
+ExportsArgument = Annotated[list[Path], typer.Argument(help="An export's folder, or a folder of several.")]
+
+
+def trusted_keys(given: Sequence[str] | None) -> list[VerifierKey]:
+    """Keys from the command line, else from the environment. Raises ConfigError."""
+    from holdfast.engine.audit.tlog.keys import VerifierKey
+
+    texts = list(given or filter(None, os.environ.get(KEYS_VARIABLE, "").splitlines()))
+    lines: list[str] = []
+    for text in texts:
+        lines += [text] if text.count("+") >= 2 else _lines(Path(text).expanduser())
+    return list({str(key): key for key in map(VerifierKey.parse, lines)}.values())
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            "the trusted keys cannot be read",
+            where=str(file),
+            expected="NAME+ID+BASE64, or a file of such lines",
+            found=str(error),
+            fix="`holdfast audit keys` prints them where the ledger is sealed",
+        ) from None
+    return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+
+
+def state_text(state: str) -> str:
+    colour = {"complete": "green", "gap": "red"}.get(state, "yellow")
+    return f"[{colour}]{state}[/]"
