@@ -128,6 +128,7 @@ def test_the_database_and_its_keys_come_back_for_real(
     assert not (tmp_path / "other.json").exists()
 
 
+@pytest.mark.slow
 def test_what_else_was_backed_up_under_its_name_is_no_airflow(
     backed: Backed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,6 +145,7 @@ def test_what_else_was_backed_up_under_its_name_is_no_airflow(
     backed("vault", "airflow", "keys", str(tmp_path / "keys.json"))
 
 
+@pytest.mark.slow
 def test_a_backup_without_a_dump_is_refused(backed: Backed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     back_up(backed)
     folder, fresh = tmp_path / "out", tmp_path / "fresh.db"
@@ -188,6 +190,7 @@ def test_a_drill_that_fails_is_signed_with_what_it_measured(backed: Backed, brok
     assert "correct horse" not in page
 
 
+@pytest.mark.slow
 def test_evidence_whose_numbers_were_changed_is_refused(backed: Backed, broken: str) -> None:
     back_up(backed)
     backed.drill("--airflow", broken, code=1)

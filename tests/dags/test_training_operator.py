@@ -57,6 +57,7 @@ def test_a_killed_task_leaves_the_job_and_the_next_one_finds_it(world: TrainingW
     assert len(world.jobs()) == 1
 
 
+@pytest.mark.slow
 def test_a_killed_job_is_started_again_within_the_try(world: TrainingWorld, start_dag, eventually):
     running = start_dag(world.dag, "train_once", **world.environ)
     pid = int(eventually(world.jobs, 120)[0].split()[-1])
@@ -69,6 +70,7 @@ def test_a_killed_job_is_started_again_within_the_try(world: TrainingWorld, star
     assert "attempt 2: submitted at the site's own machine" in running.text
 
 
+@pytest.mark.slow
 def test_a_job_that_fails_by_itself_is_not_retried(world: TrainingWorld, start_dag):
     world.finish(3)
     running = start_dag(world.dag, "train_once", **world.environ)

@@ -74,6 +74,7 @@ def test_a_killed_worker_leaves_the_job_and_the_next_try_tells_asset_and_links(
     assert rows(world, "select value from xcom where key = '_link_JobConsoleLink'") == [""]
 
 
+@pytest.mark.slow
 def test_a_database_of_yesterday_knows_no_job_and_none_is_started_twice(world: TrainingWorld, start_dag, eventually):
     database, yesterday = world.folder / "airflow" / "airflow.db", world.folder / "yesterday.db"
     shutil.copy(database, yesterday)

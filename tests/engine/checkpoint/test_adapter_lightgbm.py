@@ -26,7 +26,10 @@ def grow(parameters: dict[str, Any], begin: int, end: int, state: TrainingState 
     return adapter.state()
 
 
-@pytest.mark.parametrize("kind", sorted(resume_worker.TREES))
+_FIRST, *_OTHERS = sorted(resume_worker.TREES)
+
+
+@pytest.mark.parametrize("kind", [_FIRST, *(pytest.param(kind, marks=pytest.mark.slow) for kind in _OTHERS)])
 def test_a_run_killed_twice_has_the_model_of_one_nobody_disturbed(kind: str, tmp_path: Path) -> None:
     undisturbed = run_killed(kind, tmp_path / "undisturbed", ())
     assert run_killed(kind, tmp_path / "killed", (5, 11)).blobs == undisturbed.blobs

@@ -29,7 +29,13 @@ def train(kind: str, begin: int, end: int, state: TrainingState | None = None) -
     return adapter.state()
 
 
-@pytest.mark.parametrize("kind", ["sgd-classifier", "mlp-adam", "k-means"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "sgd-classifier",
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("mlp-adam", "k-means")),
+    ],
+)
 def test_a_run_killed_twice_ends_as_one_nobody_disturbed(kind: str, tmp_path: Path) -> None:
     undisturbed = run_killed(kind, tmp_path / "undisturbed", ())
     assert run_killed(kind, tmp_path / "killed", (5, 11)).blobs == undisturbed.blobs

@@ -578,6 +578,7 @@ def test_a_spot_job_that_was_asked_to_stop_was_not_preempted(world: World, works
     assert backend.stop(handle, grace_seconds=0).state is JobState.LOST
 
 
+@pytest.mark.slow
 def test_a_cancel_that_does_not_come_through_leaves_a_job_that_may_write(world: World, workspace: Workspace) -> None:
     backend = leaf.open_backend(world.opening)
     handle = backend.submit(world.spec)

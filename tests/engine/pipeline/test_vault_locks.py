@@ -149,6 +149,7 @@ def versions(world: LockedSites, site: str) -> list[LockedObject]:
     return list(locks_at(world.runtime, site).objects(""))
 
 
+@pytest.mark.slow
 def test_the_task_renews_and_fails_with_what_stays_unlocked(
     moto: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -113,6 +113,7 @@ def test_a_job_that_fails_by_itself_is_not_started_again(folder: Path) -> None:
     assert asked(folder) == ["small"]
 
 
+@pytest.mark.slow
 def test_starters_in_processes_of_their_own_start_one_job(folder: Path) -> None:
     first = answers([starter(folder) for _ in range(4)])
     assert len({tuple(one) for one in first}) == 1

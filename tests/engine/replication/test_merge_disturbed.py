@@ -81,7 +81,10 @@ def test_a_change_before_any_operation_of_a_merge_is_never_lost(
             raise AssertionError(f"a change of {path} at {site} before operation {at}: {error}") from error
 
 
-@pytest.mark.parametrize(("winner", "after"), [(HERE, False), (THERE, True)], ids=["before", "after"])
+@pytest.mark.parametrize(
+    ("winner", "after"),
+    [pytest.param(HERE, False, id="before"), pytest.param(THERE, True, id="after", marks=pytest.mark.slow)],
+)
 def test_a_merge_that_dies_at_any_write_leaves_old_snapshots_and_the_next_one_completes_it(
     winner: str, after: bool
 ) -> None:
