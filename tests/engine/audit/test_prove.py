@@ -16,7 +16,7 @@ from holdfast.engine.audit.tlog.tilecheck import check_tiles
 from holdfast.engine.audit.tlog.tiles import TiledTree, tiles_in
 from holdfast.engine.audit.tlog.treeproofs import inclusion_proof
 from holdfast.engine.audit.verify import verify_export
-from holdfast.errors import UnknownName
+from holdfast.errors import ConfigError, UnknownName
 
 
 @pytest.fixture(scope="module")
@@ -115,4 +115,9 @@ def test_the_window_begins_where_it_was_asked_to(world: AuditWorld) -> None:
     verified = verify_export(world.folder / "export-1", trusted=[world.key])
     assert verified.manifest is not None
     assert verified.manifest.sources[0].window is not None
+
+
+def test_more_keys_than_there_are_is_bad_input_and_no_tampering(world: AuditWorld, proof: Path) -> None:
+    with pytest.raises(ConfigError, match="not so many keys"):
+        check_proof(proof, trusted=[world.key], needed=2)
     assert verified.manifest.sources[0].window.start == START

@@ -29,7 +29,7 @@ from holdfast.engine.audit.problems import Answer, not_pinned, of_error
 from holdfast.engine.audit.segments import RAW, read_leaves
 from holdfast.engine.audit.tlog.keys import VerifierKey
 from holdfast.engine.audit.tlog.merkle import CompactRange, cover, parents
-from holdfast.engine.audit.tlog.notes import Checkpoint, Note, Policy, Quorum, verify_checkpoint
+from holdfast.engine.audit.tlog.notes import Checkpoint, Note, Policy, verify_checkpoint
 from holdfast.engine.audit.tlog.treeproofs import inclusion_proof, verify_inclusion
 from holdfast.engine.audit.verify import Verified
 from holdfast.engine.snapshot.documents import canonical
@@ -243,7 +243,7 @@ def check_proof(folder: Path, *, trusted: Sequence[VerifierKey], needed: int | N
     """Check a proof that `write_proof` wrote: the event's bytes, the path, the checkpoint's signatures. Offline.
 
     Raises:
-        ConfigError: there is no proof here.
+        ConfigError: there is no proof here, or so many keys cannot have signed.
     """
     from holdfast.engine.audit.tlog.proofs import Proof
 
@@ -260,15 +260,14 @@ def check_proof(folder: Path, *, trusted: Sequence[VerifierKey], needed: int | N
         ) from None
     if not (folder / EVENT).exists():
         answer.notes.append("Unknown: what the event says; its subject is protected, and only its leaf was given")
-    wanted = len(trusted) if needed is None else needed
+    policy = Policy.trusting(trusted, needed) if trusted else None
     try:
         proof = Proof.parse(encoded)
         checkpoint = Checkpoint.parse(Note.parse(proof.checkpoint).text)
         verify_inclusion(leaf, proof.index, checkpoint.size, proof.hashes, checkpoint.root)
         answer.origin, answer.size, answer.root = checkpoint.origin, checkpoint.size, checkpoint.root.hex()
-        if trusted:
-            quorum = Quorum(wanted, tuple(trusted), "trusted keys")
-            _, verified = verify_checkpoint(proof.checkpoint, checkpoint.origin, Policy((quorum,)))
+        if policy:
+            _, verified = verify_checkpoint(proof.checkpoint, checkpoint.origin, policy)
             answer.signed_by = [key.name for key in verified.signed_by]
         else:
             answer.add(not_pinned(str(folder)))

@@ -41,7 +41,7 @@ from holdfast.engine.audit.segments import file_sha256, read_counts, read_leaves
 from holdfast.engine.audit.tlog.errors import NoteRefused
 from holdfast.engine.audit.tlog.keys import VerifierKey
 from holdfast.engine.audit.tlog.merkle import CompactRange, cover, folded
-from holdfast.engine.audit.tlog.notes import Checkpoint, Policy, Quorum, verify_checkpoint
+from holdfast.engine.audit.tlog.notes import Checkpoint, Policy, verify_checkpoint
 from holdfast.engine.snapshot.documents import canonical
 from holdfast.errors import ConfigError, HoldfastError
 
@@ -186,9 +186,8 @@ def _check_trust(note: bytes, origin: str, answer: Answer, trusted: Sequence[Ver
     if not trusted:
         answer.add(not_pinned(where))
         return
-    wanted = len(trusted) if needed is None else needed
     try:
-        _, verified = verify_checkpoint(note, origin, Policy((Quorum(wanted, tuple(trusted), "trusted keys"),)))
+        _, verified = verify_checkpoint(note, origin, Policy.trusting(trusted, needed))
     except NoteRefused as error:
         answer.add(of_error(error, "not-signed", where))
         return
