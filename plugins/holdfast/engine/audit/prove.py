@@ -129,14 +129,7 @@ def prove_event(
     Raises:
         Tampered: the export is not whole, so nothing of it can be proven.
     """
-    manifest, checkpoint = verified.manifest, verified.checkpoint
-    if manifest is None or checkpoint is None or verified.answer.verdict == "tampered":
-        raise Tampered(
-            "the export is not what was sealed, so nothing of it can be proven",
-            where=str(folder),
-            found=str(verified.answer.problems[0]) if verified.answer.problems else None,
-            fix="Fetch it again from one of the ledger's sites",
-        )
+    manifest = verified.sealed("can be proven")
     row = _row(folder / place.segment.events.path, place.row)
     raw = row.pop(RAW)
     proof = proofs_of(folder, manifest, verified.left, [place.leaf])[place.leaf]

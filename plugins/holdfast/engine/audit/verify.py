@@ -41,7 +41,7 @@ from holdfast.engine.audit.segments import file_sha256, read_counts, read_leaves
 from holdfast.engine.audit.tlog.errors import NoteRefused
 from holdfast.engine.audit.tlog.keys import VerifierKey
 from holdfast.engine.audit.tlog.merkle import CompactRange, cover, folded
-from holdfast.engine.audit.tlog.notes import Checkpoint, Policy, verify_checkpoint
+from holdfast.engine.audit.tlog.notes import Policy, verify_checkpoint
 from holdfast.engine.snapshot.documents import canonical
 from holdfast.errors import ConfigError, HoldfastError
 
@@ -60,16 +60,32 @@ class Verified:
     Args:
         answer: what was found.
         manifest: ``None``: it cannot be trusted.
-        checkpoint: ``None``: it cannot be trusted.
         left: the compact range of all leaves before this export.
     """
 
     answer: Answer
     manifest: Manifest | None = None
-    checkpoint: Checkpoint | None = None
     left: CompactRange = field(default_factory=CompactRange)
     #: Of every source whose coverage can be read.
     coverage: list[CoverageManifest] = field(default_factory=list)
+
+    def sealed(self, purpose: str) -> Manifest:
+        """The manifest, for what is right only where nothing was tampered with.
+
+        Args:
+            purpose: for the message, e.g. ``is evidence``.
+
+        Raises:
+            Tampered: the export is not what was sealed.
+        """
+        if self.manifest is None or self.answer.verdict == "tampered":
+            raise Tampered(
+                f"the export is not what was sealed, so nothing of it {purpose}",
+                where=self.answer.where,
+                found=str(self.answer.problems[0]) if self.answer.problems else None,
+                fix="Fetch it again from one of the ledger's sites",
+            )
+        return self.manifest
 
 
 def verify_export(
@@ -109,8 +125,8 @@ def verify_export(
     head = _head(folder, answer, trusted, needed)
     if head is None:
         return done
-    manifest, checkpoint, left, before = head
-    done.manifest, done.checkpoint, done.left = manifest, checkpoint, left
+    manifest, left, before = head
+    done.manifest, done.left = manifest, left
     _tell(answer, manifest)
     _check_history(manifest, left, answer)
     _check_time(folder, answer, time_roots)
@@ -132,7 +148,7 @@ def verify_export(
 
 def _head(
     folder: Path, answer: Answer, trusted: Sequence[VerifierKey], needed: int | None
-) -> tuple[Manifest, Checkpoint, CompactRange, tuple[bytes, ...]] | None:
+) -> tuple[Manifest, CompactRange, tuple[bytes, ...]] | None:
     """What all else hangs on; ``None``: it does not hold."""
     where, at = str(folder / CHECKPOINT), str(folder)
     try:
@@ -178,7 +194,7 @@ def _head(
             )
         )
         return None
-    return manifest, checkpoint, left, before
+    return manifest, left, before
 
 
 def _check_trust(note: bytes, origin: str, answer: Answer, trusted: Sequence[VerifierKey], needed: int | None) -> None:
