@@ -27,6 +27,7 @@ from holdfast.engine.audit.manifest import (
     CHECKPOINT,
     MANIFEST,
     RANGE,
+    RANGE_FORMAT,
     TIMESTAMP,
     UNLISTED,
     File,
@@ -493,7 +494,7 @@ def _read_range(file: Path) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
     data = _read(file, _LARGEST_NOTE_BYTES)
     try:
         row = json.loads(data)
-        if set(row) != {"format", "left", "before"} or row["format"] != "holdfast.range/1":
+        if set(row) != {"format", "left", "before"} or row["format"] != RANGE_FORMAT:
             raise ValueError("expected format, left and before")
         if canonical(row) != data:
             raise ValueError("expected canonical JSON")
