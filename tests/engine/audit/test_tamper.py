@@ -202,7 +202,7 @@ def test_a_manifest_made_to_fit_is_not_the_sealed_one(exports: Exports, copy: Pa
 def test_a_range_made_to_fit_too_is_not_the_signed_root(exports: Exports, copy: Path, change: str) -> None:
     """The attacker computes everything anew; only the signature is out of reach."""
     from holdfast.engine.audit.commitments import manifest_leaf
-    from holdfast.engine.audit.prove import export_leaves
+    from holdfast.engine.audit.leaves import export_leaves
     from holdfast.engine.audit.tlog.merkle import CompactRange
 
     file, table = rows_of(copy)

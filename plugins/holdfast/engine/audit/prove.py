@@ -17,16 +17,17 @@ from typing import Any
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from holdfast.engine.audit.commitments import document_leaf, event_leaf, manifest_leaf, protected_leaf
+from holdfast.engine.audit.commitments import event_leaf, protected_leaf
 from holdfast.engine.audit.errors import Tampered
+from holdfast.engine.audit.leaves import export_leaves
 from holdfast.engine.audit.ledger import require_empty
-from holdfast.engine.audit.manifest import CHECKPOINT, MANIFEST, Manifest, Segment
+from holdfast.engine.audit.manifest import CHECKPOINT, Manifest, Segment
 from holdfast.engine.audit.ocsf.schema import as_event
 from holdfast.engine.audit.privacy.blocks import SALT_BYTES, Protected, find_protected
 from holdfast.engine.audit.privacy.certificates import Certificate, certificates_in
 from holdfast.engine.audit.privacy.keys import SubjectKey
 from holdfast.engine.audit.problems import Answer, not_pinned, of_error
-from holdfast.engine.audit.segments import RAW, read_leaves
+from holdfast.engine.audit.segments import RAW
 from holdfast.engine.audit.tlog.keys import VerifierKey
 from holdfast.engine.audit.tlog.merkle import CompactRange, cover, parents
 from holdfast.engine.audit.tlog.notes import Checkpoint, Note, Policy, verify_checkpoint
@@ -191,16 +192,6 @@ def _nodes(
             row, first, level = parents(row), first >> 1, level + 1
         at += len(run)
     return found
-
-
-def export_leaves(folder: Path, manifest: Manifest) -> Iterator[list[bytes]]:
-    """Every leaf of an export, in order, in runs."""
-    for segment in manifest.segments:
-        subjects = folder / segment.subjects.path if segment.subjects else None
-        for _, leaves in read_leaves(folder / segment.events.path, subjects):
-            yield leaves
-    yield [document_leaf((folder / one.file.path).read_bytes()) for one in manifest.documents]
-    yield [manifest_leaf((folder / MANIFEST).read_bytes())]
 
 
 def _row(file: Path, row: int) -> dict[str, Any]:

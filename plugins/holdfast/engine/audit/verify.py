@@ -11,18 +11,17 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
-import pyarrow as pa
-
 from holdfast.engine.audit.checks import CHECKS, Contents, check_evidence
-from holdfast.engine.audit.commitments import document_leaf, manifest_leaf
+from holdfast.engine.audit.commitments import manifest_leaf
 from holdfast.engine.audit.coverage import CoverageManifest, parse_coverage
 from holdfast.engine.audit.errors import Tampered
 from holdfast.engine.audit.interface import Coverage, Finding, State
+from holdfast.engine.audit.leaves import Progress, check_leaves
 from holdfast.engine.audit.manifest import (
     CHECKPOINT,
     MANIFEST,
@@ -32,16 +31,15 @@ from holdfast.engine.audit.manifest import (
     UNLISTED,
     File,
     Manifest,
-    Segment,
     parse_manifest,
 )
 from holdfast.engine.audit.privacy.certificates import check_certificates
 from holdfast.engine.audit.privacy.keys import SubjectKey
 from holdfast.engine.audit.problems import Answer, Kind, Problem, not_pinned, of_error, of_state, tampered
-from holdfast.engine.audit.segments import file_sha256, read_counts, read_leaves, read_objects
+from holdfast.engine.audit.segments import file_sha256
 from holdfast.engine.audit.tlog.errors import NoteRefused
 from holdfast.engine.audit.tlog.keys import VerifierKey
-from holdfast.engine.audit.tlog.merkle import CompactRange, cover, folded
+from holdfast.engine.audit.tlog.merkle import CompactRange, folded
 from holdfast.engine.audit.tlog.notes import Policy, verify_checkpoint
 from holdfast.engine.snapshot.documents import canonical
 from holdfast.errors import ConfigError, HoldfastError
@@ -50,8 +48,6 @@ from holdfast.errors import ConfigError, HoldfastError
 _LARGEST_HEAD_BYTES = 256 * 1024 * 1024
 _LARGEST_NOTE_BYTES = 1024 * 1024
 _CLOCKS_DIFFER = timedelta(minutes=5)
-
-Progress = Callable[[str, int, int], object]
 
 
 @dataclass
@@ -133,7 +129,7 @@ def verify_export(
     _check_time(folder, answer, time_roots)
     whole = _check_files(folder, manifest, answer, progress)
     if whole:
-        contents = _check_leaves(folder, manifest, left, before, answer, progress, subject_keys)
+        contents = check_leaves(folder, manifest, left, before, answer, progress, subject_keys)
         done.coverage = _check_coverage(folder, manifest, answer)
         if judges_coverage:
             for one in done.coverage:
@@ -324,97 +320,6 @@ def _check_file(path: Path, file: File) -> Problem | None:
     if found != file.sha256:
         return tampered("file-differs", "the file is not the sealed one", file.path, f"sha256 {file.sha256}", found)
     return None
-
-
-def _check_leaves(
-    folder: Path,
-    manifest: Manifest,
-    left: CompactRange,
-    before: tuple[bytes, ...],
-    answer: Answer,
-    progress: Progress,
-    keys: Mapping[bytes, SubjectKey] | None,
-) -> Contents:
-    """Every leaf made again, and the root they come to."""
-    leaves, contents, done = left, Contents(), 0
-    kinds = {source.name: source.kind for source in manifest.sources}
-    for segment in manifest.segments:
-        try:
-            reader = _Segment(folder, segment, contents if kinds.get(segment.source) in CHECKS else None, keys)
-            for found in reader.leaves():
-                leaves = leaves.append(found)
-                done += len(found)
-                progress("events", done, answer.counts["events"])
-            contents.events_not_opened += reader.not_opened
-        except (pa.ArrowException, HoldfastError, OSError, ValueError) as error:
-            answer.add(tampered("segment-unreadable", "the segment cannot be read", segment.events.path, None, error))
-            return contents
-    leaves = leaves.append([document_leaf((folder / one.file.path).read_bytes()) for one in manifest.documents])
-    if leaves.hashes != before:
-        place = next(
-            (span for span, a, b in zip(cover(0, leaves.end), leaves.hashes, before, strict=False) if a != b), (0, 0)
-        )
-        first = place[1] << place[0]
-        answer.add(
-            tampered(
-                "leaves-differ",
-                "the events and documents are not the ones that were sealed",
-                _where(manifest, first, first + (1 << place[0])),
-                f"root {answer.root}",
-                f"another, from leaf {first} on",
-            )
-        )
-    return contents
-
-
-def _where(manifest: Manifest, begin: int, end: int) -> str:
-    paths = [one.events.path for one in manifest.segments if one.first_leaf < end and begin < one.first_leaf + one.rows]
-    return ", ".join(paths[:5]) or f"leaves {begin} to {end}"
-
-
-@dataclass
-class _Segment:
-    """Reads a segment once: leaves, and where it is wanted the digests of the objects' contents."""
-
-    folder: Path
-    segment: Segment
-    contents: Contents | None
-    keys: Mapping[bytes, SubjectKey] | None
-    not_opened: int = 0
-
-    def leaves(self) -> Iterator[list[bytes]]:
-        """Runs of leaf hashes. Raises Tampered."""
-        events = self.folder / self.segment.events.path
-        counts = read_counts(self.folder / self.segment.objects.path)
-        if (len(counts), sum(counts)) != (self.segment.object_count, self.segment.rows):
-            raise Tampered(
-                "the segment's objects are of other events",
-                where=self.segment.objects.path,
-                expected=f"{self.segment.rows} events of {self.segment.object_count} objects",
-                found=f"{sum(counts)} of {len(counts)}",
-            )
-        hasher = None
-        if self.contents is not None:
-            hasher = self.contents.of(self.segment.source, read_objects(self.folder / self.segment.objects.path))
-        rows = 0
-        subjects = self.folder / self.segment.subjects.path if self.segment.subjects else None
-        for raw, found in read_leaves(events, subjects, self.keys):
-            rows += len(raw)
-            self.not_opened += raw.null_count
-            if rows > self.segment.rows:
-                break
-            if hasher is not None:
-                hasher.add(raw)
-            yield found
-        if rows != self.segment.rows:
-            raise Tampered(
-                "the segment has another number of events",
-                where=self.segment.events.path,
-                expected=str(self.segment.rows),
-                found=f"{rows}{' or more' if rows > self.segment.rows else ''}",
-            )
-        if hasher is not None:
-            hasher.end()
 
 
 def _tell_privacy(answer: Answer, contents: Contents, keys: Mapping[bytes, SubjectKey] | None) -> None:
