@@ -13,6 +13,7 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from audit_world import add_audit
 from folders import make_folders
+from holdfast.notifications.audit import AuditFindingNotifier
 from holdfast.operators.audit import ExportAuditOperator, VerifyExportsOperator
 from holdfast.operators.posture import CheckPostureOperator, CheckResidencyOperator
 
@@ -87,3 +88,12 @@ def test_a_site_that_is_none_is_refused_when_the_dag_is_parsed(topology: Path) -
 
     with pytest.raises(ConfigError, match="there is no such site"):
         VerifyExportsOperator(task_id="verify", site="site-x", topology_path=str(topology))
+
+
+def test_a_finding_leaves_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__HOLDFAST__EVIDENCE_FOLDER", str(tmp_path))
+    AuditFindingNotifier(what="an export").notify({"exception": ValueError("a gap"), "run_id": "one"})  # type: ignore[typeddict-item]
+    (file,) = (tmp_path / "audit-findings").iterdir()
+    record = json.loads(file.read_text())
+    assert list(record) == ["format", "what", "why", "run_id", "noticed_at"]
+    assert (record["format"], record["what"], record["why"]) == ("holdfast.audit-finding/1", "an export", "a gap")

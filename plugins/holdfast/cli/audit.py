@@ -1,45 +1,46 @@
-"""``holdfast audit …``: export, verify, prove, coverage."""
+"""``holdfast audit …``: export, verify, coverage, shred, keys."""
 
 from __future__ import annotations
 
 import mimetypes
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
+from holdfast.cli.audit_answer import print_answer, progress_bars
 from holdfast.cli.audit_controls import app as controls_app
-from holdfast.cli.audit_options import ExportsArgument, KeyOption, NeedOption, state_text, trusted_keys
+from holdfast.cli.audit_options import (
+    ExportsArgument,
+    KeyOption,
+    NeedOption,
+    SubjectKeysOption,
+    state_text,
+    subject_ring,
+    trusted_keys,
+)
+from holdfast.cli.audit_proof import app as proof_app
 from holdfast.cli.audit_select import app as select_app
 from holdfast.cli.output import JsonOption, TopologyOption, console, errors, print_json, reports_errors
 from holdfast.errors import ConfigError
 
 if TYPE_CHECKING:
     from holdfast.engine.audit.interface import Document, Interval
-    from holdfast.engine.audit.privacy.keys import SubjectKey, SubjectKeys
-    from holdfast.engine.audit.problems import Answer, Problem
 
 app = typer.Typer(
     help="Audit events of every cloud and of Airflow: exported, sealed, verified offline.",
     no_args_is_help=True,
     epilog="Exit codes of verify, coverage and check-proof: 0 fine, 2 bad input, 5 tampered, 6 incomplete, 7 unknown.",
 )
+app.add_typer(proof_app)
 app.add_typer(select_app)
 app.add_typer(controls_app)
 
-_COLOURS = {"fine": "green", "tampered": "red", "incomplete": "yellow", "unknown": "yellow"}
-_MOST_PROBLEMS = 30
 _EVERY_SECONDS = 5.0
-
-SubjectKeysOption = Annotated[
-    Path | None,
-    typer.Option("--subject-keys", help="The topology of the ledger, to open protected events with its keys."),
-]
 
 
 @app.command("export")
@@ -122,20 +123,21 @@ def verify(
 
     folders = [folder for one in exports for folder in exports_below(one)]
     kept = read_checkpoint(remembered) if remembered else None
-    with _progress() as progress:
+    ring = subject_ring(subject_keys)
+    with progress_bars() as progress:
         answer, each = verify_exports(
             folders,
             trusted=trusted_keys(key),
             needed=need,
             remembered=kept,
             time_roots=[_bytes_of(file, "the certificate") for file in time_roots or ()],
-            subject_keys=_subject_keys(subject_keys),
+            subject_keys=ring.by_id() if ring else None,
             progress=progress,
         )
     if as_json:
         print_json({**answer.to_json(), "exports": [one.answer.to_json() for one in each]})
     else:
-        _print_answer(answer)
+        print_answer(answer)
     raise typer.Exit(answer.exit_code)
 
 
@@ -171,102 +173,7 @@ def coverage(exports: ExportsArgument, key: KeyOption = None, as_json: JsonOptio
                 escape("; ".join(reason.detail for reason in one.findings)[:200]),
             )
     console.print(table)
-    _print_answer(answer, problems=False)
-    raise typer.Exit(answer.exit_code)
-
-
-@app.command("prove")
-@reports_errors
-def prove(
-    event: Annotated[str, typer.Argument(help="An event's `metadata.uid`, or leaf:N.")],
-    export_folder: Annotated[Path, typer.Option("--export", help="The export it is in.")],
-    output: Annotated[Path, typer.Option("--output", help="An empty folder for the event and its proof.")],
-    key: KeyOption = None,
-    subject_keys: SubjectKeysOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Prove one event: its bytes as received, as OCSF, and the hashes from it to the signed checkpoint.
-
-    Of an event whose subject is protected only the leaf is shown, unless the subject's key is at hand.
-
-    Exit codes: 0 proven, 2 there is no such event, 5 the export was tampered with, so nothing of it can be proven.
-    """
-    from holdfast.engine.audit.privacy.certificates import certificates_at
-    from holdfast.engine.audit.prove import find_event, prove_event, write_proof
-    from holdfast.engine.audit.verify import verify_export
-
-    verified = verify_export(export_folder, trusted=trusted_keys(key))
-    if verified.manifest is None:
-        _print_answer(verified.answer)
-        raise typer.Exit(verified.answer.exit_code)
-    places = find_event(export_folder, verified.manifest, event)
-    keys = _ring(subject_keys)
-    proven = prove_event(
-        export_folder,
-        verified,
-        places[0],
-        subject_keys=keys.by_id() if keys else None,
-        certificates=certificates_at(keys.stores[keys.first]) if keys else (),
-    )
-    write_proof(proven, export_folder, output)
-    told = {
-        "event": event,
-        "leaf": proven.index,
-        "size": proven.size,
-        "hashes": len(proven.proof),
-        "places": len(places),
-        "folder": output,
-        "protected": proven.protected is not None,
-        "opened": proven.raw is not None,
-        "shredded_at": proven.shredded.shredded_at.isoformat() if proven.shredded else None,
-    }
-    if as_json:
-        print_json(told)
-        return
-    console.print(f"Leaf {proven.index:,} of {proven.size:,}, {len(proven.proof)} hashes; written to {output}")
-    if proven.shredded:
-        console.print(
-            f"Its subject's key was shredded at {proven.shredded.shredded_at.isoformat()}: only its leaf is left"
-        )
-    elif proven.raw is None:
-        console.print("Its subject is protected, and the key is not at hand: only its leaf is shown")
-    if len(places) > 1:
-        console.print(f"Its source gave it {len(places)} times; this is the first")
-
-
-@app.command("check-proof")
-@reports_errors
-def check_proof(
-    folder: Annotated[Path, typer.Argument(help="What `prove --output` or `select --output` wrote.")],
-    key: KeyOption = None,
-    need: NeedOption = None,
-    export_folder: Annotated[
-        list[Path] | None,
-        typer.Option("--export", help="The exports of a selection: then it is shown that nothing was left out."),
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Check one event's proof, or a selection, offline.
-
-    Exit codes: 0 it holds, 2 bad input, 5 it does not, 6 what was selected from is incomplete, 7 it cannot be said
-    whether it is, or no trusted key was given.
-    """
-    from holdfast.engine.audit.chain import exports_below, verify_exports
-    from holdfast.engine.audit.prove import check_proof as checked
-    from holdfast.engine.audit.selection.check import check_selection
-    from holdfast.engine.audit.selection.documents import SELECTION
-
-    trusted = trusted_keys(key)
-    if (folder / SELECTION).exists():
-        folders = [found for one in export_folder or () for found in exports_below(one)]
-        against = verify_exports(folders, trusted=trusted, needed=need)[1] if folders else []
-        answer = check_selection(folder, trusted=trusted, needed=need, against=against)
-    else:
-        answer = checked(folder, trusted=trusted, needed=need)
-    if as_json:
-        print_json(answer.to_json())
-    else:
-        _print_answer(answer)
+    print_answer(answer, problems=False)
     raise typer.Exit(answer.exit_code)
 
 
@@ -328,33 +235,6 @@ def keys(topology: TopologyOption = None, as_json: JsonOption = False) -> None:
         console.print(one, markup=False)
 
 
-def _ring(topology: Path | None) -> SubjectKeys | None:
-    """The keys of the subjects of a topology's ledger."""
-    from holdfast.engine.audit.privacy.shred import subject_keys
-    from holdfast.engine.runtime import Runtime
-
-    return subject_keys(Runtime.from_environment(topology)) if topology else None
-
-
-def _subject_keys(topology: Path | None) -> dict[bytes, SubjectKey] | None:
-    keys = _ring(topology)
-    return keys.by_id() if keys else None
-
-
-def problem_lines(problems: Sequence[Problem]) -> Iterator[str]:
-    """A line for each kind of problem of a source: hours that lack the same thing are one of them."""
-    groups: dict[tuple[str, str, str], list[Problem]] = {}
-    for problem in problems:
-        groups.setdefault((str(problem.kind), problem.code, problem.where.partition(" ")[0]), []).append(problem)
-    order = list(_COLOURS)
-    found = sorted(groups.items(), key=lambda group: order.index(group[0][0]))
-    for (kind, _code, _source), alike in found[:_MOST_PROBLEMS]:
-        more = f" — and {len(alike) - 1} more like this" if len(alike) > 1 else ""
-        yield f"{kind}: {alike[0]}{more}"
-    if len(found) > _MOST_PROBLEMS:
-        yield f"{found[-1][0][0]}: and {len(found) - _MOST_PROBLEMS} other kinds; --json has them all"
-
-
 def _bytes_of(file: Path, what: str) -> bytes:
     try:
         return file.read_bytes()
@@ -386,44 +266,3 @@ def _documents(files: Sequence[Path]) -> Iterator[Document]:
     for file in files:
         media_type = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
         yield Document(f"attached/{file.name}", media_type, _bytes_of(file, "the document"))
-
-
-@contextmanager
-def _progress() -> Iterator[Any]:
-    from rich.progress import Progress
-
-    if not errors.is_terminal:
-        yield lambda *_: None
-        return
-    with Progress(console=errors, transient=True) as bars:
-        tasks: dict[str, Any] = {}
-
-        def show(what: str, done: int, of: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=of)
-            bars.update(tasks[what], completed=done, total=of)
-
-        yield show
-
-
-def _print_answer(answer: Answer, *, problems: bool = True) -> None:
-    colour = _COLOURS[answer.verdict]
-    if answer.counts:
-        events, documents = answer.counts["events"], answer.counts["documents"]
-        console.print(
-            f"{answer.origin}, seal {answer.seal}: {events:,} events and {documents} documents, "
-            f"{answer.size:,} leaves, root {(answer.root or '')[:16]}",
-            markup=False,
-        )
-        if answer.window:
-            console.print(f"From {answer.window[0]} to {answer.window[1]}", markup=False)
-    for name, state in answer.sources.items():
-        console.print(f"  {name}: {state_text(state)}")
-    if answer.signed_by:
-        console.print(f"Signed by {', '.join(answer.signed_by)}", markup=False)
-    for note in answer.notes:
-        console.print(note, markup=False)
-    if problems:
-        for line in problem_lines(answer.problems):
-            console.print(line, style=_COLOURS[line.partition(":")[0]], markup=False)
-    console.print(f"[{colour}]{answer.verdict}[/]")

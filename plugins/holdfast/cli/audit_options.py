@@ -1,4 +1,4 @@
-"""What the commands of ``holdfast audit`` share: which exports, whose keys."""
+"""What the commands of ``holdfast audit`` share: which exports, whose keys, how a state looks."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import typer
 from holdfast.errors import ConfigError
 
 if TYPE_CHECKING:
+    from holdfast.engine.audit.privacy.keys import SubjectKeys
     from holdfast.engine.audit.tlog.keys import VerifierKey
 
 #: Where a verifier's trusted keys come from when none is named: one key in each line.
@@ -22,6 +23,10 @@ KeyOption = Annotated[
 ]
 NeedOption = Annotated[int | None, typer.Option("--need", min=1, help="How many of the keys must have signed: all.")]
 ExportsArgument = Annotated[list[Path], typer.Argument(help="An export's folder, or a folder of several.")]
+SubjectKeysOption = Annotated[
+    Path | None,
+    typer.Option("--subject-keys", help="The topology of the ledger, to open protected events with its keys."),
+]
 
 
 def trusted_keys(given: Sequence[str] | None) -> list[VerifierKey]:
@@ -47,6 +52,14 @@ def _lines(file: Path) -> list[str]:
             fix="`holdfast audit keys` prints them where the ledger is sealed",
         ) from None
     return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+
+
+def subject_ring(topology: Path | None) -> SubjectKeys | None:
+    """The keys of the subjects of a topology's ledger."""
+    from holdfast.engine.audit.privacy.shred import subject_keys
+    from holdfast.engine.runtime import Runtime
+
+    return subject_keys(Runtime.from_environment(topology)) if topology else None
 
 
 def state_text(state: str) -> str:

@@ -38,7 +38,6 @@ def select(
     """
     from holdfast.engine.audit.chain import exports_below, verify_exports
     from holdfast.engine.audit.moments import parse_moment
-    from holdfast.engine.audit.selection.documents import as_json as selection_json
     from holdfast.engine.audit.selection.query import make_query
     from holdfast.engine.audit.selection.select import select_events
 
@@ -56,7 +55,7 @@ def select(
     _, each = verify_exports(folders, trusted=trusted_keys(key))
     selection = select_events(each, query, output)
     if as_json:
-        print_json({**selection_json(selection), "folder": output})
+        print_json({**selection.model_dump(mode="json"), "folder": output})
         return
     console.print(f"{len(selection.events):,} events of {selection.origin}; written to {output}", markup=False)
     for one in selection.sources:

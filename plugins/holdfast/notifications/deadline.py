@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-from datetime import UTC, datetime
-from pathlib import Path
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseNotifier
+from holdfast.notifications.base import Notice, RecordingNotifier
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
-class MissedDeadlineNotifier(BaseNotifier):
+class MissedDeadlineNotifier(RecordingNotifier):
     """Writes a record of a missed deadline beside the drills' evidence, and a line into the log.
 
     :param objective: what was missed, for people. (templated)
@@ -26,31 +23,16 @@ class MissedDeadlineNotifier(BaseNotifier):
         super().__init__(**kwargs)
         self.objective = objective
 
-    def notify(self, context: Context) -> None:
-        """Record it from a worker."""
-        self._record(context)
-
-    async def async_notify(self, context: Context) -> None:
-        """Record it from the triggerer, where deadline callbacks run."""
-        await asyncio.to_thread(self._record, context)
-
-    def _record(self, context: Context) -> Path:
-        from holdfast.hooks.runtime import HoldfastHook
-
+    def notice(self, context: Context, now: datetime) -> Notice:  # noqa: ARG002 - a run has one record
         run = context.get("dag_run") or {}
         names = ("dag_id", "dag_run_id", "run_id")
-        facts = run if isinstance(run, dict) else {name: getattr(run, name, None) for name in names}
-        dag_id, run_id = facts.get("dag_id"), facts.get("dag_run_id") or facts.get("run_id")
-        record = {
+        found = run if isinstance(run, dict) else {name: getattr(run, name, None) for name in names}
+        dag_id, run_id = found.get("dag_id"), found.get("dag_run_id") or found.get("run_id")
+        facts = {
             "format": "holdfast.missed-deadline/1",
             "objective": self.objective,
             "dag_id": dag_id,
             "run_id": run_id,
-            "noticed_at": datetime.now(UTC).isoformat(),
         }
         name = "".join(c if c.isalnum() or c in "-_" else "-" for c in f"{dag_id}-{run_id}")
-        file = HoldfastHook().evidence_folder() / "missed-deadlines" / f"{name}.json"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        self.log.error("Missed: %s (%s, %s); recorded in %s", self.objective, dag_id, run_id, file)
-        return file
+        return Notice("missed-deadlines", name, facts, f"Missed: {self.objective} ({dag_id}, {run_id})")

@@ -16,7 +16,7 @@ from holdfast.engine.audit.tlog.tilecheck import check_tiles
 from holdfast.engine.audit.tlog.tiles import TiledTree, tiles_in
 from holdfast.engine.audit.tlog.treeproofs import inclusion_proof
 from holdfast.engine.audit.verify import verify_export
-from holdfast.errors import UnknownName
+from holdfast.errors import ConfigError, UnknownName
 
 
 @pytest.fixture(scope="module")
@@ -63,12 +63,11 @@ def test_the_ledger_s_tiles_give_the_same_proof(world: AuditWorld) -> None:
     folder = world.folder / "export-4"
     verified = verify_export(folder, trusted=[world.key])
     assert verified.manifest is not None
-    assert verified.checkpoint is not None
     (place,) = find_event(folder, verified.manifest, f"leaf:{verified.manifest.first_leaf + 5}")
     proven = prove_event(folder, verified, place)
     for store in ledger.stores.values():
         source = tiles_in(store)
-        assert check_tiles(source, proven.size, verified.checkpoint.root) == []
+        assert check_tiles(source, proven.size, bytes.fromhex(str(verified.answer.root))) == []
         assert inclusion_proof(proven.index, proven.size, TiledTree(source, proven.size)) == proven.proof
 
 
@@ -116,3 +115,8 @@ def test_the_window_begins_where_it_was_asked_to(world: AuditWorld) -> None:
     assert verified.manifest is not None
     assert verified.manifest.sources[0].window is not None
     assert verified.manifest.sources[0].window.start == START
+
+
+def test_more_keys_than_there_are_is_bad_input_and_no_tampering(world: AuditWorld, proof: Path) -> None:
+    with pytest.raises(ConfigError, match="not so many keys"):
+        check_proof(proof, trusted=[world.key], needed=2)

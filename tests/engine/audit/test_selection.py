@@ -104,6 +104,11 @@ def test_what_is_selected_is_proven_and_complete(world: AuditWorld, selected: Pa
     assert check_selection(selected).exit_code == 7
 
 
+def test_more_keys_than_there_are_is_bad_input_and_no_tampering(world: AuditWorld, selected: Path) -> None:
+    with pytest.raises(ConfigError, match="not so many keys"):
+        check(world, selected, needed=2)
+
+
 def test_without_the_export_nothing_shows_that_nothing_was_left_out(world: AuditWorld, selected: Path) -> None:
     assert any("left out" in note for note in check(world, selected).notes)
 

@@ -101,9 +101,7 @@ def changes(draw: st.DrawFn, data: bytes) -> bytes:
             return data + draw(st.binary(min_size=1, max_size=32))
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data())
-def test_no_change_of_a_file_is_missed(exports: Exports, copy: Path, data: st.DataObject) -> None:
+def assert_a_change_is_found(exports: Exports, copy: Path, data: st.DataObject) -> None:
     file = data.draw(st.sampled_from(files_of(copy)))
     original = file.read_bytes()
     changed = data.draw(changes(original))
@@ -113,6 +111,22 @@ def test_no_change_of_a_file_is_missed(exports: Exports, copy: Path, data: st.Da
         assert_tampered(exports.verify(copy), where=file.relative_to(copy).as_posix())
     finally:
         file.write_bytes(original)
+
+
+MANY = settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@MANY
+@given(data=st.data())
+def test_no_change_of_a_file_is_missed(exports: Exports, copy: Path, data: st.DataObject) -> None:
+    assert_a_change_is_found(exports, copy, data)
+
+
+@pytest.mark.slow
+@settings(MANY, max_examples=3000)
+@given(data=st.data())
+def test_no_change_of_a_file_is_missed_at_length(exports: Exports, copy: Path, data: st.DataObject) -> None:
+    assert_a_change_is_found(exports, copy, data)
 
 
 @pytest.mark.parametrize("write", [str.upper, lambda digits: f"{digits[:2]} {digits[2:]}"])
@@ -123,21 +137,6 @@ def test_a_range_whose_hashes_are_written_otherwise_is_refused(
     row["before"][0] = write(row["before"][0])
     (copy / "range.json").write_bytes(canonical(row))
     assert_tampered(exports.verify(copy), where="range.json")
-
-
-@pytest.mark.slow
-@settings(max_examples=3000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data())
-def test_no_change_of_a_file_is_missed_at_length(exports: Exports, copy: Path, data: st.DataObject) -> None:
-    file = data.draw(st.sampled_from(files_of(copy)))
-    original = file.read_bytes()
-    changed = data.draw(changes(original))
-    assume(changed != original)
-    file.write_bytes(changed)
-    try:
-        assert_tampered(exports.verify(copy), where=file.relative_to(copy).as_posix())
-    finally:
-        file.write_bytes(original)
 
 
 def test_what_was_not_changed_is_fine(exports: Exports, copy: Path) -> None:
@@ -203,7 +202,7 @@ def test_a_manifest_made_to_fit_is_not_the_sealed_one(exports: Exports, copy: Pa
 def test_a_range_made_to_fit_too_is_not_the_signed_root(exports: Exports, copy: Path, change: str) -> None:
     """The attacker computes everything anew; only the signature is out of reach."""
     from holdfast.engine.audit.commitments import manifest_leaf
-    from holdfast.engine.audit.prove import export_leaves
+    from holdfast.engine.audit.leaves import export_leaves
     from holdfast.engine.audit.tlog.merkle import CompactRange
 
     file, table = rows_of(copy)
@@ -265,10 +264,7 @@ def test_a_file_more_is_found(exports: Exports, copy: Path) -> None:
 
 @pytest.mark.parametrize("name", ["coverage/fake.json", "segments/fake/000000.parquet", "topology/holdfast.yaml"])
 def test_a_file_less_is_found(exports: Exports, copy: Path, name: str) -> None:
-    target = copy / name
-    if not target.exists():
-        pytest.skip("the topology of this world has another name")
-    target.unlink()
+    (copy / name).unlink()
     assert_tampered(exports.verify(copy), "file-missing", name)
 
 

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from holdfast.engine.audit.coverage import worst
 from holdfast.engine.audit.interface import Coverage, Interval
+from holdfast.engine.audit.leaves import Progress
 from holdfast.engine.audit.manifest import CHECKPOINT, MANIFEST
 from holdfast.engine.audit.privacy.keys import SubjectKey
 from holdfast.engine.audit.problems import Answer, Kind, Problem, tampered
 from holdfast.engine.audit.tlog.keys import VerifierKey
 from holdfast.engine.audit.tlog.notes import Checkpoint, Note
-from holdfast.engine.audit.verify import Progress, Verified, coverage_problems, verify_export
+from holdfast.engine.audit.verify import Verified, coverage_problems, verify_export
 from holdfast.errors import ConfigError
 
 

@@ -63,7 +63,8 @@ class ContentHasher:
         at = 0
         while at < len(raw):
             while not self._left:
-                self._next()
+                if not self._next():
+                    raise Tampered("there are more events than its objects have", where="objects")
             take = min(self._left, len(raw) - at)
             self._feed(raw.slice(at, take).to_pylist())
             at += take
@@ -77,29 +78,23 @@ class ContentHasher:
         self._hash.update((b"" if self._is_first else separator) + separator.join(found))
         self._is_first = False
 
-    def _next(self) -> None:
+    def _next(self) -> bool:
+        """Whether there is another object; then it is begun."""
         self._finish()
         following = next(self._objects, None)
         if following is None:
-            raise Tampered("there are more events than its objects have", where="objects")
+            return False
         self._current, self._left = following
         self._hash = sha256(self._current.prefix)
         self._is_first, self._is_hidden = True, False
+        return True
 
     def end(self) -> None:
         """No more events. Raises Tampered: an object's are missing, or make another content."""
-        while True:
-            if self._left:
-                raise Tampered(
-                    "events of an object are missing", where=self._current.object_id if self._current else ""
-                )
-            self._finish()
-            following = next(self._objects, None)
-            if following is None:
+        while not self._left:
+            if not self._next():
                 return
-            self._current, self._left = following
-            self._hash = sha256(self._current.prefix)
-            self._is_first, self._is_hidden = True, False
+        raise Tampered("events of an object are missing", where=self._current.object_id if self._current else "")
 
     def _finish(self) -> None:
         if self._current is None:

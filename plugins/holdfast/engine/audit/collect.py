@@ -225,10 +225,7 @@ def _documents(source: AuditSource, interval: Interval, coverages: list[Coverage
         yield from source.documents(interval)
     except HoldfastError as error:
         last = coverages[-1]
-        found = (*last.findings, _unreadable(error, source.name))
-        coverages[-1] = Coverage(
-            last.interval, last.proof, last.expected, last.observed, last.objects, last.records, found
-        )
+        coverages[-1] = replace(last, findings=(*last.findings, _unreadable(error, source.name)))
 
 
 def _without(batch: Batch, known: frozenset[tuple[str, str]]) -> Batch:

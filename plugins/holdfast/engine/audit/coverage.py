@@ -34,10 +34,6 @@ class CoverageManifest:
         """The worst of all intervals; unknown when there is none."""
         return worst(one.state for one in self.intervals)
 
-    @property
-    def records(self) -> int:
-        return sum(one.records for one in self.intervals)
-
     def encode(self) -> bytes:
         """Canonical JSON."""
         return canonical(

@@ -21,6 +21,7 @@ from typing import Any
 from holdfast.engine.audit import pending as pendings
 from holdfast.engine.audit import retention
 from holdfast.engine.audit.collect import Asked, Progress, collect, staged_units
+from holdfast.engine.audit.coverage import worst
 from holdfast.engine.audit.errors import Tampered
 from holdfast.engine.audit.interface import AuditSource, Batch, Coverage, Document, Interval, SourceUnreadable, State
 from holdfast.engine.audit.ledger import Copied, Ledger, SealRecord, export_names, require_empty
@@ -64,8 +65,6 @@ class Exported:
     @property
     def state(self) -> State:
         """The worst of all sources."""
-        from holdfast.engine.audit.coverage import worst
-
         return worst(source.state for source in self.manifest.sources)
 
     def to_json(self) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from holdfast.engine.audit.manifest import (
     Manifest,
     Previous,
     parse_manifest,
+    safe_path,
 )
 from holdfast.engine.audit.tlog.merkle import CompactRange
 from holdfast.engine.objectstore.errors import ObjectNotFound, ObjectStoreError
@@ -229,11 +230,6 @@ class Ledger:
             else:
                 store.put(key, _chunks(file))
 
-    def names(self, record: SealRecord, site: str | None = None) -> list[str]:
-        """The files of a seal's export at a site."""
-        prefix = f"{_EXPORTS}{record.folder}/"
-        return [found.key.removeprefix(prefix) for found in self.stores[site or self.first].list(prefix)]
-
     def fetch(self, record: SealRecord, folder: Path, *, site: str | None = None) -> Path:
         """Bring a seal's export into a folder, with its checkpoint. Nothing is checked: `verify_export` does that.
 
@@ -244,14 +240,15 @@ class Ledger:
         """
         require_empty(folder)
         store = self.stores[site or self.first]
-        names = self.names(record, site)
+        prefix = f"{_EXPORTS}{record.folder}/"
+        names = [found.key.removeprefix(prefix) for found in store.list(prefix)]
         _expect_apart(names)
         for name in names:
             try:
                 target = _inside(folder, name)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with target.open("xb") as opened:
-                    for chunk in store.open(f"{_EXPORTS}{record.folder}/{name}"):
+                    for chunk in store.open(prefix + name):
                         opened.write(chunk)
             except OSError as error:
                 raise ConfigError(
@@ -333,8 +330,6 @@ def reference(root: Path, name: str) -> File:
 
 
 def _inside(folder: Path, name: str) -> Path:
-    from holdfast.engine.audit.manifest import safe_path
-
     if name not in UNLISTED:
         try:
             safe_path(name)

@@ -27,6 +27,8 @@ FORMAT = "holdfast.audit-export/1"
 #: Names in an export's folder that no manifest lists.
 MANIFEST, CHECKPOINT, RANGE, TIMESTAMP = "manifest.json", "checkpoint", "range.json", "checkpoint.tsr"
 UNLISTED = frozenset({MANIFEST, CHECKPOINT, RANGE, TIMESTAMP})
+#: Of `RANGE`.
+RANGE_FORMAT = "holdfast.range/1"
 _PARTS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._=-@+,"
 
 

@@ -17,19 +17,20 @@ from typing import Any
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from holdfast.engine.audit.commitments import document_leaf, event_leaf, manifest_leaf, protected_leaf
+from holdfast.engine.audit.commitments import event_leaf, protected_leaf
 from holdfast.engine.audit.errors import Tampered
+from holdfast.engine.audit.leaves import export_leaves
 from holdfast.engine.audit.ledger import require_empty
-from holdfast.engine.audit.manifest import CHECKPOINT, MANIFEST, Manifest, Segment
+from holdfast.engine.audit.manifest import CHECKPOINT, Manifest, Segment
 from holdfast.engine.audit.ocsf.schema import as_event
 from holdfast.engine.audit.privacy.blocks import SALT_BYTES, Protected, find_protected
 from holdfast.engine.audit.privacy.certificates import Certificate, certificates_in
 from holdfast.engine.audit.privacy.keys import SubjectKey
 from holdfast.engine.audit.problems import Answer, not_pinned, of_error
-from holdfast.engine.audit.segments import RAW, read_leaves
+from holdfast.engine.audit.segments import RAW
 from holdfast.engine.audit.tlog.keys import VerifierKey
 from holdfast.engine.audit.tlog.merkle import CompactRange, cover, parents
-from holdfast.engine.audit.tlog.notes import Checkpoint, Note, Policy, Quorum, verify_checkpoint
+from holdfast.engine.audit.tlog.notes import Checkpoint, Note, Policy, verify_checkpoint
 from holdfast.engine.audit.tlog.treeproofs import inclusion_proof, verify_inclusion
 from holdfast.engine.audit.verify import Verified
 from holdfast.engine.snapshot.documents import canonical
@@ -129,14 +130,7 @@ def prove_event(
     Raises:
         Tampered: the export is not whole, so nothing of it can be proven.
     """
-    manifest, checkpoint = verified.manifest, verified.checkpoint
-    if manifest is None or checkpoint is None or verified.answer.verdict == "tampered":
-        raise Tampered(
-            "the export is not what was sealed, so nothing of it can be proven",
-            where=str(folder),
-            found=str(verified.answer.problems[0]) if verified.answer.problems else None,
-            fix="Fetch it again from one of the ledger's sites",
-        )
+    manifest = verified.sealed("can be proven")
     row = _row(folder / place.segment.events.path, place.row)
     raw = row.pop(RAW)
     proof = proofs_of(folder, manifest, verified.left, [place.leaf])[place.leaf]
@@ -200,16 +194,6 @@ def _nodes(
     return found
 
 
-def export_leaves(folder: Path, manifest: Manifest) -> Iterator[list[bytes]]:
-    """Every leaf of an export, in order, in runs."""
-    for segment in manifest.segments:
-        subjects = folder / segment.subjects.path if segment.subjects else None
-        for _, leaves in read_leaves(folder / segment.events.path, subjects):
-            yield leaves
-    yield [document_leaf((folder / one.file.path).read_bytes()) for one in manifest.documents]
-    yield [manifest_leaf((folder / MANIFEST).read_bytes())]
-
-
 def _row(file: Path, row: int) -> dict[str, Any]:
     reader = pq.ParquetFile(file)
     at = 0
@@ -243,7 +227,7 @@ def check_proof(folder: Path, *, trusted: Sequence[VerifierKey], needed: int | N
     """Check a proof that `write_proof` wrote: the event's bytes, the path, the checkpoint's signatures. Offline.
 
     Raises:
-        ConfigError: there is no proof here.
+        ConfigError: there is no proof here, or so many keys cannot have signed.
     """
     from holdfast.engine.audit.tlog.proofs import Proof
 
@@ -260,15 +244,14 @@ def check_proof(folder: Path, *, trusted: Sequence[VerifierKey], needed: int | N
         ) from None
     if not (folder / EVENT).exists():
         answer.notes.append("Unknown: what the event says; its subject is protected, and only its leaf was given")
-    wanted = len(trusted) if needed is None else needed
+    policy = Policy.trusting(trusted, needed) if trusted else None
     try:
         proof = Proof.parse(encoded)
         checkpoint = Checkpoint.parse(Note.parse(proof.checkpoint).text)
         verify_inclusion(leaf, proof.index, checkpoint.size, proof.hashes, checkpoint.root)
         answer.origin, answer.size, answer.root = checkpoint.origin, checkpoint.size, checkpoint.root.hex()
-        if trusted:
-            quorum = Quorum(wanted, tuple(trusted), "trusted keys")
-            _, verified = verify_checkpoint(proof.checkpoint, checkpoint.origin, Policy((quorum,)))
+        if policy:
+            _, verified = verify_checkpoint(proof.checkpoint, checkpoint.origin, policy)
             answer.signed_by = [key.name for key in verified.signed_by]
         else:
             answer.add(not_pinned(str(folder)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
@@ -24,6 +24,7 @@ from holdfast.engine.audit.manifest import (
     CHECKPOINT,
     MANIFEST,
     RANGE,
+    RANGE_FORMAT,
     DocumentRef,
     Manifest,
     Retention,
@@ -36,7 +37,6 @@ from holdfast.engine.audit.tlog.merkle import CompactRange
 from holdfast.engine.audit.tlog.notes import Checkpoint, sign
 from holdfast.engine.snapshot.documents import canonical
 
-RANGE_FORMAT = "holdfast.range/1"
 _HASH = 32
 
 
@@ -191,24 +191,21 @@ class _Documents:
 
     def add(self, document: Document, *, source: str = "") -> str:
         """Write a document down as a leaf. Returns its path."""
-        self._write(document.name, document.data, document.media_type, source, document.about)
-        return document.name
-
-    def _write(self, path: str, data: bytes, media_type: str, source: str, about: Mapping[str, str]) -> None:
-        file = self.folder / path
+        file = self.folder / document.name
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(data)
+        file.write_bytes(document.data)
         leaf = self.leaves.range.end
-        self.leaves.add(document_leaf(data))
+        self.leaves.add(document_leaf(document.data))
         self.found.append(
             DocumentRef(
-                file=reference(self.folder, path),
+                file=reference(self.folder, document.name),
                 leaf=leaf,
-                media_type=media_type,
+                media_type=document.media_type,
                 source=source,
-                about=dict(sorted(about.items())),
+                about=dict(sorted(document.about.items())),
             )
         )
+        return document.name
 
 
 def _source(one: Collected, held: _Documents) -> SourceRef:

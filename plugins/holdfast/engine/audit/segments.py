@@ -47,7 +47,7 @@ OBJECTS_SCHEMA = pa.schema(
     ]
 )
 _NEVER_NULL = ("object_id", "size_bytes", "sha256", "prefix", "separator", "suffix")
-_ROW_GROUP_ROWS = 50_000
+_ROW_GROUP_ROWS, _BATCH_ROWS = 50_000, 20_000
 _RAW_BYTES_OF_A_GROUP = 48 * 1024 * 1024
 #: What is read of a file that may not be ours. A group of ours goes over 48 MiB by one batch at most.
 _MOST_COLUMN_BYTES = 1024 * 1024 * 1024
@@ -57,31 +57,12 @@ _MOST_FOOTER_BYTES, _MOST_FOOTER_ENTRIES = 64 * 1024 * 1024, 1_000_000
 _OBJECT_TEXTS = ("object_id", "prefix", "separator", "suffix", "version")
 
 
-@dataclass(frozen=True)
-class WrittenSegment:
-    """What a segment came to.
-
-    Args:
-        rows: events.
-        objects: objects they came in.
-        raw_bytes: of the events as received.
-        subjects_file: of protected events; ``None``: it has none.
-    """
-
-    events_file: Path
-    objects_file: Path
-    subjects_file: Path | None
-    rows: int
-    objects: int
-    raw_bytes: int
-
-
 @dataclass
 class SegmentWriter:
     """Writes one segment, batch by batch, with memory for one row group.
 
     Args:
-        folder: where its two files go.
+        folder: where its files go.
         name: their common beginning, e.g. ``0000``.
         keys: of subjects, whose events are protected; ``None``: nothing is.
     """
@@ -94,15 +75,15 @@ class SegmentWriter:
     raw_bytes: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        self.events_file = self.folder / f"{self.name}.parquet"
-        self.objects_file = self.folder / f"{self.name}.objects.parquet"
         self.folder.mkdir(parents=True, exist_ok=True)
         self._waiting: list[pa.Table] = []
         self._waiting_rows = self._waiting_bytes = 0
         self._blocks = BlockWriter(self.folder / f"{self.name}.subjects.parquet") if self.keys else None
         self._schema = PROTECTED_SCHEMA if self.keys else EVENTS_SCHEMA
-        self._events = pq.ParquetWriter(self.events_file, self._schema, **events_options())
-        self._objects = pq.ParquetWriter(self.objects_file, OBJECTS_SCHEMA, compression="zstd", compression_level=3)
+        self._events = pq.ParquetWriter(self.folder / f"{self.name}.parquet", self._schema, **events_options())
+        self._objects = pq.ParquetWriter(
+            self.folder / f"{self.name}.objects.parquet", OBJECTS_SCHEMA, compression="zstd", compression_level=3
+        )
 
     def add(self, batch: Batch, normalised: pa.Table) -> list[bytes]:
         """Write a batch. Returns the leaves of its events, in order.
@@ -111,7 +92,7 @@ class SegmentWriter:
         """
         if normalised.num_rows != len(batch.raw):
             raise ValueError(f"expected {len(batch.raw)} normalised events; found {normalised.num_rows}")
-        table, raw, leaves = normalised.cast(SCHEMA), batch.raw, list[bytes]()
+        table, raw = normalised.cast(SCHEMA), batch.raw
         if self.keys is not None and self._blocks is not None and len(batch.raw):
             table, raw, leaves = self._protected(table, batch.raw, self.keys, self._blocks)
         else:
@@ -158,13 +139,13 @@ class SegmentWriter:
             self._events.write_table(pa.concat_tables(self._waiting), row_group_size=_ROW_GROUP_ROWS)
         self._waiting, self._waiting_rows, self._waiting_bytes = [], 0, 0
 
-    def close(self) -> WrittenSegment:
-        """End both files."""
+    def close(self) -> None:
+        """End its files."""
         self._flush()
         self._events.close()
         self._objects.close()
-        subjects = self._blocks.file if self._blocks and self._blocks.close() else None
-        return WrittenSegment(self.events_file, self.objects_file, subjects, self.rows, self.objects, self.raw_bytes)
+        if self._blocks is not None:
+            self._blocks.close()
 
 
 def events_options() -> dict[str, Any]:
@@ -273,7 +254,7 @@ def read_objects(file: Path) -> list[tuple[SourceObject, int]]:
     ]
 
 
-def read_raw(file: Path, *, batch_rows: int = 20_000) -> Iterator[pa.LargeBinaryArray]:
+def read_raw(file: Path) -> Iterator[pa.LargeBinaryArray]:
     """The raw bytes of a segment's events, in order, a part at a time.
 
     Raises:
@@ -283,7 +264,7 @@ def read_raw(file: Path, *, batch_rows: int = 20_000) -> Iterator[pa.LargeBinary
     reader = _opened(file, [RAW])
     _check_column(reader, RAW, pa.large_binary(), pa.binary())
     for group in range(reader.num_row_groups):  # a batch over several groups would hold all of them
-        rows = _rows_at_once(reader.metadata.row_group(group), batch_rows)
+        rows = _rows_at_once(reader.metadata.row_group(group))
         for batch in reader.iter_batches(rows, row_groups=[group], columns=[RAW], use_threads=False):
             column = batch.column(0)
             yield column if column.type == pa.large_binary() else column.cast(pa.large_binary())
@@ -307,12 +288,12 @@ def _opened(file: Path, wanted: Sequence[str]) -> pq.ParquetFile:
     return reader
 
 
-def _rows_at_once(group: Any, most: int) -> int:
+def _rows_at_once(group: Any) -> int:
     """Ours are plain; where there is a dictionary, each row may be as large as all of it."""
     for column in (group.column(number) for number in range(group.num_columns)):
         if column.path_in_schema == RAW and any("DICTIONARY" in found for found in column.encodings):
-            return max(1, min(most, _MOST_DICTIONARY_BYTES // max(int(column.total_uncompressed_size), 1)))
-    return most
+            return max(1, min(_BATCH_ROWS, _MOST_DICTIONARY_BYTES // max(int(column.total_uncompressed_size), 1)))
+    return _BATCH_ROWS
 
 
 def _columns(reader: pq.ParquetFile) -> Iterator[Any]:

@@ -11,9 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from holdfast.engine.audit.errors import Tampered
+from holdfast.engine.audit.leaves import export_leaves
 from holdfast.engine.audit.ledger import Ledger, SealRecord
 from holdfast.engine.audit.manifest import MANIFEST, parse_manifest
-from holdfast.engine.audit.prove import export_leaves
 from holdfast.engine.audit.tlog.errors import TileWrong
 from holdfast.engine.audit.tlog.merkle import EMPTY_ROOT, CompactRange
 from holdfast.engine.audit.tlog.tiles import append_tiles, copy_tiles, edge, range_of_edge, tiles_in

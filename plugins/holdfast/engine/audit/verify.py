@@ -11,37 +11,36 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
-import pyarrow as pa
-
 from holdfast.engine.audit.checks import CHECKS, Contents, check_evidence
-from holdfast.engine.audit.commitments import document_leaf, manifest_leaf
+from holdfast.engine.audit.commitments import manifest_leaf
 from holdfast.engine.audit.coverage import CoverageManifest, parse_coverage
 from holdfast.engine.audit.errors import Tampered
 from holdfast.engine.audit.interface import Coverage, Finding, State
+from holdfast.engine.audit.leaves import Progress, check_leaves
 from holdfast.engine.audit.manifest import (
     CHECKPOINT,
     MANIFEST,
     RANGE,
+    RANGE_FORMAT,
     TIMESTAMP,
     UNLISTED,
     File,
     Manifest,
-    Segment,
     parse_manifest,
 )
 from holdfast.engine.audit.privacy.certificates import check_certificates
 from holdfast.engine.audit.privacy.keys import SubjectKey
 from holdfast.engine.audit.problems import Answer, Kind, Problem, not_pinned, of_error, of_state, tampered
-from holdfast.engine.audit.segments import file_sha256, read_counts, read_leaves, read_objects
+from holdfast.engine.audit.segments import file_sha256
 from holdfast.engine.audit.tlog.errors import NoteRefused
 from holdfast.engine.audit.tlog.keys import VerifierKey
-from holdfast.engine.audit.tlog.merkle import CompactRange, cover, folded
-from holdfast.engine.audit.tlog.notes import Checkpoint, Policy, Quorum, verify_checkpoint
+from holdfast.engine.audit.tlog.merkle import CompactRange, folded
+from holdfast.engine.audit.tlog.notes import Policy, verify_checkpoint
 from holdfast.engine.snapshot.documents import canonical
 from holdfast.errors import ConfigError, HoldfastError
 
@@ -49,8 +48,6 @@ from holdfast.errors import ConfigError, HoldfastError
 _LARGEST_HEAD_BYTES = 256 * 1024 * 1024
 _LARGEST_NOTE_BYTES = 1024 * 1024
 _CLOCKS_DIFFER = timedelta(minutes=5)
-
-Progress = Callable[[str, int, int], object]
 
 
 @dataclass
@@ -60,16 +57,32 @@ class Verified:
     Args:
         answer: what was found.
         manifest: ``None``: it cannot be trusted.
-        checkpoint: ``None``: it cannot be trusted.
         left: the compact range of all leaves before this export.
     """
 
     answer: Answer
     manifest: Manifest | None = None
-    checkpoint: Checkpoint | None = None
     left: CompactRange = field(default_factory=CompactRange)
     #: Of every source whose coverage can be read.
     coverage: list[CoverageManifest] = field(default_factory=list)
+
+    def sealed(self, purpose: str) -> Manifest:
+        """The manifest, for what is right only where nothing was tampered with.
+
+        Args:
+            purpose: for the message, e.g. ``is evidence``.
+
+        Raises:
+            Tampered: the export is not what was sealed.
+        """
+        if self.manifest is None or self.answer.verdict == "tampered":
+            raise Tampered(
+                f"the export is not what was sealed, so nothing of it {purpose}",
+                where=self.answer.where,
+                found=str(self.answer.problems[0]) if self.answer.problems else None,
+                fix="Fetch it again from one of the ledger's sites",
+            )
+        return self.manifest
 
 
 def verify_export(
@@ -109,14 +122,14 @@ def verify_export(
     head = _head(folder, answer, trusted, needed)
     if head is None:
         return done
-    manifest, checkpoint, left, before = head
-    done.manifest, done.checkpoint, done.left = manifest, checkpoint, left
+    manifest, left, before = head
+    done.manifest, done.left = manifest, left
     _tell(answer, manifest)
     _check_history(manifest, left, answer)
     _check_time(folder, answer, time_roots)
     whole = _check_files(folder, manifest, answer, progress)
     if whole:
-        contents = _check_leaves(folder, manifest, left, before, answer, progress, subject_keys)
+        contents = check_leaves(folder, manifest, left, before, answer, progress, subject_keys)
         done.coverage = _check_coverage(folder, manifest, answer)
         if judges_coverage:
             for one in done.coverage:
@@ -132,7 +145,7 @@ def verify_export(
 
 def _head(
     folder: Path, answer: Answer, trusted: Sequence[VerifierKey], needed: int | None
-) -> tuple[Manifest, Checkpoint, CompactRange, tuple[bytes, ...]] | None:
+) -> tuple[Manifest, CompactRange, tuple[bytes, ...]] | None:
     """What all else hangs on; ``None``: it does not hold."""
     where, at = str(folder / CHECKPOINT), str(folder)
     try:
@@ -178,7 +191,7 @@ def _head(
             )
         )
         return None
-    return manifest, checkpoint, left, before
+    return manifest, left, before
 
 
 def _check_trust(note: bytes, origin: str, answer: Answer, trusted: Sequence[VerifierKey], needed: int | None) -> None:
@@ -186,9 +199,8 @@ def _check_trust(note: bytes, origin: str, answer: Answer, trusted: Sequence[Ver
     if not trusted:
         answer.add(not_pinned(where))
         return
-    wanted = len(trusted) if needed is None else needed
     try:
-        _, verified = verify_checkpoint(note, origin, Policy((Quorum(wanted, tuple(trusted), "trusted keys"),)))
+        _, verified = verify_checkpoint(note, origin, Policy.trusting(trusted, needed))
     except NoteRefused as error:
         answer.add(of_error(error, "not-signed", where))
         return
@@ -310,97 +322,6 @@ def _check_file(path: Path, file: File) -> Problem | None:
     return None
 
 
-def _check_leaves(
-    folder: Path,
-    manifest: Manifest,
-    left: CompactRange,
-    before: tuple[bytes, ...],
-    answer: Answer,
-    progress: Progress,
-    keys: Mapping[bytes, SubjectKey] | None,
-) -> Contents:
-    """Every leaf made again, and the root they come to."""
-    leaves, contents, done = left, Contents(), 0
-    kinds = {source.name: source.kind for source in manifest.sources}
-    for segment in manifest.segments:
-        try:
-            reader = _Segment(folder, segment, contents if kinds.get(segment.source) in CHECKS else None, keys)
-            for found in reader.leaves():
-                leaves = leaves.append(found)
-                done += len(found)
-                progress("events", done, answer.counts["events"])
-            contents.events_not_opened += reader.not_opened
-        except (pa.ArrowException, HoldfastError, OSError, ValueError) as error:
-            answer.add(tampered("segment-unreadable", "the segment cannot be read", segment.events.path, None, error))
-            return contents
-    leaves = leaves.append([document_leaf((folder / one.file.path).read_bytes()) for one in manifest.documents])
-    if leaves.hashes != before:
-        place = next(
-            (span for span, a, b in zip(cover(0, leaves.end), leaves.hashes, before, strict=False) if a != b), (0, 0)
-        )
-        first = place[1] << place[0]
-        answer.add(
-            tampered(
-                "leaves-differ",
-                "the events and documents are not the ones that were sealed",
-                _where(manifest, first, first + (1 << place[0])),
-                f"root {answer.root}",
-                f"another, from leaf {first} on",
-            )
-        )
-    return contents
-
-
-def _where(manifest: Manifest, begin: int, end: int) -> str:
-    paths = [one.events.path for one in manifest.segments if one.first_leaf < end and begin < one.first_leaf + one.rows]
-    return ", ".join(paths[:5]) or f"leaves {begin} to {end}"
-
-
-@dataclass
-class _Segment:
-    """Reads a segment once: leaves, and where it is wanted the digests of the objects' contents."""
-
-    folder: Path
-    segment: Segment
-    contents: Contents | None
-    keys: Mapping[bytes, SubjectKey] | None
-    not_opened: int = 0
-
-    def leaves(self) -> Iterator[list[bytes]]:
-        """Runs of leaf hashes. Raises Tampered."""
-        events = self.folder / self.segment.events.path
-        counts = read_counts(self.folder / self.segment.objects.path)
-        if (len(counts), sum(counts)) != (self.segment.object_count, self.segment.rows):
-            raise Tampered(
-                "the segment's objects are of other events",
-                where=self.segment.objects.path,
-                expected=f"{self.segment.rows} events of {self.segment.object_count} objects",
-                found=f"{sum(counts)} of {len(counts)}",
-            )
-        hasher = None
-        if self.contents is not None:
-            hasher = self.contents.of(self.segment.source, read_objects(self.folder / self.segment.objects.path))
-        rows = 0
-        subjects = self.folder / self.segment.subjects.path if self.segment.subjects else None
-        for raw, found in read_leaves(events, subjects, self.keys):
-            rows += len(raw)
-            self.not_opened += raw.null_count
-            if rows > self.segment.rows:
-                break
-            if hasher is not None:
-                hasher.add(raw)
-            yield found
-        if rows != self.segment.rows:
-            raise Tampered(
-                "the segment has another number of events",
-                where=self.segment.events.path,
-                expected=str(self.segment.rows),
-                found=f"{rows}{' or more' if rows > self.segment.rows else ''}",
-            )
-        if hasher is not None:
-            hasher.end()
-
-
 def _tell_privacy(answer: Answer, contents: Contents, keys: Mapping[bytes, SubjectKey] | None) -> None:
     """What was not looked at: a leaf proves that a protected event is the sealed one, not what it says."""
     if contents.events_not_opened:
@@ -478,7 +399,7 @@ def _read_range(file: Path) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
     data = _read(file, _LARGEST_NOTE_BYTES)
     try:
         row = json.loads(data)
-        if set(row) != {"format", "left", "before"} or row["format"] != "holdfast.range/1":
+        if set(row) != {"format", "left", "before"} or row["format"] != RANGE_FORMAT:
             raise ValueError("expected format, left and before")
         if canonical(row) != data:
             raise ValueError("expected canonical JSON")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -11,13 +10,15 @@ from typing import Any
 
 from holdfast.engine.audit.chain import read_checkpoint, verify_exports
 from holdfast.engine.audit.export import open_ledger
+from holdfast.engine.audit.manifest import CHECKPOINT
 from holdfast.engine.audit.problems import Answer, Kind, Problem, tampered
 from holdfast.engine.audit.signing import cosigners
-from holdfast.engine.audit.tlog.keys import VerifierKey
 from holdfast.engine.runtime import Runtime
 
 #: How long after its end an interval may be late before that is a finding.
 LATE = timedelta(hours=26)
+#: New exports that one run verifies at most.
+_AT_ONCE = 24
 
 
 @dataclass(frozen=True)
@@ -38,21 +39,13 @@ class Watched:
         return {"site": self.site, "seals": list(self.seals), **self.answer.to_json()}
 
 
-def verify_ledger(
-    runtime: Runtime,
-    *,
-    site: str | None = None,
-    trusted: Sequence[VerifierKey] = (),
-    late: timedelta = LATE,
-    at_once: int = 24,
-) -> Watched:
+def verify_ledger(runtime: Runtime, *, site: str | None = None) -> Watched:
     """Fetch the exports since the last verification, and verify them; what held is remembered on this machine.
+
+    The keys that sign here must have signed them.
 
     Args:
         site: where they are read; by default each site in turn, so that every copy is read now and then.
-        trusted: keys; by default those that sign here.
-        late: how long after its end an interval may be late.
-        at_once: how many exports at most.
 
     Raises:
         ConfigError, ObjectStoreError, Tampered: the ledger's records are damaged.
@@ -63,9 +56,9 @@ def verify_ledger(
     memory = _Memory(home, ledger.origin)
     sites = list(ledger.stores)
     chosen = site or sites[(memory.seal + 1) % len(sites)]
-    keys = list(trusted) or [signer.key for signer in cosigners(runtime)]
+    keys = [signer.key for signer in cosigners(runtime)]
     first = max(memory.seal, 0)  # the last verified one again: it links what follows
-    numbers = [number for number in ledger.numbers(chosen) if number >= first][: at_once + 1]
+    numbers = [number for number in ledger.numbers(chosen) if number >= first][: _AT_ONCE + 1]
     answer = Answer(f"{ledger.origin} at {chosen}")
     if memory.seal >= 0 and (not numbers or numbers[0] > memory.seal):
         answer.add(
@@ -82,11 +75,9 @@ def verify_ledger(
             ledger.fetch(ledger.record(number, chosen), scratch / f"{number:08d}", site=chosen) for number in numbers
         ]
         remembered = read_checkpoint(memory.file) if memory.file.exists() else None
-        answer, each = verify_exports(
-            folders, trusted=keys, remembered=remembered, late_until=runtime.clock.now() - late
-        )
-        if not any(one.answer.verdict == "tampered" for one in each) and answer.verdict != "tampered":
-            memory.keep(folders[-1] / "checkpoint", numbers[-1])
+        answer, _ = verify_exports(folders, trusted=keys, remembered=remembered, late_until=runtime.clock.now() - LATE)
+        if answer.verdict != "tampered":
+            memory.keep(folders[-1] / CHECKPOINT, numbers[-1])
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return Watched(answer, tuple(numbers), chosen)

@@ -7,7 +7,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from holdfast.engine.audit.tlog.keys import LocalSigner, VerifierKey
-from holdfast.engine.audit.tlog.merkle import EMPTY_ROOT, Subtrees, leaf_hashes, root_of
+from holdfast.engine.audit.tlog.merkle import EMPTY_ROOT, Subtrees, leaf_hash, root_of
 from holdfast.engine.audit.tlog.notes import Checkpoint, Note, Policy, Quorum, cosigned, sign, verify_checkpoint
 from holdfast.engine.audit.tlog.proofs import Proof, format_proof, verify_proof
 from holdfast.engine.audit.tlog.tilecheck import check_tiles
@@ -19,7 +19,7 @@ GOLDEN = Path(__file__).parents[3] / "golden" / "ledger-log"
 ORIGIN = "example.com/ledger"
 #: A log of 700 entries, of which the last 300 came in one run; the proof is of entry 600.
 ENTRIES = [f"entry {number}".encode() for number in range(700)]
-LEAVES = leaf_hashes(ENTRIES)
+LEAVES = list(map(leaf_hash, ENTRIES))
 BEGIN, SIZE, INDEX = 400, 700, 600
 #: Known to all.
 LOG = LocalSigner.of(ORIGIN, Ed25519PrivateKey.from_private_bytes(bytes(range(32))))

@@ -12,19 +12,20 @@ from hypothesis import strategies as st
 
 from holdfast.engine.audit.tlog.errors import LogError, NoteRefused, ProofRefused
 from holdfast.engine.audit.tlog.keys import LocalSigner
-from holdfast.engine.audit.tlog.merkle import Subtrees, leaf_hash, leaf_hashes, root_of
+from holdfast.engine.audit.tlog.merkle import Subtrees, leaf_hash, root_of
 from holdfast.engine.audit.tlog.notes import Checkpoint, Policy, Quorum, sign
 from holdfast.engine.audit.tlog.proofs import Proof, format_proof, verify_proof
 from holdfast.engine.audit.tlog.treeproofs import inclusion_proof
 
 ORIGIN = "example.com/ledger"
 ENTRIES = [b"entry %d" % number for number in range(1000)]
-TREE = Subtrees(leaf_hashes(ENTRIES))
+LEAVES = list(map(leaf_hash, ENTRIES))
+TREE = Subtrees(LEAVES)
 LOG = LocalSigner.of(ORIGIN, Ed25519PrivateKey.from_private_bytes(bytes(32)))
 CLOUD = LocalSigner.of("kms.example/1", ec.derive_private_key(7, ec.SECP256R1()))
 POLICY = Policy((Quorum(1, (LOG.key,), "log"), Quorum(1, (CLOUD.key,), "clouds")))
 SIZE = len(ENTRIES)
-CHECKPOINT = sign(Checkpoint(ORIGIN, SIZE, root_of(leaf_hashes(ENTRIES))).text, [LOG, CLOUD])
+CHECKPOINT = sign(Checkpoint(ORIGIN, SIZE, root_of(LEAVES)).text, [LOG, CLOUD])
 
 
 def proof_of(index: int, extra: bytes | None = None) -> bytes:
@@ -62,8 +63,8 @@ def test_a_tree_of_one_entry_has_a_proof_without_hashes() -> None:
 
 
 def test_a_proof_under_another_s_checkpoint_is_refused() -> None:
-    older = sign(Checkpoint(ORIGIN, 900, root_of(leaf_hashes(ENTRIES[:900]))).text, [LOG, CLOUD])
-    forged = sign(Checkpoint(ORIGIN, SIZE, root_of(leaf_hashes(ENTRIES))).text, [CLOUD])
+    older = sign(Checkpoint(ORIGIN, 900, root_of(LEAVES[:900])).text, [LOG, CLOUD])
+    forged = sign(Checkpoint(ORIGIN, SIZE, root_of(LEAVES)).text, [CLOUD])
     hashes = Proof.parse(proof_of(7)).hashes
     with pytest.raises(ProofRefused):
         verify_proof(format_proof(7, hashes, older), ENTRIES[7], ORIGIN, POLICY)

@@ -10,7 +10,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from holdfast.engine.audit.errors import Tampered
 from holdfast.engine.audit.evidence.controls import Evidence, Look
 from holdfast.engine.audit.interface import State
 from holdfast.engine.audit.manifest import CHECKPOINT, MANIFEST, DocumentRef, Manifest
@@ -88,15 +87,8 @@ def gather(verified: Verified) -> list[Observation]:
     Raises:
         Tampered: it is not what was sealed, so nothing of it is evidence.
     """
-    manifest, answer = verified.manifest, verified.answer
-    if manifest is None or answer.verdict == "tampered":
-        raise Tampered(
-            "the export is not what was sealed, so nothing of it is evidence",
-            where=answer.where,
-            found=str(answer.problems[0]) if answer.problems else None,
-            fix="Fetch it again from one of the ledger's sites",
-        )
-    folder = Path(answer.where)
+    manifest = verified.sealed("is evidence")
+    folder = Path(verified.answer.where)
     return [
         _verification(verified, manifest, folder),
         *_coverage(verified, manifest),

@@ -62,19 +62,6 @@ def subject_keys(runtime: Runtime) -> SubjectKeys:
     return found
 
 
-def plan_shred(runtime: Runtime, subject: str) -> Planned:
-    """What there is of a subject's key.
-
-    Args:
-        subject: exactly as its events name it, or ``object:<64 hex>``, a key object's name.
-
-    Raises:
-        UnknownName: no site has a key of it.
-        Refused: a site is away, so its copy could not be removed.
-    """
-    return _plan(subject_keys(runtime), _locks(runtime), subject)
-
-
 def _locks(runtime: Runtime) -> dict[str, ObjectLocks]:
     settings = audit_settings(runtime)
     return {site: locks_at(runtime, site, below=folder_of(settings)) for site in settings.sites}
@@ -121,13 +108,14 @@ def shred_subject(
     """Remove a subject's key at every site, in all versions, and certify it. Later events get a new key.
 
     Args:
-        subject: see `plan_shred`.
+        subject: exactly as its events name it, or ``object:<64 hex>``, a key object's name.
         reason: goes into the certificate, which is public: it must not name the subject.
         confirm: told the plan before anything is removed; what it raises ends it.
 
     Raises:
         ConfigError: the reason is empty or names the subject.
-        UnknownName, Refused: see `plan_shred`; Refused also where an export runs on this machine.
+        UnknownName: no site has a key of it.
+        Refused: a site is away, so its copy could not be removed; or an export runs on this machine.
         NotComplete: a site did not remove it. Run it again.
     """
     _check_reason(subject, reason)

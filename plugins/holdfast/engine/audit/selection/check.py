@@ -38,7 +38,7 @@ from holdfast.engine.audit.selection.documents import (
 from holdfast.engine.audit.selection.query import matches
 from holdfast.engine.audit.selection.select import columns_of, find_events, usable
 from holdfast.engine.audit.tlog.keys import VerifierKey
-from holdfast.engine.audit.tlog.notes import Checkpoint, Policy, Quorum, verify_checkpoint
+from holdfast.engine.audit.tlog.notes import Checkpoint, Policy, verify_checkpoint
 from holdfast.engine.audit.tlog.proofs import Proof
 from holdfast.engine.audit.tlog.treeproofs import verify_inclusion
 from holdfast.engine.audit.verify import Verified
@@ -59,6 +59,9 @@ def check_selection(
     Args:
         trusted, needed: as for `verify_export`.
         against: the exports it was made of, verified: then it is also shown that nothing was left out.
+
+    Raises:
+        ConfigError: so many keys cannot have signed.
     """
     answer = Answer(str(folder))
     checking = _Checking(folder, answer, trusted, needed)
@@ -97,8 +100,8 @@ class _Checking:
     """Proofs against checkpoints, each of which is verified once."""
 
     def __init__(self, folder: Path, answer: Answer, trusted: Sequence[VerifierKey], needed: int | None) -> None:
-        self._folder, self._answer, self._trusted = folder, answer, trusted
-        self._needed = len(trusted) if needed is None else needed
+        self._folder, self._answer = folder, answer
+        self._policy = Policy.trusting(trusted, needed) if trusted else None
         self._notes: dict[int, tuple[bytes, Checkpoint]] = {}
 
     def export(self, ref: ExportRef, selection: Selection) -> Part:
@@ -124,9 +127,8 @@ class _Checking:
                 expected=f"{ref.size} leaves, root {ref.root}",
                 found=f"{checkpoint.size} leaves, root {checkpoint.root.hex()}",
             )
-        if self._trusted:
-            quorum = Quorum(self._needed, tuple(self._trusted), "trusted keys")
-            _, verified = verify_checkpoint(note, manifest.origin, Policy((quorum,)))
+        if self._policy:
+            _, verified = verify_checkpoint(note, manifest.origin, self._policy)
             self._answer.signed_by = [key.name for key in verified.signed_by]
         self._notes[ref.seal] = note, checkpoint
         self._check_leaf(ref.seal, ref.leaf, manifest_leaf(encoded))

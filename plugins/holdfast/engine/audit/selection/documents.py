@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Literal
 
@@ -91,9 +90,3 @@ def read_file(folder: Path, name: str, most: int = _LARGEST_BYTES) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise Tampered("a file of the selection cannot be read", where=name, found=str(error.strerror)) from None
-
-
-def as_json(selection: Selection) -> dict[str, object]:
-    """For ``--json``."""
-    found: dict[str, object] = json.loads(selection.to_json())
-    return found

@@ -112,15 +112,10 @@ def _refuse_protected(parts: Sequence[Verified]) -> None:
 
 def usable(exports: Sequence[Verified]) -> list[Verified]:
     """Oldest first, each once. Raises Tampered."""
-    for one in exports:
-        if one.manifest is None or one.checkpoint is None or one.answer.verdict == "tampered":
-            raise Tampered(
-                "the export is not what was sealed, so nothing of it is selected",
-                where=one.answer.where,
-                found=str(one.answer.problems[0]) if one.answer.problems else None,
-                fix="Fetch it again from one of the ledger's sites",
-            )
-    roots = {(_manifest(one).origin, _manifest(one).seal, one.answer.root) for one in exports}
+    manifests = [one.sealed("is selected") for one in exports]
+    roots = {
+        (manifest.origin, manifest.seal, one.answer.root) for manifest, one in zip(manifests, exports, strict=True)
+    }
     if len({origin for origin, _, _ in roots}) != 1 or len({seal for _, seal, _ in roots}) != len(roots):
         raise Tampered(
             "the exports are not of one log",
@@ -128,7 +123,7 @@ def usable(exports: Sequence[Verified]) -> list[Verified]:
             expected="one origin, and one export for each seal",
             found=", ".join(sorted(f"{origin} seal {seal}" for origin, seal, _ in roots))[:500],
         )
-    by_seal = {_manifest(one).seal: one for one in exports}
+    by_seal = {manifest.seal: one for manifest, one in zip(manifests, exports, strict=True)}
     return [by_seal[seal] for seal in sorted(by_seal)]
 
 

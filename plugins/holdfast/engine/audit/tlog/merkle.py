@@ -10,7 +10,7 @@ A subtree is named by its level and index: it has ``2**level`` leaves, from ``in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -29,11 +29,6 @@ Nodes = Callable[[int, int], bytes]
 def leaf_hash(entry: bytes) -> bytes:
     """Of one entry."""
     return sha256(_LEAF + entry).digest()
-
-
-def leaf_hashes(entries: Iterable[bytes]) -> list[bytes]:
-    """Of many."""
-    return [sha256(b"\0" + entry).digest() for entry in entries]
 
 
 def node_hash(left: bytes, right: bytes) -> bytes:

@@ -135,6 +135,11 @@ class Policy:
         """All of these must have signed."""
         return cls((Quorum(len(keys), keys),))
 
+    @classmethod
+    def trusting(cls, keys: Sequence[VerifierKey], needed: int | None = None) -> Policy:
+        """So many of the keys somebody trusts must have signed; by default all of them."""
+        return cls((Quorum(len(keys) if needed is None else needed, tuple(keys), "trusted keys"),))
+
     @property
     def keys(self) -> Sequence[VerifierKey]:
         """Every key that is known."""

@@ -16,7 +16,6 @@ from holdfast.engine.audit.tlog.merkle import HASH_BYTES, leaf_hash
 from holdfast.engine.audit.tlog.notes import MAX_NOTE_BYTES, Checkpoint, Policy, Verified, verify_checkpoint
 from holdfast.engine.audit.tlog.treeproofs import verify_inclusion
 
-SUFFIX = ".tlog-proof"
 MAX_EXTRA_BYTES = 1024 * 1024
 _HEADER = "c2sp.org/tlog-proof@v1"
 #: A tree of 2**63 leaves is no higher.

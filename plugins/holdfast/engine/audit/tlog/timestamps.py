@@ -19,7 +19,6 @@ from holdfast.clock import Clock, SystemClock
 from holdfast.engine.audit.tlog.errors import LogError, TimestampRefused
 from holdfast.errors import ConfigError
 
-SUFFIX = ".tsr"
 _MAX_RESPONSE_BYTES = 256 * 1024
 _TIMEOUT = httpx.Timeout(10, connect=5)
 _TRIES = 3
