@@ -310,3 +310,14 @@ def test_a_drill_s_claims_are_judged_anew(tmp_path: Path, changes: dict[str, Any
     (found,) = _drills(manifest, tmp_path)
     assert found.shown is expected
     assert len(found.files) == 3
+
+
+def test_evidence_that_a_source_sealed_is_verified_offline_too(tmp_path: Path) -> None:
+    journal, report, envelope = drill(tmp_path / "drill")
+    changed = Document(report.name, report.media_type, report.data + b" ")
+    for documents, code in (((journal, report, envelope), 0), ((journal, changed, envelope), 6)):
+        (tmp_path / str(code)).mkdir()
+        world = AuditWorld(tmp_path / str(code), FakeSource([[[event(1)]]], extra={0: documents}))
+        folder = world.export().folder
+        assert folder is not None
+        assert verify_export(folder, trusted=[world.key]).answer.exit_code == code

@@ -12,19 +12,23 @@ import yaml
 
 from audit_world import AuditWorld, FakeSource, event
 from holdfast.engine.audit.export import open_ledger
+from holdfast.engine.objectstore.errors import ObjectNotFound
 from holdfast.engine.vault.locks import LockMode
 
 
 class Locks:
-    """Of one site: what was locked until when."""
+    """Of one site, a folder: what was locked until when."""
 
-    def __init__(self) -> None:
+    def __init__(self, ledger: Path) -> None:
+        self.ledger = ledger
         self.locked: dict[str, tuple[datetime, LockMode]] = {}
 
     def capability(self) -> Any:
         return SimpleNamespace(enforces=True, why="")
 
     def extend(self, key: str, until: datetime, mode: LockMode) -> None:
+        if not (self.ledger / key).exists():
+            raise ObjectNotFound("there is no such object", where=key)
         self.locked[key] = (until, mode)
 
 
@@ -46,7 +50,8 @@ def test_every_object_of_a_seal_is_locked_at_every_site(
 
     monkeypatch.setattr("holdfast.engine.audit.export._timestamp", stamp)
     monkeypatch.setattr(
-        "holdfast.engine.audit.locking.locks_at", lambda _runtime, site, below: sites.setdefault(site, Locks())
+        "holdfast.engine.audit.locking.locks_at",
+        lambda _runtime, site, below: sites.setdefault(site, Locks(tmp_path / site / below)),
     )
     done = world.export()
     for site, store in open_ledger(world.runtime()).stores.items():

@@ -18,6 +18,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from holdfast.engine.audit import pending as pendings
 from holdfast.engine.audit import retention
 from holdfast.engine.audit.collect import Asked, Progress, collect, staged_units
@@ -27,6 +29,7 @@ from holdfast.engine.audit.interface import AuditSource, Batch, Coverage, Docume
 from holdfast.engine.audit.ledger import Copied, Ledger, SealRecord, export_names, require_empty
 from holdfast.engine.audit.locking import lock_export, retention_of
 from holdfast.engine.audit.manifest import CHECKPOINT, MANIFEST, TIMESTAMP, Manifest, parse_manifest
+from holdfast.engine.audit.ocsf.schema import build
 from holdfast.engine.audit.own import own_documents
 from holdfast.engine.audit.privacy.certificates import deliver, new_certificates
 from holdfast.engine.audit.privacy.keys import SubjectKeys, open_keys
@@ -376,8 +379,8 @@ class _Closed:
     def documents(self, interval: Interval) -> Iterator[Document]:  # noqa: ARG002
         yield from ()
 
-    def normalise(self, raw: Any) -> Any:
-        raise NotImplementedError
+    def normalise(self, raw: pa.LargeBinaryArray) -> pa.Table:
+        return build(len(raw), {})
 
 
 def _kept(file: Path) -> Callable[[bytes], object]:

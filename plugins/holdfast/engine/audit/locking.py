@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from holdfast.engine.audit.ledger import SealRecord, seal_key
 from holdfast.engine.audit.manifest import CHECKPOINT, MANIFEST, RANGE, TIMESTAMP, Manifest, Retention
 from holdfast.engine.audit.retention import profiles_of
 from holdfast.engine.config.audit import Audit
+from holdfast.engine.objectstore.errors import ObjectNotFound
 from holdfast.engine.pipeline.vaults.locking import locks_at
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.vault.locks import LockMode
@@ -58,9 +60,10 @@ def _lock(runtime: Runtime, manifest: Manifest, record: SealRecord, site: str, u
         capability = locks.capability()
         if not capability.enforces:
             return f"not locked: {capability.why}"
-        stamped = (TIMESTAMP,) if runtime.topology.audit.timestamps else ()
-        for name in (*(file.path for file in manifest.files()), RANGE, MANIFEST, CHECKPOINT, *stamped):
+        for name in (*(file.path for file in manifest.files()), RANGE, MANIFEST, CHECKPOINT):
             locks.extend(f"exports/{record.folder}/{name}", until, mode)
+        with suppress(ObjectNotFound):  # it was not asked for when this was sealed
+            locks.extend(f"exports/{record.folder}/{TIMESTAMP}", until, mode)
         locks.extend(seal_key(record.seal), until, mode)
     except HoldfastError as error:
         return f"not locked: {error}"
