@@ -49,7 +49,7 @@ class ExportAuditOperator(HoldfastOperator):
         return done.to_json()
 
     def _findings(self) -> Iterator[Document]:
-        """What posture, residency and cost checks left for the next export."""
+        """What the checks of posture and residency left for the next export."""
         from holdfast.engine.audit.interface import Document
 
         folder = self.hook.evidence_folder() / TO_SEAL
