@@ -56,7 +56,8 @@ def report(
 ) -> None:
     """Everything of one billing period.
 
-    Exit codes: 0 known, 2 bad input, 7 no bill of the period, or not of every export.
+    Exit codes: 0 known, 2 bad input, 3 an interface would cost more than allowed, 7 no bill of the period, or not of
+    every export.
     """
     look = _look(topology, period, ask=ask)
     document = report_document(look)
@@ -77,7 +78,8 @@ def standby_cost(
 ) -> None:
     """What stands by cost in a billing period, by group, tier and site.
 
-    Exit codes: 0 known, 2 bad input, 7 no bill of the period, or not of every export.
+    Exit codes: 0 known, 2 bad input, 3 an interface would cost more than allowed, 7 no bill of the period, or not of
+    every export.
     """
     look = _look(topology, period, ask=ask)
     _tell(standby.as_document(look.standby), output, as_json, lambda: show.print_standby(look.standby))
