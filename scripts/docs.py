@@ -94,8 +94,8 @@ def kind(spec: dict[str, Any]) -> str:
         return ", ".join(f"`{value}`" for value in spec["enum"])
     if "const" in spec:
         return f"`{spec['const']}`"
-    if "anyOf" in spec:
-        return " or ".join(kind(part) for part in spec["anyOf"] if part.get("type") != "null")
+    if parts := spec.get("anyOf") or spec.get("oneOf"):
+        return " or ".join(kind(part) for part in parts if part.get("type") != "null")
     if spec.get("type") == "array":
         return f"list of {kind(spec.get('items', {})) or 'values'}"
     if spec.get("type") == "object":

@@ -101,6 +101,7 @@ def test_a_section_without_exports_knows_nothing(topology: Path) -> None:
         answer = ask(command)
         assert answer.exit_code == 7, answer.output
         assert "no export is named" in answer.stderr
+        assert json.loads(ask(command, "--json").stdout)  # one document: the error is not another
 
 
 def test_moved_bytes_are_shown_with_their_price(topology: Path) -> None:

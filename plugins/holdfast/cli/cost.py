@@ -13,6 +13,7 @@ from holdfast.cli.output import JsonOption, TopologyOption, errors, print_json, 
 from holdfast.engine.cost import advice as advice_of
 from holdfast.engine.cost import drills, egress, idle, locked, objectives, standby
 from holdfast.engine.cost.asking import Asking
+from holdfast.engine.cost.errors import NoBill
 from holdfast.engine.cost.periods import last_month, month_of, parse_period
 from holdfast.engine.cost.publish import write_dataset
 from holdfast.engine.cost.report import Look, cost_settings, report_document
@@ -55,7 +56,8 @@ def report(
 ) -> None:
     """Everything of one billing period.
 
-    Exit codes: 0 known, 2 bad input, 7 no bill of the period, or not of every export.
+    Exit codes: 0 known, 2 bad input, 3 an interface would cost more than allowed, 7 no bill of the period, or not of
+    every export.
     """
     look = _look(topology, period, ask=ask)
     document = report_document(look)
@@ -76,7 +78,8 @@ def standby_cost(
 ) -> None:
     """What stands by cost in a billing period, by group, tier and site.
 
-    Exit codes: 0 known, 2 bad input, 7 no bill of the period, or not of every export.
+    Exit codes: 0 known, 2 bad input, 3 an interface would cost more than allowed, 7 no bill of the period, or not of
+    every export.
     """
     look = _look(topology, period, ask=ask)
     _tell(standby.as_document(look.standby), output, as_json, lambda: show.print_standby(look.standby))
@@ -102,7 +105,7 @@ def egress_cost(
     if look.egress.unreadable:
         raise typer.Exit(UNKNOWN)
     if not look.egress.movements:
-        look.require_bill()
+        _require_bill(look)
 
 
 @app.command("drill")
@@ -145,7 +148,7 @@ def objectives_cost(
     document = objectives.as_document(look.rpo, look.rto, look.period)
     _tell(document, output, as_json, lambda: show.print_objectives(look.rpo, look.rto))
     if not look.rpo:
-        look.require_bill()
+        _require_bill(look)
 
 
 @app.command("advice")
@@ -190,9 +193,18 @@ def _tell(document: dict[str, Any], output: Path | None, as_json: bool, text: Ca
         text()
 
 
+def _require_bill(look: Look) -> None:
+    """Ends with 7 when there is no bill; on stderr alone, since with ``--json`` the document is printed already."""
+    try:
+        look.require_bill()
+    except NoBill as error:
+        errors.print(f"holdfast: {error}", style="red", markup=False)
+        raise typer.Exit(error.exit_code) from None
+
+
 def _end(look: Look) -> None:
-    """Raises NoBill; ends with 7 when the bill of a cloud that stands by is not known."""
-    look.require_bill()
+    """Ends with 7 when there is no bill, or that of a cloud that stands by is not known."""
+    _require_bill(look)
     if look.standby.is_known:
         return
     for reason in look.standby.unknown:

@@ -10,6 +10,7 @@ from rich.table import Table
 from holdfast.cli.output import JsonOption, TopologyOption, console, errors, print_json, reports_errors
 from holdfast.engine.audit.residency import ResidencyReport, Verdict, prove
 from holdfast.engine.policy import Action, Decision, Intent, Kind, Service, decide, policy_documents, residency_for
+from holdfast.engine.policy.asking import intent_of
 from holdfast.engine.policy.texts import policy_of
 from holdfast.engine.runtime import Runtime
 from holdfast.errors import ConfigError
@@ -28,7 +29,7 @@ app = typer.Typer(
 SiteOption = Annotated[list[str] | None, typer.Option("--site", help="Only this site; may be given several times.")]
 ActionOption = Annotated[Action, typer.Option("--action", help="What would be done.", case_sensitive=False)]
 ServiceOption = Annotated[Service, typer.Option("--service", help="Who would do it.", case_sensitive=False)]
-KindOption = Annotated[Kind | None, typer.Option("--kind", help="As what; by default dataset or model, as it is.")]
+KindOption = Annotated[Kind | None, typer.Option("--kind", help="As what; by default as that service asks.")]
 
 
 @app.command("check")
@@ -63,9 +64,12 @@ def decide_command(
     action: ActionOption = Action.COPY,
     service: ServiceOption = Service.REPLICATION,
     kind: KindOption = None,
-    purpose: Annotated[str, typer.Option("--purpose", help="As policies know it.")] = "replication",
+    purpose: Annotated[
+        str | None, typer.Option("--purpose", help="As policies know it; by default as that service asks.")
+    ] = None,
     encrypted: Annotated[
-        bool | None, typer.Option("--encrypted/--plain", help="By default as the topology says.")
+        bool | None,
+        typer.Option("--encrypted/--plain", help="By default as that service does, a copy as the topology says."),
     ] = None,
     topology: TopologyOption = None,
     as_json: JsonOption = False,
@@ -82,7 +86,9 @@ def decide_command(
     if residency is None:
         found = Decision(True, "", "", (), ("no residency class binds it",))
     else:
-        intent = Intent(service, action, purpose, kind, encrypted)
+        usual = intent_of(service, action)
+        is_encrypted = usual.encrypted if encrypted is None else encrypted
+        intent = Intent(service, action, purpose or usual.purpose, kind or usual.kind, is_encrypted)
         found = decide(subject, residency, target, sites, intent=intent, source=source, preview=True)
     if as_json:
         print_json({"subject": subject, "target": target, "source": source, "action": action, **_decision(found)})

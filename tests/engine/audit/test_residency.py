@@ -353,6 +353,17 @@ def test_a_hypothetical_move_is_explained_and_not_logged(world: World, monkeypat
     assert not (world.folder / "state").exists()
 
 
+def test_a_hypothetical_backup_is_encrypted_as_backups_are(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    (world.folder / "backups.cedar").write_text(
+        'permit (principal, action == Holdfast::Action::"store", resource is Holdfast::Backup) '
+        'when { context.encrypted && context.purpose == "backup" };'
+    )
+    world.change(residency={"eu-only": {"policy": "backups.cedar"}})
+    backup = ("residency", "decide", "prices", ABROAD, "--service", "vault", "--action", "store")
+    assert "allowed" in run(world, monkeypatch, *backup).stdout
+    assert "denied" in run(world, monkeypatch, *backup, "--plain", code=3).stdout
+
+
 def test_policies_are_listed_with_their_hashes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     found = json.loads(run(world, monkeypatch, "residency", "policies", "--json").stdout)
     (policy,) = found["policies"]

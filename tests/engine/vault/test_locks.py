@@ -148,6 +148,14 @@ def test_removing_for_good_leaves_no_version(moto: str) -> None:
     assert not found.get("DeleteMarkers")
 
 
+def test_a_bucket_that_never_had_versions_is_listed_and_emptied(moto: str) -> None:
+    bucket = s3_bucket(moto, lock=False)
+    bucket.store.put("k", b"one")
+    assert [found.key for found in bucket.locks.objects("")] == ["k"]
+    bucket.locks.remove("k")
+    assert list(bucket.locks.objects("")) == []
+
+
 def test_what_is_not_there_is_said_so(bucket: LockingBucket, now: datetime) -> None:
     with pytest.raises(ObjectNotFound):
         bucket.locks.state("nothing")

@@ -15,7 +15,7 @@ from holdfast.engine.audit.privacy.keys import SubjectKey
 from holdfast.engine.audit.problems import Answer, Kind, Problem, tampered
 from holdfast.engine.audit.tlog.keys import VerifierKey
 from holdfast.engine.audit.tlog.notes import Checkpoint, Note
-from holdfast.engine.audit.verify import Verified, coverage_problems, verify_export
+from holdfast.engine.audit.verify import Verified, check_proofs, coverage_problems, verify_export
 from holdfast.errors import ConfigError
 
 
@@ -100,6 +100,7 @@ def verify_exports(
         _tell(whole, read)
         if remembered is not None:
             whole.add(*_comes_after(read, remembered))
+    check_proofs(read, whole, tells_late=late_until is None)
     folded = fold_coverage(read)
     for source, intervals in folded.items():
         whole.sources[source] = str(worst(one.state for one in intervals.values()))

@@ -1,12 +1,13 @@
 """What the sources' own proofs say, years later and offline: one check per kind of source.
 
-Each gets the export, and the digests of the contents its events came in, made again from the events' raw bytes.
+Each gets the exports, and the digests of the contents their events came in, made again from the events' raw bytes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ from typing import Any
 import pyarrow as pa
 
 from holdfast.engine.audit.errors import Tampered
-from holdfast.engine.audit.interface import Document, SourceObject
+from holdfast.engine.audit.interface import Document, Finding, SourceObject
 from holdfast.engine.audit.manifest import Manifest
-from holdfast.engine.audit.problems import Kind, Problem, of_state
+from holdfast.engine.audit.problems import Kind, Problem
 
 
 @dataclass
@@ -114,26 +115,54 @@ class ContentHasher:
         self._current = None
 
 
-def check_cloudtrail(folder: Path, manifest: Manifest, contents: Contents) -> Iterator[Problem]:
-    """What AWS's own signatures say of the log files, made again from their events."""
-    from holdfast.engine.audit.sources.cloudtrail_chain import verify_digests
+@dataclass(frozen=True)
+class Opened:
+    """An export whose files are the sealed ones.
 
-    for source in manifest.sources:
-        if source.kind != "cloudtrail":
-            continue
-        prefix = f"documents/{source.name}/"
-        documents = [
-            Document(
-                one.file.path.removeprefix(prefix).partition("/")[2],
-                one.media_type,
-                (folder / one.file.path).read_bytes(),
-                one.about,
-            )
-            for one in manifest.documents
-            if one.file.path.startswith(prefix)
-        ]
-        for found in verify_digests(documents, contents.found.get(source.name, {})):
-            yield from of_state(found.state, found.code, found.detail, f"{source.name} {found.where}".strip())
+    Args:
+        contents: made again from its events.
+    """
+
+    folder: Path
+    manifest: Manifest
+    contents: Contents
+
+    def documents(self, source: str) -> Iterator[Document]:
+        """What a source gave beside its events, by the names it gave."""
+        prefix = f"documents/{source}/"
+        for one in self.manifest.documents:
+            if one.file.path.startswith(prefix):
+                name = one.file.path.removeprefix(prefix).partition("/")[2]
+                yield Document(name, one.media_type, (self.folder / one.file.path).read_bytes(), one.about)
+
+
+def check_cloudtrail(exports: Sequence[Opened], note: Callable[[str], object]) -> Iterator[tuple[str, Finding]]:
+    """What AWS's own signatures say of the log files, made again from their events.
+
+    An hour that was asked again has digests in one export and some of its log files in an earlier one: so all exports
+    are judged together. Files that an export before the first of them holds are told as a note.
+    """
+    from holdfast.engine.audit.sources.cloudtrail_chain import verify_digests
+    from holdfast.engine.audit.sources.cloudtrail_layout import delivered_at
+
+    begins: dict[str, datetime | None] = {}
+    for export in exports:
+        for source in export.manifest.sources:
+            if source.kind == "cloudtrail":
+                window = source.window if export.manifest.seal else None
+                begins.setdefault(source.name, window.start if window else None)
+    for name, begin in begins.items():
+        documents = [document for export in exports for document in export.documents(name)]
+        contents = {key: found for export in exports for key, found in export.contents.found.get(name, {}).items()}
+        elsewhere = 0
+        for found in verify_digests(documents, contents):
+            delivered = delivered_at(found.where) if found.code == "log-missing" else None
+            if begin is not None and delivered is not None and delivered < begin:
+                elsewhere += 1
+            else:
+                yield name, found
+        if elsewhere:
+            note(f"Unknown: whether {elsewhere} log files of {name} that an earlier export holds are what AWS signed")
 
 
 def check_evidence(folder: Path, manifest: Manifest) -> Iterator[Problem]:
@@ -154,7 +183,8 @@ def check_evidence(folder: Path, manifest: Manifest) -> Iterator[Problem]:
             yield Problem(kind, "evidence-invalid", error.what, one.file.path, error.expected, error.found)
 
 
-Check = Callable[[Path, Manifest, Contents], Iterable[Problem]]
+#: Gets exports of one log, oldest first, and what to tell notes. Gives findings, with the source each is about.
+Check = Callable[[Sequence[Opened], Callable[[str], object]], Iterable[tuple[str, Finding]]]
 
 #: By kind of source.
 CHECKS: dict[str, Check] = {"cloudtrail": check_cloudtrail}

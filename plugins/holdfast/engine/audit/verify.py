@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from holdfast.engine.audit.checks import CHECKS, Contents, check_evidence
+from holdfast.engine.audit.checks import CHECKS, Contents, Opened, check_evidence
 from holdfast.engine.audit.commitments import manifest_leaf
 from holdfast.engine.audit.coverage import CoverageManifest, parse_coverage
 from holdfast.engine.audit.errors import Tampered
@@ -65,6 +65,8 @@ class Verified:
     left: CompactRange = field(default_factory=CompactRange)
     #: Of every source whose coverage can be read.
     coverage: list[CoverageManifest] = field(default_factory=list)
+    #: ``None``: a file is not the sealed one.
+    opened: Opened | None = None
 
     def sealed(self, purpose: str) -> Manifest:
         """The manifest, for what is right only where nothing was tampered with.
@@ -103,7 +105,8 @@ def verify_export(
         needed: how many of them must have signed; by default all of them.
         time_roots: certificates in PEM of authorities whose timestamp of the checkpoint is to be verified.
         subject_keys: by id: what they protect is opened and compared with its leaves.
-        judges_coverage: whether what the coverage says is a problem; `verify_exports` asks that of all together.
+        judges_coverage: whether what the coverage and the sources' own proofs say is a problem; `verify_exports` asks
+            that of all together.
         progress: told ``(what, done, of)``.
 
     Raises:
@@ -130,17 +133,30 @@ def verify_export(
     whole = _check_files(folder, manifest, answer, progress)
     if whole:
         contents = check_leaves(folder, manifest, left, before, answer, progress, subject_keys)
+        done.opened = Opened(folder, manifest, contents)
         done.coverage = _check_coverage(folder, manifest, answer)
         if judges_coverage:
             for one in done.coverage:
                 answer.add(*coverage_problems(one.source, one.intervals))
-        for kind, check in CHECKS.items():
-            if any(source.kind == kind for source in manifest.sources):
-                answer.add(*check(folder, manifest, contents))
+            check_proofs([done], answer)
         answer.add(*check_evidence(folder, manifest))
         answer.add(*check_certificates(folder, manifest))
         _tell_privacy(answer, contents, subject_keys)
     return done
+
+
+def check_proofs(exports: Iterable[Verified], answer: Answer, *, tells_late: bool = True) -> None:
+    """Add what the sources' own proofs say.
+
+    Args:
+        exports: of one log, oldest first.
+        tells_late: whether what may still arrive is a problem.
+    """
+    opened = [one.opened for one in exports if one.opened is not None]
+    for check in CHECKS.values():
+        for source, found in check(opened, answer.notes.append):
+            if tells_late or found.state is not State.LATE:
+                answer.add(*of_state(found.state, found.code, found.detail, f"{source} {found.where}".strip()))
 
 
 def _head(

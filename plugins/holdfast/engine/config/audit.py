@@ -115,7 +115,9 @@ class AuditKeys(Model):
     """Who signs a checkpoint: this machine's own Ed25519 key, and keys of clouds beside it."""
 
     cosigners: tuple[str, ...] = Field(
-        (), description="`aws-kms:…`, `gcp-kms:…`, `azure-key-vault:…`, `file:…`: each an ECDSA P-256 key."
+        (),
+        description="`aws-kms:…`, `gcp-kms:…`, `azure-key-vault:…`, `file:…`: each an ECDSA P-256 key, a file's may be "
+        "Ed25519.",
     )
 
 

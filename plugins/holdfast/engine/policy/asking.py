@@ -43,6 +43,13 @@ PROMOTE = Intent(Service.RECOVERY, Action.STORE, "recovery")
 BACK_UP = Intent(Service.VAULT, Action.STORE, "backup", Kind.BACKUP, encrypted=True)
 RESTORE = Intent(Service.VAULT, Action.RESTORE, "recovery", encrypted=False)
 DRILL_RESTORE = Intent(Service.DRILL, Action.RESTORE, "restore-drill", encrypted=False)
+_INTENTS = (REPLICATE, COPY_CHECKPOINTS, TRAIN, RESUME, PROMOTE, BACK_UP, RESTORE, DRILL_RESTORE)
+
+
+def intent_of(service: Service, action: Action) -> Intent:
+    """What a service asks before it does that; of what none does, a replication's purpose."""
+    usual = (one for one in _INTENTS if (one.service, one.action) == (service, action))
+    return next(usual, Intent(service, action, "replication"))
 
 
 @dataclass(frozen=True)

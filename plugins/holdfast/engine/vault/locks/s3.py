@@ -81,19 +81,26 @@ class S3Locks:
         def look(place: tuple[str, str, bool]) -> LockedObject | None:
             key, version, hidden = place
             try:
-                return _locked(key, self._call("head_object", key, **_version(version)), version, hidden=hidden)
+                return self._look(key, version, hidden=hidden)
             except ObjectNotFound:
                 return None  # removed since it was listed
 
         yield from (found for found in at_once(look, listed) if found is not None)
 
+    def _look(self, key: str, version: str, *, hidden: bool) -> LockedObject:
+        # Of a bucket that never had versions the newest is asked for without one: moto refuses "null".
+        asked = {} if version == "null" and not hidden else _version(version)
+        return _locked(key, self._call("head_object", key, **asked), version, hidden=hidden)
+
     def remove(self, key: str) -> None:
-        versions, markers = [], []
+        versions, markers = {}, []
         for page in self._pages(key):
-            versions += [one["VersionId"] for one in page.get("Versions", []) if one["Key"] == self._prefix + key]
+            for one in page.get("Versions", []):
+                if one["Key"] == self._prefix + key:
+                    versions[one["VersionId"]] = not one["IsLatest"]
             markers += [one["VersionId"] for one in page.get("DeleteMarkers", []) if one["Key"] == self._prefix + key]
-        for version in versions:
-            until = _locked(key, self._call("head_object", key, **_version(version)), version, hidden=True).until
+        for version, hidden in versions.items():
+            until = self._look(key, version, hidden=hidden).until
             if until is not None and until > datetime.now(UTC):
                 raise PermissionRefused(
                     "the object is locked", where=f"{self.name}: {key}", found=f"until {until.isoformat()}"
