@@ -154,6 +154,24 @@ class Runtime:
                 self._stores[site, flow] = self._encrypting(site, retrying)
             return self._stores[site, flow]
 
+    def bucket(self, site: str, bucket: str, prefix: str = "") -> ObjectStore:
+        """A bucket beside a site's own, reached with the site's connection: a cloud's audit events or bills lie in it.
+
+        It is only ever read.
+
+        Args:
+            site: its name.
+            bucket: of a local site an absolute folder.
+            prefix: keys are relative to it.
+
+        Raises:
+            UnknownName, ConfigError: as `store`.
+        """
+        from holdfast.engine.objectstore import DEFAULT_RETRY, RetryingStore, open_store
+
+        settings = self.topology.site(site).model_copy(update={"bucket": bucket, "prefix": prefix.strip("/")})
+        return RetryingStore(open_store(site, settings, self.access(site), retry=None), DEFAULT_RETRY)
+
     def _encrypting(self, site: str, store: ObjectStore) -> ObjectStore:
         """The store, with the datasets that lie encrypted at this site; the same when there is none.
 

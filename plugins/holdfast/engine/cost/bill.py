@@ -17,7 +17,6 @@ from holdfast.engine.cost.deliveries import Delivery, find_deliveries
 from holdfast.engine.cost.errors import BillDamaged
 from holdfast.engine.cost.focus import joined, read_focus
 from holdfast.engine.cost.periods import Period, month_of
-from holdfast.engine.objectstore import DEFAULT_RETRY, RetryingStore, open_store
 from holdfast.engine.objectstore.errors import ObjectStoreError
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.runtime import Runtime
@@ -122,7 +121,7 @@ def read_bills(
     given = stores or {}
     read = [
         _read_export(
-            given[name] if name in given else export_store(runtime, name, export),
+            given[name] if name in given else runtime.bucket(export.site, export.bucket, export.prefix),
             name,
             export,
             periods,
@@ -136,18 +135,6 @@ def read_bills(
         tuple(note for one in read for note in one.notes),
     )
     return _without_overlap(bill)
-
-
-def export_store(runtime: Runtime, name: str, export: CostExport) -> ObjectStore:
-    """The folder of an export, reached with its site's connection; it is only ever read.
-
-    Raises:
-        UnknownName, ConfigError: the site or its connection is not complete.
-    """
-    settings = runtime.topology.site(export.site).model_copy(
-        update={"bucket": export.bucket, "prefix": export.prefix.strip("/")}
-    )
-    return RetryingStore(open_store(f"bill {name}", settings, runtime.access(export.site), retry=None), DEFAULT_RETRY)
 
 
 def _read_export(store: ObjectStore, name: str, export: CostExport, periods: Sequence[Period], now: datetime) -> Bill:
