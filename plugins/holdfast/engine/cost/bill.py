@@ -89,10 +89,6 @@ class Bill:
         parts = [one for one in self.parts if one.period in wanted and (names is None or one.export in names)]
         return bool(parts) and all(one.state is BillState.FINAL for one in parts)
 
-    def of(self, period: Period) -> pa.Table:
-        """Its lines of one billing period."""
-        return lines_of(self.lines, period)
-
 
 def billing_months(lines: pa.Table) -> pa.ChunkedArray:
     """The month each line's billing period is of: the one its middle lies in.
@@ -240,9 +236,7 @@ def _newest_folder_wins(
 
 def _equal(values: pa.ChunkedArray, value: object) -> pa.ChunkedArray:
     """Row by row, with null equal to null."""
-    if value is None:
-        return pc.is_null(values)
-    return pc.fill_null(pc.equal(values, pa.scalar(value, values.type)), False)
+    return pc.is_in(values, pa.array([value], values.type))
 
 
 def _accounts(table: pa.Table) -> list[tuple[str | None, datetime]]:

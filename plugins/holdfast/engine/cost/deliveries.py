@@ -44,7 +44,6 @@ class Delivery:
         files: all it is made of.
         delivered_at: by the store's clock.
         version: of FOCUS, where a manifest says so.
-        by: ``manifest`` or ``folder``.
         damage: why it cannot be read, where that is known already.
     """
 
@@ -53,7 +52,6 @@ class Delivery:
     files: tuple[BillFile, ...]
     delivered_at: datetime
     version: str | None = None
-    by: str = "manifest"
     damage: BillDamaged | None = None
 
 
@@ -236,7 +234,6 @@ def _of_folders(objects: Sequence[ObjectInfo]) -> list[Delivery]:
             _part(folder),
             tuple(BillFile(info.key, info.size_bytes) for info in sorted(infos, key=lambda one: one.key)),
             max(info.modified_at for info in infos),
-            by="folder",
         )
         for folder, infos in folders.items()
     ]

@@ -9,18 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from decimal import Context, Decimal
+from decimal import Decimal
 from typing import Any
 
 from holdfast.engine.config import Topology
 from holdfast.engine.config.cost import Cost
 from holdfast.engine.cost.egress import priced_document
+from holdfast.engine.cost.money import EXACT
 from holdfast.engine.cost.prices import Priced, Prices
 from holdfast.engine.objectstore.errors import ObjectStoreError
 from holdfast.engine.objectstore.interface import ObjectInfo, ObjectStore
 
 _MONTH_DAYS = Decimal("30.4375")
-_EXACT = Context(prec=76)
 
 
 @dataclass(frozen=True)
@@ -101,11 +101,11 @@ def _measured(
         if end > now:
             locked += info.size_bytes
             left = Decimal(str((end - now).total_seconds())) / 86400
-            byte_days = _EXACT.add(byte_days, _EXACT.multiply(Decimal(info.size_bytes), left))
+            byte_days = EXACT.add(byte_days, EXACT.multiply(Decimal(info.size_bytes), left))
             last = end if last is None else max(last, end)
-    byte_months = _EXACT.divide(byte_days, _MONTH_DAYS)
+    byte_months = EXACT.divide(byte_days, _MONTH_DAYS)
     settings = topology.site(site)
-    at_rest = _EXACT.divide(_EXACT.multiply(Decimal(grown), Decimal(str(days))), Decimal(30))
+    at_rest = EXACT.divide(EXACT.multiply(Decimal(grown), Decimal(str(days))), Decimal(30))
     return LockedStorage(
         name,
         site,

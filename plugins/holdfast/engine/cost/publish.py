@@ -24,6 +24,7 @@ from holdfast.engine.cost import columns
 from holdfast.engine.cost.conformance import Violation, check_focus
 from holdfast.engine.cost.drills import DrillCost, DrillCostState
 from holdfast.engine.cost.mapping import DRILL, MAPPED
+from holdfast.engine.cost.money import only_where
 from holdfast.engine.cost.standby import standby_lines
 
 VERSION = "1.2"
@@ -61,7 +62,7 @@ def focus_dataset(
         drills: whose lines, or estimates where no line has come, are in it.
     """
     known = {one.facts.drill_id: one for one in drills}
-    of_drills = lines.filter(pc.fill_null(pc.is_in(lines[DRILL], pa.array(list(known), pa.string())), False))
+    of_drills = only_where(lines, DRILL, *known)
     told = {name: one.state.value for name, one in known.items()}
     standby = standby_lines(lines)
     parts = [
