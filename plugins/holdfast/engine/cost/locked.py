@@ -59,8 +59,7 @@ def locked_folders(topology: Topology, cost: Cost) -> Iterator[tuple[str, str, s
         if not vault.lock_days:
             continue
         # Which tier a pack is of only the vault's own log says: the shortest lock is what holds for each.
-        shares = vault.shares.sites if vault.shares is not None else ()
-        for site in dict.fromkeys((vault.site, *vault.mirrors, *shares)):
+        for site in vault.places:
             yield f"vault {name}", site, vault.prefix or f"vault/{name}", float(min(vault.lock_days.values()))
     for one in cost.locked:
         yield one.prefix, one.site, one.prefix, one.days

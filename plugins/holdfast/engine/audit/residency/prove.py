@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from holdfast.engine.audit.residency.decided import read_decisions
 from holdfast.engine.audit.residency.judging import Found, Judge
 from holdfast.engine.audit.residency.report import Copy, ResidencyReport
-from holdfast.engine.audit.residency.vaults import backups_at, vaults_at
+from holdfast.engine.audit.residency.vaults import backups_at
 from holdfast.engine.audit.residency.walk import SiteWalk
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.policy import check_policies
@@ -73,8 +73,9 @@ def _at(
 
     def found() -> Iterator[Found]:
         yield from SiteWalk(runtime.topology, site, store, note, manifests).walk()
-        for vault in vaults_at(runtime.topology, runtime, site):
-            yield from backups_at(runtime, vault, site, note)
+        for name, vault in sorted(runtime.topology.vaults.items()):
+            if site in vault.places:
+                yield from backups_at(runtime, name, site, note)
 
     try:
         for one in found():
