@@ -93,8 +93,8 @@ def spot_exposure(lines: pa.Table, topology: Topology) -> tuple[SpotExposure, ..
     return tuple(found)
 
 
-def as_document(idle: tuple[IdleCommitment, ...], spot: tuple[SpotExposure, ...]) -> dict[str, Any]:
-    """JSON-able."""
+def as_document(lines: pa.Table, topology: Topology) -> dict[str, Any]:
+    """Both, JSON-able."""
     return {
         "idle_commitments": [
             {
@@ -106,7 +106,7 @@ def as_document(idle: tuple[IdleCommitment, ...], spot: tuple[SpotExposure, ...]
                 "unused": one.unused.as_document(),
                 "used": None if one.used is None else one.used.as_document(),
             }
-            for one in idle
+            for one in idle_commitments(lines)
         ],
         "spot": [
             {
@@ -118,6 +118,6 @@ def as_document(idle: tuple[IdleCommitment, ...], spot: tuple[SpotExposure, ...]
                 "rto_seconds": one.rto_seconds,
                 "no_capacity": one.no_capacity,
             }
-            for one in spot
+            for one in spot_exposure(lines, topology)
         ],
     }

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
-from holdfast.engine.config import Cloud, Topology
+from holdfast.engine.config import Topology
 from holdfast.engine.cost import columns
 from holdfast.engine.cost.conformance import Violation, check_focus
 from holdfast.engine.cost.drills import DrillCost, DrillCostState
@@ -30,7 +30,6 @@ from holdfast.engine.cost.standby import standby_lines
 VERSION = "1.2"
 KIND, STATE = "x_HoldfastCostKind", "x_HoldfastCostState"
 _OWN = (KIND, STATE, *MAPPED)
-_PROVIDERS = {Cloud.AWS: "AWS", Cloud.GCP: "Google Cloud", Cloud.AZURE: "Microsoft", Cloud.LOCAL: "Holdfast"}
 _SUB_ACCOUNTS = {"AWS": "Account", "Google Cloud": "Project", "Microsoft": "Subscription"}
 _SERVICES = {"bytes": ("Networking", "Data transfer"), "seconds": ("Compute", "Machines")}
 #: What a spreadsheet would take for a formula.
@@ -99,7 +98,7 @@ def _estimates(drills: Sequence[DrillCost], topology: Topology) -> pa.Table:
             if one.priced is None or one.quantity is None:
                 continue
             site = topology.site(one.site)
-            provider = _PROVIDERS[site.cloud]
+            provider = columns.PROVIDERS[site.cloud]
             category, service = _SERVICES[one.unit]
             cost = one.priced.amount.quantize(Decimal("1e-18"))
             rows.append(
