@@ -89,6 +89,16 @@ class GcpApi:
         """A bucket's settings. Raises NotThere, CannotTell."""
         return self.get("storage", f"/storage/v1/b/{quote(name, safe='')}", projection="full")
 
+    def bucket_policy(self, name: str) -> dict[str, Any]:
+        """Who may what with a bucket. Raises NotThere, CannotTell."""
+        return self.get("storage", f"/storage/v1/b/{quote(name, safe='')}/iam")
+
+    @cached_property
+    def project_policy(self) -> dict[str, Any]:
+        """Who may what in the project, and what of it is logged. Raises NotThere, CannotTell."""
+        path = f"/v1/projects/{self.project}:getIamPolicy"
+        return self.post("cloudresourcemanager", path, {"options": {"requestedPolicyVersion": 3}})
+
     def is_enforced(self, constraint: str) -> bool:
         """Whether a boolean constraint of the organisation's policy holds for the project. Raises CannotTell."""
         policy = self.get("orgpolicy", f"/v2/projects/{self.project}/policies/{constraint}:getEffectivePolicy")
