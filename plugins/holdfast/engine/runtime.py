@@ -173,18 +173,9 @@ class Runtime:
         return RetryingStore(open_store(site, settings, self.access(site), retry=None), DEFAULT_RETRY)
 
     def _encrypting(self, site: str, store: ObjectStore) -> ObjectStore:
-        """The store, with the datasets that lie encrypted at this site; the same when there is none.
-
-        A dataset whose policy names a key lies plain at the site its group calls active in the topology, where the
-        services' own programs write it, and encrypted at every other.
-        """
-        encrypted = [
-            (name, self.topology.dataset(name))
-            for group in self.topology.groups.values()
-            if site in group.sites.all() and site != group.sites.active
-            for name in group.datasets
-            if self.topology.dataset(name).sync.encrypt is not None
-        ]
+        """The store, with the datasets that lie encrypted at this site; the same when there is none."""
+        datasets = sorted(self.topology.datasets.items())
+        encrypted = [one for one in datasets if self.topology.lies_encrypted(one[0], site)]
         if not encrypted:
             return store
         from holdfast.engine.objectstore.encrypted import EncryptedStore, Scope
@@ -194,7 +185,7 @@ class Runtime:
             store,
             [
                 Scope(f"data/{settings.path}/", name, partial(key_ring, str(settings.sync.encrypt), self.environ))
-                for name, settings in sorted(encrypted, key=lambda found: found[0])
+                for name, settings in encrypted
             ],
         )
 
