@@ -95,11 +95,6 @@ class Runtime:
         except RuntimeError:
             return None
 
-    def ship_decisions(self) -> None:
-        """Bring what was decided to the sites now. A process that ends does so by itself, an Airflow task does not."""
-        if self.decisions is not None:
-            self.decisions.ship()
-
     def _put_decisions(self, site: str, key: str, data: bytes) -> None:
         from holdfast.engine.objectstore import open_store
         from holdfast.engine.objectstore.errors import ObjectExists

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -82,11 +82,9 @@ class Bill:
         """By export its state in this period."""
         return {one.export: one.state for one in self.parts if one.period == period}
 
-    def is_final(self, periods: Iterable[Period], exports: Iterable[str] | None = None) -> bool:
-        """Whether every export (or those named) is final in all of these periods."""
-        wanted = set(periods)
-        names = None if exports is None else set(exports)
-        parts = [one for one in self.parts if one.period in wanted and (names is None or one.export in names)]
+    def is_final(self, periods: Collection[Period], exports: Collection[str]) -> bool:
+        """Whether each of these exports is final in all of these periods."""
+        parts = [one for one in self.parts if one.period in periods and one.export in exports]
         return bool(parts) and all(one.state is BillState.FINAL for one in parts)
 
 

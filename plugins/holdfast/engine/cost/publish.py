@@ -191,14 +191,14 @@ def _put_right(table: pa.Table, repaired: dict[str, int]) -> pa.Table:
     return table
 
 
-def write_dataset(published: Published, folder: Path, name: str = "focus") -> tuple[Path, Path]:
+def write_dataset(published: Published, folder: Path) -> tuple[Path, Path]:
     """The dataset as Parquet and as CSV, with what was put right and what does not hold beside them.
 
     The Parquet file holds the texts as they are; in the CSV file a text that a spreadsheet would run as a formula has
     an apostrophe before it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    parquet, text = folder / f"{name}.parquet", folder / f"{name}.csv"
+    parquet, text = folder / "focus.parquet", folder / "focus.csv"
     table = _with_json_tags(published.table).replace_schema_metadata({"focus_version": VERSION})
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
@@ -214,7 +214,7 @@ def write_dataset(published: Published, folder: Path, name: str = "focus") -> tu
             for one in published.violations
         ],
     }
-    _replace(folder / f"{name}.json", json.dumps(about, indent=2).encode() + b"\n")
+    _replace(folder / "focus.json", json.dumps(about, indent=2).encode() + b"\n")
     return parquet, text
 
 
