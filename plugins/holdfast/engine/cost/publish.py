@@ -202,8 +202,8 @@ def write_dataset(published: Published, folder: Path) -> tuple[Path, Path]:
     table = _with_json_tags(published.table).replace_schema_metadata({"focus_version": VERSION})
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
-    _replace(parquet, sink.getvalue())
-    _replace(text, csv_bytes(table))
+    replace_file(parquet, sink.getvalue())
+    replace_file(text, csv_bytes(table))
     about = {
         "focus_version": VERSION,
         "rows": table.num_rows,
@@ -214,7 +214,7 @@ def write_dataset(published: Published, folder: Path) -> tuple[Path, Path]:
             for one in published.violations
         ],
     }
-    _replace(folder / "focus.json", json.dumps(about, indent=2).encode() + b"\n")
+    replace_file(folder / "focus.json", json.dumps(about, indent=2).encode() + b"\n")
     return parquet, text
 
 
@@ -246,7 +246,8 @@ def csv_bytes(table: pa.Table) -> bytes:
     return sink.getvalue()
 
 
-def _replace(file: Path, data: bytes) -> None:
+def replace_file(file: Path, data: bytes) -> None:
+    """Write a file that is there as a whole or as it was."""
     draft = file.with_name(f".{file.name}.draft")
     draft.write_bytes(data)
     draft.replace(file)
