@@ -168,6 +168,15 @@ def test_advice_is_shown_with_its_lines(topology: Path) -> None:
     assert json.loads(ask("advice", "--json").output)["advice"][0]["kind"] == "idle-commitment"
 
 
+@pytest.mark.parametrize("option", ["--output", "--focus"])
+def test_a_path_that_cannot_be_written_is_bad_input(topology: Path, tmp_path: Path, option: str) -> None:
+    deliver(topology, as_csv([line("1", month=OCTOBER, ResourceId="vm-1")]))
+    (tmp_path / "file").touch()
+    answer = ask("report", option, str(tmp_path / "file" / "below"))
+    assert answer.exit_code == 2
+    assert "it cannot be written" in answer.stderr
+
+
 def test_bad_input_is_one_error(topology: Path) -> None:
     assert CliRunner().invoke(app, ["standby", "--period", "last"]).exit_code == 2
     document = yaml.safe_load(topology.read_text())

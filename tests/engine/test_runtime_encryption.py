@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import base64
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from holdfast.engine.config import Cloud, Site
-from holdfast.engine.config.models import Dataset, Group, Objectives, Roles
-from holdfast.engine.config.sync import Sync
+from holdfast.engine.config import EnvironmentConnections, Topology
 from holdfast.engine.objectstore import StoreAccess, local_store
 from holdfast.engine.runtime import Runtime
 from holdfast.errors import ConfigError
@@ -18,35 +15,27 @@ from holdfast.errors import ConfigError
 KEY = base64.b64encode(bytes(32)).decode()
 
 
-class TwoSites:
-    """As much of a topology as `Runtime.store` asks for."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self.residency: dict[str, object] = {}
-        self.groups = {
-            "shop": Group(
-                owner="x",
-                tier=1,
-                sites=Roles(active="home", standby=("away",)),
-                objectives=Objectives(rpo_seconds=1, rto_seconds=1),
-                datasets=("sales", "open"),
-            )
-        }
-
-    def site(self, name: str) -> Site:
-        (self._folder / name).mkdir(exist_ok=True)
-        bucket = str(self._folder / name)
-        return Site(cloud=Cloud.LOCAL, region="r", jurisdiction="EU", connection="none", bucket=bucket)
-
-    def dataset(self, name: str) -> Dataset:
-        return Dataset(path=name, sync=Sync(encrypt="SALES_KEY" if name == "sales" else None))
-
-
 def runtime(folder: Path, environ: dict[str, str]) -> Runtime:
-    topology: Any = TwoSites(folder)
-    nothing: Any = None
-    return Runtime(topology, nothing, access=lambda *_: StoreAccess(), environ=environ)
+    for name in ("home", "away"):
+        (folder / name).mkdir()
+    place = {"cloud": "local", "region": "r", "jurisdiction": "EU", "connection": "none"}
+    topology = Topology.model_validate(
+        {
+            "version": 1,
+            "sites": {name: {**place, "bucket": str(folder / name)} for name in ("home", "away", "third")},
+            "datasets": {"sales": {"path": "sales", "sync": {"encrypt": "SALES_KEY"}}, "open": {"path": "open"}},
+            "groups": {
+                "shop": {
+                    "owner": "x",
+                    "tier": 1,
+                    "sites": {"active": "home", "standby": ["away"], "witness": ["third"]},
+                    "objectives": {"rpo_seconds": 1, "rto_seconds": 1},
+                    "datasets": ["sales", "open"],
+                }
+            },
+        }
+    )
+    return Runtime(topology, EnvironmentConnections({}), access=lambda *_: StoreAccess(), environ=environ)
 
 
 def test_a_dataset_lies_plain_at_home_and_encrypted_away(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ class OneSite:
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self.groups: dict[str, Any] = {}
+        self.datasets: dict[str, Any] = {}
         self.residency: dict[str, Any] = {}
 
     def site(self, name: str) -> Site:

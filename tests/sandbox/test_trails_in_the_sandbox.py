@@ -19,7 +19,6 @@ from urllib.parse import quote, unquote
 
 import pytest
 
-from holdfast.engine.audit.sources.opening import bucket_of
 from holdfast.engine.objectstore.errors import ObjectNotFound
 from holdfast.engine.runtime import Runtime
 from holdfast.sandbox import Sandbox
@@ -48,7 +47,7 @@ class Trails:
         settings = self.runtime.topology.site(site)
         found: list[dict[str, Any]] = []
         for bucket in trail_buckets(settings.cloud, settings.bucket):
-            store = bucket_of(self.runtime, site, bucket)
+            store = self.runtime.bucket(site, bucket)
             # In the order of delivery: CloudTrail's times are whole seconds.
             for info in sorted(store.list(), key=lambda info: info.modified_at):
                 data = store.get(info.key)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from holdfast.cli import cost_tables as show
-from holdfast.cli.output import JsonOption, TopologyOption, errors, print_json, reports_errors, to_json
+from holdfast.cli.output import JsonOption, TopologyOption, errors, print_json, reports_errors, to_json, writing
 from holdfast.engine.cost import advice as advice_of
 from holdfast.engine.cost import drills, egress, idle, locked, objectives, standby
 from holdfast.engine.cost.asking import Asking
@@ -62,7 +62,9 @@ def report(
     look = _look(topology, period, ask=ask)
     document = report_document(look)
     if focus is not None and look.bill.lines.num_rows:
-        write_dataset(look.dataset(), focus)
+        dataset = look.dataset()
+        with writing(focus):
+            write_dataset(dataset, focus)
     _tell(document, output, as_json, lambda: show.print_report(look))
     _end(look)
 
@@ -125,7 +127,7 @@ def drill_cost(
     now = runtime.clock.now()
     facts = drills.read_drill(runtime.stores(runtime.topology.sites), drill, runtime.topology)
     look = Look(runtime, min(month_of(facts.started_at), month_of(now)))
-    found = look.drill(drill)
+    found = look.drill(facts)
     _tell(drills.as_document(found), output, as_json, lambda: show.print_drill(found))
     if not found.is_known:
         errors.print(f"holdfast: what {drill} cost is unknown: {found.state}", style="red", markup=False)
@@ -164,11 +166,10 @@ def advice(
     Exit codes: 0 shown, 2 bad input, 7 no bill of the period, or not of every export.
     """
     look = _look(topology, period)
-    waste = idle.idle_commitments(look.of_period), idle.spot_exposure(look.of_period, look.runtime.topology)
     document = {
         "period": str(look.period),
         "advice": advice_of.as_document(look.advice),
-        **idle.as_document(*waste),
+        **idle.as_document(look.of_period, look.runtime.topology),
         "locked": locked.as_document(look.locked),
     }
     _tell(document, output, as_json, lambda: show.print_advice(look.advice, look.locked))
@@ -185,8 +186,9 @@ def _look(topology: Path | None, period: str | None, *, ask: bool = False) -> Lo
 
 def _tell(document: dict[str, Any], output: Path | None, as_json: bool, text: Callable[[], None]) -> None:
     if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(to_json(document) + "\n", encoding="utf-8")
+        with writing(output):
+            output.parent.mkdir(parents=True, exist_ok=True)
+            output.write_text(to_json(document) + "\n", encoding="utf-8")
     if as_json:
         print_json(document)
     else:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Annotated, Any, ParamSpec, TypeVar
@@ -12,10 +13,11 @@ from typing import IO, Annotated, Any, ParamSpec, TypeVar
 import typer
 from pydantic import BaseModel
 from rich.console import Console, ConsoleOptions
+from rich.markup import escape
 from rich.segment import Segment
 
 from holdfast import strict_json
-from holdfast.errors import HoldfastError
+from holdfast.errors import ConfigError, HoldfastError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -43,6 +45,11 @@ def printable(text: str) -> str:
     return "".join(c if c == "\n" or c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
+def cell(text: str) -> str:
+    """The text as markup that shows it on one line, whatever names and messages from elsewhere hold."""
+    return escape(printable(text).replace("\n", "\N{REPLACEMENT CHARACTER}"))
+
+
 def console_of(file: IO[str] | None = None, **options: Any) -> Console:
     """A console for output, by default to stdout."""
     return _SafeConsole(file=file, highlight=False, soft_wrap=True, **options)
@@ -60,6 +67,15 @@ def to_json(value: object) -> str:
 def print_json(value: object) -> None:
     """Write a JSON document to stdout."""
     sys.stdout.write(to_json(value) + "\n")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What is written here goes to a path of the command line: where the disk refuses it, that is bad input."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError("it cannot be written", where=str(path), found=str(error)) from None
 
 
 def _plain(value: object) -> Any:

@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from holdfast import strict_json
-from holdfast.cli.output import JsonOption, TopologyOption, console, print_json, reports_errors
+from holdfast.cli.output import JsonOption, TopologyOption, cell, console, print_json, reports_errors, writing
 from holdfast.engine.audit.posture import Posture, Status, Thresholds, as_ocsf, check_posture
 from holdfast.engine.runtime import Runtime
-from holdfast.errors import ConfigError
 
 _EXITS = {Status.PASS: 0, Status.NOT_APPLICABLE: 0, Status.FAIL: 6, Status.UNKNOWN: 7}
 _MARKS = {
@@ -55,7 +53,9 @@ def posture(
     found = check_posture(runtime, sites=site or (), check_ids=check or (), role=role, thresholds=thresholds)
     now = runtime.clock.now()
     if ocsf is not None:
-        _write(ocsf, "".join(strict_json.dumps(as_ocsf(result, now)) + "\n" for result in found.results))
+        with writing(ocsf):
+            lines = (strict_json.dumps(as_ocsf(result, now)) + "\n" for result in found.results)
+            ocsf.write_text("".join(lines), encoding="utf-8")
     if as_json:
         counts = {status.value: found.count(status) for status in Status}
         results = [result.as_dict() for result in found.results]
@@ -66,18 +66,6 @@ def posture(
         raise typer.Exit(_EXITS[found.status])
 
 
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError("the findings cannot be written", where=str(path), found=str(error)) from None
-
-
-def _printable(text: str) -> str:
-    """Names and messages come from elsewhere, and may hold a terminal's control characters."""
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
-
-
 def _print(found: Posture) -> None:
     table = Table("", "severity", "check", "where", "found", box=None)
     for result in found.results:
@@ -86,8 +74,8 @@ def _print(found: Posture) -> None:
             _MARKS[result.status],
             result.check.severity.value,
             result.check.check_id,
-            escape(_printable(where)),
-            escape(_printable(result.found)),
+            cell(where),
+            cell(result.found),
         )
     console.print(table)
     counts = ", ".join(f"{found.count(status)} {status.value}" for status in Status)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from holdfast.cli.output import JsonOption, TopologyOption, console, errors, print_json, reports_errors
+from holdfast.cli.output import JsonOption, TopologyOption, cell, console, errors, print_json, reports_errors
 from holdfast.engine.audit.residency import ResidencyReport, Verdict, prove
 from holdfast.engine.policy import Action, Decision, Intent, Kind, Service, decide, policy_documents, residency_for
 from holdfast.engine.policy.asking import intent_of
@@ -156,10 +156,10 @@ def _print(report: ResidencyReport, everything: bool) -> None:
     for copy in shown:
         amount = "" if copy.size_bytes is None else f", {size(copy.size_bytes)}"
         decision = copy.decision or ("undecided" if copy.undecided else "no decision needed")
-        what = _plain(f"{copy.kind} {copy.subject} {copy.item}".strip())
+        what = cell(f"{copy.kind} {copy.subject} {copy.item}".strip())
         console.print(
             f"[{_COLOURS[copy.verdict]}]{copy.verdict}[/] {copy.site} ({copy.jurisdiction}): {what}{amount}\n"
-            f"    {_plain(copy.why)}; {_plain(decision)}"
+            f"    {cell(copy.why)}; {cell(decision)}"
         )
     for finding in report.log_findings:
         errors.print(f"decision log: {finding}", markup=False, style="yellow")
@@ -169,9 +169,3 @@ def _print(report: ResidencyReport, everything: bool) -> None:
         f"{len(report.copies)} copies: {counts['lawful']} lawful, {counts['breach']} in breach, "
         f"{counts['unknown']} unknown; {undecided} without a decision in the log ({report.decisions} lines)"
     )
-
-
-def _plain(text: str) -> str:
-    from rich.markup import escape
-
-    return escape("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))

@@ -95,11 +95,6 @@ class Runtime:
         except RuntimeError:
             return None
 
-    def ship_decisions(self) -> None:
-        """Bring what was decided to the sites now. A process that ends does so by itself, an Airflow task does not."""
-        if self.decisions is not None:
-            self.decisions.ship()
-
     def _put_decisions(self, site: str, key: str, data: bytes) -> None:
         from holdfast.engine.objectstore import open_store
         from holdfast.engine.objectstore.errors import ObjectExists
@@ -154,19 +149,28 @@ class Runtime:
                 self._stores[site, flow] = self._encrypting(site, retrying)
             return self._stores[site, flow]
 
-    def _encrypting(self, site: str, store: ObjectStore) -> ObjectStore:
-        """The store, with the datasets that lie encrypted at this site; the same when there is none.
+    def bucket(self, site: str, bucket: str, prefix: str = "") -> ObjectStore:
+        """A bucket beside a site's own, reached with the site's connection: a cloud's audit events or bills lie in it.
 
-        A dataset whose policy names a key lies plain at the site its group calls active in the topology, where the
-        services' own programs write it, and encrypted at every other.
+        It is only ever read.
+
+        Args:
+            site: its name.
+            bucket: of a local site an absolute folder.
+            prefix: keys are relative to it.
+
+        Raises:
+            UnknownName, ConfigError: as `store`.
         """
-        encrypted = [
-            (name, self.topology.dataset(name))
-            for group in self.topology.groups.values()
-            if site in group.sites.all() and site != group.sites.active
-            for name in group.datasets
-            if self.topology.dataset(name).sync.encrypt is not None
-        ]
+        from holdfast.engine.objectstore import DEFAULT_RETRY, RetryingStore, open_store
+
+        settings = self.topology.site(site).model_copy(update={"bucket": bucket, "prefix": prefix.strip("/")})
+        return RetryingStore(open_store(site, settings, self.access(site), retry=None), DEFAULT_RETRY)
+
+    def _encrypting(self, site: str, store: ObjectStore) -> ObjectStore:
+        """The store, with the datasets that lie encrypted at this site; the same when there is none."""
+        datasets = sorted(self.topology.datasets.items())
+        encrypted = [one for one in datasets if self.topology.lies_encrypted(one[0], site)]
         if not encrypted:
             return store
         from holdfast.engine.objectstore.encrypted import EncryptedStore, Scope
@@ -176,7 +180,7 @@ class Runtime:
             store,
             [
                 Scope(f"data/{settings.path}/", name, partial(key_ring, str(settings.sync.encrypt), self.environ))
-                for name, settings in sorted(encrypted, key=lambda found: found[0])
+                for name, settings in encrypted
             ],
         )
 

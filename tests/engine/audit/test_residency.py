@@ -55,7 +55,7 @@ class World:
         for name in datasets:
             self.put(HOME, f"data/{name}/one.bin", name.encode())
             sync.run(runtime, "desk", name)
-        runtime.ship_decisions()
+        runtime.decisions.ship()
 
     def prove(self, **kwargs: Any) -> ResidencyReport:
         return prove(self.runtime(), **kwargs)
@@ -174,7 +174,7 @@ def test_a_decision_after_the_copy_came_did_not_let_it_in(world: World) -> None:
     made = check_hop("prices", residency_for(topology, "prices"), AWAY, topology.sites)
     assert made is not None
     assert made.ids
-    later.ship_decisions()
+    later.decisions.ship()
     (again,) = at(world.prove(), AWAY, "prices")
     assert again.decision == replica.decision
     assert made.ids != (replica.decision,)

@@ -10,7 +10,7 @@ import pytest
 from cost_world import NOVEMBER, OCTOBER, CostWorld, aws_lines, azure_lines, gcp_lines, line
 from holdfast.clock import FakeClock
 from holdfast.engine.config import Connection, EnvironmentConnections
-from holdfast.engine.cost.bill import BillState, read_bills
+from holdfast.engine.cost.bill import BillState, lines_of, read_bills
 from holdfast.engine.cost.mapping import map_lines
 from holdfast.engine.cost.money import sums
 from holdfast.engine.cost.periods import month_of, parse_period
@@ -90,8 +90,8 @@ def test_late_lines_and_corrections_belong_to_the_period_that_bills_them():
     late = line("9", month=NOVEMBER, start=OCTOBER + timedelta(days=30), account="01AB-CD", provider="Google Cloud")
     world.deliver_gcp([{**late, "ChargeClass": "Correction"}], month=NOVEMBER)
     bill = read_bills(world.runtime, world.cost, [PERIOD, PERIOD.next], stores=world.stores)
-    assert sums(bill.of(PERIOD))[0].effective == effective(gcp_lines())
-    assert sums(bill.of(PERIOD.next))[0].effective == 9
+    assert sums(lines_of(bill.lines, PERIOD))[0].effective == effective(gcp_lines())
+    assert sums(lines_of(bill.lines, PERIOD.next))[0].effective == 9
 
 
 def test_a_period_that_begins_in_pacific_time_or_at_mid_month_is_still_a_month():
@@ -101,7 +101,7 @@ def test_a_period_that_begins_in_pacific_time_or_at_mid_month_is_still_a_month()
     odd = {"BillingPeriodStart": OCTOBER - timedelta(days=10), "BillingPeriodEnd": NOVEMBER - timedelta(days=10)}
     world.deliver_gcp([line("1", **pacific), line("2", **east), line("4", **odd)])
     bill = read_bills(world.runtime, world.cost, [PERIOD], stores=world.stores)
-    assert sums(bill.of(PERIOD))[0].effective == 7
+    assert sums(lines_of(bill.lines, PERIOD))[0].effective == 7
     assert bill.part_states(PERIOD)["gcp-bill"] is BillState.FINAL
 
 

@@ -11,18 +11,16 @@ import pytest
 import yaml
 
 from cost_world import OCTOBER, CostWorld, aws_lines
-from holdfast.clock import FakeClock
 from holdfast.engine.cost.bill import read_bills
 from holdfast.engine.cost.egress import EgressReport, as_document, egress_report
 from holdfast.engine.cost.errors import PriceListInvalid
 from holdfast.engine.cost.mapping import map_lines
-from holdfast.engine.cost.movements import Movement, metered, read_movements
+from holdfast.engine.cost.movements import read_movements
 from holdfast.engine.cost.periods import month_of
 from holdfast.engine.cost.prices import GIB, Price, load_prices, read_price_list
 from holdfast.engine.objectstore import memory_store
 from holdfast.engine.objectstore._decorator import StoreDecorator
 from holdfast.engine.objectstore.errors import PermissionRefused
-from holdfast.engine.objectstore.meter import Meter, MeteredStore
 from holdfast.engine.snapshot.receipts import Receipt, write_receipt
 from world import AWS, AZURE, GCP
 
@@ -136,16 +134,6 @@ def test_a_sites_own_price_comes_before_the_list():
     found = report(world, stores(receipt(gib=2)))
     copy = next(one for one in found.lines if one.kind == "copy")
     assert (copy.least.amount, copy.least.price_id) == (Decimal("0.1"), f"sites.{AWS}.egress_cost_per_gib")
-
-
-def test_our_own_meter_counts_what_leaves_no_receipt():
-    meter = Meter()
-    store = MeteredStore(memory_store("a"), meter, clock=FakeClock())
-    store.put("x", b"12345")
-    store.get("x")
-    found = metered("market-data", AWS, GCP, OCTOBER, meter)
-    assert (found.least_bytes, found.most_bytes) == (5, 5)
-    assert isinstance(found, Movement)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ the submit and whatever should have been noted.
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -34,6 +33,8 @@ from holdfast.engine.compute.opening import Opening
 from holdfast.engine.compute.sdk import require_sdk
 from holdfast.engine.compute.stops import Stops
 from holdfast.engine.config import Connection
+from holdfast.engine.objectstore.gcp_login import gcp_credentials
+from holdfast.errors import ConfigError
 
 KIND = "vertex"
 _TIMEOUT_SECONDS = 20.0
@@ -346,30 +347,13 @@ def made(connection: Connection, region: str) -> Any:
     Raises:
         ComputeRefused: the credentials cannot be used.
     """
-    import google.auth
     from google.api_core.client_options import ClientOptions
-    from google.auth.exceptions import GoogleAuthError
     from google.cloud.aiplatform_v1 import JobServiceClient
-    from google.oauth2 import service_account
 
-    extra = connection.extra
     try:
-        if extra.get("keyfile_dict"):
-            key = extra["keyfile_dict"]
-            info = json.loads(key) if isinstance(key, str) else key
-            credentials: Any = service_account.Credentials.from_service_account_info(info, scopes=_SCOPES)  # type: ignore[no-untyped-call]
-        elif extra.get("key_path"):
-            credentials = service_account.Credentials.from_service_account_file(extra["key_path"], scopes=_SCOPES)  # type: ignore[no-untyped-call]
-        else:
-            credentials, _ = google.auth.default(scopes=_SCOPES)
-    except (GoogleAuthError, OSError, ValueError) as error:
-        # The error may quote the key: name the connection only.
-        raise ComputeRefused(
-            "the connection's credentials cannot be used",
-            where=f"connection {connection.conn_id!r}",
-            expected="extra.keyfile_dict, extra.key_path or default credentials",
-            found=type(error).__name__,
-        ) from None
+        credentials = gcp_credentials(connection, _SCOPES)
+    except ConfigError as error:
+        raise ComputeRefused(error.what, where=error.where, expected=error.expected, found=error.found) from None
     options = ClientOptions(api_endpoint=f"{region}-aiplatform.googleapis.com")
     return JobServiceClient(credentials=credentials, client_options=options)
 

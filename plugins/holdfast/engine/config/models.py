@@ -301,6 +301,17 @@ class Topology(Model):
     def vault(self, name: str) -> Vault:
         return self._named("vaults", name, self.vaults)
 
+    def lies_encrypted(self, dataset: str, site: str) -> bool:
+        """Whether Holdfast encrypts a dataset at a site.
+
+        One whose policy names a key lies plain at the site its group calls active in the topology, where the services'
+        own programs write it, and encrypted at every other.
+        """
+        if self.dataset(dataset).sync.encrypt is None:
+            return False
+        holders = [one.sites for one in self.groups.values() if dataset in one.datasets and site in one.sites.all()]
+        return any(sites.active != site for sites in holders)
+
     def residency_of(self, dataset: str) -> Residency | None:
         """The residency class of a dataset, ``None`` when it may lie anywhere."""
         name = self.dataset(dataset).residency

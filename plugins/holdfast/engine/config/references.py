@@ -132,7 +132,7 @@ def _vaults(topology: Topology) -> Iterator[str]:
             yield from (_missing(f"{at}.{field}", site, topology.sites) for site in sites if site not in topology.sites)
         if vault.prefix is not None and vault.prefix.partition("/")[0] in {*TAKEN, "runs"} - {"vault"}:
             yield f"{at}.prefix: expected a folder that nothing else reads; found {vault.prefix!r}"
-        for site in dict.fromkeys((vault.site, *vault.mirrors, *shares)):
+        for site in vault.places:
             other = places.setdefault((site, vault.prefix or f"vault/{name}"), name)
             if other != name:
                 yield f"{at}.prefix: expected a folder of its own at {site}; found {vault.prefix!r}, which is {other}'s"
@@ -155,9 +155,8 @@ def _airflow(topology: Topology) -> Iterator[str]:
     if recovery.prefix.partition("/")[0] in (*TAKEN, "runs"):
         yield f"airflow.recovery.prefix: expected a folder that nothing else reads; found {recovery.prefix!r}"
     for name, vault in topology.vaults.items():
-        sites = (vault.site, *vault.mirrors, *(vault.shares.sites if vault.shares is not None else ()))
         own, other = f"{recovery.prefix}/", f"{vault.prefix or f'vault/{name}'}/"
-        if recovery.site in sites and (own.startswith(other) or other.startswith(own)):
+        if recovery.site in vault.places and (own.startswith(other) or other.startswith(own)):
             yield (
                 f"airflow.recovery.prefix: expected a folder of its own at {recovery.site}; found {recovery.prefix!r}, "
                 f"which is vault {name}'s"

@@ -90,6 +90,11 @@ class Vault(Model):
     verify_schedule: str | None = Field("@daily", description="Cron expression of `verify_backups`.")
     drill_schedule: str | None = Field("@weekly", description="Cron expression of `restore_drill`.")
 
+    @property
+    def places(self) -> tuple[str, ...]:
+        """All sites that hold content of it."""
+        return self.shares.sites if self.shares is not None else (self.site, *self.mirrors)
+
     @model_validator(mode="after")
     def _has_sites_of_its_own(self) -> Self:
         if self.site in self.mirrors or len(set(self.mirrors)) != len(self.mirrors):

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from decimal import Context, Decimal
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -19,12 +19,11 @@ from holdfast.engine.config import Topology
 from holdfast.engine.config.models import NoCapacityPolicy
 from holdfast.engine.cost.idle import idle_commitments, spot_exposure
 from holdfast.engine.cost.mapping import GROUP, SITE
-from holdfast.engine.cost.money import only_where, plain, sums
+from holdfast.engine.cost.money import EXACT, only_where, plain, sums
 from holdfast.engine.cost.periods import Period
 from holdfast.engine.cost.prices import GIB, Prices
 from holdfast.engine.cost.standby import standby_lines
 
-_EXACT = Context(prec=76)
 #: So many lines are named, the dearest first; how many there are is told.
 _CITED = 5
 #: A resource that was there for so much of the period is always there.
@@ -111,21 +110,15 @@ def _made(lines: pa.Table, **fields: Any) -> Iterator[Advice]:
         yield Advice(lines=cite(lines), line_count=lines.num_rows, **fields)
 
 
-def _equals(lines: pa.Table, column: str, value: str | None) -> pa.Table:
-    if value is None:
-        return lines.filter(pc.is_null(lines[column]))
-    return lines.filter(pc.fill_null(pc.equal(lines[column], value), False))
-
-
 def _idle(lines: pa.Table, topology: Topology) -> Iterator[Advice]:
     for one in idle_commitments(lines):
         if one.unused.effective <= 0:
             continue
         prefix = "CommitmentDiscount" if one.kind == "commitment" else "CapacityReservation"
-        mine = only_where(lines, f"{prefix}Status", ["Unused"])
+        mine = only_where(lines, f"{prefix}Status", "Unused")
         for column, value in ((f"{prefix}Id", one.commitment), (GROUP, one.group), (SITE, one.site)):
-            mine = _equals(mine, column, value)
-        mine = _equals(mine, "BillingCurrency", one.unused.currency)
+            mine = only_where(mine, column, value)
+        mine = only_where(mine, "BillingCurrency", one.unused.currency)
         if one.kind == "commitment":
             what = (
                 f"The commitment {one.name} is partly unused: let it lapse or shrink it, or let the active site use it"
@@ -164,9 +157,9 @@ def _spot(lines: pa.Table, topology: Topology) -> Iterator[Advice]:
             continue  # the group has said that it goes on without
         if one.premium is None:
             continue
-        mine = _equals(only_where(standby_lines(lines), "PricingCategory", ["Dynamic"]), GROUP, one.group)
-        mine = _equals(_equals(mine, SITE, one.site), "BillingCurrency", one.spot.currency)
-        mine = only_where(mine, "ServiceCategory", ["Compute"])
+        mine = only_where(only_where(standby_lines(lines), "PricingCategory", "Dynamic"), GROUP, one.group)
+        mine = only_where(only_where(mine, SITE, one.site), "BillingCurrency", one.spot.currency)
+        mine = only_where(mine, "ServiceCategory", "Compute")
         yield from _made(
             mine,
             kind="spot-standby",
@@ -184,15 +177,15 @@ def _spot(lines: pa.Table, topology: Topology) -> Iterator[Advice]:
 def _storage(lines: pa.Table, topology: Topology, prices: Prices) -> Iterator[Advice]:
     if prices.price_list is None:
         return
-    stored = only_where(standby_lines(lines), "ServiceCategory", ["Storage"])
+    stored = only_where(standby_lines(lines), "ServiceCategory", "Storage")
     stored = stored.filter(pc.fill_null(pc.match_substring_regex(stored["PricingUnit"], _MONTHLY_UNIT), False))
     for name in ("SkuMeter", "ChargeDescription", "SkuId"):
         stored = stored.filter(pc.invert(pc.fill_null(pc.match_substring_regex(stored[name], _CHEAPER_ALREADY), False)))
-    stored = _equals(stored, "BillingCurrency", prices.price_list.currency)
+    stored = only_where(stored, "BillingCurrency", prices.price_list.currency)
     for site, group in _pairs(stored):
         if site is None:
             continue
-        mine = _equals(_equals(stored, SITE, site), GROUP, group)
+        mine = only_where(only_where(stored, SITE, site), GROUP, group)
         units = pc.sum(mine["PricingQuantity"]).as_py()
         (now,) = sums(mine)
         cheaper = None if units is None else prices.of(topology.site(site), "storage-infrequent", units * GIB)
@@ -219,9 +212,7 @@ def _pairs(lines: pa.Table) -> Sequence[tuple[str | None, str | None]]:
 
 def _always_on(lines: pa.Table, topology: Topology, prices: Prices, period: Period) -> Iterator[Advice]:
     """Machines by the hour that are there the whole period, where the price list has a committed price of their SKU."""
-    machines = only_where(
-        only_where(standby_lines(lines), "ServiceCategory", ["Compute"]), "PricingCategory", ["Standard"]
-    )
+    machines = only_where(only_where(standby_lines(lines), "ServiceCategory", "Compute"), "PricingCategory", "Standard")
     machines = machines.filter(
         pc.fill_null(pc.match_substring_regex(machines["ConsumedUnit"], "(?i)^h(ou)?rs?$"), False)
     )
@@ -235,13 +226,13 @@ def _always_on(lines: pa.Table, topology: Topology, prices: Prices, period: Peri
             continue
         mine = machines
         for name in ("ResourceId", "SkuId", SITE, GROUP, "BillingCurrency"):
-            mine = _equals(mine, name, row[name])
+            mine = only_where(mine, name, row[name])
         yield from _made(
             mine,
             kind="always-on",
             what=f"{row['ResourceId'] or row['SkuId']} stands by all the time at the price of an hour: commit to it",
             risk="A commitment runs for a year or more, also after the standby has moved to another region or size.",
-            saving=_EXACT.subtract(now, priced.amount),
+            saving=EXACT.subtract(now, priced.amount),
             currency=priced.currency,
             price=priced.price_id,
             group=row[GROUP],

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from holdfast.engine.config import Cloud, Topology
+from holdfast.engine.config import Topology
 from holdfast.engine.config.cost import Cost, CostApi
 from holdfast.engine.cost import columns
 from holdfast.engine.cost.bill import Bill, BillPart, BillState
@@ -30,7 +30,6 @@ from holdfast.engine.runtime import Runtime
 _KEEP = timedelta(hours=8)
 _SETTLES = timedelta(days=20)
 FORMAT = "holdfast.asked-cost/1"
-_PROVIDERS = {Cloud.AWS: "AWS", Cloud.GCP: "Google Cloud", Cloud.AZURE: "Microsoft"}
 
 
 @dataclass
@@ -188,7 +187,7 @@ def asked_bill(bill: Bill, asking: Asking, cost: Cost, topology: Topology, perio
             told += [f"{part.export} {period}: {part.state}: {part.detail}" for part in lacking]
             parts = [part for part in parts if part not in lacking]
             parts.append(_part(name, site, asked))
-            tables.append(_table(name, asked, _PROVIDERS.get(topology.site(site).cloud, "Holdfast")))
+            tables.append(_table(name, asked, columns.PROVIDERS[topology.site(site).cloud]))
             told.append(
                 f"{name} {period}: {'kept' if asked.is_kept else 'asked'} at {asked.asked_at:%Y-%m-%d %H:%M}, "
                 f"{asked.requests} requests, {asked.spent} USD"

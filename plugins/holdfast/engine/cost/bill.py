@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -17,7 +17,6 @@ from holdfast.engine.cost.deliveries import Delivery, find_deliveries
 from holdfast.engine.cost.errors import BillDamaged
 from holdfast.engine.cost.focus import joined, read_focus
 from holdfast.engine.cost.periods import Period, month_of
-from holdfast.engine.objectstore import DEFAULT_RETRY, RetryingStore, open_store
 from holdfast.engine.objectstore.errors import ObjectStoreError
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.runtime import Runtime
@@ -83,16 +82,10 @@ class Bill:
         """By export its state in this period."""
         return {one.export: one.state for one in self.parts if one.period == period}
 
-    def is_final(self, periods: Iterable[Period], exports: Iterable[str] | None = None) -> bool:
-        """Whether every export (or those named) is final in all of these periods."""
-        wanted = set(periods)
-        names = None if exports is None else set(exports)
-        parts = [one for one in self.parts if one.period in wanted and (names is None or one.export in names)]
+    def is_final(self, periods: Collection[Period], exports: Collection[str]) -> bool:
+        """Whether each of these exports is final in all of these periods."""
+        parts = [one for one in self.parts if one.period in periods and one.export in exports]
         return bool(parts) and all(one.state is BillState.FINAL for one in parts)
-
-    def of(self, period: Period) -> pa.Table:
-        """Its lines of one billing period."""
-        return lines_of(self.lines, period)
 
 
 def billing_months(lines: pa.Table) -> pa.ChunkedArray:
@@ -122,7 +115,7 @@ def read_bills(
     given = stores or {}
     read = [
         _read_export(
-            given[name] if name in given else export_store(runtime, name, export),
+            given[name] if name in given else runtime.bucket(export.site, export.bucket, export.prefix),
             name,
             export,
             periods,
@@ -136,18 +129,6 @@ def read_bills(
         tuple(note for one in read for note in one.notes),
     )
     return _without_overlap(bill)
-
-
-def export_store(runtime: Runtime, name: str, export: CostExport) -> ObjectStore:
-    """The folder of an export, reached with its site's connection; it is only ever read.
-
-    Raises:
-        UnknownName, ConfigError: the site or its connection is not complete.
-    """
-    settings = runtime.topology.site(export.site).model_copy(
-        update={"bucket": export.bucket, "prefix": export.prefix.strip("/")}
-    )
-    return RetryingStore(open_store(f"bill {name}", settings, runtime.access(export.site), retry=None), DEFAULT_RETRY)
 
 
 def _read_export(store: ObjectStore, name: str, export: CostExport, periods: Sequence[Period], now: datetime) -> Bill:
@@ -253,9 +234,7 @@ def _newest_folder_wins(
 
 def _equal(values: pa.ChunkedArray, value: object) -> pa.ChunkedArray:
     """Row by row, with null equal to null."""
-    if value is None:
-        return pc.is_null(values)
-    return pc.fill_null(pc.equal(values, pa.scalar(value, values.type)), False)
+    return pc.is_in(values, pa.array([value], values.type))
 
 
 def _accounts(table: pa.Table) -> list[tuple[str | None, datetime]]:

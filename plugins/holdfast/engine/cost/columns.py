@@ -10,6 +10,8 @@ from collections.abc import Collection
 
 import pyarrow as pa
 
+from holdfast.engine.config import Cloud
+
 #: Money and quantities: exact, 20 digits before the point and 18 behind it.
 DECIMAL = pa.decimal128(38, 18)
 TIME = pa.timestamp("us", tz="UTC")
@@ -41,6 +43,9 @@ STRINGS = (
     "SubAccountType",
 )
 FOCUS_1_2 = tuple(sorted((*DECIMALS, *TIMES, *STRINGS, "Tags")))
+
+#: What stands in ``ProviderName``.
+PROVIDERS = {Cloud.AWS: "AWS", Cloud.GCP: "Google Cloud", Cloud.AZURE: "Microsoft", Cloud.LOCAL: "Holdfast"}
 
 #: Without these no line can be attributed to anything; every version from 1.0 on has them.
 REQUIRED = (

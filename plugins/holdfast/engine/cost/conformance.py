@@ -120,6 +120,10 @@ def _allowed(name: str, values: Sequence[str]) -> _Rule:
     )
 
 
+def _after(name: str, other: str) -> _Rule:
+    return _Rule(name, f"must be after {other}", (name, other), lambda at: pc.less_equal(at[name], at[other]))
+
+
 def _together(name: str, other: str) -> _Rule:
     """Null exactly where the other one is."""
     return _Rule(
@@ -148,12 +152,12 @@ def _needed_with(name: str, other: str) -> _Rule:
     )
 
 
-def _null_for(name: str, *categories: str) -> _Rule:
+def _null_for(name: str, other: str, *values: str) -> _Rule:
     return _Rule(
         name,
-        f"must be null where ChargeCategory is {' or '.join(categories)}",
-        (name, "ChargeCategory"),
-        lambda at: pc.and_(pc.is_valid(at[name]), _is(at["ChargeCategory"], *categories)),
+        f"must be null where {other} is {' or '.join(values)}",
+        (name, other),
+        lambda at: pc.and_(pc.is_valid(at[name]), _is(at[other], *values)),
     )
 
 
@@ -182,18 +186,8 @@ _RULES: tuple[_Rule, ...] = (
         ("BillingCurrency",),
         lambda at: pc.invert(pc.match_substring_regex(at["BillingCurrency"], "^[A-Z]{3}$")),
     ),
-    _Rule(
-        "ChargePeriodEnd",
-        "must be after ChargePeriodStart",
-        ("ChargePeriodEnd", "ChargePeriodStart"),
-        lambda at: pc.less_equal(at["ChargePeriodEnd"], at["ChargePeriodStart"]),
-    ),
-    _Rule(
-        "BillingPeriodEnd",
-        "must be after BillingPeriodStart",
-        ("BillingPeriodEnd", "BillingPeriodStart"),
-        lambda at: pc.less_equal(at["BillingPeriodEnd"], at["BillingPeriodStart"]),
-    ),
+    _after("ChargePeriodEnd", "ChargePeriodStart"),
+    _after("BillingPeriodEnd", "BillingPeriodStart"),
     _Rule(
         "ChargeFrequency",
         "must not be Usage-Based where ChargeCategory is Purchase",
@@ -202,18 +196,13 @@ _RULES: tuple[_Rule, ...] = (
     ),
     _together("PricingUnit", "PricingQuantity"),
     _together("ConsumedUnit", "ConsumedQuantity"),
-    _null_for("PricingCategory", "Tax"),
-    _null_for("PricingQuantity", "Tax"),
-    _null_for("ListUnitPrice", "Tax"),
-    _null_for("ContractedUnitPrice", "Tax"),
-    _null_for("SkuPriceId", "Tax"),
-    _null_for("ConsumedQuantity", "Purchase", "Tax", "Credit", "Adjustment"),
-    _Rule(
-        "ConsumedQuantity",
-        "must be null where CommitmentDiscountStatus is Unused",
-        ("ConsumedQuantity", "CommitmentDiscountStatus"),
-        lambda at: pc.and_(pc.is_valid(at["ConsumedQuantity"]), _is(at["CommitmentDiscountStatus"], "Unused")),
-    ),
+    _null_for("PricingCategory", "ChargeCategory", "Tax"),
+    _null_for("PricingQuantity", "ChargeCategory", "Tax"),
+    _null_for("ListUnitPrice", "ChargeCategory", "Tax"),
+    _null_for("ContractedUnitPrice", "ChargeCategory", "Tax"),
+    _null_for("SkuPriceId", "ChargeCategory", "Tax"),
+    _null_for("ConsumedQuantity", "ChargeCategory", "Purchase", "Tax", "Credit", "Adjustment"),
+    _null_for("ConsumedQuantity", "CommitmentDiscountStatus", "Unused"),
     _needed_for_priced("PricingCategory"),
     _needed_for_priced("PricingQuantity"),
     _negative("ListUnitPrice"),

@@ -44,7 +44,6 @@ class Delivery:
         files: all it is made of.
         delivered_at: by the store's clock.
         version: of FOCUS, where a manifest says so.
-        by: ``manifest`` or ``folder``.
         damage: why it cannot be read, where that is known already.
     """
 
@@ -53,7 +52,6 @@ class Delivery:
     files: tuple[BillFile, ...]
     delivered_at: datetime
     version: str | None = None
-    by: str = "manifest"
     damage: BillDamaged | None = None
 
 
@@ -65,15 +63,13 @@ class Deliveries:
     superseded: tuple[Delivery, ...]
 
 
-def find_deliveries(
-    store: ObjectStore, *, bucket: str, prefix: str, periods: Collection[Period] | None = None
-) -> Deliveries:
+def find_deliveries(store: ObjectStore, *, bucket: str, prefix: str, periods: Collection[Period]) -> Deliveries:
     """The deliveries of one export. Of several runs of a period only the newest one's manifest is read.
 
     Args:
         store: the export's folder; keys are relative to it.
         bucket, prefix: of the folder, as manifests name them.
-        periods: others are left out where the key says which it is; none: all.
+        periods: others are left out where the key says which it is.
 
     Raises:
         BillDamaged: there are more objects than any export has.
@@ -93,7 +89,7 @@ def find_deliveries(
     runs = [run for run in map(_run_of, objects) if run is not None]
     beside = tuple({run.data for run in runs})
     plain = [info for key, info in objects.items() if _is_data(key) and not (beside and key.startswith(beside))]
-    wanted = [run for run in runs if periods is None or run.period is None or run.period in periods]
+    wanted = [run for run in runs if run.period is None or run.period in periods]
     newest: dict[tuple[str, Period | None], _Run] = {}
     older = []
     for run in sorted(wanted, key=lambda one: (objects[one.key].modified_at, one.key)):
@@ -101,7 +97,7 @@ def find_deliveries(
         if replaced is not None:
             older.append(Delivery(replaced.root, replaced.period, (), objects[replaced.key].modified_at))
         newest[run.root, run.period] = run
-    folders = [one for one in _of_folders(plain) if periods is None or one.period is None or one.period in periods]
+    folders = [one for one in _of_folders(plain) if one.period is None or one.period in periods]
     current = [_delivered(store, run, objects, bucket, prefix) for run in newest.values()]
     return Deliveries((*current, *folders), tuple(older))
 
@@ -236,7 +232,6 @@ def _of_folders(objects: Sequence[ObjectInfo]) -> list[Delivery]:
             _part(folder),
             tuple(BillFile(info.key, info.size_bytes) for info in sorted(infos, key=lambda one: one.key)),
             max(info.modified_at for info in infos),
-            by="folder",
         )
         for folder, infos in folders.items()
     ]

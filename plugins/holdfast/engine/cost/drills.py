@@ -15,14 +15,13 @@ from enum import StrEnum
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from holdfast.engine.config import Cloud, Topology
 from holdfast.engine.config.cost import Cost
 from holdfast.engine.cost.bill import Bill
 from holdfast.engine.cost.egress import priced_document
 from holdfast.engine.cost.mapping import DRILL
-from holdfast.engine.cost.money import Sum, sums
+from holdfast.engine.cost.money import Sum, only_where, sums
 from holdfast.engine.cost.movements import Movement
 from holdfast.engine.cost.periods import Period, periods_between
 from holdfast.engine.cost.prices import Priced, Prices
@@ -223,7 +222,7 @@ def drill_cost(
         lines: its lines, mapped.
         movements: of the time; those within the drill, of its group's datasets, are priced in the estimate.
     """
-    own = lines.filter(pc.fill_null(pc.equal(lines[DRILL], facts.drill_id), False))
+    own = only_where(lines, DRILL, facts.drill_id)
     exports = _exports_of(facts, topology, cost)
     open_bills = tuple(
         f"{part.export} {part.period}: {part.state}{': ' + part.detail if part.detail else ''}"

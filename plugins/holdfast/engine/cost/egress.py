@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from decimal import Context, Decimal
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -12,12 +12,11 @@ import pyarrow.compute as pc
 
 from holdfast.engine.config import Topology
 from holdfast.engine.cost.mapping import SITE
-from holdfast.engine.cost.money import Sum, plain, sums
+from holdfast.engine.cost.money import EXACT, Sum, only_where, plain, sums
 from holdfast.engine.cost.movements import Movement, Movements
 from holdfast.engine.cost.periods import Period
 from holdfast.engine.cost.prices import GIB, Priced, Prices
 
-_EXACT = Context(prec=76)
 #: How the three clouds name bytes that leave, in a meter or a description.
 _LEAVING = r"(?i)(data[ -]?transfer[ -]?out|transfer.*bytes-out|-out-bytes|egress|internet.*out|inter.?region.*out)"
 #: AWS and Google Cloud bill 2^30 bytes as a GB (or gibibyte); Azure's price page says GB, taken as 10^9.
@@ -177,8 +176,8 @@ def _share(whole: Priced | None, part: int, total: int) -> Priced | None:
     """Tiers are of a site's whole month, so each dataset pays its average."""
     if whole is None or not total:
         return whole
-    amount = _EXACT.divide(_EXACT.multiply(whole.amount, Decimal(part)), Decimal(total))
-    return Priced(amount.quantize(Decimal("1e-18"), context=_EXACT), whole.currency, whole.price_id, whole.source)
+    amount = EXACT.divide(EXACT.multiply(whole.amount, Decimal(part)), Decimal(total))
+    return Priced(amount.quantize(Decimal("1e-18"), context=EXACT), whole.currency, whole.price_id, whole.source)
 
 
 def leaving(lines: pa.Table) -> pa.Table:
@@ -192,13 +191,13 @@ def leaving(lines: pa.Table) -> pa.Table:
 
 
 def _billed(lines: pa.Table, site: str) -> BilledEgress:
-    mine = leaving(lines.filter(pc.fill_null(pc.equal(lines[SITE], site), False)))
+    mine = leaving(only_where(lines, SITE, site))
     total: int | None = 0
     units: set[str] = set()
     for provider, unit, quantity in _quantities(mine):
         units.add(unit)
         size = _UNITS.get(provider, _UNITS[""]).get(unit)
-        total = None if size is None or total is None else total + int(_EXACT.multiply(quantity, Decimal(size)))
+        total = None if size is None or total is None else total + int(EXACT.multiply(quantity, Decimal(size)))
     return BilledEgress(site, total, sums(mine), tuple(sorted(units)))
 
 
@@ -250,9 +249,9 @@ def _explained(report: EgressReport, site: str) -> list[float] | None:
 def _per_gib(one: BilledEgress) -> dict[str, str] | None:
     if not one.billed_bytes:
         return None
-    gib = _EXACT.divide(Decimal(one.billed_bytes), Decimal(GIB))
+    gib = EXACT.divide(Decimal(one.billed_bytes), Decimal(GIB))
     return {
-        cost.currency: plain(_EXACT.divide(cost.effective, gib).quantize(Decimal("1e-9"), context=_EXACT))
+        cost.currency: plain(EXACT.divide(cost.effective, gib).quantize(Decimal("1e-9"), context=EXACT))
         for cost in one.cost
     }
 

@@ -9,7 +9,7 @@ from typing import Any
 from holdfast import strict_json
 from holdfast.engine.cost.asking import Asking
 from holdfast.engine.cost.periods import Period, last_month, month_of, parse_period
-from holdfast.engine.cost.publish import write_dataset
+from holdfast.engine.cost.publish import replace_file, write_dataset
 from holdfast.engine.cost.report import Look, cost_settings, report_document, summary
 from holdfast.engine.runtime import Runtime
 
@@ -54,8 +54,7 @@ def file_report(runtime: Runtime, period: str, folder: Path, *, ask: bool = Fals
     into.mkdir(parents=True, exist_ok=True)
     if look.of_period.num_rows:
         write_dataset(look.dataset(), into)
-    draft = into / f".{REPORT}.draft"
-    draft.write_text(strict_json.dumps(report_document(look), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    draft.replace(into / REPORT)
+    text = strict_json.dumps(report_document(look), indent=2, ensure_ascii=False) + "\n"
+    replace_file(into / REPORT, text.encode())
     unknown = look.standby.unknown if look.standby.parts else ("cost.exports names no export",)
     return Filed(into, summary(look), unknown, look.notes)

@@ -6,7 +6,6 @@ carries ``maximum_bytes_billed``, so that BigQuery itself refuses to read more.
 
 from __future__ import annotations
 
-import json
 import re
 from decimal import Decimal
 from typing import Any
@@ -15,6 +14,7 @@ from holdfast.engine.config import Connection
 from holdfast.engine.cost.asking import AskedLine, Budget
 from holdfast.engine.cost.errors import BillingRefused, BillingUnavailable
 from holdfast.engine.cost.periods import Period
+from holdfast.engine.objectstore.gcp_login import gcp_credentials, gcp_fields
 from holdfast.errors import ConfigError
 
 _TABLE = re.compile(
@@ -159,32 +159,14 @@ class BigQueryBilling:
                     expected="google-cloud-bigquery",
                     found=str(error),
                 ) from None
-            extra = self._connection.extra
-            project = extra.get("project") or extra.get("extra__google_cloud_platform__project") or self._project
+            project = gcp_fields(self._connection).get("project") or self._project
             self._given = bigquery.Client(project=str(project), credentials=self._credentials())
         return self._given
 
     def _credentials(self) -> Any:
-        import google.auth
-        from google.auth.exceptions import GoogleAuthError
-        from google.oauth2 import service_account
-
-        extra = self._connection.extra
-        extra = {name.removeprefix("extra__google_cloud_platform__"): value for name, value in extra.items()}
-        made = service_account.Credentials
         try:
-            if found := extra.get("keyfile_dict"):
-                info = json.loads(found) if isinstance(found, str) else found
-                return made.from_service_account_info(info, scopes=_SCOPES)  # type: ignore[no-untyped-call, unused-ignore]
-            if path := extra.get("key_path"):
-                return made.from_service_account_file(path, scopes=_SCOPES)  # type: ignore[no-untyped-call, unused-ignore]
-            credentials, _ = google.auth.default(scopes=_SCOPES)
-        except (GoogleAuthError, OSError, ValueError) as error:
-            # The error may quote the key.
+            return gcp_credentials(self._connection, _SCOPES)
+        except ConfigError as error:
             raise BillingRefused(
-                "there are no credentials for BigQuery",
-                where=self._where,
-                expected="extra.keyfile_dict, extra.key_path or default credentials",
-                found=type(error).__name__,
+                "there are no credentials for BigQuery", where=self._where, expected=error.expected, found=error.found
             ) from None
-        return credentials

@@ -58,21 +58,19 @@ class SpotExposure:
 
 def idle_commitments(lines: pa.Table) -> tuple[IdleCommitment, ...]:
     """Unused commitments and reservations of what stands by, and those nobody is named for."""
-    mine = lines.filter(pc.or_(pc.is_null(lines[ROLE]), pc.is_in(lines[ROLE], pa.array(STANDBY_ROLES))))
+    mine = only_where(lines, ROLE, None, *STANDBY_ROLES)
     found: list[IdleCommitment] = []
     for kind, prefix in (("commitment", "CommitmentDiscount"), ("capacity", "CapacityReservation")):
-        unused = only_where(mine, f"{prefix}Status", ["Unused"])
+        unused = only_where(mine, f"{prefix}Status", "Unused")
         names = "CommitmentDiscountName" if kind == "commitment" else "ResourceName"
         keys = (f"{prefix}Id", GROUP, SITE)
         used = {
             (key[0], cost.currency): cost
-            for key, cost in grouped_sums(only_where(lines, f"{prefix}Status", ["Used"]), (f"{prefix}Id",))
+            for key, cost in grouped_sums(only_where(lines, f"{prefix}Status", "Used"), (f"{prefix}Id",))
         }
         for (commitment, group, site), cost in grouped_sums(unused, keys):
-            named = unused.filter(
-                pc.fill_null(pc.equal(unused[f"{prefix}Id"], pa.scalar(commitment, pa.string())), False)
-            )
-            name = next((one for one in named[names].to_pylist() if one), commitment or "–")
+            named = only_where(unused, f"{prefix}Id", commitment)[names]
+            name = next((one for one in named.to_pylist() if one), commitment or "–")
             of_it = used.get((commitment, cost.currency))
             found.append(IdleCommitment(kind, commitment or "–", name, group, site, cost, of_it))
     return tuple(sorted(found, key=lambda one: (-one.unused.effective, one.commitment)))
@@ -80,27 +78,23 @@ def idle_commitments(lines: pa.Table) -> tuple[IdleCommitment, ...]:
 
 def spot_exposure(lines: pa.Table, topology: Topology) -> tuple[SpotExposure, ...]:
     """Where a group's standby machines are spot machines."""
-    machines = only_where(standby_lines(lines), "ServiceCategory", ["Compute"])
-    spot = only_where(machines, "PricingCategory", ["Dynamic"])
+    machines = only_where(standby_lines(lines), "ServiceCategory", "Compute")
+    spot = only_where(machines, "PricingCategory", "Dynamic")
     found = []
     for (group, site), cost in grouped_sums(spot, (GROUP, SITE)):
         if group not in topology.groups:
             continue
         settings = topology.groups[group]
-        firm = machines.filter(
-            pc.and_(
-                pc.fill_null(pc.equal(machines[GROUP], group), False),
-                pc.fill_null(pc.not_equal(machines["PricingCategory"], "Dynamic"), True),
-            )
-        )
+        firm = only_where(machines, GROUP, group)
+        firm = firm.filter(pc.fill_null(pc.not_equal(firm["PricingCategory"], "Dynamic"), True))
         found.append(
             SpotExposure(group, site, cost, sums(firm), settings.objectives.rto_seconds, settings.no_capacity.value)
         )
     return tuple(found)
 
 
-def as_document(idle: tuple[IdleCommitment, ...], spot: tuple[SpotExposure, ...]) -> dict[str, Any]:
-    """JSON-able."""
+def as_document(lines: pa.Table, topology: Topology) -> dict[str, Any]:
+    """Both, JSON-able."""
     return {
         "idle_commitments": [
             {
@@ -112,7 +106,7 @@ def as_document(idle: tuple[IdleCommitment, ...], spot: tuple[SpotExposure, ...]
                 "unused": one.unused.as_document(),
                 "used": None if one.used is None else one.used.as_document(),
             }
-            for one in idle
+            for one in idle_commitments(lines)
         ],
         "spot": [
             {
@@ -124,6 +118,6 @@ def as_document(idle: tuple[IdleCommitment, ...], spot: tuple[SpotExposure, ...]
                 "rto_seconds": one.rto_seconds,
                 "no_capacity": one.no_capacity,
             }
-            for one in spot
+            for one in spot_exposure(lines, topology)
         ],
     }

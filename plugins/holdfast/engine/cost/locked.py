@@ -9,18 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from decimal import Context, Decimal
+from decimal import Decimal
 from typing import Any
 
 from holdfast.engine.config import Topology
 from holdfast.engine.config.cost import Cost
 from holdfast.engine.cost.egress import priced_document
+from holdfast.engine.cost.money import EXACT
 from holdfast.engine.cost.prices import Priced, Prices
 from holdfast.engine.objectstore.errors import ObjectStoreError
 from holdfast.engine.objectstore.interface import ObjectInfo, ObjectStore
 
 _MONTH_DAYS = Decimal("30.4375")
-_EXACT = Context(prec=76)
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,7 @@ def locked_folders(topology: Topology, cost: Cost) -> Iterator[tuple[str, str, s
         if not vault.lock_days:
             continue
         # Which tier a pack is of only the vault's own log says: the shortest lock is what holds for each.
-        shares = vault.shares.sites if vault.shares is not None else ()
-        for site in dict.fromkeys((vault.site, *vault.mirrors, *shares)):
+        for site in vault.places:
             yield f"vault {name}", site, vault.prefix or f"vault/{name}", float(min(vault.lock_days.values()))
     for one in cost.locked:
         yield one.prefix, one.site, one.prefix, one.days
@@ -101,11 +100,11 @@ def _measured(
         if end > now:
             locked += info.size_bytes
             left = Decimal(str((end - now).total_seconds())) / 86400
-            byte_days = _EXACT.add(byte_days, _EXACT.multiply(Decimal(info.size_bytes), left))
+            byte_days = EXACT.add(byte_days, EXACT.multiply(Decimal(info.size_bytes), left))
             last = end if last is None else max(last, end)
-    byte_months = _EXACT.divide(byte_days, _MONTH_DAYS)
+    byte_months = EXACT.divide(byte_days, _MONTH_DAYS)
     settings = topology.site(site)
-    at_rest = _EXACT.divide(_EXACT.multiply(Decimal(grown), Decimal(str(days))), Decimal(30))
+    at_rest = EXACT.divide(EXACT.multiply(Decimal(grown), Decimal(str(days))), Decimal(30))
     return LockedStorage(
         name,
         site,

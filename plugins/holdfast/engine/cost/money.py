@@ -93,6 +93,6 @@ def total(amounts: Iterable[tuple[str, Decimal]]) -> dict[str, Decimal]:
     return found
 
 
-def only_where(lines: pa.Table, column: str, values: Sequence[str]) -> pa.Table:
-    """The lines whose column is one of these."""
-    return lines.filter(pc.fill_null(pc.is_in(lines[column], pa.array(list(values), pa.string())), False))
+def only_where(lines: pa.Table, column: str, *values: str | None) -> pa.Table:
+    """The lines whose column is one of these, of which ``None`` is one as well."""
+    return lines.filter(pc.is_in(lines[column], pa.array(values, pa.string())))

@@ -17,7 +17,6 @@ from pydantic import ValidationError
 from holdfast.engine.cost.periods import Period
 from holdfast.engine.objectstore.errors import ObjectStoreError
 from holdfast.engine.objectstore.interface import ObjectInfo, ObjectStore
-from holdfast.engine.objectstore.meter import Meter
 from holdfast.engine.snapshot.receipts import Receipt
 
 _READERS = 16
@@ -95,13 +94,6 @@ def _receipt(store: ObjectStore, info: ObjectInfo) -> Receipt | None:
         return Receipt.model_validate_json(store.get(info.key))
     except ValidationError:
         return None
-
-
-def metered(subject: str, source: str, target: str, at: datetime, meter: Meter) -> Movement:
-    """What a `MeteredStore` of the source counted, for what leaves no receipt (a restore, a drill's reads)."""
-    read = sum(count.bytes_read for count in meter.counts().values())
-    calls = sum(count.calls for verb, count in meter.counts().items() if verb in ("get", "open"))
-    return Movement(subject, "", source, target, at, read, read, 0, calls)
 
 
 def intervals(movements: Sequence[Movement], subject: str, target: str) -> list[Movement]:

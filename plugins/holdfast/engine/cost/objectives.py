@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Context, Decimal
+from decimal import Decimal
 from functools import reduce
 from itertools import pairwise
 from statistics import median
@@ -21,7 +21,7 @@ from typing import Any
 from holdfast.engine.config import Topology
 from holdfast.engine.config.cost import Cost
 from holdfast.engine.cost.egress import price_of, way_of
-from holdfast.engine.cost.money import Sum, plain
+from holdfast.engine.cost.money import EXACT, Sum, plain
 from holdfast.engine.cost.movements import Movement, intervals
 from holdfast.engine.cost.periods import Period
 from holdfast.engine.cost.prices import Prices
@@ -29,7 +29,6 @@ from holdfast.engine.cost.prices import Prices
 #: Steps of a sync's interval, as factors of the one there is.
 STEPS = (Decimal("0.25"), Decimal("0.5"), Decimal(1), Decimal(2), Decimal(4))
 _MONTH_SECONDS = Decimal("2629800")
-_EXACT = Context(prec=76)
 _FEWEST = 3
 
 
@@ -146,17 +145,17 @@ def _steps(
     priced: list[tuple[Decimal, Decimal | None, Decimal | None]] = []
     currency: str | None = None
     ids: set[str] = set()
-    syncs_now = _EXACT.divide(_MONTH_SECONDS, interval)
+    syncs_now = EXACT.divide(_MONTH_SECONDS, interval)
     for factor in STEPS:
-        more = _EXACT.divide(Decimal(1), factor)
+        more = EXACT.divide(Decimal(1), factor)
         bounds: list[Decimal | None] = []
         for grows in sorted((Decimal(1), more)):
             # Bytes and objects of a month: as now, or as many more as there are more syncs.
-            times = _EXACT.multiply(syncs_now, grows)
+            times = EXACT.multiply(syncs_now, grows)
             amount, currency, used = _month(source, target, times * size, times * objects, topology, prices)
             ids |= used
             bounds.append(amount)
-        priced.append((_EXACT.multiply(interval, factor), bounds[0], bounds[1]))
+        priced.append((EXACT.multiply(interval, factor), bounds[0], bounds[1]))
     here = next((least, most) for at, least, most in priced if at == interval)
     return tuple(_step(one, interval, lag, here) for one in priced), currency, tuple(sorted(ids))
 
@@ -173,7 +172,7 @@ def _month(
     parts = [one for one in parts if one.currency == parts[0].currency]
     if not parts:
         return None, None, set()
-    amount = reduce(_EXACT.add, (one.amount for one in parts))
+    amount = reduce(EXACT.add, (one.amount for one in parts))
     return amount, parts[0].currency, {one.price_id for one in parts}
 
 
@@ -186,8 +185,8 @@ def _step(
     at, least, most = one
     per_minute = None
     if at != interval and least is not None and most is not None and here[0] is not None:
-        minutes = _EXACT.divide(interval - at, Decimal(60))
-        differences = [_EXACT.divide(bound - here[0], minutes) for bound in (least, most)]
+        minutes = EXACT.divide(interval - at, Decimal(60))
+        differences = [EXACT.divide(bound - here[0], minutes) for bound in (least, most)]
         per_minute = (min(differences), max(differences))
     return RpoStep(at, at + lag, least, most, per_minute, at == interval)
 
@@ -267,8 +266,8 @@ def _rto_frontier(
         per_minute = None
         # Beside a standby that is paid in several currencies an option in one of them cannot be weighed.
         if here is not None and len(now) == 1 and rto_seconds is not None and option.rto_seconds != rto_seconds:
-            minutes = _EXACT.divide(Decimal(str(rto_seconds - option.rto_seconds)), Decimal(60))
-            per_minute = _EXACT.divide(option.per_month - here.effective, minutes)
+            minutes = EXACT.divide(Decimal(str(rto_seconds - option.rto_seconds)), Decimal(60))
+            per_minute = EXACT.divide(option.per_month - here.effective, minutes)
         steps.append(
             RtoStep(option.name, option.rto_seconds, option.per_month, cost.currency, option.basis, False, per_minute)
         )
@@ -276,7 +275,7 @@ def _rto_frontier(
 
 
 def _rounded(amount: Decimal | None) -> str | None:
-    return None if amount is None else plain(amount.quantize(Decimal("1e-6"), context=_EXACT))
+    return None if amount is None else plain(amount.quantize(Decimal("1e-6"), context=EXACT))
 
 
 def as_document(rpo: Iterable[RpoFrontier], rto: Iterable[RtoFrontier], period: Period) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
-from decimal import Context, Decimal
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -15,12 +15,12 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from holdfast.engine.config import Site, Topology
 from holdfast.engine.config.base import Model, Name
 from holdfast.engine.cost.errors import PriceListInvalid
+from holdfast.engine.cost.money import EXACT
 
 GIB = 1024**3
 Kind = Literal[
     "egress", "egress-same-cloud", "storage", "storage-infrequent", "write-requests", "compute", "compute-committed"
 ]
-_EXACT = Context(prec=76)
 #: What one unit of it is, in what is counted: bytes, byte-months, requests, seconds.
 UNITS = {"GiB": GIB, "GB": 10**9, "GiB-month": GIB, "GB-month": 10**9, "1000-requests": 1000, "hour": 3600}
 
@@ -64,13 +64,13 @@ class Price(Model):
 
     def cost(self, amount: Decimal | int) -> Decimal:
         """What so many bytes, byte-months, requests or seconds of one month cost, tier by tier."""
-        units = _EXACT.divide(Decimal(amount), Decimal(UNITS[self.unit]))
+        units = EXACT.divide(Decimal(amount), Decimal(UNITS[self.unit]))
         below, found = Decimal(0), Decimal(0)
         for tier in self.tiers:
             inside = (units if tier.up_to is None else min(units, tier.up_to)) - below
             if inside <= 0:
                 break
-            found = _EXACT.add(found, _EXACT.multiply(inside, tier.price))
+            found = EXACT.add(found, EXACT.multiply(inside, tier.price))
             below = tier.up_to if tier.up_to is not None else units
         return found
 
@@ -126,7 +126,7 @@ class Prices:
         settings = self._topology.site(site)
         if "egress_cost_per_gib" in settings.model_fields_set:
             per_gib = Decimal(repr(settings.egress_cost_per_gib))
-            amount = _EXACT.divide(_EXACT.multiply(Decimal(size_bytes), per_gib), Decimal(GIB))
+            amount = EXACT.divide(EXACT.multiply(Decimal(size_bytes), per_gib), Decimal(GIB))
             where = f"sites.{site}.egress_cost_per_gib"
             return Priced(amount, self._currency, where, str(self._topology.path))
         return self.of(settings, "egress", size_bytes)

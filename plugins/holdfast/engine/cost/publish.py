@@ -19,17 +19,17 @@ import pyarrow.compute as pc
 import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
-from holdfast.engine.config import Cloud, Topology
+from holdfast.engine.config import Topology
 from holdfast.engine.cost import columns
 from holdfast.engine.cost.conformance import Violation, check_focus
 from holdfast.engine.cost.drills import DrillCost, DrillCostState
 from holdfast.engine.cost.mapping import DRILL, MAPPED
+from holdfast.engine.cost.money import only_where
 from holdfast.engine.cost.standby import standby_lines
 
 VERSION = "1.2"
 KIND, STATE = "x_HoldfastCostKind", "x_HoldfastCostState"
 _OWN = (KIND, STATE, *MAPPED)
-_PROVIDERS = {Cloud.AWS: "AWS", Cloud.GCP: "Google Cloud", Cloud.AZURE: "Microsoft", Cloud.LOCAL: "Holdfast"}
 _SUB_ACCOUNTS = {"AWS": "Account", "Google Cloud": "Project", "Microsoft": "Subscription"}
 _SERVICES = {"bytes": ("Networking", "Data transfer"), "seconds": ("Compute", "Machines")}
 #: What a spreadsheet would take for a formula.
@@ -61,7 +61,7 @@ def focus_dataset(
         drills: whose lines, or estimates where no line has come, are in it.
     """
     known = {one.facts.drill_id: one for one in drills}
-    of_drills = lines.filter(pc.fill_null(pc.is_in(lines[DRILL], pa.array(list(known), pa.string())), False))
+    of_drills = only_where(lines, DRILL, *known)
     told = {name: one.state.value for name, one in known.items()}
     standby = standby_lines(lines)
     parts = [
@@ -98,7 +98,7 @@ def _estimates(drills: Sequence[DrillCost], topology: Topology) -> pa.Table:
             if one.priced is None or one.quantity is None:
                 continue
             site = topology.site(one.site)
-            provider = _PROVIDERS[site.cloud]
+            provider = columns.PROVIDERS[site.cloud]
             category, service = _SERVICES[one.unit]
             cost = one.priced.amount.quantize(Decimal("1e-18"))
             rows.append(
@@ -191,19 +191,19 @@ def _put_right(table: pa.Table, repaired: dict[str, int]) -> pa.Table:
     return table
 
 
-def write_dataset(published: Published, folder: Path, name: str = "focus") -> tuple[Path, Path]:
+def write_dataset(published: Published, folder: Path) -> tuple[Path, Path]:
     """The dataset as Parquet and as CSV, with what was put right and what does not hold beside them.
 
     The Parquet file holds the texts as they are; in the CSV file a text that a spreadsheet would run as a formula has
     an apostrophe before it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    parquet, text = folder / f"{name}.parquet", folder / f"{name}.csv"
+    parquet, text = folder / "focus.parquet", folder / "focus.csv"
     table = _with_json_tags(published.table).replace_schema_metadata({"focus_version": VERSION})
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
-    _replace(parquet, sink.getvalue())
-    _replace(text, csv_bytes(table))
+    replace_file(parquet, sink.getvalue())
+    replace_file(text, csv_bytes(table))
     about = {
         "focus_version": VERSION,
         "rows": table.num_rows,
@@ -214,7 +214,7 @@ def write_dataset(published: Published, folder: Path, name: str = "focus") -> tu
             for one in published.violations
         ],
     }
-    _replace(folder / f"{name}.json", json.dumps(about, indent=2).encode() + b"\n")
+    replace_file(folder / "focus.json", json.dumps(about, indent=2).encode() + b"\n")
     return parquet, text
 
 
@@ -246,7 +246,8 @@ def csv_bytes(table: pa.Table) -> bytes:
     return sink.getvalue()
 
 
-def _replace(file: Path, data: bytes) -> None:
+def replace_file(file: Path, data: bytes) -> None:
+    """Write a file that is there as a whole or as it was."""
     draft = file.with_name(f".{file.name}.draft")
     draft.write_bytes(data)
     draft.replace(file)

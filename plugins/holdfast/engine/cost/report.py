@@ -130,14 +130,13 @@ class Look:
         found, notes = [], list(unreadable)
         for one in ids:
             try:
-                found.append(self.drill(one))
+                found.append(self.drill(drill_costs.read_drill(self.site_stores, one, self.runtime.topology)))
             except drill_costs.DrillUnknown as error:
                 notes.append(str(error))
         return tuple(found), tuple(notes)
 
-    def drill(self, drill_id: str) -> drill_costs.DrillCost:
-        """Raises DrillUnknown."""
-        facts = drill_costs.read_drill(self.site_stores, drill_id, self.runtime.topology)
+    def drill(self, facts: drill_costs.DrillFacts) -> drill_costs.DrillCost:
+        """What one drill cost, which need not have begun in the period."""
         return drill_costs.drill_cost(
             facts, self.bill, self.lines, self.runtime.topology, self.cost, self.prices, self.movements.found
         )
@@ -213,9 +212,7 @@ def report_document(look: Look) -> dict[str, Any]:
         "egress": egress.as_document(look.egress),
         "drills": [drill_costs.as_document(one) for one in look.drills],
         "objectives": objectives.as_document(look.rpo, look.rto, look.period),
-        **idle.as_document(
-            idle.idle_commitments(look.of_period), idle.spot_exposure(look.of_period, look.runtime.topology)
-        ),
+        **idle.as_document(look.of_period, look.runtime.topology),
         "locked": locked.as_document(look.locked),
         "advice": advice.as_document(look.advice),
         "notes": list(look.notes),

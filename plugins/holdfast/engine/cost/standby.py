@@ -116,7 +116,7 @@ def _uncovered(topology: Topology, parts: Iterable[BillPart]) -> tuple[str, ...]
 
 def standby_lines(lines: pa.Table) -> pa.Table:
     """The lines of what stands by. A drill's own lines are the drill's, not the standby's."""
-    return only_where(lines.filter(pc.is_null(lines[DRILL])), ROLE, STANDBY_ROLES)
+    return only_where(lines.filter(pc.is_null(lines[DRILL])), ROLE, *STANDBY_ROLES)
 
 
 def as_document(report: StandbyReport) -> dict[str, Any]:

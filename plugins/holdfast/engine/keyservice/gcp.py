@@ -6,13 +6,14 @@ What is sent and what comes is compared by CRC-32C, as Google asks for
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from holdfast.engine.config import Connection
 from holdfast.engine.keyservice.errors import KeyServiceRefused, KeyServiceUnavailable, not_installed
+from holdfast.engine.objectstore.gcp_login import gcp_credentials
+from holdfast.errors import ConfigError
 
 #: Of one request, and of all tries of one call.
 _REQUEST_SECONDS = 5.0
@@ -98,26 +99,12 @@ class GcpKmsKey:
         return self.client
 
     def _credentials(self) -> Any:
-        import google.auth
-        from google.auth.exceptions import GoogleAuthError
-        from google.oauth2 import service_account
-
-        extra = {} if self.connection is None else self.connection.extra
-        extra = {name.removeprefix("extra__google_cloud_platform__"): value for name, value in extra.items()}
-        made = service_account.Credentials
         try:
-            if found := extra.get("keyfile_dict"):
-                info = json.loads(found) if isinstance(found, str) else found
-                return made.from_service_account_info(info, scopes=_SCOPES)  # type: ignore[no-untyped-call, unused-ignore]
-            if path := extra.get("key_path"):
-                return made.from_service_account_file(path, scopes=_SCOPES)  # type: ignore[no-untyped-call, unused-ignore]
-            credentials, _ = google.auth.default(scopes=_SCOPES)
-        except (GoogleAuthError, OSError, ValueError) as error:
-            # The error may quote the key.
+            return gcp_credentials(self.connection, _SCOPES)
+        except ConfigError as error:
             raise KeyServiceRefused(
                 "there are no credentials for Cloud KMS",
                 where=self.key_name,
-                expected="extra.keyfile_dict, extra.key_path or default credentials",
-                found=type(error).__name__,
+                expected=error.expected,
+                found=error.found,
             ) from None
-        return credentials

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from holdfast.engine.config import Cloud, Connection, Site
 from holdfast.engine.objectstore.access import StoreAccess, fixed
+from holdfast.engine.objectstore.gcp_login import gcp_fields
 from holdfast.errors import ConfigError
 
 _CONNECTION_TYPES = {
@@ -91,7 +92,7 @@ def _aws(site: Site, connection: Connection) -> StoreAccess:
 
 
 def _gcp(_: Site, connection: Connection) -> StoreAccess:
-    extra = {name.removeprefix("extra__google_cloud_platform__"): value for name, value in connection.extra.items()}
+    extra = gcp_fields(connection)
     endpoint = extra.get("endpoint_url")
     if _true(extra.get("is_anonymous")):
         return StoreAccess(endpoint=endpoint, anonymous=True)

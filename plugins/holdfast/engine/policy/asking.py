@@ -6,7 +6,7 @@ Everything that copies, backs up, trains, restores or promotes asks here; nothin
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from holdfast.engine.config.models import Residency, Site, Topology
@@ -142,15 +142,11 @@ def decide(
         answer = policy.ask(request) if target in sites else unknown
         found.append(_decided(request, policy, answer, log))
     first = next((one for one in found if not one.allowed), found[0])
-    return Decision(
-        first.allowed,
-        first.policy_sha256,
-        first.policy,
-        first.determining,
-        tuple(reason for one in found for reason in one.reasons),
-        tuple(i for one in found for i in one.ids),
-        first.residency_class,
-        any(one.failed for one in found),
+    return replace(
+        first,
+        reasons=tuple(reason for one in found for reason in one.reasons),
+        ids=tuple(i for one in found for i in one.ids),
+        failed=any(one.failed for one in found),
     )
 
 
@@ -174,11 +170,11 @@ def _resource(subject: str, name: str, intent: Intent, residency: Residency) -> 
         return Resource(intent.kind or Kind.DATASET, subject, name)
     topology = scope.topology
     kind = intent.kind or (Kind.DATASET if scope.subject in topology.datasets else Kind.MODEL)
-    group = group_of(topology, scope.subject)
+    group = _group_of(topology, scope.subject)
     return Resource(kind, subject, name, group, topology.groups[group].tier if group else 0)
 
 
-def group_of(topology: Topology, subject: str) -> str:
+def _group_of(topology: Topology, subject: str) -> str:
     """The first group that protects a dataset or model; empty: none does."""
     for name, group in topology.groups.items():
         jobs = [topology.training[job] for job in group.training]
@@ -194,15 +190,7 @@ def _encrypted(intent: Intent, residency: Residency, target: str) -> bool:
     scope = residency.scope
     if scope is None or scope.subject not in scope.topology.datasets:
         return False
-    return lies_encrypted(scope.topology, scope.subject, target)
-
-
-def lies_encrypted(topology: Topology, dataset: str, site: str) -> bool:
-    """Whether Holdfast encrypts a dataset at a site: see `Runtime.store`."""
-    if topology.datasets[dataset].sync.encrypt is None:
-        return False
-    holders = [group for group in topology.groups.values() if dataset in group.datasets and site in group.sites.all()]
-    return any(group.sites.active != site for group in holders)
+    return scope.topology.lies_encrypted(scope.subject, target)
 
 
 def _decided(request: Request, policy: Policy, answer: Answer, log: DecisionLog | None) -> Decision:

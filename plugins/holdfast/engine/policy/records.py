@@ -6,7 +6,7 @@ docs/formats/decision.md specifies the bytes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Final, Literal
 
@@ -127,18 +127,3 @@ def read_lines(data: bytes, where: str) -> Iterator[tuple[DecisionRecord, bytes]
         raise DecisionLogDamaged("the last line is not whole", where=where, expected="a newline at the end")
     for number, line in enumerate(data.split(b"\n")[:-1], 1):
         yield from_line(line, f"{where}, line {number}"), line
-
-
-def check_chain(lines: Iterable[tuple[DecisionRecord, bytes]]) -> None:
-    """That one writer's lines follow on each other from its first one. Raises DecisionLogDamaged."""
-    seq, previous = 0, NOTHING_BEFORE
-    for record, line in lines:
-        if record.seq != seq + 1 or record.previous != previous:
-            raise DecisionLogDamaged(
-                "a writer's decisions do not follow on each other",
-                where=record.writer,
-                expected=f"line {seq + 1} after {previous[:12]}…",
-                found=f"line {record.seq} after {record.previous[:12]}…",
-                fix="A line is missing, doubled or was changed; another site may have the object whole",
-            )
-        seq, previous = record.seq, line_hash(line)

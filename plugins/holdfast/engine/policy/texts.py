@@ -71,8 +71,8 @@ def policy_documents(topology: Topology) -> Iterator[tuple[str, bytes, str]]:
 
 def _quoted(text: str) -> str:
     """A string of Cedar: everything that is not a plain character is escaped."""
-    plain = (c.isascii() and c.isprintable() and c not in '"\\' for c in text)
-    return '"' + "".join(c if ok else f"\\u{{{ord(c):x}}}" for c, ok in zip(text, plain, strict=True)) + '"'
+    plain = (c if c.isascii() and c.isprintable() and c not in '"\\' else f"\\u{{{ord(c):x}}}" for c in text)
+    return f'"{"".join(plain)}"'
 
 
 def _read(folder: Path, relative: str, name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
-from threading import Lock
+from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -39,7 +39,6 @@ class AwsApi:
     def __init__(self, connection: Connection, region: str, *, make: Callable[[str], Any] | None = None) -> None:
         self._connection, self._region, self._make = connection, region, make
         self._clients: dict[str, Any] = {}
-        self._lock = Lock()
         extra = connection.extra
         self._shared_endpoint = extra.get("endpoint_url")
         self._endpoints = {
@@ -84,10 +83,9 @@ class AwsApi:
             raise CannotTell("AWS does not answer", where=where, found=str(error)[:300]) from None
 
     def _client(self, service: str) -> Any:
-        with self._lock:
-            if service not in self._clients:
-                self._clients[service] = self._make(service) if self._make else self._made(service)
-            return self._clients[service]
+        if service not in self._clients:
+            self._clients[service] = self._make(service) if self._make else self._made(service)
+        return self._clients[service]
 
     def _made(self, service: str) -> Any:
         endpoint = self._endpoints.get(service) or self._shared_endpoint
@@ -99,8 +97,9 @@ class AwsApi:
                 expected=f"extra.service_config.{service}.endpoint_url or extra.endpoint_url beside it",
                 found=self.asked_at,
             )
-        return _client(service, self._region, endpoint, self._credentials())
+        return _client(service, self._region, endpoint, self._credentials)
 
+    @cached_property
     def _credentials(self) -> dict[str, Any]:
         extra = self._connection.extra
         keys = {
@@ -109,11 +108,7 @@ class AwsApi:
             "aws_session_token": extra.get("aws_session_token"),
         }
         keys = {name: value or None for name, value in keys.items()}
-        if not extra.get("role_arn"):
-            return keys
-        if not hasattr(self, "_assumed"):
-            self._assumed = self._assume(keys)
-        return self._assumed
+        return self._assume(keys) if extra.get("role_arn") else keys
 
     def _assume(self, keys: dict[str, Any]) -> dict[str, Any]:
         from botocore.exceptions import BotoCoreError, ClientError

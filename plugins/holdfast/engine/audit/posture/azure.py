@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 import httpx
 
 from holdfast.clock import Clock
 from holdfast.engine.audit.posture import checks
-from holdfast.engine.audit.posture.azure_api import AUTHORIZATION, INSIGHTS, STORAGE, AzureApi
+from holdfast.engine.audit.posture.azure_api import AUTHORIZATION, STORAGE, AzureApi
 from holdfast.engine.audit.posture.azure_container import AzureContainer, lacking
 from holdfast.engine.audit.posture.interface import (
     Ask,
     CannotTell,
     Judgement,
-    NotThere,
     Place,
     Resource,
     Subject,
@@ -166,16 +166,13 @@ class AzurePosture:
                 grants.append(Grant(source, tuple(azure_actions(role))))
         return judged("azure", principal, grants, self._role)
 
+    @cached_property
     def _settings(self) -> list[Any]:
-        path = f"/subscriptions/{self._subscription_id()}/providers/Microsoft.Insights/diagnosticSettings"
-        try:
-            return self._api.arm_pages(path, INSIGHTS)
-        except NotThere:
-            return []
+        return self._api.diagnostic_settings(f"/subscriptions/{self._subscription_id()}")
 
     def _trail(self) -> Judgement:
         expected = f"a diagnostic setting of the subscription with {', '.join(_ADMINISTRATIVE)}"
-        settings = self._settings()
+        settings = self._settings
         for setting in settings:
             if not lacking(setting, _ADMINISTRATIVE):
                 return passed(expected, str(setting.get("name")), settings=len(settings))
@@ -184,7 +181,7 @@ class AzurePosture:
 
     def _trail_protected(self) -> Judgement:
         expected = "every storage account that activity logs go to forbids public access and keeps versions"
-        settings = self._settings()
+        settings = self._settings
         targets = sorted(
             {one["properties"]["storageAccountId"] for one in settings if one["properties"].get("storageAccountId")}
         )

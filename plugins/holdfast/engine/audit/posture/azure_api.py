@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from holdfast.clock import Clock
-from holdfast.engine.audit.posture.interface import CannotTell
+from holdfast.engine.audit.posture.interface import CannotTell, NotThere
 from holdfast.engine.audit.posture.rest import JsonApi
 from holdfast.engine.config import Connection, Site
 from holdfast.engine.objectstore.connect import access_from_connection
@@ -45,7 +45,6 @@ class AzureApi:
         self._extra = {name.removeprefix("extra__wasb__"): value for name, value in connection.extra.items()}
         self._endpoints: dict[str, str] = dict(self._extra.get("posture_endpoints") or {})
         self._http = JsonApi(f"connection {connection.conn_id}", self._headers, clock, transport=transport)
-        self._tokens: dict[str, Any] = {}
 
     @property
     def asked_at(self) -> str | None:
@@ -119,6 +118,13 @@ class AzureApi:
             found=f"{len(subscriptions)} subscriptions",
         )
 
+    def diagnostic_settings(self, resource: str) -> list[Any]:
+        """Where a resource's logs are delivered to; none where nothing is set. Raises CannotTell."""
+        try:
+            return self.arm_pages(f"{resource}/providers/Microsoft.Insights/diagnosticSettings", INSIGHTS)
+        except NotThere:
+            return []
+
     def _arm_url(self, path: str) -> str:
         host = self._endpoints.get("arm")
         if host is None and self.asked_at is not None:
@@ -151,14 +157,13 @@ class AzureApi:
         from azure.core.exceptions import AzureError
 
         try:
-            if "credential" not in self._tokens:
-                self._tokens["credential"] = self._credential()
             # azure-identity keeps a token until shortly before it expires.
-            return str(self._tokens["credential"].get_token(scope).token)
+            return str(self._credential.get_token(scope).token)
         except (AzureError, ValueError) as error:
             said = (str(error).splitlines() or [""])[0][:300]
             raise CannotTell("there is no token", where=self._where, found=said) from None
 
+    @cached_property
     def _credential(self) -> Any:
         try:
             from azure.identity import ClientSecretCredential, DefaultAzureCredential

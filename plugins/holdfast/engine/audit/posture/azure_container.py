@@ -7,11 +7,10 @@ from functools import cached_property
 from typing import Any
 
 from holdfast.engine.audit.posture import checks
-from holdfast.engine.audit.posture.azure_api import INSIGHTS, STORAGE, AzureApi
+from holdfast.engine.audit.posture.azure_api import STORAGE, AzureApi
 from holdfast.engine.audit.posture.interface import (
     Ask,
     Judgement,
-    NotThere,
     Place,
     Thresholds,
     failed,
@@ -131,14 +130,9 @@ class AzureContainer:
 
     def _data_access_logs(self) -> Judgement:
         expected = f"a diagnostic setting of the account's blobs with {', '.join(_LOGGED)}"
-        path = f"{self.account['id']}/blobServices/default/providers/Microsoft.Insights/diagnosticSettings"
-        try:
-            settings = self._api.arm_pages(path, INSIGHTS)
-        except NotThere:
-            settings = []
+        settings = self._api.diagnostic_settings(f"{self.account['id']}/blobServices/default")
         for setting in settings:
-            missing = lacking(setting, _LOGGED)
-            if not missing:
+            if not lacking(setting, _LOGGED):
                 return passed(expected, f"{setting.get('name')}", settings=len(settings))
         fix = "az monitor diagnostic-settings create --resource …/blobServices/default --logs …"
         return failed(expected, f"none of {len(settings)} settings has all", fix, settings=len(settings))

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from datetime import datetime
 from functools import cached_property
 from typing import Any
-from urllib.parse import quote
 
 import httpx
 
@@ -148,15 +147,9 @@ class GcpPosture:
 
     def _least_privilege(self) -> Judgement:
         member = f"serviceAccount:{self._api.identity}"
-        path = f"/v1/projects/{self._api.project}:getIamPolicy"
         policies = {
-            f"projects/{self._api.project}": self._api.post(
-                "cloudresourcemanager", path, {"options": {"requestedPolicyVersion": 3}}
-            ),
-            **{
-                name: self._api.get("storage", f"/storage/v1/b/{quote(name, safe='')}/iam")
-                for name in sorted(self._buckets)
-            },
+            f"projects/{self._api.project}": self._api.project_policy,
+            **{name: self._api.bucket_policy(name) for name in sorted(self._buckets)},
         }
         grants = []
         for where, policy in policies.items():

@@ -14,6 +14,8 @@ from holdfast.clock import Clock
 from holdfast.engine.audit.posture.interface import CannotTell
 from holdfast.engine.audit.posture.rest import JsonApi
 from holdfast.engine.config import Connection
+from holdfast.engine.objectstore.gcp_login import gcp_credentials, gcp_fields
+from holdfast.errors import ConfigError
 
 _HOSTS = {
     "storage": "https://storage.googleapis.com",
@@ -43,8 +45,7 @@ class GcpApi:
 
     def __init__(self, connection: Connection, clock: Clock, *, transport: httpx.BaseTransport | None = None) -> None:
         self._connection = connection
-        extra = connection.extra
-        self._fields = {name.removeprefix("extra__google_cloud_platform__"): value for name, value in extra.items()}
+        self._fields = gcp_fields(connection)
         self._endpoints: dict[str, str] = dict(self._fields.get("posture_endpoints") or {})
         if self._fields.get("endpoint_url"):
             self._endpoints.setdefault("storage", str(self._fields["endpoint_url"]))
@@ -87,6 +88,16 @@ class GcpApi:
     def bucket(self, name: str) -> dict[str, Any]:
         """A bucket's settings. Raises NotThere, CannotTell."""
         return self.get("storage", f"/storage/v1/b/{quote(name, safe='')}", projection="full")
+
+    def bucket_policy(self, name: str) -> dict[str, Any]:
+        """Who may what with a bucket. Raises NotThere, CannotTell."""
+        return self.get("storage", f"/storage/v1/b/{quote(name, safe='')}/iam")
+
+    @cached_property
+    def project_policy(self) -> dict[str, Any]:
+        """Who may what in the project, and what of it is logged. Raises NotThere, CannotTell."""
+        path = f"/v1/projects/{self.project}:getIamPolicy"
+        return self.post("cloudresourcemanager", path, {"options": {"requestedPolicyVersion": 3}})
 
     def is_enforced(self, constraint: str) -> bool:
         """Whether a boolean constraint of the organisation's policy holds for the project. Raises CannotTell."""
@@ -140,20 +151,8 @@ class GcpApi:
     @cached_property
     def _credentials(self) -> Any:
         try:
-            import google.auth
-            from google.auth.exceptions import GoogleAuthError
-            from google.oauth2 import service_account
+            return gcp_credentials(self._connection, _SCOPES)
         except ImportError as error:
             raise CannotTell("google-auth is not installed here", where=self._where, found=str(error)) from None
-        made = service_account.Credentials
-        try:
-            if self._keyfile:
-                return made.from_service_account_info(self._keyfile, scopes=_SCOPES)  # type: ignore[no-untyped-call, unused-ignore]
-            if path := self._fields.get("key_path"):
-                return made.from_service_account_file(path, scopes=_SCOPES)  # type: ignore[no-untyped-call, unused-ignore]
-            return google.auth.default(scopes=_SCOPES)[0]
-        except (GoogleAuthError, OSError, ValueError) as error:
-            # The error may quote the key.
-            raise CannotTell(
-                "the connection's credentials cannot be used", where=self._where, found=type(error).__name__
-            ) from None
+        except ConfigError as error:
+            raise CannotTell(error.what, where=self._where, found=error.found) from None

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
-from urllib.parse import quote
 
 from holdfast.engine.audit.posture import checks
 from holdfast.engine.audit.posture.gcp_api import GcpApi
@@ -117,7 +116,7 @@ class GcpBucket:
             *(self._settings.get("defaultObjectAcl") or ()),
         ]
         by_acl = [f"{one.get('role')} by access list" for one in grants if one.get("entity") in _EVERYBODY]
-        policy = self._api.get("storage", f"/storage/v1/b/{quote(self._bucket, safe='')}/iam")
+        policy = self._api.bucket_policy(self._bucket)
         by_role = [
             str(binding.get("role")) for binding in policy.get("bindings") or () if _EVERYBODY & set(binding["members"])
         ]
@@ -132,11 +131,9 @@ class GcpBucket:
 
     def _data_access_logs(self) -> Judgement:
         expected = "DATA_READ and DATA_WRITE of storage.googleapis.com logged, with nobody exempted"
-        path = f"/v1/projects/{self._api.project}:getIamPolicy"
-        policy = self._api.post("cloudresourcemanager", path, {"options": {"requestedPolicyVersion": 3}})
         kinds: set[str] = set()
         exempted: set[str] = set()
-        for config in policy.get("auditConfigs") or ():
+        for config in self._api.project_policy.get("auditConfigs") or ():
             if config.get("service") in ("allServices", "storage.googleapis.com"):
                 for one in config.get("auditLogConfigs") or ():
                     kinds.add(one.get("logType"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 from typing import Any, Protocol
@@ -130,13 +130,7 @@ class Result:
             "severity": self.check.severity.value,
             "controls": {name: list(ids) for name, ids in self.check.controls.items()},
             "site": self.site,
-            "resource": {
-                "cloud": self.resource.cloud,
-                "kind": self.resource.kind,
-                "uid": self.resource.uid,
-                "region": self.resource.region,
-                "account": self.resource.account,
-            },
+            "resource": asdict(self.resource),
             "status": self.status.value,
             "expected": self.expected,
             "found": self.found,

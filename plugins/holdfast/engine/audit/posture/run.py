@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from holdfast.clock import Clock
 from holdfast.engine.audit.posture.checks import BY_ID, CHECKS
@@ -36,7 +36,7 @@ OpenLeaf = Callable[[Cloud, Connection, str], Leaf]
 class Posture:
     """What all checks came to, worst first."""
 
-    results: tuple[Result, ...] = field(default_factory=tuple)
+    results: tuple[Result, ...]
 
     def count(self, status: Status) -> int:
         return sum(result.status is status for result in self.results)
@@ -175,12 +175,7 @@ def _local(place: Place, wanted: list[Check]) -> Iterator[Result]:
 
 
 def _place(topology: Topology, name: str) -> Place:
-    locking = {
-        site
-        for vault in topology.vaults.values()
-        if vault.lock_days
-        for site in (vault.site, *vault.mirrors, *(vault.shares.sites if vault.shares else ()))
-    }
+    locking = {site for vault in topology.vaults.values() if vault.lock_days for site in vault.places}
     if topology.audit is not None and topology.audit.lock_mode != "none":
         locking |= set(topology.audit.sites)
     return Place(name, topology.site(name), name in locking)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from holdfast.engine.audit.residency.decided import read_decisions
 from holdfast.engine.audit.residency.judging import Found, Judge
 from holdfast.engine.audit.residency.report import Copy, ResidencyReport
-from holdfast.engine.audit.residency.vaults import backups_at, vaults_at
+from holdfast.engine.audit.residency.vaults import backups_at
 from holdfast.engine.audit.residency.walk import SiteWalk
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.policy import check_policies
@@ -19,7 +19,7 @@ from holdfast.errors import HoldfastError
 _FLOW = "residency"
 
 
-def prove(runtime: Runtime, *, sites: Sequence[str] = (), tell: Callable[[str], None] | None = None) -> ResidencyReport:
+def prove(runtime: Runtime, *, sites: Sequence[str] = ()) -> ResidencyReport:
     """Every copy at every site, what allowed it there, and whether it may be there by today's policies.
 
     Reads listings, commit records, manifests, placements, receipts, vaults' logs and the decision log; no data. A
@@ -27,7 +27,6 @@ def prove(runtime: Runtime, *, sites: Sequence[str] = (), tell: Callable[[str], 
 
     Args:
         sites: only these; by default all of the topology.
-        tell: told which site is walked.
 
     Raises:
         UnknownName: no such site.
@@ -43,8 +42,6 @@ def prove(runtime: Runtime, *, sites: Sequence[str] = (), tell: Callable[[str], 
     manifests: dict[str, Manifest] = {}
     copies: list[Copy] = []
     for site in wanted:
-        if tell is not None:
-            tell(site)
         if site in closed:
             copies.append(judge.unreadable(site, "the whole site", closed[site]))
             continue
@@ -73,8 +70,9 @@ def _at(
 
     def found() -> Iterator[Found]:
         yield from SiteWalk(runtime.topology, site, store, note, manifests).walk()
-        for vault in vaults_at(runtime.topology, runtime, site):
-            yield from backups_at(runtime, vault, site, note)
+        for name, vault in sorted(runtime.topology.vaults.items()):
+            if site in vault.places:
+                yield from backups_at(runtime, name, site, note)
 
     try:
         for one in found():

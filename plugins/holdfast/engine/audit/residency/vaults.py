@@ -8,7 +8,7 @@ from holdfast.engine.audit.residency.judging import Found
 from holdfast.engine.audit.residency.report import CopyKind
 from holdfast.engine.audit.residency.walk import Unread, dataset_of_run
 from holdfast.engine.config import Topology
-from holdfast.engine.pipeline.vaults.opening import opened, places_of, store_below
+from holdfast.engine.pipeline.vaults.opening import opened, store_below
 from holdfast.engine.policy import BACK_UP, Kind
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.vault.backups import Backup, live_backups
@@ -76,8 +76,3 @@ def _rest(topology: Topology, vault: str, site: str, size_bytes: int, packs: int
     return Found(
         CopyKind.PACKS, vault, what, site, None, BACK_UP, size_bytes, kinds=(Kind.BACKUP,), one_of=tuple(subjects)
     )
-
-
-def vaults_at(topology: Topology, runtime: Runtime, site: str) -> list[str]:
-    """The vaults of which a site holds content."""
-    return [name for name in sorted(topology.vaults) if site in places_of(runtime, name)]

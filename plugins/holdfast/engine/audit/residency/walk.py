@@ -182,12 +182,8 @@ class SiteWalk:
 
     def _vaults(self) -> set[str]:
         """Where vaults lie at this site by the topology of today."""
-        found = set()
-        for name, vault in self._topology.vaults.items():
-            places = vault.shares.sites if vault.shares is not None else (vault.site, *vault.mirrors)
-            if self._site in places:
-                found.add(vault.prefix or f"vault/{name}")
-        return found
+        vaults = self._topology.vaults.items()
+        return {vault.prefix or f"vault/{name}" for name, vault in vaults if self._site in vault.places}
 
     def _nobodys(self, path: str, is_folder: bool) -> Found:
         listed = self._store.list(f"{path}/" if is_folder else path)

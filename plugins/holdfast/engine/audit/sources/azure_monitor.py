@@ -23,7 +23,6 @@ from holdfast.engine.audit.sources.json_blocks import Block
 from holdfast.engine.audit.sources.json_lines import HOUR, Folder, JsonLinesSource, Tally
 from holdfast.engine.audit.sources.line_objects import DEFAULT_LIMITS, Limits
 from holdfast.engine.audit.sources.mapping import Columns, milliseconds
-from holdfast.engine.audit.sources.opening import bucket_of
 from holdfast.engine.config.audit import AzureMonitorSource
 from holdfast.engine.objectstore.errors import ObjectStoreError
 from holdfast.engine.objectstore.interface import ObjectInfo, ObjectStore
@@ -144,11 +143,7 @@ def _fingerprints(columns: Columns) -> pa.Array:
 def open_azure_monitor(runtime: Runtime, name: str, settings: AzureMonitorSource) -> AzureMonitor:
     """The source as the topology has it. Raises UnknownName, ConfigError."""
     if settings.bucket:
-        store: ObjectStore | Mapping[str, ObjectStore] = bucket_of(
-            runtime, settings.site, settings.bucket, settings.prefix
-        )
+        store: ObjectStore | Mapping[str, ObjectStore] = runtime.bucket(settings.site, settings.bucket, settings.prefix)
     else:
-        store = {
-            category: bucket_of(runtime, settings.site, category, settings.prefix) for category in settings.categories
-        }
+        store = {category: runtime.bucket(settings.site, category, settings.prefix) for category in settings.categories}
     return AzureMonitor(name, settings, store, runtime.clock)

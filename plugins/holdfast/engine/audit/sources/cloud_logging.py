@@ -24,7 +24,6 @@ from holdfast.engine.audit.sources.json_blocks import Block
 from holdfast.engine.audit.sources.json_lines import Folder, JsonLinesSource, Tally
 from holdfast.engine.audit.sources.line_objects import DEFAULT_LIMITS, Limits
 from holdfast.engine.audit.sources.mapping import Columns, milliseconds
-from holdfast.engine.audit.sources.opening import bucket_of
 from holdfast.engine.config.audit import CloudLoggingSource
 from holdfast.engine.objectstore.interface import ObjectInfo, ObjectStore
 
@@ -160,7 +159,7 @@ def open_cloud_logging(runtime: Runtime, name: str, settings: CloudLoggingSource
         from holdfast.engine.audit.sources.cloud_logging_sink import sink_reader
 
         reader = sink_reader(settings.sink, runtime.connections.get(runtime.topology.site(settings.site).connection))
-    store = bucket_of(runtime, settings.site, settings.bucket, settings.prefix)
+    store = runtime.bucket(settings.site, settings.bucket, settings.prefix)
     return CloudLogging(name, settings, store, runtime.clock, sink_reader=reader)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from holdfast.engine.audit.interface import SourceUnreadable
 from holdfast.engine.config import Connection
+from holdfast.engine.objectstore.gcp_login import gcp_credentials, gcp_fields
 from holdfast.errors import ConfigError
 
 SERVICE = "https://logging.googleapis.com"
@@ -63,7 +64,7 @@ def _session(connection: Connection) -> Any:
     from requests.adapters import HTTPAdapter
     from urllib3.util.retry import Retry
 
-    extra = {name.removeprefix("extra__google_cloud_platform__"): value for name, value in connection.extra.items()}
+    extra = gcp_fields(connection)
     if extra.get("is_anonymous"):
         session: Any = requests.Session()
     elif token := extra.get("token"):
@@ -72,28 +73,12 @@ def _session(connection: Connection) -> Any:
     else:
         from google.auth.transport.requests import AuthorizedSession
 
-        session = AuthorizedSession(_credentials(extra))  # type: ignore[no-untyped-call]
+        session = AuthorizedSession(gcp_credentials(connection, _SCOPES))  # type: ignore[no-untyped-call]
     session.trust_env = False
     retry = Retry(total=_ATTEMPTS - 1, status_forcelist=_AGAIN, backoff_factor=0.5, raise_on_status=False)
     for scheme in ("https://", "http://"):
         session.mount(scheme, HTTPAdapter(max_retries=retry))
     return session
-
-
-def _credentials(extra: dict[str, Any]) -> Any:
-    import google.auth
-    from google.oauth2 import service_account
-
-    made = service_account.Credentials
-    try:
-        if keyfile := extra.get("keyfile_dict"):
-            info = keyfile if isinstance(keyfile, dict) else json.loads(keyfile)
-            return made.from_service_account_info(info, scopes=_SCOPES)  # type: ignore[no-untyped-call]
-        if path := extra.get("key_path"):
-            return made.from_service_account_file(path, scopes=_SCOPES)  # type: ignore[no-untyped-call]
-    except (ValueError, OSError):
-        raise ConfigError("the service account's key cannot be read", where="keyfile_dict or key_path") from None
-    return google.auth.default(scopes=_SCOPES)[0]
 
 
 def _is_object(data: bytes) -> bool:

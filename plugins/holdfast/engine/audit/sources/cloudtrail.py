@@ -38,7 +38,6 @@ from holdfast.engine.audit.sources.cloudtrail_layout import (
     hours_of,
     is_backfill,
 )
-from holdfast.engine.audit.sources.opening import bucket_of
 from holdfast.engine.config.audit import CloudTrailSource
 from holdfast.engine.objectstore.errors import (
     BytesCorrupted,
@@ -408,5 +407,5 @@ def open_cloudtrail(runtime: Runtime, name: str, settings: CloudTrailSource) -> 
     """
     from holdfast.engine.audit.sources.cloudtrail_api import open_api
 
-    store = bucket_of(runtime, settings.site, settings.bucket, settings.prefix)
+    store = runtime.bucket(settings.site, settings.bucket, settings.prefix)
     return CloudTrail(name, settings, store, runtime.clock, api=open_api(runtime, settings))

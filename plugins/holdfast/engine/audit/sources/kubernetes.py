@@ -22,7 +22,6 @@ from holdfast.engine.audit.sources.json_lines import HOUR, Folder, JsonLinesSour
 from holdfast.engine.audit.sources.kubernetes_ocsf import SHAPES, normalised
 from holdfast.engine.audit.sources.line_objects import DEFAULT_LIMITS, Limits
 from holdfast.engine.audit.sources.mapping import Columns, milliseconds
-from holdfast.engine.audit.sources.opening import bucket_of
 from holdfast.engine.config.audit import KubernetesSource
 from holdfast.engine.objectstore.errors import ObjectStoreError
 from holdfast.engine.objectstore.interface import ObjectInfo, ObjectStore
@@ -164,7 +163,7 @@ class Kubernetes(JsonLinesSource):
 
 def open_kubernetes(runtime: Runtime, name: str, settings: KubernetesSource) -> Kubernetes:
     """The source as the topology has it. Raises UnknownName, ConfigError."""
-    store = bucket_of(runtime, settings.site, settings.bucket, settings.prefix)
+    store = runtime.bucket(settings.site, settings.bucket, settings.prefix)
     return Kubernetes(name, settings, store, runtime.clock)
 
 

@@ -54,8 +54,7 @@ def store_below(runtime: Runtime, name: str, site: str) -> ObjectStore:
 
 def places_of(runtime: Runtime, name: str) -> tuple[str, ...]:
     """All sites that hold content of a vault."""
-    settings = runtime.topology.vault(name)
-    return settings.shares.sites if settings.shares is not None else (settings.site, *settings.mirrors)
+    return runtime.topology.vault(name).places
 
 
 def witness_stores(runtime: Runtime, name: str) -> dict[str, ObjectStore]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from holdfast.engine.config import Connection
 from holdfast.engine.objectstore.access import CredentialProvider, StoreAccess
+from holdfast.engine.objectstore.gcp_login import gcp_credentials, gcp_fields
 from holdfast.engine.replication.feeds.errors import FeedUnavailable
 from holdfast.engine.replication.feeds.gathered import Gathered, ScopedFeed
 from holdfast.engine.replication.feeds.interface import Change, Changes, Kind, Rejected, Scope
@@ -239,36 +240,16 @@ class PubSubFeed(ScopedFeed):
 
 
 def _credentials(connection: Connection, access: StoreAccess | None) -> Any:
-    import google.auth
-    from google.auth.exceptions import GoogleAuthError
-    from google.oauth2 import service_account
-
     if access is not None and access.credentials is not None:
         return _renewing(access.credentials)
-    extra = {name.removeprefix("extra__google_cloud_platform__"): value for name, value in connection.extra.items()}
+    extra = gcp_fields(connection)
     if extra.get("impersonation_chain") or extra.get("credential_config_file") or extra.get("key_secret_name"):
         raise ConfigError(
             "impersonation, workload federation or a key from a secret is done by Airflow's hook and not without it",
             where=f"connection {connection.conn_id!r}",
             expected="extra.keyfile_dict, extra.key_path or default credentials",
         )
-    try:
-        if key := extra.get("keyfile_dict"):
-            return service_account.Credentials.from_service_account_info(  # type: ignore[no-untyped-call, unused-ignore]
-                json.loads(key) if isinstance(key, str) else key, scopes=_SCOPES
-            )
-        if path := extra.get("key_path"):
-            return service_account.Credentials.from_service_account_file(path, scopes=_SCOPES)  # type: ignore[no-untyped-call, unused-ignore]
-        credentials, _ = google.auth.default(scopes=_SCOPES)
-    except (GoogleAuthError, OSError, ValueError) as error:
-        # The error may quote the key: name the connection only.
-        raise ConfigError(
-            "the connection's credentials cannot be used",
-            where=f"connection {connection.conn_id!r}",
-            expected="extra.keyfile_dict, extra.key_path or default credentials",
-            found=type(error).__name__,
-        ) from None
-    return credentials
+    return gcp_credentials(connection, _SCOPES)
 
 
 def _renewing(provider: CredentialProvider) -> Any:

@@ -6,7 +6,6 @@ Without versions in the bucket a locked object can be neither removed nor overwr
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -19,6 +18,7 @@ from holdfast.engine.objectstore.errors import (
     PermissionRefused,
     StoreUnavailable,
 )
+from holdfast.engine.objectstore.gcp_login import gcp_credentials, gcp_fields
 from holdfast.engine.vault.locks._common import is_firmer
 from holdfast.engine.vault.locks.interface import LockCapability, LockedObject, LockMode
 from holdfast.errors import ConfigError
@@ -163,8 +163,7 @@ class GcsLocks:
                 raise ConfigError(
                     "google-cloud-storage is not installed here", where=self.name, found=str(error)
                 ) from None
-            extra = self._connection.extra
-            fields = {name.removeprefix("extra__google_cloud_platform__"): value for name, value in extra.items()}
+            fields = gcp_fields(self._connection)
             options = {"api_endpoint": fields["endpoint_url"]} if fields.get("endpoint_url") else None
             self._given = storage.Client(
                 project=str(fields.get("project") or fields.get("project_id") or "none"),
@@ -174,26 +173,8 @@ class GcsLocks:
         return self._given
 
     def _credentials(self, fields: dict[str, Any]) -> Any:
-        import google.auth
         from google.auth.credentials import AnonymousCredentials
-        from google.auth.exceptions import GoogleAuthError
-        from google.oauth2 import service_account
 
         if str(fields.get("is_anonymous")).lower() == "true":
             return AnonymousCredentials()  # type: ignore[no-untyped-call, unused-ignore]
-        made = service_account.Credentials
-        try:
-            if found := fields.get("keyfile_dict"):
-                info = json.loads(found) if isinstance(found, str) else found
-                return made.from_service_account_info(info, scopes=_SCOPES)  # type: ignore[no-untyped-call, unused-ignore]
-            if path := fields.get("key_path"):
-                return made.from_service_account_file(path, scopes=_SCOPES)  # type: ignore[no-untyped-call, unused-ignore]
-            return google.auth.default(scopes=_SCOPES)[0]
-        except (GoogleAuthError, OSError, ValueError) as error:
-            # The error may quote the key.
-            raise ConfigError(
-                "the connection's credentials cannot be used",
-                where=f"connection {self._connection.conn_id!r}",
-                expected="extra.keyfile_dict, extra.key_path or default credentials",
-                found=type(error).__name__,
-            ) from None
+        return gcp_credentials(self._connection, _SCOPES)
