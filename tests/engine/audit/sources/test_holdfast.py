@@ -405,6 +405,13 @@ def test_decisions_read_by_the_column_and_one_by_one_are_the_same_events(monkeyp
     assert [as_event(row) for row in normalise(records).to_pylist()] == [as_event(row) for row in by_column]
 
 
+def test_rows_do_not_move_between_broken_decisions():
+    one, two, three = b"".join(decide("host-a", [3]).values()).splitlines()
+    half = three[:-1] + b',"x":'
+    found = normalise(pa.array([one + two, half, b'{"format":"holdfast.decision/1"}}'], pa.large_binary())).to_pylist()
+    assert [row["class_uid"] for row in found] == [0, 0, 0]
+
+
 def test_one_decision_that_is_not_whole_spoils_no_other():
     lines = b"".join(decide("host-a", [3]).values()).splitlines()
     lines[1] = lines[1].replace(b'"seq":2', b'"seq":"two"')

@@ -6,7 +6,6 @@ and users, Application Lifecycle for DAGs, their runs and tasks and Airflow's ow
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from holdfast.engine.audit.ocsf import schema as ocsf
+from holdfast.engine.audit.sources.json_blocks import parse_all
 
 #: The members of a row that are used, as pyarrow reads them.
 _ROW = pa.schema(
@@ -85,7 +85,9 @@ def normalise(raw: pa.LargeBinaryArray) -> pa.Table:
 
     A record without a time gets 0, the beginning of 1970, since OCSF wants one.
     """
-    rows, known = _parsed(raw)
+    table = parse_all(raw.to_pylist(), _ROW)
+    rows = {name: _combined(table[name]) for name in table.column_names}
+    known = pc.and_(pc.is_valid(rows["event"]), pc.is_valid(rows["event_log_id"]))
     columns = _Columns(rows, known)
     entity, lifecycle, api = map(
         columns.of_class, (ocsf.ENTITY_MANAGEMENT, ocsf.APPLICATION_LIFECYCLE, ocsf.API_ACTIVITY)
@@ -168,51 +170,6 @@ class _Columns:
         return self._found(
             r'"(?:connection_id|conn_id|variable_key|key|pool_name|name|username)": "(?P<found>[^"\\]{1,250})"'
         )
-
-
-def _parsed(raw: pa.LargeBinaryArray) -> tuple[dict[str, pa.Array], pa.Array]:
-    """The records' members, and which records are rows of the audit log."""
-    bodies = raw.to_pylist()
-    rows = _read(bodies)
-    if rows is None:
-        bodies = [_as_line(body) for body in bodies]
-        rows = _read(bodies)
-        assert rows is not None
-    columns = {name: _combined(rows[name]) for name in rows.column_names}
-    return columns, pc.and_(pc.is_valid(columns["event"]), pc.is_valid(columns["event_log_id"]))
-
-
-def _read(bodies: list[bytes]) -> pa.Table | None:
-    from pyarrow import json as arrow_json
-
-    if not bodies:
-        return _ROW.empty_table()
-    options = arrow_json.ParseOptions(explicit_schema=_ROW, unexpected_field_behavior="ignore")
-    block = arrow_json.ReadOptions(block_size=max(1 << 22, 2 * max(map(len, bodies)) + 2))
-    try:
-        table = arrow_json.read_json(pa.BufferReader(b"\n".join(bodies)), read_options=block, parse_options=options)
-    except pa.ArrowInvalid:
-        return None
-    return table if len(table) == len(bodies) else None
-
-
-def _as_line(body: bytes | None) -> bytes:
-    """One line with the members that are of the right type; an empty object when it is no object at all."""
-    try:
-        found = json.loads(body or b"")
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        return b"{}"
-    kept: dict[str, str | int] = {}
-    for field in _ROW:
-        value = found.get(field.name)
-        if pa.types.is_integer(field.type):
-            if type(value) is int and 0 <= value < 2**63:
-                kept[field.name] = value
-        elif isinstance(value, str):
-            kept[field.name] = value.encode("utf-8", "replace").decode()  # half of a surrogate pair has no bytes
-    return json.dumps(kept).encode()
 
 
 def _milliseconds(when: pa.Array) -> pa.Array:

@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from holdfast.engine.audit.ocsf import schema as ocsf
+from holdfast.engine.audit.sources.json_blocks import Shape, read_whole
 
 FORMAT = "holdfast.decision/1"
 _LINE = pa.schema(
@@ -68,18 +69,16 @@ def normalise(raw: pa.LargeBinaryArray) -> pa.Table | None:
 
 
 def _parsed(bodies: list[bytes]) -> dict[str, pa.Array] | None:
-    from pyarrow import json as arrow_json
-
-    options = arrow_json.ParseOptions(explicit_schema=_LINE, unexpected_field_behavior="ignore")
-    block = arrow_json.ReadOptions(block_size=max(1 << 22, 2 * max(map(len, bodies)) + 2))
+    block = read_whole(bodies, (Shape(_LINE),))
+    if block is None:
+        return None
+    table = block.table.flatten().combine_chunks()
     try:
-        read = arrow_json.read_json(pa.BufferReader(b"\n".join(bodies)), read_options=block, parse_options=options)
-        table = read.flatten().combine_chunks()
         moments = pc.cast(table["at"].combine_chunks(), pa.timestamp("us", "UTC"))
     except pa.ArrowInvalid:
         return None
     lines = {name: table[name].combine_chunks() for name in table.column_names}
-    whole = len(table) == len(bodies) and all(column.null_count == 0 for column in lines.values())
+    whole = all(column.null_count == 0 for column in lines.values())
     if not whole or pc.unique(lines["format"]).to_pylist() != [FORMAT]:
         return None
     return lines | {"time": pc.divide(pc.cast(moments, pa.int64()), 1000)}
