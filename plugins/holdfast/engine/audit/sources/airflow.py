@@ -32,6 +32,7 @@ from holdfast.engine.audit.sources import airflow_findings as findings
 from holdfast.engine.audit.sources.airflow_api import AirflowApi, ApiRefused, api_of
 from holdfast.engine.audit.sources.airflow_position import Anchors, Position, Row, read_row
 from holdfast.engine.audit.sources.airflow_walk import Seen, Walk, look_again, resume_at
+from holdfast.engine.audit.sources.filling import Filling
 from holdfast.engine.config.audit import AirflowSource
 from holdfast.engine.runtime import Runtime
 
@@ -46,7 +47,6 @@ _PAGE_ENTRIES = 100
 #: The list is compared for so many pages; beyond, the walk alone is the proof.
 _PAGES = 200
 _BATCH_ROWS = 5_000
-_BATCH_BYTES = 32 * 1024 * 1024
 _PURGES = 8
 _AT_ONCE = 4
 
@@ -337,24 +337,15 @@ class _Tally:
 
 
 def _batches(rows: Iterable[Row], run: _Run) -> Iterator[Batch]:
-    objects: list[SourceObject] = []
-    bodies: list[bytes] = []
-    size = 0
+    batch = Filling(most_records=_BATCH_ROWS)
     for row in rows:
         digest = hashlib.sha256(row.raw).hexdigest()
-        objects.append(SourceObject(f"eventLogs/{row.id}", len(row.raw), digest, digest))
-        bodies.append(row.raw)
-        size += len(row.raw)
+        batch.add(SourceObject(f"eventLogs/{row.id}", len(row.raw), digest, digest), [row.raw])
         run.records += 1
-        if len(bodies) >= _BATCH_ROWS or size >= _BATCH_BYTES:
-            yield _batch(objects, bodies)
-            objects, bodies, size = [], [], 0
-    if bodies:
-        yield _batch(objects, bodies)
-
-
-def _batch(objects: list[SourceObject], bodies: list[bytes]) -> Batch:
-    return Batch(tuple(objects), (1,) * len(objects), pa.array(bodies, pa.large_binary()))
+        if batch.is_full:
+            yield batch.take()
+    if batch.objects:
+        yield batch.take()
 
 
 def _refusal(error: SourceUnreadable) -> Finding:

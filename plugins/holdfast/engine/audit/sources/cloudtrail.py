@@ -11,7 +11,6 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from itertools import accumulate
 from typing import TYPE_CHECKING, Protocol
 
 import pyarrow as pa
@@ -38,6 +37,7 @@ from holdfast.engine.audit.sources.cloudtrail_layout import (
     hours_of,
     is_backfill,
 )
+from holdfast.engine.audit.sources.filling import BATCH_BYTES, Filling
 from holdfast.engine.audit.sources.opening import bucket_of
 from holdfast.engine.config.audit import CloudTrailSource
 from holdfast.engine.objectstore.errors import (
@@ -53,8 +53,6 @@ from holdfast.engine.objectstore.interface import ByteRange, ObjectInfo, ObjectS
 if TYPE_CHECKING:
     from holdfast.engine.runtime import Runtime
 
-#: Content of one batch, about; a file that is larger comes alone.
-BATCH_BYTES = 32 * 1024 * 1024
 #: Digests of so many days after an hour are looked through for the one that follows it.
 _DAYS_AHEAD = 2
 _KEPT_READINGS = 4
@@ -136,14 +134,14 @@ class CloudTrail:
             SourceUnreadable: at the end, after all that could be read: a region could not be read to its end.
         """
         reading = self._begin(interval)
-        batch = _Building()
+        batch = Filling(self._batch_bytes)
         for region in self._settings.regions:
             try:
                 for source, found in self._files(interval, region, reading):
                     reading.contents[source.object_id] = source.content_sha256
                     reading.records += len(found.records)
-                    batch.add(source, found)
-                    if batch.size_bytes >= self._batch_bytes:
+                    batch.add(source, found.records)
+                    if batch.is_full:
                         yield batch.take()
             except ObjectStoreError as error:
                 reading.failures[f"logs:{region}"] = code_of(error), str(error)
@@ -355,34 +353,6 @@ class CloudTrail:
             for key in self._keys.values()
             if key.region == region and any(key.valid_from - HOUR <= when <= key.valid_until + HOUR for when in signed)
         ]
-
-
-class _Building:
-    """A batch that is being filled."""
-
-    def __init__(self) -> None:
-        self.objects: list[SourceObject] = []
-        self.counts: list[int] = []
-        self.records: list[bytes] = []
-        self.size_bytes = 0
-
-    def add(self, source: SourceObject, found: Cut) -> None:
-        self.objects.append(source)
-        self.counts.append(len(found.records))
-        self.records += found.records
-        self.size_bytes += sum(map(len, found.records))
-
-    def take(self) -> Batch:
-        batch = Batch(tuple(self.objects), tuple(self.counts), _array(self.records))
-        self.__init__()  # type: ignore[misc]
-        return batch
-
-
-def _array(records: Sequence[bytes]) -> pa.LargeBinaryArray:
-    """The same as `pa.array`, whose memory would be moved while it grows: that took longer than all copying."""
-    offsets = pa.array([0, *accumulate(map(len, records))], pa.int64())
-    buffers = [None, offsets.buffers()[1], pa.py_buffer(b"".join(records))]
-    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(records), buffers)
 
 
 def code_of(error: ObjectStoreError) -> str:

@@ -23,6 +23,7 @@ import pyarrow as pa
 from holdfast.clock import Clock, SystemClock
 from holdfast.engine.audit.interface import Batch, Coverage, Document, Finding, Interval, SourceObject, State
 from holdfast.engine.audit.sources import holdfast_proofs as proofs
+from holdfast.engine.audit.sources.filling import Filling
 from holdfast.engine.audit.sources.holdfast_copies import Copy, Record, Survey, places_of, read_copies, survey
 from holdfast.engine.audit.sources.holdfast_kinds import proven
 from holdfast.engine.config.audit import HoldfastSource
@@ -33,7 +34,6 @@ from holdfast.engine.runtime import Runtime
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-_BATCH_BYTES = 32 * 1024 * 1024
 _BATCH_RECORDS = 50_000
 _EVIDENCE = ("journal.json", "report.html", "evidence.dsse.json")
 
@@ -114,7 +114,7 @@ class HoldfastEvents:
         )
         run = self._runs[interval] = _Run(found, selected)
         run.findings += [_unread(site, error) for site, error in sorted(found.unread.items())]
-        batch = _Filling()
+        batch = Filling(most_records=_BATCH_RECORDS)
         for record in selected:
             for source_object, records in self._contents(record, run):
                 batch.add(source_object, records)
@@ -260,34 +260,6 @@ class HoldfastEvents:
             except OSError as error:
                 detail = f"a file of costs cannot be read: {error.strerror}"
                 run.findings.append(Finding("costs-unreadable", detail, file.name, State.UNKNOWN))
-
-
-class _Filling:
-    """Objects and records on their way into a batch."""
-
-    def __init__(self) -> None:
-        self._begin()
-
-    def _begin(self) -> None:
-        self.objects: list[SourceObject] = []
-        self._counts: list[int] = []
-        self._raw: list[bytes] = []
-        self._size = 0
-
-    def add(self, source_object: SourceObject, records: list[bytes]) -> None:
-        self.objects.append(source_object)
-        self._counts.append(len(records))
-        self._raw += records
-        self._size += source_object.size_bytes
-
-    @property
-    def is_full(self) -> bool:
-        return self._size >= _BATCH_BYTES or len(self._raw) >= _BATCH_RECORDS
-
-    def take(self) -> Batch:
-        batch = Batch(tuple(self.objects), tuple(self._counts), pa.array(self._raw, pa.large_binary()))
-        self._begin()
-        return batch
 
 
 def _records(record: Record, data: bytes) -> list[bytes]:

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from itertools import accumulate
 from typing import ClassVar
 
 import pyarrow as pa
@@ -28,6 +27,7 @@ from holdfast.engine.audit.interface import (
     SourceUnreadable,
     State,
 )
+from holdfast.engine.audit.sources.filling import BATCH_BYTES, binary_array
 from holdfast.engine.audit.sources.json_blocks import Block, Shape, parse
 from holdfast.engine.audit.sources.line_objects import (
     DEFAULT_LIMITS,
@@ -53,8 +53,6 @@ from holdfast.engine.objectstore.errors import (
 from holdfast.engine.objectstore.interface import ObjectInfo, ObjectStore
 
 HOUR = timedelta(hours=1)
-#: About so many bytes of records in a batch.
-BATCH_BYTES = 32 * 1024 * 1024
 #: Findings of one code in a coverage.
 MOST_FINDINGS = 20
 
@@ -328,7 +326,7 @@ class JsonLinesSource(ABC):
 
     def _batch(self, parts: Sequence[Part], tally: Tally) -> Batch:
         records = [record for part in parts for record in part.records]
-        raw = _array(records)
+        raw = binary_array(records)
         blocks = parse(records, self.shapes)
         for part in parts:
             tally.findings.extend(part.findings)
@@ -352,12 +350,6 @@ def unreadable(error: ObjectStoreError, where: str) -> SourceUnreadable:
     else:
         code, what = "unreadable", error.what
     return SourceUnreadable(f"{what}: what it holds is unknown", code=code, where=where, found=str(error))
-
-
-def _array(records: Sequence[bytes]) -> pa.LargeBinaryArray:
-    offsets = pa.array(accumulate(map(len, records), initial=0), pa.int64())
-    data = pa.py_buffer(b"".join(records))
-    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(records), [None, offsets.buffers()[1], data])
 
 
 def _count_not_json(tally: Tally, blocks: Sequence[Block], parts: Sequence[Part]) -> None:
