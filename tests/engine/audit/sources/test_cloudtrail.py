@@ -424,7 +424,7 @@ def test_log_files_that_may_not_be_read_are_unknown_never_empty(error: Exception
     assert found.states == [State.UNKNOWN]
     assert found.codes(0) == [code]
     assert found.offline_codes() == [code]
-    assert [unreadable.found for unreadable in found.unreadable] == [code]
+    assert [unreadable.code for unreadable in found.unreadable] == [code]
 
 
 @pytest.mark.parametrize(

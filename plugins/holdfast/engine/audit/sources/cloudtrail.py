@@ -62,7 +62,7 @@ _BEGINNING_BYTES = 1024
 
 
 class TrailApi(Protocol):
-    """What CloudTrail's own API adds to the bucket. Raises SourceUnreadable with a code in ``found``."""
+    """What CloudTrail's own API adds to the bucket. Raises SourceUnreadable."""
 
     def public_keys(self, region: str, start: datetime, end: datetime) -> Sequence[PublicKey]:
         """The keys that were valid at some time in between."""
@@ -152,8 +152,8 @@ class CloudTrail:
             where, (code, detail) = next(iter(reading.failures.items()))
             raise SourceUnreadable(
                 f"CloudTrail's files were not read to their end: {detail}",
+                code=code,
                 where=f"{self._name}, {where}, {interval.start:%Y-%m-%dT%H:%MZ}",
-                found=code,
             )
 
     def completeness(self, interval: Interval) -> Coverage:
@@ -247,12 +247,12 @@ class CloudTrail:
                 try:
                     documents += [key.as_document() for key in self._keys_of(region, digests)]
                 except SourceUnreadable as error:
-                    failures[f"keys:{region}"] = error.found or "api-unreadable", str(error)
+                    failures[f"keys:{region}"] = error.code, str(error)
                 try:
                     if self._api is not None:
                         statuses[region] = self._api.status(region)
                 except SourceUnreadable as error:
-                    failures[f"status:{region}"] = error.found or "api-unreadable", str(error)
+                    failures[f"status:{region}"] = error.code, str(error)
             scope = Scope(
                 interval,
                 self._layout,
