@@ -30,13 +30,12 @@ from holdfast.engine.audit.interface import (
 )
 from holdfast.engine.audit.sources import airflow_findings as findings
 from holdfast.engine.audit.sources.airflow_api import AirflowApi, ApiRefused, api_of
-from holdfast.engine.audit.sources.airflow_position import Anchors, Position, Row, read_row
+from holdfast.engine.audit.sources.airflow_position import POSITION, Anchors, Position, Row, read_row
 from holdfast.engine.audit.sources.airflow_walk import Seen, Walk, look_again, resume_at
 from holdfast.engine.audit.sources.filling import Filling
 from holdfast.engine.config.audit import AirflowSource
 from holdfast.engine.runtime import Runtime
 
-POSITION = "position.json"
 #: Rows older than this are final: no transaction is open for longer.
 SETTLE = timedelta(minutes=15)
 _LIST = "/api/v2/eventLogs"
@@ -354,7 +353,7 @@ def _refusal(error: SourceUnreadable) -> Finding:
 
 
 def open_airflow(
-    name: str, settings: AirflowSource, runtime: Runtime, *, position: Position | None = None
+    runtime: Runtime, name: str, settings: AirflowSource, *, position: Position | None = None
 ) -> AirflowEvents:
     """The source of a topology. Raises ConfigError when its connection is missing or not complete."""
     api = api_of(runtime.connections.get(settings.connection), clock=runtime.clock)
