@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from array import array
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import ClassVar
@@ -29,15 +29,7 @@ from holdfast.engine.audit.interface import (
 )
 from holdfast.engine.audit.sources.filling import BATCH_BYTES, binary_array
 from holdfast.engine.audit.sources.json_blocks import Block, Shape, parse
-from holdfast.engine.audit.sources.line_objects import (
-    DEFAULT_LIMITS,
-    Broken,
-    Limits,
-    Part,
-    read_object,
-    version_of,
-    whole_id,
-)
+from holdfast.engine.audit.sources.line_objects import DEFAULT_LIMITS, Broken, Limits, Part, read_object
 from holdfast.engine.audit.sources.mapping import concat
 from holdfast.engine.objectstore.errors import (
     BucketNotFound,
@@ -229,34 +221,6 @@ class JsonLinesSource(ABC):
         parsed = self._parsed
         blocks = parsed.blocks if parsed is not None and parsed.raw is raw else parse(raw.to_pylist(), self.shapes)
         return concat(self.as_ocsf(block) for block in blocks)
-
-    # -- what arrives later ------------------------------------------------------------------------------------------
-
-    def late_objects(self, interval: Interval, known: Collection[str]) -> Sequence[str]:
-        """Ids of objects of the interval that are not among the known ones, or are there in another version.
-
-        What came after an interval was sealed: whoever seals asks for some time after, and reads the interval again.
-
-        Args:
-            interval: an interval that was read before.
-            known: `SourceObject.object_id`; as a mapping with the version of each, which then counts too.
-
-        Raises:
-            SourceUnreadable: it cannot be listed.
-        """
-        told = known if isinstance(known, Mapping) else {}
-        versions = {whole_id(object_id): told.get(object_id) for object_id in known}
-        late = []
-        for folder in self.folders(interval):
-            try:
-                for info in filter(self.wanted, self._listed(folder)):
-                    object_id = folder.object_id(info)
-                    before = versions.get(object_id)
-                    if object_id not in versions or (before is not None and before != version_of(info)):
-                        late.append(object_id)
-            except ObjectStoreError as error:
-                raise unreadable(error, folder.log) from error
-        return late
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
