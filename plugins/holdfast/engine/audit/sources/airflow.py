@@ -29,7 +29,7 @@ from holdfast.engine.audit.interface import (
     State,
 )
 from holdfast.engine.audit.sources import airflow_findings as findings
-from holdfast.engine.audit.sources.airflow_api import AirflowApi, ApiRefused, api_of
+from holdfast.engine.audit.sources.airflow_api import AirflowApi, api_of
 from holdfast.engine.audit.sources.airflow_position import POSITION, Anchors, Position, Row, read_row
 from holdfast.engine.audit.sources.airflow_walk import Seen, Walk, look_again, resume_at
 from holdfast.engine.audit.sources.filling import Filling
@@ -302,9 +302,9 @@ def _moment_of(entry: Any, member: str) -> datetime:
         raise _no_page(member, "a time", error) from None
 
 
-def _no_page(where: str, expected: str, error: Exception) -> ApiRefused:
-    return ApiRefused(
-        "unexpected-answer", "the answer is not a page", where=where, expected=expected, found=type(error).__name__
+def _no_page(where: str, expected: str, error: Exception) -> SourceUnreadable:
+    return SourceUnreadable(
+        "the answer is not a page", code="unexpected-answer", where=where, expected=expected, found=type(error).__name__
     )
 
 
@@ -348,8 +348,7 @@ def _batches(rows: Iterable[Row], run: _Run) -> Iterator[Batch]:
 
 
 def _refusal(error: SourceUnreadable) -> Finding:
-    code = error.code if isinstance(error, ApiRefused) else "unexpected-answer"
-    return Finding(code, str(error), error.where or "", State.UNKNOWN)
+    return Finding(error.code, str(error), error.where or "", State.UNKNOWN)
 
 
 def open_airflow(

@@ -121,9 +121,12 @@ def read_row(body: bytes, row_id: int, where: str) -> Row:
         )
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise SourceUnreadable(
-            "the answer is not a row of the audit log", where=where, expected=f"the event log {row_id} as JSON",
+            "the answer is not a row of the audit log",
+            code="unexpected-answer",
+            where=where,
+            expected=f"the event log {row_id} as JSON",
             found=repr(error),
-        ) from None  # fmt: skip
+        ) from None
 
 
 def _utc(text: str) -> datetime:
