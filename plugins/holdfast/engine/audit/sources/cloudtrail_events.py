@@ -23,7 +23,7 @@ from holdfast.engine.audit.ocsf.schema import (
 )
 from holdfast.engine.audit.sources.cloudtrail_classes import kind_of
 from holdfast.engine.audit.sources.json_blocks import parse_all
-from holdfast.engine.audit.sources.mapping import only
+from holdfast.engine.audit.sources.mapping import only, resources
 
 _TEXT = pa.string()
 #: Else it is a service's name (``cloudformation.amazonaws.com``) or ``AWS Internal``.
@@ -308,12 +308,7 @@ def _resources(found: pa.ListArray, wanted: pa.Array) -> pa.Array:
     offsets = [0]
     for size in sizes:
         offsets.append(offsets[-1] + size)
-    nothing = pa.nulls(len(arn), _TEXT)
-    by_name = {"uid": arn, "type": named}
-    items = pa.StructArray.from_arrays(
-        [by_name.get(inner.name, nothing) for inner in kind.value_type], fields=list(kind.value_type)
-    )
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), items, type=kind)
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), resources(uid=arn, type=named), type=kind)
 
 
 def _objects(found: pa.ListArray, wanted: pa.Array) -> dict[str, pa.Array]:

@@ -7,6 +7,7 @@ import pyarrow.compute as pc
 
 from holdfast.engine.audit.ocsf import schema as ocsf
 from holdfast.engine.audit.sources.json_blocks import Shape, read_whole
+from holdfast.engine.audit.sources.mapping import one_each, resources
 
 FORMAT = "holdfast.decision/1"
 _LINE = pa.schema(
@@ -63,7 +64,7 @@ def normalise(raw: pa.LargeBinaryArray) -> pa.Table | None:
             "dst_endpoint.svc_name": site,
             "api.operation": lines["action"],
             "api.service.name": "holdfast",
-            "resources": _resources(name, lines["resource.kind"]),
+            "resources": one_each(resources(name=name, type=lines["resource.kind"]), pa.repeat(True, len(raw))),
         },
     )
 
@@ -82,13 +83,3 @@ def _parsed(bodies: list[bytes]) -> dict[str, pa.Array] | None:
     if not whole or pc.unique(lines["format"]).to_pylist() != [FORMAT]:
         return None
     return lines | {"time": pc.divide(pc.cast(moments, pa.int64()), 1000)}
-
-
-def _resources(names: pa.Array, kinds: pa.Array) -> pa.Array:
-    kind = ocsf.SCHEMA.field("resources").type
-    given = {"name": names, "type": kinds}
-    values = pa.StructArray.from_arrays(
-        [given.get(field.name, pa.nulls(len(names), field.type)) for field in kind.value_type],
-        fields=list(kind.value_type),
-    )
-    return pa.ListArray.from_arrays(pa.array(range(len(names) + 1), pa.int32()), values, type=kind)
