@@ -234,12 +234,12 @@ class FakeTrailApi:
     def public_keys(self, region: str, start: datetime, end: datetime) -> Sequence[PublicKey]:
         self.asked += 1
         if self.broken:
-            raise SourceUnreadable("no answer", where=region, found=self.broken)
+            raise SourceUnreadable("no answer", code=self.broken, where=region)
         return [replace(key, region=region) for key in self.keys if key.valid_from <= end and key.valid_until >= start]
 
     def status(self, region: str) -> TrailStatus:
         if self.broken:
-            raise SourceUnreadable("no answer", where=region, found=self.broken)
+            raise SourceUnreadable("no answer", code=self.broken, where=region)
         return self.trail_status
 
 

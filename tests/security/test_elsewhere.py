@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from holdfast.clock import FakeClock
+from holdfast.engine.audit.interface import SourceUnreadable
 from holdfast.engine.audit.posture.interface import CannotTell
 from holdfast.engine.audit.posture.rest import JsonApi
-from holdfast.engine.audit.sources.airflow_api import ApiLimits, ApiRefused, api_of
+from holdfast.engine.audit.sources.airflow_api import ApiLimits, api_of
 from holdfast.engine.audit.tlog.errors import LogError
 from holdfast.engine.audit.tlog.timestamps import fetch_timestamp
 from holdfast.engine.config import Connection, Site
@@ -37,7 +38,7 @@ def connection(url: str, **fields: object) -> Connection:
 @pytest.mark.parametrize("status", STATUSES)
 @pytest.mark.parametrize("login", [{"login": "boss", "password": PASSWORD.text}, {"extra": {"token": TOKEN.text}}])
 def test_airflow_cannot_send_a_login_elsewhere(elsewhere: Repeater, status: int, login: dict[str, object]) -> None:
-    with redirector(elsewhere.url, status) as url, pytest.raises(ApiRefused):
+    with redirector(elsewhere.url, status) as url, pytest.raises(SourceUnreadable):
         api_of(connection(url, **login), limits=ApiLimits(tries=1), clock=FakeClock()).get("/api/v2/eventLogs")
     assert elsewhere.seen == []
 

@@ -46,10 +46,14 @@ class AuditFigures:
     verify_seconds: float
 
     @property
+    def is_whole(self) -> bool:
+        """Nothing was tampered with."""
+        return not any(problem.kind is Kind.TAMPERED for problem in self.answer.problems)
+
+    @property
     def passed(self) -> bool:
-        """Nothing was tampered with, and no source shows a gap. An hour that is not over may be late."""
-        is_whole = not any(problem.kind is Kind.TAMPERED for problem in self.answer.problems)
-        return is_whole and "gap" not in self.answer.sources.values() and bool(self.answer.signed_by)
+        """It is whole, and no source shows a gap. An hour that is not over may be late."""
+        return self.is_whole and "gap" not in self.answer.sources.values() and bool(self.answer.signed_by)
 
 
 def export_own_run(
@@ -111,8 +115,7 @@ def audit_rows(figures: AuditFigures) -> Iterator[tuple[str, str, str, bool | No
         state = answer.sources.get(one.name, str(one.state))
         holds = {"complete": True, "gap": False}.get(state)
         yield f"  {one.name}", "complete", f"{one.records:,} events, {_WORDS.get(state, state)}", holds
-    is_whole = not any(problem.kind is Kind.TAMPERED for problem in answer.problems)
-    yield "Export verified offline", "untampered", f"{figures.verify_seconds:.1f} s, {answer.verdict}", is_whole
+    yield "Export verified offline", "untampered", f"{figures.verify_seconds:.1f} s, {answer.verdict}", figures.is_whole
 
 
 def _flush(sandbox: Sandbox) -> list[Delivered]:

@@ -45,7 +45,10 @@ class Port(Protocol):
     upstream: int
     sending: Bucket
     answering: Bucket
-    recorder: Sink | None
+
+    @property
+    def recorder(self) -> Sink | None:
+        """Keeps what passes."""
 
 
 class Connection:

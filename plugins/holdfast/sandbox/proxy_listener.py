@@ -10,7 +10,6 @@ from holdfast.sandbox.faults import UP, Mode
 from holdfast.sandbox.ports import HOST
 from holdfast.sandbox.proxy_connection import READ_LIMIT, Bucket, Connection
 from holdfast.sandbox.trails.recording import Recorder
-from holdfast.sandbox.trails.watching import Sink
 
 
 class Listener:
@@ -27,8 +26,7 @@ class Listener:
         self.name = name
         self.port = port
         self.upstream = upstream
-        self.recorder: Sink | None = recorder
-        self._recorder = recorder
+        self.recorder = recorder
         self.mode = UP
         self.changed = asyncio.Event()
         self.sending, self.answering = Bucket(), Bucket()
@@ -74,7 +72,7 @@ class Listener:
             "upstream": self.upstream,
             "connections": len(self._connections),
             "accepted": self._accepted,
-            **({} if self._recorder is None else {"trail": self._recorder.as_dict()}),
+            **({} if self.recorder is None else {"trail": self.recorder.as_dict()}),
         }
 
     def _bind(self) -> socket.socket:

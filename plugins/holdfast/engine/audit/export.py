@@ -35,7 +35,8 @@ from holdfast.engine.audit.privacy.certificates import deliver, new_certificates
 from holdfast.engine.audit.privacy.keys import SubjectKeys, open_keys
 from holdfast.engine.audit.seal import Collected, Sealed, seal
 from holdfast.engine.audit.signing import cosigners, require_signed
-from holdfast.engine.audit.sources.open import POSITION, Earlier, open_source
+from holdfast.engine.audit.sources.airflow_position import POSITION
+from holdfast.engine.audit.sources.open import Earlier, open_source
 from holdfast.engine.audit.tiling import write_tiles
 from holdfast.engine.config.audit import Audit, Source
 from holdfast.engine.objectstore.prefixed import PrefixedStore

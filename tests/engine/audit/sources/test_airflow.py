@@ -547,7 +547,7 @@ def test_an_event_name_means_the_same_class_and_activity_everywhere(
 
 def test_what_is_no_row_becomes_a_base_event_in_its_place():
     good = json.dumps(row(1, NINE)).encode()
-    found = events_of(good, b"nonsense", b"[]", b'{"event":7,"event_log_id":1}', b"", good, b'{"event_log_id":1e400}')
+    found = events_of(good, b"nonsense", b"[]", b'{"event":[7],"event_log_id":1}', b"", good, b'{"event_log_id":1e400}')
     assert [event["class_uid"] for event in found] == [3004, 0, 0, 0, 0, 3004, 0]
 
 

@@ -147,16 +147,6 @@ def test_a_line_that_was_never_finished_is_kept_as_it_is_once_the_hour_is_closed
     assert (coverage.state, codes(coverage)) == (State.GAP, {"line-not-json", "line-cut-short"})
 
 
-def test_what_was_appended_after_the_seal_is_found() -> None:
-    world = World()
-    world.put(lines(3))
-    known = {it.object_id: it.version for batch in world.source().read(HOUR) for it in batch.objects}
-    assert world.source().late_objects(HOUR, known) == []
-    world.put(lines(4))
-    assert world.source().late_objects(HOUR, known) == [f"{CATEGORY}/{FOLDER}PT1H.json"]
-    assert world.read()[0][:3] == list(azure(4))[:3]
-
-
 def test_an_hour_without_a_blob_is_unknown() -> None:
     _, coverage = World().read()
     assert (coverage.state, codes(coverage)) == (State.UNKNOWN, {"hour-empty"})
@@ -196,7 +186,6 @@ def test_the_same_key_in_two_containers_is_two_objects() -> None:
     source = AzureMonitor("azure-activity", world.settings, stores, world.clock)
     ids = [it.object_id for batch in source.read(HOUR) for it in batch.objects]
     assert len(set(ids)) == 2
-    assert source.late_objects(HOUR, dict.fromkeys(ids)) == []
 
 
 def test_a_blob_of_another_name_is_told_and_not_passed_over() -> None:

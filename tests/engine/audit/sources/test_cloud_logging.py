@@ -149,26 +149,13 @@ def test_with_a_heartbeat_in_the_hour_a_log_without_objects_is_empty() -> None:
     assert world.coverage().state is State.COMPLETE
 
 
-def test_an_addendum_that_arrives_after_the_seal_is_asked_for_and_found() -> None:
+def test_an_addendum_that_was_shipped_after_the_hold_is_told() -> None:
     world = World()
     world.put("S0.json", *gcp(5))
-    source = world.source()
-    known = {it.object_id: it.version for batch in source.read(HOUR) for it in batch.objects}
-    assert source.late_objects(HOUR, known) == []
-    assert source.late_objects(HOUR, set(known)) == []
     late = int((HOUR.end + timedelta(hours=9)).timestamp())
     world.put(f"A0:{late}.json", *gcp(1, seed=9))
-    assert world.source().late_objects(HOUR, known) == [f"{FOLDER}A0:{late}.json"]
     assert len(world.records()) == 6
     assert "addendum-after-hold" in codes(world.coverage())
-
-
-def test_an_object_that_was_replaced_after_the_seal_is_found() -> None:
-    world = World()
-    world.put("S0.json", *gcp(5))
-    known = {it.object_id: it.version for batch in world.source().read(HOUR) for it in batch.objects}
-    world.put("S0.json", *gcp(4))
-    assert world.source().late_objects(HOUR, known) == [f"{FOLDER}S0.json"]
 
 
 def test_reading_again_gives_the_same_and_what_arrived() -> None:

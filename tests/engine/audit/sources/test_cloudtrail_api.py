@@ -5,23 +5,19 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
-from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from cloudtrail_world import ACCOUNT, HOUR, REGION, START, TRAIL, Trail, public_key
-from holdfast.clock import FakeClock
-from holdfast.engine.audit.interface import Finding, Interval, SourceUnreadable, State
-from holdfast.engine.audit.sources.cloudtrail_api import AwsTrailApi, open_api, probe_gap
+from holdfast.engine.audit.interface import SourceUnreadable
+from holdfast.engine.audit.sources.cloudtrail_api import AwsTrailApi, open_api
 from holdfast.engine.audit.sources.cloudtrail_chain import TrailStatus
 from holdfast.engine.config import Connection, load_topology
 from holdfast.engine.runtime import Runtime
 from world import AWS, AZURE, TOPOLOGY, topology_environ
 
-WINDOW = Interval(START, START + HOUR)
 ARN = f"arn:aws:cloudtrail:{REGION}:{ACCOUNT}:trail/{TRAIL}"
 
 
@@ -79,48 +75,7 @@ def test_a_refusal_is_told_by_its_code(stub: Any, client: Any, refused: str, cod
     stub.add_client_error("list_public_keys", refused)
     with pytest.raises(SourceUnreadable) as raised:
         AwsTrailApi(lambda _: client, ARN).public_keys(REGION, START, START + HOUR)
-    assert raised.value.found == code
-
-
-def _history(*names: str, minute: int = 0) -> dict[str, Any]:
-    when = START + timedelta(minutes=minute, seconds=5)
-    return {"Events": [{"EventId": name, "EventName": "RunInstances", "EventTime": when} for name in names]}
-
-
-def _probed(client: Any, seen: set[str], samples: int, clock: FakeClock) -> tuple[Finding, ...]:
-    return probe_gap(client, WINDOW, random.Random(7), seen=seen, clock=clock, samples=samples)
-
-
-def test_an_event_of_the_history_that_was_not_read_is_named(stub: Any, client: Any) -> None:
-    minutes = sorted(random.Random(7).sample(range(60), 3))
-    for minute in minutes:
-        start = START + timedelta(minutes=minute)
-        asked = {"StartTime": start, "EndTime": start + timedelta(minutes=1), "MaxResults": 50}
-        stub.add_response("lookup_events", _history(f"event-{minute}", f"other-{minute}", minute=minute), asked)
-    clock = FakeClock()
-    seen = {f"event-{minute}" for minute in minutes} | {f"other-{minute}" for minute in minutes[1:]}
-    found = _probed(client, seen, 3, clock)
-    assert [(finding.code, finding.where) for finding in found] == [
-        ("event-not-delivered", f"other-{minutes[0]}"),
-        ("history-probed", "LookupEvents"),
-    ]
-    assert found[0].state is State.GAP
-    assert "6 events" in found[1].detail
-    assert clock.monotonic() == pytest.approx(1.0)
-
-
-def test_an_event_at_the_edge_of_a_minute_counts_only_inside_the_interval(stub: Any, client: Any) -> None:
-    stub.add_response("lookup_events", _history("before", minute=-1))
-    assert [finding.code for finding in _probed(client, set(), 1, FakeClock())] == ["history-probed"]
-
-
-def test_a_history_that_does_not_answer_is_unknown(stub: Any, client: Any) -> None:
-    stub.add_client_error("lookup_events", "ThrottlingException")
-    found = _probed(client, set(), 5, FakeClock())
-    assert [(finding.code, finding.state) for finding in found] == [
-        ("throttled", State.UNKNOWN),
-        ("history-probed", State.COMPLETE),
-    ]
+    assert raised.value.code == code
 
 
 class _OneConnection:

@@ -194,7 +194,7 @@ def test_what_s3_answers_is_told_by_its_code(refusal: tuple[int, str], code: str
         server.shutdown()
         server.server_close()
         thread.join()
-    assert raised.value.found == code
+    assert raised.value.code == code
     assert covered.state is State.UNKNOWN
     assert findings_of([covered]) == [code]
 

@@ -405,6 +405,13 @@ def test_decisions_read_by_the_column_and_one_by_one_are_the_same_events(monkeyp
     assert [as_event(row) for row in normalise(records).to_pylist()] == [as_event(row) for row in by_column]
 
 
+def test_rows_do_not_move_between_broken_decisions():
+    one, two, three = b"".join(decide("host-a", [3]).values()).splitlines()
+    half = three[:-1] + b',"x":'
+    found = normalise(pa.array([one + two, half, b'{"format":"holdfast.decision/1"}}'], pa.large_binary())).to_pylist()
+    assert [row["class_uid"] for row in found] == [0, 0, 0]
+
+
 def test_one_decision_that_is_not_whole_spoils_no_other():
     lines = b"".join(decide("host-a", [3]).values()).splitlines()
     lines[1] = lines[1].replace(b'"seq":2', b'"seq":"two"')
@@ -463,7 +470,7 @@ def test_decisions_of_the_policy_engine_itself_are_read_as_it_ships_them(tmp_pat
         runtime.clock.advance(7200)
         for log in list(decision_log._LIVE):
             log.ship(everything=True)
-    source = open_holdfast("own", HoldfastSource(kind="holdfast"), runtime)
+    source = open_holdfast(runtime, "own", HoldfastSource(kind="holdfast"))
     window = Interval(datetime.now(UTC) - timedelta(hours=1), datetime.now(UTC) + timedelta(minutes=1))
     events = [as_event(row) for batch in source.read(window) for row in source.normalise(batch.raw).to_pylist()]
     for event in events:
@@ -494,17 +501,6 @@ def test_what_is_no_record_of_ours_becomes_a_base_event_and_is_not_dropped():
     found = Collected(sites)
     assert [event["class_uid"] for event in found.events] == [0]
     assert found.told == (State.GAP, {"record-damaged"})
-
-
-def test_files_of_costs_are_documents_of_the_window_they_were_written_in(sites, tmp_path):
-    file = tmp_path / "focus.json"
-    file.write_text("[]")
-    found = Collected(sites, costs=[file])
-    assert found.documents["cost/focus.json"].data == b"[]"
-    now = datetime.now(UTC)
-    earlier = Collected(sites, now - timedelta(days=2), now - timedelta(days=1), costs=[file])
-    assert "cost/focus.json" not in earlier.documents
-    assert Collected(sites, costs=[tmp_path / "none"]).told == (State.UNKNOWN, {"costs-unreadable"})
 
 
 def test_the_blobs_of_a_run_are_stepped_over(sites):

@@ -235,8 +235,6 @@ def test_a_large_object_is_read_in_parts_that_are_ranges_of_it() -> None:
     for object_id, content in found:
         start, _, end = object_id.partition("#bytes=")[2].partition("-")
         assert data[int(start) : int(end) + 1] == content
-    known = {it.object_id: it.version for batch in batches for it in batch.objects}
-    assert world.source().late_objects(HOUR, known) == []
 
 
 def test_a_line_longer_than_a_part_ends_what_is_taken() -> None:
@@ -355,8 +353,6 @@ def test_an_hour_that_cannot_be_listed_is_unreadable_and_not_empty(error: Object
     coverage = source.completeness(HOUR)
     assert coverage.state is State.UNKNOWN
     assert code in codes(coverage)
-    with pytest.raises(SourceUnreadable):
-        source.late_objects(HOUR, {})
 
 
 def test_a_permission_that_is_narrowed_in_the_middle_keeps_what_was_read_and_is_unknown() -> None:

@@ -58,7 +58,7 @@ def test_a_replica_whose_objects_were_removed_tells_each_step(runtime: FolderRun
     report = remove(standby, "prices", source=source, keep=Keep(newest=1), **how)
     assert report.expired_snapshots == (records[0].snapshot_id,)
 
-    found = open_holdfast("own", HoldfastSource(kind="holdfast"), runtime)
+    found = open_holdfast(runtime, "own", HoldfastSource(kind="holdfast"))
     assert isinstance(found, AuditSource)
     interval = window()
     events = [as_event(row) for batch in found.read(interval) for row in found.normalise(batch.raw).to_pylist()]
@@ -85,19 +85,19 @@ def test_a_replica_whose_objects_were_removed_tells_each_step(runtime: FolderRun
 def test_only_the_sites_that_are_named_are_read(runtime: FolderRuntime):
     for site in SITES:
         runtime.store(site).put(f"plans/desk/{site}/aborted.json", json.dumps({"site": site}).encode())
-    found = open_holdfast("own", HoldfastSource(kind="holdfast", sites=(SITES[1],)), runtime)
+    found = open_holdfast(runtime, "own", HoldfastSource(kind="holdfast", sites=(SITES[1],)))
     objects = [one for batch in found.read(window()) for one in batch.objects]
     assert [one.metadata["sites"] for one in objects] == [SITES[1]]
     with pytest.raises(UnknownName):
-        open_holdfast("own", HoldfastSource(kind="holdfast", sites=("nowhere",)), runtime)
+        open_holdfast(runtime, "own", HoldfastSource(kind="holdfast", sites=("nowhere",)))
 
 
 def test_an_airflow_is_opened_by_its_connection(tmp_path: Path):
     topology = load_topology(make_folders(tmp_path), {})
     url = {"conn_type": "http", "host": "127.0.0.1", "port": 9, "login": "me", "password": "canary"}
     runtime = FolderRuntime(topology, EnvironmentConnections({"AIRFLOW_CONN_AIRFLOW_API": json.dumps(url)}))
-    found = open_airflow("airflow", AirflowSource(kind="airflow", connection="airflow_api"), runtime)
+    found = open_airflow(runtime, "airflow", AirflowSource(kind="airflow", connection="airflow_api"))
     assert isinstance(found, AuditSource)
     assert (found.name, found.kind) == ("airflow", "airflow")
     with pytest.raises(ConfigError, match="AIRFLOW_CONN_ANOTHER"):
-        open_airflow("airflow", AirflowSource(kind="airflow", connection="another"), runtime)
+        open_airflow(runtime, "airflow", AirflowSource(kind="airflow", connection="another"))

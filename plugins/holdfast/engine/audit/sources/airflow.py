@@ -29,13 +29,13 @@ from holdfast.engine.audit.interface import (
     State,
 )
 from holdfast.engine.audit.sources import airflow_findings as findings
-from holdfast.engine.audit.sources.airflow_api import AirflowApi, ApiRefused, api_of
-from holdfast.engine.audit.sources.airflow_position import Anchors, Position, Row, read_row
+from holdfast.engine.audit.sources.airflow_api import AirflowApi, api_of
+from holdfast.engine.audit.sources.airflow_position import POSITION, Anchors, Position, Row, read_row
 from holdfast.engine.audit.sources.airflow_walk import Seen, Walk, look_again, resume_at
+from holdfast.engine.audit.sources.filling import Filling
 from holdfast.engine.config.audit import AirflowSource
 from holdfast.engine.runtime import Runtime
 
-POSITION = "position.json"
 #: Rows older than this are final: no transaction is open for longer.
 SETTLE = timedelta(minutes=15)
 _LIST = "/api/v2/eventLogs"
@@ -46,7 +46,6 @@ _PAGE_ENTRIES = 100
 #: The list is compared for so many pages; beyond, the walk alone is the proof.
 _PAGES = 200
 _BATCH_ROWS = 5_000
-_BATCH_BYTES = 32 * 1024 * 1024
 _PURGES = 8
 _AT_ONCE = 4
 
@@ -303,9 +302,9 @@ def _moment_of(entry: Any, member: str) -> datetime:
         raise _no_page(member, "a time", error) from None
 
 
-def _no_page(where: str, expected: str, error: Exception) -> ApiRefused:
-    return ApiRefused(
-        "unexpected-answer", "the answer is not a page", where=where, expected=expected, found=type(error).__name__
+def _no_page(where: str, expected: str, error: Exception) -> SourceUnreadable:
+    return SourceUnreadable(
+        "the answer is not a page", code="unexpected-answer", where=where, expected=expected, found=type(error).__name__
     )
 
 
@@ -337,33 +336,23 @@ class _Tally:
 
 
 def _batches(rows: Iterable[Row], run: _Run) -> Iterator[Batch]:
-    objects: list[SourceObject] = []
-    bodies: list[bytes] = []
-    size = 0
+    batch = Filling(most_records=_BATCH_ROWS)
     for row in rows:
         digest = hashlib.sha256(row.raw).hexdigest()
-        objects.append(SourceObject(f"eventLogs/{row.id}", len(row.raw), digest, digest))
-        bodies.append(row.raw)
-        size += len(row.raw)
+        batch.add(SourceObject(f"eventLogs/{row.id}", len(row.raw), digest, digest), [row.raw])
         run.records += 1
-        if len(bodies) >= _BATCH_ROWS or size >= _BATCH_BYTES:
-            yield _batch(objects, bodies)
-            objects, bodies, size = [], [], 0
-    if bodies:
-        yield _batch(objects, bodies)
-
-
-def _batch(objects: list[SourceObject], bodies: list[bytes]) -> Batch:
-    return Batch(tuple(objects), (1,) * len(objects), pa.array(bodies, pa.large_binary()))
+        if batch.is_full:
+            yield batch.take()
+    if batch.objects:
+        yield batch.take()
 
 
 def _refusal(error: SourceUnreadable) -> Finding:
-    code = error.code if isinstance(error, ApiRefused) else "unexpected-answer"
-    return Finding(code, str(error), error.where or "", State.UNKNOWN)
+    return Finding(error.code, str(error), error.where or "", State.UNKNOWN)
 
 
 def open_airflow(
-    name: str, settings: AirflowSource, runtime: Runtime, *, position: Position | None = None
+    runtime: Runtime, name: str, settings: AirflowSource, *, position: Position | None = None
 ) -> AirflowEvents:
     """The source of a topology. Raises ConfigError when its connection is missing or not complete."""
     api = api_of(runtime.connections.get(settings.connection), clock=runtime.clock)

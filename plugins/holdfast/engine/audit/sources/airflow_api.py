@@ -25,27 +25,6 @@ _METADATA_HOSTS = frozenset({"metadata.google.internal", "metadata.goog", "insta
 _TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
-class ApiRefused(SourceUnreadable):
-    """A call that brought neither an answer nor a plain "there is none".
-
-    Args:
-        code: of the finding it becomes: ``login-refused``, ``token-expired``, ``permission-refused``, ``throttled``,
-            ``unreachable`` or ``unexpected-answer``.
-    """
-
-    def __init__(
-        self,
-        code: str,
-        what: str,
-        *,
-        where: str | None = None,
-        expected: str | None = None,
-        found: str | None = None,
-        fix: str | None = None,
-    ) -> None:
-        super().__init__(what, code=code, where=where, expected=expected, found=found, fix=fix)
-
-
 @dataclass(frozen=True, slots=True)
 class ApiLimits:
     """How long and how often a call is tried.
@@ -117,7 +96,7 @@ class AirflowApi:
         self._logins = 0
         #: The token was fetched, and no call has been answered with it yet.
         self._untried = False
-        self._locked_out: ApiRefused | None = None
+        self._locked_out: SourceUnreadable | None = None
         self._budget = threading.Lock()
         self._waited_seconds = 0.0
 
@@ -132,13 +111,14 @@ class AirflowApi:
         asked any more: a user is soon locked out by logins that fail.
 
         Raises:
-            ApiRefused: anything else came, also after all tries.
+            SourceUnreadable: anything else came, also after all tries. Its code is ``login-refused``,
+                ``token-expired``, ``permission-refused``, ``throttled``, ``unreachable`` or ``unexpected-answer``.
         """
         if self._locked_out is not None:
             raise self._locked_out
         try:
             return self._get(path, params)
-        except ApiRefused as error:
+        except SourceUnreadable as error:
             if error.code in ("login-refused", "token-expired"):
                 self._locked_out = error
             raise
@@ -158,17 +138,26 @@ class AirflowApi:
                 break
             token, logins = self._renewed(logins)
         if status == 401:
-            raise ApiRefused(
-                "token-expired", "the token is not accepted", where=where, expected="200", found="401",
+            raise SourceUnreadable(
+                "the token is not accepted",
+                code="token-expired",
+                where=where,
+                expected="200",
+                found="401",
                 fix="Renew the token of the source's connection, or give it a user and a password",
-            )  # fmt: skip
+            )
         if status == 403:
-            raise ApiRefused(
-                "permission-refused", "reading is not allowed", where=where, expected="200", found="403",
+            raise SourceUnreadable(
+                "reading is not allowed",
+                code="permission-refused",
+                where=where,
+                expected="200",
+                found="403",
                 fix="Let the source's user read the audit log (menu access to audit logs)",
-            )  # fmt: skip
-        raise ApiRefused("unexpected-answer", "an answer of another kind", where=where, expected="200 or 404",
-                         found=str(status))  # fmt: skip
+            )
+        raise SourceUnreadable(
+            "an answer of another kind", code="unexpected-answer", where=where, expected="200 or 404", found=str(status)
+        )
 
     def _current(self) -> tuple[str, int]:
         with self._lock:
@@ -197,15 +186,26 @@ class AirflowApi:
         login = {"username": self._login.user, "password": self._login.password}
         status, body = self._call("POST", path, f"{self.url}{path}", json=login)
         if status not in (200, 201):
-            raise ApiRefused("login-refused", "the login was refused", where=f"{self.url}{path}", expected="201",
-                             found=str(status), fix="Check user and password of the source's connection")  # fmt: skip
+            raise SourceUnreadable(
+                "the login was refused",
+                code="login-refused",
+                where=f"{self.url}{path}",
+                expected="201",
+                found=str(status),
+                fix="Check user and password of the source's connection",
+            )
         try:
             token = json.loads(body)["access_token"]
         except (ValueError, KeyError, TypeError):
             token = None
         if not isinstance(token, str):
-            raise ApiRefused("login-refused", "the login brought no token", where=f"{self.url}{path}",
-                             expected="a JSON object with `access_token`", found="something else")  # fmt: skip
+            raise SourceUnreadable(
+                "the login brought no token",
+                code="login-refused",
+                where=f"{self.url}{path}",
+                expected="a JSON object with `access_token`",
+                found="something else",
+            )
         self._untried = True
         return token
 
@@ -230,9 +230,9 @@ class AirflowApi:
             if attempt + 1 < self._limits.tries and not self._paused(attempt, after):
                 break
         throttled = found == "429"
-        raise ApiRefused(
-            "throttled" if throttled else "unreachable",
+        raise SourceUnreadable(
             "Airflow asked to wait for too long" if throttled else "Airflow does not answer",
+            code="throttled" if throttled else "unreachable",
             where=where,
             expected=f"an answer within {self._limits.tries} tries and {self._limits.budget_seconds:g} s of pauses",
             found=found,
@@ -244,7 +244,7 @@ class AirflowApi:
         for part in answer.iter_bytes():
             size += len(part)
             if size > self._limits.answer_bytes:
-                raise ApiRefused("unexpected-answer", "the answer is too large", where=where,
+                raise SourceUnreadable("the answer is too large", code="unexpected-answer", where=where,
                                  expected=f"at most {self._limits.answer_bytes} bytes", found="more")  # fmt: skip
             parts.append(part)
         return b"".join(parts)

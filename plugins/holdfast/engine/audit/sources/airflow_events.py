@@ -6,16 +6,16 @@ and users, Application Lifecycle for DAGs, their runs and tasks and Airflow's ow
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from holdfast.engine.audit.ocsf import schema as ocsf
+from holdfast.engine.audit.sources.json_blocks import parse_all
+from holdfast.engine.audit.sources.mapping import milliseconds, one_each, resources
 
 #: The members of a row that are used, as pyarrow reads them.
 _ROW = pa.schema(
@@ -85,7 +85,9 @@ def normalise(raw: pa.LargeBinaryArray) -> pa.Table:
 
     A record without a time gets 0, the beginning of 1970, since OCSF wants one.
     """
-    rows, known = _parsed(raw)
+    table = parse_all(raw.to_pylist(), _ROW)
+    rows = {name: table[name].combine_chunks() for name in table.column_names}
+    known = pc.and_(pc.is_valid(rows["event"]), pc.is_valid(rows["event_log_id"]))
     columns = _Columns(rows, known)
     entity, lifecycle, api = map(
         columns.of_class, (ocsf.ENTITY_MANAGEMENT, ocsf.APPLICATION_LIFECYCLE, ocsf.API_ACTIVITY)
@@ -98,14 +100,14 @@ def normalise(raw: pa.LargeBinaryArray) -> pa.Table:
             "activity_id": pc.if_else(known, columns.activity(), 0),
             "severity_id": pc.if_else(columns.failed, 3, 1),
             "status_id": pc.if_else(columns.failed, pa.scalar(2), pa.scalar(None, pa.int64())),
-            "time": pc.fill_null(_milliseconds(rows["when"]), 0),
+            "time": pc.fill_null(milliseconds(rows["when"]), 0),
             "message": pc.if_else(known, _message(rows, path), None),
             "metadata.uid": pc.binary_join_element_wise("eventLogs", rows["event_log_id"].cast(pa.string()), "/"),
             "metadata.event_code": rows["event"],
             "metadata.log_name": "eventLogs",
             "metadata.sequence": rows["event_log_id"],
             "metadata.correlation_uid": rows["run_id"],
-            "metadata.profiles": _profiles(pc.and_(lifecycle, pc.is_valid(owner))),
+            "metadata.profiles": one_each(pa.repeat("host", len(raw)), pc.and_(lifecycle, pc.is_valid(owner))),
             "metadata.product.name": "Airflow",
             "metadata.product.vendor_name": "Apache Software Foundation",
             "actor.user.name": pc.if_else(pc.or_(pc.or_(entity, api), lifecycle), owner, None),
@@ -170,67 +172,6 @@ class _Columns:
         )
 
 
-def _parsed(raw: pa.LargeBinaryArray) -> tuple[dict[str, pa.Array], pa.Array]:
-    """The records' members, and which records are rows of the audit log."""
-    bodies = raw.to_pylist()
-    rows = _read(bodies)
-    if rows is None:
-        bodies = [_as_line(body) for body in bodies]
-        rows = _read(bodies)
-        assert rows is not None
-    columns = {name: _combined(rows[name]) for name in rows.column_names}
-    return columns, pc.and_(pc.is_valid(columns["event"]), pc.is_valid(columns["event_log_id"]))
-
-
-def _read(bodies: list[bytes]) -> pa.Table | None:
-    from pyarrow import json as arrow_json
-
-    if not bodies:
-        return _ROW.empty_table()
-    options = arrow_json.ParseOptions(explicit_schema=_ROW, unexpected_field_behavior="ignore")
-    block = arrow_json.ReadOptions(block_size=max(1 << 22, 2 * max(map(len, bodies)) + 2))
-    try:
-        table = arrow_json.read_json(pa.BufferReader(b"\n".join(bodies)), read_options=block, parse_options=options)
-    except pa.ArrowInvalid:
-        return None
-    return table if len(table) == len(bodies) else None
-
-
-def _as_line(body: bytes | None) -> bytes:
-    """One line with the members that are of the right type; an empty object when it is no object at all."""
-    try:
-        found = json.loads(body or b"")
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        return b"{}"
-    kept: dict[str, str | int] = {}
-    for field in _ROW:
-        value = found.get(field.name)
-        if pa.types.is_integer(field.type):
-            if type(value) is int and 0 <= value < 2**63:
-                kept[field.name] = value
-        elif isinstance(value, str):
-            kept[field.name] = value.encode("utf-8", "replace").decode()  # half of a surrogate pair has no bytes
-    return json.dumps(kept).encode()
-
-
-def _milliseconds(when: pa.Array) -> pa.Array:
-    """Of RFC 3339 texts; null where there is none, or something else."""
-    try:
-        moments = pc.cast(when, pa.timestamp("us", "UTC"))
-    except pa.ArrowInvalid:  # something else among them, or a 31st of February
-        moments = pa.array([_moment(one) for one in when.to_pylist()], pa.timestamp("us", "UTC"))
-    return pc.divide(pc.cast(moments, pa.int64()), 1000)
-
-
-def _moment(text: str | None) -> datetime | None:
-    try:
-        return None if text is None else datetime.fromisoformat(text)
-    except ValueError:
-        return None
-
-
 def _path(rows: Mapping[str, pa.Array]) -> pa.Array:
     """``dag/run/task``, as far as the row says."""
     # Arrow 26 drops a row whose texts are all null where nulls are skipped: the first one never is.
@@ -244,28 +185,5 @@ def _message(rows: Mapping[str, pa.Array], path: pa.Array) -> pa.Array:
 
 def _resources(rows: Mapping[str, pa.Array], where: pa.Array) -> pa.Array:
     """The DAG an API call is about, as a list of one; null elsewhere."""
-    there = pc.and_(where, pc.is_valid(rows["dag_id"]))
-    names = pc.filter(rows["dag_id"], there)
-    kind = ocsf.SCHEMA.field("resources").type
-    inner = {"name": names, "type": pa.array(["dag"] * len(names), pa.string())}
-    values = pa.StructArray.from_arrays(
-        [inner.get(field.name, pa.nulls(len(names), field.type)) for field in kind.value_type],
-        fields=list(kind.value_type),
-    )
-    return _lists(values, there, kind)
-
-
-def _profiles(there: pa.Array) -> pa.Array:
-    values = pa.array(["host"] * (pc.sum(pc.cast(there, pa.int64())).as_py() or 0), pa.string())
-    return _lists(values, there, pa.list_(pa.string()))
-
-
-def _lists(values: pa.Array, there: pa.Array, kind: pa.DataType) -> pa.Array:
-    """Lists of one value where ``there`` says, null elsewhere."""
-    counts = pc.cumulative_sum(pc.cast(there, pa.int32()))
-    offsets = pa.concat_arrays([pa.array([0], pa.int32()), counts])
-    return pa.ListArray.from_arrays(offsets, values, type=kind, mask=pc.invert(_combined(there)))
-
-
-def _combined(array: pa.Array | pa.ChunkedArray) -> pa.Array:
-    return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+    names = rows["dag_id"]
+    return one_each(resources(name=names, type=pa.repeat("dag", len(names))), pc.and_(where, pc.is_valid(names)))

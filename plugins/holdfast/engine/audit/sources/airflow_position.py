@@ -12,6 +12,8 @@ from typing import Any
 from holdfast.engine.audit.interface import SourceUnreadable
 
 FORMAT = "holdfast.airflow-position/1"
+#: The document that holds one.
+POSITION = "position.json"
 #: What of a row never changes. Display names do: they are read from other tables when the row is asked for.
 _LASTING = (
     "event_log_id", "when", "dag_id", "task_id", "run_id", "map_index", "try_number", "event", "logical_date", "owner",
@@ -96,7 +98,7 @@ class Position:
             )
         except (ValueError, KeyError, TypeError) as error:
             raise SourceUnreadable(
-                "the position of the last walk cannot be read", where="position.json", expected=FORMAT,
+                "the position of the last walk cannot be read", where=POSITION, expected=FORMAT,
                 found=repr(error), fix="Name no position: the walk then begins at the first id",
             ) from None  # fmt: skip
 
@@ -119,9 +121,12 @@ def read_row(body: bytes, row_id: int, where: str) -> Row:
         )
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise SourceUnreadable(
-            "the answer is not a row of the audit log", where=where, expected=f"the event log {row_id} as JSON",
+            "the answer is not a row of the audit log",
+            code="unexpected-answer",
+            where=where,
+            expected=f"the event log {row_id} as JSON",
             found=repr(error),
-        ) from None  # fmt: skip
+        ) from None
 
 
 def _utc(text: str) -> datetime:

@@ -159,10 +159,7 @@ def _common(c: Columns, classes: pa.Array, operation: pa.Array) -> dict[str, Any
         "databucket.name": first_of(account, resource, pa.scalar(mapping.UNKNOWN)),
         "databucket.type_id": 2,
         "resources": mapping.one_each(
-            pa.StructArray.from_arrays(
-                [resource, by_value(resource, _last), provider, c.text("location"), pa.nulls(c.length, _TEXT)],
-                fields=list(schema.SCHEMA.field("resources").type.value_type),
-            ),
+            mapping.resources(uid=resource, name=by_value(resource, _last), type=provider, region=c.text("location")),
             has_resource,
         ),
     }

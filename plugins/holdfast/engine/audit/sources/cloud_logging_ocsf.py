@@ -145,11 +145,7 @@ def normalised(block: Block) -> pa.Table:
         "database.name": mapping.only(is_database, store_name),
         "database.type_id": mapping.only(is_database, by_value(service, _database_type, pa.int32())),
         "resources": mapping.one_each(
-            pa.StructArray.from_arrays(
-                [resource, resource, resource_type, region, pa.nulls(c.length, _TEXT)],
-                fields=list(schema.SCHEMA.field("resources").type.value_type),
-            ),
-            has_resource,
+            mapping.resources(uid=resource, name=resource, type=resource_type, region=region), has_resource
         ),
     }
     return mapping.events(c.length, classes, columns)

@@ -11,7 +11,6 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from itertools import accumulate
 from typing import TYPE_CHECKING, Protocol
 
 import pyarrow as pa
@@ -38,6 +37,7 @@ from holdfast.engine.audit.sources.cloudtrail_layout import (
     hours_of,
     is_backfill,
 )
+from holdfast.engine.audit.sources.filling import BATCH_BYTES, Filling
 from holdfast.engine.config.audit import CloudTrailSource
 from holdfast.engine.objectstore.errors import (
     BytesCorrupted,
@@ -52,8 +52,6 @@ from holdfast.engine.objectstore.interface import ByteRange, ObjectInfo, ObjectS
 if TYPE_CHECKING:
     from holdfast.engine.runtime import Runtime
 
-#: Content of one batch, about; a file that is larger comes alone.
-BATCH_BYTES = 32 * 1024 * 1024
 #: Digests of so many days after an hour are looked through for the one that follows it.
 _DAYS_AHEAD = 2
 _KEPT_READINGS = 4
@@ -63,7 +61,7 @@ _BEGINNING_BYTES = 1024
 
 
 class TrailApi(Protocol):
-    """What CloudTrail's own API adds to the bucket. Raises SourceUnreadable with a code in ``found``."""
+    """What CloudTrail's own API adds to the bucket. Raises SourceUnreadable."""
 
     def public_keys(self, region: str, start: datetime, end: datetime) -> Sequence[PublicKey]:
         """The keys that were valid at some time in between."""
@@ -135,14 +133,14 @@ class CloudTrail:
             SourceUnreadable: at the end, after all that could be read: a region could not be read to its end.
         """
         reading = self._begin(interval)
-        batch = _Building()
+        batch = Filling(self._batch_bytes)
         for region in self._settings.regions:
             try:
                 for source, found in self._files(interval, region, reading):
                     reading.contents[source.object_id] = source.content_sha256
                     reading.records += len(found.records)
-                    batch.add(source, found)
-                    if batch.size_bytes >= self._batch_bytes:
+                    batch.add(source, found.records)
+                    if batch.is_full:
                         yield batch.take()
             except ObjectStoreError as error:
                 reading.failures[f"logs:{region}"] = code_of(error), str(error)
@@ -153,8 +151,8 @@ class CloudTrail:
             where, (code, detail) = next(iter(reading.failures.items()))
             raise SourceUnreadable(
                 f"CloudTrail's files were not read to their end: {detail}",
+                code=code,
                 where=f"{self._name}, {where}, {interval.start:%Y-%m-%dT%H:%MZ}",
-                found=code,
             )
 
     def completeness(self, interval: Interval) -> Coverage:
@@ -248,12 +246,12 @@ class CloudTrail:
                 try:
                     documents += [key.as_document() for key in self._keys_of(region, digests)]
                 except SourceUnreadable as error:
-                    failures[f"keys:{region}"] = error.found or "api-unreadable", str(error)
+                    failures[f"keys:{region}"] = error.code, str(error)
                 try:
                     if self._api is not None:
                         statuses[region] = self._api.status(region)
                 except SourceUnreadable as error:
-                    failures[f"status:{region}"] = error.found or "api-unreadable", str(error)
+                    failures[f"status:{region}"] = error.code, str(error)
             scope = Scope(
                 interval,
                 self._layout,
@@ -354,34 +352,6 @@ class CloudTrail:
             for key in self._keys.values()
             if key.region == region and any(key.valid_from - HOUR <= when <= key.valid_until + HOUR for when in signed)
         ]
-
-
-class _Building:
-    """A batch that is being filled."""
-
-    def __init__(self) -> None:
-        self.objects: list[SourceObject] = []
-        self.counts: list[int] = []
-        self.records: list[bytes] = []
-        self.size_bytes = 0
-
-    def add(self, source: SourceObject, found: Cut) -> None:
-        self.objects.append(source)
-        self.counts.append(len(found.records))
-        self.records += found.records
-        self.size_bytes += sum(map(len, found.records))
-
-    def take(self) -> Batch:
-        batch = Batch(tuple(self.objects), tuple(self.counts), _array(self.records))
-        self.__init__()  # type: ignore[misc]
-        return batch
-
-
-def _array(records: Sequence[bytes]) -> pa.LargeBinaryArray:
-    """The same as `pa.array`, whose memory would be moved while it grows: that took longer than all copying."""
-    offsets = pa.array([0, *accumulate(map(len, records))], pa.int64())
-    buffers = [None, offsets.buffers()[1], pa.py_buffer(b"".join(records))]
-    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(records), buffers)
 
 
 def code_of(error: ObjectStoreError) -> str:

@@ -1,18 +1,16 @@
-"""CloudTrail's own API: the public keys of its digests, a trail's status, and a probe of what its history shows.
+"""CloudTrail's own API: the public keys of its digests, and a trail's status.
 
-Least privilege: ``cloudtrail:ListPublicKeys``, ``cloudtrail:GetTrailStatus``, and ``cloudtrail:LookupEvents`` only for
-`probe_gap`. Keys differ between regions, so each region is asked itself.
+Least privilege: ``cloudtrail:ListPublicKeys`` and ``cloudtrail:GetTrailStatus``. Keys differ between regions, so each
+region is asked itself.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Container, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from holdfast.clock import Clock
-from holdfast.engine.audit.interface import Finding, Interval, SourceUnreadable, State
+from holdfast.engine.audit.interface import SourceUnreadable
 from holdfast.engine.audit.sources.cloudtrail_chain import TrailStatus
 from holdfast.engine.audit.sources.cloudtrail_digests import PublicKey
 from holdfast.engine.config import Cloud, Connection
@@ -25,10 +23,6 @@ _CONNECT_SECONDS, _READ_SECONDS, _TRIES = 5, 20, 5
 _MAX_PAGES = 100
 _EXPIRED = ("ExpiredToken", "ExpiredTokenException", "RequestExpired")
 _THROTTLED = ("Throttling", "ThrottlingException", "TooManyRequestsException", "RequestLimitExceeded")
-
-#: `LookupEvents` answers twice a second, for one account and region, with at most so many events.
-LOOKUP_PAUSE_SECONDS = 0.5
-LOOKUP_PAGE = 50
 
 #: Makes boto3's ``cloudtrail`` client of a region.
 ClientOf = Callable[[str], Any]
@@ -66,7 +60,7 @@ class AwsTrailApi:
                 return found
             asked["NextToken"] = answer["NextToken"]
         raise SourceUnreadable(
-            "the public keys do not end", where=region, expected=f"at most {_MAX_PAGES} pages", found="endless-pages"
+            "the public keys do not end", code="endless-pages", where=region, expected=f"at most {_MAX_PAGES} pages"
         )
 
     def status(self, region: str) -> TrailStatus:
@@ -106,67 +100,6 @@ def _arn(settings: CloudTrailSource) -> str | None:
     return f"arn:{partition}:cloudtrail:{region}:{settings.account}:trail/{settings.trail}"
 
 
-def probe_gap(
-    client: Any,
-    interval: Interval,
-    rng: random.Random,
-    *,
-    seen: Container[str],
-    clock: Clock,
-    samples: int = 5,
-) -> tuple[Finding, ...]:
-    """Asks CloudTrail's event history for a few minutes of an interval whether their events are among those read.
-
-    A probe, no proof: `LookupEvents` knows management events of 90 days only, and is far too slow to read by. It shows
-    that something is missing where a trail has no digests, or where its selectors leave events out.
-
-    Args:
-        client: boto3's ``cloudtrail`` client of the region.
-        rng: picks the minutes.
-        seen: ids of the events read of the interval and of the hours after it, in which they may have been delivered.
-        clock: keeps to two requests a second.
-        samples: minutes asked for; each costs one request.
-
-    Returns:
-        A finding for each event that the history has and ``seen`` has not; one with `State.UNKNOWN` where the history
-        could not be asked; one with `State.COMPLETE` that says what was compared.
-    """
-    minutes = max(1, int((interval.end - interval.start) / timedelta(minutes=1)))
-    compared, findings = 0, []
-    for number, minute in enumerate(sorted(rng.sample(range(minutes), min(samples, minutes)))):
-        if number:
-            clock.sleep(LOOKUP_PAUSE_SECONDS)
-        start = interval.start + timedelta(minutes=minute)
-        end = min(start + timedelta(minutes=1), interval.end)
-        try:
-            answer = _called(
-                client, "lookup_events", "LookupEvents", {"StartTime": start, "EndTime": end, "MaxResults": LOOKUP_PAGE}
-            )
-        except SourceUnreadable as error:
-            findings.append(Finding(error.found or "api-unreadable", str(error), f"{start}", State.UNKNOWN))
-            break
-        for event in _inside(answer, interval):
-            compared += 1
-            if event["EventId"] not in seen:
-                findings.append(
-                    Finding(
-                        "event-not-delivered",
-                        f"the event history has {event.get('EventName')} of {event['EventTime']:%Y-%m-%dT%H:%M:%SZ}; "
-                        "no log file read has it",
-                        event["EventId"],
-                    )
-                )
-    findings.append(Finding("history-probed", f"{compared} events were compared", "LookupEvents", State.COMPLETE))
-    return tuple(findings)
-
-
-def _inside(answer: dict[str, Any], interval: Interval) -> Iterator[dict[str, Any]]:
-    for event in answer.get("Events", ()):
-        when = _utc(event.get("EventTime"))
-        if event.get("EventId") and when in interval:
-            yield {**event, "EventTime": when}
-
-
 def _called(client: Any, operation: str, where: str, asked: dict[str, Any]) -> dict[str, Any]:
     from botocore.exceptions import BotoCoreError, ClientError
 
@@ -175,13 +108,13 @@ def _called(client: Any, operation: str, where: str, asked: dict[str, Any]) -> d
     except ClientError as error:
         code = str(error.response.get("Error", {}).get("Code", ""))
         raise SourceUnreadable(
-            f"CloudTrail did not answer {operation}: {code}", where=where, found=_word(code)
+            f"CloudTrail did not answer {operation}: {code}", code=_word(code), where=where
         ) from None
     except BotoCoreError as error:
         raise SourceUnreadable(
             f"CloudTrail could not be asked for {operation}: {type(error).__name__}",
+            code="api-unreachable",
             where=where,
-            found="api-unreachable",
         ) from None
     return answer
 

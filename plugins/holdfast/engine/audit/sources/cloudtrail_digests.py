@@ -16,7 +16,7 @@ from typing import Any
 
 from holdfast.engine.audit.interface import Document, Finding, State
 from holdfast.engine.audit.sources.cloudtrail_files import UnreadableFile, inflate
-from holdfast.engine.audit.sources.cloudtrail_layout import is_backfill, moment
+from holdfast.engine.audit.sources.cloudtrail_layout import digest_end, is_backfill, moment
 
 MAX_DIGEST_BYTES = 64 * 1024 * 1024
 ALGORITHM = "SHA256withRSA"
@@ -165,6 +165,11 @@ def check(digest: Digest, keys: Mapping[tuple[str, str], PublicKey]) -> list[Fin
     """
     if digest.said_key != digest.key:
         return [Finding("digest-moved", f"the digest says it lies at {digest.said_key}; found elsewhere", digest.key)]
+    if not digest.is_backfill and digest_end(digest.key) != digest.end:
+        # Before its signature is looked at: of another time no key may be known, and nothing could be said.
+        return [
+            Finding("digest-altered", f"expected the end that its name says; found {digest.end_text}", digest.key),
+        ]
     if digest.signature is None or digest.algorithm is None:
         return [
             Finding(

@@ -1,15 +1,12 @@
 """CloudTrail's records as OCSF events, a block of records at a time in Arrow.
 
-A block is parsed by `pyarrow.json` with a schema of just the fields that are used; all others, which may hold anything,
-are passed over. A block with a record that breaks this (a field of another type, a key twice, no JSON) is gone through
-record by record, and what cannot be understood at all becomes a Base Event. Field names:
+Only the fields that are used are read (`json_blocks`); all others, which may hold anything, are passed over. What
+cannot be understood at all becomes a Base Event. Field names:
 https://docs.aws.amazon.com/awscloudtrail/latest/userguide/cloudtrail-event-reference-record-contents.html
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -25,8 +22,9 @@ from holdfast.engine.audit.ocsf.schema import (
     build,
 )
 from holdfast.engine.audit.sources.cloudtrail_classes import kind_of
+from holdfast.engine.audit.sources.json_blocks import parse_all
+from holdfast.engine.audit.sources.mapping import only, resources
 
-_BLOCK_BYTES = 4 * 1024 * 1024
 _TEXT = pa.string()
 #: Else it is a service's name (``cloudformation.amazonaws.com``) or ``AWS Internal``.
 _IP = r"^([0-9]{1,3}(\.[0-9]{1,3}){3}|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*)$"
@@ -94,87 +92,7 @@ _FIELDS = pa.schema(
 
 def normalise(raw: pa.LargeBinaryArray) -> pa.Table:
     """One row of OCSF for each record, in order. See `AuditSource.normalise`."""
-    if len(raw) == 0:
-        return SCHEMA.empty_table()
-    return _events(pa.concat_tables([_parsed(block) for block in _blocks(raw)]).combine_chunks())
-
-
-def _blocks(raw: pa.LargeBinaryArray) -> Iterator[pa.LargeBinaryArray]:
-    per_record = max(1, raw.nbytes // len(raw))
-    step = max(1, _BLOCK_BYTES // per_record)
-    for start in range(0, len(raw), step):
-        yield raw.slice(start, step)
-
-
-def _parsed(block: pa.LargeBinaryArray) -> pa.Table:
-    return _at_once(block) or _one_by_one(block)
-
-
-def _at_once(block: pa.LargeBinaryArray) -> pa.Table | None:
-    """The fields of a block by Arrow's own parser; ``None`` where it does not take it, or not one row a record."""
-    from pyarrow.json import ParseOptions, ReadOptions, read_json
-
-    # Rows must not move between records. Between braces that end one record and begin the next there is a line end,
-    # which no string goes across: so each record gives one row at least, and as many rows as records are one each.
-    if block.null_count or not _is_all(pc.starts_with(block, b"{")) or not _is_all(pc.ends_with(block, b"}")):
-        return None
-    text = b"\n".join(block.to_pylist())
-    if text.count(b"\n") != len(block) - 1 or b"\r" in text:
-        # Pretty-printed: between values a blank does as well, and inside a string there is no raw line end.
-        text = b"\n".join(record.replace(b"\n", b" ").replace(b"\r", b" ") for record in block.to_pylist())
-    try:
-        table = read_json(
-            pa.BufferReader(text),
-            read_options=ReadOptions(use_threads=False, block_size=len(text) + 1),
-            parse_options=ParseOptions(explicit_schema=_FIELDS, unexpected_field_behavior="ignore"),
-        )
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowKeyError):
-        return None
-    if table.num_rows != len(block):
-        return None
-    try:
-        table.validate(full=True)  # text that is no UTF-8 came through so far
-    except pa.ArrowInvalid:
-        return None
-    return table
-
-
-def _is_all(found: pa.Array) -> bool:
-    return bool(pc.all(found).as_py())
-
-
-def _one_by_one(block: pa.LargeBinaryArray) -> pa.Table:
-    rows = [_row(record) for record in block.to_pylist()]
-    return pa.Table.from_pylist(rows, schema=_FIELDS)
-
-
-def _row(record: bytes | None) -> dict[str, Any]:
-    """The fields of one record as far as they are what they should be."""
-    try:
-        found = json.loads(record or b"")
-    except (ValueError, RecursionError):
-        return {}
-    fitted = _fitting(found, pa.struct(list(_FIELDS)))
-    return fitted if isinstance(fitted, dict) else {}
-
-
-def _fitting(value: Any, kind: pa.DataType) -> Any:
-    if pa.types.is_struct(kind):
-        if not isinstance(value, dict):
-            return None
-        return {inner.name: _fitting(value.get(inner.name), inner.type) for inner in kind}
-    if pa.types.is_list(kind):
-        return [_fitting(item, kind.value_type) for item in value] if isinstance(value, list) else None
-    if pa.types.is_boolean(kind):
-        return value if isinstance(value, bool) else None
-    return _as_text(value)
-
-
-def _as_text(value: Any) -> str | None:
-    """Text, without what UTF-8 cannot hold (half of a surrogate pair, written ``\\ud800``)."""
-    if isinstance(value, str):
-        return value.encode(errors="replace").decode()
-    return json.dumps(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    return _events(parse_all(raw.to_pylist(), _FIELDS)) if len(raw) else SCHEMA.empty_table()
 
 
 class _Columns:
@@ -224,7 +142,7 @@ def _events(table: pa.Table) -> pa.Table:
         "metadata.uid": columns["eventID"],
         "metadata.event_code": columns["eventType"],
         "metadata.log_name": "CloudTrail",
-        "metadata.profiles": _profiles(columns.length),
+        "metadata.profiles": ["cloud"],
         "metadata.product.name": "CloudTrail",
         "metadata.product.vendor_name": "AWS",
         "metadata.product.version": columns["eventVersion"],
@@ -232,26 +150,26 @@ def _events(table: pa.Table) -> pa.Table:
         "cloud.region": columns["awsRegion"],
         "cloud.account.uid": columns["recipientAccountId"],
         "cloud.account.type_id": _where(pc.is_valid(columns["recipientAccountId"]), 10),
-        **{f"actor.user.{name}": _only(known, array) for name, array in user.items()},
-        "actor.session.issuer": _only(known, columns["userIdentity.sessionContext.sessionIssuer.arn"]),
-        "actor.session.is_mfa": _only(known, _mfa_of_session(columns)),
-        "actor.invoked_by": _only(known, columns["userIdentity.invokedBy"]),
-        "src_endpoint.ip": _only(pc.and_(known, is_ip), address),
-        "src_endpoint.svc_name": _only(pc.and_(known, pc.invert(is_ip)), address),
-        "dst_endpoint.svc_name": _only(with_target, columns["eventSource"]),
-        "http_request.user_agent": _only(known, columns["userAgent"]),
+        **{f"actor.user.{name}": only(known, array) for name, array in user.items()},
+        "actor.session.issuer": only(known, columns["userIdentity.sessionContext.sessionIssuer.arn"]),
+        "actor.session.is_mfa": only(known, _mfa_of_session(columns)),
+        "actor.invoked_by": only(known, columns["userIdentity.invokedBy"]),
+        "src_endpoint.ip": only(pc.and_(known, is_ip), address),
+        "src_endpoint.svc_name": only(pc.and_(known, pc.invert(is_ip)), address),
+        "dst_endpoint.svc_name": only(with_target, columns["eventSource"]),
+        "http_request.user_agent": only(known, columns["userAgent"]),
         "api.operation": operation,
-        "api.service.name": _only(pc.is_valid(operation), columns["eventSource"]),
-        "api.request.uid": _only(pc.is_valid(operation), columns["requestID"]),
-        "api.response.error": _only(pc.is_valid(operation), columns["errorCode"]),
-        "api.response.error_message": _only(pc.is_valid(operation), columns["errorMessage"]),
+        "api.service.name": only(pc.is_valid(operation), columns["eventSource"]),
+        "api.request.uid": only(pc.is_valid(operation), columns["requestID"]),
+        "api.response.error": only(pc.is_valid(operation), columns["errorCode"]),
+        "api.response.error_message": only(pc.is_valid(operation), columns["errorMessage"]),
         "resources": _resources(columns["resources"], is_of[API_ACTIVITY]),
-        **{f"user.{name}": _only(is_of[AUTHENTICATION], array) for name, array in user.items()},
-        "user.name": _only(is_of[AUTHENTICATION], pc.coalesce(user["name"], columns["userIdentity.invokedBy"])),
-        "is_mfa": _only(is_of[AUTHENTICATION], mfa),
-        "entity.name": _only(is_of[ENTITY_MANAGEMENT], _entity_name(columns)),
+        **{f"user.{name}": only(is_of[AUTHENTICATION], array) for name, array in user.items()},
+        "user.name": only(is_of[AUTHENTICATION], pc.coalesce(user["name"], columns["userIdentity.invokedBy"])),
+        "is_mfa": only(is_of[AUTHENTICATION], mfa),
+        "entity.name": only(is_of[ENTITY_MANAGEMENT], _entity_name(columns)),
         "entity.type": entities,
-        "databucket.name": _only(is_of[DATASTORE_ACTIVITY], columns["requestParameters.bucketName"]),
+        "databucket.name": only(is_of[DATASTORE_ACTIVITY], columns["requestParameters.bucketName"]),
         "databucket.type_id": _where(is_of[DATASTORE_ACTIVITY], 1),
         **_objects(columns["resources"], is_of[DATASTORE_ACTIVITY]),
     }
@@ -344,9 +262,9 @@ def _user(columns: _Columns) -> dict[str, pa.Array]:
     return {
         "uid": uid,
         "name": name,
-        "type": _only(named, kind),
-        "type_id": _only(named, type_id),
-        "credential_uid": _only(named, columns[identity + "accessKeyId"]),
+        "type": only(named, kind),
+        "type_id": only(named, type_id),
+        "credential_uid": only(named, columns[identity + "accessKeyId"]),
         "account.uid": account,
         "account.type_id": _where(pc.is_valid(account), 10),
     }
@@ -390,12 +308,7 @@ def _resources(found: pa.ListArray, wanted: pa.Array) -> pa.Array:
     offsets = [0]
     for size in sizes:
         offsets.append(offsets[-1] + size)
-    nothing = pa.nulls(len(arn), _TEXT)
-    by_name = {"uid": arn, "type": named}
-    items = pa.StructArray.from_arrays(
-        [by_name.get(inner.name, nothing) for inner in kind.value_type], fields=list(kind.value_type)
-    )
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), items, type=kind)
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), resources(uid=arn, type=named), type=kind)
 
 
 def _objects(found: pa.ListArray, wanted: pa.Array) -> dict[str, pa.Array]:
@@ -409,15 +322,6 @@ def _objects(found: pa.ListArray, wanted: pa.Array) -> dict[str, pa.Array]:
     positions = pc.index_in(pa.array(range(len(found)), pa.int64()), pc.cast(indices.filter(keep), pa.int64()))
     names = arn.filter(keep).take(positions)
     return {"databucket.file.name": names, "databucket.file.type_id": _where(pc.is_valid(names), 1)}
-
-
-def _profiles(length: int) -> pa.ListArray:
-    offsets = pa.array(range(length + 1), pa.int32())
-    return pa.ListArray.from_arrays(offsets, pa.repeat(pa.scalar("cloud"), length))
-
-
-def _only(where: pa.Array, array: pa.Array) -> pa.Array:
-    return pc.if_else(where, array, pa.scalar(None, array.type))
 
 
 def _where(where: pa.Array, number: int) -> pa.Array:

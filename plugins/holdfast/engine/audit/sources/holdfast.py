@@ -13,16 +13,15 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from holdfast.clock import Clock, SystemClock
 from holdfast.engine.audit.interface import Batch, Coverage, Document, Finding, Interval, SourceObject, State
 from holdfast.engine.audit.sources import holdfast_proofs as proofs
+from holdfast.engine.audit.sources.filling import Filling
 from holdfast.engine.audit.sources.holdfast_copies import Copy, Record, Survey, places_of, read_copies, survey
 from holdfast.engine.audit.sources.holdfast_kinds import proven
 from holdfast.engine.config.audit import HoldfastSource
@@ -30,10 +29,6 @@ from holdfast.engine.objectstore.errors import ObjectNotFound, ObjectStoreError,
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.runtime import Runtime
 
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
-_BATCH_BYTES = 32 * 1024 * 1024
 _BATCH_RECORDS = 50_000
 _EVIDENCE = ("journal.json", "report.html", "evidence.dsse.json")
 
@@ -71,9 +66,7 @@ class HoldfastEvents:
         vaults: by name.
         subjects: per group the folders whose fork records its epochs leave: ``snapshots/<dataset>``.
         clock: says whether an interval is over.
-        drill_key: who must have signed drill evidence; ``None``: whoever it names.
         left_out: sites of the topology that are not read: what is missing may lie there.
-        costs: files of cost data, e.g. FOCUS exports, that are kept as documents of the window they were written in.
     """
 
     kind = "holdfast"
@@ -86,18 +79,14 @@ class HoldfastEvents:
         vaults: Mapping[str, Vault] | None = None,
         subjects: Mapping[str, Sequence[str]] | None = None,
         clock: Clock | None = None,
-        drill_key: Ed25519PublicKey | None = None,
         left_out: Sequence[str] = (),
-        costs: Sequence[Path] = (),
     ) -> None:
         self.name = name
         self._sites = dict(sites)
         self._vaults = dict(vaults or {})
         self._subjects = dict(subjects or {})
         self._clock = clock or SystemClock()
-        self._drill_key = drill_key
         self._left_out = tuple(left_out)
-        self._costs = tuple(costs)
         self._runs: dict[Interval, _Run] = {}
 
     def intervals(self, window: Interval) -> Sequence[Interval]:
@@ -114,7 +103,7 @@ class HoldfastEvents:
         )
         run = self._runs[interval] = _Run(found, selected)
         run.findings += [_unread(site, error) for site, error in sorted(found.unread.items())]
-        batch = _Filling()
+        batch = Filling(most_records=_BATCH_RECORDS)
         for record in selected:
             for source_object, records in self._contents(record, run):
                 batch.add(source_object, records)
@@ -182,7 +171,6 @@ class HoldfastEvents:
             run.findings += proofs.vault_log(name, vault.stores, vault.witnesses)
         self._registers(run)
         self._drills(run)
-        self._cost_files(run, interval)
         if self._clock.now() < interval.end:
             run.findings.append(
                 Finding("window-open", f"the window ends at {interval.end}: more may arrive", state=State.LATE)
@@ -241,53 +229,13 @@ class HoldfastEvents:
             for file, data in files.items():
                 (Path(place) / file).write_bytes(data)
             try:
-                verify_evidence(Path(place), public_key=self._drill_key)
+                verify_evidence(Path(place))
             except EvidenceInvalid as error:
                 # Its own words name a folder of this machine.
                 return f"the evidence does not verify: {error.what}; expected {error.expected}"
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 return f"the evidence cannot be read: {type(error).__name__}"
         return None
-
-    def _cost_files(self, run: _Run, interval: Interval) -> None:
-        for file in self._costs:
-            try:
-                written_at = datetime.fromtimestamp(file.stat().st_mtime, UTC)
-                if written_at in interval:
-                    about = {"modified_at": written_at.isoformat()}
-                    kind = "application/json" if file.suffix == ".json" else "application/octet-stream"
-                    run.documents.append(Document(_document_name(f"cost/{file.name}"), kind, file.read_bytes(), about))
-            except OSError as error:
-                detail = f"a file of costs cannot be read: {error.strerror}"
-                run.findings.append(Finding("costs-unreadable", detail, file.name, State.UNKNOWN))
-
-
-class _Filling:
-    """Objects and records on their way into a batch."""
-
-    def __init__(self) -> None:
-        self._begin()
-
-    def _begin(self) -> None:
-        self.objects: list[SourceObject] = []
-        self._counts: list[int] = []
-        self._raw: list[bytes] = []
-        self._size = 0
-
-    def add(self, source_object: SourceObject, records: list[bytes]) -> None:
-        self.objects.append(source_object)
-        self._counts.append(len(records))
-        self._raw += records
-        self._size += source_object.size_bytes
-
-    @property
-    def is_full(self) -> bool:
-        return self._size >= _BATCH_BYTES or len(self._raw) >= _BATCH_RECORDS
-
-    def take(self) -> Batch:
-        batch = Batch(tuple(self.objects), tuple(self._counts), pa.array(self._raw, pa.large_binary()))
-        self._begin()
-        return batch
 
 
 def _records(record: Record, data: bytes) -> list[bytes]:
@@ -367,13 +315,8 @@ def _unread(site: str, error: ObjectStoreError) -> Finding:
     return Finding(code, f"what only {site} has is unknown: {error}", site, State.UNKNOWN)
 
 
-def open_holdfast(
-    name: str, settings: HoldfastSource, runtime: Runtime, *, costs: Sequence[Path] = ()
-) -> HoldfastEvents:
+def open_holdfast(runtime: Runtime, name: str, settings: HoldfastSource) -> HoldfastEvents:
     """The source of a topology: its sites, or those it names, and the vaults that lie there.
-
-    Args:
-        costs: files of cost data to keep beside the events.
 
     Raises:
         ConfigError: a site or its connection is not there.
@@ -401,5 +344,4 @@ def open_holdfast(
         subjects=subjects,
         clock=runtime.clock,
         left_out=sorted(set(topology.sites) - set(sites)),
-        costs=costs,
     )

@@ -6,6 +6,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from holdfast.engine.audit.ocsf import schema as ocsf
+from holdfast.engine.audit.sources.json_blocks import Shape, read_whole
+from holdfast.engine.audit.sources.mapping import one_each, resources
 
 FORMAT = "holdfast.decision/1"
 _LINE = pa.schema(
@@ -62,34 +64,22 @@ def normalise(raw: pa.LargeBinaryArray) -> pa.Table | None:
             "dst_endpoint.svc_name": site,
             "api.operation": lines["action"],
             "api.service.name": "holdfast",
-            "resources": _resources(name, lines["resource.kind"]),
+            "resources": one_each(resources(name=name, type=lines["resource.kind"]), pa.repeat(True, len(raw))),
         },
     )
 
 
 def _parsed(bodies: list[bytes]) -> dict[str, pa.Array] | None:
-    from pyarrow import json as arrow_json
-
-    options = arrow_json.ParseOptions(explicit_schema=_LINE, unexpected_field_behavior="ignore")
-    block = arrow_json.ReadOptions(block_size=max(1 << 22, 2 * max(map(len, bodies)) + 2))
+    block = read_whole(bodies, (Shape(_LINE),))
+    if block is None:
+        return None
+    table = block.table.flatten().combine_chunks()
     try:
-        read = arrow_json.read_json(pa.BufferReader(b"\n".join(bodies)), read_options=block, parse_options=options)
-        table = read.flatten().combine_chunks()
         moments = pc.cast(table["at"].combine_chunks(), pa.timestamp("us", "UTC"))
     except pa.ArrowInvalid:
         return None
     lines = {name: table[name].combine_chunks() for name in table.column_names}
-    whole = len(table) == len(bodies) and all(column.null_count == 0 for column in lines.values())
+    whole = all(column.null_count == 0 for column in lines.values())
     if not whole or pc.unique(lines["format"]).to_pylist() != [FORMAT]:
         return None
     return lines | {"time": pc.divide(pc.cast(moments, pa.int64()), 1000)}
-
-
-def _resources(names: pa.Array, kinds: pa.Array) -> pa.Array:
-    kind = ocsf.SCHEMA.field("resources").type
-    given = {"name": names, "type": kinds}
-    values = pa.StructArray.from_arrays(
-        [given.get(field.name, pa.nulls(len(names), field.type)) for field in kind.value_type],
-        fields=list(kind.value_type),
-    )
-    return pa.ListArray.from_arrays(pa.array(range(len(names) + 1), pa.int32()), values, type=kind)

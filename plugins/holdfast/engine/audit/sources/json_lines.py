@@ -9,10 +9,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from array import array
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from itertools import accumulate
 from typing import ClassVar
 
 import pyarrow as pa
@@ -28,16 +27,9 @@ from holdfast.engine.audit.interface import (
     SourceUnreadable,
     State,
 )
+from holdfast.engine.audit.sources.filling import BATCH_BYTES, binary_array
 from holdfast.engine.audit.sources.json_blocks import Block, Shape, parse
-from holdfast.engine.audit.sources.line_objects import (
-    DEFAULT_LIMITS,
-    Broken,
-    Limits,
-    Part,
-    read_object,
-    version_of,
-    whole_id,
-)
+from holdfast.engine.audit.sources.line_objects import DEFAULT_LIMITS, Broken, Limits, Part, read_object
 from holdfast.engine.audit.sources.mapping import concat
 from holdfast.engine.objectstore.errors import (
     BucketNotFound,
@@ -53,8 +45,6 @@ from holdfast.engine.objectstore.errors import (
 from holdfast.engine.objectstore.interface import ObjectInfo, ObjectStore
 
 HOUR = timedelta(hours=1)
-#: About so many bytes of records in a batch.
-BATCH_BYTES = 32 * 1024 * 1024
 #: Findings of one code in a coverage.
 MOST_FINDINGS = 20
 
@@ -232,34 +222,6 @@ class JsonLinesSource(ABC):
         blocks = parsed.blocks if parsed is not None and parsed.raw is raw else parse(raw.to_pylist(), self.shapes)
         return concat(self.as_ocsf(block) for block in blocks)
 
-    # -- what arrives later ------------------------------------------------------------------------------------------
-
-    def late_objects(self, interval: Interval, known: Collection[str]) -> Sequence[str]:
-        """Ids of objects of the interval that are not among the known ones, or are there in another version.
-
-        What came after an interval was sealed: whoever seals asks for some time after, and reads the interval again.
-
-        Args:
-            interval: an interval that was read before.
-            known: `SourceObject.object_id`; as a mapping with the version of each, which then counts too.
-
-        Raises:
-            SourceUnreadable: it cannot be listed.
-        """
-        told = known if isinstance(known, Mapping) else {}
-        versions = {whole_id(object_id): told.get(object_id) for object_id in known}
-        late = []
-        for folder in self.folders(interval):
-            try:
-                for info in filter(self.wanted, self._listed(folder)):
-                    object_id = folder.object_id(info)
-                    before = versions.get(object_id)
-                    if object_id not in versions or (before is not None and before != version_of(info)):
-                        late.append(object_id)
-            except ObjectStoreError as error:
-                raise unreadable(error, folder.log) from error
-        return late
-
     # -- reading -----------------------------------------------------------------------------------------------------
 
     def _listed(self, folder: Folder) -> Iterator[ObjectInfo]:
@@ -328,7 +290,7 @@ class JsonLinesSource(ABC):
 
     def _batch(self, parts: Sequence[Part], tally: Tally) -> Batch:
         records = [record for part in parts for record in part.records]
-        raw = _array(records)
+        raw = binary_array(records)
         blocks = parse(records, self.shapes)
         for part in parts:
             tally.findings.extend(part.findings)
@@ -352,12 +314,6 @@ def unreadable(error: ObjectStoreError, where: str) -> SourceUnreadable:
     else:
         code, what = "unreadable", error.what
     return SourceUnreadable(f"{what}: what it holds is unknown", code=code, where=where, found=str(error))
-
-
-def _array(records: Sequence[bytes]) -> pa.LargeBinaryArray:
-    offsets = pa.array(accumulate(map(len, records), initial=0), pa.int64())
-    data = pa.py_buffer(b"".join(records))
-    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(records), [None, offsets.buffers()[1], data])
 
 
 def _count_not_json(tally: Tally, blocks: Sequence[Block], parts: Sequence[Part]) -> None:

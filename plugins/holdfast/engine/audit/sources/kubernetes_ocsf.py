@@ -105,17 +105,7 @@ def normalised(block: Block, cluster: str) -> pa.Table:
         "entity.name": name,
         "entity.type": kind,
         "resources": mapping.one_each(
-            pa.StructArray.from_arrays(
-                [
-                    uid,
-                    name,
-                    kind,
-                    pa.nulls(c.length, _TEXT),
-                    c.text(f"{ref}apiVersion"),
-                ],
-                fields=list(schema.SCHEMA.field("resources").type.value_type),
-            ),
-            has_resource,
+            mapping.resources(uid=uid, name=name, type=kind, version=c.text(f"{ref}apiVersion")), has_resource
         ),
     }
     return mapping.events(c.length, classes, columns)

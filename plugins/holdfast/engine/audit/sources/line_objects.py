@@ -7,7 +7,6 @@ held whole in memory. What an object inflates to is bounded before a byte of it 
 from __future__ import annotations
 
 import hashlib
-import re
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -18,7 +17,6 @@ from holdfast.engine.objectstore.interface import ObjectInfo, ObjectReader, Obje
 
 BOM = b"\xef\xbb\xbf"
 _GZIP_MAGIC = b"\x1f\x8b"
-_RANGE = re.compile(r"#(?:bytes|inflated)=[0-9]+-[0-9]+\Z")
 _TAKEN_BYTES, _PIECE_BYTES = 64 * 1024, 1024 * 1024
 
 
@@ -249,19 +247,13 @@ def _part(
         separator=separator,
         suffix=suffix,
         metadata=dict(metadata),
-        version=version_of(info),
+        version=_version(info),
         modified_at=info.modified_at,
     )
     return Part(source, records, findings)
 
 
-def whole_id(object_id: str) -> str:
-    """The id of the object that a `SourceObject` is, or is a range of."""
-    return _RANGE.sub("", object_id)
-
-
-def version_of(info: ObjectInfo) -> str | None:
-    """What names the object's state both in a listing and in a read: its ETag. Not every listing has a generation."""
+def _version(info: ObjectInfo) -> str | None:
     found = info.version.e_tag or info.version.version
     return found and found.strip('"')
 

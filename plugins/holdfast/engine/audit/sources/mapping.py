@@ -160,7 +160,15 @@ def verb(name: str) -> str | None:
     return None
 
 
-def one_each(values: pa.StructArray, has: pa.Array) -> pa.ListArray:
+def resources(**columns: pa.Array) -> pa.StructArray:
+    """A resource for each row, with these of its fields: ``uid``, ``name``, ``type``, ``region``, ``version``."""
+    fields = list(schema.SCHEMA.field("resources").type.value_type)
+    length = len(next(iter(columns.values())))
+    children = [columns.get(field.name, pa.nulls(length, field.type)) for field in fields]
+    return pa.StructArray.from_arrays(children, fields=fields)
+
+
+def one_each(values: pa.Array, has: pa.Array) -> pa.ListArray:
     """A list of one value in each row that has one, null elsewhere."""
     counts = pc.cumulative_sum(pc.cast(has, pa.int32()))
     offsets = pa.concat_arrays([pa.array([0], pa.int32()), counts])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from holdfast.engine.audit.interface import AuditSource
+from holdfast.engine.audit.sources.airflow_position import POSITION, Position
 from holdfast.engine.config.audit import (
     AirflowSource,
     AzureMonitorSource,
@@ -18,8 +19,6 @@ from holdfast.engine.runtime import Runtime
 
 #: A document that this source had in the newest seal, by its name; ``None``: it had none.
 Earlier = Callable[[str], bytes | None]
-#: How far a source came, which it tells itself for its next run.
-POSITION = "position.json"
 
 
 def open_source(runtime: Runtime, name: str, settings: Source, earlier: Earlier = lambda _name: None) -> AuditSource:
@@ -53,11 +52,10 @@ def open_source(runtime: Runtime, name: str, settings: Source, earlier: Earlier 
             return open_kubernetes(runtime, name, settings)
         case AirflowSource():
             from holdfast.engine.audit.sources.airflow import open_airflow
-            from holdfast.engine.audit.sources.airflow_position import Position
 
             noted = earlier(POSITION)
-            return open_airflow(name, settings, runtime, position=Position.from_bytes(noted) if noted else None)
+            return open_airflow(runtime, name, settings, position=Position.from_bytes(noted) if noted else None)
         case HoldfastSource():
             from holdfast.engine.audit.sources.holdfast import open_holdfast
 
-            return open_holdfast(name, settings, runtime)
+            return open_holdfast(runtime, name, settings)
