@@ -13,8 +13,9 @@ import yaml
 from typer.testing import CliRunner
 
 from holdfast.cli.main import app
+from holdfast.engine.audit.residency.decided import Decisions
 from holdfast.engine.objectstore.interface import OVERWRITE
-from holdfast.engine.policy.records import check_chain, read_lines
+from holdfast.engine.policy.records import read_lines
 from holdfast.engine.runtime import Runtime
 
 AWS, GCP, AZURE = "aws-eu-west-1", "gcp-europe-west1", "azure-westeurope"
@@ -72,7 +73,9 @@ def test_decisions_reach_every_cloud_and_every_copy_is_judged(group: str) -> Non
     }
     assert logs[AWS] == logs[GCP] == logs[AZURE]
     lines = [pair for key, data in sorted(logs[AZURE].items()) for pair in read_lines(data, key)]
-    check_chain(lines)
+    decided = Decisions()
+    decided.add(lines)
+    assert decided.findings == []
     assert {(one.target.site, one.allowed, one.determining) for one, _ in lines} == {
         (GCP, True, ("two clouds are enough",)),
         (AZURE, False, ()),
