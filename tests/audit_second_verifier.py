@@ -333,10 +333,9 @@ def check_coverage(data, source):
             states.add("gap")
         worst = max(states, key=STATES.index)
         check(one["state"] == worst, f"from {one['start']} it is {worst}, not {one['state']}")
-        check(
-            one["start"] < one["end"] and (one["start"], one["end"]) not in told, "an interval is empty or told twice"
-        )
-        told[one["start"], one["end"]] = states
+        span = one["start"], one["end"]
+        check(span[0] < span[1] and span not in told, "an interval is empty or told twice")
+        told[span] = states
     worst = max((one["state"] for one in row["intervals"]), key=STATES.index, default="unknown")
     check(row["state"] == worst == source["state"], f"it is {worst}, not what it says or the manifest says")
     return told
@@ -397,6 +396,9 @@ def compare(exports):
                 verdict = "incomplete" if window["start"] > end else "tampered"
                 yield verdict, f"{at}: the window of {name} does not begin where its last one ended"
             ends[name] = window["end"]
+    asked = [{one["name"] for one in export.manifest["sources"] if one["window"]} for export in exports]
+    for name in set().union(*asked) - asked[-1] if asked else ():
+        yield "incomplete", f"the newest export lacks {name}, which was asked before"
 
 
 def verify(folders, trusted, needed=None):

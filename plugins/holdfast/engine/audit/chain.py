@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from holdfast.engine.audit.coverage import worst
-from holdfast.engine.audit.interface import Coverage, Interval
+from holdfast.engine.audit.interface import Coverage, Interval, State
 from holdfast.engine.audit.leaves import Progress
 from holdfast.engine.audit.manifest import CHECKPOINT, MANIFEST
 from holdfast.engine.audit.privacy.keys import SubjectKey
@@ -105,6 +105,18 @@ def verify_exports(
     for source, intervals in folded.items():
         whole.sources[source] = str(worst(one.state for one in intervals.values()))
         whole.add(*coverage_problems(source, intervals.values(), late_until=late_until))
+    for source, end in _gone(read).items():
+        whole.sources[source] = str(State.GAP)
+        whole.add(
+            Problem(
+                Kind.INCOMPLETE,
+                "source-gone",
+                f"the newest export does not ask {source} any more",
+                read[-1].answer.where,
+                f"a window of {source} from {end.isoformat()} on",
+                "none",
+            )
+        )
     return whole, each
 
 
@@ -177,6 +189,12 @@ def _ends(one: Verified) -> dict[str, datetime]:
     """Per source that was asked, where its window ends."""
     assert one.manifest is not None
     return {source.name: source.window.end for source in one.manifest.sources if source.window}
+
+
+def _gone(read: Sequence[Verified]) -> dict[str, datetime]:
+    """Sources that were asked and are not in the newest export, with where their last window ends."""
+    ends = {source: end for one in read for source, end in _ends(one).items()}
+    return {source: end for source, end in ends.items() if source not in _ends(read[-1])}
 
 
 def _windows(ends: Mapping[str, datetime], later: Verified) -> Iterable[Problem]:
