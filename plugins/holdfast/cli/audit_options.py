@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 #: Where a verifier's trusted keys come from when none is named: one key in each line.
 KEYS_VARIABLE = "HOLDFAST_AUDIT_KEYS"
+_A_KEY = re.compile(r"[^\s+]+\+[0-9a-f]{8}\+")
 KeyOption = Annotated[
     list[str] | None,
     typer.Option("--key", help=f"A trusted key (NAME+ID+BASE64, or a file of such lines); default ${KEYS_VARIABLE}."),
@@ -36,7 +38,7 @@ def trusted_keys(given: Sequence[str] | None) -> list[VerifierKey]:
     texts = list(given or filter(None, os.environ.get(KEYS_VARIABLE, "").splitlines()))
     lines: list[str] = []
     for text in texts:
-        lines += [text] if text.count("+") >= 2 else _lines(Path(text).expanduser())
+        lines += [text] if _A_KEY.match(text) else _lines(Path(text).expanduser())
     return list({str(key): key for key in map(VerifierKey.parse, lines)}.values())
 
 
