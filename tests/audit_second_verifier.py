@@ -253,10 +253,14 @@ class Note:
 # One export.
 
 
+def unread(error):
+    raise error
+
+
 def files_below(folder):
     """Path → file of all that lies there; a link or a device is refused."""
     found = {}
-    for where, folders, names in os.walk(folder):
+    for where, folders, names in os.walk(folder, onerror=unread):
         for place in (Path(where, name) for name in folders + names):
             mode = place.lstat().st_mode
             check(stat.S_ISDIR(mode) or stat.S_ISREG(mode), f"{place} is neither a file nor a folder")
@@ -409,7 +413,7 @@ def verify(folders, trusted, needed=None):
         try:
             exports.append(Export(Path(folder), trusted, len(trusted) if needed is None else needed))
         except REFUSALS as error:
-            reasons.append(("tampered", f"{folder}: {error}"))
+            reasons.append(("unknown" if isinstance(error, PermissionError) else "tampered", f"{folder}: {error}"))
     exports.sort(key=lambda one: one.manifest["seal"])
     reasons += compare(exports)
     for export in exports:

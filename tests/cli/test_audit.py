@@ -73,6 +73,24 @@ def test_keys_may_lie_in_a_file_or_the_environment(desk: Desk, monkeypatch: pyte
     assert desk.run("verify", out).exit_code == 0
 
 
+def test_a_key_s_file_may_have_any_name(desk: Desk) -> None:
+    out = desk.export()
+    file = desk.folder / "a+b+c.txt"
+    file.write_text(f"{desk.key}\n")
+    assert desk.run("verify", out, "--key", file).exit_code == 0
+    done = desk.run("verify", out, "--key", desk.folder / "no+such+file")
+    assert done.exit_code == 2
+    assert "the trusted keys cannot be read" in done.output
+
+
+def test_what_is_remembered_must_be_a_checkpoint(desk: Desk) -> None:
+    out, kept = desk.export(), desk.folder / "kept"
+    kept.write_text("no note\n")
+    done = desk.run("verify", out, "--key", desk.key, "--remembered", kept)
+    assert done.exit_code == 2
+    assert f"{kept}: the checkpoint cannot be read; expected a signed note" in done.output
+
+
 def test_each_kind_of_answer_has_its_exit_code(desk: Desk) -> None:
     out, key = desk.export(), desk.key
     assert desk.run("verify", out).exit_code == 7  # nobody vouches for it
