@@ -2,7 +2,7 @@
 
 It shares no code with Holdfast: the standard library, `cryptography` for two kinds of signature, `pyarrow` to read
 Parquet. It is slow and plain, so that it can be read beside those pages. Left out: step 7 (the sources' own proofs:
-CloudTrail's digests, the signatures of drills' evidence), and RFC 3161 timestamps.
+CloudTrail's digests, the signatures of drills' evidence), and the signatures of RFC 3161 timestamps.
 
     python audit_second_verifier.py FOLDER … [--key KEY-OR-FILE …] [--need N]
 
@@ -354,6 +354,8 @@ class Export:
         data, note = files["manifest.json"].read_bytes(), Note(files["checkpoint"].read_bytes())
         ranges, row = read_json(files["range.json"].read_bytes(), RANGE), parse_manifest(data)
         self.manifest, self.root = row, note.root
+        stamp = files["checkpoint.tsr"].read_bytes() if "checkpoint.tsr" in files else None
+        check(stamp is None or sha256(files["checkpoint"].read_bytes()) in stamp, "the timestamp is of something else")
         check(note.signed_by(row["signers"]) == len(row["signers"]), "not all signers of the manifest signed")
         check(not trusted or note.signed_by(trusted) >= needed, "too few trusted keys signed")
         check((note.origin, note.size) == (row["origin"], row["size"]), "the checkpoint is not the manifest's")

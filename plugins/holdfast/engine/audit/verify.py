@@ -14,6 +14,7 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 
 from holdfast.engine.audit.checks import CHECKS, Contents, Opened, check_evidence
@@ -314,13 +315,20 @@ def _check_time(folder: Path, answer: Answer, roots: Sequence[bytes]) -> None:
         if roots:
             answer.add(Problem(Kind.UNKNOWN, "no-timestamp", "no authority said when it was sealed", str(file)))
         return
-    if not roots:
-        answer.notes.append("Its timestamp was not looked at: no authority's certificates were given")
-        return
     from holdfast.engine.audit.tlog.timestamps import verify_timestamp
 
     try:
         response, note = _read(file, _LARGEST_NOTE_BYTES), _read(folder / CHECKPOINT, _LARGEST_NOTE_BYTES)
+        if (digest := sha256(note).digest()) not in response:
+            raise Tampered(
+                "this is no timestamp of the checkpoint",
+                where=str(file),
+                expected=f"a response of an authority about {digest.hex()}",
+                found=f"{len(response)} bytes without that",
+            )
+        if not roots:
+            answer.notes.append("Who signed its timestamp was not looked at: no authority's certificates were given")
+            return
         found = verify_timestamp(response, note, roots)
     except HoldfastError as error:
         answer.add(of_error(error, "timestamp", str(file)))
