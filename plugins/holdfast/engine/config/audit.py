@@ -154,6 +154,13 @@ class Audit(Model):
     )
     prefix: RelativePath = Field("ledger", description="Folder in each site's bucket.")
     sources: dict[Name, Source] = Field(default_factory=dict)
+    look_back_hours: float = Field(
+        48.0,
+        ge=0,
+        le=720,
+        description="Each export lists the hours of so long that are sealed already once more, and seals what came to "
+        "them late. 0: none.",
+    )
     keys: AuditKeys = Field(default_factory=lambda: AuditKeys())
     timestamps: Timestamps | None = Field(
         None, description="Independent time for every checkpoint (RFC 3161); needs the extra `audit`."

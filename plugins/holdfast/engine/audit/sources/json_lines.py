@@ -195,6 +195,12 @@ class JsonLinesSource(ABC):
         if refusals and not tally.objects:
             raise refusals[0]
 
+    def listed(self, interval: Interval) -> Iterator[tuple[str, int]]:
+        """See `Lists`."""
+        for folder in self.folders(interval):
+            for info in filter(self.wanted, self._listed(folder)):
+                yield folder.object_id(info), info.size_bytes
+
     def completeness(self, interval: Interval) -> Coverage:
         """Of the last reading; an interval that was not read to its end is unknown."""
         tally = self._tally
