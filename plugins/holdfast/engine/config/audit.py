@@ -112,12 +112,17 @@ Source = Annotated[
 
 
 class AuditKeys(Model):
-    """Who signs a checkpoint: this machine's own Ed25519 key, and keys of clouds beside it."""
+    """Who signs a checkpoint: this machine's own Ed25519 key, and keys of clouds beside it; and who signs drills."""
 
     cosigners: tuple[str, ...] = Field(
         (),
         description="`aws-kms:…`, `gcp-kms:…`, `azure-key-vault:…`, `file:…`: each an ECDSA P-256 key, a file's may be "
         "Ed25519.",
+    )
+    drills: tuple[str, ...] = Field(
+        (),
+        description="Public keys that may sign drills' evidence: PEM files relative to the topology, or 32 bytes in "
+        "hex or base64. None: whatever key the evidence itself names.",
     )
 
 
