@@ -26,7 +26,8 @@ from holdfast.engine.audit.sources.cloudtrail import CloudTrail
 from holdfast.engine.audit.sources.line_objects import Limits
 from holdfast.engine.config.audit import AzureMonitorSource, CloudLoggingSource
 from holdfast.engine.objectstore import memory_store
-from holdfast.engine.objectstore.errors import PermissionRefused
+from holdfast.engine.objectstore._decorator import StoreDecorator
+from holdfast.engine.objectstore.errors import BucketNotFound, PermissionRefused
 from holdfast.engine.objectstore.interface import ObjectStore
 
 HOUR = timedelta(hours=1)
@@ -135,6 +136,29 @@ def test_an_azure_blob_that_grew_after_its_hour_is_sealed_again(tmp_path: Path) 
         assert (told[0].records, len(late_of(told[0]))) == (count, 1)
         assert sum(segment.rows for segment in done.manifest.segments) == count + 1
     assert world.verdict() == "fine"
+
+
+class NotMade(StoreDecorator):
+    """A container that Azure has not made yet: no record of its category came."""
+
+    def list(self, prefix: str = "", *, start_after: str | None = None) -> Any:
+        raise BucketNotFound("there is no such container", where="insights-logs-audit")
+
+
+def test_a_category_whose_container_is_not_there_keeps_no_other_from_being_looked_at(tmp_path: Path) -> None:
+    names = ("insights-activity-logs", "insights-logs-audit")
+    settings = AzureMonitorSource(
+        kind="azure-monitor", site="azure", resource_id="/SUBSCRIPTIONS/0F4D", hold_hours=0, categories=names
+    )
+    stores = dict(zip(names, (memory_store(), NotMade(memory_store())), strict=True))
+    world = World(tmp_path, lambda clock: AzureMonitor("fake", settings, stores, clock), look_back_hours=400)
+    stores[names[0]].put(BLOB.format(hour=8), lines(azure(4)))
+    world.export(at(1))
+    world.export(at(200))  # what is unknown is asked again for a week
+    stores[names[0]].put(BLOB.format(hour=8), lines(azure(6)))
+    _, told = world.export(at(201))
+    assert (told[0].records, len(late_of(told[0]))) == (6, 1)
+    assert "not-looked-back" not in {finding.code for one in told.values() for finding in one.findings}
 
 
 def test_a_log_file_that_cloudtrail_delivers_hours_later_is_sealed_with_its_digest(tmp_path: Path) -> None:

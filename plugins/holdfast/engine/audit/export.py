@@ -298,12 +298,12 @@ class _Collecting:
             source = _Closed(name, settings.kind, error)
         known, told = dict(_known(before, name)), dict[Interval, tuple[Finding, ...]]()
         new = source.intervals(window) if window else ()
-        try:
-            for interval, late in self.back.late(source, known).items():
-                known[interval], told[interval] = late.known, (late.finding,)
-        except HoldfastError as error:
+        late, failed = self.back.late(source, known)
+        for interval, one in late.items():
+            known[interval], told[interval] = one.known, (one.finding,)
+        if failed is not None:
             for interval in [*sorted(known), *new][-1:]:
-                told[interval] = (not_looked_for(self.back.since, error),)
+                told[interval] = (*told.get(interval, ()), not_looked_for(self.back.since, failed))
         asked = Asked(source, tuple(dict.fromkeys((*sorted(known), *new))), known, self.keys, told)
         units = tuple(collect(asked, self.folder / name, progress=self.progress))
         return Collected(source, window, units, reached=last.end if last else None), known

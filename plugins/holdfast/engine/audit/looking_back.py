@@ -17,6 +17,7 @@ from holdfast.engine.audit.before import Before
 from holdfast.engine.audit.coverage import parse_coverage
 from holdfast.engine.audit.interface import AuditSource, Coverage, Finding, Interval, Lists, State
 from holdfast.engine.audit.segments import read_objects
+from holdfast.errors import HoldfastError
 
 #: An object's id without the range of it that was sealed by itself.
 _RANGE = re.compile(r"#(bytes|inflated)=[0-9]+-[0-9]+\Z")
@@ -76,18 +77,24 @@ class LookingBack:
     since: datetime
     scratch: Path
 
-    def late(self, source: AuditSource, pending: Collection[Interval]) -> dict[Interval, Late]:
-        """By interval of the source what arrived since it was sealed.
+    def late(
+        self, source: AuditSource, pending: Collection[Interval]
+    ) -> tuple[dict[Interval, Late], HoldfastError | None]:
+        """By interval of the source what arrived since it was sealed; and why it was not looked for in all of them.
 
         Args:
             pending: intervals that are asked again anyway.
-
-        Raises:
-            HoldfastError: the source, or what is sealed of it, cannot be read.
         """
-        if not isinstance(source, Lists):
-            return {}
-        held, found = self._held(source.name), {}
+        found: dict[Interval, Late] = {}
+        try:
+            if isinstance(source, Lists):
+                found.update(self._late(source, source.name, pending))
+        except HoldfastError as error:
+            return found, error
+        return found, None
+
+    def _late(self, source: Lists, name: str, pending: Collection[Interval]) -> Iterator[tuple[Interval, Late]]:
+        held = self._held(name)
         for interval, coverage in sorted(held.newest.items()):
             if interval.start < self.since or interval in pending:
                 continue
@@ -97,8 +104,7 @@ class LookingBack:
             new = sorted(name for name, size in sizes.items() if held.sizes.get(name) != size and name not in told)
             if new:
                 known = frozenset(part for name in sizes for part in held.parts.get(name, ()))
-                found[interval] = Late(tuple(new), known, coverage.state)
-        return found
+                yield interval, Late(tuple(new), known, coverage.state)
 
     @cached_property
     def _seals(self) -> list[Before]:
