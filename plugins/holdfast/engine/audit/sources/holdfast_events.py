@@ -255,7 +255,7 @@ def _plan(found: _Record) -> _Event:
     what = f"{found['verb']} of {found['group']} from {found['source']} to {found['target']}: {found['reason']}"
     return _lifecycle(
         found, 3, "created_at", what, found["group"], uid=found["plan_id"], app_uid=found["plan_id"],
-        correlation=found["operation"],
+        correlation=found["operation"], user=found.get("asked_by"),
     )  # fmt: skip
 
 
@@ -266,6 +266,16 @@ def _step(found: _Record) -> _Event:
     return _lifecycle(
         found, _OTHER, "ended_at", what, found["plan_id"], uid=found["write_id"], correlation=found["plan_id"],
         status_id=_SUCCESS if done else _FAILURE, severity_id=1 if done else 3, status_detail=error.get("what"),
+        user=found.get("evidence", {}).get("approved_by"),
+    )  # fmt: skip
+
+
+def _approval(found: _Record) -> _Event:
+    asked = found["asked_by"] or "nobody"
+    what = f"the live restore of {found['source']} from {found['vault']}, asked for by {asked}, was approved"
+    return _api(
+        found, _OTHER, "approved_at", f"{what}: {found['reason']}", "approve", correlation=found["request"],
+        user=found["approved_by"], resource=(found["backup"], "backup"), at_site=found["site"], status_id=_SUCCESS,
     )  # fmt: skip
 
 
@@ -322,6 +332,7 @@ _MAKERS: Mapping[str, Callable[[_Record], _Event]] = {
     "holdfast.decision": _decision,
     "holdfast.plan": _plan,
     "holdfast.step": _step,
+    "holdfast.approval": _approval,
     "aborted": _aborted,
     "holdfast.drill-journal": _journal,
     "holdfast.restore-drill": _journal,
