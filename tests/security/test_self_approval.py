@@ -7,12 +7,14 @@ import pwd
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
 from typer.testing import CliRunner
 
 from hitl_world import ALICE, BOB, answer, asks, no_hitl_table, run_of  # noqa: F401 - a fixture
 from holdfast.cli.main import app
+from holdfast.engine.audit.sources.holdfast_events import normalise
 from holdfast.engine.config import Decision
 from holdfast.engine.health.interface import Verdict
 from holdfast.engine.recovery import SelfApproval, load_plan, new_plan, read_records, run_plan
@@ -88,7 +90,7 @@ def test_who_started_the_run_cannot_approve_it_and_somebody_else_can(
     operator = approve()
     asks(operator, context)
     assert "somebody else has to approve it" in str(operator.body)
-    with pytest.raises(AirflowFailException, match=r"may not approve it as well; expected the approval of somebody other"):
+    with pytest.raises(AirflowFailException, match=r"may not approve it as well; expected .* somebody other"):
         operator.execute_complete(context, answer(user))
     assert context["pushed"] == []
     assert_nothing_moved(world)
@@ -104,6 +106,11 @@ def test_who_started_the_run_cannot_approve_it_and_somebody_else_can(
     decided = records(world, context)["decide"].evidence
     assert (decided["asked_by"], decided["approved_by"]) == (asked_by, "bob")
     assert decided["four_eyes"] == {"required": True, "held": True}
+    plan = load_plan(world, GROUP, request_id(context))
+    raw = [one.model_dump_json().encode() for one in (plan, records(world, context)["decide"])]
+    events = normalise(pa.array(raw, pa.large_binary())).to_pylist()
+    assert f"asked for by {asked_by}: test" in events[0]["message"]
+    assert events[1]["message"].endswith("done, approved by bob")
 
 
 def test_what_a_task_returned_is_no_approval(world: World) -> None:

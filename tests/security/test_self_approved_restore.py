@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import yaml
 from airflow.sdk.exceptions import AirflowFailException
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 from folders import SITES, add_vault, folder_runtime, make_folders
 from hitl_world import ALICE, BOB, answer, asks, no_hitl_table, run_of  # noqa: F401 - a fixture
 from holdfast.cli.main import app
+from holdfast.engine.audit.sources.holdfast_events import normalise
 from holdfast.engine.audit.sources.holdfast_kinds import KINDS
 from holdfast.engine.pipeline.datasets import publish_dataset
 from holdfast.engine.pipeline.vaults import backing_up, opening
@@ -104,6 +106,9 @@ def test_who_started_the_run_cannot_approve_it_and_somebody_else_can(desk: Desk)
     assert (record["asked_by"], record["approved_by"], record["backup"]) == ("alice", "bob", desk.second)
     assert record["four_eyes"] == {"required": True, "held": True}
     assert [kind.name for kind in KINDS if kind.pattern.fullmatch(key)] == ["approval"]
+    (event,) = normalise(pa.array([json.dumps(record).encode()], pa.large_binary())).to_pylist()
+    assert (event["actor"]["user"]["name"], event["api"]["operation"]) == ("bob", "approve")
+    assert "asked for by alice" in event["message"]
     assert desk.restore(context, desk.second)["published"] is True
     assert desk.newest().labels.items() >= {"approved_by": "bob", "asked_by": "alice"}.items()
 

@@ -252,21 +252,24 @@ def _decision(found: _Record) -> _Event:
 
 
 def _plan(found: _Record) -> _Event:
-    what = f"{found['verb']} of {found['group']} from {found['source']} to {found['target']}: {found['reason']}"
+    # The class has no actor.
+    asked = f", asked for by {found['asked_by']}" if found.get("asked_by") else ""
+    what = f"{found['verb']} of {found['group']} from {found['source']} to {found['target']}{asked}: {found['reason']}"
     return _lifecycle(
         found, 3, "created_at", what, found["group"], uid=found["plan_id"], app_uid=found["plan_id"],
-        correlation=found["operation"], user=found.get("asked_by"),
+        correlation=found["operation"],
     )  # fmt: skip
 
 
 def _step(found: _Record) -> _Event:
     done = found["status"] == "done"
     what = f"step {found['step']} of {found['plan_id']} in epoch {found['epoch']}: {found['status']}"
+    if approved_by := found.get("evidence", {}).get("approved_by"):
+        what = f"{what}, approved by {approved_by}"
     error = found.get("error") or {}
     return _lifecycle(
         found, _OTHER, "ended_at", what, found["plan_id"], uid=found["write_id"], correlation=found["plan_id"],
         status_id=_SUCCESS if done else _FAILURE, severity_id=1 if done else 3, status_detail=error.get("what"),
-        user=found.get("evidence", {}).get("approved_by"),
     )  # fmt: skip
 
 
