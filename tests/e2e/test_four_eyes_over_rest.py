@@ -76,7 +76,13 @@ class Stage:
 
     def answer(self, user: str, run: DagRun) -> None:
         self.airflow.wait_for_question(run, "approve", timeout_seconds=240)
-        path = f"{run.dag_id}/dagRuns/{run.run_id}/taskInstances/approve/-1/hitlDetails"
+        task = f"{run.dag_id}/dagRuns/{run.run_id}/taskInstances/approve"
+        # Airflow 3.3.2 takes an answer that comes before the executor has told of the parked process for a lost task
+        # and retries it. No person is that fast.
+        parked = f"ti_id={self.ask(user, 'GET', task)['id']}"
+        log = self.airflow.state / "logs" / "scheduler.log"
+        eventually(lambda: any(parked in one and "executor_state=success" in one for one in log.open(errors="replace")))
+        path = f"{task}/-1/hitlDetails"
         said = self.ask(user, "PATCH", path, chosen_options=["Approve"], params_input={})
         assert said["responded_by"]["name"] == user
 
@@ -93,11 +99,10 @@ class Stage:
         return next(one.state for one in self.airflow.tasks(run) if one.task_id == task)
 
     def logs(self, run: DagRun, task: str) -> str:
-        """Every try's log with its errors' details, as JSON."""
+        """The newest try's log with its errors' details, as JSON."""
         path = f"/api/v2/dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances/{task}"
-        tries = range(1, self.airflow.request("GET", path)["try_number"] + 1)
-        full: dict[str, str | int] = {"full_content": "true"}
-        return json.dumps([self.airflow.request("GET", f"{path}/logs/{one}", params=full) for one in tries])
+        newest = self.airflow.request("GET", path)["try_number"]
+        return json.dumps(self.airflow.request("GET", f"{path}/logs/{newest}", params={"full_content": "true"}))
 
     def ends(self, run: DagRun, state: str, task: str) -> None:
         """The run ends so; the log of a task says why not."""
@@ -212,6 +217,6 @@ def test_a_live_restore_waits_for_somebody_else_than_who_started_it(stage: Stage
     stage.clear("alice", run, "approve")
     stage.answer("bob", run)
     stage.ends(run, "success", "restore")
-    eventually(lambda: stage.task(run, "restore") == "success")
+    assert stage.task(run, "restore") == "success"
     assert newest().snapshot_id != before.snapshot_id
     assert newest().labels.items() >= {"approved_by": "bob", "asked_by": "alice"}.items()

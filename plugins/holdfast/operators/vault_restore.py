@@ -177,7 +177,7 @@ class ApproveRestoreOperator(_OfLiveRestore, ApprovalOperator):
         )
 
     def execute(self, context: Context) -> Any:
-        """Find the backup and wait for a person."""
+        """Find the backup and wait for a person, unless one answered and this is a retry."""
         from holdfast.engine.pipeline.vaults import restoring
 
         with failing_clearly():
@@ -187,7 +187,11 @@ class ApproveRestoreOperator(_OfLiveRestore, ApprovalOperator):
                 self.vault,
                 **self.chosen(),
                 asked_by=context["dag_run"].triggering_user_name,
+                request=request_id(context),
             )
+        if asked.approved_by is not None:
+            self.log.info("Approved by %s: %s", asked.approved_by, asked.backup)
+            return {"backup": asked.backup, "approved": True, "approved_by": asked.approved_by}
         self.subject = f"Restore {self.source} of {self.group} from a backup?"
         self.body = asked.text
         try:

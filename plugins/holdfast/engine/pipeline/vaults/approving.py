@@ -118,6 +118,24 @@ def approve_restore(
     return made
 
 
+def recorded_approval(
+    runtime: Runtime, group: str, vault: str, wanted: Backup, state: EpochState, *, request: str | None
+) -> Approval | None:
+    """What was recorded of this request, backup and epoch, if anything was.
+
+    Raises:
+        NeedsHuman: what is there is no approval.
+    """
+    if request is None:
+        return None
+    key = _key(group, request, state, wanted)
+    try:
+        found = _read(runtime.store(state.active_site).get(key), key)
+    except ObjectNotFound:
+        return None
+    return found if (found.vault, found.backup) == (vault, wanted.backup_id) else None
+
+
 def approval_of(
     runtime: Runtime, group: str, vault: str, wanted: Backup, state: EpochState, *, request: str | None
 ) -> Approval | None:
@@ -129,15 +147,7 @@ def approval_of(
     """
     required = runtime.topology.group(group).four_eyes
     where = f"group {group}, backup {wanted.handle}"
-    found = None
-    if request is not None:
-        key = _key(group, request, state, wanted)
-        try:
-            found = _read(runtime.store(state.active_site).get(key), key)
-        except ObjectNotFound:
-            found = None
-    if found is not None and (found.vault, found.backup) != (vault, wanted.backup_id):
-        found = None
+    found = recorded_approval(runtime, group, vault, wanted, state, request=request)
     if required and found is None:
         raise NeedsHuman(
             "a second person has to approve a live restore",

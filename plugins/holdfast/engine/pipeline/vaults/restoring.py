@@ -224,10 +224,12 @@ class RestoreQuestion:
 
     Args:
         backup: a name that only the backup meant answers to.
+        approved_by: who approved it, where that is recorded already.
     """
 
     backup: str
     text: str
+    approved_by: str | None = None
 
 
 def question(
@@ -241,13 +243,16 @@ def question(
     reason: str,
     vault_site: str | None = None,
     asked_by: str | None = None,
+    request: str | None = None,
 ) -> RestoreQuestion:
     """Which backup it would be, and what it would take the place of. Raises as `restored_live`; reads no content.
 
     Args:
         asked_by: who asks for it; none: nobody, a schedule does.
+        request: under what it is to be approved (`approve_restore`).
     """
     from holdfast.engine.pipeline.active import require_active
+    from holdfast.engine.pipeline.vaults.approving import recorded_approval
 
     require_own(runtime, group, vault)
     found = opened(runtime, vault, "writer", site=vault_site)
@@ -267,7 +272,8 @@ def question(
         lines.append(f"Asked for by {asked_by}{needed}.")
     if found.alarm is not None:
         lines.append(f"Mind: {found.alarm}")
-    return RestoreQuestion(wanted.handle, "\n\n".join(lines))
+    approval = recorded_approval(runtime, group, vault, wanted, state, request=request)
+    return RestoreQuestion(wanted.handle, "\n\n".join(lines), approval.approved_by if approval else None)
 
 
 def live_summary(vault: str, done: PublishedRestore) -> dict[str, Any]:
