@@ -1,6 +1,6 @@
 """One step of the audit benchmark, a process a step.
 
-    python audit_worker.py make KIND COUNT FILE      events into a file, JSON lines, not measured
+    python audit_worker.py make KIND COUNT FILE      events and their objects' sizes into files; not measured
     python audit_worker.py seal KIND FILE FOLDER     read, normalise, commit, write and seal them; one process, one core
     python audit_worker.py verify FOLDER             verify the export, its key trusted
     python audit_worker.py naive KIND FILE FOLDER    the row-by-row path over the same events
@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from holdfast.engine.audit.interface import Batch, Coverage, Document, Interval,
 from holdfast.engine.audit.manifest import Retention
 from holdfast.engine.audit.seal import Collected, seal
 from holdfast.engine.audit.segments import EVENTS_SCHEMA
+from holdfast.engine.audit.sources.filling import Filling
 from holdfast.engine.audit.tlog.keys import LocalSigner
 from holdfast.engine.config.audit import AzureMonitorSource, CloudLoggingSource, KubernetesSource
 from holdfast.engine.objectstore import memory_store
@@ -41,7 +43,6 @@ START = datetime(2026, 11, 29, 12, tzinfo=UTC)
 DAY = Interval(START, START + timedelta(days=1))
 #: So many events an object holds, as one log file of a cloud does.
 _OF_AN_OBJECT = 5_000
-_BATCH_BYTES = 48 * 1024 * 1024
 KINDS: dict[str, Callable[[int], Iterator[bytes]]] = {
     "cloudtrail": cloudtrail_events.events,
     "cloud-logging": cloud_events.gcp,
@@ -83,24 +84,17 @@ class Lines:
         return [window]
 
     def read(self, interval: Interval) -> Iterator[Batch]:
-        objects: list[SourceObject] = []
-        counts: list[int] = []
-        parts: list[bytes] = []
-        size = 0
+        batch = Filling()
         for content in _objects(self.file):
             records = content.split(b"\n")
             digest = hashlib.sha256(content).hexdigest()
-            objects.append(SourceObject(f"object-{self._objects:06d}", len(content), digest, digest))
-            counts.append(len(records))
-            parts += records
-            size += len(content)
+            batch.add(SourceObject(f"object-{self._objects:06d}", len(content), digest, digest), records)
             self._objects += 1
             self._rows += len(records)
-            if size >= _BATCH_BYTES:
-                yield Batch(tuple(objects), tuple(counts), pa.array(parts, pa.large_binary()))
-                objects, counts, parts, size = [], [], [], 0
-        if objects:
-            yield Batch(tuple(objects), tuple(counts), pa.array(parts, pa.large_binary()))
+            if batch.is_full:
+                yield batch.take()
+        if batch.objects:
+            yield batch.take()
 
     def completeness(self, interval: Interval) -> Coverage:
         return Coverage(interval, "bench", 1, 1, self._objects, self._rows)
@@ -111,19 +105,20 @@ class Lines:
 
 def _objects(file: Path) -> Iterator[bytes]:
     with file.open("rb") as opened:
-        lines: list[bytes] = []
-        for line in opened:
-            lines.append(line[:-1])
-            if len(lines) == _OF_AN_OBJECT:
-                yield b"\n".join(lines)
-                lines = []
-        if lines:
-            yield b"\n".join(lines)
+        for size in json.loads(_sizes(file).read_bytes()):
+            yield opened.read(size)[:-1]
+
+
+def _sizes(file: Path) -> Path:
+    return file.with_suffix(".sizes")
 
 
 def make(kind: str, count: str, file: str) -> None:
+    events, sizes = KINDS[kind](int(count)), []
     with Path(file).open("wb") as opened:
-        opened.writelines(event + b"\n" for event in KINDS[kind](int(count)))
+        while lines := b"".join(event + b"\n" for event in islice(events, _OF_AN_OBJECT)):
+            sizes.append(opened.write(lines))
+    _sizes(Path(file)).write_text(json.dumps(sizes))
 
 
 def seal_all(kind: str, file: str, folder: str) -> None:

@@ -29,6 +29,7 @@ from holdfast.engine.audit.interface import (
 from holdfast.engine.audit.manifest import safe_path
 from holdfast.engine.audit.privacy.keys import SubjectKeys
 from holdfast.engine.audit.segments import SegmentWriter
+from holdfast.engine.memory import blocks_kept
 from holdfast.errors import HoldfastError
 
 #: An interval that brings a unit to so many events, or bytes of them, ends it.
@@ -108,6 +109,7 @@ class Asked:
     keys: SubjectKeys | None = None
 
 
+@blocks_kept()
 def collect(asked: Asked, folder: Path, *, progress: Progress = lambda *_: None) -> list[Unit]:
     """Read a source into a folder; what a run before this one read whole is not read again.
 

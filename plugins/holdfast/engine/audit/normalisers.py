@@ -39,7 +39,7 @@ def _cloud_logging(raw: pa.LargeBinaryArray) -> pa.Table:
     from holdfast.engine.audit.sources.json_blocks import parse
     from holdfast.engine.audit.sources.mapping import concat
 
-    return concat(normalised(block) for block in parse(raw.to_pylist(), CloudLogging.shapes))
+    return concat(normalised(block) for block in parse(raw, CloudLogging.shapes))
 
 
 def _azure_monitor(raw: pa.LargeBinaryArray) -> pa.Table:
@@ -48,4 +48,4 @@ def _azure_monitor(raw: pa.LargeBinaryArray) -> pa.Table:
     from holdfast.engine.audit.sources.json_blocks import parse
     from holdfast.engine.audit.sources.mapping import concat
 
-    return concat(normalised(block) for block in parse(raw.to_pylist(), AzureMonitor.shapes))
+    return concat(normalised(block) for block in parse(raw, AzureMonitor.shapes))

@@ -41,6 +41,7 @@ from holdfast.engine.audit.tlog.errors import NoteRefused
 from holdfast.engine.audit.tlog.keys import VerifierKey
 from holdfast.engine.audit.tlog.merkle import CompactRange, folded
 from holdfast.engine.audit.tlog.notes import Policy, verify_checkpoint
+from holdfast.engine.memory import blocks_kept
 from holdfast.engine.snapshot.documents import canonical
 from holdfast.errors import ConfigError, HoldfastError
 
@@ -87,6 +88,7 @@ class Verified:
         return self.manifest
 
 
+@blocks_kept()
 def verify_export(
     folder: Path,
     *,

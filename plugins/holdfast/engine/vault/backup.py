@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
+from holdfast.engine.memory import blocks_kept
 from holdfast.engine.snapshot.digest import Hasher
 from holdfast.engine.snapshot.documents import iso_utc
 from holdfast.engine.vault.append import append
@@ -21,7 +22,6 @@ from holdfast.engine.vault.backups import Backup, live_backups, newest, read_bac
 from holdfast.engine.vault.chunking import TABLES, Chunker
 from holdfast.engine.vault.errors import Damaged, SourceChanged, WrongKey
 from holdfast.engine.vault.log import LogEntry
-from holdfast.engine.vault.memory import blocks_kept
 from holdfast.engine.vault.pack import PackClass
 from holdfast.engine.vault.reading import ChunkReader
 from holdfast.engine.vault.session import PACK_BYTES, Session, Stored

@@ -12,11 +12,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from holdfast.engine.memory import blocks_kept
 from holdfast.engine.snapshot.digest import Hasher
 from holdfast.engine.vault.backup import Progress
 from holdfast.engine.vault.backups import Backup
 from holdfast.engine.vault.errors import Damaged
-from holdfast.engine.vault.memory import blocks_kept
 from holdfast.engine.vault.paths import check_paths, chosen
 from holdfast.engine.vault.reading import ChunkReader
 from holdfast.engine.vault.tree import TreeRow, rows_of

@@ -13,6 +13,7 @@ from functools import partial
 from blake3 import blake3
 
 from holdfast.clock import Clock
+from holdfast.engine.memory import blocks_kept
 from holdfast.engine.objectstore.errors import ObjectNotFound
 from holdfast.engine.vault import layout
 from holdfast.engine.vault.backups import Backup, live_backups
@@ -21,7 +22,6 @@ from holdfast.engine.vault.errors import Damaged, HistoryDamaged, WrongKey
 from holdfast.engine.vault.index import ChunkIndex
 from holdfast.engine.vault.keysets import keyset_name
 from holdfast.engine.vault.log import parse_entry
-from holdfast.engine.vault.memory import blocks_kept
 from holdfast.engine.vault.pack import PackClass, PackInfo, StoredChunk, read_table
 from holdfast.engine.vault.parallel import each
 from holdfast.engine.vault.reading import ChunkReader, open_head

@@ -144,7 +144,7 @@ def test_rows_and_records_are_never_mistaken_for_each_other(lines: list[bytes]) 
 def read(lines: list[bytes]) -> list[tuple[dict[str, Any], bool]]:
     """Each record's fields, and whether it was understood."""
     found = []
-    for block in parse(lines, SHAPES):
+    for block in parse(pa.array(lines, pa.large_binary()), SHAPES):
         rows = block.table.to_pylist()
         found += zip(rows, block.understood.to_pylist() if block.understood else [True] * len(rows), strict=True)
     return found
@@ -472,5 +472,5 @@ def test_one_odd_record_does_not_slow_its_whole_block_down(monkeypatch: pytest.M
     monkeypatch.setattr(json_blocks, "_load", lambda record, shapes: alone.append(record) or slow(record, shapes))
     lines = list(kubernetes(5000))
     lines[1234] = json.dumps({"apiVersion": 7}).encode()
-    parse(lines, SHAPES)
+    parse(pa.array(lines, pa.large_binary()), SHAPES)
     assert len(alone) <= json_blocks.SMALL_BLOCK

@@ -85,7 +85,7 @@ def normalise(raw: pa.LargeBinaryArray) -> pa.Table:
 
     A record without a time gets 0, the beginning of 1970, since OCSF wants one.
     """
-    table = parse_all(raw.to_pylist(), _ROW)
+    table = parse_all(raw, _ROW)
     rows = {name: table[name].combine_chunks() for name in table.column_names}
     known = pc.and_(pc.is_valid(rows["event"]), pc.is_valid(rows["event_log_id"]))
     columns = _Columns(rows, known)

@@ -92,7 +92,7 @@ _FIELDS = pa.schema(
 
 def normalise(raw: pa.LargeBinaryArray) -> pa.Table:
     """One row of OCSF for each record, in order. See `AuditSource.normalise`."""
-    return _events(parse_all(raw.to_pylist(), _FIELDS)) if len(raw) else SCHEMA.empty_table()
+    return _events(parse_all(raw, _FIELDS)) if len(raw) else SCHEMA.empty_table()
 
 
 class _Columns:
@@ -300,15 +300,11 @@ def _resources(found: pa.ListArray, wanted: pa.Array) -> pa.Array:
     keep = pc.and_(pc.take(wanted, indices), pc.is_valid(arn))
     if not pc.any(keep).as_py():
         return pa.nulls(len(found), kind)
-    indices, arn, named = indices.filter(keep), arn.filter(keep), named.filter(keep)
-    counts = pc.value_counts(indices)
-    sizes = [0] * len(found)
-    for item in counts.to_pylist():
-        sizes[item["values"]] = item["counts"]
-    offsets = [0]
-    for size in sizes:
-        offsets.append(offsets[-1] + size)
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), resources(uid=arn, type=named), type=kind)
+    # How many are kept of all before each, and at which of them each row's begin.
+    kept = pa.concat_arrays([pa.array([0], pa.int32()), pc.cumulative_sum(pc.cast(keep, pa.int32()))])
+    ends = pc.cumulative_sum(pc.fill_null(pc.list_value_length(found), 0))
+    offsets = kept.take(pa.concat_arrays([pa.array([0], ends.type), ends]))
+    return pa.ListArray.from_arrays(offsets, resources(uid=arn.filter(keep), type=named.filter(keep)), type=kind)
 
 
 def _objects(found: pa.ListArray, wanted: pa.Array) -> dict[str, pa.Array]:

@@ -35,7 +35,7 @@ def are_decisions(raw: pa.LargeBinaryArray) -> pa.BooleanArray:
 
 def normalise(raw: pa.LargeBinaryArray) -> pa.Table | None:
     """One row of OCSF per decision, in order; ``None`` when one of them is not whole."""
-    lines = _parsed(raw.to_pylist())
+    lines = _parsed(raw)
     if lines is None:
         return None
     allowed, name, site = lines["allowed"], lines["resource.name"], lines["target.site"]
@@ -69,7 +69,7 @@ def normalise(raw: pa.LargeBinaryArray) -> pa.Table | None:
     )
 
 
-def _parsed(bodies: list[bytes]) -> dict[str, pa.Array] | None:
+def _parsed(bodies: pa.LargeBinaryArray) -> dict[str, pa.Array] | None:
     block = read_whole(bodies, (Shape(_LINE),))
     if block is None:
         return None

@@ -9,6 +9,7 @@ followed by a ``{``, and a string holds no newline. So every record gave one row
 from __future__ import annotations
 
 import json
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -61,11 +62,11 @@ class Block:
     understood: pa.BooleanArray | None = None
 
 
-def parse(records: Sequence[bytes], shapes: Sequence[Shape]) -> list[Block]:
+def parse(records: pa.LargeBinaryArray, shapes: Sequence[Shape]) -> list[Block]:
     """The records, in order.
 
     Args:
-        records: one JSON document each, if all is well.
+        records: one JSON document each, if all is well; none is null.
         shapes: by preference; the last one takes what fits no other.
     """
     blocks: list[Block] = []
@@ -74,27 +75,29 @@ def parse(records: Sequence[bytes], shapes: Sequence[Shape]) -> list[Block]:
     return [_joined(same) for same in _alike(blocks)]
 
 
-def parse_all(records: Sequence[bytes], schema: pa.Schema) -> pa.Table:
+def parse_all(records: pa.LargeBinaryArray, schema: pa.Schema) -> pa.Table:
     """One row per record, in order, for records of one shape; what is not as it should be is null."""
     blocks = parse(records, (Shape(schema),))
     return blocks[0].table.combine_chunks() if blocks else schema.empty_table()
 
 
-def _runs(records: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
-    start = size = 0
-    for end, record in enumerate(records, 1):
-        size += len(record)
-        if size >= RUN_BYTES or end == len(records):
-            yield records[start:end]
-            start, size = end, 0
+def _runs(records: pa.LargeBinaryArray) -> Iterator[pa.LargeBinaryArray]:
+    count, start = len(records), 0
+    if not count:
+        return
+    ends = _ends(records)
+    while start < count:
+        end = min(bisect_left(ends, ends[start] + RUN_BYTES, start + 1), count)
+        yield records.slice(start, end - start)
+        start = end
 
 
-def _parse_run(records: Sequence[bytes], shapes: Sequence[Shape]) -> list[Block]:
+def _parse_run(records: pa.LargeBinaryArray, shapes: Sequence[Shape]) -> list[Block]:
     block = read_whole(records, shapes)
     if block is not None:
         return [block]
     if len(records) <= SMALL_BLOCK:
-        return _one_by_one(records, shapes)
+        return _one_by_one(records.to_pylist(), shapes)
     half = len(records) // 2
     return [*_parse_run(records[:half], shapes), *_parse_run(records[half:], shapes)]
 
@@ -120,21 +123,29 @@ def _joined(blocks: Sequence[Block]) -> Block:
     )
 
 
-def read_whole(records: Sequence[bytes], shapes: Sequence[Shape]) -> Block | None:
+def read_whole(records: pa.LargeBinaryArray, shapes: Sequence[Shape]) -> Block | None:
     """All records at once as the first shape that they are of; None where one of them is odd in any way."""
-    data = b"\n".join(records)
-    if b"\r" in data:
-        records = [record.rstrip(b"\r") for record in records]
-    if not all(record[:1] == b"{" and record[-1:] == b"}" for record in records):
+    ends, content = _ends(records), records.buffers()[2]
+    content = content.slice(ends[0], ends[-1] - ends[0]).to_pybytes() if content is not None else b""
+    # Looked for where nothing separates them: to count separators takes as long as a quarter of reading the records.
+    if b"\n" in content or b"\0" in content or not _is_utf8(content):
         return None
-    if data.count(b"\n") != len(records) - 1 or b"\0" in data or not _is_utf8(data):
+    lines: list[bytes] = records.to_pylist()
+    whole = [line.rstrip(b"\r") for line in lines] if b"\r" in content else lines
+    if not all(line[:1] == b"{" and line[-1:] == b"}" for line in whole):
         return None
+    data = b"\n".join(lines)
     for shape in shapes:
-        if shape.marks in data:
+        if shape.marks in content:
             table = _table(data, shape.schema)
-            if table is not None and table.num_rows == len(records) and shape.holds(table):
+            if table is not None and table.num_rows == len(lines) and shape.holds(table):
                 return Block(table)
     return None
+
+
+def _ends(records: pa.LargeBinaryArray) -> memoryview:
+    """Where in their buffer the records lie: one number more than there are records."""
+    return memoryview(records.buffers()[1]).cast("q")[records.offset : records.offset + len(records) + 1]
 
 
 def _table(data: bytes, schema: pa.Schema) -> pa.Table | None:
@@ -185,7 +196,7 @@ def _load(record: bytes, shapes: Sequence[Shape]) -> dict[str, Any] | None:
     except (ValueError, RecursionError) as error:
         if isinstance(error, json.JSONDecodeError) and b"Inf" not in record:
             return None
-        block = read_whole([record], shapes)
+        block = read_whole(pa.array([record], pa.large_binary()), shapes)
         found = None if block is None else block.table.to_pylist()[0]
     return found if isinstance(found, dict) else None
 

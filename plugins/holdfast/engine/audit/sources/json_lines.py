@@ -219,7 +219,7 @@ class JsonLinesSource(ABC):
     def normalise(self, raw: pa.LargeBinaryArray) -> pa.Table:
         """The records as OCSF; those of the batch that was read last are not parsed again."""
         parsed = self._parsed
-        blocks = parsed.blocks if parsed is not None and parsed.raw is raw else parse(raw.to_pylist(), self.shapes)
+        blocks = parsed.blocks if parsed is not None and parsed.raw is raw else parse(raw, self.shapes)
         return concat(self.as_ocsf(block) for block in blocks)
 
     # -- reading -----------------------------------------------------------------------------------------------------
@@ -291,7 +291,7 @@ class JsonLinesSource(ABC):
     def _batch(self, parts: Sequence[Part], tally: Tally) -> Batch:
         records = [record for part in parts for record in part.records]
         raw = binary_array(records)
-        blocks = parse(records, self.shapes)
+        blocks = parse(raw, self.shapes)
         for part in parts:
             tally.findings.extend(part.findings)
         for block in blocks:

@@ -11,7 +11,7 @@ import pytest
 _PAGES_IN_A_BLOCK = 16 * 1024 * 1024 // 4096
 _CODE = """
 import resource
-from holdfast.engine.vault.memory import blocks_kept
+from holdfast.engine.memory import blocks_kept
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
