@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from audit_world import AuditWorld, FakeSource, add_audit, event
 from holdfast.cli.main import app
+from holdfast.engine.audit import segments
 from holdfast.engine.audit.chain import verify_exports
 from holdfast.engine.audit.errors import Tampered
 from holdfast.engine.audit.interface import Document
@@ -185,7 +186,11 @@ class Guests(FakeSource):
         return table.set_column(table.schema.get_field_index("resources"), "resources", pa.array(found, kind))
 
 
-def test_what_pseudonyms_do_not_cover_is_told_with_how_much_of_it_is_protected(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rows_of_a_group", [50_000, 4])
+def test_what_pseudonyms_do_not_cover_is_told_with_how_much_of_it_is_protected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows_of_a_group: int
+) -> None:
+    monkeypatch.setattr(segments, "_ROW_GROUP_ROWS", rows_of_a_group)
     events = [event(n, actor="" if n >= 7 else PEOPLE[0], guest="guest@example.net") for n in range(9)]
     done = looked_at(private_world(tmp_path, Guests([[events]])))
     counts = {(one.part, one.path): (count, done.protected[one]) for one, count in done.events.items()}
@@ -195,10 +200,12 @@ def test_what_pseudonyms_do_not_cover_is_told_with_how_much_of_it_is_protected(t
 
 
 def test_a_name_of_a_field_that_is_personal_is_not_shown(tmp_path: Path) -> None:
-    record = {"labels": {"jane.doe@example.com": {"x": "203.0.113.9"}, "Jane Doe": "a@example.com"}}
+    labels = {"jane.doe@example.com": {"x": "203.0.113.9"}, "Jane Doe": "a@example.com", "NO9386011117947": 1}
+    record = {"labels": labels}
     done = of_records(tmp_path, json.dumps(record).encode())
     assert found_in(done) == {
         ("raw", "$.labels.* (name)", Kind.EMAIL),
+        ("raw", "$.labels.* (name)", Kind.IBAN),
         ("raw", "$.labels.*.x", Kind.IP),
         ("raw", "$.labels.*", Kind.EMAIL),
     }
