@@ -83,6 +83,12 @@ def test_a_moment_that_is_none_is_refused_clearly(topology: Path) -> None:
         run(ExportAuditOperator(task_id="export", until="{{ 7*7 }}", topology_path=str(topology)))
 
 
+def test_a_window_in_the_future_is_refused_and_not_sealed(topology: Path) -> None:
+    with pytest.raises(AirflowFailException, match="ends in the future"):
+        run(ExportAuditOperator(task_id="export", until="2140-01-01", topology_path=str(topology)))
+    assert not list(topology.parent.glob("site-*/ledger/*"))
+
+
 def test_a_site_that_is_none_is_refused_when_the_dag_is_parsed(topology: Path) -> None:
     from holdfast.errors import ConfigError
 

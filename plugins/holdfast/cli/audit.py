@@ -50,7 +50,7 @@ def export(
     since: Annotated[
         str | None, typer.Option("--since", help="Where a source's first export begins (ISO 8601).")
     ] = None,
-    until: Annotated[str | None, typer.Option("--until", help="Where it ends; default: now.")] = None,
+    until: Annotated[str | None, typer.Option("--until", help="Where it ends, at latest now; default: now.")] = None,
     document: Annotated[
         list[Path] | None, typer.Option("--document", help="A file to be sealed too, e.g. posture findings.")
     ] = None,
@@ -62,7 +62,8 @@ def export(
     Interrupted, it goes on where it was. A source that cannot be read is sealed as unknown and asked again by the next
     export; whether anything is missing, `audit verify` and `audit coverage` tell.
 
-    Exit codes: 0 sealed, 1 failed, 2 bad input, 3 another export runs here, 5 the ledger was tampered with.
+    Exit codes: 0 sealed, 1 failed, 2 bad input, 3 another export runs here, or the clock is behind the newest seal, 5
+    the ledger was tampered with.
     """
     from holdfast.engine.audit.export import export_audit
     from holdfast.engine.audit.moments import parse_moment

@@ -23,7 +23,7 @@ class ExportAuditOperator(HoldfastOperator):
     A source that cannot be read does not fail the task: it is sealed as unknown, and asked again by the next run. With
     an outlet the ledger's asset gets an event with the seal.
 
-    :param until: where the window ends (ISO 8601); empty: now. (templated)
+    :param until: where the window ends (ISO 8601), at latest now; empty: now. (templated)
     :returns: the seal, its root, and per source its state and events.
     """
 

@@ -38,6 +38,7 @@ from holdfast.engine.audit.signing import cosigners, require_signed
 from holdfast.engine.audit.sources.airflow_position import POSITION
 from holdfast.engine.audit.sources.open import Earlier, open_source
 from holdfast.engine.audit.tiling import write_tiles
+from holdfast.engine.audit.window import require_window, sealing_moment, window_ends
 from holdfast.engine.config.audit import Audit, Source
 from holdfast.engine.objectstore.prefixed import PrefixedStore
 from holdfast.engine.runtime import Runtime
@@ -127,15 +128,16 @@ def export_audit(
 
     Args:
         output: an empty folder that gets a copy of the export.
-        since: where the first export of a source begins; later ones begin where the one before ended.
-        until: where it ends; by default now.
+        since: where the first export of a source begins, before `until`; later ones begin where the one before ended.
+        until: where it ends, at latest now and not before a source's last one did; by default now.
         documents: what else belongs to it, e.g. a report; names are unique.
         opener: opens a source of the topology.
         progress: told ``(source, interval, events so far)``.
 
     Raises:
-        ConfigError: there is no ``audit``, or a folder is not empty.
+        ConfigError: there is no ``audit``, a folder is not empty, or the window cannot be.
         Refused: another export runs on this machine.
+        ClockBehind: the clock is behind what was sealed.
         SealedMeanwhile: somebody else appended; run it again.
         Tampered: the ledger is not what it was.
         ObjectStoreError: its first site does not answer.
@@ -154,7 +156,10 @@ def export_audit(
         if before.manifest is not None and previous is not None:
             # A run that was killed behind the record had not locked it; what is locked already stays as it is.
             lock_export(runtime, before.manifest, previous, ledger.stores)
-        staging, end = _staging(home, previous, until or runtime.clock.now())
+        ends = window_ends(before.manifest, settings.sources)
+        now = sealing_moment(runtime.clock, previous, ends.values())
+        require_window(since, until, ends, now)
+        staging, end = _staging(home, previous, until or now)
         keys = open_keys(runtime, settings)
         if keys is not None:
             keys.settle()
@@ -171,7 +176,7 @@ def export_audit(
             previous=previous,
             signers=signers,
             retention=retention_of(settings, runtime.clock.now(), runtime.topology.beside(retention.FILE)),
-            at=runtime.clock.now(),
+            at=sealing_moment(runtime.clock, previous, [end]),
             by=runtime.holder,
             keep=_kept(staging / "leaves"),
         )
