@@ -10,7 +10,7 @@ import pytest
 
 from audit_world import HOUR, START, AuditWorld, FakeSource, event
 from holdfast.clock import FakeClock
-from holdfast.engine.audit.errors import ClockBehind
+from holdfast.engine.audit.errors import ClockBehind, Tampered
 from holdfast.engine.audit.export import open_ledger
 from holdfast.errors import ConfigError
 
@@ -84,3 +84,71 @@ def test_nothing_is_sealed_behind_a_window_from_the_future(world: AuditWorld, mo
     with pytest.raises(ClockBehind, match="where a window ends"):
         world.export()
     assert seals(world) == [0]
+
+
+def files(world: AuditWorld, site: str, below: str) -> list[Path]:
+    return sorted(path for path in (world.folder / site / "ledger" / below).rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_ledger_whose_newest_seal_was_taken_away_everywhere_is_refused(world: AuditWorld, kept: int) -> None:
+    """No site tells of it: only this machine knows that there was another seal."""
+    for _ in range(2):
+        world.export()
+        world.clock.advance(HOUR.total_seconds())
+    for site in ("site-b", "site-c"):
+        for path in files(world, site, "seals")[kept:]:
+            path.unlink()
+    with pytest.raises(Tampered, match="rolled back") as raised:
+        world.export()
+    assert raised.value.exit_code == 5
+    assert str(raised.value.expected).startswith("seal 1")
+    assert len(seals(world)) == kept
+
+
+def test_a_ledger_with_another_seal_of_the_same_number_is_refused(world: AuditWorld) -> None:
+    world.export()
+    for site in ("site-b", "site-c"):
+        files(world, site, "seals")[0].unlink()
+    remembered = world.environ
+    world.environ = {**remembered, "HOLDFAST_STATE": str(world.folder / "other")}
+    key = world.folder / "other" / "signing-key.pem"
+    key.parent.mkdir()
+    key.write_bytes((world.folder / "state" / "signing-key.pem").read_bytes())
+    key.chmod(0o600)
+    for _ in range(2):  # another machine, which knows nothing of the first one's seal
+        world.clock.advance(HOUR.total_seconds())
+        world.export()
+    world.environ = remembered
+    with pytest.raises(Tampered, match="forked"):
+        world.export()
+
+
+def test_what_another_machine_sealed_since_is_gone_on_from(world: AuditWorld) -> None:
+    world.export()
+    (head,) = (world.folder / "state" / "audit").rglob("head.json")
+    held = head.read_bytes()
+    world.clock.advance(HOUR.total_seconds())
+    world.export()
+    head.write_bytes(held)
+    world.clock.advance(HOUR.total_seconds())
+    assert world.export().record.seal == 2
+    assert b'"seal":2' in head.read_bytes()
+
+
+def test_a_killed_export_is_remembered_by_the_next(world: AuditWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr("holdfast.engine.audit.export.lock_export", kill)
+        with pytest.raises(Killed):
+            world.export()
+    for site in ("site-b", "site-c"):
+        for path in files(world, site, "seals"):
+            path.unlink()
+    with pytest.raises(Tampered, match="rolled back"):
+        world.export()

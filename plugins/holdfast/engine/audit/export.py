@@ -33,6 +33,7 @@ from holdfast.engine.audit.ocsf.schema import build
 from holdfast.engine.audit.own import own_documents
 from holdfast.engine.audit.privacy.certificates import deliver, new_certificates
 from holdfast.engine.audit.privacy.keys import SubjectKeys, open_keys
+from holdfast.engine.audit.remembered import home_at, remember, require_goes_on
 from holdfast.engine.audit.seal import Collected, Sealed, seal
 from holdfast.engine.audit.signing import cosigners, require_signed
 from holdfast.engine.audit.sources.airflow_position import POSITION
@@ -111,7 +112,7 @@ def open_ledger(runtime: Runtime) -> Ledger:
 
 def home_of(runtime: Runtime, settings: Audit) -> Path:
     """Where this machine keeps what belongs to the ledger until it is sealed."""
-    return runtime.state_folder / "audit" / sha256(settings.origin.encode()).hexdigest()[:16]
+    return home_at(runtime.state_folder, settings.origin)
 
 
 def export_audit(
@@ -149,8 +150,10 @@ def export_audit(
     home = home_of(runtime, settings)
     with alone(home):
         previous = ledger.head()
+        require_goes_on(ledger, previous, home)
         if previous is not None:
             require_signed(previous, signers)
+            remember(previous, home)
             ledger.repair(previous, _empty(home / "repair"))
         before = _Before(ledger, previous)
         if before.manifest is not None and previous is not None:
@@ -181,7 +184,7 @@ def export_audit(
             keep=_kept(staging / "leaves"),
         )
         _timestamp(runtime, settings, sealed)
-        exported = _publish(runtime, ledger, previous, sealed, output)
+        exported = _publish(runtime, home, ledger, previous, sealed, output)
         if keys is not None:
             deliver(keys.stores, home)
         shutil.rmtree(staging, ignore_errors=True)
@@ -216,9 +219,10 @@ def _runs(staging: Path) -> Iterator[list[bytes]]:
 
 
 def _publish(
-    runtime: Runtime, ledger: Ledger, previous: SealRecord | None, sealed: Sealed, output: Path | None
+    runtime: Runtime, home: Path, ledger: Ledger, previous: SealRecord | None, sealed: Sealed, output: Path | None
 ) -> Exported:
     copied = ledger.publish(sealed.folder, sealed.manifest, sealed.record)
+    remember(sealed.record, home)
     locked = lock_export(runtime, sealed.manifest, sealed.record, [one.site for one in copied if one.error is None])
     staging = sealed.folder.parent
     copied = [
