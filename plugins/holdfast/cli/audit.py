@@ -63,7 +63,7 @@ def export(
     export; whether anything is missing, `audit verify` and `audit coverage` tell.
 
     Exit codes: 0 sealed, 1 failed, 2 bad input, 3 another export runs here, or the clock is behind the newest seal, 5
-    the ledger was tampered with.
+    the ledger was tampered with, 6 sealed, but in one cloud alone.
     """
     from holdfast.engine.audit.export import export_audit
     from holdfast.engine.audit.moments import parse_moment
@@ -78,9 +78,11 @@ def export(
         documents=list(_documents(document or ())),
         progress=_Intervals(),
     )
+    for problem in done.problems:
+        errors.print(f"holdfast: {problem.kind}: {problem}", style="yellow", markup=False)
     if as_json:
         print_json(done.to_json())
-        return
+        raise typer.Exit(done.exit_code)
     table = Table("source", "kind", "events", "state", box=None)
     for one in done.manifest.sources:
         table.add_row(one.name, one.kind, f"{one.records:,}", state_text(str(one.state)))
@@ -95,6 +97,7 @@ def export(
             console.print(f"  {copy.site}: its tiles are behind, the next seal makes up for it: {copy.tiles}")
     if done.folder is not None:
         console.print(f"A copy is in {done.folder}; verify it: holdfast audit verify {done.folder}")
+    raise typer.Exit(done.exit_code)
 
 
 @app.command("verify")

@@ -11,7 +11,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from functools import cached_property, partial
 from hashlib import sha256
@@ -24,7 +24,7 @@ from holdfast.engine.audit import pending as pendings
 from holdfast.engine.audit import retention
 from holdfast.engine.audit.collect import Asked, Progress, collect, staged_units
 from holdfast.engine.audit.coverage import worst
-from holdfast.engine.audit.errors import Tampered
+from holdfast.engine.audit.errors import NotComplete, Tampered
 from holdfast.engine.audit.interface import AuditSource, Batch, Coverage, Document, Interval, SourceUnreadable, State
 from holdfast.engine.audit.ledger import Copied, Ledger, SealRecord, export_names, require_empty
 from holdfast.engine.audit.locking import lock_export, retention_of
@@ -33,8 +33,10 @@ from holdfast.engine.audit.ocsf.schema import build
 from holdfast.engine.audit.own import own_documents
 from holdfast.engine.audit.privacy.certificates import deliver, new_certificates
 from holdfast.engine.audit.privacy.keys import SubjectKeys, open_keys
+from holdfast.engine.audit.problems import Problem
 from holdfast.engine.audit.remembered import home_at, remember, require_goes_on
 from holdfast.engine.audit.seal import Collected, Sealed, seal
+from holdfast.engine.audit.shortfalls import ONE_CLOUD, where_it_lacks
 from holdfast.engine.audit.signing import cosigners, require_signed
 from holdfast.engine.audit.sources.airflow_position import POSITION
 from holdfast.engine.audit.sources.open import Earlier, open_source
@@ -60,6 +62,7 @@ class Exported:
         folder: where a copy of it was written; ``None``: nowhere but the ledger.
         copied: per site whether it has the seal.
         locked: per site until when its objects are locked, or why not.
+        problems: what it is not though it was sealed: at every site, in two clouds.
     """
 
     folder: Path | None
@@ -67,6 +70,12 @@ class Exported:
     record: SealRecord
     copied: tuple[Copied, ...]
     locked: dict[str, str]
+    problems: tuple[Problem, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 6 where it lies in one cloud alone."""
+        return NotComplete.exit_code if any(one.code == ONE_CLOUD for one in self.problems) else 0
 
     @property
     def state(self) -> State:
@@ -87,6 +96,8 @@ class Exported:
             "sites": {one.site: None if one.error is None else str(one.error) for one in self.copied},
             "tiles": {one.site: None if one.tiles is None else str(one.tiles) for one in self.copied},
             "locked": self.locked,
+            "problems": [asdict(one) for one in self.problems],
+            "exit_code": self.exit_code,
         }
 
 
@@ -236,7 +247,8 @@ def _publish(
             target = output / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(sealed.folder / name, target)
-    return Exported(output, sealed.manifest, sealed.record, tuple(copied), locked)
+    problems = tuple(where_it_lacks(runtime.topology, copied))
+    return Exported(output, sealed.manifest, sealed.record, tuple(copied), locked, problems)
 
 
 @dataclass(frozen=True)
