@@ -20,7 +20,8 @@ DOCS = """
 **export** asks every source of the topology's `audit` for what is new, normalises it to OCSF, and seals it into the
 ledger at two clouds or more, under lock where one is wanted. A source that cannot be read is sealed as *unknown*, and
 asked again by the next run: the task fails only when nothing can be sealed, or in one cloud alone. A site that lacks
-the seal is recorded beside the drills' evidence. **verify_exports** says what is missing.
+the seal, or has it unlocked though a lock was asked for, is recorded beside the drills' evidence. **verify_exports**
+says what is missing.
 """
 
 if audit is not None:

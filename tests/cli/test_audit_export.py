@@ -53,6 +53,13 @@ def codes(done: Result) -> list[tuple[str, str]]:
     return [(one["code"], one["where"]) for one in told["problems"]]
 
 
+def test_a_lock_that_was_asked_for_and_is_not_set_is_told(desk: Desk) -> None:
+    add_audit(desk.topology, sites=["site-a", "site-b"], lock_mode="compliance", retention=["dora"])
+    done = desk.export("--json")
+    assert (done.exit_code, codes(done)) == (0, [("not-locked", "site-a"), ("not-locked", "site-b")])
+    assert "site-b: not locked, though that was asked for: seal 0; expected a compliance lock; found a l" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("away", "code", "found"),
     [

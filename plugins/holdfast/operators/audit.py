@@ -21,7 +21,7 @@ class ExportAuditOperator(HoldfastOperator):
     """Collects what is new of every source of the topology's ``audit``, and seals it at two clouds or more.
 
     A source that cannot be read does not fail the task: it is sealed as unknown, and asked again by the next run. A
-    seal that lies in one cloud alone fails it, without retries; that one of more sites lacks it is returned. With an
+    seal that lies in one cloud alone fails it, without retries; that a site lacks it, or a lock, is returned. With an
     outlet the ledger's asset gets an event with the seal.
 
     :param until: where the window ends (ISO 8601), at latest now; empty: now. (templated)

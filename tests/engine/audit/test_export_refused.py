@@ -144,7 +144,7 @@ def test_a_killed_export_is_remembered_by_the_next(world: AuditWorld, monkeypatc
         raise Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr("holdfast.engine.audit.export.lock_export", kill)
+        patched.setattr("holdfast.engine.audit.locking.Locking.lock", kill)
         with pytest.raises(Killed):
             world.export()
     for site in ("site-b", "site-c"):

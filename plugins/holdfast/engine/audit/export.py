@@ -27,7 +27,7 @@ from holdfast.engine.audit.coverage import worst
 from holdfast.engine.audit.errors import NotComplete, Tampered
 from holdfast.engine.audit.interface import AuditSource, Batch, Coverage, Document, Interval, SourceUnreadable, State
 from holdfast.engine.audit.ledger import Copied, Ledger, SealRecord, export_names, require_empty
-from holdfast.engine.audit.locking import lock_export, retention_of
+from holdfast.engine.audit.locking import Locking, retention_of
 from holdfast.engine.audit.manifest import CHECKPOINT, MANIFEST, TIMESTAMP, Manifest, parse_manifest
 from holdfast.engine.audit.ocsf.schema import build
 from holdfast.engine.audit.own import own_documents
@@ -62,7 +62,7 @@ class Exported:
         folder: where a copy of it was written; ``None``: nowhere but the ledger.
         copied: per site whether it has the seal.
         locked: per site until when its objects are locked, or why not.
-        problems: what it is not though it was sealed: at every site, in two clouds.
+        problems: what it is not though it was sealed: at every site, in two clouds, locked as was asked.
     """
 
     folder: Path | None
@@ -160,6 +160,7 @@ def export_audit(
     ledger, signers = open_ledger(runtime), cosigners(runtime)
     home = home_of(runtime, settings)
     with alone(home):
+        locking = Locking(runtime, ledger, home)
         previous = ledger.head()
         require_goes_on(ledger, previous, home)
         if previous is not None:
@@ -169,7 +170,8 @@ def export_audit(
         before = _Before(ledger, previous)
         if before.manifest is not None and previous is not None:
             # A run that was killed behind the record had not locked it; what is locked already stays as it is.
-            lock_export(runtime, before.manifest, previous, ledger.stores)
+            locking.lock(before.manifest, previous, ledger.stores)
+            locking.lock_again()
         ends = window_ends(before.manifest, settings.sources)
         now = sealing_moment(runtime.clock, previous, ends.values())
         require_window(since, until, ends, now)
@@ -195,7 +197,7 @@ def export_audit(
             keep=_kept(staging / "leaves"),
         )
         _timestamp(runtime, settings, sealed)
-        exported = _publish(runtime, home, ledger, previous, sealed, output)
+        exported = _publish(runtime, locking, ledger, previous, sealed, output)
         if keys is not None:
             deliver(keys.stores, home)
         shutil.rmtree(staging, ignore_errors=True)
@@ -230,11 +232,11 @@ def _runs(staging: Path) -> Iterator[list[bytes]]:
 
 
 def _publish(
-    runtime: Runtime, home: Path, ledger: Ledger, previous: SealRecord | None, sealed: Sealed, output: Path | None
+    runtime: Runtime, locking: Locking, ledger: Ledger, previous: SealRecord | None, sealed: Sealed, output: Path | None
 ) -> Exported:
     copied = ledger.publish(sealed.folder, sealed.manifest, sealed.record)
-    remember(sealed.record, home)
-    locked = lock_export(runtime, sealed.manifest, sealed.record, [one.site for one in copied if one.error is None])
+    remember(sealed.record, locking.home)
+    locked = locking.lock(sealed.manifest, sealed.record, [one.site for one in copied if one.error is None])
     staging = sealed.folder.parent
     copied = [
         one
@@ -247,7 +249,7 @@ def _publish(
             target = output / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(sealed.folder / name, target)
-    problems = tuple(where_it_lacks(runtime.topology, copied))
+    problems = (*where_it_lacks(runtime.topology, copied), *locking.problems())
     return Exported(output, sealed.manifest, sealed.record, tuple(copied), locked, problems)
 
 
