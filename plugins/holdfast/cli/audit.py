@@ -96,7 +96,11 @@ def export(
         if copy.tiles is not None:
             console.print(f"  {copy.site}: its tiles are behind, the next seal makes up for it: {copy.tiles}")
     if done.folder is not None:
-        console.print(f"A copy is in {done.folder}; verify it: holdfast audit verify {done.folder}")
+        console.print(
+            f"A copy is in {done.folder}; verify it: holdfast audit verify {done.folder} --key KEYS, a file of what "
+            "`holdfast audit keys` prints",
+            markup=False,
+        )
     raise typer.Exit(done.exit_code)
 
 
@@ -268,5 +272,7 @@ def _documents(files: Sequence[Path]) -> Iterator[Document]:
     from holdfast.engine.audit.interface import Document
 
     for file in files:
+        if file.exists() and not file.is_file():
+            raise ConfigError("the document is no file", where=str(file), expected="a file", found="something else")
         media_type = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
         yield Document(f"attached/{file.name}", media_type, _bytes_of(file, "the document"))

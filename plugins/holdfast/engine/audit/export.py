@@ -25,8 +25,9 @@ from holdfast.engine.audit import retention
 from holdfast.engine.audit.collect import Asked, Progress, collect, staged_units
 from holdfast.engine.audit.coverage import worst
 from holdfast.engine.audit.errors import NotComplete, Tampered
+from holdfast.engine.audit.handing import copy_export, require_documents, require_place
 from holdfast.engine.audit.interface import AuditSource, Batch, Coverage, Document, Interval, SourceUnreadable, State
-from holdfast.engine.audit.ledger import Copied, Ledger, SealRecord, export_names, require_empty
+from holdfast.engine.audit.ledger import Copied, Ledger, SealRecord
 from holdfast.engine.audit.locking import Locking, retention_of
 from holdfast.engine.audit.manifest import CHECKPOINT, MANIFEST, TIMESTAMP, Manifest, parse_manifest
 from holdfast.engine.audit.ocsf.schema import build
@@ -139,15 +140,17 @@ def export_audit(
     """Collect what is new of every source, and seal it.
 
     Args:
-        output: an empty folder that gets a copy of the export.
+        output: an empty folder, or none yet, that gets a copy of the export once it is sealed.
         since: where the first export of a source begins, before `until`; later ones begin where the one before ended.
         until: where it ends, at latest now and not before a source's last one did; by default now.
-        documents: what else belongs to it, e.g. a report; names are unique.
+        documents: what else belongs to it, e.g. a report; names are unique, also without case.
         opener: opens a source of the topology.
         progress: told ``(source, interval, events so far)``.
 
     Raises:
-        ConfigError: there is no ``audit``, a folder is not empty, or the window cannot be.
+        ConfigError: there is no ``audit``, a folder is not empty or cannot be written, a document cannot be named so,
+            or the window cannot be.
+        HoldfastError: it is sealed, but its copy could not be written.
         Refused: another export runs on this machine.
         ClockBehind: the clock is behind what was sealed.
         SealedMeanwhile: somebody else appended; run it again.
@@ -155,8 +158,9 @@ def export_audit(
         ObjectStoreError: its first site does not answer.
     """
     settings = audit_settings(runtime)
+    documents = require_documents(documents)
     if output is not None:
-        require_empty(output)
+        require_place(output)
     ledger, signers = open_ledger(runtime), cosigners(runtime)
     home = home_of(runtime, settings)
     with alone(home):
@@ -200,7 +204,12 @@ def export_audit(
         exported = _publish(runtime, locking, ledger, previous, sealed, output)
         if keys is not None:
             deliver(keys.stores, home)
-        shutil.rmtree(staging, ignore_errors=True)
+        try:
+            if output is not None:
+                place = f"{ledger.stores[ledger.first].name}/exports/{sealed.record.folder}"
+                copy_export(sealed.folder, sealed.manifest, output, place)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
     return exported
 
 
@@ -244,11 +253,6 @@ def _publish(
         else replace(one, tiles=write_tiles(ledger, one.site, previous, _runs(staging), staging / "old"))
         for one in copied
     ]
-    if output is not None:
-        for name in export_names(sealed.folder, sealed.manifest):
-            target = output / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(sealed.folder / name, target)
     problems = (*where_it_lacks(runtime.topology, copied), *locking.problems())
     return Exported(output, sealed.manifest, sealed.record, tuple(copied), locked, problems)
 
