@@ -17,7 +17,6 @@ import json
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -140,14 +139,6 @@ class Ledger:
                 found=f"seal {record.seal} of {record.origin}",
             )
         return record
-
-    def manifest(self, record: SealRecord) -> Manifest:
-        """Of a seal's export, from the first site. Raises Tampered: it is not the one that was sealed."""
-        where = f"{_EXPORTS}{record.folder}/{MANIFEST}"
-        data = self.stores[self.first].get(where)
-        if sha256(data).hexdigest() != record.manifest_sha256:
-            raise Tampered("the manifest is not the one that was sealed", where=where, expected=record.manifest_sha256)
-        return parse_manifest(data, where)
 
     def head(self) -> SealRecord | None:
         """The newest seal; ``None``: nothing was sealed yet.

@@ -8,6 +8,7 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from holdfast.engine.audit.before import Before
 from holdfast.engine.audit.ledger import Ledger, SealRecord, seal_key
 from holdfast.engine.audit.manifest import CHECKPOINT, MANIFEST, RANGE, TIMESTAMP, Manifest, Retention
 from holdfast.engine.audit.problems import Kind, Problem
@@ -102,11 +103,11 @@ class Locking:
         """Why an earlier seal cannot be locked; ``None``: it is, or the time it was to be locked for is over."""
         try:
             record = self._ledger.record(number)
-            manifest = self._ledger.manifest(record)
+            manifest = Before(self._ledger, record).manifest
         except HoldfastError as error:
             return str(error)
-        until = manifest.retention.until
-        if until is None or until <= self._runtime.clock.now():
+        until = manifest.retention.until if manifest else None
+        if manifest is None or until is None or until <= self._runtime.clock.now():
             return None
         return self._lock(manifest, record, site, until)
 

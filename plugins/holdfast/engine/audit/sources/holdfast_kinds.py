@@ -157,6 +157,7 @@ KINDS = (
     _kind("tombstone", r"tombstones/[^/]+/(?!removing-)[^/]+\.json", _tombstone),
     _kind("plan", r"plans/[^/]+/[^/]+/(plan|aborted)\.json", _json),
     _kind("step", r"plans/[^/]+/[^/]+/\d{6,}/(attempts/)?[^/]+\.json", _json, once=False),
+    _kind("approval", r"approvals/[^/]+/[^/]+/\d{6,}-\d{12,}\.json", _json),
     _kind("phase", r"evidence/[^/]+/phases/(attempts/)?[^/]+\.json", _json, once=False),
     _kind("drill", r"evidence/[^/]+/journal\.json", _json),
     _kind("decision", r"decisions/\d{4}/\d\d/\d\d/\d\d/[^/]+-\d{8,}\.jsonl", _decisions, lines=True),
@@ -169,6 +170,7 @@ ROOTS: Mapping[str, re.Pattern[str] | None] = {
     "receipts/": None,
     "tombstones/": None,
     "plans/": None,
+    "approvals/": None,
     "evidence/": None,
     "decisions/": None,
 }
