@@ -358,7 +358,7 @@ def test_what_nothing_links_is_unknown(exports: Exports) -> None:
 def fork(exports: Exports, tmp_path: Path) -> Path:
     """Another second export, sealed with the right key: of somebody who has it and forked the log."""
     world = AuditWorld(tmp_path, FakeSource([[[event(n)]] for n in range(9)]))
-    world.environ["HOLDFAST_STATE"] = exports.world.environ["HOLDFAST_STATE"]
+    world.environ["HOLDFAST_SIGNING_KEY"] = str(exports.world.runtime().state_folder / "signing-key.pem")
     world.folder = tmp_path / "mine"
     world.folder.mkdir()
     world.export()
