@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from audit_world import add_audit
 from folders import make_folders
-from holdfast.notifications.audit import AuditFindingNotifier
+from holdfast.notifications.audit import AuditFindingNotifier, AuditProblemNotifier
 from holdfast.operators.audit import ExportAuditOperator, VerifyExportsOperator
 from holdfast.operators.posture import CheckPostureOperator, CheckResidencyOperator
 
@@ -81,6 +82,37 @@ def test_data_that_lies_where_it_may_not_fails_the_task(topology: Path) -> None:
 def test_a_moment_that_is_none_is_refused_clearly(topology: Path) -> None:
     with pytest.raises(AirflowFailException, match="this is no moment"):
         run(ExportAuditOperator(task_id="export", until="{{ 7*7 }}", topology_path=str(topology)))
+
+
+@pytest.mark.parametrize("away", [("site-c",), ("site-b", "site-c")])
+def test_a_seal_that_is_not_everywhere_is_recorded_and_in_one_cloud_fails_the_task(
+    topology: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, away: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("AIRFLOW__HOLDFAST__EVIDENCE_FOLDER", str(tmp_path / "evidence"))
+    notifier = AuditProblemNotifier(what="an export")
+    add_audit(topology, sites=["site-a", "site-b", "site-c"])
+    for site in away:
+        shutil.rmtree(topology.parent / site)
+        (topology.parent / site).write_text("no folder")
+    operator = ExportAuditOperator(task_id="export", topology_path=str(topology))
+    if len(away) == 2:
+        with pytest.raises(AirflowFailException, match="in one cloud alone"):
+            run(operator)
+        return
+    made = run(operator)
+    assert [one["code"] for one in made["problems"]] == ["site-lacks-seal"]
+    for returned in (None, made, {**made, "problems": []}):
+        notifier.notify({"ti": SimpleNamespace(xcom_pull=lambda returned=returned: returned), "run_id": "test"})  # type: ignore[typeddict-item]
+    (file,) = (tmp_path / "evidence" / "audit-findings").iterdir()
+    record = json.loads(file.read_text())
+    assert record["run_id"] == "test"
+    assert "site-c: the site does not have the seal" in record["why"]
+
+
+def test_a_window_in_the_future_is_refused_and_not_sealed(topology: Path) -> None:
+    with pytest.raises(AirflowFailException, match="ends in the future"):
+        run(ExportAuditOperator(task_id="export", until="2140-01-01", topology_path=str(topology)))
+    assert not list(topology.parent.glob("site-*/ledger/*"))
 
 
 def test_a_site_that_is_none_is_refused_when_the_dag_is_parsed(topology: Path) -> None:

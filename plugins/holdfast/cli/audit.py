@@ -55,7 +55,7 @@ def export(
     since: Annotated[
         str | None, typer.Option("--since", help="Where a source's first export begins (ISO 8601).")
     ] = None,
-    until: Annotated[str | None, typer.Option("--until", help="Where it ends; default: now.")] = None,
+    until: Annotated[str | None, typer.Option("--until", help="Where it ends, at latest now; default: now.")] = None,
     document: Annotated[
         list[Path] | None, typer.Option("--document", help="A file to be sealed too, e.g. posture findings.")
     ] = None,
@@ -67,7 +67,8 @@ def export(
     Interrupted, it goes on where it was. A source that cannot be read is sealed as unknown and asked again by the next
     export; whether anything is missing, `audit verify` and `audit coverage` tell.
 
-    Exit codes: 0 sealed, 1 failed, 2 bad input, 3 another export runs here, 5 the ledger was tampered with.
+    Exit codes: 0 sealed, 1 failed, 2 bad input, 3 another export runs here, or the clock is behind the newest seal, 5
+    the ledger was tampered with, 6 sealed, but in one cloud alone.
     """
     from holdfast.engine.audit.export import export_audit
     from holdfast.engine.audit.moments import parse_moment
@@ -82,9 +83,11 @@ def export(
         documents=list(_documents(document or ())),
         progress=_Intervals(),
     )
+    for problem in done.problems:
+        errors.print(f"holdfast: {problem.kind}: {problem}", style="yellow", markup=False)
     if as_json:
         print_json(done.to_json())
-        return
+        raise typer.Exit(done.exit_code)
     table = Table("source", "kind", "events", "state", box=None)
     for one in done.manifest.sources:
         table.add_row(one.name, one.kind, f"{one.records:,}", state_text(str(one.state)))
@@ -98,7 +101,12 @@ def export(
         if copy.tiles is not None:
             console.print(f"  {copy.site}: its tiles are behind, the next seal makes up for it: {copy.tiles}")
     if done.folder is not None:
-        console.print(f"A copy is in {done.folder}; verify it: holdfast audit verify {done.folder}")
+        console.print(
+            f"A copy is in {done.folder}; verify it: holdfast audit verify {done.folder} --key KEYS, a file of what "
+            "`holdfast audit keys` prints",
+            markup=False,
+        )
+    raise typer.Exit(done.exit_code)
 
 
 @app.command("verify")
@@ -274,5 +282,7 @@ def _documents(files: Sequence[Path]) -> Iterator[Document]:
     from holdfast.engine.audit.interface import Document
 
     for file in files:
+        if file.exists() and not file.is_file():
+            raise ConfigError("the document is no file", where=str(file), expected="a file", found="something else")
         media_type = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
         yield Document(f"attached/{file.name}", media_type, _bytes_of(file, "the document"))

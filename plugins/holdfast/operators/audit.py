@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 class ExportAuditOperator(HoldfastOperator):
     """Collects what is new of every source of the topology's ``audit``, and seals it at two clouds or more.
 
-    A source that cannot be read does not fail the task: it is sealed as unknown, and asked again by the next run. With
-    an outlet the ledger's asset gets an event with the seal.
+    A source that cannot be read does not fail the task: it is sealed as unknown, and asked again by the next run. A
+    seal that lies in one cloud alone fails it, without retries; that a site lacks it, or a lock, is returned. With an
+    outlet the ledger's asset gets an event with the seal.
 
-    :param until: where the window ends (ISO 8601); empty: now. (templated)
-    :returns: the seal, its root, and per source its state and events.
+    :param until: where the window ends (ISO 8601), at latest now; empty: now. (templated)
+    :returns: the seal, its root, per source its state and events, and ``problems``, for `AuditProblemNotifier`.
     """
 
     template_fields: Sequence[str] = ("until",)
@@ -42,10 +43,12 @@ class ExportAuditOperator(HoldfastOperator):
         for outlet in self.outlets:
             context["outlet_events"][outlet].extra = {"seal": done.record.seal, "root": done.record.root}
         for copy in done.copied:
-            if copy.error is not None:
-                self.log.error("%s does not have the seal: %s", copy.site, copy.error)
             if copy.tiles is not None:
                 self.log.warning("The tiles of %s are behind: %s", copy.site, copy.tiles)
+        for problem in done.problems:
+            self.log.error("%s: %s", problem.kind, problem)
+        if done.exit_code:
+            raise AirflowFailException(f"Seal {done.record.seal} is made, but {'; '.join(map(str, done.problems))}")
         return done.to_json()
 
     def _findings(self) -> Iterator[Document]:
