@@ -261,6 +261,27 @@ def test_a_run_is_bound_by_the_data_it_is_trained_on(world: World) -> None:
     assert at(report, HOME, "somebody-elses")[0].verdict is Verdict.UNKNOWN
 
 
+def test_what_a_drill_s_reference_run_leaves_is_bound_by_the_data_it_is_trained_on(world: World) -> None:
+    job = {"model": "fitted", "command": ["x"], "steps": 1, "checkpoint_every_steps": 1}
+    world.change(training={"fit": {"dataset": "prices", **job}, "fit-two": {"dataset": "free", **job}})
+    document = yaml.safe_load(world.topology.read_text())
+    document["groups"]["desk"]["training"] = ["fit", "fit-two"]
+    world.topology.write_text(yaml.safe_dump(document))
+    drill = "reference-20261130T010203Z-0a1b2c"
+    for site, run in ((AWAY, f"{drill}-fit"), (ABROAD, f"{drill}-fit.2"), (ABROAD, f"{drill}-fit-two")):
+        world.put(site, f"runs/{run}/jobs/000001.000001/log", b"1234")
+    for run in (f"{drill}-other", "reference-of-somebody-fit"):
+        world.put(HOME, f"runs/{run}/jobs/log")
+    report = world.prove()
+    (here,) = at(report, AWAY)
+    assert (here.kind, here.verdict, here.residency_class) == ("run", "lawful", "eu-only")
+    assert {one.subject: str(one.verdict) for one in at(report, ABROAD)} == {
+        f"{drill}-fit.2": "breach",
+        f"{drill}-fit-two": "lawful",
+    }
+    assert {str(one.verdict) for one in at(report, HOME)} == {"unknown"}
+
+
 def test_a_run_is_of_the_job_whose_whole_name_it_has(world: World) -> None:
     job = {"model": "fitted", "command": ["x"], "steps": 1, "checkpoint_every_steps": 1}
     world.change(training={"fit": {"dataset": "free", **job}, "fit-two": {"dataset": "prices", **job}})
