@@ -53,11 +53,36 @@ def test_a_damaged_export_fails_the_task_with_what_and_where(topology: Path) -> 
 
 def test_what_the_checks_found_is_sealed_by_the_next_export(topology: Path) -> None:
     run(CheckResidencyOperator(task_id="residency", topology_path=str(topology)))
-    run(CheckPostureOperator(task_id="posture", topology_path=str(topology)))
+    written = [
+        Path(run(CheckPostureOperator(task_id="posture", topology_path=str(topology)))["file"]) for _run in range(2)
+    ]
+    assert len({path.name for path in written}) == 2
     made = run(ExportAuditOperator(task_id="export", topology_path=str(topology)))
     found = sorted(path.name for path in (topology.parent / "site-b" / "ledger").rglob("findings/*"))
-    assert found == ["posture.jsonl", "residency.json"]
-    assert made["documents"] >= 4
+    # Of two runs since the last export both are sealed, each once.
+    assert [name.split("-")[0] for name in found] == ["posture", "posture", "residency"]
+    assert {path.name for path in written} <= set(found)
+    assert made["documents"] >= 5
+    again = run(ExportAuditOperator(task_id="export", topology_path=str(topology)))
+    assert again["seal"] == made["seal"] + 1
+    assert sorted(path.name for path in (topology.parent / "site-b" / "ledger").rglob("findings/*")) == found
+
+
+def test_findings_of_an_export_that_failed_are_kept_for_the_next(
+    topology: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = Path(run(CheckPostureOperator(task_id="posture", topology_path=str(topology)))["file"])
+
+    def fails(*_args: Any, **_more: Any) -> Any:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("holdfast.engine.audit.export.export_audit", fails)
+        with pytest.raises(OSError, match="no space"):
+            run(ExportAuditOperator(task_id="export", topology_path=str(topology)))
+    assert file.is_file()
+    run(ExportAuditOperator(task_id="export", topology_path=str(topology)))
+    assert [one.name for one in (topology.parent / "site-b" / "ledger").rglob("findings/*")] == [file.name]
 
 
 def test_data_that_lies_where_it_may_not_fails_the_task(topology: Path) -> None:

@@ -11,6 +11,8 @@ from holdfast.operators.base import HoldfastOperator
 from holdfast.operators.posture import TO_SEAL
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from airflow.sdk import Context
 
     from holdfast.engine.audit.interface import Document
@@ -38,7 +40,10 @@ class ExportAuditOperator(HoldfastOperator):
         from holdfast.engine.audit.moments import parse_moment
 
         until = parse_moment(self.until, f"task {self.task_id}: until")
-        done = export_audit(runtime, until=until, documents=list(self._findings()), progress=self._tell)
+        findings = dict(self._findings())
+        done = export_audit(runtime, until=until, documents=list(findings.values()), progress=self._tell)
+        for file in findings:
+            file.unlink(missing_ok=True)
         for outlet in self.outlets:
             context["outlet_events"][outlet].extra = {"seal": done.record.seal, "root": done.record.root}
         for copy in done.copied:
@@ -48,14 +53,14 @@ class ExportAuditOperator(HoldfastOperator):
                 self.log.warning("The tiles of %s are behind: %s", copy.site, copy.tiles)
         return done.to_json()
 
-    def _findings(self) -> Iterator[Document]:
-        """What the checks of posture and residency left for the next export."""
+    def _findings(self) -> Iterator[tuple[Path, Document]]:
+        """What each run of the checks of posture and residency left since the last export."""
         from holdfast.engine.audit.interface import Document
 
         folder = self.hook.evidence_folder() / TO_SEAL
         for file in sorted(folder.glob("[!.]*")) if folder.is_dir() else ():
             media_type = "application/x-ndjson" if file.suffix == ".jsonl" else "application/json"
-            yield Document(f"findings/{file.name}", media_type, file.read_bytes())
+            yield file, Document(f"findings/{file.name}", media_type, file.read_bytes())
 
     def _tell(self, source: str, interval: Any, events: int) -> None:
         self.log.info("%s: up to %s, %d events", source, interval.end, events)

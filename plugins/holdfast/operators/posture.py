@@ -11,6 +11,8 @@ from airflow.sdk.exceptions import AirflowFailException
 from holdfast.operators.base import HoldfastOperator
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from airflow.sdk import Context
 
     from holdfast.engine.runtime import Runtime
@@ -30,10 +32,11 @@ class _FindingsOperator(HoldfastOperator):
         super().__init__(**kwargs)
         self.fail_on_unknown = fail_on_unknown
 
-    def write(self, name: str, text: str) -> Path:
-        """A file the next export seals; a later one of this name takes its place."""
+    def write(self, what: str, kind: str, at: datetime, text: str) -> Path:
+        """A file of this run alone, which the next export seals and removes: ``<what>-<time>.<kind>``."""
         folder = self.hook.evidence_folder() / TO_SEAL
         folder.mkdir(parents=True, exist_ok=True)
+        name = f"{what}-{at:%Y%m%dT%H%M%S.%fZ}.{kind}"
         draft = folder / f".{name}"
         draft.write_text(text, encoding="utf-8")
         return draft.replace(folder / name)
@@ -70,7 +73,7 @@ class CheckPostureOperator(_FindingsOperator):
         found = check_posture(runtime, sites=self.sites)
         now = runtime.clock.now()
         lines = "".join(strict_json.dumps(as_ocsf(result, now)) + "\n" for result in found.results)
-        file = self.write("posture.jsonl", lines)
+        file = self.write("posture", "jsonl", now, lines)
         told = {
             status: [
                 f"{one.check.check_id} at {one.site or one.resource.uid}: {one.found}"
@@ -94,7 +97,7 @@ class CheckResidencyOperator(_FindingsOperator):
         from holdfast.engine.audit.residency import Verdict, prove
 
         report = prove(runtime)
-        file = self.write("residency.json", strict_json.dumps(report.to_json(), indent=1) + "\n")
+        file = self.write("residency", "json", report.made_at, strict_json.dumps(report.to_json(), indent=1) + "\n")
         told = {
             verdict: [
                 f"{one.subject} {one.item} at {one.site}: {one.why or verdict}"
