@@ -28,6 +28,8 @@ from holdfast.engine.audit.interface import Document
 from holdfast.engine.audit.posture import Status, as_ocsf
 from holdfast.engine.audit.posture.checks import CHECKS
 from holdfast.engine.audit.posture.interface import Resource, Result
+from holdfast.engine.audit.privacy.certificates import Certificate, signed
+from holdfast.engine.audit.signing import cosigners
 from holdfast.engine.audit.verify import verify_export
 from sample_journal import sample_journal
 
@@ -203,6 +205,25 @@ def test_the_commands_take_several_exports(ledger: Ledger, tmp_path: Path) -> No
     # The same twice is the same once.
     done = CliRunner().invoke(app, ["audit", "oscal", *words, words[0], "--output", str(tmp_path / "results.json")])
     assert done.exit_code == 0, done.output
+
+
+def test_a_certificate_of_erasure_is_found(ledger: Ledger) -> None:
+    ledger.export()
+    assert of(ledger.exports())["gdpr-17"].shown is Shown.UNKNOWN
+    removed = Certificate(
+        origin="example.com/desk",
+        next_seal=1,
+        keys=("ab" * 16,),
+        sites={"site-b": 1},
+        shredded_at=NOW,
+        shredded_by="host/1",
+        reason="request 17",
+    )
+    note = signed(removed, cosigners(ledger.world.runtime()))
+    ledger.export(Document(f"privacy/{removed.name}", "text/plain", note), at=NOW + HOUR)
+    found = of(ledger.exports())["gdpr-17"]
+    assert (found.shown, len(found.found[0][1])) == (Shown.PARTLY, 1)
+    assert "A certificate of erasure" not in found.control.missing
 
 
 @pytest.mark.parametrize("command", ["index", "oscal"])
