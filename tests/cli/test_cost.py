@@ -158,6 +158,23 @@ def test_a_drill_without_a_journal_or_a_price_is_unknown(topology: Path) -> None
     assert json.loads(answer.stdout)["state"] == "unknown"
 
 
+def test_a_report_is_recorded_at_the_sites_when_that_is_asked_for(
+    topology: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deliver(topology, as_csv([line("12.34", month=OCTOBER, ResourceId="vm-1")]))
+    assert ask("report").exit_code == 0
+    assert not list(topology.parent.glob("site-*/costs"))
+    answer = ask("report", "--record", "--json")
+    assert answer.exit_code == 0, answer.output
+    for site in ("site-a", "site-b", "site-c"):
+        (file,) = (topology.parent / site / "costs" / "2026-10").iterdir()
+        assert json.loads(file.read_text()) == json.loads(answer.stdout)
+        assert f"{site}: kept" in answer.stderr
+    monkeypatch.setattr("holdfast.cli.cost.keep_report", lambda *_args: {"site-a": "no answer"})
+    answer = ask("report", "--record")
+    assert (answer.exit_code, "no site keeps the report" in answer.stderr) == (1, True)
+
+
 def test_advice_is_shown_with_its_lines(topology: Path) -> None:
     idle = {"CommitmentDiscountId": "c-1", "CommitmentDiscountStatus": "Unused", "ResourceId": "vm-1"}
     deliver(topology, as_csv([line("7.5", month=OCTOBER, **idle)]))
