@@ -148,7 +148,8 @@ def test_a_drill_without_a_journal_or_a_price_is_unknown(topology: Path) -> None
     assert "no journal" in answer.stderr
     (topology.parent / "journal.json").write_text("{}")
     for odd in ("../..", "..%2f..", "a/../../..", "x\ny", "[red]x"):
-        assert CliRunner().invoke(app, ["drill", odd]).exit_code == 7
+        refused = CliRunner().invoke(app, ["drill", odd])
+        assert (refused.exit_code, "this is no drill's id" in refused.stderr) == (2, True), odd
     journal = json.loads((Path(__file__).parents[1] / "golden" / "evidence" / "journal.json").read_text())
     folder = topology.parent / "site-b" / "evidence" / journal["drill_id"]
     folder.mkdir(parents=True)
@@ -156,6 +157,9 @@ def test_a_drill_without_a_journal_or_a_price_is_unknown(topology: Path) -> None
     answer = CliRunner().invoke(app, ["drill", journal["drill_id"], "--json"])
     assert answer.exit_code == 7
     assert json.loads(answer.stdout)["state"] == "unknown"
+    assert (
+        "cost is unknown: no bill has a line of it, and the price list has no price for what it used" in answer.stderr
+    )
 
 
 def test_a_report_is_recorded_at_the_sites_when_that_is_asked_for(

@@ -131,13 +131,14 @@ def drill_cost(
     """
     runtime = Runtime.from_environment(topology)
     cost_settings(runtime)
+    drills.check_drill_id(drill)
     now = runtime.clock.now()
     facts = drills.read_drill(runtime.stores(runtime.topology.sites), drill, runtime.topology)
     look = Look(runtime, min(month_of(facts.started_at), month_of(now)))
     found = look.drill(facts)
     _tell(drills.as_document(found), output, as_json, lambda: show.print_drill(found))
     if not found.is_known:
-        errors.print(f"holdfast: what {drill} cost is unknown: {found.state}", style="red", markup=False)
+        errors.print(f"holdfast: what {drill} cost is unknown: {found.why_unknown}", style="red", markup=False)
         raise typer.Exit(UNKNOWN)
 
 
