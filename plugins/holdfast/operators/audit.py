@@ -69,7 +69,8 @@ class ExportAuditOperator(HoldfastOperator):
 class VerifyExportsOperator(HoldfastOperator):
     """Reads exports back from a site and verifies them as an auditor does: signatures, bytes, log, coverage.
 
-    It fails when something was tampered with, is missing or is unknown; what is late may be so for a day.
+    It fails when something was tampered with, is missing or is unknown; what is late may be so for a day. With an
+    outlet that asset gets an event with the site and the seals that hold.
 
     :param site: where they are read; empty: each of the ledger's sites in turn. (templated)
     :returns: what was verified.
@@ -82,7 +83,7 @@ class VerifyExportsOperator(HoldfastOperator):
         self.site = site
         self.check_names(site=site or None)
 
-    def act(self, _context: Context, runtime: Runtime) -> dict[str, Any]:
+    def act(self, context: Context, runtime: Runtime) -> dict[str, Any]:
         from holdfast.engine.audit.watch import verify_ledger
 
         done = verify_ledger(runtime, site=self.site or None)
@@ -93,5 +94,7 @@ class VerifyExportsOperator(HoldfastOperator):
             raise AirflowFailException(
                 f"{done.answer.verdict}: {len(done.answer.problems)} problems at {done.site}; the first: {first}"
             )
+        for outlet in self.outlets:
+            context["outlet_events"][outlet].extra = {"site": done.site, "seals": list(done.seals)}
         self.log.info("Seals %s hold at %s", ", ".join(map(str, done.seals)), done.site)
         return done.to_json()
