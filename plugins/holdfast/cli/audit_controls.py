@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from holdfast.cli.audit_options import ExportsArgument, KeyOption, NeedOption, trusted_keys
+from holdfast.cli.audit_options import ExportsArgument, KeyOption, NeedOption, drill_keys, trusted_keys
 from holdfast.cli.output import JsonOption, console, print_json, reports_errors
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def _verified(folders: Sequence[Path], key: Sequence[str] | None, need: int | No
     from holdfast.engine.audit.evidence.exports import Exports
 
     found = [folder for one in folders for folder in exports_below(one)]
-    return Exports.together(*verify_exports(found, trusted=trusted_keys(key), needed=need))
+    return Exports.together(*verify_exports(found, trusted=trusted_keys(key), drill_keys=drill_keys(key), needed=need))
 
 
 def _print(answers: Sequence[Answer], output: Path) -> None:

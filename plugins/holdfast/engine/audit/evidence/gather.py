@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -104,7 +104,7 @@ def _all_drills(exports: Exports) -> Iterator[Observation]:
     """Of each export; a good drill that is too old shows nothing, and a newer one is not worse for it."""
     for one in exports.each:
         assert one.manifest is not None
-        for found in _drills(one.manifest, Path(one.answer.where)):
+        for found in _drills(one.manifest, Path(one.answer.where), one.drill_keys):
             files = tuple(replace(file, path=exports.path(one, file.path)) for file in found.files)
             drill = replace(found, name=exports.path(one, found.name), files=files)
             if drill.shown is Shown.SHOWN and not (drill.at and exports.is_fresh("drills", drill.at)):
@@ -113,7 +113,7 @@ def _all_drills(exports: Exports) -> Iterator[Observation]:
             yield drill
 
 
-def _drills(manifest: Manifest, folder: Path) -> Iterator[Observation]:
+def _drills(manifest: Manifest, folder: Path, keys: Collection[str]) -> Iterator[Observation]:
     from holdfast.engine.drill.evidence import ENVELOPE, JOURNAL, REPORT, EvidenceInvalid, verify_evidence
 
     for one in manifest.documents:
@@ -134,7 +134,10 @@ def _drills(manifest: Manifest, folder: Path) -> Iterator[Observation]:
             yield Observation("drills", inside, Shown.UNKNOWN, what, files)
             continue
         said = found.verdict or found.status
-        what = f"Drill {found.drill_id} says {said}; signed by key {found.key_id}, which nobody pinned here"
+        whose = "is trusted for drills" if found.key_id in keys else "nobody pinned here"
+        if keys and found.key_id not in keys:
+            shown, whose = Shown.CONTRARY, "is not trusted for drills"
+        what = f"Drill {found.drill_id} says {said}; signed by key {found.key_id}, which {whose}"
         yield Observation("drills", inside, shown, f"{what}; it ended at {at or 'no known time'}", files, at=at)
 
 
