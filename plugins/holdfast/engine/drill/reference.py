@@ -21,7 +21,7 @@ from holdfast.engine.snapshot import latest
 
 _LOOK_SECONDS = 0.2
 _PATIENCE_SECONDS = 180.0
-_RUN = re.compile(r"reference-\d{8}T\d{6}Z-[0-9a-f]{6}-(?P<job>.+?)(\.\d+)?")
+_RUN = re.compile(r"reference-\d{8}T\d{6}Z-[0-9a-f]{6,}-(?P<job>.+?)(\.\d+)?")
 
 
 @dataclass(frozen=True)
