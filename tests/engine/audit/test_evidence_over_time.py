@@ -193,7 +193,7 @@ def test_one_export_that_was_changed_spoils_all(ledger: Ledger, tmp_path: Path) 
     assert (done.exit_code, (tmp_path / "index").exists()) == (5, False)
 
 
-def test_the_commands_take_several_exports(ledger: Ledger, tmp_path: Path) -> None:
+def test_the_commands_take_several_exports(ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ledger.export(at=NOW)
     ledger.export(residency(NOW + HOUR), at=NOW + HOUR)
     key = str(ledger.world.key)
@@ -202,8 +202,11 @@ def test_the_commands_take_several_exports(ledger: Ledger, tmp_path: Path) -> No
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["seals"] == [0, 1]
     assert "newest of 2 exports" in (tmp_path / "index" / "index.md").read_text()
-    # The same twice is the same once.
-    done = CliRunner().invoke(app, ["audit", "oscal", *words, words[0], "--output", str(tmp_path / "results.json")])
+    # The same twice is the same once, however it is named.
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(
+        app, ["audit", "oscal", *words, ledger.folders[0].name, "--output", str(tmp_path / "results.json")]
+    )
     assert done.exit_code == 0, done.output
 
 

@@ -71,10 +71,10 @@ class Exports:
 
     def path(self, one: Verified, name: str) -> str:
         """A file of one of them: of a single export as its manifest names it, of several from the folder of all."""
-        folders = [each.answer.where for each in self.each]
+        folders = [Path(each.answer.where).resolve() for each in self.each]
         if len(folders) == 1:
             return name
-        inside = os.path.relpath(one.answer.where, os.path.commonpath(folders))
+        inside = os.path.relpath(Path(one.answer.where).resolve(), os.path.commonpath(folders))
         return f"{Path(inside).as_posix()}/{name}"
 
     def documents(self) -> Iterator[tuple[Verified, DocumentRef]]:
