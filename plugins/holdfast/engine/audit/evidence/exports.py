@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 
 from holdfast.engine.audit.evidence.controls import Look, maximum_ages
@@ -71,11 +72,14 @@ class Exports:
 
     def path(self, one: Verified, name: str) -> str:
         """A file of one of them: of a single export as its manifest names it, of several from the folder of all."""
-        folders = [Path(each.answer.where).resolve() for each in self.each]
-        if len(folders) == 1:
+        if len(self.each) == 1:
             return name
-        inside = os.path.relpath(Path(one.answer.where).resolve(), os.path.commonpath(folders))
+        inside = os.path.relpath(Path(one.answer.where).resolve(), self._common)
         return f"{Path(inside).as_posix()}/{name}"
+
+    @cached_property
+    def _common(self) -> str:
+        return os.path.commonpath([Path(one.answer.where).resolve() for one in self.each])
 
     def documents(self) -> Iterator[tuple[Verified, DocumentRef]]:
         """What no source brought, oldest first: what lies in several exports with the same bytes once."""
