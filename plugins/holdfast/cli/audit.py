@@ -13,6 +13,7 @@ from rich.table import Table
 
 from holdfast.cli.audit_answer import print_answer, progress_bars
 from holdfast.cli.audit_controls import app as controls_app
+from holdfast.cli.audit_discover import app as discover_app
 from holdfast.cli.audit_options import (
     DRILL,
     ExportsArgument,
@@ -35,11 +36,13 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Audit events of every cloud and of Airflow: exported, sealed, verified offline.",
     no_args_is_help=True,
-    epilog="Exit codes of verify, coverage and check-proof: 0 fine, 2 bad input, 5 tampered, 6 incomplete, 7 unknown.",
+    epilog="Exit codes of verify, coverage and check-proof: 0 fine, 2 bad input, 5 tampered, 6 incomplete, 7 unknown; "
+    "of discover: 8 found.",
 )
 app.add_typer(proof_app)
 app.add_typer(select_app)
 app.add_typer(controls_app)
+app.add_typer(discover_app)
 
 _EVERY_SECONDS = 5.0
 
