@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from holdfast.cli.audit_answer import print_answer, progress_bars
@@ -28,11 +27,11 @@ from holdfast.cli.audit_options import (
 )
 from holdfast.cli.audit_proof import app as proof_app
 from holdfast.cli.audit_select import app as select_app
-from holdfast.cli.output import JsonOption, TopologyOption, console, errors, print_json, reports_errors
+from holdfast.cli.output import JsonOption, TopologyOption, cell, console, errors, print_json, reports_errors
 from holdfast.errors import ConfigError
 
 if TYPE_CHECKING:
-    from holdfast.engine.audit.interface import Document, Interval
+    from holdfast.engine.audit.interface import Coverage, Document, Interval
 
 app = typer.Typer(
     help="Audit events of every cloud and of Airflow: exported, sealed, verified offline.",
@@ -173,22 +172,22 @@ def coverage(exports: ExportsArgument, key: KeyOption = None, as_json: JsonOptio
         rows = {source: [coverage_as_dict(one) for one in found.values()] for source, found in folded.items()}
         print_json({"verdict": answer.verdict, "exit_code": answer.exit_code, "sources": rows})
         raise typer.Exit(answer.exit_code)
-    table = Table("source", "from", "to", "state", "proof", "parts", "events", "why", box=None)
     for source, found in folded.items():
+        console.print(cell(source), style="bold")
         for one in found.values():
-            table.add_row(
-                source,
-                f"{one.interval.start:%Y-%m-%d %H:%M}",
-                f"{one.interval.end:%Y-%m-%d %H:%M}",
-                state_text(str(one.state)),
-                one.proof,
-                f"{one.observed}/{'?' if one.expected is None else one.expected}",
-                f"{one.records:,}",
-                escape("; ".join(reason.detail for reason in one.findings)[:200]),
-            )
-    console.print(table)
+            _print_interval(one)
     print_answer(answer, problems=False)
     raise typer.Exit(answer.exit_code)
+
+
+def _print_interval(one: Coverage) -> None:
+    """On lines of its own and not in a table: it is whole in a terminal of 80 columns too."""
+    window = f"{one.interval.start:%Y-%m-%d %H:%M} to {one.interval.end:%Y-%m-%d %H:%M}"
+    parts = f"{one.observed}/{'?' if one.expected is None else one.expected} {cell(one.proof)}"
+    padding = " " * (len("complete") - len(one.state))
+    console.print(f"  {window}  {state_text(str(one.state))}{padding}  {parts}, {one.records:,} events")
+    if one.findings:
+        console.print(f"    {cell('; '.join(reason.detail for reason in one.findings)[:200])}")
 
 
 @app.command("shred")
