@@ -2,7 +2,7 @@
 
 It shares no code with Holdfast: the standard library, `cryptography` for two kinds of signature, `pyarrow` to read
 Parquet. It is slow and plain, so that it can be read beside those pages. Left out: step 7 (the sources' own proofs:
-CloudTrail's digests, the signatures of drills' evidence), and RFC 3161 timestamps.
+CloudTrail's digests, the signatures of drills' evidence), and the signatures of RFC 3161 timestamps.
 
     python audit_second_verifier.py FOLDER … [--key KEY-OR-FILE …] [--need N]
 
@@ -253,10 +253,14 @@ class Note:
 # One export.
 
 
+def unread(error):
+    raise error
+
+
 def files_below(folder):
     """Path → file of all that lies there; a link or a device is refused."""
     found = {}
-    for where, folders, names in os.walk(folder):
+    for where, folders, names in os.walk(folder, onerror=unread):
         for place in (Path(where, name) for name in folders + names):
             mode = place.lstat().st_mode
             check(stat.S_ISDIR(mode) or stat.S_ISREG(mode), f"{place} is neither a file nor a folder")
@@ -333,10 +337,9 @@ def check_coverage(data, source):
             states.add("gap")
         worst = max(states, key=STATES.index)
         check(one["state"] == worst, f"from {one['start']} it is {worst}, not {one['state']}")
-        check(
-            one["start"] < one["end"] and (one["start"], one["end"]) not in told, "an interval is empty or told twice"
-        )
-        told[one["start"], one["end"]] = states
+        span = one["start"], one["end"]
+        check(span[0] < span[1] and span not in told, "an interval is empty or told twice")
+        told[span] = states
     worst = max((one["state"] for one in row["intervals"]), key=STATES.index, default="unknown")
     check(row["state"] == worst == source["state"], f"it is {worst}, not what it says or the manifest says")
     return told
@@ -351,6 +354,8 @@ class Export:
         data, note = files["manifest.json"].read_bytes(), Note(files["checkpoint"].read_bytes())
         ranges, row = read_json(files["range.json"].read_bytes(), RANGE), parse_manifest(data)
         self.manifest, self.root = row, note.root
+        stamp = files["checkpoint.tsr"].read_bytes() if "checkpoint.tsr" in files else None
+        check(stamp is None or sha256(files["checkpoint"].read_bytes()) in stamp, "the timestamp is of something else")
         check(note.signed_by(row["signers"]) == len(row["signers"]), "not all signers of the manifest signed")
         check(not trusted or note.signed_by(trusted) >= needed, "too few trusted keys signed")
         check((note.origin, note.size) == (row["origin"], row["size"]), "the checkpoint is not the manifest's")
@@ -397,6 +402,9 @@ def compare(exports):
                 verdict = "incomplete" if window["start"] > end else "tampered"
                 yield verdict, f"{at}: the window of {name} does not begin where its last one ended"
             ends[name] = window["end"]
+    asked = [{one["name"] for one in export.manifest["sources"] if one["window"]} for export in exports]
+    for name in set().union(*asked) - asked[-1] if asked else ():
+        yield "incomplete", f"the newest export lacks {name}, which was asked before"
 
 
 def verify(folders, trusted, needed=None):
@@ -407,7 +415,7 @@ def verify(folders, trusted, needed=None):
         try:
             exports.append(Export(Path(folder), trusted, len(trusted) if needed is None else needed))
         except REFUSALS as error:
-            reasons.append(("tampered", f"{folder}: {error}"))
+            reasons.append(("unknown" if isinstance(error, PermissionError) else "tampered", f"{folder}: {error}"))
     exports.sort(key=lambda one: one.manifest["seal"])
     reasons += compare(exports)
     for export in exports:

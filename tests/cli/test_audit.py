@@ -18,6 +18,7 @@ from folders import folder_runtime, make_folders
 from holdfast.cli.main import app
 from holdfast.engine.drill.evidence import write_evidence
 from holdfast.engine.pipeline.sync import run as sync
+from holdfast.engine.snapshot.documents import canonical
 from sample_journal import sample_journal
 
 
@@ -75,6 +76,24 @@ def test_keys_may_lie_in_a_file_or_the_environment(desk: Desk, monkeypatch: pyte
     assert desk.run("verify", out, "--key", file).exit_code == 0
     monkeypatch.setenv("HOLDFAST_AUDIT_KEYS", desk.key)
     assert desk.run("verify", out).exit_code == 0
+
+
+def test_a_key_s_file_may_have_any_name(desk: Desk) -> None:
+    out = desk.export()
+    file = desk.folder / "a+b+c.txt"
+    file.write_text(f"{desk.key}\n")
+    assert desk.run("verify", out, "--key", file).exit_code == 0
+    done = desk.run("verify", out, "--key", desk.folder / "no+such+file")
+    assert done.exit_code == 2
+    assert "the trusted keys cannot be read" in done.output
+
+
+def test_what_is_remembered_must_be_a_checkpoint(desk: Desk) -> None:
+    out, kept = desk.export(), desk.folder / "kept"
+    kept.write_text("no note\n")
+    done = desk.run("verify", out, "--key", desk.key, "--remembered", kept)
+    assert done.exit_code == 2
+    assert f"{kept}: the checkpoint cannot be read; expected a signed note" in done.output
 
 
 def test_the_keys_of_drills_are_printed_with_the_others_and_pinned(desk: Desk) -> None:
@@ -171,6 +190,48 @@ def test_one_event_is_proven_and_checked_alone(desk: Desk) -> None:
     raw.write_bytes(raw.read_bytes() + b" ")
     assert desk.run("check-proof", proof, "--key", key).exit_code == 5
     assert desk.run("prove", "nobody", "--export", out, "--output", desk.folder / "p2", "--key", key).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "damage", ["edited", "emptied", "removed", "other bytes", "no source", "another kind", "added"]
+)
+def test_the_event_as_ocsf_is_checked_with_its_proof(desk: Desk, damage: str) -> None:
+    out, key, proof = desk.export(), desk.key, desk.folder / "proof"
+    desk.run("prove", "leaf:0", "--export", out, "--output", proof, "--key", key)
+    view, source = proof / "event.ocsf.json", proof / "event.source.json"
+    event = json.loads(view.read_bytes())
+    assert event["metadata"]["product"]["name"] == "Holdfast"
+    assert desk.json("check-proof", proof, "--key", key)["problems"] == []
+    match damage:
+        case "edited":
+            event["actor"] = {"user": {"name": "mallory"}}
+            view.write_bytes(canonical(event))
+        case "emptied":
+            view.write_bytes(b"")
+        case "removed":
+            view.unlink()
+        case "other bytes":
+            view.write_bytes(json.dumps(event, indent=1).encode())
+        case "no source":
+            source.unlink()
+        case "another kind":
+            source.write_bytes(source.read_bytes().replace(b'"kind":"holdfast"', b'"kind":"something"'))
+        case _:
+            (proof / "event.txt").write_text("mallory did it")
+    done = desk.run("check-proof", proof, "--key", key)
+    assert (done.exit_code, "Traceback" in done.output) == (5, False), done.output
+
+
+@pytest.mark.parametrize("command", ["prove", "select"])
+def test_where_nothing_can_be_written_is_bad_input(desk: Desk, command: str) -> None:
+    words = ("prove", "leaf:0", "--export", desk.export()) if command == "prove" else ("select", desk.export())
+    file = desk.folder / "file"
+    file.write_text("")
+    for target in (file, file / "x", "/proc/x", desk.folder / "out"):
+        done = desk.run(*words, "--key", desk.key, "--output", target)
+        assert done.exit_code == 2, done.output
+        assert str(target) in done.output
+    assert file.read_text() == ""
 
 
 def test_a_document_is_sealed_beside_the_events(desk: Desk) -> None:

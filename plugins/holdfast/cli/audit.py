@@ -135,7 +135,8 @@ def verify(
     """
     from holdfast.engine.audit.chain import exports_below, read_checkpoint, verify_exports
 
-    folders = [folder for one in exports for folder in exports_below(one)]
+    beside: list[str] = []
+    folders = exports_below(*exports, note=beside.append)
     kept = read_checkpoint(remembered) if remembered else None
     ring = subject_ring(subject_keys)
     with progress_bars() as progress:
@@ -149,6 +150,7 @@ def verify(
             subject_keys=ring.by_id() if ring else None,
             progress=progress,
         )
+    answer.notes += beside
     if as_json:
         print_json({**answer.to_json(), "exports": [one.answer.to_json() for one in each]})
     else:
@@ -166,8 +168,7 @@ def coverage(exports: ExportsArgument, key: KeyOption = None, as_json: JsonOptio
     from holdfast.engine.audit.chain import exports_below, fold_coverage, verify_exports
     from holdfast.engine.audit.coverage import coverage_as_dict
 
-    folders = [folder for one in exports for folder in exports_below(one)]
-    answer, each = verify_exports(folders, trusted=trusted_keys(key), drill_keys=drill_keys(key))
+    answer, each = verify_exports(exports_below(*exports), trusted=trusted_keys(key), drill_keys=drill_keys(key))
     read = sorted((one for one in each if one.manifest), key=lambda one: one.answer.seal or 0)
     folded = fold_coverage(read)
     if as_json:

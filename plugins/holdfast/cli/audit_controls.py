@@ -33,7 +33,7 @@ def index(
 
     Several exports of one ledger are one: a drill may be in one of them, findings in another.
 
-    Exit codes: 0 written, 2 bad input, 5 an export was tampered with, so nothing of them is evidence.
+    Exit codes: 0 written, 2 bad input, 5 an export was tampered with, or 7 cannot be read whole: nothing is evidence.
     """
     from holdfast.engine.audit.evidence import index as indexing
 
@@ -58,7 +58,7 @@ def oscal(
 
     Several exports of one ledger are one, as for `index`.
 
-    Exit codes: 0 written, 2 bad input, 5 an export was tampered with, so nothing of them is evidence.
+    Exit codes: 0 written, 2 bad input, 5 an export was tampered with, or 7 cannot be read whole: nothing is evidence.
     """
     from holdfast.engine.audit.evidence.oscal import write_oscal
 
@@ -74,7 +74,7 @@ def _verified(folders: Sequence[Path], key: Sequence[str] | None, need: int | No
     from holdfast.engine.audit.chain import exports_below, verify_exports
     from holdfast.engine.audit.evidence.exports import Exports
 
-    found = [folder for one in folders for folder in exports_below(one)]
+    found = exports_below(*folders)
     return Exports.together(*verify_exports(found, trusted=trusted_keys(key), drill_keys=drill_keys(key), needed=need))
 
 

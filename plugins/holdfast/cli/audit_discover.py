@@ -35,7 +35,7 @@ def discover(
     from holdfast.engine.audit.privacy.discover import discover as discovered
 
     require_extra("holdfast audit discover")
-    folders = [folder for one in exports for folder in exports_below(one)]
+    folders = exports_below(*exports)
     with progress_bars() as progress:
         _, each = verify_exports(folders, trusted=trusted_keys(key), needed=need, progress=progress)
         found = discovered(each, progress)

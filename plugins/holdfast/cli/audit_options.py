@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 #: Where a verifier's trusted keys come from when none is named: one key in each line.
 KEYS_VARIABLE = "HOLDFAST_AUDIT_KEYS"
+_A_KEY = re.compile(r"[^\s+]+\+[0-9a-f]{8}\+")
 #: What a key of drills' evidence begins with, among the others.
 DRILL = "drill:"
 KeyOption = Annotated[
@@ -55,7 +57,7 @@ def drill_keys(given: Sequence[str] | None) -> frozenset[str]:
 def _given(given: Sequence[str] | None) -> list[str]:
     lines: list[str] = []
     for text in given or filter(None, os.environ.get(KEYS_VARIABLE, "").splitlines()):
-        is_key = text.startswith(DRILL) or text.count("+") >= 2
+        is_key = text.startswith(DRILL) or _A_KEY.match(text)
         lines += [text] if is_key else _lines(Path(text).expanduser())
     return lines
 

@@ -28,7 +28,8 @@ def prove(
 
     Of an event whose subject is protected only the leaf is shown, unless the subject's key is at hand.
 
-    Exit codes: 0 proven, 2 there is no such event, 5 the export was tampered with, so nothing of it can be proven.
+    Exit codes: 0 proven, 2 there is no such event, 5 the export was tampered with, or 7 cannot be read whole: nothing
+    of it can be proven.
     """
     from holdfast.engine.audit.privacy.certificates import certificates_at
     from holdfast.engine.audit.prove import find_event, prove_event, write_proof
@@ -97,7 +98,7 @@ def check_proof(
 
     trusted = trusted_keys(key)
     if (folder / SELECTION).exists():
-        folders = [found for one in export_folder or () for found in exports_below(one)]
+        folders = exports_below(*(export_folder or ()))
         against = verify_exports(folders, trusted=trusted, needed=need)[1] if folders else []
         answer = check_selection(folder, trusted=trusted, needed=need, against=against)
     else:

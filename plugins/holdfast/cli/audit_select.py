@@ -34,7 +34,7 @@ def select(
 
     Check it with `audit check-proof`. Values of one option are alternatives; different options must all hold.
 
-    Exit codes: 0 written, 2 bad input, 5 an export was tampered with, so nothing of it is selected.
+    Exit codes: 0 written, 2 bad input, 5 an export was tampered with, or 7 cannot be read: nothing is selected.
     """
     from holdfast.engine.audit.chain import exports_below, verify_exports
     from holdfast.engine.audit.moments import parse_moment
@@ -51,8 +51,7 @@ def select(
         statuses=tuple(status or ()),
         where=tuple(where or ()),
     )
-    folders = [folder for one in exports for folder in exports_below(one)]
-    _, each = verify_exports(folders, trusted=trusted_keys(key))
+    _, each = verify_exports(exports_below(*exports), trusted=trusted_keys(key))
     selection = select_events(each, query, output)
     if as_json:
         print_json({**selection.model_dump(mode="json"), "folder": output})

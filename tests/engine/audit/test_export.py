@@ -88,9 +88,9 @@ def test_a_killed_export_goes_on_where_it_was(world: AuditWorld, monkeypatch: py
     assert world.verify(done.folder).problems == []
 
 
-def windows(world: AuditWorld, folders: list[Path]) -> list[tuple[int, int] | None]:
-    """Of the source, in hours; and the log they are must be fine."""
-    assert verify_exports(folders, trusted=[world.key])[0].problems == []
+def windows(world: AuditWorld, folders: list[Path], *codes: str) -> list[tuple[int, int] | None]:
+    """Of the source, in hours; and the log they are must have these problems alone."""
+    assert [one.code for one in verify_exports(folders, trusted=[world.key])[0].problems] == list(codes)
     found = []
     for folder in folders:
         manifest = parse_manifest((folder / MANIFEST).read_bytes(), str(folder))
@@ -115,10 +115,11 @@ def test_a_source_that_comes_back_to_the_topology_goes_on_where_it_was(world: Au
     world.topology.write_text(topology.replace("fake:", "other:"))
     world.clock.advance(HOUR.total_seconds())
     folders.append(world.export().folder)
+    assert windows(world, folders, "shard", "source-gone") == [(0, 3), None]
     world.source, held.findings = held, {}
     held.reads.clear()
     world.topology.write_text(topology)
     world.clock.advance(HOUR.total_seconds())
     folders.append(world.export().folder)
-    assert windows(world, folders) == [(0, 3), None, (3, 5)]
+    assert windows(world, folders, "source-gone") == [(0, 3), None, (3, 5)]  # now it is the other one
     assert held.reads == [2, 3, 4]  # what was late is asked again

@@ -31,6 +31,7 @@ from holdfast.engine.audit.privacy.shred import Planned, shred_subject, subject_
 from holdfast.engine.audit.prove import EVENT, LEAF, PROOF, SALT, check_proof, find_event, prove_event, write_proof
 from holdfast.engine.audit.segments import RAW, read_leaves
 from holdfast.engine.audit.verify import verify_export
+from holdfast.engine.audit.views import VIEW
 from holdfast.engine.objectstore.errors import PermissionRefused, StoreUnavailable
 from holdfast.engine.objectstore.memory import memory_store
 from holdfast.engine.vault.recipients import SecretRecipient
@@ -206,6 +207,10 @@ def test_an_event_is_proven_with_and_without_its_key(world: PrivateWorld, tmp_pa
     full = proof_of(world, done.folder, "event-3", tmp_path / "full", world.keys())
     assert full.raw == people_hours()[0][0][3]
     assert check_proof(tmp_path / "full", trusted=[world.key]).problems == []
+    assert {one.name for one in (tmp_path / "bare").iterdir()} == {LEAF, PROOF}
+    (tmp_path / "bare" / VIEW).write_bytes(b"{}")  # whatever it says, nothing proves it
+    assert check_proof(tmp_path / "bare", trusted=[world.key]).verdict == "tampered"
+    (tmp_path / "bare" / VIEW).unlink()
     for name in (EVENT, SALT):
         file = tmp_path / "full" / name
         data = file.read_bytes()

@@ -110,6 +110,16 @@ def test_nothing_of_an_export_that_was_changed_is_proven(tmp_path: Path) -> None
         prove_event(done.folder, verified, place)
 
 
+def test_the_reason_is_what_is_wrong_and_not_that_nobody_vouches_for_it(tmp_path: Path) -> None:
+    world = AuditWorld(tmp_path, FakeSource([[[event(n)]] for n in range(3)]))
+    done = world.export()
+    assert done.folder is not None
+    (done.folder / "coverage" / "fake.json").unlink()
+    with pytest.raises(Tampered) as refused:
+        verify_export(done.folder).sealed("can be proven")
+    assert str(refused.value.found).startswith("coverage/fake.json: a file is missing")
+
+
 def test_the_window_begins_where_it_was_asked_to(world: AuditWorld) -> None:
     verified = verify_export(world.folder / "export-1", trusted=[world.key])
     assert verified.manifest is not None

@@ -2,49 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 
 from holdfast.engine.audit.coverage import worst
-from holdfast.engine.audit.interface import Coverage, Interval
+from holdfast.engine.audit.interface import Coverage, Interval, State
 from holdfast.engine.audit.leaves import Progress
 from holdfast.engine.audit.manifest import CHECKPOINT, MANIFEST
 from holdfast.engine.audit.privacy.keys import SubjectKey
 from holdfast.engine.audit.problems import Answer, Kind, Problem, tampered
+from holdfast.engine.audit.tlog.errors import NoteRefused
 from holdfast.engine.audit.tlog.keys import VerifierKey
 from holdfast.engine.audit.tlog.notes import Checkpoint, Note
-from holdfast.engine.audit.verify import Verified, check_proofs, coverage_problems, verify_export
+from holdfast.engine.audit.verify import (
+    Verified,
+    check_proofs,
+    coverage_problems,
+    is_export,
+    no_export,
+    verify_export,
+)
 from holdfast.errors import ConfigError
 
 
-def exports_below(folder: Path) -> list[Path]:
-    """The exports a path names: itself, or the folders in it. Raises ConfigError: there is none."""
-    if (folder / MANIFEST).exists() or (folder / CHECKPOINT).exists():
-        return [folder]
-    inside = sorted(folder.iterdir()) if folder.is_dir() else []
-    found = [one for one in inside if (one / CHECKPOINT).exists()]
-    if not found:
-        raise ConfigError(
-            "there is no export here",
-            where=str(folder),
-            expected=f"a folder with {MANIFEST} and {CHECKPOINT}, or a folder of such folders",
-            found="nothing of it",
-            fix="Name the folder `holdfast audit export --output` wrote",
-        )
-    return found
+def exports_below(*paths: Path, note: Callable[[str], object] = lambda _text: None) -> list[Path]:
+    """The exports that paths name, each once: a path itself, or what lies in it.
+
+    Args:
+        note: told what lies beside exports and is none.
+
+    Raises:
+        ConfigError: there is none in one of them.
+    """
+    found: dict[Path, Path] = {}
+    for path in paths:
+        inside = [path] if is_export(path) else sorted(path.iterdir()) if path.is_dir() else []
+        exports = [one for one in inside if is_export(one)]
+        if not exports:
+            raise no_export(path, f"a folder with {MANIFEST} and {CHECKPOINT}, or a folder of such folders")
+        for one in exports:
+            found.setdefault(one.resolve(), one)
+        for one in inside:
+            if one not in exports:
+                note(f"Not looked at, for it is no export: {one}")
+    return list(found.values())
 
 
 def read_checkpoint(file: Path) -> Checkpoint:
-    """A checkpoint somebody kept; its signatures are not looked at. Raises ConfigError, NoteRefused."""
+    """A checkpoint somebody kept; its signatures are not looked at. Raises ConfigError."""
+    what = "the checkpoint cannot be read"
     try:
-        data = file.read_bytes()
+        return Checkpoint.parse(Note.parse(file.read_bytes()).text)
     except OSError as error:
+        raise ConfigError(what, where=str(file), expected="a signed note", found=str(error.strerror)) from None
+    except NoteRefused as error:
         raise ConfigError(
-            "the checkpoint cannot be read", where=str(file), expected="a signed note", found=str(error.strerror)
+            what,
+            where=str(file),
+            expected=f"a signed note of a log: {error.expected or 'the checkpoint of an export'}",
+            found=f"{error.what}: {error.found}" if error.found else error.what,
+            fix="Name a copy of the `checkpoint` of an export that was verified before",
         ) from None
-    return Checkpoint.parse(Note.parse(data).text)
 
 
 def verify_exports(
@@ -107,6 +127,18 @@ def verify_exports(
     for source, intervals in folded.items():
         whole.sources[source] = str(worst(one.state for one in intervals.values()))
         whole.add(*coverage_problems(source, intervals.values(), late_until=late_until))
+    for source, end in _gone(read).items():
+        whole.sources[source] = str(State.GAP)
+        whole.add(
+            Problem(
+                Kind.INCOMPLETE,
+                "source-gone",
+                f"the newest export does not ask {source} any more",
+                read[-1].answer.where,
+                f"a window of {source} from {end.isoformat()} on",
+                "none",
+            )
+        )
     return whole, each
 
 
@@ -131,8 +163,9 @@ def _tell(whole: Answer, read: Sequence[Verified]) -> None:
     whole.signed_by = newest.signed_by
     windows = [one.answer.window for one in read if one.answer.window]
     whole.window = (min(first for first, _ in windows), max(last for _, last in windows)) if windows else None
-    names = dict.fromkeys(name for one in read for name in one.answer.counts)
-    whole.counts = {name: sum(one.answer.counts.get(name, 0) for one in read) for name in names}
+    once = {(_seal(one), one.answer.root): one.answer for one in read}.values()  # there may be copies
+    names = dict.fromkeys(name for one in once for name in one.counts)
+    whole.counts = {name: sum(one.counts.get(name, 0) for one in once) for name in names}
     whole.notes += [note for one in read for note in one.answer.notes]
 
 
@@ -179,6 +212,12 @@ def _ends(one: Verified) -> dict[str, datetime]:
     """Per source that was asked, where its window ends."""
     assert one.manifest is not None
     return {source.name: source.window.end for source in one.manifest.sources if source.window}
+
+
+def _gone(read: Sequence[Verified]) -> dict[str, datetime]:
+    """Sources that were asked and are not in the newest export, with where their last window ends."""
+    ends = {source: end for one in read for source, end in _ends(one).items()}
+    return {source: end for source, end in ends.items() if source not in _ends(read[-1])}
 
 
 def _windows(ends: Mapping[str, datetime], later: Verified) -> Iterable[Problem]:

@@ -33,6 +33,15 @@ def normaliser(kind: str) -> Normalise | None:
             return None
 
 
+def kubernetes(cluster: str) -> Normalise:
+    """Of Kubernetes, for who knows the cluster's name."""
+    from holdfast.engine.audit.sources.json_blocks import parse
+    from holdfast.engine.audit.sources.kubernetes_ocsf import SHAPES, normalised
+    from holdfast.engine.audit.sources.mapping import concat
+
+    return lambda raw: concat(normalised(block, cluster) for block in parse(raw, SHAPES))
+
+
 def _cloud_logging(raw: pa.LargeBinaryArray) -> pa.Table:
     from holdfast.engine.audit.sources.cloud_logging import CloudLogging
     from holdfast.engine.audit.sources.cloud_logging_ocsf import normalised

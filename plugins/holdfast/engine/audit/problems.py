@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -116,16 +116,19 @@ class Answer:
         self.problems += [problem for problem in problems if problem is not None]
 
     @property
+    def worst(self) -> Problem | None:
+        """The first one of the worst kind."""
+        return min(self.problems, key=lambda problem: list(Kind).index(problem.kind), default=None)
+
+    @property
     def verdict(self) -> str:
         """``fine``, or the worst kind."""
-        worst = worst_kind(self.problems)
-        return "fine" if worst is None else str(worst)
+        return "fine" if self.worst is None else str(self.worst.kind)
 
     @property
     def exit_code(self) -> int:
         """0 fine, 5 tampered, 6 incomplete, 7 unknown."""
-        worst = worst_kind(self.problems)
-        return 0 if worst is None else EXIT_CODES[worst]
+        return 0 if self.worst is None else EXIT_CODES[self.worst.kind]
 
     def to_json(self) -> dict[str, Any]:
         """For ``--json``."""
@@ -144,9 +147,3 @@ class Answer:
             "notes": self.notes,
             "problems": [{**asdict(problem), "kind": str(problem.kind)} for problem in self.problems],
         }
-
-
-def worst_kind(problems: Iterable[Problem]) -> Kind | None:
-    """The first of `Kind` that occurs."""
-    found = {problem.kind for problem in problems}
-    return next((kind for kind in Kind if kind in found), None)

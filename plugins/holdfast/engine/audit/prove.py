@@ -6,7 +6,6 @@ shown without showing the others.
 
 from __future__ import annotations
 
-import json
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,24 +18,24 @@ import pyarrow.parquet as pq
 
 from holdfast.engine.audit.commitments import event_leaf, protected_leaf
 from holdfast.engine.audit.errors import Tampered
+from holdfast.engine.audit.folders import new_folder
 from holdfast.engine.audit.leaves import export_leaves
-from holdfast.engine.audit.ledger import require_empty
 from holdfast.engine.audit.manifest import CHECKPOINT, Manifest, Segment
 from holdfast.engine.audit.ocsf.schema import as_event
 from holdfast.engine.audit.privacy.blocks import SALT_BYTES, Protected, find_protected
 from holdfast.engine.audit.privacy.certificates import Certificate, certificates_in
 from holdfast.engine.audit.privacy.keys import SubjectKey
-from holdfast.engine.audit.problems import Answer, not_pinned, of_error
+from holdfast.engine.audit.problems import Answer, not_pinned, of_error, tampered
 from holdfast.engine.audit.segments import RAW
 from holdfast.engine.audit.tlog.keys import VerifierKey
 from holdfast.engine.audit.tlog.merkle import CompactRange, cover, parents
 from holdfast.engine.audit.tlog.notes import Checkpoint, Note, Policy, verify_checkpoint
 from holdfast.engine.audit.tlog.treeproofs import inclusion_proof, verify_inclusion
 from holdfast.engine.audit.verify import Verified
-from holdfast.engine.snapshot.documents import canonical
+from holdfast.engine.audit.views import SOURCE, VIEW, check_view, view_files
 from holdfast.errors import ConfigError, HoldfastError, UnknownName
 
-EVENT, PROOF, CONTEXT = "event.raw", "event.tlog-proof", "event.ocsf.json"
+EVENT, PROOF = "event.raw", "event.tlog-proof"
 #: Of a protected event: the salt of its leaf where it was opened, else the leaf itself, in hex.
 SALT, LEAF = "event.salt", "event.leaf"
 
@@ -62,7 +61,8 @@ class ProvenEvent:
 
     Args:
         raw: its bytes as received; ``None``: it is protected, and its subject's key is not at hand.
-        event: as OCSF.
+        event: as OCSF, as it was sealed.
+        kind: of its source.
         index: of its leaf.
         proof: the audit path, from the leaf's sibling up.
         protected: what is known of it where its subject is protected.
@@ -71,6 +71,7 @@ class ProvenEvent:
 
     raw: bytes | None
     event: dict[str, Any]
+    kind: str
     index: int
     size: int
     proof: tuple[bytes, ...]
@@ -134,12 +135,13 @@ def prove_event(
     row = _row(folder / place.segment.events.path, place.row)
     raw = row.pop(RAW)
     proof = proofs_of(folder, manifest, verified.left, [place.leaf])[place.leaf]
+    kind = next(source.kind for source in manifest.sources if source.name == place.segment.source)
     if raw is not None or place.segment.subjects is None:
-        return ProvenEvent(raw, as_event(row), place.leaf, manifest.size, proof)
+        return ProvenEvent(raw, as_event(row), kind, place.leaf, manifest.size, proof)
     found = find_protected(folder / place.segment.subjects.path, place.row, subject_keys)
     known = [*certificates_in(folder, manifest), *certificates]
     shredded = next((one for one in known if found.key_id.hex() in one.keys), None)
-    return ProvenEvent(found.raw, as_event(row), place.leaf, manifest.size, proof, found, shredded)
+    return ProvenEvent(found.raw, as_event(row), kind, place.leaf, manifest.size, proof, found, shredded)
 
 
 def proofs_of(
@@ -208,23 +210,29 @@ def _row(file: Path, row: int) -> dict[str, Any]:
 
 
 def write_proof(proven: ProvenEvent, export: Path, folder: Path) -> Path:
-    """Write an event and its proof into an empty folder. Raises ConfigError: it is not empty."""
+    """Write an event and its proof into an empty folder.
+
+    Raises:
+        ConfigError: it is not empty, or cannot be written.
+    """
     from holdfast.engine.audit.tlog.proofs import format_proof
 
-    require_empty(folder)
+    files: dict[str, bytes] = {}
     if proven.raw is not None:
-        (folder / EVENT).write_bytes(proven.raw)
+        files = {EVENT: proven.raw, **view_files(proven.kind, proven.raw, proven.event)}
     if proven.protected is not None and proven.protected.salt is not None:
-        (folder / SALT).write_bytes(proven.protected.salt)
+        files[SALT] = proven.protected.salt
     elif proven.protected is not None:
-        (folder / LEAF).write_bytes(proven.protected.leaf.hex().encode() + b"\n")
-    (folder / CONTEXT).write_bytes(canonical(json.loads(json.dumps(proven.event))))
-    (folder / PROOF).write_bytes(format_proof(proven.index, proven.proof, (export / CHECKPOINT).read_bytes()))
+        files[LEAF] = proven.protected.leaf.hex().encode() + b"\n"
+    files[PROOF] = format_proof(proven.index, proven.proof, (export / CHECKPOINT).read_bytes())
+    with new_folder(folder) as made:
+        for name, data in files.items():
+            (made / name).write_bytes(data)
     return folder
 
 
 def check_proof(folder: Path, *, trusted: Sequence[VerifierKey], needed: int | None = None) -> Answer:
-    """Check a proof that `write_proof` wrote: the event's bytes, the path, the checkpoint's signatures. Offline.
+    """Check a proof that `write_proof` wrote: the event and its view, the path, the checkpoint's signatures. Offline.
 
     Raises:
         ConfigError: there is no proof here, or so many keys cannot have signed.
@@ -234,6 +242,7 @@ def check_proof(folder: Path, *, trusted: Sequence[VerifierKey], needed: int | N
     answer = Answer(str(folder))
     try:
         leaf, encoded = _leaf_in(folder), (folder / PROOF).read_bytes()
+        _check_rest(folder, answer)
     except OSError as error:
         raise ConfigError(
             "there is no proof here",
@@ -242,8 +251,6 @@ def check_proof(folder: Path, *, trusted: Sequence[VerifierKey], needed: int | N
             found=str(error.strerror),
             fix="Name the folder `holdfast audit prove --output` wrote",
         ) from None
-    if not (folder / EVENT).exists():
-        answer.notes.append("Unknown: what the event says; its subject is protected, and only its leaf was given")
     policy = Policy.trusting(trusted, needed) if trusted else None
     try:
         proof = Proof.parse(encoded)
@@ -258,6 +265,19 @@ def check_proof(folder: Path, *, trusted: Sequence[VerifierKey], needed: int | N
     except HoldfastError as error:
         answer.add(of_error(error, "proof", str(folder / PROOF)))
     return answer
+
+
+def _check_rest(folder: Path, answer: Answer) -> None:
+    """What lies beside the event, or its leaf, and the proof."""
+    there = {one.name for one in folder.iterdir()}
+    allowed = {PROOF, EVENT, SALT, SOURCE, VIEW} if EVENT in there else {PROOF, LEAF}
+    for name in sorted(there - allowed):
+        answer.add(tampered("file-added", "nothing proves this file", name))
+    if EVENT in there:
+        files = {name: (folder / name).read_bytes() for name in there & {SOURCE, VIEW}}
+        check_view(files, (folder / EVENT).read_bytes(), answer)
+    else:
+        answer.notes.append("Unknown: what the event says; its subject is protected, and only its leaf was given")
 
 
 def _leaf_in(folder: Path) -> bytes:

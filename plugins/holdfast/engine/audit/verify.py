@@ -14,12 +14,13 @@ import stat
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 
 from holdfast.engine.audit.checks import CHECKS, Contents, Opened, check_evidence
 from holdfast.engine.audit.commitments import manifest_leaf
 from holdfast.engine.audit.coverage import CoverageManifest, parse_coverage
-from holdfast.engine.audit.errors import Tampered
+from holdfast.engine.audit.errors import NotKnown, Tampered
 from holdfast.engine.audit.interface import Coverage, Finding, State
 from holdfast.engine.audit.leaves import Progress, check_leaves
 from holdfast.engine.audit.manifest import (
@@ -79,15 +80,48 @@ class Verified:
 
         Raises:
             Tampered: the export is not what was sealed.
+            NotKnown: it cannot be read whole.
         """
-        if self.manifest is None or self.answer.verdict == "tampered":
+        if self.answer.verdict == "tampered":
             raise Tampered(
                 f"the export is not what was sealed, so nothing of it {purpose}",
                 where=self.answer.where,
-                found=str(self.answer.problems[0]) if self.answer.problems else None,
+                found=str(self.answer.worst),
                 fix="Fetch it again from one of the ledger's sites",
             )
+        if self.manifest is None or self.opened is None:
+            raise NotKnown(
+                f"the export cannot be read whole, so nothing of it {purpose}",
+                where=self.answer.where,
+                found=str(next(one for one in self.answer.problems if one.code != "not-pinned")),
+                fix="Make all of it readable",
+            )
         return self.manifest
+
+
+def is_export(folder: Path) -> bool:
+    """Whether anything of an export lies here, were it half of one; also where nobody may look."""
+    return not all(_is_missing(folder / name) for name in (*UNLISTED, "segments"))
+
+
+def _is_missing(path: Path) -> bool:
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False  # something may be there, and cannot be read
+    return False
+
+
+def no_export(folder: Path, expected: str) -> ConfigError:
+    return ConfigError(
+        "there is no export here",
+        where=str(folder),
+        expected=expected,
+        found="nothing of it",
+        fix="Name the folder `holdfast audit export --output` wrote",
+    )
 
 
 @blocks_kept()
@@ -118,14 +152,8 @@ def verify_export(
     Raises:
         ConfigError: there is no export here.
     """
-    if not (folder / MANIFEST).exists() and not (folder / CHECKPOINT).exists():
-        raise ConfigError(
-            "there is no export here",
-            where=str(folder),
-            expected=f"a folder with {MANIFEST} and {CHECKPOINT}",
-            found="nothing of it",
-            fix="Name the folder `holdfast audit export --output` wrote",
-        )
+    if not is_export(folder):
+        raise no_export(folder, f"a folder with {MANIFEST} and {CHECKPOINT}")
     done = Verified(Answer(str(folder)), drill_keys=frozenset(drill_keys))
     answer = done.answer
     head = _head(folder, answer, trusted, needed)
@@ -291,13 +319,20 @@ def _check_time(folder: Path, answer: Answer, roots: Sequence[bytes]) -> None:
         if roots:
             answer.add(Problem(Kind.UNKNOWN, "no-timestamp", "no authority said when it was sealed", str(file)))
         return
-    if not roots:
-        answer.notes.append("Its timestamp was not looked at: no authority's certificates were given")
-        return
     from holdfast.engine.audit.tlog.timestamps import verify_timestamp
 
     try:
         response, note = _read(file, _LARGEST_NOTE_BYTES), _read(folder / CHECKPOINT, _LARGEST_NOTE_BYTES)
+        if (digest := sha256(note).digest()) not in response:
+            raise Tampered(
+                "this is no timestamp of the checkpoint",
+                where=str(file),
+                expected=f"a response of an authority about {digest.hex()}",
+                found=f"{len(response)} bytes without that",
+            )
+        if not roots:
+            answer.notes.append("Who signed its timestamp was not looked at: no authority's certificates were given")
+            return
         found = verify_timestamp(response, note, roots)
     except HoldfastError as error:
         answer.add(of_error(error, "timestamp", str(file)))
@@ -317,31 +352,45 @@ def _check_files(folder: Path, manifest: Manifest, answer: Answer, progress: Pro
             answer.add(tampered("file-added", "nobody sealed this file", name))
     for number, (name, file) in enumerate(files.items()):
         progress("files", number, len(files))
-        if name not in there:
-            answer.add(tampered("file-missing", "a file is missing", name, f"{file.size_bytes} bytes", "nothing"))
-        else:
+        if name in there:
             answer.add(_check_file(folder / name, file))
+        elif _is_missing(folder / name):  # else it was told that it cannot be read, or is no file
+            answer.add(tampered("file-missing", "a file is missing", name, f"{file.size_bytes} bytes", "nothing"))
     return len(answer.problems) == before
 
 
 def _walk(folder: Path, answer: Answer) -> Iterator[Path]:
-    for place, names, files in os.walk(folder):
+    def unread(error: OSError) -> None:
+        answer.add(_unreadable(os.path.relpath(error.filename, folder), error))
+
+    for place, names, files in os.walk(folder, onerror=unread):
         for name in (*names, *files):
             path = Path(place) / name
-            if path.is_symlink() or not (path.is_dir() or path.is_file()):
-                answer.add(tampered("not-a-file", "neither a file nor a folder", str(path.relative_to(folder))))
-            elif path.is_file():
+            try:
+                mode = path.lstat().st_mode
+            except OSError as error:
+                unread(error)
+                continue
+            if stat.S_ISREG(mode):
                 yield path
+            elif not stat.S_ISDIR(mode):
+                answer.add(tampered("not-a-file", "neither a file nor a folder", str(path.relative_to(folder))))
 
 
 def _check_file(path: Path, file: File) -> Problem | None:
-    size = path.stat().st_size
-    if size != file.size_bytes:
-        return tampered("file-differs", "the file is not the sealed one", file.path, f"{file.size_bytes} bytes", size)
-    found = file_sha256(path)
-    if found != file.sha256:
-        return tampered("file-differs", "the file is not the sealed one", file.path, f"sha256 {file.sha256}", found)
-    return None
+    differs = "file-differs", "the file is not the sealed one", file.path
+    try:
+        if (size := path.stat().st_size) != file.size_bytes:
+            return tampered(*differs, f"{file.size_bytes} bytes", size)
+        found = file_sha256(path)
+    except OSError as error:
+        return _unreadable(file.path, error)
+    return None if found == file.sha256 else tampered(*differs, f"sha256 {file.sha256}", found)
+
+
+def _unreadable(where: str, error: OSError) -> Problem:
+    """What may not be read may well be what was sealed."""
+    return Problem(Kind.UNKNOWN, "unreadable", "it cannot be read", where, "a file or folder to read", error.strerror)
 
 
 def _tell_privacy(answer: Answer, contents: Contents, keys: Mapping[bytes, SubjectKey] | None) -> None:
@@ -414,7 +463,8 @@ def _read(file: Path, most: int) -> bytes:
             raise Tampered("the file is far too large", where=str(file), expected=f"at most {most}", found=str(size))
         return file.read_bytes()
     except OSError as error:
-        raise Tampered("the file cannot be read", where=str(file), found=str(error.strerror)) from None
+        kind = Tampered if _is_missing(file) else NotKnown
+        raise kind("the file cannot be read", where=str(file), found=str(error.strerror)) from None
 
 
 def _read_range(file: Path) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:

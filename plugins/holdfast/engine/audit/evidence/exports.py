@@ -31,7 +31,7 @@ class Exports:
 
     @classmethod
     def of(cls, verified: Verified | Exports) -> Exports:
-        """Of one export, which is verified for itself. Raises Tampered: it is not what was sealed."""
+        """Of one export, which is verified for itself. Raises as `together`."""
         return verified if isinstance(verified, Exports) else cls.together(verified.answer, [verified])
 
     @classmethod
@@ -40,8 +40,9 @@ class Exports:
 
         Raises:
             Tampered: one of them, or the log they make, is not what was sealed, so nothing of it is evidence.
+            NotKnown: one of them cannot be read whole.
         """
-        for one in (*each, Verified(answer, each[-1].manifest)):
+        for one in (*each, Verified(answer, each[-1].manifest, opened=each[-1].opened)):
             one.sealed("is evidence")
         by_seal = {one.answer.seal or 0: one for one in each}
         return cls(answer, tuple(by_seal[seal] for seal in sorted(by_seal)))

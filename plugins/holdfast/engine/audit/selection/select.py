@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from holdfast import __version__
 from holdfast.engine.audit.errors import Tampered
-from holdfast.engine.audit.ledger import require_empty
+from holdfast.engine.audit.folders import new_folder
 from holdfast.engine.audit.manifest import CHECKPOINT, MANIFEST, DocumentRef, Manifest, Segment
 from holdfast.engine.audit.normalisers import normaliser
 from holdfast.engine.audit.ocsf.schema import SCHEMA, as_event
@@ -70,29 +70,30 @@ def select_events(exports: Sequence[Verified], query: Query, folder: Path) -> Se
 
     Raises:
         Tampered: one of them is not what was sealed, or they are of different logs.
-        ConfigError: the folder is not empty, there are more events than a selection can have, or protected ones.
+        ConfigError: the folder is not empty or cannot be written, there are more events than a selection can have, or
+            protected ones.
         UnknownName: a source that none of them has.
     """
     parts = usable(exports)
     _refuse_protected(parts)
     found = find_events(parts, query)
-    require_empty(folder)
-    for name in ("proofs", "manifests", "coverage"):
-        (folder / name).mkdir()
-    refs = [_write_proofs(one, query, found.events, folder) for one in parts]
-    with pq.ParquetWriter(folder / EVENTS, EVENTS_SCHEMA, **events_options()) as writer:
-        writer.write_table(found.table)
     manifests = [_manifest(one) for one in parts]
-    selection = Selection(
-        version=__version__,
-        origin=manifests[0].origin,
-        query=query,
-        exports=tuple(refs),
-        sources=answers(query, [Part(_manifest(one), one.coverage) for one in parts], found.unclear),
-        columns=dict(columns_of(manifests, found.events, found.table)),
-        events=tuple(found.events),
-    )
-    (folder / SELECTION).write_bytes(selection.to_json())
+    with new_folder(folder) as made:
+        for name in ("proofs", "manifests", "coverage"):
+            (made / name).mkdir()
+        refs = [_write_proofs(one, query, found.events, made) for one in parts]
+        with pq.ParquetWriter(made / EVENTS, EVENTS_SCHEMA, **events_options()) as writer:
+            writer.write_table(found.table)
+        selection = Selection(
+            version=__version__,
+            origin=manifests[0].origin,
+            query=query,
+            exports=tuple(refs),
+            sources=answers(query, [Part(_manifest(one), one.coverage) for one in parts], found.unclear),
+            columns=dict(columns_of(manifests, found.events, found.table)),
+            events=tuple(found.events),
+        )
+        (made / SELECTION).write_bytes(selection.to_json())
     return selection
 
 
