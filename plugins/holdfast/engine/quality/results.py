@@ -47,8 +47,12 @@ class QualityResult(Document):
     @property
     def key(self) -> str:
         """Where it lies."""
-        digest = self.manifest_digest.partition(":")[2][:32]
-        return f"{FOLDER}/{self.dataset}/{digest}-{self.suite_sha256[:16]}.json"
+        return f"{prefix_of(self.dataset, self.manifest_digest)}-{self.suite_sha256[:16]}.json"
+
+
+def prefix_of(dataset: str, manifest_digest: str) -> str:
+    """How the keys of all results of these bytes begin."""
+    return f"{FOLDER}/{dataset}/{manifest_digest.partition(':')[2][:32]}"
 
 
 def keep_result(

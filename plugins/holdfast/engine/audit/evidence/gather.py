@@ -216,10 +216,15 @@ def _residency(manifest: Manifest, folder: Path) -> Iterator[Observation]:
 
 
 def _documents(manifest: Manifest) -> Iterator[Observation]:
+    """Those of the export itself, and the lineage that the source of Holdfast's own records gave."""
+    own = {one.name for one in manifest.sources if one.kind == "holdfast"}
     for one in manifest.documents:
-        if not one.source:
-            path = one.file.path
-            yield Observation("documents", path, Shown.SHOWN, f"{path} is there as it was sealed", _files(one), path)
+        path = one.file.path
+        if one.source in own:
+            path = path.removeprefix(f"documents/{one.source}/").partition("/")[2]
+        if not one.source or path.startswith("lineage/"):
+            name, what = one.file.path, f"{one.file.path} is there as it was sealed"
+            yield Observation("documents", name, Shown.SHOWN, what, _files(one), path)
 
 
 def _text(folder: Path, document: DocumentRef) -> str:

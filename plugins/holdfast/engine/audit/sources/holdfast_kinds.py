@@ -26,6 +26,7 @@ class Kind:
         once: written by one writer with the same bytes at every site, so that copies that differ show a change. Of the
             others two writers may each have written their own, each with its ``write_id``, e.g. a machine that was
             cut off and went on.
+        each_site: every site may have one of its own under the same key.
         lines: each line of the object is a record.
         check: how a record proves itself.
     """
@@ -35,6 +36,7 @@ class Kind:
     once: bool
     check: Check
     lines: bool = False
+    each_site: bool = False
 
 
 def kind_of(key: str) -> Kind | None:
@@ -94,6 +96,15 @@ def _tombstone(key: str, data: bytes) -> None:
         raise ValueError("its content gives another id")
 
 
+def _quality(key: str, data: bytes) -> None:
+    from holdfast.engine.quality.results import QualityResult
+
+    result = QualityResult.model_validate_json(data)
+    _equal(key, result.key)
+    if result.to_json() != data:
+        raise ValueError("it is not in its one spelling")
+
+
 def _json(_key: str, data: bytes) -> None:
     _object(data)
 
@@ -143,9 +154,11 @@ def proven(kind: Kind, key: str, data: bytes) -> str | None:
     return None
 
 
-def _kind(name: str, pattern: str, check: Check, *, once: bool = True, lines: bool = False) -> Kind:
+def _kind(
+    name: str, pattern: str, check: Check, *, once: bool = True, lines: bool = False, each_site: bool = False
+) -> Kind:
     # Nothing of ours has control characters in its name, and nothing that has them is to be printed.
-    return Kind(name, re.compile(pattern.replace("[^/]", r"[^/\x00-\x1f\x7f]")), once, check, lines)
+    return Kind(name, re.compile(pattern.replace("[^/]", r"[^/\x00-\x1f\x7f]")), once, check, lines, each_site)
 
 
 KINDS = (
@@ -160,6 +173,7 @@ KINDS = (
     _kind("phase", r"evidence/[^/]+/phases/(attempts/)?[^/]+\.json", _json, once=False),
     _kind("drill", r"evidence/[^/]+/journal\.json", _json),
     _kind("decision", r"decisions/\d{4}/\d\d/\d\d/\d\d/[^/]+-\d{8,}\.jsonl", _decisions, lines=True),
+    _kind("quality", r"quality/[^/]+/[^/]+\.json", _quality, once=False, each_site=True),
     _kind("vault", r"vaults/[^/]+/log/\d{12}\.json", _entry),
 )  # fmt: skip
 #: Under which folders they lie, and which folders below hold nothing but bytes: those are stepped over.
@@ -171,4 +185,5 @@ ROOTS: Mapping[str, re.Pattern[str] | None] = {
     "plans/": None,
     "evidence/": None,
     "decisions/": None,
+    "quality/": None,
 }
