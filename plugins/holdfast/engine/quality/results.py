@@ -47,7 +47,12 @@ class QualityResult(Document):
     @property
     def key(self) -> str:
         """Where it lies."""
-        return f"{prefix_of(self.dataset, self.manifest_digest)}-{self.suite_sha256[:16]}.json"
+        return key_of(self.dataset, self.manifest_digest, self.suite_sha256)
+
+
+def key_of(dataset: str, manifest_digest: str, suite_sha256: str) -> str:
+    """Where the result of a suite over some bytes lies."""
+    return f"{prefix_of(dataset, manifest_digest)}-{suite_sha256[:16]}.json"
 
 
 def prefix_of(dataset: str, manifest_digest: str) -> str:
