@@ -34,6 +34,8 @@ from holdfast.engine.snapshot.records import CommitRecord
 
 _BATCH_RECORDS = 50_000
 _FINE = State.COMPLETE
+#: Lower-case, with a moment before it or not, and too long for no file system.
+_OWN_NAME = re.compile(r"(?!\.|\d{8}t)(\d{8}T\d{6}(\.\d{6})?Z)?[a-z0-9._=-]{1,150}")
 _EVIDENCE = ("journal.json", "report.html", "evidence.dsse.json")
 
 
@@ -342,9 +344,16 @@ def _evidence_at(copy: Copy, folder: str) -> dict[str, bytes] | None:
 
 
 def _document_name(key: str) -> str:
-    """A key as the name of a document, which has no other characters and no ``..``."""
-    parts = [re.sub(r"[^A-Za-z0-9._=-]", "_", part) for part in key.split("/")]
-    return "/".join(re.sub(r"^\.+", "_", part) or "_" for part in parts)
+    """A key as the name of a document: of two keys never the same one, on systems that ignore case too."""
+    return "/".join(_part(part) for part in key.split("/"))
+
+
+def _part(part: str) -> str:
+    """As it is where we name things so; else in characters that a document may have, with its digest."""
+    if _OWN_NAME.fullmatch(part):
+        return part
+    digest = hashlib.sha256(part.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return f"{re.sub(r'[^a-z0-9_=-]', '_', part.lower()[:100])}.{digest}"
 
 
 def _first_content(record: Record) -> bytes | None:
