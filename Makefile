@@ -89,7 +89,7 @@ docs: setup ## Rebuild the generated parts of docs/ and check its links
 lock: $(BIN)/uv ## Resolve the dependencies again
 	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--no-emit-find-links --no-annotate --custom-compile-command "make lock" \
-		--extra airflow --extra celery --extra trees --extra jobs --extra azureml --extra feeds --extra tables --extra vault --extra audit --extra cost --extra oscal \
+		--extra airflow --extra celery --extra trees --extra jobs --extra azureml --extra feeds --extra tables --extra vault --extra audit --extra cost --extra oscal --extra pii \
 		--extra sandbox --extra dev --output-file $(LOCK)
 	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--no-emit-find-links --no-annotate --custom-compile-command "make lock" --constraints $(LOCK) \

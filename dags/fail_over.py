@@ -61,6 +61,8 @@ with DAG(
     **approve** makes the plan and looks at the source. When the group's policy is `automatic` and nothing stands
     against it, the rules decide and it goes on at once. Otherwise the task waits for a person under *Required
     actions*, with the findings in its text; no answer within an hour is a rejection, and a rejected plan is aborted.
+    Where the group's `four_eyes` is set, whoever started the run cannot approve it: the task fails, and cleared it asks
+    again.
 
     **fail_over** runs the critical path in one task: commit the epoch (from here on it only rolls forward), fence,
     promote, switch traffic, verify a correct answer through DNS. **resume_training** follows when the service answers.
@@ -82,7 +84,6 @@ with DAG(
         task_id="fail_over",
         group="{{ params.group }}",
         plan_id=plan_id,
-        approved_by="{{ ti.xcom_pull('approve')['approved_by'] or '' }}",
     )
     resume = ResumeTrainingOperator(task_id="resume_training", group="{{ params.group }}", plan_id=plan_id)
     approve >> fail_over >> resume

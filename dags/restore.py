@@ -140,9 +140,10 @@ def restore_live_dag(suffix: str, offered: list[str]) -> None:
         ### Restore live
 
         **approve** finds the backup and waits for a person under *Required actions*, with what it would take the place
-        of; no answer within an hour is a rejection. **restore** writes it at the group's active site, beside what is
-        there, reads it back, and publishes it as the newest snapshot. History is not rewritten: the snapshot it takes
-        the place of stays. The other sites get it with the next sync.
+        of; no answer within an hour is a rejection. Where the group's `four_eyes` is set, whoever started the run
+        cannot approve it. **restore** writes it at the group's active site, beside what is there, reads it back, and
+        publishes it as the newest snapshot. History is not rewritten: the snapshot it takes the place of stays. The
+        other sites get it with the next sync.
         """,
     ):
         approve = ApproveRestoreOperator(

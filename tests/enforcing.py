@@ -55,6 +55,9 @@ class Rules(Protocol):
     def hides_absence(self, request: Request) -> Need | None:
         """What tells a missing object from a forbidden one, where a cloud makes a difference."""
 
+    def shows_lock(self, request: Request) -> Need | None:
+        """Without what an answer leaves an object's lock out, where a cloud does so."""
+
 
 @dataclass
 class Gate:
@@ -130,9 +133,21 @@ def enforcing(upstream: str, rules: Rules) -> Iterator[Gate]:
                     gate.used.add(hidden.action)
                 if request.method not in ("GET", "HEAD") and answer.status < 300:
                     gate.writes.append(f"{request.method} {self.path}")
-                self._send(answer.status, dict(answer.getheaders()), content)
+                self._send(answer.status, self._shown(request, dict(answer.getheaders())), content)
             finally:
                 upstream_connection.close()
+
+        def _shown(self, request: Request, headers: dict[str, str]) -> dict[str, str]:
+            locks = {name for name in headers if name.lower().startswith("x-amz-object-lock-")}
+            need = gate.rules.shows_lock(request) if locks else None
+            if need is None:
+                return headers
+            if gate.rules.allows(need):
+                gate.used.add(need.action)
+                return headers
+            if request.method == "HEAD":  # who reads an object's bytes does not ask for its lock
+                gate.refused.append((self.command, need))
+            return {name: value for name, value in headers.items() if name not in locks}
 
         def _send(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
             self.send_response_only(status)
@@ -304,6 +319,11 @@ class Iam:
         if request.method in ("GET", "HEAD") and key and not set(request.query) & {"uploadId", "versionId"}:
             return Need("s3:ListBucket", f"arn:aws:s3:::{bucket}")
         return None
+
+    def shows_lock(self, request: Request) -> Need | None:
+        """GET and HEAD of an object tell its lock only to who may read that."""
+        bucket, _, key = request.path.lstrip("/").partition("/")
+        return Need("s3:GetObjectRetention", f"arn:aws:s3:::{bucket}/{key}")
 
 
 def _target_action(target: str) -> str:

@@ -82,3 +82,6 @@ class RoleDefinition:
 
     def hides_absence(self, request: Request) -> Need | None:
         return None
+
+    def shows_lock(self, request: Request) -> Need | None:
+        return None

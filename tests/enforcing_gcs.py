@@ -111,3 +111,6 @@ class CustomRole:
         needs = self.needs(request)
         reads = [need for need in needs if need.action == "storage.objects.get"]
         return Need("storage.objects.list", reads[0].resource) if reads and request.method in ("GET", "HEAD") else None
+
+    def shows_lock(self, request: Request) -> Need | None:
+        return None

@@ -37,6 +37,21 @@ GCP_KEY = "projects/p/locations/europe-west1/keyRings/r/cryptoKeys/k"
 GCP_SIGNING_KEY = "projects/p/locations/europe-west1/keyRings/r/cryptoKeys/sign/cryptoKeyVersions/1"
 
 
+#: What each method asks for, as the clouds document it.
+_GCP_RIGHTS = {
+    "Encrypt": "cloudkms.cryptoKeyVersions.useToEncrypt",
+    "Decrypt": "cloudkms.cryptoKeyVersions.useToDecrypt",
+    "AsymmetricSign": "cloudkms.cryptoKeyVersions.useToSign",
+    "GetPublicKey": "cloudkms.cryptoKeyVersions.viewPublicKey",
+}
+_AZURE_RIGHTS = {
+    None: "Microsoft.KeyVault/vaults/keys/read",
+    "sign": "Microsoft.KeyVault/vaults/keys/sign/action",
+    "wrapkey": "Microsoft.KeyVault/vaults/keys/wrap/action",
+    "unwrapkey": "Microsoft.KeyVault/vaults/keys/unwrap/action",
+}
+
+
 class CloudKms:
     """Symmetric keys by resource name, and versions of one that signs. ``fails``: what goes wrong at the next calls."""
 
@@ -52,6 +67,8 @@ class CloudKms:
         self.deadlines: list[float] = []
         self.fails: list[grpc.StatusCode] = []
         self.denied = False
+        #: The permissions of who asks; ``None``: all.
+        self.allowed: set[str] | None = None
         #: So many answers are changed on the way back, and requests on the way there.
         self.tampers_answers = 0
         self.tampers_requests = 0
@@ -94,8 +111,9 @@ class CloudKms:
             self.deadlines.append(context.time_remaining())
             if self.fails:
                 context.abort(self.fails.pop(0), "told so by the stub")
-            if self.denied:
-                context.abort(grpc.StatusCode.PERMISSION_DENIED, f"Permission denied on '{request.name}'")
+            if self.denied or (self.allowed is not None and _GCP_RIGHTS[name] not in self.allowed):
+                what = f"Permission '{_GCP_RIGHTS[name]}' denied on resource '{request.name}'"
+                context.abort(grpc.StatusCode.PERMISSION_DENIED, what)
             if request.name not in self.versions and request.name not in self.signing:
                 context.abort(grpc.StatusCode.NOT_FOUND, f"{request.name} not found")
             return act(request, context)
@@ -189,6 +207,8 @@ class KeyVault:
     requests: list[str] = field(default_factory=list)
     fails: list[int] = field(default_factory=list)
     denied: bool = False
+    #: The data actions of who asks; ``None``: all.
+    allowed: set[str] | None = None
 
     def __post_init__(self) -> None:
         self.rotate()
@@ -266,7 +286,7 @@ class KeyVault:
         found = _ROUTE.fullmatch(url.path)
         if found is None or parse_qs(url.query) != {"api-version": ["7.4"]}:
             return 400, _error("BadParameter")
-        if self.denied:
+        if self.denied or (self.allowed is not None and _AZURE_RIGHTS[found["verb"]] not in self.allowed):
             return 403, {"error": {"code": "Forbidden", "message": "no", "innererror": {"code": "ForbiddenByRbac"}}}
         if found["name"] == "cosigner" and found["version"] in self.signing:
             return self._signing(method, found["verb"], found["version"], body)

@@ -9,13 +9,20 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from audit_world import AuditWorld, FakeSource, add_audit, event
 from holdfast.clock import SystemClock
+from holdfast.engine.audit.errors import NotComplete
+from holdfast.engine.audit.privacy.shred import shred_subject, subject_keys
+from holdfast.engine.config import Connection, load_topology
 from holdfast.engine.config.sync import Deletes, Sync
 from holdfast.engine.objectstore.attributes import Attributes
 from holdfast.engine.objectstore.errors import PermissionRefused
 from holdfast.engine.objectstore.interface import CREATE, ObjectStore
 from holdfast.engine.objectstore.parts import part_store, sweep_uploads
 from holdfast.engine.replication.deletes import Keep, SourceState, mark, remove
+from holdfast.engine.runtime import Runtime
 from holdfast.engine.vault.backup import back_up
 from holdfast.engine.vault.backups import find_backup
 from holdfast.engine.vault.collect import CollectOptions, collect
@@ -28,6 +35,7 @@ from holdfast.engine.vault.restore import restore_backup
 from holdfast.engine.vault.sources import TreeSource
 from holdfast.engine.vault.targets import FolderTarget, PrefixTarget
 from holdfast.engine.vault.vault import open_vault
+from holdfast.errors import Refused
 from lock_world import LockingBucket
 from sync_world import DATASET, World
 from vault_world import SMALL, some_files, write_tree
@@ -119,6 +127,54 @@ def exporter(world: RoleWorld) -> Callable[[], None]:
                 world.gated.locks.extend(key, datetime.now(UTC) + DAY, LockMode.COMPLIANCE)
             assert world.gated.store.get(key) == b"sealed"
         assert len(list(world.gated.store.list(folder))) == 2
+
+    return act
+
+
+#: Who is shredded: the source of the ledger names them.
+_SUBJECT = "user-1"
+
+
+class _Ledger(AuditWorld):
+    """A ledger whose first site is the bucket, past the gate or through it, and whose subjects are protected."""
+
+    bucket: LockingBucket
+
+    def over(self, bucket: LockingBucket) -> _Ledger:
+        self.bucket = bucket
+        document = yaml.safe_load(self.topology.read_text())
+        settings = {"cloud", "region", "jurisdiction", "connection", "bucket", "prefix"}
+        document["sites"]["site-b"] = bucket.site.model_dump(mode="json", include=settings)
+        self.topology.write_text(yaml.safe_dump(document))
+        return self
+
+    def runtime(self) -> Runtime:
+        return Runtime(load_topology(self.topology, self.environ), self, clock=self.clock, environ=self.environ)
+
+    def get(self, conn_id: str) -> Connection:
+        if conn_id == self.bucket.site.connection:
+            return self.bucket.connection
+        return Connection(conn_id=conn_id, conn_type="generic")  # the other sites are folders
+
+
+def shredder(world: RoleWorld) -> Callable[[], None]:
+    """Removes a subject's key in all its versions, and leaves a certificate; the other site is a folder."""
+    ledger = _Ledger(world.folder, FakeSource([[[event(number) for number in range(7)]]])).over(world.direct)
+    master = {"subjects": "pseudonymous", "master_key": "env:MASTER"}
+    ledger.environ["MASTER"] = "5a" * 32
+    add_audit(ledger.topology, privacy=master)
+    ledger.export()
+    keys = world.direct.at(f"{world.direct.site.prefix}/ledger-subjects").store
+    at = subject_keys(ledger.runtime()).object_name(_SUBJECT)
+    keys.put(at, keys.get(at))  # a version beneath
+
+    def act() -> None:
+        runtime = ledger.over(world.gated).runtime()
+        try:
+            shred_subject(runtime, _SUBJECT, reason="request 17")
+        except (Refused, NotComplete) as error:
+            raise PermissionRefused(f"the shredding did not end: {error}") from error
+        assert not list(keys.list(at))
 
     return act
 
@@ -220,4 +276,5 @@ ROLES: dict[str, Callable[[RoleWorld], Callable[[], None]]] = {
     "vault-reader": vault_reader,
     "vault-admin": vault_admin,
     "drill": drill,
+    "shredder": shredder,
 }

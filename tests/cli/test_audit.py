@@ -9,12 +9,16 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import Result
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from typer.testing import CliRunner
 
 from audit_world import add_audit
 from folders import folder_runtime, make_folders
 from holdfast.cli.main import app
+from holdfast.engine.drill.evidence import write_evidence
 from holdfast.engine.pipeline.sync import run as sync
+from sample_journal import sample_journal
 
 
 class Desk:
@@ -71,6 +75,36 @@ def test_keys_may_lie_in_a_file_or_the_environment(desk: Desk, monkeypatch: pyte
     assert desk.run("verify", out, "--key", file).exit_code == 0
     monkeypatch.setenv("HOLDFAST_AUDIT_KEYS", desk.key)
     assert desk.run("verify", out).exit_code == 0
+
+
+def test_the_keys_of_drills_are_printed_with_the_others_and_pinned(desk: Desk) -> None:
+    ours, another = (Ed25519PrivateKey.generate() for _ in range(2))
+    pem = ours.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    (desk.folder / "drills.pem").write_bytes(pem)
+    raw = another.public_key().public_bytes_raw().hex()
+    add_audit(desk.topology, keys={"drills": ["drills.pem", raw]})
+    told = desk.json("keys", "--topology", desk.topology)
+    assert told["drills"] == [f"drill:{ours.public_key().public_bytes_raw().hex()}", f"drill:{raw}"]
+    file = desk.folder / "keys.txt"
+    file.write_text(desk.run("keys", "--topology", desk.topology).stdout)
+
+    write_evidence(sample_journal(), desk.folder / "site-a" / "evidence" / "one", ours)
+    out = desk.export()
+    assert desk.run("verify", out, "--key", file).exit_code == 0
+    done = desk.json("verify", out, "--key", told["keys"][0], "--key", f"drill:{raw}")
+    assert [one["code"] for one in done["problems"]] == ["evidence-not-trusted"]
+    assert done["exit_code"] == desk.run("coverage", out, "--key", desk.key, "--key", f"drill:{raw}").exit_code == 6
+    assert desk.run("verify", out, "--key", desk.key, "--key", "drill:none").exit_code == 2
+
+
+def test_evidence_of_another_drills_key_is_a_gap_when_it_is_collected(desk: Desk) -> None:
+    pinned = Ed25519PrivateKey.generate().public_key().public_bytes_raw().hex()
+    add_audit(desk.topology, keys={"drills": [pinned]})
+    write_evidence(sample_journal(), desk.folder / "site-a" / "evidence" / "one", Ed25519PrivateKey.generate())
+    told = desk.json("coverage", desk.export(), "--key", desk.key)
+    (found,) = [finding for one in told["sources"]["fake"] for finding in one["findings"]]
+    assert (found["code"], found["state"]) == ("evidence-invalid", "gap")
+    assert "not trusted for drills" in found["detail"]
 
 
 def test_each_kind_of_answer_has_its_exit_code(desk: Desk) -> None:

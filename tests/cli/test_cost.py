@@ -57,6 +57,23 @@ def test_standby_cost_is_shown_and_written(topology: Path, tmp_path: Path) -> No
     assert "Unmapped: 1.00 USD" in text
 
 
+@pytest.mark.parametrize("state", ["", "file"])
+def test_where_no_answer_can_be_kept_nothing_is_asked_and_it_is_said(
+    topology: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    document = yaml.safe_load(topology.read_text())
+    document["sites"]["site-b"]["cloud"] = "aws"
+    document["cost"]["apis"] = {"site-b": {"kind": "cost-explorer", "connection": "none", "scope": "123456789012"}}
+    document["cost"]["exports"]["bill"]["site"] = "site-a"
+    topology.write_text(yaml.safe_dump(document))
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("HOLDFAST_STATE", str(tmp_path / state) if state else "~nobody-of-this-name/state")
+    answer = ask("standby", "--ask")
+    assert answer.exit_code == 2, answer.output
+    assert isinstance(answer.exception, SystemExit)
+    assert "HOLDFAST_STATE" in answer.output
+
+
 def test_no_bill_is_unknown_and_not_zero(topology: Path) -> None:
     for command in ("standby", "report"):
         answer = ask(command)
@@ -166,6 +183,18 @@ def test_advice_is_shown_with_its_lines(topology: Path) -> None:
     assert "saves 7.50 USD a month" in answer.output
     assert "2026-10/focus.csv row 2, charge " in answer.output
     assert json.loads(ask("advice", "--json").output)["advice"][0]["kind"] == "idle-commitment"
+
+
+def test_an_unused_commitment_without_an_id_is_advised_too(topology: Path) -> None:
+    idle = {"CommitmentDiscountStatus": "Unused", "ResourceId": "vm-1"}
+    used = {"CommitmentDiscountStatus": "Used", "ResourceId": "vm-2"}
+    named = {**idle, "CommitmentDiscountId": "c-1"}
+    lines = [line(cost, month=OCTOBER, **of) for cost, of in (("7", idle), ("3", used), ("2", named))]
+    deliver(topology, as_csv(lines))
+    document = json.loads(ask("advice", "--json").output)
+    assert [(one["saving"], one["line_count"]) for one in document["advice"]] == [("7", 1), ("2", 1)]
+    assert "without an id" in document["advice"][0]["what"]
+    assert [(one["commitment"], one["used"]) for one in document["idle_commitments"]] == [(None, None), ("c-1", None)]
 
 
 @pytest.mark.parametrize("option", ["--output", "--focus"])

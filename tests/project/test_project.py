@@ -77,3 +77,13 @@ def test_no_file_names_a_path_of_one_machine() -> None:
         and name != "tests/project/test_project.py"
     ]
     assert found == []
+
+
+def test_changelog_fragments_are_named_as_contributing_says() -> None:
+    (kinds,) = re.findall(r"with kind one of ((?:`\w+`(?:, )?)+)", (ROOT / "CONTRIBUTING.md").read_text())
+    named = re.compile(f"({'|'.join(re.findall(r'`(.+?)`', kinds))})-[a-z0-9-]+")
+    fragments = sorted((ROOT / "changelog" / "unreleased").iterdir())
+    assert fragments
+    assert [file.name for file in fragments if file.suffix != ".md" or not named.fullmatch(file.stem)] == []
+    texts = {file.name: file.read_text().splitlines() for file in fragments}
+    assert [name for name, lines in texts.items() if not lines[0] or any(lines[1:2])] == []

@@ -14,11 +14,14 @@ from rich.table import Table
 
 from holdfast.cli.audit_answer import print_answer, progress_bars
 from holdfast.cli.audit_controls import app as controls_app
+from holdfast.cli.audit_discover import app as discover_app
 from holdfast.cli.audit_options import (
+    DRILL,
     ExportsArgument,
     KeyOption,
     NeedOption,
     SubjectKeysOption,
+    drill_keys,
     state_text,
     subject_ring,
     trusted_keys,
@@ -34,11 +37,13 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Audit events of every cloud and of Airflow: exported, sealed, verified offline.",
     no_args_is_help=True,
-    epilog="Exit codes of verify, coverage and check-proof: 0 fine, 2 bad input, 5 tampered, 6 incomplete, 7 unknown.",
+    epilog="Exit codes of verify, coverage and check-proof: 0 fine, 2 bad input, 5 tampered, 6 incomplete, 7 unknown; "
+    "of discover: 8 found.",
 )
 app.add_typer(proof_app)
 app.add_typer(select_app)
 app.add_typer(controls_app)
+app.add_typer(discover_app)
 
 _EVERY_SECONDS = 5.0
 
@@ -128,6 +133,7 @@ def verify(
         answer, each = verify_exports(
             folders,
             trusted=trusted_keys(key),
+            drill_keys=drill_keys(key),
             needed=need,
             remembered=kept,
             time_roots=[_bytes_of(file, "the certificate") for file in time_roots or ()],
@@ -152,7 +158,7 @@ def coverage(exports: ExportsArgument, key: KeyOption = None, as_json: JsonOptio
     from holdfast.engine.audit.coverage import coverage_as_dict
 
     folders = [folder for one in exports for folder in exports_below(one)]
-    answer, each = verify_exports(folders, trusted=trusted_keys(key))
+    answer, each = verify_exports(folders, trusted=trusted_keys(key), drill_keys=drill_keys(key))
     read = sorted((one for one in each if one.manifest), key=lambda one: one.answer.seal or 0)
     folded = fold_coverage(read)
     if as_json:
@@ -220,18 +226,22 @@ def shred(
 @app.command("keys")
 @reports_errors
 def keys(topology: TopologyOption = None, as_json: JsonOption = False) -> None:
-    """Print the public keys that sign this ledger: give them to whoever verifies it, by another way than the export."""
+    """Print the public keys that sign this ledger, and of `audit.keys.drills` those that sign drills' evidence.
+
+    Give them to whoever verifies it, by another way than the export.
+    """
+    from holdfast.engine.audit import signing
     from holdfast.engine.audit.export import audit_settings
-    from holdfast.engine.audit.signing import cosigners
     from holdfast.engine.runtime import Runtime
 
     runtime = Runtime.from_environment(topology)
     audit_settings(runtime)
-    found = [str(signer.key) for signer in cosigners(runtime)]
+    found = [str(signer.key) for signer in signing.cosigners(runtime)]
+    drills = [f"{DRILL}{key.hex()}" for key in signing.drill_keys(runtime).values()]
     if as_json:
-        print_json({"keys": found})
+        print_json({"keys": found, "drills": drills})
         return
-    for one in found:
+    for one in (*found, *drills):
         console.print(one, markup=False)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from holdfast.cli.audit_options import KeyOption, NeedOption, trusted_keys
+from holdfast.cli.audit_options import KeyOption, NeedOption, drill_keys, trusted_keys
 from holdfast.cli.output import JsonOption, console, print_json, reports_errors
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def index(
     from holdfast.engine.audit.evidence import index as indexing
     from holdfast.engine.audit.verify import verify_export
 
-    verified = verify_export(export_folder, trusted=trusted_keys(key), needed=need)
+    verified = verify_export(export_folder, trusted=trusted_keys(key), drill_keys=drill_keys(key), needed=need)
     answers = indexing.write_index(verified, output)
     if as_json:
         print_json(indexing.as_json(verified, answers))
@@ -60,7 +60,7 @@ def oscal(
     from holdfast.engine.audit.evidence.oscal import write_oscal
     from holdfast.engine.audit.verify import verify_export
 
-    verified = verify_export(export_folder, trusted=trusted_keys(key), needed=need)
+    verified = verify_export(export_folder, trusted=trusted_keys(key), drill_keys=drill_keys(key), needed=need)
     answers = write_oscal(verified, output)
     if as_json:
         print_json({"file": output, "controls": {one.control.id: str(one.shown) for one in answers}})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from typing import Annotated, cast
 
 import typer
@@ -10,6 +9,7 @@ from rich.table import Table
 
 from holdfast.cli.groups import GroupOption, choose_group
 from holdfast.cli.output import JsonOption, TopologyOption, console, errors, print_json, reports_errors
+from holdfast.cli.person import account
 from holdfast.cli.watching import show_progress
 from holdfast.engine.recovery.plan import Plan, Verb
 from holdfast.engine.runtime import Runtime
@@ -17,7 +17,7 @@ from holdfast.engine.runtime import Runtime
 app = typer.Typer(help="Make another site the active one: plan, run, resume, abort.", no_args_is_help=True)
 
 PlanArgument = Annotated[str, typer.Argument(metavar="PLAN", help="The id of a plan.")]
-YesOption = Annotated[bool, typer.Option("--yes", help="Approve what the rules do not decide; your name is recorded.")]
+YesOption = Annotated[bool, typer.Option("--yes", help="Approve what the rules do not decide, by your account's name.")]
 ReasonOption = Annotated[str, typer.Option(help="Why; stands in the new epoch for ever.")]
 TargetOption = Annotated[str | None, typer.Option(help="The site to activate; default: the first standby.")]
 VerbOption = Annotated[
@@ -39,7 +39,14 @@ def plan(
     from holdfast.engine.recovery.plan import new_plan
 
     runtime = Runtime.from_environment(topology)
-    made = new_plan(runtime, choose_group(runtime, group), verb=cast("Verb", verb), target=target, reason=reason)
+    made = new_plan(
+        runtime,
+        choose_group(runtime, group),
+        verb=cast("Verb", verb),
+        target=target,
+        reason=reason,
+        asked_by=account(),
+    )
     if as_json:
         print_json({**made.model_dump(mode="json"), "hash": made.hash, "epoch": made.epoch})
         return
@@ -62,18 +69,23 @@ def run(
 ) -> None:
     """Make a plan and run it to its end.
 
+    Where the group's `four_eyes` is set, --yes is refused: the plan is kept, and somebody else resumes it with --yes.
+
     Exit codes: 0 done, 1 a step failed (resume the plan), 2 bad input, 3 refused or a person has to decide,
     4 no majority.
     """
     from holdfast.engine.recovery.plan import new_plan
 
     runtime = Runtime.from_environment(topology)
-    _run(
+    made = new_plan(
         runtime,
-        new_plan(runtime, choose_group(runtime, group), verb=cast("Verb", verb), target=target, reason=reason),
-        yes=yes,
-        as_json=as_json,
+        choose_group(runtime, group),
+        verb=cast("Verb", verb),
+        target=target,
+        reason=reason,
+        asked_by=account(),
     )
+    _run(runtime, made, yes=yes, as_json=as_json)
 
 
 @app.command("resume")
@@ -107,7 +119,7 @@ def abort(
 
     runtime = Runtime.from_environment(topology)
     made = load_plan(runtime, choose_group(runtime, group), plan_id)
-    abort_plan(runtime, made, by=getpass.getuser(), reason=reason)
+    abort_plan(runtime, made, by=account(), reason=reason)
     if as_json:
         print_json({"plan_id": plan_id, "aborted": True})
     else:
@@ -121,7 +133,7 @@ def _run(runtime: Runtime, made: Plan, *, yes: bool, as_json: bool) -> None:
         console.print(
             f"Plan {made.plan_id}: {made.verb} of {made.group}, {made.source} → {made.target}, epoch {made.epoch}"
         )
-    result = run_plan(runtime, made, approved_by=getpass.getuser() if yes else None, progress=show_progress)
+    result = run_plan(runtime, made, approved_by=account() if yes else None, progress=show_progress)
     if as_json:
         print_json({"plan": made, "hash": made.hash, "complete": result.complete, "steps": list(result.records)})
         return

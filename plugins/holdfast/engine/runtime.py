@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.clock import Clock, SystemClock
 from holdfast.engine.config import Connection, ConnectionSource, EnvironmentConnections, Site, Topology, load_topology
-from holdfast.errors import HoldfastError
+from holdfast.errors import ConfigError, HoldfastError
 
 if TYPE_CHECKING:
     from holdfast.engine.authority.interface import EpochStore
@@ -92,7 +92,7 @@ class Runtime:
         """Where decisions lie on this machine; ``None``: no folder is named, and a container's user has no home."""
         try:
             return self.state_folder / "decisions"
-        except RuntimeError:
+        except ConfigError:
             return None
 
     def _put_decisions(self, site: str, key: str, data: bytes) -> None:
@@ -120,8 +120,22 @@ class Runtime:
 
     @cached_property
     def state_folder(self) -> Path:
-        """Where this machine keeps what must outlive a process: ``$HOLDFAST_STATE``, else ``~/.holdfast``."""
-        return Path(self.environ.get("HOLDFAST_STATE") or "~/.holdfast").expanduser()
+        """Where this machine keeps what must outlive a process: ``$HOLDFAST_STATE``, else ``~/.holdfast``.
+
+        Raises:
+            ConfigError: neither is there.
+        """
+        named = self.environ.get("HOLDFAST_STATE") or "~/.holdfast"
+        try:
+            return Path(named).expanduser()
+        except RuntimeError as error:
+            raise ConfigError(
+                "there is no folder for what must outlive a process",
+                where=named,
+                expected="$HOLDFAST_STATE, or a user with a home",
+                found=str(error),
+                fix="Name a folder with HOLDFAST_STATE",
+            ) from None
 
     def access(self, site: str) -> StoreAccess | Connection:
         """How a site's cloud is reached. Raises UnknownName, ConfigError."""

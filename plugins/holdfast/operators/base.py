@@ -93,6 +93,20 @@ class HoldfastOperator(BaseOperator):
                 )
 
 
+def request_id(context: Context) -> str:
+    """The id of what a DAG run asks for, e.g. of its plan: the same on every retry, which goes on with the same."""
+    from holdfast.engine.pipeline import identifier
+
+    run = context["dag_run"]
+    return identifier(run.run_after, f"{run.dag_id} {run.run_id}")
+
+
+def names_of(event: Mapping[str, Any]) -> list[str]:
+    """The names of who answered a question, first that under which a run is started; empty: nobody answered."""
+    user = event.get("responded_by_user") or {}
+    return [name for name in (user.get("name"), user.get("id")) if name]
+
+
 @contextmanager
 def failing_clearly() -> Iterator[None]:
     """Turn an error that trying again cannot mend into a failure without retries; transient ones stay retryable."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 
 from holdfast.errors import ConfigError
-from holdfast.operators.base import HoldfastOperator, failing_clearly
+from holdfast.operators.base import HoldfastOperator, failing_clearly, names_of, request_id
 from holdfast.operators.training import NO_MACHINE_METRIC
 
 if TYPE_CHECKING:
@@ -27,12 +27,17 @@ class ApprovePlanOperator(HoldfastOperator, ApprovalOperator):
     the plan, the findings and the objections in its text. No answer within ``response_timeout`` is a rejection: the
     plan is aborted, everything downstream is skipped and nothing has changed.
 
+    The answer is recorded with the plan, beside who started the run: that record, and not what a task returned, lets
+    the plan go on. Where the group asks for four eyes the approval of whoever started the run fails the task, and the
+    plan waits: cleared, the task asks again. A run that nobody started, a schedule's, may be approved by anybody.
+
     :param group: the protection group. (templated)
     :param reason: why, for the records. (templated)
     :param target: the site to activate; by default the first standby that is not active. (templated)
     :param verb: ``failover`` or ``switchover``. (templated)
     :param response_timeout: how long a person has to answer.
-    :returns: ``plan_id``, ``approved``, ``approved_by`` (``None``: the rules), ``source``, ``target``, ``hash``.
+    :returns: ``plan_id``, ``approved``, ``approved_by`` (``None``: the rules), ``asked_by``, ``source``, ``target``,
+        ``hash``.
     """
 
     template_fields: Sequence[str] = ("group", "reason", "target", "verb", "subject", "body")
@@ -72,30 +77,35 @@ class ApprovePlanOperator(HoldfastOperator, ApprovalOperator):
             asked = plan_or_ask(
                 runtime,
                 self.group,
-                plan_id=plan_id_of(context),
+                plan_id=request_id(context),
                 verb=self.verb,
                 target=self.target or None,
                 reason=self.reason,
+                asked_by=context["dag_run"].triggering_user_name,
             )
         if asked.question is None:
-            self.log.info("Decided by the rules: %s", asked.plan.plan_id)
-            return _decision(asked.plan, approved=True, approved_by=None)
+            self.log.info("Decided by %s: %s", asked.approved_by or "the rules", asked.plan.plan_id)
+            return _decision(asked.plan, approved=True, approved_by=asked.approved_by)
         self.subject = f"{self.verb.capitalize()} {self.group} from {asked.plan.source} to {asked.plan.target}?"
         self.body = asked.question
         self.log.info("The rules may not decide alone:\n%s", asked.question)
         return ApprovalOperator.execute(self, context)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
-        """Take the answer: approval goes on by name, rejection aborts the plan and skips what follows."""
+        """Take the answer: approval is recorded by name, rejection aborts the plan and skips what follows."""
+        from holdfast.engine.pipeline import approve_plan
         from holdfast.engine.recovery import abort_plan, load_plan
 
         approved = event.get("chosen_options") == [self.APPROVE]
-        user = event.get("responded_by_user") or {}
-        who = user.get("name") or user.get("id")
+        names = names_of(event)
+        who = next(iter(names), None)
         with failing_clearly():
             runtime = self.hook.runtime
-            plan = load_plan(runtime, self.group, plan_id_of(context))
-            if not approved:
+            if approved:
+                asked = approve_plan(runtime, self.group, request_id(context), names)
+                plan, who = asked.plan, asked.approved_by
+            else:
+                plan = load_plan(runtime, self.group, request_id(context))
                 abort_plan(runtime, plan, by=who or "nobody", reason="rejected" if who else "nobody answered in time")
         decision = _decision(plan, approved=approved, approved_by=who)
         # Airflow skips what follows a rejection by raising, so nothing comes after it.
@@ -111,26 +121,22 @@ class FailOverOperator(HoldfastOperator):
     idempotent: a retry, or ``holdfast failover resume``, goes on where it stopped.
 
     :param group: the protection group. (templated)
-    :param plan_id: the plan, made by `ApprovePlanOperator`. (templated)
-    :param approved_by: who approved it, empty when the rules decided. (templated)
+    :param plan_id: the plan, made by `ApprovePlanOperator`, which recorded who decided it. (templated)
     :returns: ``plan_id``, ``epoch``, ``active_site``, ``seconds`` per step.
     """
 
-    template_fields: Sequence[str] = ("group", "plan_id", "approved_by")
+    template_fields: Sequence[str] = ("group", "plan_id")
 
-    def __init__(self, *, group: str, plan_id: str, approved_by: str | None = None, **kwargs: Any) -> None:
+    def __init__(self, *, group: str, plan_id: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.group = group
         self.plan_id = plan_id
-        self.approved_by = approved_by
         self.check_names(group=group)
 
     def act(self, _context: Context, runtime: Runtime) -> dict[str, Any]:
         from holdfast.engine.pipeline import run_critical_path
 
-        return run_critical_path(
-            runtime, self.group, self.plan_id, approved_by=self.approved_by or None, say=self.log.info
-        )
+        return run_critical_path(runtime, self.group, self.plan_id, say=self.log.info)
 
 
 class ResumeTrainingOperator(HoldfastOperator):
@@ -163,19 +169,12 @@ class ResumeTrainingOperator(HoldfastOperator):
         return done
 
 
-def plan_id_of(context: Context) -> str:
-    """The id of the plan of this DAG run: the same on every retry, so a retry goes on with the same plan."""
-    from holdfast.engine.pipeline import identifier
-
-    run = context["dag_run"]
-    return identifier(run.run_after, f"{run.dag_id} {run.run_id}")
-
-
 def _decision(plan: Plan, *, approved: bool, approved_by: str | None) -> dict[str, Any]:
     return {
         "plan_id": plan.plan_id,
         "approved": approved,
         "approved_by": approved_by,
+        "asked_by": plan.asked_by,
         "source": plan.source,
         "target": plan.target,
         "hash": plan.hash,

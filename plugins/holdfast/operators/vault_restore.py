@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, TaskAwaitingInput
 
 from holdfast.errors import ConfigError
-from holdfast.operators.base import failing_clearly
+from holdfast.operators.base import failing_clearly, names_of, request_id
 from holdfast.operators.vault import ProgressLines, VaultOperator
 
 if TYPE_CHECKING:
@@ -124,6 +124,8 @@ class _OfLiveRestore(VaultOperator):
 class RestoreLiveOperator(_OfLiveRestore):
     """Restores a dataset or model at the group's active site, and publishes it there as the newest snapshot.
 
+    Where the group asks for four eyes, only what an `ApproveRestoreOperator` of the same run recorded is restored.
+
     :param group: the protection group. (templated)
     :param source: dataset or model. (templated)
     :param backup: its id, or its entry as ``entry:17``; empty: the newest. (templated)
@@ -135,11 +137,16 @@ class RestoreLiveOperator(_OfLiveRestore):
 
     role = "reader"
 
-    def act(self, _context: Context, runtime: Runtime) -> dict[str, Any]:
+    def act(self, context: Context, runtime: Runtime) -> dict[str, Any]:
         from holdfast.engine.pipeline.vaults import restoring
 
         done = restoring.restored_live(
-            runtime, self.group, self.vault, **self.chosen(), progress=ProgressLines(self, self.source)
+            runtime,
+            self.group,
+            self.vault,
+            **self.chosen(),
+            request=request_id(context),
+            progress=ProgressLines(self, self.source),
         )
         return restoring.live_summary(self.vault, done)
 
@@ -147,7 +154,9 @@ class RestoreLiveOperator(_OfLiveRestore):
 class ApproveRestoreOperator(_OfLiveRestore, ApprovalOperator):
     """Asks a person before a live restore; says which backup it would be, and what it would take the place of.
 
-    No answer within ``response_timeout`` is a rejection: what follows is skipped and nothing has changed.
+    No answer within ``response_timeout`` is a rejection: what follows is skipped and nothing has changed. An approval
+    is recorded at the group's active site, beside who started the run. Where the group asks for four eyes, that of
+    whoever started the run fails the task; cleared, it asks again.
 
     :param vault: the vault. (templated)
     :param group: the protection group. (templated)
@@ -168,24 +177,57 @@ class ApproveRestoreOperator(_OfLiveRestore, ApprovalOperator):
         )
 
     def execute(self, context: Context) -> Any:
-        """Find the backup and wait for a person."""
+        """Find the backup and wait for a person, unless one answered and this is a retry."""
         from holdfast.engine.pipeline.vaults import restoring
 
         with failing_clearly():
-            asked = restoring.question(self.hook.runtime, self.group, self.vault, **self.chosen())
-        context["ti"].xcom_push(key="backup", value=asked.backup)
+            asked = restoring.question(
+                self.hook.runtime,
+                self.group,
+                self.vault,
+                **self.chosen(),
+                asked_by=context["dag_run"].triggering_user_name,
+                request=request_id(context),
+            )
+        if asked.approved_by is not None:
+            self.log.info("Approved by %s: %s", asked.approved_by, asked.backup)
+            return {"backup": asked.backup, "approved": True, "approved_by": asked.approved_by}
         self.subject = f"Restore {self.source} of {self.group} from a backup?"
         self.body = asked.text
-        return ApprovalOperator.execute(self, context)
+        try:
+            return ApprovalOperator.execute(self, context)
+        except TaskAwaitingInput as waiting:
+            # Kept with the waiting task itself: an XCom may be changed by people while the question is open.
+            waiting.kwargs = {"backup": asked.backup}
+            raise
 
-    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
-        """Take the answer: a rejection skips what follows."""
-        user = event.get("responded_by_user") or {}
+    def execute_complete(  # type: ignore[override]  # `execute` gives the backup
+        self, context: Context, event: dict[str, Any], backup: str
+    ) -> dict[str, Any]:
+        """Take the answer: an approval is recorded, a rejection skips what follows."""
+        from holdfast.engine.pipeline.vaults import approving
+
+        names = names_of(event)
         decision = {
-            "backup": context["ti"].xcom_pull(task_ids=self.task_id, key="backup"),
+            "backup": backup,
             "approved": event.get("chosen_options") == [self.APPROVE],
-            "approved_by": user.get("name") or user.get("id"),
+            "approved_by": next(iter(names), None),
         }
+        if decision["approved"]:
+            with failing_clearly():
+                approval = approving.approve_restore(
+                    self.hook.runtime,
+                    self.group,
+                    self.vault,
+                    request=request_id(context),
+                    backup=backup,
+                    source=self.source,
+                    reason=self.reason,
+                    asked_by=context["dag_run"].triggering_user_name,
+                    approver=names,
+                    vault_site=self.mirror or None,
+                )
+            decision["approved_by"] = approval.approved_by
         # Airflow skips what follows a rejection by raising, so nothing comes after it.
         context["ti"].xcom_push(key="return_value", value=decision)
         ApprovalOperator.execute_complete(self, context, event)

@@ -25,6 +25,7 @@ from holdfast.engine.audit.posture import Status, as_ocsf
 from holdfast.engine.audit.posture.checks import BY_ID, CHECKS
 from holdfast.engine.audit.posture.interface import Resource, Result
 from holdfast.engine.audit.verify import Verified, verify_export
+from holdfast.engine.drill.dsse import key_id_of
 from holdfast.errors import ConfigError
 from sample_journal import sample_journal
 
@@ -55,10 +56,10 @@ def residency(verdict: str = "lawful", copies: int = 1) -> Document:
     return Document("findings/residency.json", "application/json", json.dumps(row).encode())
 
 
-def drill(folder: Path, **changes: Any) -> list[Document]:
+def drill(folder: Path, key: Ed25519PrivateKey | None = None, **changes: Any) -> list[Document]:
     from holdfast.engine.drill.evidence import write_evidence
 
-    paths = write_evidence({**sample_journal(), **changes}, folder, Ed25519PrivateKey.generate())
+    paths = write_evidence({**sample_journal(), **changes}, folder, key or Ed25519PrivateKey.generate())
     return [Document(f"evidence/one/{one.name}", "application/json", one.read_bytes()) for one in paths.all()]
 
 
@@ -318,7 +319,7 @@ def test_a_drill_s_claims_are_judged_anew(tmp_path: Path, changes: dict[str, Any
     ]
     by_path = {one.file.path: one for one in refs}
     manifest: Any = SimpleNamespace(documents=refs, document=by_path.get)
-    (found,) = _drills(manifest, tmp_path)
+    (found,) = _drills(manifest, tmp_path, ())
     assert found.shown is expected
     assert len(found.files) == 3
 
@@ -332,3 +333,36 @@ def test_evidence_that_a_source_sealed_is_verified_offline_too(tmp_path: Path) -
         folder = world.export().folder
         assert folder is not None
         assert verify_export(folder, trusted=[world.key]).answer.exit_code == code
+
+
+def test_the_key_of_the_drills_is_pinned(tmp_path: Path) -> None:
+    ours, another = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
+    keys = {key_id_of(key.public_key()) for key in (ours, Ed25519PrivateKey.generate())}
+    for signed_by, own, of_source, shown in ((ours, 0, 0, Shown.SHOWN), (another, 5, 6, None)):
+        documents = drill(tmp_path / "drill", signed_by)
+        (tmp_path / str(own)).mkdir()
+        (tmp_path / f"{own}-source").mkdir()
+        world = AuditWorld(tmp_path / str(own), FakeSource([[[event(1)]]]))
+        folder = world.export(documents=documents).folder
+        assert folder is not None
+        verified = verify_export(folder, trusted=[world.key], drill_keys=keys)
+        assert verified.answer.exit_code == own
+        assert verified.answer.notes == []
+        if shown:
+            (told,) = [one for one in gather(verified) if one.look == "drills"]
+            assert (told.shown, "which is trusted for drills" in told.what) == (shown, True)
+        else:
+            (problem,) = verified.answer.problems
+            assert (problem.code, problem.found) == ("evidence-not-trusted", key_id_of(another.public_key()))
+
+        world = AuditWorld(tmp_path / f"{own}-source", FakeSource([[[event(1)]]], extra={0: tuple(documents)}))
+        folder = world.export().folder
+        assert folder is not None
+        verified = verify_export(folder, trusted=[world.key], drill_keys=keys)
+        assert verified.answer.exit_code == of_source
+        (told,) = [one for one in gather(verified) if one.look == "drills"]
+        assert told.shown is (shown or Shown.CONTRARY)
+
+        unpinned = verify_export(folder, trusted=[world.key]).answer
+        assert (unpinned.exit_code, len(unpinned.notes)) == (0, 1)
+        assert key_id_of(signed_by.public_key()) in unpinned.notes[0]

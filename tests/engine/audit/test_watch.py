@@ -6,14 +6,17 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from audit_world import HOUR, AuditWorld, FakeSource, event
+from audit_world import HOUR, AuditWorld, FakeSource, add_audit, event
 from holdfast.engine.audit.errors import Tampered
 from holdfast.engine.audit.export import Exported, open_ledger
-from holdfast.engine.audit.interface import Finding, State
+from holdfast.engine.audit.interface import Document, Finding, State
 from holdfast.engine.audit.tlog.tilecheck import check_tiles
 from holdfast.engine.audit.tlog.tiles import tiles_in
 from holdfast.engine.audit.watch import verify_ledger
+from holdfast.engine.drill.evidence import write_evidence
+from sample_journal import sample_journal
 
 
 @pytest.fixture
@@ -185,3 +188,15 @@ def test_a_seal_that_somebody_else_made_meanwhile_wins(world: AuditWorld, tmp_pa
     again = world.export()
     assert again.record.seal == 1
     assert verify_ledger(world.runtime()).answer.problems == []
+
+
+def test_the_evidence_of_drills_must_be_signed_by_the_topology_s_keys(world: AuditWorld) -> None:
+    ours, another = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
+    add_audit(world.topology, keys={"drills": [ours.public_key().public_bytes_raw().hex()]})
+    verdicts = []
+    for key in (ours, another):
+        paths = write_evidence(sample_journal(), world.folder / "drill", key).all()
+        world.export(documents=[Document(f"evidence/one/{one.name}", "text/plain", one.read_bytes()) for one in paths])
+        world.clock.advance(HOUR.total_seconds())
+        verdicts.append([problem.code for problem in verify_ledger(world.runtime(), site="site-b").answer.problems])
+    assert verdicts == [[], ["evidence-not-trusted"]]

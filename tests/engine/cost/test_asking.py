@@ -389,6 +389,27 @@ def test_an_answer_of_a_period_that_changes_is_asked_for_again_after_hours(tmp_p
     assert api.asked == 3
 
 
+def test_nothing_is_asked_that_could_not_be_kept(tmp_path):
+    (tmp_path / "file").write_text("")
+    world, api = CostWorld(apis=APIS, rules=RULES, exports=EXPORTS), Api()
+    with pytest.raises(ConfigError, match="cannot be kept here"):
+        look(world, tmp_path / "file" / "cost", api).standby  # noqa: B018
+    assert api.asked == 0
+
+
+def test_an_answer_that_could_not_be_kept_is_shown_and_asked_for_again(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    world, api = CostWorld(apis=APIS, rules=RULES, exports=EXPORTS), Api()
+    monkeypatch.setattr("holdfast.engine.cost.asking._keep", full)
+    for asked in (1, 2):
+        found = look(world, tmp_path, api)
+        assert is_answered(found)
+        assert any("No space left" in note and "asks again" in note for note in found.notes)
+        assert api.asked == asked
+
+
 def test_an_export_that_is_there_is_not_asked_for_and_a_refusal_leaves_it_unknown(tmp_path):
     world, api = CostWorld(apis=APIS, rules=RULES, exports=EXPORTS), Api(BillingRefused("no", where="ce"))
     found = look(world, tmp_path, api).standby

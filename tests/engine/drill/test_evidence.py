@@ -145,6 +145,14 @@ def test_a_key_is_made_once_for_its_owner_alone(tmp_path):
     assert files[0].stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.parametrize("state", ["~nobody-of-this-name/state", "file/state"])
+def test_where_no_key_can_be_made_it_is_said(tmp_path, monkeypatch, state):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(ConfigError, match="HOLDFAST_SIGNING_KEY"):
+        load_or_create_key({"HOLDFAST_STATE": state})
+
+
 def test_a_given_key_is_used_by_path_or_text(tmp_path):
     pem = KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     (tmp_path / "k.pem").write_bytes(pem)

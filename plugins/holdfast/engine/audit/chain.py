@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -56,6 +56,7 @@ def verify_exports(
     late_until: datetime | None = None,
     time_roots: Sequence[bytes] = (),
     subject_keys: Mapping[bytes, SubjectKey] | None = None,
+    drill_keys: Collection[str] = (),
     progress: Progress = lambda *_: None,
 ) -> tuple[Answer, list[Verified]]:
     """Verify exports, and that they are one unbroken log.
@@ -64,7 +65,7 @@ def verify_exports(
 
     Args:
         folders: of one or more exports, in any order.
-        trusted, needed, time_roots, subject_keys, progress: as for `verify_export`.
+        trusted, needed, time_roots, subject_keys, drill_keys, progress: as for `verify_export`.
         remembered: a checkpoint seen before: the newest export must not be older, nor another log.
         late_until: an interval that ended after this may still be late; by default none may.
 
@@ -79,6 +80,7 @@ def verify_exports(
             judges_coverage=False,
             time_roots=time_roots,
             subject_keys=subject_keys,
+            drill_keys=drill_keys,
             progress=progress,
         )
         for folder in folders

@@ -5,7 +5,7 @@ Each gets the exports, and the digests of the contents their events came in, mad
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
@@ -165,11 +165,17 @@ def check_cloudtrail(exports: Sequence[Opened], note: Callable[[str], object]) -
             note(f"Unknown: whether {elsewhere} log files of {name} that an earlier export holds are what AWS signed")
 
 
-def check_evidence(folder: Path, manifest: Manifest) -> Iterator[Problem]:
+def check_evidence(
+    folder: Path, manifest: Manifest, keys: Collection[str] = (), note: Callable[[str], object] = lambda _: None
+) -> Iterator[Problem]:
     """The signatures of drills' evidence that was sealed with the export: on its own, or as a source's documents.
 
     A source's was verified when it was read, too: what did not hold then is a gap, and was not changed since.
+
+    Args:
+        keys: by id, those that may have signed it; none: any may, which is told as a note.
     """
+    signed_by = set[str]()
     from holdfast.engine.drill.evidence import ENVELOPE, EvidenceInvalid, verify_evidence
 
     for one in manifest.documents:
@@ -177,10 +183,18 @@ def check_evidence(folder: Path, manifest: Manifest) -> Iterator[Problem]:
         if name != ENVELOPE or "evidence" not in inside.split("/"):
             continue
         try:
-            verify_evidence(folder / inside)
+            found = verify_evidence(folder / inside)
         except EvidenceInvalid as error:
             kind = Kind.INCOMPLETE if one.source else Kind.TAMPERED
             yield Problem(kind, "evidence-invalid", error.what, one.file.path, error.expected, error.found)
+            continue
+        signed_by.add(found.key_id)
+        if keys and found.key_id not in keys:
+            kind = Kind.INCOMPLETE if one.source else Kind.TAMPERED
+            what = "the evidence is signed by a key that is not trusted for drills"
+            yield Problem(kind, "evidence-not-trusted", what, one.file.path, " or ".join(sorted(keys)), found.key_id)
+    if signed_by and not keys:
+        note(f"Unknown: whose keys signed the drills' evidence ({', '.join(sorted(signed_by))}); none was given")
 
 
 #: Gets exports of one log, oldest first, and what to tell notes. Gives findings, with the source each is about.

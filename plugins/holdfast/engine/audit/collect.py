@@ -10,7 +10,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -101,12 +101,14 @@ class Asked:
         intervals: in order.
         known: per interval the objects, by id and SHA-256, that an earlier seal holds already.
         keys: of subjects, whose events are protected; ``None``: nothing is.
+        told: per interval what its coverage tells beside what the source says.
     """
 
     source: AuditSource
     intervals: tuple[Interval, ...]
     known: Mapping[Interval, frozenset[tuple[str, str]]]
     keys: SubjectKeys | None = None
+    told: Mapping[Interval, tuple[Finding, ...]] = field(default_factory=dict)
 
 
 @blocks_kept()
@@ -163,7 +165,8 @@ def _read_unit(
     with (draft / LEAVES).open("wb") as leaves:
         while left and writer.rows < _UNIT_EVENTS and writer.raw_bytes < _UNIT_BYTES:
             interval = left.pop(0)
-            coverages.append(_read_interval(asked, interval, writer, leaves.write, read.setdefault(interval, [])))
+            one = _read_interval(asked, interval, writer, leaves.write, read.setdefault(interval, []))
+            coverages.append(replace(one, findings=(*one.findings, *asked.told.get(interval, ()))))
             for document in _documents(asked.source, interval, coverages):
                 documents[document.name] = _stage(document, draft / DOCUMENTS)
             progress(interval, writer.rows)

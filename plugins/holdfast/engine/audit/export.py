@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from functools import cached_property, partial
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,23 @@ import pyarrow as pa
 
 from holdfast.engine.audit import pending as pendings
 from holdfast.engine.audit import retention
+from holdfast.engine.audit.before import Before
 from holdfast.engine.audit.collect import Asked, Progress, collect, staged_units
 from holdfast.engine.audit.coverage import worst
-from holdfast.engine.audit.errors import Tampered
-from holdfast.engine.audit.interface import AuditSource, Batch, Coverage, Document, Interval, SourceUnreadable, State
+from holdfast.engine.audit.interface import (
+    AuditSource,
+    Batch,
+    Coverage,
+    Document,
+    Finding,
+    Interval,
+    SourceUnreadable,
+    State,
+)
 from holdfast.engine.audit.ledger import Copied, Ledger, SealRecord, export_names, require_empty
 from holdfast.engine.audit.locking import lock_export, retention_of
-from holdfast.engine.audit.manifest import CHECKPOINT, MANIFEST, TIMESTAMP, Manifest, parse_manifest
+from holdfast.engine.audit.looking_back import LookingBack, not_looked_for
+from holdfast.engine.audit.manifest import CHECKPOINT, TIMESTAMP, Manifest
 from holdfast.engine.audit.ocsf.schema import build
 from holdfast.engine.audit.own import own_documents
 from holdfast.engine.audit.privacy.certificates import deliver, new_certificates
@@ -150,7 +160,7 @@ def export_audit(
         if previous is not None:
             require_signed(previous, signers)
             ledger.repair(previous, _empty(home / "repair"))
-        before = _Before(ledger, previous)
+        before = Before(ledger, previous)
         if before.manifest is not None and previous is not None:
             # A run that was killed behind the record had not locked it; what is locked already stays as it is.
             lock_export(runtime, before.manifest, previous, ledger.stores)
@@ -158,7 +168,9 @@ def export_audit(
         keys = open_keys(runtime, settings)
         if keys is not None:
             keys.settle()
-        collecting = _Collecting(runtime, before, staging / "sources", since, end, opener, progress, keys)
+        since_late = end - timedelta(hours=settings.look_back_hours)
+        back = LookingBack(before, since_late, _empty(staging / "back"))
+        collecting = _Collecting(runtime, before, back, staging / "sources", since, end, opener, progress, keys)
         collected, pending = collecting.all(settings.sources)
         if keys is not None:
             number = previous.seal + 1 if previous else 0
@@ -231,55 +243,12 @@ def _publish(
 
 
 @dataclass(frozen=True)
-class _Before:
-    """What a seal says of each source; without a record nothing."""
-
-    ledger: Ledger
-    record: SealRecord | None
-
-    def of(self, source: str) -> _Before:
-        """The newest seal up to this one that has this source: it may have been away from the topology."""
-        at = self
-        while at.record and at.manifest and all(one.name != source for one in at.manifest.sources):
-            at = _Before(self.ledger, self.ledger.record(at.record.seal - 1) if at.record.seal else None)
-        return at
-
-    @cached_property
-    def manifest(self) -> Manifest | None:
-        """Of its export; ``None``: there is none. Raises Tampered, ObjectStoreError."""
-        if self.record is None:
-            return None
-        data = self._file(MANIFEST)
-        if sha256(data).hexdigest() != self.record.manifest_sha256:
-            raise Tampered(
-                "the newest export's manifest is not the one that was sealed",
-                where=f"exports/{self.record.folder}/{MANIFEST}",
-                expected=self.record.manifest_sha256,
-                found=sha256(data).hexdigest(),
-            )
-        return parse_manifest(data, MANIFEST)
-
-    def _file(self, name: str) -> bytes:
-        assert self.record is not None
-        return self.ledger.stores[self.ledger.first].get(f"exports/{self.record.folder}/{name}")
-
-    def document(self, path: str) -> bytes | None:
-        """A document of it, whose digest is checked."""
-        found = self.manifest.document(path) if self.manifest else None
-        if found is None:
-            return None
-        data = self._file(path)
-        if sha256(data).hexdigest() != found.file.sha256:
-            raise Tampered("a document is not the one that was sealed", where=path)
-        return data
-
-
-@dataclass(frozen=True)
 class _Collecting:
     """What one export asks of every source."""
 
     runtime: Runtime
-    before: _Before
+    before: Before
+    back: LookingBack
     folder: Path
     since: datetime | None
     end: datetime
@@ -292,8 +261,7 @@ class _Collecting:
         collected, pending = [], []
         for name, settings in sources.items():
             before = self.before.of(name)
-            known = _known(before, name)
-            one = self._one(before, name, settings, known)
+            one, known = self._one(before, name, settings)
             collected.append(one)
             again = pendings.pending_of(one.units, known, self.end)
             if again:
@@ -302,7 +270,7 @@ class _Collecting:
             pending += self._carried(before, one)
         return collected, pending
 
-    def _noted(self, before: _Before, name: str, wanted: str) -> bytes | None:
+    def _noted(self, before: Before, name: str, wanted: str) -> bytes | None:
         """The newest document of a source by its name: of a unit that a run before this one read, or of the seal."""
         for unit in reversed(list(staged_units(self.folder / name, name))):
             for staged in unit.documents:
@@ -310,14 +278,15 @@ class _Collecting:
                     return staged.file.read_bytes()
         return _noted(before, name, wanted)
 
-    def _carried(self, before: _Before, one: Collected) -> Iterator[Document]:
+    def _carried(self, before: Before, one: Collected) -> Iterator[Document]:
         """How far a source came before, where it did not get anywhere this time."""
         name = one.source.name
         noted = _noted(before, name, POSITION)
         if noted is not None and not any(staged.name == POSITION for unit in one.units for staged in unit.documents):
             yield Document(f"documents/{name}/carried/{POSITION}", "application/json", noted)
 
-    def _one(self, before: _Before, name: str, settings: Source, known: pendings.Known) -> Collected:
+    def _one(self, before: Before, name: str, settings: Source) -> tuple[Collected, pendings.Known]:
+        """What it gave, and what earlier seals hold of the intervals that were asked again."""
         sources = before.manifest.sources if before.manifest else ()
         last = next((one.window for one in sources if one.name == name), None)
         start = last.end if last else (self.since or self.end - FIRST_WINDOW)
@@ -327,22 +296,29 @@ class _Collecting:
             source = self.opener(self.runtime, name, settings, earlier)
         except HoldfastError as error:
             source = _Closed(name, settings.kind, error)
-        intervals = (*sorted(known), *(source.intervals(window) if window else ()))
-        asked = Asked(source, tuple(dict.fromkeys(intervals)), known, self.keys)
+        known, told = dict(_known(before, name)), dict[Interval, tuple[Finding, ...]]()
+        new = source.intervals(window) if window else ()
+        late, failed = self.back.late(source, known)
+        for interval, one in late.items():
+            known[interval], told[interval] = one.known, (one.finding,)
+        if failed is not None:
+            for interval in [*sorted(known), *new][-1:]:
+                told[interval] = (*told.get(interval, ()), not_looked_for(self.back.since, failed))
+        asked = Asked(source, tuple(dict.fromkeys((*sorted(known), *new))), known, self.keys, told)
         units = tuple(collect(asked, self.folder / name, progress=self.progress))
-        return Collected(source, window, units, reached=last.end if last else None)
+        return Collected(source, window, units, reached=last.end if last else None), known
 
 
 def _pending_path(source: str) -> str:
     return f"pending/{source}.json"
 
 
-def _known(before: _Before, source: str) -> pendings.Known:
+def _known(before: Before, source: str) -> pendings.Known:
     noted = before.document(_pending_path(source))
     return pendings.decode(noted, _pending_path(source)) if noted is not None else {}
 
 
-def _noted(before: _Before, source: str, name: str) -> bytes | None:
+def _noted(before: Before, source: str, name: str) -> bytes | None:
     """The newest document of this name that a source left in a seal."""
     if before.manifest is None:
         return None

@@ -233,3 +233,11 @@ class AuditSource(Protocol):
 
         A record that cannot be understood becomes a row of Base Event (class 0) with what is known; none is dropped.
         """
+
+
+@runtime_checkable
+class Lists(Protocol):
+    """A source that can say what lies in an interval without opening it: what came late is found by that."""
+
+    def listed(self, interval: Interval) -> Iterator[tuple[str, int]]:
+        """The ids of the interval's objects as they are now, each with its size in bytes. Raises HoldfastError."""

@@ -270,6 +270,46 @@ def read_raw(file: Path) -> Iterator[pa.LargeBinaryArray]:
             yield column if column.type == pa.large_binary() else column.cast(pa.large_binary())
 
 
+def read_texts(file: Path) -> Iterator[tuple[str, int, pa.DictionaryArray, pa.Array]]:
+    """The texts of a segment's OCSF columns: one column of one row group at a time, each different text once.
+
+    Yields:
+        The column's path as OCSF has it, the first row of a part, the texts that are there, and of each its row in the
+        part.
+
+    Raises:
+        Tampered: a column is far too large.
+    """
+    leaves = _text_leaves(_opened(file, ()))
+    reader = pq.ParquetFile(file, read_dictionary=leaves)
+    first = 0
+    for group in range(reader.num_row_groups):
+        for leaf in leaves:
+            at = first
+            for chunk in reader.read_row_group(group, columns=[leaf], use_threads=False).column(0).chunks:
+                yield leaf.replace(".list.element", ""), at, *_texts_in(chunk)
+                at += len(chunk)
+        first += reader.metadata.row_group(group).num_rows
+
+
+def _text_leaves(reader: pq.ParquetFile) -> list[str]:
+    """Paths of Parquet, which says what a list's elements are too."""
+    columns = (reader.schema.column(number) for number in range(len(reader.schema)))
+    return [one.path for one in columns if one.logical_type.type == "STRING"]
+
+
+def _texts_in(column: pa.Array) -> tuple[pa.DictionaryArray, pa.Array]:
+    """The texts of a column that has one leaf, without nulls, and the row of each."""
+    rows = pa.array(range(len(column)), pa.int64())
+    while not pa.types.is_dictionary(column.type):
+        if pa.types.is_list(column.type):
+            rows, column = rows.take(pc.list_parent_indices(column)), column.flatten()
+        else:
+            column = pc.struct_field(column, [0])
+    there = column.is_valid()
+    return column.filter(there), rows.filter(there)
+
+
 def _opened(file: Path, wanted: Sequence[str]) -> pq.ParquetFile:
     """A file that somebody else may have made. Raises Tampered: a part of it inflates to too much, or is missing."""
     reader = pq.ParquetFile(

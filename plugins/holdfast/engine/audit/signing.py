@@ -11,7 +11,8 @@ from holdfast.engine.audit.tlog.errors import NoteRefused
 from holdfast.engine.audit.tlog.keys import LocalSigner, Signer
 from holdfast.engine.audit.tlog.notes import Policy, Quorum, verify_checkpoint
 from holdfast.engine.config import Cloud, Connection
-from holdfast.engine.drill.keys import load_or_create_key
+from holdfast.engine.drill.dsse import key_id_of
+from holdfast.engine.drill.keys import load_or_create_key, load_public_key
 from holdfast.engine.runtime import Runtime
 
 #: Whose login a key service takes.
@@ -35,6 +36,19 @@ def cosigners(runtime: Runtime) -> list[Signer]:
             for text in settings.keys.cosigners
         ),
     ]
+
+
+def drill_keys(runtime: Runtime) -> dict[str, bytes]:
+    """The raw public keys that may sign drills' evidence, by id (SHA-256 in hex); none: any may.
+
+    Raises:
+        ConfigError: a key cannot be read.
+    """
+    settings = runtime.topology.audit
+    given = settings.keys.drills if settings else ()
+    files = {text: runtime.topology.beside(text) for text in given}
+    keys = [load_public_key(file if file.is_file() else text) for text, file in files.items()]
+    return {key_id_of(key): key.public_bytes_raw() for key in keys}
 
 
 def login_of(runtime: Runtime, kind: str) -> Connection | None:

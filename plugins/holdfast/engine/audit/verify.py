@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -68,6 +68,8 @@ class Verified:
     coverage: list[CoverageManifest] = field(default_factory=list)
     #: ``None``: a file is not the sealed one.
     opened: Opened | None = None
+    #: By id, the keys that may sign drills' evidence; none: any may.
+    drill_keys: frozenset[str] = frozenset()
 
     def sealed(self, purpose: str) -> Manifest:
         """The manifest, for what is right only where nothing was tampered with.
@@ -97,6 +99,7 @@ def verify_export(
     judges_coverage: bool = True,
     time_roots: Sequence[bytes] = (),
     subject_keys: Mapping[bytes, SubjectKey] | None = None,
+    drill_keys: Collection[str] = (),
     progress: Progress = lambda *_: None,
 ) -> Verified:
     """Verify one export.
@@ -107,6 +110,7 @@ def verify_export(
         needed: how many of them must have signed; by default all of them.
         time_roots: certificates in PEM of authorities whose timestamp of the checkpoint is to be verified.
         subject_keys: by id: what they protect is opened and compared with its leaves.
+        drill_keys: by id (SHA-256 in hex): one of them must have signed each drill's evidence. None: any may.
         judges_coverage: whether what the coverage and the sources' own proofs say is a problem; `verify_exports` asks
             that of all together.
         progress: told ``(what, done, of)``.
@@ -122,7 +126,7 @@ def verify_export(
             found="nothing of it",
             fix="Name the folder `holdfast audit export --output` wrote",
         )
-    done = Verified(Answer(str(folder)))
+    done = Verified(Answer(str(folder)), drill_keys=frozenset(drill_keys))
     answer = done.answer
     head = _head(folder, answer, trusted, needed)
     if head is None:
@@ -141,7 +145,7 @@ def verify_export(
             for one in done.coverage:
                 answer.add(*coverage_problems(one.source, one.intervals))
             check_proofs([done], answer)
-        answer.add(*check_evidence(folder, manifest))
+        answer.add(*check_evidence(folder, manifest, done.drill_keys, answer.notes.append))
         answer.add(*check_certificates(folder, manifest))
         _tell_privacy(answer, contents, subject_keys)
     return done

@@ -12,7 +12,7 @@ from holdfast.engine.audit.chain import read_checkpoint, verify_exports
 from holdfast.engine.audit.export import open_ledger
 from holdfast.engine.audit.manifest import CHECKPOINT
 from holdfast.engine.audit.problems import Answer, Kind, Problem, tampered
-from holdfast.engine.audit.signing import cosigners
+from holdfast.engine.audit.signing import cosigners, drill_keys
 from holdfast.engine.runtime import Runtime
 
 #: How long after its end an interval may be late before that is a finding.
@@ -42,7 +42,7 @@ class Watched:
 def verify_ledger(runtime: Runtime, *, site: str | None = None) -> Watched:
     """Fetch the exports since the last verification, and verify them; what held is remembered on this machine.
 
-    The keys that sign here must have signed them.
+    The keys that sign here must have signed them, and those of ``audit.keys.drills`` the drills' evidence.
 
     Args:
         site: where they are read; by default each site in turn, so that every copy is read now and then.
@@ -75,7 +75,13 @@ def verify_ledger(runtime: Runtime, *, site: str | None = None) -> Watched:
             ledger.fetch(ledger.record(number, chosen), scratch / f"{number:08d}", site=chosen) for number in numbers
         ]
         remembered = read_checkpoint(memory.file) if memory.file.exists() else None
-        answer, _ = verify_exports(folders, trusted=keys, remembered=remembered, late_until=runtime.clock.now() - LATE)
+        answer, _ = verify_exports(
+            folders,
+            trusted=keys,
+            remembered=remembered,
+            late_until=runtime.clock.now() - LATE,
+            drill_keys=drill_keys(runtime),
+        )
         if answer.verdict != "tampered":
             memory.keep(folders[-1] / CHECKPOINT, numbers[-1])
     finally:

@@ -112,12 +112,17 @@ Source = Annotated[
 
 
 class AuditKeys(Model):
-    """Who signs a checkpoint: this machine's own Ed25519 key, and keys of clouds beside it."""
+    """Who signs a checkpoint: this machine's own Ed25519 key, and keys of clouds beside it; and who signs drills."""
 
     cosigners: tuple[str, ...] = Field(
         (),
         description="`aws-kms:…`, `gcp-kms:…`, `azure-key-vault:…`, `file:…`: each an ECDSA P-256 key, a file's may be "
         "Ed25519.",
+    )
+    drills: tuple[str, ...] = Field(
+        (),
+        description="Public keys that may sign drills' evidence: PEM files relative to the topology, or 32 bytes in "
+        "hex or base64. None: whatever key the evidence itself names.",
     )
 
 
@@ -154,6 +159,13 @@ class Audit(Model):
     )
     prefix: RelativePath = Field("ledger", description="Folder in each site's bucket.")
     sources: dict[Name, Source] = Field(default_factory=dict)
+    look_back_hours: float = Field(
+        48.0,
+        ge=0,
+        le=720,
+        description="Each export lists the hours of so long that are sealed already once more, and seals what came to "
+        "them late. 0: none.",
+    )
     keys: AuditKeys = Field(default_factory=lambda: AuditKeys())
     timestamps: Timestamps | None = Field(
         None, description="Independent time for every checkpoint (RFC 3161); needs the extra `audit`."

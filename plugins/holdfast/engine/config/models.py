@@ -119,6 +119,11 @@ class Group(Model):
     sites: Roles
     objectives: Objectives
     decision: Decision = Decision.APPROVAL
+    four_eyes: bool = Field(
+        False,
+        description="Whether a person's approval of a plan or of a live restore has to be another person's than who "
+        "asked for it. Off by default: somebody alone on call may have to do both.",
+    )
     detection: Detection = Field(default_factory=lambda: Detection())
     fencing: Fencing = Field(default_factory=lambda: Fencing())
     datasets: tuple[Name, ...] = ()

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 #: Folders of a site's bucket that something alive reads, or that a restore drill empties; nobody else's lie there.
 TAKEN = (
-    *("authority", "data", "decisions", "evidence", "feeds", "health", "ledger", "plans", "receipts"),
+    *("approvals", "authority", "data", "decisions", "evidence", "feeds", "health", "ledger", "plans", "receipts"),
     *(
         "ledger-subjects",
         "quality",

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -26,6 +27,7 @@ from holdfast.engine.cost.bill import Bill, BillPart, BillState
 from holdfast.engine.cost.errors import BillingRefused, BillingUnavailable, NoBill, OverBudget
 from holdfast.engine.cost.periods import Period
 from holdfast.engine.runtime import Runtime
+from holdfast.errors import ConfigError
 
 _KEEP = timedelta(hours=8)
 _SETTLES = timedelta(days=20)
@@ -72,6 +74,7 @@ class Asked:
 
     Args:
         spent: on asking, in US dollars; 0 when it was kept from an earlier run.
+        not_kept: why it could not be kept, so that the next run asks, and pays, again.
     """
 
     kind: str
@@ -82,6 +85,7 @@ class Asked:
     spent: Decimal = Decimal(0)
     requests: int = 0
     is_kept: bool = False
+    not_kept: str | None = None
 
 
 class BillingApi(Protocol):
@@ -128,11 +132,16 @@ class Asking:
     apis: dict[str, BillingApi] = field(default_factory=dict)
 
     def ask(self, site: str, settings: CostApi, period: Period) -> Asked:
-        """One site's sums of one period; see `BillingApi.ask` for what is raised."""
+        """One site's sums of one period; see `BillingApi.ask` for what else is raised.
+
+        Raises:
+            ConfigError: answers cannot be kept in the folder; nothing was asked.
+        """
         now = self.runtime.clock.now()
         kept = self._kept(settings, period, now)
         if kept is not None:
             return kept
+        _require_writable(self.folder)
         budget = Budget(settings.most_cost)
         api = self.apis.get(site) or open_api(self.runtime, settings)
         lines = api.ask(period, budget)
@@ -144,7 +153,10 @@ class Asking:
                 found="none",
             )
         asked = Asked(settings.kind, settings.scope, period, lines, now, budget.spent, budget.requests)
-        _keep(self._file(settings, period), asked)
+        try:
+            _keep(self._file(settings, period), asked)
+        except OSError as error:  # it was paid for, and is shown all the same
+            return replace(asked, not_kept=str(error))
         return asked
 
     def _file(self, settings: CostApi, period: Period) -> Path:
@@ -191,6 +203,7 @@ def asked_bill(bill: Bill, asking: Asking, cost: Cost, topology: Topology, perio
             told.append(
                 f"{name} {period}: {'kept' if asked.is_kept else 'asked'} at {asked.asked_at:%Y-%m-%d %H:%M}, "
                 f"{asked.requests} requests, {asked.spent} USD"
+                + (f"; it could not be kept, so the next run asks again: {asked.not_kept}" if asked.not_kept else "")
             )
     return replace(bill, lines=pa.concat_tables(tables), parts=tuple(parts), notes=(*bill.notes, *told))
 
@@ -226,8 +239,24 @@ def _table(name: str, asked: Asked, provider: str) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=columns.SCHEMA)
 
 
+def _require_writable(folder: Path) -> None:
+    """Raises ConfigError: what is asked here could not be kept, and would be paid for again by each run."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            "answers of billing interfaces cannot be kept here, so none was asked",
+            where=str(folder),
+            expected="a folder that can be written, or made",
+            found=str(error.strerror or error),
+            fix="Name another one with HOLDFAST_STATE",
+        ) from None
+
+
 def _keep(file: Path, asked: Asked) -> None:
-    """An answer, for later runs; nobody else may read what a company spends."""
+    """An answer, for later runs; nobody else may read what a company spends. Raises OSError."""
     document = {
         "format": FORMAT,
         "asked_at": asked.asked_at.isoformat(),
@@ -235,7 +264,6 @@ def _keep(file: Path, asked: Asked) -> None:
             [one.sub_account, one.service, one.currency, str(one.effective), str(one.billed)] for one in asked.lines
         ],
     }
-    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     draft = file.with_suffix(f".{os.getpid()}")
     draft.touch(mode=0o600)
     draft.write_text(json.dumps(document), encoding="utf-8")

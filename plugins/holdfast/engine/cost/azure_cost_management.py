@@ -158,7 +158,7 @@ class CostManagement:
             answer = client.send_request(HttpRequest("POST", url, json=body), **_LIMITS)
         except ClientAuthenticationError as error:
             raise self._refused(str(error).splitlines()[0][:300]) from None
-        except AzureError:
+        except (AzureError, OSError):
             return None, None
         if answer.status_code in (408, 429) or answer.status_code >= 500:
             return None, _wait(answer.headers)

@@ -138,7 +138,7 @@ class BigQueryBilling:
                 expected="the roles BigQuery Job User, and BigQuery Data Viewer on the export's dataset",
                 found=str(error)[:300],
             ) from None
-        except (exceptions.GoogleAPICallError, exceptions.RetryError, RequestException, Late) as error:
+        except (exceptions.GoogleAPICallError, exceptions.RetryError, RequestException, OSError, Late) as error:
             raise self._unavailable(error) from None
 
     def _unavailable(self, error: Exception) -> BillingUnavailable:

@@ -21,11 +21,12 @@ class IdleCommitment:
 
     Args:
         kind: ``commitment`` (a discount for a promise) or ``capacity`` (machines kept free: what a standby is for).
-        used: what of the same commitment was used, in the same currency.
+        commitment: its id; ``None``: the bill's lines have none.
+        used: what of the same commitment was used, in the same currency; ``None``: nothing, or without an id unknown.
     """
 
     kind: str
-    commitment: str
+    commitment: str | None
     name: str
     group: str | None
     site: str | None
@@ -70,10 +71,10 @@ def idle_commitments(lines: pa.Table) -> tuple[IdleCommitment, ...]:
         }
         for (commitment, group, site), cost in grouped_sums(unused, keys):
             named = only_where(unused, f"{prefix}Id", commitment)[names]
-            name = next((one for one in named.to_pylist() if one), commitment or "–")
-            of_it = used.get((commitment, cost.currency))
-            found.append(IdleCommitment(kind, commitment or "–", name, group, site, cost, of_it))
-    return tuple(sorted(found, key=lambda one: (-one.unused.effective, one.commitment)))
+            name = next((one for one in named.to_pylist() if one), commitment or "without an id")
+            of_it = used.get((commitment, cost.currency)) if commitment is not None else None
+            found.append(IdleCommitment(kind, commitment, name, group, site, cost, of_it))
+    return tuple(sorted(found, key=lambda one: (-one.unused.effective, one.commitment or "")))
 
 
 def spot_exposure(lines: pa.Table, topology: Topology) -> tuple[SpotExposure, ...]:

@@ -39,16 +39,17 @@ def load_or_create_key(environ: Mapping[str, str]) -> Ed25519PrivateKey:
         if given.lstrip().startswith("-----BEGIN"):
             return _private(given.encode(), f"${KEY_VARIABLE}")
         return _read(Path(given).expanduser(), named_by=f"${KEY_VARIABLE}")
-    file = Path(environ.get(STATE_VARIABLE) or "~/.holdfast").expanduser() / _FILE
+    file = Path(environ.get(STATE_VARIABLE) or "~/.holdfast") / _FILE
     try:
+        file = file.expanduser()
         if not file.exists():
             _create(file)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # the second: the user has no home
         raise ConfigError(
             "the signing key cannot be made",
             where=str(file),
             expected="a folder to write to",
-            found=str(error.strerror),
+            found=str(error),
             fix=f"Name a key with {KEY_VARIABLE}",
         ) from None
     return _read(file)

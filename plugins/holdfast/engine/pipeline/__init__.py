@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from holdfast.engine.pipeline.active import require_active
     from holdfast.engine.pipeline.datasets import NotProtected, protect_everything, publish_dataset, validate_dataset
-    from holdfast.engine.pipeline.failover import Asked, finish_plan, identifier, plan_or_ask, run_critical_path
+    from holdfast.engine.pipeline.failover import (
+        Asked,
+        approve_plan,
+        finish_plan,
+        identifier,
+        plan_or_ask,
+        run_critical_path,
+    )
     from holdfast.engine.pipeline.training import (
         TrainingFailed,
         TrainingLost,
@@ -24,6 +31,7 @@ __all__ = [
     "NotProtected",
     "TrainingFailed",
     "TrainingLost",
+    "approve_plan",
     "finish_plan",
     "goes_on",
     "identifier",
@@ -44,6 +52,7 @@ _LAZY = {
     "NotProtected": "datasets",
     "TrainingFailed": "training",
     "TrainingLost": "training",
+    "approve_plan": "failover",
     "finish_plan": "failover",
     "goes_on": "training",
     "identifier": "failover",

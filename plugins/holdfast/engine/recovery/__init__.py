@@ -11,6 +11,7 @@ from holdfast.engine.recovery.errors import (
     PlanSuperseded,
     RecordsUnavailable,
     RecoveryError,
+    SelfApproval,
     WrongAnswer,
 )
 from holdfast.engine.recovery.interface import Answer, Progress, Rooms, Senses
@@ -36,6 +37,7 @@ __all__ = [
     "RecordsUnavailable",
     "RecoveryError",
     "Rooms",
+    "SelfApproval",
     "Senses",
     "StepLog",
     "StepRecord",

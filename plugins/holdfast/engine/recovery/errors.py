@@ -13,6 +13,10 @@ class NeedsHuman(Refused, RecoveryError):
     """The rules do not allow to go on without a person's approval; nothing was changed."""
 
 
+class SelfApproval(Refused, RecoveryError):
+    """Whoever asked for it approved it as well, where the group asks for four eyes; nothing was changed."""
+
+
 class GateClosed(Refused, RecoveryError):
     """A condition of a step does not hold; the step was not begun."""
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import uuid
 from datetime import datetime
-from typing import Literal
+from typing import Literal, Self
 
 import rfc8785
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from holdfast.engine.authority.interface import EpochState, OperationKind
 from holdfast.engine.config import Group
@@ -44,11 +44,12 @@ class Plan(BaseModel):
 
     ``expected_epoch`` is the epoch the plan was made in; the plan commits the next one and nothing else.
     ``operation`` is the id under which the group is claimed: the plan's own, or the drill's it belongs to.
+    ``asked_by`` is the person who asked for it: only version 2 has it, and version 1 is asked for by nobody.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal["holdfast.plan/1"] = "holdfast.plan/1"
+    format: Literal["holdfast.plan/1", "holdfast.plan/2"] = "holdfast.plan/1"
     plan_id: str
     verb: Verb
     group: str
@@ -62,6 +63,13 @@ class Plan(BaseModel):
     steps: tuple[str, ...]
     operation: str
     operation_kind: OperationKind
+    asked_by: str | None = Field(None, min_length=1, exclude_if=lambda value: value is None)
+
+    @model_validator(mode="after")
+    def _says_who_asked(self) -> Self:
+        if (self.format == "holdfast.plan/2") is (self.asked_by is None):
+            raise ValueError(f"expected `asked_by` in holdfast.plan/2 alone; found {self.asked_by!r} in {self.format}")
+        return self
 
     @property
     def epoch(self) -> int:
@@ -93,12 +101,14 @@ def new_plan(
     plan_id: str | None = None,
     operation: str | None = None,
     operation_kind: OperationKind | None = None,
+    asked_by: str | None = None,
 ) -> Plan:
     """Make a plan from the group's committed state; nothing is written.
 
     Args:
         target: the site to activate; by default the first standby that is not active now.
         operation: the claim it runs under; by default the plan's own id.
+        asked_by: the person who asks for it; none: nobody does, it is a schedule's or a drill's.
 
     Raises:
         UnknownName, ConfigError: the group, the verb or the target is not one.
@@ -125,6 +135,7 @@ def new_plan(
     require_allowed(rooms.topology, group, chosen)
     plan_id = plan_id or f"{rooms.clock.now():%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
     plan = Plan(
+        format="holdfast.plan/2" if asked_by else "holdfast.plan/1",
         plan_id=plan_id,
         verb=verb,
         group=group,
@@ -138,6 +149,7 @@ def new_plan(
         steps=STEPS[verb],
         operation=operation or plan_id,
         operation_kind=operation_kind or verb,
+        asked_by=asked_by or None,
     )
     check_feasible(rooms, plan)
     return plan

@@ -149,7 +149,11 @@ class _Run:
                 fix="Make a new plan from the group's present state",
             )
         if not committed:
-            check_not_aborted(self._context.rooms, self._plan)
+            try:
+                check_not_aborted(self._context.rooms, self._plan)
+            except GateClosed:
+                self.release()
+                raise
         save_plan(self._context.rooms, self._plan)
 
     def _claim(self) -> EpochState:

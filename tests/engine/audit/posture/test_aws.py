@@ -254,13 +254,16 @@ def test_what_the_identity_may_beyond_the_published_policies_is_found(moto: str)
     iam.create_role(RoleName="holdfast", AssumeRolePolicyDocument="{}")
     arn = f"arn:aws:iam::{account.number}:role/holdfast"
     connection = account.connection(role_arn=arn, assume_role_kwargs={"ExternalId": "agreed"})
-    exporter = json.dumps(published("aws", "exporter")).replace("KEY_ARN", "arn:aws:kms:eu-west-1:123456789012:key/k")
+    exporter = json.dumps(published("aws", "exporter"))
+    for name in ("MASTER_KEY_ARN", "KEY_ARN"):
+        exporter = exporter.replace(name, "arn:aws:kms:eu-west-1:123456789012:key/k")
     iam.put_role_policy(RoleName="holdfast", PolicyName="exporter", PolicyDocument=exporter)
     assert account.result("least-privilege", connection=connection).status is Status.PASS
     assert account.result("least-privilege", connection=connection, role="exporter").status is Status.PASS
     as_collector = account.result("least-privilege", connection=connection, role="collector")
     assert as_collector.status is Status.FAIL
-    assert "s3:PutObject" in as_collector.found
+    (beyond,) = as_collector.evidence["beyond"].values()
+    assert {"kms:Sign", "s3:PutObject"} <= set(beyond)
     for action in ("s3:*", "ec2:RunInstances", "s3:Get*"):
         wide = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": action, "Resource": "*"}]}
         policy = iam.create_policy(PolicyName=uuid.uuid4().hex, PolicyDocument=json.dumps(wide))["Policy"]["Arn"]

@@ -20,30 +20,36 @@ from enforcing import Gate, Iam, allowed_actions, enforcing
 from holdfast.engine.audit.posture.aws_bucket import denies_plain_http
 from holdfast.engine.audit.posture.privileges import ROLES as PUBLISHED
 from holdfast.engine.audit.posture.privileges import published
+from holdfast.engine.audit.tlog.cosigners_aws import AwsKmsCosigner
 from holdfast.engine.config import Connection
 from holdfast.engine.keyservice.errors import KeyServiceRefused
 from holdfast.engine.objectstore.errors import PermissionRefused
 from holdfast.engine.vault.kms_aws import AwsKmsRecipient
+from holdfast.engine.vault.locks import LockMode
 from holdfast.errors import HoldfastError
 from lock_world import moto_server, s3_bucket
 from policy_world import ROLES, RoleWorld
 
+KEYS = {"aws_access_key_id": "a", "aws_secret_access_key": "b"}
 #: What a role's work on a bucket does not ask for, and where else it is shown or why it is not.
 ELSEWHERE = {
     "cloudtrail:ListPublicKeys": "moto does not implement it",
     "kms:Decrypt": "test_a_keys_use_is_refused_without_its_action",
     "kms:Encrypt": "test_a_keys_use_is_refused_without_its_action",
-    "kms:GetPublicKey": "the ledger's own tests of co-signing",
-    "kms:Sign": "the ledger's own tests of co-signing",
+    "kms:GetPublicKey": "test_a_keys_use_is_refused_without_its_action",
+    "s3:GetObjectRetention": "test_a_role_that_locks_sees_what_is_locked_already",
+    "kms:Sign": "test_a_keys_use_is_refused_without_its_action",
 }
 #: Cheap, and one of each kind: read, write, lock. The others are slow ones.
 FEW = [
     ("collector", "s3:GetObject"),
     ("exporter", "s3:PutObject"),
     ("exporter", "s3:PutObjectRetention"),
+    ("shredder", "s3:DeleteObjectVersion"),
 ]
-#: Without it nothing ends: an object that asked the store for its time stays until a collection removes it.
-TOLERATED = [("vault-admin", "s3:DeleteObject")]
+#: Without it the work ends: an object that asked the store for its time stays until a collection removes it, and a
+#: certificate is brought by the next export.
+TOLERATED = [("vault-admin", "s3:DeleteObject"), ("shredder", "s3:PutObject")]
 ALL = [
     (role, action)
     for role in ROLES
@@ -81,7 +87,9 @@ class Trial:
 
     def _document(self) -> dict[str, Any]:
         site = self.world.direct.site
-        text = json.dumps(published("aws", self.role)).replace("BUCKET", site.bucket).replace("PREFIX", site.prefix)
+        text = json.dumps(published("aws", self.role))
+        for name, value in (("BUCKET", site.bucket), ("PREFIX", site.prefix), ("LEDGER", "ledger")):
+            text = text.replace(name, value)
         return dict(json.loads(text))
 
 
@@ -96,7 +104,7 @@ def trial(moto: str, gate: Gate, tmp_path: Path) -> Any:
     return made
 
 
-QUICK = {"collector", "exporter", "vault-reader", "drill"}
+QUICK = {"collector", "exporter", "vault-reader", "drill", "shredder"}
 
 
 @pytest.mark.parametrize(
@@ -109,7 +117,7 @@ def test_the_published_policy_is_enough_and_nothing_in_it_is_idle(trial: Any, ro
     act()
     assert not it.gate.refused
     assert not it.gate.unknown
-    assert it.gate.used == set(allowed_actions(published("aws", role))) - set(ELSEWHERE)
+    assert it.gate.used - set(ELSEWHERE) == set(allowed_actions(published("aws", role))) - set(ELSEWHERE)
 
 
 def without_one_action(trial: Any, role: str, action: str) -> None:
@@ -149,8 +157,7 @@ def test_without_any_action_the_work_is_refused_and_can_be_finished_later(trial:
 
 
 def client_of(it: Trial, service: str) -> Any:
-    keys = {"aws_access_key_id": "a", "aws_secret_access_key": "b"}
-    return boto3.client(service, endpoint_url=it.gate.url, region_name="eu-west-1", **keys)
+    return boto3.client(service, endpoint_url=it.gate.url, region_name="eu-west-1", **KEYS)
 
 
 def refused(call: Any, **arguments: Any) -> bool:
@@ -205,6 +212,24 @@ def test_who_writes_and_locks_neither_deletes_nor_lifts_a_lock(trial: Any, role:
     assert abs(found - long) < timedelta(seconds=2)
 
 
+@pytest.mark.parametrize("role", ["vault-writer", "vault-admin", "exporter"])
+def test_a_role_that_locks_sees_what_is_locked_already(trial: Any, role: str) -> None:
+    """Without the right to read a lock S3 leaves it out of its answers, and a longer one would be shortened."""
+    it = trial(role)
+    it.world.direct.store.put("k", b"x")
+    long, short = (datetime.now(UTC) + timedelta(days=days) for days in (30, 1))
+    it.world.direct.locks.extend("k", long, LockMode.GOVERNANCE)
+    locks = it.world.gated.locks
+    it.may()
+    locks.extend("k", short, LockMode.GOVERNANCE)
+    assert not it.gate.writes
+    assert locks.state("k").until is not None
+    it.may(without="s3:GetObjectRetention")
+    assert locks.state("k").until is None
+    locks.extend("k", short, LockMode.GOVERNANCE)
+    assert [write.partition("?")[2].partition("&")[0] for write in it.gate.writes] == ["retention"]
+
+
 def test_an_explicit_deny_counts_before_a_wide_grant_beside_it(trial: Any) -> None:
     it = trial("exporter")
     it.world.direct.store.put("k", b"x")
@@ -226,32 +251,55 @@ def test_no_role_reaches_another_prefix_or_bucket(trial: Any, moto: str) -> None
     assert refused(s3.get_object, Bucket=it.world.direct.site.bucket, Key="elsewhere/k")
 
 
-@pytest.mark.parametrize(("role", "action"), [("vault-admin", "kms:Encrypt"), ("vault-reader", "kms:Decrypt")])
+#: What each role does with a key, and with which of its actions. What asks for the public key signs, too.
+KEY_USES = [
+    ("vault-admin", "kms:Encrypt"),
+    ("vault-reader", "kms:Decrypt"),
+    ("exporter", "kms:Encrypt"),
+    ("exporter", "kms:Decrypt"),
+    ("exporter", "kms:GetPublicKey"),
+    ("exporter", "kms:Sign"),
+    ("shredder", "kms:Decrypt"),
+    ("shredder", "kms:GetPublicKey"),
+    ("shredder", "kms:Sign"),
+]
+
+
+@pytest.mark.parametrize(("role", "action"), KEY_USES)
 def test_a_keys_use_is_refused_without_its_action(trial: Any, moto: str, role: str, action: str) -> None:
     it = trial(role)
-    keys = {"aws_access_key_id": "a", "aws_secret_access_key": "b"}
-    kms = boto3.client("kms", endpoint_url=moto, region_name="eu-west-1", **keys)
-    arn = kms.create_key()["KeyMetadata"]["Arn"]
-    extra = {"endpoint_url": moto}
-    past = AwsKmsRecipient(arn, Connection(conn_id="c", conn_type="aws", login="a", password="b", extra=extra))
-    gated = AwsKmsRecipient(
-        arn, Connection(conn_id="c", conn_type="aws", login="a", password="b", extra={"endpoint_url": it.gate.url})
+    signs = action in ("kms:GetPublicKey", "kms:Sign")
+    kms = boto3.client("kms", endpoint_url=moto, region_name="eu-west-1", **KEYS)
+    kind = {"KeySpec": "ECC_NIST_P256", "KeyUsage": "SIGN_VERIFY"} if signs else {}
+    arn = kms.create_key(**kind)["KeyMetadata"]["Arn"]
+    past, gated = (
+        Connection(conn_id="c", conn_type="aws", login="a", password="b", extra={"endpoint_url": url})
+        for url in (moto, it.gate.url)
     )
-    wrapped = past.wrap(b"k" * 32, {"a": "b"})
-    use = (
-        (lambda: gated.wrap(b"k" * 32, {"a": "b"}))
-        if action == "kms:Encrypt"
-        else (lambda: gated.unwrap(wrapped, {"a": "b"}))
-    )
-    document = json.loads(json.dumps(published("aws", role)).replace("KEY_ARN", arn))
-    it.gate.rules = Iam(document)
+    bound = {"a": "b"}
+
+    def use() -> None:
+        if signs:
+            cosigner = AwsKmsCosigner(arn, gated)
+            assert cosigner.key.verifies(b"note", cosigner.sign(b"note"))
+        elif action == "kms:Encrypt":
+            AwsKmsRecipient(arn, gated).wrap(b"k" * 32, bound)
+        else:
+            wrapped = AwsKmsRecipient(arn, past).wrap(b"k" * 32, bound)
+            assert AwsKmsRecipient(arn, gated).unwrap(wrapped, bound) == b"k" * 32
+
+    def rules(key: str, without: str | None = None) -> Iam:
+        text = json.dumps(published("aws", role)).replace("MASTER_KEY_ARN", key).replace("KEY_ARN", key)
+        return Iam(json.loads(text), without=without)
+
+    it.gate.rules = rules(arn)
+    it.gate.used.clear()
     use()
-    it.gate.rules = Iam(document, without=action)
-    with pytest.raises(KeyServiceRefused):
-        use()
-    it.gate.rules = Iam(json.loads(json.dumps(published("aws", role)).replace("KEY_ARN", arn + "0")))
-    with pytest.raises(KeyServiceRefused):
-        use()
+    assert action in it.gate.used
+    for refused_by in (rules(arn, without=action), rules(f"{arn}0")):
+        it.gate.rules = refused_by
+        with pytest.raises(KeyServiceRefused):
+            use()
 
 
 def test_another_account_assumes_the_role_with_the_agreed_id_alone() -> None:

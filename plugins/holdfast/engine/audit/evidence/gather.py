@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -93,7 +93,7 @@ def gather(verified: Verified) -> list[Observation]:
         _verification(verified, manifest, folder),
         *_coverage(verified, manifest),
         _retention(manifest),
-        *_drills(manifest, folder),
+        *_drills(manifest, folder, verified.drill_keys),
         *_posture(manifest, folder),
         *_residency(manifest, folder),
         *_documents(manifest),
@@ -138,7 +138,7 @@ def _retention(manifest: Manifest) -> Observation:
     return Observation("retention", "lock", Shown.UNKNOWN, f"{what}; that the lock holds, only the store can tell", ())
 
 
-def _drills(manifest: Manifest, folder: Path) -> Iterator[Observation]:
+def _drills(manifest: Manifest, folder: Path, keys: Collection[str]) -> Iterator[Observation]:
     from holdfast.engine.drill.evidence import ENVELOPE, JOURNAL, REPORT, EvidenceInvalid, verify_evidence
 
     for one in manifest.documents:
@@ -157,7 +157,10 @@ def _drills(manifest: Manifest, folder: Path) -> Iterator[Observation]:
             yield Observation("drills", inside, Shown.UNKNOWN, what, files)
             continue
         said = found.verdict or found.status
-        what = f"Drill {found.drill_id} says {said}; signed by key {found.key_id}, which nobody pinned here"
+        whose = "is trusted for drills" if found.key_id in keys else "nobody pinned here"
+        if keys and found.key_id not in keys:
+            shown, whose = Shown.CONTRARY, "is not trusted for drills"
+        what = f"Drill {found.drill_id} says {said}; signed by key {found.key_id}, which {whose}"
         yield Observation("drills", inside, shown, what, files)
 
 

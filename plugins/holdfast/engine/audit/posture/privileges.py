@@ -17,7 +17,17 @@ from typing import Any
 from holdfast.engine.audit.posture.interface import Judgement, failed, passed
 from holdfast.errors import ConfigError
 
-ROLES = ("collector", "replicator", "vault-writer", "vault-reader", "vault-admin", "exporter", "drill", "posture")
+ROLES = (
+    "collector",
+    "replicator",
+    "vault-writer",
+    "vault-reader",
+    "vault-admin",
+    "exporter",
+    "shredder",
+    "drill",
+    "posture",
+)
 
 
 @cache

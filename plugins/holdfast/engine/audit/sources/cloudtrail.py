@@ -155,6 +155,12 @@ class CloudTrail:
                 where=f"{self._name}, {where}, {interval.start:%Y-%m-%dT%H:%MZ}",
             )
 
+    def listed(self, interval: Interval) -> Iterator[tuple[str, int]]:
+        """See `Lists`: log files; of digests an hour that is settled needs no more."""
+        for region in self._settings.regions:
+            for info in self._listed_files(interval, region):
+                yield self._layout.full(info.key), info.size_bytes
+
     def completeness(self, interval: Interval) -> Coverage:
         """What digests, and the files they name, say of it."""
         reading = self._read_through(interval)

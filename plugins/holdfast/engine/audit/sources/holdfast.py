@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -75,6 +75,7 @@ class HoldfastEvents:
         clock: says whether an interval is over.
         left_out: sites of the topology that are not read: what is missing may lie there.
         lineage: makes the events of what was published; ``None``: none are made.
+        drill_keys: by id, those that may sign drills' evidence; none: any may.
     """
 
     kind = "holdfast"
@@ -89,6 +90,7 @@ class HoldfastEvents:
         clock: Clock | None = None,
         left_out: Sequence[str] = (),
         lineage: Lineage | None = None,
+        drill_keys: Collection[str] = (),
     ) -> None:
         self.name = name
         self._sites = dict(sites)
@@ -97,6 +99,7 @@ class HoldfastEvents:
         self._clock = clock or SystemClock()
         self._left_out = tuple(left_out)
         self._lineage = lineage
+        self._drill_keys = frozenset(drill_keys)
         self._runs: dict[Interval, _Run] = {}
 
     def intervals(self, window: Interval) -> Sequence[Interval]:
@@ -279,12 +282,14 @@ class HoldfastEvents:
             for file, data in files.items():
                 (Path(place) / file).write_bytes(data)
             try:
-                verify_evidence(Path(place))
+                found = verify_evidence(Path(place))
             except EvidenceInvalid as error:
                 # Its own words name a folder of this machine.
                 return f"the evidence does not verify: {error.what}; expected {error.expected}"
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 return f"the evidence cannot be read: {type(error).__name__}"
+        if self._drill_keys and found.key_id not in self._drill_keys:
+            return f"the evidence is signed by key {found.key_id}, which is not trusted for drills"
         return None
 
 
@@ -380,6 +385,7 @@ def open_holdfast(runtime: Runtime, name: str, settings: HoldfastSource) -> Hold
     Raises:
         ConfigError: a site or its connection is not there.
     """
+    from holdfast.engine.audit.signing import drill_keys
     from holdfast.engine.pipeline.vaults.opening import places_of as vault_sites
     from holdfast.engine.pipeline.vaults.opening import store_below, witness_stores
 
@@ -404,4 +410,5 @@ def open_holdfast(runtime: Runtime, name: str, settings: HoldfastSource) -> Hold
         clock=runtime.clock,
         left_out=sorted(set(topology.sites) - set(sites)),
         lineage=Lineage(topology),
+        drill_keys=drill_keys(runtime),
     )

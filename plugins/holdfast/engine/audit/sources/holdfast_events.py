@@ -252,7 +252,9 @@ def _decision(found: _Record) -> _Event:
 
 
 def _plan(found: _Record) -> _Event:
-    what = f"{found['verb']} of {found['group']} from {found['source']} to {found['target']}: {found['reason']}"
+    # The class has no actor.
+    asked = f", asked for by {found['asked_by']}" if found.get("asked_by") else ""
+    what = f"{found['verb']} of {found['group']} from {found['source']} to {found['target']}{asked}: {found['reason']}"
     return _lifecycle(
         found, 3, "created_at", what, found["group"], uid=found["plan_id"], app_uid=found["plan_id"],
         correlation=found["operation"],
@@ -262,10 +264,21 @@ def _plan(found: _Record) -> _Event:
 def _step(found: _Record) -> _Event:
     done = found["status"] == "done"
     what = f"step {found['step']} of {found['plan_id']} in epoch {found['epoch']}: {found['status']}"
+    if approved_by := found.get("evidence", {}).get("approved_by"):
+        what = f"{what}, approved by {approved_by}"
     error = found.get("error") or {}
     return _lifecycle(
         found, _OTHER, "ended_at", what, found["plan_id"], uid=found["write_id"], correlation=found["plan_id"],
         status_id=_SUCCESS if done else _FAILURE, severity_id=1 if done else 3, status_detail=error.get("what"),
+    )  # fmt: skip
+
+
+def _approval(found: _Record) -> _Event:
+    asked = found["asked_by"] or "nobody"
+    what = f"the live restore of {found['source']} from {found['vault']}, asked for by {asked}, was approved"
+    return _api(
+        found, _OTHER, "approved_at", f"{what}: {found['reason']}", "approve", correlation=found["request"],
+        user=found["approved_by"], resource=(found["backup"], "backup"), at_site=found["site"], status_id=_SUCCESS,
     )  # fmt: skip
 
 
@@ -333,6 +346,7 @@ _MAKERS: Mapping[str, Callable[[_Record], _Event]] = {
     "holdfast.decision": _decision,
     "holdfast.plan": _plan,
     "holdfast.step": _step,
+    "holdfast.approval": _approval,
     "aborted": _aborted,
     "holdfast.drill-journal": _journal,
     "holdfast.restore-drill": _journal,

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import ClassVar
@@ -194,6 +195,13 @@ class JsonLinesSource(ABC):
         tally.is_whole = True
         if refusals and not tally.objects:
             raise refusals[0]
+
+    def listed(self, interval: Interval) -> Iterator[tuple[str, int]]:
+        """See `Lists`. Azure makes a category's container with its first record: one that is not there has nothing."""
+        for folder in self.folders(interval):
+            with suppress(BucketNotFound):
+                for info in filter(self.wanted, self._listed(folder)):
+                    yield folder.object_id(info), info.size_bytes
 
     def completeness(self, interval: Interval) -> Coverage:
         """Of the last reading; an interval that was not read to its end is unknown."""

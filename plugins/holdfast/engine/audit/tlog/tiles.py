@@ -3,9 +3,9 @@
 A tile's object is written once and never changes, so a log of any size grows by what is new alone, and every proof can
 be made from a handful of objects. Entry bundles are not written: an entry is made again from what the log is about.
 
-Tiles follow from the leaves. Whoever appends first makes sure of the leaves and of the order (so that a second try
-brings the same ones), then writes tiles, and publishes the checkpoint last; tiles that a try before this one left
-behind are found to be the same.
+Tiles follow from the leaves, and come last: the checkpoint is published, and the order decided, with the seal's record
+before any tile is written. So a checkpoint may be ahead of its tiles where the writer was killed; the next one brings
+what is missing, and tiles that a try before it left behind are found to be the same.
 """
 
 from __future__ import annotations

@@ -133,6 +133,7 @@ def restored_live(
     reason: str,
     folder: bool = False,
     vault_site: str | None = None,
+    request: str | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> PublishedRestore:
     """Restore a dataset or model at the group's active site, and publish it there as the newest snapshot.
@@ -144,8 +145,10 @@ def restored_live(
         reason: why; it goes into the snapshot's labels.
         folder: also make the objects at the dataset's own keys those of the backup.
         vault_site: read from this mirror instead of the vault's own site.
+        request: under what it was approved (`approve_restore`); none: nobody was asked.
 
     Raises:
+        NeedsHuman, SelfApproval: the group asks for four eyes, and no second person approved; nothing was published.
         UnknownBackup, UnsafePath, Damaged, WrongKey: the vault; nothing was published.
         ConfigError: the vault is none of the group's, it is no backup of a dataset or model of the group, or where its
             tables would be is not known.
@@ -153,12 +156,14 @@ def restored_live(
         ResidencyRefused, NotActive, TargetChanged, Superseded: see `restore_as_snapshot`.
     """
     from holdfast.engine.pipeline.active import require_active
+    from holdfast.engine.pipeline.vaults.approving import approval_of
 
     require_own(runtime, group, vault)
     found = opened(runtime, vault, "reader", site=vault_site)
     refuse_guess(found, backup, vault_site)
     wanted = live_candidate(runtime, group, found, backup=backup, source=source, at=at)
     state = require_active(runtime, group)
+    approval = approval_of(runtime, group, vault, wanted, state, request=request)
     dataset = runtime.topology.datasets.get(wanted.source)
     path = _live_path(runtime, wanted)
     moves = Moves()
@@ -177,7 +182,7 @@ def restored_live(
         active=lambda: require_active(runtime, group),
         residency=residency_for(runtime.topology, wanted.source),
         sites=runtime.topology.sites,
-        labels={"restored_because": reason},
+        labels={"restored_because": reason, **(approval.labels() if approval else {})},
         own_keys=dataset is None or dataset.sync.layout == "direct",
         restore_live=folder,
         options=RestoreOptions(progress=progress or (lambda _seen: None)),
@@ -223,10 +228,12 @@ class RestoreQuestion:
 
     Args:
         backup: a name that only the backup meant answers to.
+        approved_by: who approved it, where that is recorded already.
     """
 
     backup: str
     text: str
+    approved_by: str | None = None
 
 
 def question(
@@ -239,9 +246,17 @@ def question(
     at: datetime | None,
     reason: str,
     vault_site: str | None = None,
+    asked_by: str | None = None,
+    request: str | None = None,
 ) -> RestoreQuestion:
-    """Which backup it would be, and what it would take the place of. Raises as `restored_live`; reads no content."""
+    """Which backup it would be, and what it would take the place of. Raises as `restored_live`; reads no content.
+
+    Args:
+        asked_by: who asks for it; none: nobody, a schedule does.
+        request: under what it is to be approved (`approve_restore`).
+    """
     from holdfast.engine.pipeline.active import require_active
+    from holdfast.engine.pipeline.vaults.approving import recorded_approval
 
     require_own(runtime, group, vault)
     found = opened(runtime, vault, "writer", site=vault_site)
@@ -256,9 +271,13 @@ def question(
         f"Backup {wanted.handle} in {vault}: {content}",
         f"It would be published {place}, which stays and can be gone back to.",
     ]
+    if asked_by:
+        needed = ", so somebody else has to approve it (four eyes)" if runtime.topology.group(group).four_eyes else ""
+        lines.append(f"Asked for by {asked_by}{needed}.")
     if found.alarm is not None:
         lines.append(f"Mind: {found.alarm}")
-    return RestoreQuestion(wanted.handle, "\n\n".join(lines))
+    approval = recorded_approval(runtime, group, vault, wanted, state, request=request)
+    return RestoreQuestion(wanted.handle, "\n\n".join(lines), approval.approved_by if approval else None)
 
 
 def live_summary(vault: str, done: PublishedRestore) -> dict[str, Any]:
