@@ -9,6 +9,7 @@ from airflow.sdk import DAG
 
 from holdfast.hooks.topology import topology_outline
 from holdfast.notifications.audit import AuditFindingNotifier
+from holdfast.operators.assets import POSTURE, RESIDENCY
 from holdfast.operators.posture import CheckPostureOperator, CheckResidencyOperator
 
 audit = topology_outline().audit
@@ -35,8 +36,12 @@ if audit is not None:
         doc_md=DOCS,
     ):
         CheckPostureOperator(
-            task_id="posture", on_failure_callback=AuditFindingNotifier(what="A site is not set up as it should be")
+            task_id="posture",
+            outlets=[POSTURE],
+            on_failure_callback=AuditFindingNotifier(what="A site is not set up as it should be"),
         )
         CheckResidencyOperator(
-            task_id="residency", on_failure_callback=AuditFindingNotifier(what="Data lies where it may not")
+            task_id="residency",
+            outlets=[RESIDENCY],
+            on_failure_callback=AuditFindingNotifier(what="Data lies where it may not"),
         )

@@ -8,7 +8,7 @@ import pendulum
 from airflow.sdk import DAG
 
 from holdfast.hooks.topology import topology_outline
-from holdfast.notifications.audit import AuditFindingNotifier
+from holdfast.notifications.audit import AuditFindingNotifier, AuditProblemNotifier
 from holdfast.operators.assets import ledger_asset
 from holdfast.operators.audit import ExportAuditOperator
 
@@ -19,7 +19,9 @@ DOCS = """
 
 **export** asks every source of the topology's `audit` for what is new, normalises it to OCSF, and seals it into the
 ledger at two clouds or more, under lock where one is wanted. A source that cannot be read is sealed as *unknown*, and
-asked again by the next run: the task fails only when nothing can be sealed. **verify_exports** says what is missing.
+asked again by the next run: the task fails only when nothing can be sealed, or in one cloud alone. A site that lacks
+the seal, or has it unlocked though a lock was asked for, is recorded beside the drills' evidence. **verify_exports**
+says what is missing.
 """
 
 if audit is not None:
@@ -38,4 +40,5 @@ if audit is not None:
             task_id="export",
             outlets=[ledger_asset(audit.origin)],
             on_failure_callback=AuditFindingNotifier(what="Audit events could not be sealed"),
+            on_success_callback=AuditProblemNotifier(what="Audit events are sealed, and not all that was asked"),
         )

@@ -9,6 +9,7 @@ from airflow.sdk import DAG
 
 from holdfast.hooks.topology import topology_outline
 from holdfast.notifications.audit import AuditFindingNotifier
+from holdfast.operators.assets import verified_asset
 from holdfast.operators.audit import VerifyExportsOperator
 
 audit = topology_outline().audit
@@ -35,5 +36,6 @@ if audit is not None:
     ):
         VerifyExportsOperator(
             task_id="verify",
+            outlets=[verified_asset(audit.origin)],
             on_failure_callback=AuditFindingNotifier(what="A sealed export does not verify, or lacks events"),
         )

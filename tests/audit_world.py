@@ -147,10 +147,9 @@ class AuditWorld:
         return export_audit(
             self.runtime(),
             output=self.folder / f"export-{self.exports}",
-            since=START,
             until=until,
             opener=lambda *_: self.source,
-            **more,
+            **{"since": START, **more},
         )
 
     @property

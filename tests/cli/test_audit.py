@@ -135,6 +135,18 @@ def test_a_source_that_cannot_be_opened_is_unknown_and_not_empty(desk: Desk) -> 
     assert [row["state"] for row in rows] == ["unknown"]
 
 
+def test_the_coverage_is_whole_in_a_narrow_terminal(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    out, key = desk.export(), desk.key
+    (row,) = desk.json("coverage", out, "--key", key)["sources"]["fake"]
+    told = desk.run("coverage", out, "--key", key).output
+    window = f"{row['start'][:16]} to {row['end'][:16]}".replace("T", " ")
+    (line,) = [one for one in told.splitlines() if window in one]
+    assert "complete" in line
+    assert len(line) <= 80
+    assert "…" not in told
+
+
 def test_exports_in_a_row_are_one_log_and_a_missing_one_shows(desk: Desk) -> None:
     key = desk.key
     for number in range(3):

@@ -165,7 +165,8 @@ def test_a_drill_without_a_journal_or_a_price_is_unknown(topology: Path) -> None
     assert "no journal" in answer.stderr
     (topology.parent / "journal.json").write_text("{}")
     for odd in ("../..", "..%2f..", "a/../../..", "x\ny", "[red]x"):
-        assert CliRunner().invoke(app, ["drill", odd]).exit_code == 7
+        refused = CliRunner().invoke(app, ["drill", odd])
+        assert (refused.exit_code, "this is no drill's id" in refused.stderr) == (2, True), odd
     journal = json.loads((Path(__file__).parents[1] / "golden" / "evidence" / "journal.json").read_text())
     folder = topology.parent / "site-b" / "evidence" / journal["drill_id"]
     folder.mkdir(parents=True)
@@ -173,6 +174,26 @@ def test_a_drill_without_a_journal_or_a_price_is_unknown(topology: Path) -> None
     answer = CliRunner().invoke(app, ["drill", journal["drill_id"], "--json"])
     assert answer.exit_code == 7
     assert json.loads(answer.stdout)["state"] == "unknown"
+    assert (
+        "cost is unknown: no bill has a line of it, and the price list has no price for what it used" in answer.stderr
+    )
+
+
+def test_a_report_is_recorded_at_the_sites_when_that_is_asked_for(
+    topology: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deliver(topology, as_csv([line("12.34", month=OCTOBER, ResourceId="vm-1")]))
+    assert ask("report").exit_code == 0
+    assert not list(topology.parent.glob("site-*/costs"))
+    answer = ask("report", "--record", "--json")
+    assert answer.exit_code == 0, answer.output
+    for site in ("site-a", "site-b", "site-c"):
+        (file,) = (topology.parent / site / "costs" / "2026-10").iterdir()
+        assert json.loads(file.read_text()) == json.loads(answer.stdout)
+        assert f"{site}: kept" in answer.stderr
+    monkeypatch.setattr("holdfast.cli.cost.keep_report", lambda *_args: {"site-a": "no answer"})
+    answer = ask("report", "--record")
+    assert (answer.exit_code, "no site keeps the report" in answer.stderr) == (1, True)
 
 
 def test_advice_is_shown_with_its_lines(topology: Path) -> None:

@@ -53,6 +53,15 @@ def test_the_exit_code_tells_pass_fail_and_unknown_apart(world: Path, site: str,
     assert run("--site", site, "--check", "versioning").exit_code == code
 
 
+def test_a_narrow_terminal_shows_every_name_and_finding_whole(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    found = json.loads(run("--site", "site-b", "--json").stdout)["results"]
+    lines = run("--site", "site-b").stdout.splitlines()
+    for one in found:
+        assert any(one["check"] in line and (one["site"] or one["resource"]["uid"]) in line for line in lines), one
+        assert any(one["found"].replace("\n", "\N{REPLACEMENT CHARACTER}") in line for line in lines), one
+
+
 def test_a_failure_counts_before_what_is_unknown(world: Path) -> None:
     done = run("--check", "versioning", "--json")
     assert done.exit_code == 6

@@ -71,6 +71,20 @@ def test_a_report_is_filed_and_told_in_few_figures(topology: Path) -> None:
     assert events[COSTS].extra == {"period": "2026-10", "state": "final", "standby": summary["standby"]}
 
 
+def test_each_report_is_kept_at_the_sites_for_the_audit(topology: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    operator = ReportCostsOperator(task_id="report", period="2026-10")
+    summary = operator.act({}, folder_runtime(topology))  # type: ignore[arg-type]
+    assert summary["sites"] == ["site-a", "site-b", "site-c"]
+    filed = json.loads((topology.parent / "evidence" / "costs" / "2026-10" / "report.json").read_text())
+    for site in summary["sites"]:
+        (record,) = (topology.parent / site / "costs" / "2026-10").iterdir()
+        assert json.loads(record.read_text()) == filed
+    # Once no site takes it, the audit would never know: the task says so.
+    monkeypatch.setattr("holdfast.engine.cost.filing.keep_report", lambda *_args: {"site-a": "no answer"})
+    with pytest.raises(AirflowFailException, match="no site keeps the report of 2026-10"):
+        operator.act({}, folder_runtime(topology))  # type: ignore[arg-type]
+
+
 def test_a_bill_that_is_not_there_fails_the_task_after_the_report(topology: Path) -> None:
     operator = ReportCostsOperator(task_id="report", period="2026-09")
     with pytest.raises(AirflowFailException, match="not known: bill: missing"):

@@ -15,9 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from holdfast.engine.audit.remembered import home_at, verified_at
 from holdfast.errors import ConfigError, UnknownName
 from holdfast.sandbox import Sandbox
 from holdfast.sandbox.errors import BadFault, MissingTool, PartFailed, PortTaken, SandboxNotUp
+from holdfast.sandbox.files import write_json
 from holdfast.sandbox.keeper import read_runs
 from holdfast.sandbox.processes import Identity, identify
 from holdfast.sandbox.supervisor import SandboxError
@@ -121,6 +123,23 @@ def test_down_leaves_no_process_and_the_next_up_the_same_ports_and_data(small: S
     assert ask(url, "/storage/v1/b/the-bucket/o/x?alt=media") == (200, b"kept")
     small.down(wipe=True)
     assert not small.paths.data.exists()
+
+
+def test_wiping_forgets_the_ledger_that_is_wiped_and_no_other(small: Sandbox, tmp_path: Path) -> None:
+    topology = tmp_path / "topology.yaml"
+    topology.write_text(ONE_SITE + "audit: {origin: example.com/here}\n")
+    write_json(small.paths.sandbox, {"format": 1, "topology": str(topology)})
+    kept = []
+    for origin in ("example.com/here", "example.com/there"):
+        home, checkpoint = home_at(small.paths.state, origin), verified_at(small.paths.state, origin)
+        kept.append((home / "head.json", checkpoint, checkpoint.with_suffix(".seal")))
+        for file in kept[-1]:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text("{}")
+    small.down()
+    assert all(file.exists() for files in kept for file in files)
+    small.down(wipe=True)
+    assert [[file.exists() for file in files] for files in kept] == [[False] * 3, [True] * 3]
 
 
 def test_everything_it_writes_lies_under_its_state_folder(small: Sandbox) -> None:

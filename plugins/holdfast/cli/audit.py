@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from holdfast.cli.audit_answer import print_answer, progress_bars
@@ -28,11 +27,11 @@ from holdfast.cli.audit_options import (
 )
 from holdfast.cli.audit_proof import app as proof_app
 from holdfast.cli.audit_select import app as select_app
-from holdfast.cli.output import JsonOption, TopologyOption, console, errors, print_json, reports_errors
+from holdfast.cli.output import JsonOption, TopologyOption, cell, console, errors, print_json, reports_errors
 from holdfast.errors import ConfigError
 
 if TYPE_CHECKING:
-    from holdfast.engine.audit.interface import Document, Interval
+    from holdfast.engine.audit.interface import Coverage, Document, Interval
 
 app = typer.Typer(
     help="Audit events of every cloud and of Airflow: exported, sealed, verified offline.",
@@ -55,7 +54,7 @@ def export(
     since: Annotated[
         str | None, typer.Option("--since", help="Where a source's first export begins (ISO 8601).")
     ] = None,
-    until: Annotated[str | None, typer.Option("--until", help="Where it ends; default: now.")] = None,
+    until: Annotated[str | None, typer.Option("--until", help="Where it ends, at latest now; default: now.")] = None,
     document: Annotated[
         list[Path] | None, typer.Option("--document", help="A file to be sealed too, e.g. posture findings.")
     ] = None,
@@ -67,7 +66,8 @@ def export(
     Interrupted, it goes on where it was. A source that cannot be read is sealed as unknown and asked again by the next
     export; whether anything is missing, `audit verify` and `audit coverage` tell.
 
-    Exit codes: 0 sealed, 1 failed, 2 bad input, 3 another export runs here, 5 the ledger was tampered with.
+    Exit codes: 0 sealed, 1 failed, 2 bad input, 3 another export runs here, or the clock is behind the newest seal, 5
+    the ledger was tampered with, 6 sealed, but in one cloud alone.
     """
     from holdfast.engine.audit.export import export_audit
     from holdfast.engine.audit.moments import parse_moment
@@ -82,9 +82,11 @@ def export(
         documents=list(_documents(document or ())),
         progress=_Intervals(),
     )
+    for problem in done.problems:
+        errors.print(f"holdfast: {problem.kind}: {problem}", style="yellow", markup=False)
     if as_json:
         print_json(done.to_json())
-        return
+        raise typer.Exit(done.exit_code)
     table = Table("source", "kind", "events", "state", box=None)
     for one in done.manifest.sources:
         table.add_row(one.name, one.kind, f"{one.records:,}", state_text(str(one.state)))
@@ -98,7 +100,12 @@ def export(
         if copy.tiles is not None:
             console.print(f"  {copy.site}: its tiles are behind, the next seal makes up for it: {copy.tiles}")
     if done.folder is not None:
-        console.print(f"A copy is in {done.folder}; verify it: holdfast audit verify {done.folder}")
+        console.print(
+            f"A copy is in {done.folder}; verify it: holdfast audit verify {done.folder} --key KEYS, a file of what "
+            "`holdfast audit keys` prints",
+            markup=False,
+        )
+    raise typer.Exit(done.exit_code)
 
 
 @app.command("verify")
@@ -165,22 +172,22 @@ def coverage(exports: ExportsArgument, key: KeyOption = None, as_json: JsonOptio
         rows = {source: [coverage_as_dict(one) for one in found.values()] for source, found in folded.items()}
         print_json({"verdict": answer.verdict, "exit_code": answer.exit_code, "sources": rows})
         raise typer.Exit(answer.exit_code)
-    table = Table("source", "from", "to", "state", "proof", "parts", "events", "why", box=None)
     for source, found in folded.items():
+        console.print(cell(source), style="bold")
         for one in found.values():
-            table.add_row(
-                source,
-                f"{one.interval.start:%Y-%m-%d %H:%M}",
-                f"{one.interval.end:%Y-%m-%d %H:%M}",
-                state_text(str(one.state)),
-                one.proof,
-                f"{one.observed}/{'?' if one.expected is None else one.expected}",
-                f"{one.records:,}",
-                escape("; ".join(reason.detail for reason in one.findings)[:200]),
-            )
-    console.print(table)
+            _print_interval(one)
     print_answer(answer, problems=False)
     raise typer.Exit(answer.exit_code)
+
+
+def _print_interval(one: Coverage) -> None:
+    """On lines of its own and not in a table: it is whole in a terminal of 80 columns too."""
+    window = f"{one.interval.start:%Y-%m-%d %H:%M} to {one.interval.end:%Y-%m-%d %H:%M}"
+    parts = f"{one.observed}/{'?' if one.expected is None else one.expected} {cell(one.proof)}"
+    padding = " " * (len("complete") - len(one.state))
+    console.print(f"  {window}  {state_text(str(one.state))}{padding}  {parts}, {one.records:,} events")
+    if one.findings:
+        console.print(f"    {cell('; '.join(reason.detail for reason in one.findings)[:200])}")
 
 
 @app.command("shred")
@@ -274,5 +281,7 @@ def _documents(files: Sequence[Path]) -> Iterator[Document]:
     from holdfast.engine.audit.interface import Document
 
     for file in files:
+        if file.exists() and not file.is_file():
+            raise ConfigError("the document is no file", where=str(file), expected="a file", found="something else")
         media_type = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
         yield Document(f"attached/{file.name}", media_type, _bytes_of(file, "the document"))

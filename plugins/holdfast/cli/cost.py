@@ -16,8 +16,10 @@ from holdfast.engine.cost.asking import Asking
 from holdfast.engine.cost.errors import NoBill
 from holdfast.engine.cost.periods import last_month, month_of, parse_period
 from holdfast.engine.cost.publish import write_dataset
+from holdfast.engine.cost.record import KEPT, keep_report
 from holdfast.engine.cost.report import Look, cost_settings, report_document
 from holdfast.engine.runtime import Runtime
+from holdfast.errors import HoldfastError
 
 app = typer.Typer(
     help="Standby and drill cost from FOCUS exports: report, standby, egress, drill, objectives, advice.",
@@ -50,17 +52,22 @@ def report(
         Path | None,
         typer.Option("--focus", help="Write standby and drills as FOCUS 1.2 (Parquet, CSV) into this folder."),
     ] = None,
+    record: Annotated[
+        bool, typer.Option("--record", help="Keep the report at every site as well, for the next `audit export`.")
+    ] = False,
     ask: AskOption = False,
     topology: TopologyOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Everything of one billing period.
 
-    Exit codes: 0 known, 2 bad input, 3 an interface would cost more than allowed, 7 no bill of the period, or not of
-    every export.
+    Exit codes: 0 known, 1 no site keeps the record, 2 bad input, 3 an interface would cost more than allowed, 7 no bill
+    of the period, or not of every export.
     """
     look = _look(topology, period, ask=ask)
     document = report_document(look)
+    if record:
+        _record(look, document)
     if focus is not None and look.bill.lines.num_rows:
         dataset = look.dataset()
         with writing(focus):
@@ -124,13 +131,14 @@ def drill_cost(
     """
     runtime = Runtime.from_environment(topology)
     cost_settings(runtime)
+    drills.check_drill_id(drill)
     now = runtime.clock.now()
     facts = drills.read_drill(runtime.stores(runtime.topology.sites), drill, runtime.topology)
     look = Look(runtime, min(month_of(facts.started_at), month_of(now)))
     found = look.drill(facts)
     _tell(drills.as_document(found), output, as_json, lambda: show.print_drill(found))
     if not found.is_known:
-        errors.print(f"holdfast: what {drill} cost is unknown: {found.state}", style="red", markup=False)
+        errors.print(f"holdfast: what {drill} cost is unknown: {found.why_unknown}", style="red", markup=False)
         raise typer.Exit(UNKNOWN)
 
 
@@ -182,6 +190,20 @@ def _look(topology: Path | None, period: str | None, *, ask: bool = False) -> Lo
     asked = last_month(runtime.clock.now()) if period is None else parse_period(period)
     asking = Asking(runtime, runtime.state_folder / "cost") if ask else None
     return Look(runtime, asked, asking=asking)
+
+
+def _record(look: Look, document: dict[str, Any]) -> None:
+    """Raises HoldfastError: no site keeps it."""
+    kept = keep_report(look.site_stores, document)
+    for site, why in kept.items():
+        errors.print(f"{site}: {why}", style="dim" if why == KEPT else "red", markup=False)
+    if KEPT not in kept.values():
+        raise HoldfastError(
+            "no site keeps the report",
+            where=str(look.period),
+            expected="one at least",
+            found="; ".join(f"{site}: {why}" for site, why in kept.items()),
+        )
 
 
 def _tell(document: dict[str, Any], output: Path | None, as_json: bool, text: Callable[[], None]) -> None:

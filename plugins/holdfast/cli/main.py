@@ -1,7 +1,7 @@
 """``holdfast …``: the engine on the command line, without Airflow.
 
-Exit codes: 0 done, 1 failed (or a drill deviated), 2 bad input, 3 refused by a rule, 4 no majority, 130 interrupted. A
-command with more of them says so: `holdfast train --help`.
+Exit codes: 0 done, 1 failed (or a drill deviated), 2 bad input, 3 refused by a rule, 4 no majority, 5 damaged or
+tampered with, 6 incomplete, 7 unknown, 130 interrupted. A command says which of them it has, and what it means by them.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ app = typer.Typer(
     help="Keeps machine-learning pipelines alive when a cloud is lost, and proves it.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    epilog="Exit codes: 0 done, 1 failed or deviated, 2 bad input, 3 refused by a rule, 4 no majority, "
-    "130 interrupted.",
+    epilog="Exit codes: 0 done, 1 failed or deviated, 2 bad input, 3 refused by a rule, 4 no majority, 5 damaged or "
+    "tampered with, 6 incomplete, 7 unknown, 130 interrupted; of a command: its own --help.",
 )
 
 

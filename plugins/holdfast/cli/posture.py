@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from holdfast import strict_json
 from holdfast.cli.output import JsonOption, TopologyOption, cell, console, print_json, reports_errors, writing
@@ -67,17 +66,13 @@ def posture(
 
 
 def _print(found: Posture) -> None:
-    table = Table("", "severity", "check", "where", "found", box=None)
+    # Two lines each, and no table: names and sentences are whole in a terminal of 80 columns too.
     for result in found.results:
         where = result.site or f"{result.resource.cloud} {result.resource.kind} {result.resource.uid}"
-        table.add_row(
-            _MARKS[result.status],
-            result.check.severity.value,
-            result.check.check_id,
-            cell(where),
-            cell(result.found),
-        )
-    console.print(table)
+        padding = " " * (len("not applicable") - len(result.status.value))
+        about = f"{result.check.severity.value:<8}  {result.check.check_id:<21}  {cell(where)}"
+        console.print(f"{_MARKS[result.status]}{padding}  {about}")
+        console.print(f"    {cell(result.found)}")
     counts = ", ".join(f"{found.count(status)} {status.value}" for status in Status)
     console.print(f"{len(found.results)} checks: {counts}")
     emulators = sorted({result.asked_at for result in found.results if result.asked_at})

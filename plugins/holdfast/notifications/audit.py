@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from holdfast.notifications.base import Notice, RecordingNotifier, failure_of, stamp
 
@@ -29,3 +29,19 @@ class AuditFindingNotifier(RecordingNotifier):
         failure = failure_of(context)
         facts = {"format": "holdfast.audit-finding/1", "what": self.what, **failure}
         return Notice("audit-findings", stamp(now), facts, f"{self.what}: {failure['why']}")
+
+
+class AuditProblemNotifier(AuditFindingNotifier):
+    """The same of a task that went well and returned ``problems``; without any, nothing.
+
+    For ``on_success_callback``.
+
+    :param what: what was looked at, for people. (templated)
+    """
+
+    def notify(self, context: Context) -> None:
+        """Record it from a worker."""
+        problems = (context["ti"].xcom_pull() or {}).get("problems")
+        if problems:
+            told = "; ".join(f"{one['where']}: {one['what']}; found {one['found']}" for one in problems)
+            super().notify(cast("Context", {**context, "exception": told}))

@@ -17,6 +17,10 @@ FINISHED_TRAINING = AssetAlias("holdfast-finished-training", group="holdfast")
 
 #: Updated when a billing period's costs were reported.
 COSTS = Asset(name="holdfast-costs", uri="x-holdfast://costs", group="holdfast")
+#: Updated when every site's posture was looked at and is as it should be.
+POSTURE = Asset(name="holdfast-posture", uri="x-holdfast://posture", group="holdfast")
+#: Updated when every copy was judged and lies where it may.
+RESIDENCY = Asset(name="holdfast-residency", uri="x-holdfast://residency", group="holdfast")
 
 
 def dataset_asset(name: str) -> Asset:
@@ -47,3 +51,8 @@ def vault_asset(name: str) -> Asset:
 def ledger_asset(origin: str) -> Asset:
     """The asset of a ledger: it has an event for each seal."""
     return Asset(name=f"holdfast-ledger-{origin}", uri=f"x-holdfast://ledgers/{origin}", group="holdfast")
+
+
+def verified_asset(origin: str) -> Asset:
+    """Updated when a ledger's exports were read back and are fine."""
+    return Asset(name=f"holdfast-verified-{origin}", uri=f"x-holdfast://verified/{origin}", group="holdfast")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,8 @@ from airflow.sdk.exceptions import AirflowFailException
 from holdfast.operators.base import HoldfastOperator
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from airflow.sdk import Context
 
     from holdfast.engine.runtime import Runtime
@@ -23,6 +25,8 @@ _MOST_LINES = 100
 class _FindingsOperator(HoldfastOperator):
     """Writes what it found down for the next export, then fails when it is not as it should be.
 
+    With an outlet that asset gets an event with the counts, where the task does not fail.
+
     :param fail_on_unknown: fail, too, when something could not be looked at. It is recorded as unknown in any case.
     """
 
@@ -30,22 +34,27 @@ class _FindingsOperator(HoldfastOperator):
         super().__init__(**kwargs)
         self.fail_on_unknown = fail_on_unknown
 
-    def write(self, name: str, text: str) -> Path:
-        """A file the next export seals; a later one of this name takes its place."""
+    def write(self, what: str, kind: str, at: datetime, text: str) -> Path:
+        """A file of this run alone, which the next export seals and removes: ``<what>-<time>.<kind>``."""
         folder = self.hook.evidence_folder() / TO_SEAL
         folder.mkdir(parents=True, exist_ok=True)
+        name = f"{what}-{at:%Y%m%dT%H%M%S.%fZ}.{kind}"
         draft = folder / f".{name}"
         draft.write_text(text, encoding="utf-8")
         return draft.replace(folder / name)
 
-    def judge(self, what: str, wrong: Sequence[str], unknown: Sequence[str]) -> None:
-        """Fail with what is wrong, or where that was asked for with what is not known."""
+    def judge(
+        self, context: Context, what: str, counts: Mapping[str, int], wrong: Sequence[str], unknown: Sequence[str]
+    ) -> None:
+        """Fail with what is wrong, or where that was asked for with what is not known; else tell the outlets."""
         for line in [*wrong, *unknown][:_MOST_LINES]:
             self.log.warning("%s", line)
         if wrong:
             raise AirflowFailException(f"{what}: {len(wrong)} are not as they should be; the first: {wrong[0]}")
         if unknown and self.fail_on_unknown:
             raise AirflowFailException(f"{what}: {len(unknown)} could not be looked at; the first: {unknown[0]}")
+        for outlet in self.outlets:
+            context["outlet_events"][outlet].extra = dict(counts)
 
 
 class CheckPostureOperator(_FindingsOperator):
@@ -63,14 +72,14 @@ class CheckPostureOperator(_FindingsOperator):
         for site in self.sites:
             self.check_names(site=site)
 
-    def act(self, _context: Context, runtime: Runtime) -> dict[str, Any]:
+    def act(self, context: Context, runtime: Runtime) -> dict[str, Any]:
         from holdfast import strict_json
         from holdfast.engine.audit.posture import Status, as_ocsf, check_posture
 
         found = check_posture(runtime, sites=self.sites)
         now = runtime.clock.now()
         lines = "".join(strict_json.dumps(as_ocsf(result, now)) + "\n" for result in found.results)
-        file = self.write("posture.jsonl", lines)
+        file = self.write("posture", "jsonl", now, lines)
         told = {
             status: [
                 f"{one.check.check_id} at {one.site or one.resource.uid}: {one.found}"
@@ -79,8 +88,9 @@ class CheckPostureOperator(_FindingsOperator):
             ]
             for status in (Status.FAIL, Status.UNKNOWN)
         }
-        self.judge("checks of the posture", told[Status.FAIL], told[Status.UNKNOWN])
-        return {"file": str(file), **{status.value: found.count(status) for status in Status}}
+        counts = {status.value: found.count(status) for status in Status}
+        self.judge(context, "checks of the posture", counts, told[Status.FAIL], told[Status.UNKNOWN])
+        return {"file": str(file), **counts}
 
 
 class CheckResidencyOperator(_FindingsOperator):
@@ -89,12 +99,12 @@ class CheckResidencyOperator(_FindingsOperator):
     :returns: the verdict, how many copies were judged, and the file with the proof.
     """
 
-    def act(self, _context: Context, runtime: Runtime) -> dict[str, Any]:
+    def act(self, context: Context, runtime: Runtime) -> dict[str, Any]:
         from holdfast import strict_json
         from holdfast.engine.audit.residency import Verdict, prove
 
         report = prove(runtime)
-        file = self.write("residency.json", strict_json.dumps(report.to_json(), indent=1) + "\n")
+        file = self.write("residency", "json", report.made_at, strict_json.dumps(report.to_json(), indent=1) + "\n")
         told = {
             verdict: [
                 f"{one.subject} {one.item} at {one.site}: {one.why or verdict}"
@@ -103,5 +113,6 @@ class CheckResidencyOperator(_FindingsOperator):
             ]
             for verdict in (Verdict.BREACH, Verdict.UNKNOWN)
         }
-        self.judge("copies of data", told[Verdict.BREACH], told[Verdict.UNKNOWN])
+        counts = {verdict.value: sum(one.verdict is verdict for one in report.copies) for verdict in Verdict}
+        self.judge(context, "copies of data", counts, told[Verdict.BREACH], told[Verdict.UNKNOWN])
         return {"file": str(file), "verdict": report.verdict.value, "copies": len(report.copies)}

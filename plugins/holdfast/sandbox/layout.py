@@ -46,6 +46,7 @@ class World:
         dns_site: the one whose cloud hosts the traffic records.
         dns_connections: the connections that lead there.
         serving: the sites some protection group names; only these have a service to run.
+        ledger: the origin of the audit ledger, if there is one.
     """
 
     topology: Path
@@ -53,6 +54,7 @@ class World:
     dns_site: str | None
     dns_connections: tuple[str, ...]
     serving: frozenset[str]
+    ledger: str | None = None
 
     def site(self, name: str) -> SandboxSite:
         """The site of this name. Raises UnknownName."""
@@ -137,7 +139,8 @@ def read_world(file: Path) -> World:
                 found=repr(connection),
             )
     dns_site, dns_connections = _dns(document, file, sites)
-    return World(file, sites, dns_site, dns_connections, _serving(document, file))
+    ledger = _mapping(document, "audit", file).get("origin")
+    return World(file, sites, dns_site, dns_connections, _serving(document, file), ledger)
 
 
 def _read(file: Path) -> dict[str, Any]:

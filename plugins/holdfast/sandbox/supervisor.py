@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from holdfast.errors import ConfigError
+from holdfast.errors import ConfigError, HoldfastError
 from holdfast.sandbox import keeper as keeping
 from holdfast.sandbox import processes
 from holdfast.sandbox.control import proxy_modes, set_proxy_mode
@@ -129,9 +129,20 @@ class Sandbox:
             self.paths.keeper.unlink(missing_ok=True)
             self.paths.parts.unlink(missing_ok=True)
             if wipe:
+                self._forget_ledger()
                 for path in (self.paths.data, self.paths.proxies, self.paths.env, trails_folder(self.paths.state)):
                     shutil.rmtree(path, ignore_errors=True)
                 self.paths.sandbox.unlink(missing_ok=True)
+
+    def _forget_ledger(self) -> None:
+        """An export to the clouds that come next must not miss the seals of those that are gone."""
+        from holdfast.engine.audit.remembered import forget_ledger
+
+        with contextlib.suppress(HoldfastError):  # where the topology is gone, what is remembered stays
+            saved = self._saved()
+            origin = read_world(Path(saved["topology"])).ledger if saved else None
+            if origin:
+                forget_ledger(self.paths.state, origin)
 
     # -- looking -----------------------------------------------------------------------------------------------------
 

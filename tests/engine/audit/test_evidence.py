@@ -17,8 +17,9 @@ from audit_world import AuditWorld, FakeSource, event
 from holdfast.cli.main import app
 from holdfast.engine.audit.errors import Tampered
 from holdfast.engine.audit.evidence.controls import Control, Evidence, controls
-from holdfast.engine.audit.evidence.gather import Observation, Shown, gather, worst_of
+from holdfast.engine.audit.evidence.gather import gather
 from holdfast.engine.audit.evidence.index import Answer, judge, write_index
+from holdfast.engine.audit.evidence.observations import Observation, Shown, worst_of
 from holdfast.engine.audit.evidence.oscal import write_oscal
 from holdfast.engine.audit.interface import Document, Finding, State
 from holdfast.engine.audit.posture import Status, as_ocsf

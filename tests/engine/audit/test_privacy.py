@@ -33,7 +33,6 @@ from holdfast.engine.audit.segments import RAW, read_leaves
 from holdfast.engine.audit.verify import verify_export
 from holdfast.engine.objectstore.errors import PermissionRefused, StoreUnavailable
 from holdfast.engine.objectstore.memory import memory_store
-from holdfast.engine.vault.errors import WrongKey
 from holdfast.engine.vault.recipients import SecretRecipient
 from holdfast.errors import ConfigError, Refused, UnknownName
 
@@ -339,8 +338,12 @@ def test_a_key_object_that_was_changed_is_told() -> None:
 def test_a_wrong_master_key_opens_nothing() -> None:
     stores = two_sites()
     SubjectKeys("o", stores, MASTER)
-    with pytest.raises(WrongKey):
-        SubjectKeys("o", stores, SecretRecipient("m", b"n" * 32))
+    with pytest.raises(ConfigError, match="master_key does not open") as raised:
+        SubjectKeys("o", stores, SecretRecipient("another", b"n" * 32))
+    assert raised.value.exit_code == 2
+    assert str(raised.value.expected).endswith(f"secret {MASTER.key_name}")
+    assert "another" in str(raised.value.found)
+    assert raised.value.fix
 
 
 def test_what_another_site_lacks_is_brought_and_what_only_it_has_is_refused() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,11 @@ from folders import SITES, add_vault, folder_runtime, make_folders
 from holdfast.cli.main import app
 from holdfast.clock import SystemClock
 from holdfast.engine.audit.residency import Copy, CopyKind, ResidencyReport, Verdict, prove
+from holdfast.engine.drill.phases import new_drill_id
 from holdfast.engine.objectstore.errors import StoreUnavailable
 from holdfast.engine.pipeline import sync
 from holdfast.engine.pipeline.datasets import publish_dataset
+from holdfast.engine.pipeline.failover import identifier
 from holdfast.engine.pipeline.vaults.residency import data_of
 from holdfast.engine.policy import residency_for
 from holdfast.engine.recovery.subjects import job_of_run
@@ -27,6 +29,7 @@ from holdfast.engine.runtime import Runtime
 from holdfast.engine.snapshot import take_and_publish
 
 HOME, AWAY, ABROAD = SITES
+NOW = datetime(2026, 11, 30, 1, 2, 3, tzinfo=UTC)
 
 
 class World:
@@ -259,6 +262,28 @@ def test_a_run_is_bound_by_the_data_it_is_trained_on(world: World) -> None:
     (abroad,) = at(report, ABROAD)
     assert (abroad.verdict, abroad.subject) == (Verdict.BREACH, "desk-fit.20260101T000000000000")
     assert at(report, HOME, "somebody-elses")[0].verdict is Verdict.UNKNOWN
+
+
+@pytest.mark.parametrize("drill_id", [new_drill_id(NOW), identifier(NOW, "a DAG's run")], ids=["by hand", "of Airflow"])
+def test_what_a_drill_s_reference_run_leaves_is_bound_by_the_data_it_is_trained_on(world: World, drill_id: str) -> None:
+    job = {"model": "fitted", "command": ["x"], "steps": 1, "checkpoint_every_steps": 1}
+    world.change(training={"fit": {"dataset": "prices", **job}, "fit-two": {"dataset": "free", **job}})
+    document = yaml.safe_load(world.topology.read_text())
+    document["groups"]["desk"]["training"] = ["fit", "fit-two"]
+    world.topology.write_text(yaml.safe_dump(document))
+    drill = f"reference-{drill_id}"
+    for site, run in ((AWAY, f"{drill}-fit"), (ABROAD, f"{drill}-fit.2"), (ABROAD, f"{drill}-fit-two")):
+        world.put(site, f"runs/{run}/jobs/000001.000001/log", b"1234")
+    for run in (f"{drill}-other", "reference-of-somebody-fit"):
+        world.put(HOME, f"runs/{run}/jobs/log")
+    report = world.prove()
+    (here,) = at(report, AWAY)
+    assert (here.kind, here.verdict, here.residency_class) == ("run", "lawful", "eu-only")
+    assert {one.subject: str(one.verdict) for one in at(report, ABROAD)} == {
+        f"{drill}-fit.2": "breach",
+        f"{drill}-fit-two": "lawful",
+    }
+    assert {str(one.verdict) for one in at(report, HOME)} == {"unknown"}
 
 
 def test_a_run_is_of_the_job_whose_whole_name_it_has(world: World) -> None:

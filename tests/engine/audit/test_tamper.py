@@ -303,7 +303,9 @@ def test_an_old_checkpoint_replayed_is_found(exports: Exports, copy: Path) -> No
     assert_tampered(exports.verify(copy), "checkpoint-differs")
 
 
-def test_a_clock_that_went_back_is_found(exports: Exports, tmp_path: Path) -> None:
+def test_a_clock_that_went_back_is_found(exports: Exports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("holdfast.engine.audit.export.require_window", lambda *_: None)
+    monkeypatch.setattr("holdfast.engine.audit.export.sealing_moment", lambda clock, *_: clock.now())
     world = AuditWorld(tmp_path, FakeSource([[[event(n)]] for n in range(9)]))
     world.export()
     world.clock.advance(HOUR.total_seconds())
@@ -356,7 +358,7 @@ def test_what_nothing_links_is_unknown(exports: Exports) -> None:
 def fork(exports: Exports, tmp_path: Path) -> Path:
     """Another second export, sealed with the right key: of somebody who has it and forked the log."""
     world = AuditWorld(tmp_path, FakeSource([[[event(n)]] for n in range(9)]))
-    world.environ["HOLDFAST_STATE"] = exports.world.environ["HOLDFAST_STATE"]
+    world.environ["HOLDFAST_SIGNING_KEY"] = str(exports.world.runtime().state_folder / "signing-key.pem")
     world.folder = tmp_path / "mine"
     world.folder.mkdir()
     world.export()

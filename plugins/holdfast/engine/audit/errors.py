@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from holdfast.errors import HoldfastError
+from holdfast.errors import HoldfastError, Refused
 
 
 class Tampered(HoldfastError):
@@ -25,5 +25,11 @@ class NotKnown(HoldfastError):
 
 class SealedMeanwhile(HoldfastError):
     """Somebody else appended to the ledger since it was read. Nothing was appended; collect and seal again."""
+
+    transient = True
+
+
+class ClockBehind(Refused):
+    """The clock here is behind what was sealed. Nothing was sealed; in a while, or once it is set right, it can be."""
 
     transient = True

@@ -11,10 +11,9 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,8 @@ from holdfast.engine.audit import retention
 from holdfast.engine.audit.before import Before
 from holdfast.engine.audit.collect import Asked, Progress, collect, staged_units
 from holdfast.engine.audit.coverage import worst
+from holdfast.engine.audit.errors import NotComplete
+from holdfast.engine.audit.handing import copy_export, require_documents, require_place
 from holdfast.engine.audit.interface import (
     AuditSource,
     Batch,
@@ -35,19 +36,23 @@ from holdfast.engine.audit.interface import (
     SourceUnreadable,
     State,
 )
-from holdfast.engine.audit.ledger import Copied, Ledger, SealRecord, export_names, require_empty
-from holdfast.engine.audit.locking import lock_export, retention_of
+from holdfast.engine.audit.ledger import Copied, Ledger, SealRecord
+from holdfast.engine.audit.locking import Locking, retention_of
 from holdfast.engine.audit.looking_back import LookingBack, not_looked_for
 from holdfast.engine.audit.manifest import CHECKPOINT, TIMESTAMP, Manifest
 from holdfast.engine.audit.ocsf.schema import build
 from holdfast.engine.audit.own import own_documents
 from holdfast.engine.audit.privacy.certificates import deliver, new_certificates
 from holdfast.engine.audit.privacy.keys import SubjectKeys, open_keys
+from holdfast.engine.audit.problems import Problem
+from holdfast.engine.audit.remembered import home_at, remember, require_goes_on
 from holdfast.engine.audit.seal import Collected, Sealed, seal
+from holdfast.engine.audit.shortfalls import ONE_CLOUD, where_it_lacks
 from holdfast.engine.audit.signing import cosigners, require_signed
 from holdfast.engine.audit.sources.airflow_position import POSITION
 from holdfast.engine.audit.sources.open import Earlier, open_source
 from holdfast.engine.audit.tiling import write_tiles
+from holdfast.engine.audit.window import require_window, sealing_moment, window_ends
 from holdfast.engine.config.audit import Audit, Source
 from holdfast.engine.objectstore.prefixed import PrefixedStore
 from holdfast.engine.runtime import Runtime
@@ -68,6 +73,7 @@ class Exported:
         folder: where a copy of it was written; ``None``: nowhere but the ledger.
         copied: per site whether it has the seal.
         locked: per site until when its objects are locked, or why not.
+        problems: what it is not though it was sealed: at every site, in two clouds, locked as was asked.
     """
 
     folder: Path | None
@@ -75,6 +81,12 @@ class Exported:
     record: SealRecord
     copied: tuple[Copied, ...]
     locked: dict[str, str]
+    problems: tuple[Problem, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 6 where it lies in one cloud alone."""
+        return NotComplete.exit_code if any(one.code == ONE_CLOUD for one in self.problems) else 0
 
     @property
     def state(self) -> State:
@@ -95,6 +107,8 @@ class Exported:
             "sites": {one.site: None if one.error is None else str(one.error) for one in self.copied},
             "tiles": {one.site: None if one.tiles is None else str(one.tiles) for one in self.copied},
             "locked": self.locked,
+            "problems": [asdict(one) for one in self.problems],
+            "exit_code": self.exit_code,
         }
 
 
@@ -120,7 +134,7 @@ def open_ledger(runtime: Runtime) -> Ledger:
 
 def home_of(runtime: Runtime, settings: Audit) -> Path:
     """Where this machine keeps what belongs to the ledger until it is sealed."""
-    return runtime.state_folder / "audit" / sha256(settings.origin.encode()).hexdigest()[:16]
+    return home_at(runtime.state_folder, settings.origin)
 
 
 def export_audit(
@@ -136,35 +150,46 @@ def export_audit(
     """Collect what is new of every source, and seal it.
 
     Args:
-        output: an empty folder that gets a copy of the export.
-        since: where the first export of a source begins; later ones begin where the one before ended.
-        until: where it ends; by default now.
-        documents: what else belongs to it, e.g. a report; names are unique.
+        output: an empty folder, or none yet, that gets a copy of the export once it is sealed.
+        since: where the first export of a source begins, before `until`; later ones begin where the one before ended.
+        until: where it ends, at latest now and not before a source's last one did; by default now.
+        documents: what else belongs to it, e.g. a report; names are unique, also without case.
         opener: opens a source of the topology.
         progress: told ``(source, interval, events so far)``.
 
     Raises:
-        ConfigError: there is no ``audit``, or a folder is not empty.
+        ConfigError: there is no ``audit``, a folder is not empty or cannot be written, a document cannot be named so,
+            or the window cannot be.
+        HoldfastError: it is sealed, but its copy could not be written.
         Refused: another export runs on this machine.
+        ClockBehind: the clock is behind what was sealed.
         SealedMeanwhile: somebody else appended; run it again.
         Tampered: the ledger is not what it was.
         ObjectStoreError: its first site does not answer.
     """
     settings = audit_settings(runtime)
+    documents = require_documents(documents)
     if output is not None:
-        require_empty(output)
+        require_place(output)
     ledger, signers = open_ledger(runtime), cosigners(runtime)
     home = home_of(runtime, settings)
     with alone(home):
+        locking = Locking(runtime, ledger, home)
         previous = ledger.head()
+        require_goes_on(ledger, previous, home)
         if previous is not None:
             require_signed(previous, signers)
+            remember(previous, home)
             ledger.repair(previous, _empty(home / "repair"))
         before = Before(ledger, previous)
         if before.manifest is not None and previous is not None:
             # A run that was killed behind the record had not locked it; what is locked already stays as it is.
-            lock_export(runtime, before.manifest, previous, ledger.stores)
-        staging, end = _staging(home, previous, until or runtime.clock.now())
+            locking.lock(before.manifest, previous, ledger.stores)
+            locking.lock_again()
+        ends = window_ends(before.manifest, settings.sources)
+        now = sealing_moment(runtime.clock, previous, ends.values())
+        require_window(since, until, ends, now)
+        staging, end = _staging(home, previous, until or now)
         keys = open_keys(runtime, settings)
         if keys is not None:
             keys.settle()
@@ -183,15 +208,20 @@ def export_audit(
             previous=previous,
             signers=signers,
             retention=retention_of(settings, runtime.clock.now(), runtime.topology.beside(retention.FILE)),
-            at=runtime.clock.now(),
+            at=sealing_moment(runtime.clock, previous, [end]),
             by=runtime.holder,
             keep=_kept(staging / "leaves"),
         )
         _timestamp(runtime, settings, sealed)
-        exported = _publish(runtime, ledger, previous, sealed, output)
+        exported = _publish(runtime, locking, ledger, previous, sealed, output)
         if keys is not None:
             deliver(keys.stores, home)
-        shutil.rmtree(staging, ignore_errors=True)
+        try:
+            if output is not None:
+                place = f"{ledger.stores[ledger.first].name}/exports/{sealed.record.folder}"
+                copy_export(sealed.folder, sealed.manifest, output, place)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
     return exported
 
 
@@ -223,10 +253,11 @@ def _runs(staging: Path) -> Iterator[list[bytes]]:
 
 
 def _publish(
-    runtime: Runtime, ledger: Ledger, previous: SealRecord | None, sealed: Sealed, output: Path | None
+    runtime: Runtime, locking: Locking, ledger: Ledger, previous: SealRecord | None, sealed: Sealed, output: Path | None
 ) -> Exported:
     copied = ledger.publish(sealed.folder, sealed.manifest, sealed.record)
-    locked = lock_export(runtime, sealed.manifest, sealed.record, [one.site for one in copied if one.error is None])
+    remember(sealed.record, locking.home)
+    locked = locking.lock(sealed.manifest, sealed.record, [one.site for one in copied if one.error is None])
     staging = sealed.folder.parent
     copied = [
         one
@@ -234,12 +265,8 @@ def _publish(
         else replace(one, tiles=write_tiles(ledger, one.site, previous, _runs(staging), staging / "old"))
         for one in copied
     ]
-    if output is not None:
-        for name in export_names(sealed.folder, sealed.manifest):
-            target = output / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(sealed.folder / name, target)
-    return Exported(output, sealed.manifest, sealed.record, tuple(copied), locked)
+    problems = (*where_it_lacks(runtime.topology, copied), *locking.problems())
+    return Exported(output, sealed.manifest, sealed.record, tuple(copied), locked, problems)
 
 
 @dataclass(frozen=True)

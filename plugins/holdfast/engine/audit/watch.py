@@ -12,6 +12,7 @@ from holdfast.engine.audit.chain import read_checkpoint, verify_exports
 from holdfast.engine.audit.export import open_ledger
 from holdfast.engine.audit.manifest import CHECKPOINT
 from holdfast.engine.audit.problems import Answer, Kind, Problem, tampered
+from holdfast.engine.audit.remembered import verified_at
 from holdfast.engine.audit.signing import cosigners, drill_keys
 from holdfast.engine.runtime import Runtime
 
@@ -51,9 +52,9 @@ def verify_ledger(runtime: Runtime, *, site: str | None = None) -> Watched:
         ConfigError, ObjectStoreError, Tampered: the ledger's records are damaged.
     """
     ledger = open_ledger(runtime)
-    home = runtime.state_folder / "audit" / "verified"
+    memory = _Memory(verified_at(runtime.state_folder, ledger.origin))
+    home = memory.file.parent
     home.mkdir(parents=True, exist_ok=True)
-    memory = _Memory(home, ledger.origin)
     sites = list(ledger.stores)
     chosen = site or sites[(memory.seal + 1) % len(sites)]
     keys = [signer.key for signer in cosigners(runtime)]
@@ -93,12 +94,7 @@ def verify_ledger(runtime: Runtime, *, site: str | None = None) -> Watched:
 class _Memory:
     """The newest checkpoint that held, and its seal."""
 
-    home: Path
-    origin: str
-
-    @property
-    def file(self) -> Path:
-        return self.home / f"{self.origin.replace('/', '_')}.checkpoint"
+    file: Path
 
     @property
     def seal(self) -> int:

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 #: Folders of a site's bucket that something alive reads, or that a restore drill empties; nobody else's lie there.
 TAKEN = (
-    *("approvals", "authority", "data", "decisions", "evidence", "feeds", "health", "ledger", "plans", "receipts"),
+    *("approvals", "authority", "costs", "data", "decisions", "evidence", "feeds", "health", "ledger"),
+    *("plans", "receipts"),
     *(
         "ledger-subjects",
         "quality",
@@ -171,7 +172,7 @@ def _audit(topology: Topology) -> Iterator[str]:
     known = [topology.sites[site] for site in audit.sites if site in topology.sites]
     if len(set(audit.sites)) != len(audit.sites):
         yield "audit.sites: expected each site once"
-    elif len(known) == len(audit.sites) and len({_cloud_of(site) for site in known}) < 2:
+    elif len(known) == len(audit.sites) and len({cloud_of(site) for site in known}) < 2:
         yield "audit.sites: expected sites of two clouds at least, so that the ledger outlives one"
     for name, source in audit.sources.items():
         sites = getattr(source, "sites", None) or (getattr(source, "site", None),)
@@ -182,7 +183,7 @@ def _audit(topology: Topology) -> Iterator[str]:
         )
 
 
-def _cloud_of(site: Site) -> str:
+def cloud_of(site: Site) -> str:
     """What is lost together: a cloud, or a folder."""
     return site.bucket if site.cloud == "local" else str(site.cloud)
 

@@ -7,6 +7,7 @@ the drill free: its resources were not tagged, and what it cost stays unknown.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -27,10 +28,11 @@ from holdfast.engine.cost.periods import Period, periods_between
 from holdfast.engine.cost.prices import Priced, Prices
 from holdfast.engine.objectstore.errors import ObjectNotFound, ObjectStoreError
 from holdfast.engine.objectstore.interface import ObjectStore
-from holdfast.errors import HoldfastError
+from holdfast.errors import ConfigError, HoldfastError
 
 #: What a drill started runs on for a while, and is billed by the hour.
 _AFTER = timedelta(days=1)
+_DRILL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,126}")
 _MOST_JOURNAL_BYTES = 64 * 1024 * 1024
 
 
@@ -110,6 +112,19 @@ class DrillFacts:
 def _time(text: str) -> datetime:
     found = datetime.fromisoformat(text)
     return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+
+
+def check_drill_id(text: str) -> str:
+    """The id of a drill as it can stand in a key. Raises ConfigError."""
+    if not _DRILL_ID.fullmatch(text) or ".." in text:
+        raise ConfigError(
+            "this is no drill's id",
+            where="the drill",
+            expected="letters, digits, `.`, `_` and `-`, as 20261012T120000Z-abc123",
+            found=repr(text),
+            fix="The drill's own output and its evidence name it",
+        )
+    return text
 
 
 def read_drill(stores: Mapping[str, ObjectStore], drill_id: str, topology: Topology) -> DrillFacts:
@@ -203,7 +218,15 @@ class DrillCost:
     @property
     def is_known(self) -> bool:
         """False where nothing at all says what it cost."""
-        return self.state not in (DrillCostState.UNTAGGED, DrillCostState.UNKNOWN)
+        return self.why_unknown is None
+
+    @property
+    def why_unknown(self) -> str | None:
+        """Why nothing at all says what it cost, ``None``: something does."""
+        return {
+            DrillCostState.UNTAGGED: "its bills are final, and no line has its tag",
+            DrillCostState.UNKNOWN: "no bill has a line of it, and the price list has no price for what it used",
+        }.get(self.state)
 
 
 def drill_cost(

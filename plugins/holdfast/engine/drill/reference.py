@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from holdfast.engine.compute import job_spec
 from holdfast.engine.compute.interface import ENDED, JobHandle, JobSpec, JobState, JobStatus, TrainingBackend
+from holdfast.engine.config import Topology
 from holdfast.engine.config.models import NoCapacityPolicy
 from holdfast.engine.drill.errors import ReferenceFailed
 from holdfast.engine.drill.log import DrillState
@@ -19,6 +21,7 @@ from holdfast.engine.snapshot import latest
 
 _LOOK_SECONDS = 0.2
 _PATIENCE_SECONDS = 180.0
+_RUN = re.compile(r"reference-\d{8}T\d{6}Z-[0-9a-f]{6,}-(?P<job>.+?)(\.\d+)?")
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,15 @@ class Reference:
     model_digest: str
     files: dict[str, bytes]
     seconds: float
+
+
+def job_of_reference(topology: Topology, run: str) -> str | None:
+    """The job of the topology that a reference run trained once more; ``None``: it is no reference run of one.
+
+    Its model stays in a scratch folder, but its machine's backend keeps a few files of the job in the site's bucket.
+    """
+    match = _RUN.fullmatch(run)
+    return match["job"] if match is not None and match["job"] in topology.training else None
 
 
 def run_references(state: DrillState, given_up: Event | None = None) -> dict[str, Reference]:

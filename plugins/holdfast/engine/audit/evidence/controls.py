@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import timedelta
 from functools import cache
 from typing import Annotated, Literal, Self
 
@@ -45,6 +47,7 @@ class _File(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     controls: Annotated[tuple[Control, ...], Field(strict=False, min_length=1)]
+    maximum_age_days: dict[Look, Annotated[int, Field(ge=1)]]
 
     @model_validator(mode="after")
     def _once(self) -> Self:
@@ -57,4 +60,15 @@ class _File(BaseModel):
 @cache
 def controls() -> tuple[Control, ...]:
     """All of them, in the order of the file."""
-    return read_yaml(HERE / "evidence" / "controls.yaml", _File, "the controls").controls
+    return _file().controls
+
+
+@cache
+def maximum_ages() -> Mapping[Look, timedelta]:
+    """By kind of evidence how old it may be at the end of what an index is made of; what is older shows nothing."""
+    return {look: timedelta(days=days) for look, days in _file().maximum_age_days.items()}
+
+
+@cache
+def _file() -> _File:
+    return read_yaml(HERE / "evidence" / "controls.yaml", _File, "the controls")

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from holdfast.engine.audit.evidence.controls import DISCLAIMER, Control, Evidence, controls
-from holdfast.engine.audit.evidence.gather import Observation, Shown, gather, worst_of
+from holdfast.engine.audit.evidence.exports import Exports
+from holdfast.engine.audit.evidence.gather import gather
+from holdfast.engine.audit.evidence.observations import Observation, Shown, worst_of
 from holdfast.engine.audit.ledger import require_empty
 from holdfast.engine.audit.verify import Verified
 from holdfast.engine.snapshot.documents import canonical, iso_utc
+from holdfast.errors import ConfigError
 
 FORMAT = "holdfast.audit-index/1"
 INDEX, READABLE = "index.json", "index.md"
@@ -62,33 +66,51 @@ def evidence_shown(evidence: Evidence, observations: Sequence[Observation]) -> S
     return worst_of([*(one.shown for one in observations), *([] if is_whole else [Shown.UNKNOWN])])
 
 
-def write_index(verified: Verified, folder: Path) -> list[Answer]:
-    """Write the index of an export into an empty folder, as JSON and for people.
+def write_index(verified: Verified | Exports, folder: Path) -> list[Answer]:
+    """Write the index of one or more exports into an empty folder, as JSON and for people.
 
     Raises:
-        Tampered: the export is not what was sealed.
-        ConfigError: the folder is not empty.
+        Tampered: an export is not what was sealed.
+        ConfigError: the folder is not empty, or cannot be written.
     """
-    answers = judge(gather(verified))
-    require_empty(folder)
-    (folder / INDEX).write_bytes(canonical(as_json(verified, answers)))
-    (folder / READABLE).write_text("\n".join(_readable(verified, answers)) + "\n", encoding="utf-8")
+    exports = Exports.of(verified)
+    answers = judge(gather(exports))
+    with writes_to(folder):
+        require_empty(folder)
+        (folder / INDEX).write_bytes(canonical(as_json(exports, answers)))
+        (folder / READABLE).write_text("\n".join(_readable(exports, answers)) + "\n", encoding="utf-8")
     return answers
 
 
-def as_json(verified: Verified, answers: Sequence[Answer]) -> dict[str, Any]:
+@contextmanager
+def writes_to(path: Path) -> Iterator[None]:
+    """What is written here goes to a path of the caller's. Raises ConfigError: the disk refuses it."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            "it cannot be written",
+            where=str(path),
+            expected="a path that can be written",
+            found=error.strerror or str(error),
+            fix="Name another path",
+        ) from None
+
+
+def as_json(verified: Verified | Exports, answers: Sequence[Answer]) -> dict[str, Any]:
     """The index, JSON-able."""
-    manifest = verified.manifest
-    assert manifest is not None
+    exports = Exports.of(verified)
+    manifest = exports.newest
     return {
         "format": FORMAT,
         "note": DISCLAIMER,
         "origin": manifest.origin,
         "seal": manifest.seal,
+        "seals": [one.seal for one in exports.manifests()],
         "size": manifest.size,
-        "root": verified.answer.root,
+        "root": exports.answer.root,
         "sealed_at": iso_utc(manifest.sealed_at),
-        "verdict": verified.answer.verdict,
+        "verdict": exports.answer.verdict,
         "controls": [
             {
                 "id": one.control.id,
@@ -117,15 +139,16 @@ def _as_json(one: Observation) -> dict[str, Any]:
     return {"name": one.name, "shown": str(one.shown), "what": one.what, "files": files}
 
 
-def _readable(verified: Verified, answers: Sequence[Answer]) -> Iterator[str]:
-    manifest = verified.manifest
-    assert manifest is not None
+def _readable(exports: Exports, answers: Sequence[Answer]) -> Iterator[str]:
+    manifest = exports.newest
     yield "# Index by control"
     yield ""
     yield f"**{DISCLAIMER}**"
     yield ""
-    yield f"Seal {manifest.seal} of {_plain(manifest.origin)}, {manifest.size} leaves, root `{verified.answer.root}`."
-    yield f"Sealed at {iso_utc(manifest.sealed_at)}; verified: {verified.answer.verdict}."
+    yield f"Seal {manifest.seal} of {_plain(manifest.origin)}, {manifest.size} leaves, root `{exports.answer.root}`."
+    yield f"Sealed at {iso_utc(manifest.sealed_at)}; verified: {exports.answer.verdict}."
+    if len(exports.each) > 1:
+        yield f"It is the newest of {len(exports.each)} exports, which begin with seal {exports.manifests()[0].seal}."
     for one in answers:
         control = one.control
         yield ""
@@ -146,7 +169,7 @@ def _readable(verified: Verified, answers: Sequence[Answer]) -> Iterator[str]:
 
 def _counted(found: Sequence[Observation]) -> str:
     if not found:
-        return ", nothing of it is in this export"
+        return ", nothing of it is here"
     counts = Counter(str(one.shown) for one in found)
     return ", " + ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
 

@@ -14,8 +14,10 @@ from uuid import NAMESPACE_URL, uuid5
 
 from holdfast import __version__
 from holdfast.engine.audit.evidence.controls import DISCLAIMER
-from holdfast.engine.audit.evidence.gather import Named, Observation, Shown, gather
-from holdfast.engine.audit.evidence.index import Answer, evidence_shown, judge
+from holdfast.engine.audit.evidence.exports import Exports
+from holdfast.engine.audit.evidence.gather import gather
+from holdfast.engine.audit.evidence.index import Answer, evidence_shown, judge, writes_to
+from holdfast.engine.audit.evidence.observations import Named, Observation, Shown
 from holdfast.engine.audit.manifest import MANIFEST
 from holdfast.engine.audit.verify import Verified
 from holdfast.errors import ConfigError
@@ -29,12 +31,12 @@ _REASONS = {
 }
 
 
-def write_oscal(verified: Verified, file: Path) -> list[Answer]:
+def write_oscal(verified: Verified | Exports, file: Path) -> list[Answer]:
     """Write assessment results as JSON.
 
     Raises:
-        ConfigError: the extra `oscal` is not installed, or there is such a file already.
-        Tampered: the export is not what was sealed.
+        ConfigError: the extra `oscal` is not installed, there is such a file already, or it cannot be written.
+        Tampered: an export is not what was sealed.
     """
     if find_spec("trestle") is None:
         raise ConfigError(
@@ -46,21 +48,23 @@ def write_oscal(verified: Verified, file: Path) -> list[Answer]:
         )
     if file.exists():
         raise ConfigError("there is such a file already", where=str(file), expected="a new file", found="one")
-    observations = gather(verified)
+    exports = Exports.of(verified)
+    observations = gather(exports)
     answers = judge(observations)
-    text = _Writing(verified).results(observations, answers).oscal_serialize_json(pretty=True)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(text, encoding="utf-8")
+    text = _Writing(exports).results(observations, answers).oscal_serialize_json(pretty=True)
+    with writes_to(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
     return answers
 
 
 class _Writing:
-    """Ids follow from the export's root, so the same export gives the same ids."""
+    """Ids follow from the exports' roots, so the same exports give the same ids."""
 
-    def __init__(self, verified: Verified) -> None:
-        assert verified.manifest is not None
-        self._verified, self._manifest = verified, verified.manifest
-        self._base = uuid5(NAMESPACE_URL, f"holdfast:{self._manifest.origin}:{verified.answer.root}")
+    def __init__(self, exports: Exports) -> None:
+        self._exports, self._manifest = exports, exports.newest
+        roots = ",".join(str(one.answer.root) for one in exports.each)
+        self._base = uuid5(NAMESPACE_URL, f"holdfast:{self._manifest.origin}:{roots}")
 
     def _id(self, *name: str) -> str:
         return str(uuid5(self._base, "\n".join(name)))
@@ -71,18 +75,18 @@ class _Writing:
         manifest = self._manifest
         files = dict.fromkeys(file for one in observations for file in one.files)
         title = f"Evidence of seal {manifest.seal} of {_line(manifest.origin)}"
-        windows = [source.window for source in manifest.sources if source.window]
+        start, end = self._exports.window
         selected = [common.SelectControlById(control_id=one.control.id) for one in answers]
         result = assessment_results.Result(
             uuid=self._id("result"),
             title=title,
             description=DISCLAIMER,
-            start=min((window.start for window in windows), default=manifest.sealed_at),
-            end=max((window.end for window in windows), default=manifest.sealed_at),
+            start=start,
+            end=end,
             props=[
-                self._prop("root", str(self._verified.answer.root)),
+                self._prop("root", str(self._exports.answer.root)),
                 self._prop("leaves", str(manifest.size)),
-                self._prop("verdict", self._verified.answer.verdict),
+                self._prop("verdict", self._exports.answer.verdict),
             ],
             reviewed_controls=common.ReviewedControls(
                 control_selections=[common.ControlSelections(include_controls=selected)], remarks=DISCLAIMER
@@ -101,7 +105,7 @@ class _Writing:
                 props=[self._prop("holdfast-version", __version__)],
             ),
             import_ap=assessment_results.ImportAp(
-                href=f"#{self._file_id(MANIFEST)}",
+                href=f"#{self._file_id(self._exports.path(self._exports.each[-1], MANIFEST))}",
                 remarks="There is no assessment plan. The manifest says what was to be collected.",
             ),
             results=[result],
@@ -138,7 +142,7 @@ class _Writing:
             methods=["TEST" if one.look in ("verification", "posture", "drills") else "EXAMINE"],
             props=[self._prop("shown", str(one.shown))],
             relevant_evidence=evidence or None,
-            collected=self._manifest.sealed_at,
+            collected=one.at or self._manifest.sealed_at,
         )
 
     def _finding(self, answer: Answer) -> Any:

@@ -34,6 +34,7 @@ from holdfast.engine.objectstore.prefixed import PrefixedStore
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.snapshot.documents import Document
 from holdfast.engine.snapshot.once import create_or_read
+from holdfast.engine.vault.errors import WrongKey
 from holdfast.engine.vault.recipient_urls import recipient_from_url
 from holdfast.engine.vault.recipients import Recipient
 from holdfast.errors import ConfigError, Refused
@@ -117,7 +118,16 @@ class SubjectKeys:
             packed = base64.b64decode(ring.wrapped, validate=True)
         except (ValidationError, ValueError) as error:
             raise _damaged(where, str(error)) from None
-        root = self._recipient.unwrap(packed, context)
+        try:
+            root = self._recipient.unwrap(packed, context)
+        except WrongKey as error:
+            raise ConfigError(
+                "audit.privacy.master_key does not open this ledger's keys of subjects",
+                where=where,
+                expected=f"the key they were made with: {ring.recipient} {ring.key_name}",
+                found=str(error),
+                fix="Name that key; if it is that one, the object was changed: copy it from another site of the ledger",
+            ) from None
         if len(root) != _KEY_BYTES:
             raise _damaged(where, f"{len(root)} bytes")
         return root
@@ -268,8 +278,7 @@ def open_keys(
     """The keys of the topology's subjects; ``None``: subjects are not protected.
 
     Raises:
-        ConfigError: the master key cannot be read.
-        WrongKey: it is not the one the ring was made with.
+        ConfigError: the master key cannot be read, or is not the one the ring was made with.
         Tampered, Refused, ObjectStoreError.
     """
     if settings.privacy is None:

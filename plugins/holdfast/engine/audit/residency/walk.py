@@ -14,6 +14,7 @@ from holdfast.engine.audit.residency.report import CopyKind
 from holdfast.engine.checkpoint.format import parse_manifest_key
 from holdfast.engine.config import Topology
 from holdfast.engine.config.references import TAKEN
+from holdfast.engine.drill.reference import job_of_reference
 from holdfast.engine.objectstore.interface import ObjectStore
 from holdfast.engine.objectstore.pages import list_pages
 from holdfast.engine.policy import COPY_CHECKPOINTS, PROMOTE, REPLICATE, RESUME, Kind
@@ -216,9 +217,14 @@ class SiteWalk:
 
 
 def dataset_of_run(topology: Topology, run: str) -> tuple[str, str] | None:
-    """A run's job's first run, and the dataset it is trained on; ``None``: of no job of the topology."""
-    owner = job_of_run(topology, run)
-    return None if owner is None else (base_run(*owner), topology.job(owner[1]).dataset)
+    """A run's job's first run, and the dataset it is trained on; ``None``: of no job of the topology.
+
+    The reference run of a drill is one of its job, bound by the same data.
+    """
+    if (owner := job_of_run(topology, run)) is not None:
+        return base_run(*owner), topology.job(owner[1]).dataset
+    job = job_of_reference(topology, run)
+    return None if job is None else (run, topology.job(job).dataset)
 
 
 def _listed(store: ObjectStore, prefix: str) -> Iterator[pa.Table]:

@@ -1,4 +1,4 @@
-"""Holdfast's own events, from the records that lie at its sites: none of them is written for this.
+"""Holdfast's own events, from the records that lie at its sites: none but the reports of cost is written for this.
 
 A record belongs to the interval in which its first copy arrived, by that store's clock: what a machine without a
 network wrote down and shipped later is in the interval of its arrival, and its own time says when it happened. The

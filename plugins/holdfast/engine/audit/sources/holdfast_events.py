@@ -1,5 +1,5 @@
 """Holdfast's records as OCSF: Datastore Activity for what was copied, saved, backed up and removed, API Activity for
-decisions and epochs, Application Lifecycle for plans, drills and jobs.
+decisions and epochs, Application Lifecycle for plans, drills, jobs and reports of cost.
 
 A record says by its ``format`` what it is. Everything not known becomes Base Event.
 """
@@ -332,6 +332,18 @@ def _ended(found: _Record) -> _Event:
     )  # fmt: skip
 
 
+def _cost(found: _Record) -> _Event:
+    """A report is a success when it is known what the period cost."""
+    standby, known, period = found["standby"], found["is_known"] is True, found["period"]
+    sums = ", ".join(f"{one['effective']} {one['currency']}" for one in standby["totals"]) or "no sum"
+    what = f"cost of {period}: standby {sums}, {standby['state']}; {len(found['drills'])} drills"
+    return _lifecycle(
+        found, _OTHER, "made_at", what, "cost", uid=f"{period}/{found['made_at']}", app_uid="cost", correlation=period,
+        status_id=_SUCCESS if known else _FAILURE, status_code=standby["state"], severity_id=1 if known else 3,
+        status_detail="; ".join(standby["unknown"]) or None,
+    )  # fmt: skip
+
+
 _MAKERS: Mapping[str, Callable[[_Record], _Event]] = {
     "holdfast.snapshot": _commit,
     "holdfast.receipt": _receipt,
@@ -352,6 +364,7 @@ _MAKERS: Mapping[str, Callable[[_Record], _Event]] = {
     "holdfast.restore-drill": _journal,
     "holdfast.airflow-drill": _journal,
     "holdfast.quality": _quality,
+    "holdfast.cost-report": _cost,
     "holdfast.attempt": _attempt,
     "holdfast.attempt-submitted": _submitted,
     "holdfast.attempt-end": _ended,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -117,6 +118,15 @@ def _decisions(_key: str, data: bytes) -> None:
             raise ValueError("a line is no holdfast.decision/1")
 
 
+def _cost(key: str, data: bytes) -> None:
+    found = _object(data)
+    digest = hashlib.sha256(data).hexdigest()
+    if found.get("format") != "holdfast.cost-report/1" or not key.startswith(f"costs/{found.get('period')}/"):
+        raise ValueError("it is no holdfast.cost-report/1 of its period")
+    if not key.endswith(f"-{digest}.json"):
+        raise ValueError(f"its bytes have the digest {digest}")
+
+
 def _entry(key: str, data: bytes) -> None:
     from holdfast.engine.vault import layout
     from holdfast.engine.vault.log import parse_entry
@@ -175,6 +185,7 @@ KINDS = (
     _kind("drill", r"evidence/[^/]+/journal\.json", _json),
     _kind("decision", r"decisions/\d{4}/\d\d/\d\d/\d\d/[^/]+-\d{8,}\.jsonl", _decisions, lines=True),
     _kind("quality", r"quality/[^/]+/[^/]+\.json", _quality, once=False, each_site=True),
+    _kind("cost", r"costs/\d{4}-\d\d/\d{8}T\d{6}\.\d{6}Z-[0-9a-f]{64}\.json", _cost),
     _kind("vault", r"vaults/[^/]+/log/\d{12}\.json", _entry),
 )  # fmt: skip
 #: Under which folders they lie, and which folders below hold nothing but bytes: those are stepped over.
@@ -188,4 +199,5 @@ ROOTS: Mapping[str, re.Pattern[str] | None] = {
     "evidence/": None,
     "decisions/": None,
     "quality/": None,
+    "costs/": None,
 }
