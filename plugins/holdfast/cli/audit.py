@@ -1,4 +1,4 @@
-"""``holdfast audit …``: export, verify, coverage, shred, keys."""
+"""``holdfast audit …``: export, verify, coverage, shred, keys; the other commands come from their own files."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from rich.table import Table
 from holdfast.cli.audit_answer import print_answer, progress_bars
 from holdfast.cli.audit_controls import app as controls_app
 from holdfast.cli.audit_discover import app as discover_app
+from holdfast.cli.audit_fetch import app as fetch_app
 from holdfast.cli.audit_options import (
     DRILL,
     ExportsArgument,
@@ -39,6 +40,7 @@ app = typer.Typer(
     epilog="Exit codes of verify, coverage and check-proof: 0 fine, 2 bad input, 5 tampered, 6 incomplete, 7 unknown; "
     "of discover: 8 found.",
 )
+app.add_typer(fetch_app)
 app.add_typer(proof_app)
 app.add_typer(select_app)
 app.add_typer(controls_app)

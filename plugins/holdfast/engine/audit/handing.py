@@ -75,7 +75,7 @@ def copy_export(export: Path, manifest: Manifest, output: Path, sealed_at: str) 
             where=str(output),
             expected="room for it in a folder that can be written",
             found=error.strerror or str(error),
-            fix=f"Do not run it again for the copy: it lies in {sealed_at}, copy that folder",
+            fix=f"Do not run it again for the copy: it lies in {sealed_at}, and `holdfast audit fetch` brings one",
         ) from None
 
 
