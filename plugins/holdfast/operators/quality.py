@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 class ValidateDatasetOperator(HoldfastOperator):
     """Checks the newest snapshot of a dataset at the active site against its Great Expectations suite.
 
+    What the suite said is kept beside the snapshot, met or not.
+
     :param group: the protection group. (templated)
     :param dataset: the dataset; one without a suite in the topology passes. (templated)
     :returns: ``snapshot_id``, ``expectations`` (how many were checked).

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 class PublishDatasetOperator(HoldfastOperator):
     """Takes a snapshot of a dataset at its group's active site and publishes it there; none when nothing changed.
 
+    Of a dataset with a Great Expectations suite a version that has no result of it yet is checked, which takes seconds;
+    the result is kept, met or not. `ValidateDatasetOperator` is what refuses one that is not met.
+
     :param group: the protection group whose active site is meant. (templated)
     :param dataset: the dataset. (templated)
     :returns: ``snapshot_id``, ``epoch``, ``site``, ``objects``, ``size_bytes``.

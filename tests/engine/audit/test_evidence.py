@@ -137,6 +137,17 @@ def test_what_findings_mean(tmp_path: Path, documents: list[Document], control: 
     assert of(export(tmp_path, *documents))[control].shown is expected
 
 
+@pytest.mark.parametrize(("kind", "shows"), [("holdfast", True), ("kubernetes", False)])
+def test_lineage_is_what_the_source_of_our_own_records_says(tmp_path: Path, kind: str, shows: bool) -> None:
+    document = Document("lineage/prices/20261129T120000.000000Z.jsonl", "application/x-ndjson", b"{}\n")
+    world = AuditWorld(tmp_path, FakeSource([[[event(1)]]], kind=kind, extra={0: (document,)}))
+    folder = world.export().folder
+    assert folder is not None
+    control = of(verify_export(folder, trusted=[world.key]))["ai-act-12"]
+    lineage = [one for wanted, found in control.found for one in found if "lineage/" in wanted.paths]
+    assert [one.shown for one in lineage] == [Shown.SHOWN] * shows
+
+
 @pytest.mark.parametrize(
     ("state", "expected"), [(State.GAP, Shown.CONTRARY), (State.UNKNOWN, Shown.UNKNOWN), (State.LATE, Shown.UNKNOWN)]
 )

@@ -204,7 +204,7 @@ def export_audit(
             _empty(staging / "export"),
             origin=settings.origin,
             collected=collected,
-            documents=[*own_documents(runtime, collected), *pending, *documents],
+            documents=[*own_documents(runtime), *pending, *documents],
             previous=previous,
             signers=signers,
             retention=retention_of(settings, runtime.clock.now(), runtime.topology.beside(retention.FILE)),

@@ -1,90 +1,84 @@
 """Lineage as OpenLineage run events, made from what was published: snapshots, models, checkpoints, checks of data.
 
 Nothing is emitted while work is done, so nothing can get lost when an emitter fails: the events follow from the
-immutable records that lie in the buckets, and are the same whenever they are made. They are documents of an export, one
-file for each dataset and model, JSON lines. Facets of our own begin with ``holdfast_``.
+immutable records that lie in the buckets, and are the same whenever they are made. The source of Holdfast's own events
+gives them beside the records of a window (`holdfast.engine.audit.sources.holdfast`), as JSON lines. Facets of our own
+begin with ``holdfast_``.
 """
 
 from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from holdfast import __version__
-from holdfast.engine.audit.interface import Document
 from holdfast.engine.config import Topology
-from holdfast.engine.objectstore.errors import ObjectStoreError
-from holdfast.engine.quality.results import FOLDER, QualityResult
-from holdfast.engine.recovery.subjects import snapshot_subjects
-from holdfast.engine.runtime import Runtime
-from holdfast.engine.snapshot.records import CommitRecord, read_record, record_keys
+from holdfast.engine.quality.results import QualityResult
+from holdfast.engine.snapshot.records import CommitRecord
 
 PRODUCER = f"urn:holdfast:{__version__}"
 _FACET = "urn:holdfast:facet:1:"
 _SPACE = uuid.UUID("6a3c9b53-9f0b-5b39-8a2b-6d6a8f7f5f0e")
 
 
-def lineage_documents(runtime: Runtime, start: datetime, end: datetime) -> Iterator[Document]:
-    """The events of everything that was published in a window, whichever site it was published at.
+@dataclass(frozen=True)
+class Checks:
+    """What is known of the checks of a version of a dataset.
 
-    A site that does not answer is left out: the same records lie at the others.
+    Args:
+        results: of its bytes, of any suite.
+        unreadable: how many more there are that cannot be read.
     """
-    subjects = dict.fromkeys(
-        subject for group in runtime.topology.groups for subject in snapshot_subjects(runtime.topology, group)
-    )
-    for subject in subjects:
-        records, quality = _published(runtime, subject, start, end)
-        if records:
-            ordered = sorted(records.values(), key=lambda record: (record.committed_at, record.snapshot_id))
-            lines = "".join(
-                json.dumps(_event(runtime, record, quality.values()), sort_keys=True) + "\n" for record in ordered
-            )
-            yield Document(f"lineage/{subject}.jsonl", "application/x-ndjson", lines.encode())
+
+    results: tuple[QualityResult, ...] = ()
+    unreadable: int = 0
 
 
-def _published(
-    runtime: Runtime, subject: str, start: datetime, end: datetime
-) -> tuple[dict[str, CommitRecord], dict[str, QualityResult]]:
-    """Commit records by id, and results of their checks by key, of all sites that answer."""
-    records: dict[str, CommitRecord] = {}
-    quality: dict[str, QualityResult] = {}
-    for site in runtime.topology.sites:
-        store = runtime.store(site, flow="audit")
-        try:
-            for key in record_keys(store, subject):
-                if start <= key.committed_at < end and key.snapshot_id not in records:
-                    records[key.snapshot_id] = read_record(store, key.key)
-            for info in store.list(f"{FOLDER}/{subject}/"):
-                quality[info.key] = QualityResult.model_validate_json(store.get(info.key))
-        except ObjectStoreError:
-            continue
-    return records, quality
+@dataclass(frozen=True)
+class Lineage:
+    """The events of a topology.
 
+    Args:
+        topology: says what models are trained on, and which dataset has a suite.
+    """
 
-def _event(runtime: Runtime, record: CommitRecord, quality: Iterable[QualityResult]) -> dict[str, Any]:
-    found = [one for one in quality if one.manifest_digest == record.manifest_digest]
-    return run_event(record, origin_of(runtime), found, _trained_on(runtime.topology, record))
+    topology: Topology
 
+    @property
+    def namespace(self) -> str:
+        """Of jobs and datasets: the ledger's name."""
+        audit = self.topology.audit
+        return f"holdfast://{audit.origin if audit else 'local'}"
 
-def origin_of(runtime: Runtime) -> str:
-    """The namespace of jobs and datasets: the ledger's name."""
-    audit = runtime.topology.audit
-    return f"holdfast://{audit.origin if audit else 'local'}"
+    def suite_of(self, dataset: str) -> str | None:
+        """The suite of a dataset, as the topology names its file; ``None``: it has none, or is a model."""
+        settings = self.topology.datasets.get(dataset)
+        return str(settings.expectations) if settings is not None and settings.expectations else None
 
+    def line(self, record: CommitRecord, checks: Checks) -> bytes:
+        """The event of one snapshot, as a line of JSON."""
+        suite = self.suite_of(record.dataset)
+        event = run_event(record, self.namespace, checks, trained_on=self._trained_on(record), suite=suite)
+        return (json.dumps(event, sort_keys=True) + "\n").encode()
 
-def _trained_on(topology: Topology, record: CommitRecord) -> str | None:
-    """The dataset of the job that published a model; of several jobs, the one whose run it was."""
-    jobs = {name: job for name, job in topology.training.items() if job.model == record.dataset}
-    run = record.labels.get("run", "")
-    named = [job for name, job in jobs.items() if name in run] or list(jobs.values())
-    return named[0].dataset if named else None
+    def _trained_on(self, record: CommitRecord) -> str | None:
+        """The dataset of the job that published a model; of several jobs, the one whose run it was."""
+        jobs = {name: job for name, job in self.topology.training.items() if job.model == record.dataset}
+        run = record.labels.get("run", "")
+        named = [job for name, job in jobs.items() if name in run] or list(jobs.values())
+        return named[0].dataset if named else None
 
 
 def run_event(
-    record: CommitRecord, namespace: str, quality: Iterable[QualityResult] = (), trained_on: str | None = None
+    record: CommitRecord,
+    namespace: str,
+    checks: Checks | None = None,
+    *,
+    trained_on: str | None = None,
+    suite: str | None = None,
 ) -> dict[str, Any]:
     """The COMPLETE event of what published a snapshot, as JSON-able OpenLineage.
 
@@ -92,8 +86,9 @@ def run_event(
 
     Args:
         namespace: of its jobs and datasets.
-        quality: what suites said of it.
+        checks: what suites said of it.
         trained_on: of a model the name of its dataset.
+        suite: that is to check it; then it is told when there is no result.
     """
     from openlineage.client.event_v2 import Job, OutputDataset, Run, RunEvent, RunState
     from openlineage.client.generated.dataset_version_dataset import DatasetVersionDatasetFacet
@@ -115,7 +110,7 @@ def run_event(
                 sizeBytes=record.size_bytes,
                 takenAt=record.taken_at.isoformat(),
             ),
-            **_assertions(quality),
+            **_quality(checks or Checks(), suite),
         },
     )
     event = RunEvent(
@@ -147,9 +142,14 @@ def _checkpoint(labels: Mapping[str, str]) -> dict[str, Any]:
     if not {"run", "step", "model_digest"} <= set(labels):
         return {}
     facet = _facet(
-        "CheckpointRunFacet", run=labels["run"], step=int(labels["step"]), modelDigest=labels["model_digest"]
+        "CheckpointRunFacet", run=labels["run"], step=_number(labels["step"]), modelDigest=labels["model_digest"]
     )
     return {"holdfast_checkpoint": facet}
+
+
+def _number(label: str) -> int | str:
+    """A label may say anything."""
+    return int(label) if label.isascii() and label.isdecimal() and len(label) < 19 else label
 
 
 def _inputs(record: CommitRecord, namespace: str, trained_on: str | None) -> list[Any]:
@@ -164,23 +164,31 @@ def _inputs(record: CommitRecord, namespace: str, trained_on: str | None) -> lis
     return [InputDataset(namespace=namespace, name=trained_on, facets={"version": version})]
 
 
-def _assertions(quality: Iterable[QualityResult]) -> dict[str, Any]:
-    """Great Expectations' results: the newest of these bytes."""
+def _quality(checks: Checks, suite: str | None) -> dict[str, Any]:
+    """Great Expectations' results: the newest of these bytes, or that there is none where there should be."""
     from openlineage.client.generated.data_quality_assertions_dataset import (
         Assertion,
         DataQualityAssertionsDatasetFacet,
     )
 
-    newest = max(quality, key=lambda one: one.checked_at, default=None)
+    newest = max(checks.results, key=lambda one: one.checked_at, default=None)
     if newest is None:
-        return {}
+        if suite is None and not checks.unreadable:
+            return {}
+        result = "unreadable" if checks.unreadable else "none"
+        return {"holdfast_quality": _facet("QualityDatasetFacet", result=result, suite=suite)}
     found = [
         Assertion(assertion=one.expectation, success=one.success, column=one.column) for one in newest.expectations
     ]
     return {
         "dataQualityAssertions": DataQualityAssertionsDatasetFacet(assertions=found),
         "holdfast_quality": _facet(
-            "QualityDatasetFacet", suite=newest.suite, suiteSha256=newest.suite_sha256, ok=newest.ok, rows=newest.rows
+            "QualityDatasetFacet",
+            result="met" if newest.ok else "not met",
+            suite=newest.suite,
+            suiteSha256=newest.suite_sha256,
+            ok=newest.ok,
+            rows=newest.rows,
         ),
     }
 

@@ -194,12 +194,12 @@ def verify_evidence(folder_or_journal: Path | str, *, public_key: Ed25519PublicK
         )
     return Verification(
         folder=folder,
-        drill_id=statement["drill_id"],
-        status=str(journal.get("status")),
+        drill_id=_text(statement["drill_id"]),
+        status=_text(journal.get("status")),
         key_id=envelope.key_id,
         pinned=public_key is not None,
         files=tuple(entry["name"] for entry in statement["files"]),
-        journal_format=str(journal.get("format", DRILL_FORMAT)),
+        journal_format=_text(journal.get("format", DRILL_FORMAT)),
         verdict=_verdict(journal, str(paths.journal)),
     )
 
@@ -212,7 +212,7 @@ def _verdict(journal: dict[str, Any], where: str) -> str | None:
     found = journal.get("format", DRILL_FORMAT)
     if found == DRILL_FORMAT:
         return None
-    if found not in _JOURNALS:
+    if not isinstance(found, str) or found not in _JOURNALS:
         expected = " or ".join((DRILL_FORMAT, *_JOURNALS))
         raise _invalid("the journal is of a format this version does not know", where, expected, found)
     try:
@@ -261,12 +261,17 @@ def _read(file: Path) -> bytes:
         ) from None
 
 
-def _invalid(what: str, where: str, expected: str | None, found: str | None) -> EvidenceInvalid:
+def _text(value: object) -> str:
+    """For people: JSON may have halves of characters in it, which cannot be shown."""
+    return str(value).encode("utf-8", "backslashreplace").decode()
+
+
+def _invalid(what: str, where: str, expected: object, found: object) -> EvidenceInvalid:
     return EvidenceInvalid(
         what,
         where=where,
-        expected=expected,
-        found=found,
+        expected=_text(expected)[:500],
+        found=_text(found)[:500],
         fix="Fetch the evidence again from a site's bucket (evidence/<drill>/) and verify that copy",
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from holdfast.engine.pipeline.active import require_active
+from holdfast.engine.pipeline.checking import check_version
 from holdfast.engine.recovery.protection import protect_group
 from holdfast.engine.runtime import Runtime
 from holdfast.engine.snapshot import CommitRecord, latest, open_table, publish, take
@@ -18,7 +19,9 @@ class NotProtected(HoldfastError):
 def publish_dataset(runtime: Runtime, group: str, dataset: str) -> CommitRecord:
     """Take a snapshot of a dataset at the group's active site and publish it there.
 
-    A dataset that did not change gets no new snapshot: the newest one is returned.
+    A dataset that did not change gets no new snapshot: the newest one is returned. A version whose suite was not run
+    yet is checked, which takes seconds, and its result kept; `validate_dataset` is what refuses one that does not meet
+    it.
 
     Raises:
         UnknownName, GroupNotInitialised, NoMajority: see `require_active`.
@@ -30,8 +33,9 @@ def publish_dataset(runtime: Runtime, group: str, dataset: str) -> CommitRecord:
     previous = latest(store, dataset, epoch=state.epoch)
     taken = take(store, dataset=dataset, path=path, clock=runtime.clock, previous=previous)
     if previous is not None and taken.manifest.digest == previous.manifest_digest:
+        check_version(runtime, store, previous)
         return previous
-    return publish(
+    record = publish(
         store,
         taken,
         epoch=state.epoch,
@@ -39,17 +43,20 @@ def publish_dataset(runtime: Runtime, group: str, dataset: str) -> CommitRecord:
         parent=previous.snapshot_id if previous else None,
         clock=runtime.clock,
     )
+    check_version(runtime, store, record)
+    return record
 
 
 def validate_dataset(runtime: Runtime, group: str, dataset: str) -> dict[str, str | int]:
-    """Check the newest snapshot of a dataset at the active site against its expectations.
+    """Check the newest snapshot of a dataset at the active site against its expectations, and keep the result there.
 
     Returns:
         the snapshot's id and how many expectations were checked; 0 for a dataset without a suite.
 
     Raises:
         ConfigError: there is no snapshot.
-        ExpectationsNotMet: the data breaks the suite.
+        ExpectationsNotMet: the data breaks the suite; the result is kept all the same.
+        ObjectStoreError: the result could not be kept.
     """
     settings = runtime.topology.dataset(dataset)
     state = require_active(runtime, group)
@@ -65,9 +72,13 @@ def validate_dataset(runtime: Runtime, group: str, dataset: str) -> dict[str, st
         )
     if settings.expectations is None:
         return {"snapshot_id": record.snapshot_id, "expectations": 0}
-    from holdfast.engine.quality import validate  # Great Expectations takes seconds to import
+    from holdfast.engine.quality import evaluate, require_met  # Great Expectations takes seconds to import
+    from holdfast.engine.quality.results import keep_result
 
-    report = validate(open_table(store, record), runtime.topology.beside(settings.expectations))
+    path = runtime.topology.beside(settings.expectations)
+    report = evaluate(open_table(store, record), path)
+    keep_result(store, dataset, record.manifest_digest, report, path.read_bytes(), runtime.clock.now())
+    require_met(report)
     return {"snapshot_id": record.snapshot_id, "expectations": report.checked}
 
 

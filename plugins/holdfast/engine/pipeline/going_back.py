@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from holdfast.engine.authority.interface import EpochState
 from holdfast.engine.config.writers import written_sites
 from holdfast.engine.pipeline.active import require_active
+from holdfast.engine.pipeline.checking import check_version
 from holdfast.engine.pipeline.replicas import datasets_of, record_at
 from holdfast.engine.recovery.protection import note_complete
 from holdfast.engine.replication import ResidencyRefused, replicate
@@ -32,7 +33,8 @@ def roll_back(
 
     Nothing is rewritten and nothing is lost: the snapshot that is left stays, and can be gone back to in turn. The
     objects at their own keys stay as they are unless ``restore_live``; what a writer changes there afterwards is new
-    data, and the next sync publishes it.
+    data, and the next sync publishes it. Where no result of its suite is kept at the active site, the suite is run
+    afterwards.
 
     Args:
         to: a snapshot's id at the active site, or how it begins.
@@ -63,6 +65,7 @@ def roll_back(
     )
     others = [site for site in stores if site != state.active_site]
     targets = tuple(_bring(runtime, group, record, site, state) for site in others)
+    check_version(runtime, stores[state.active_site], record)
     return RollbackReport(record, wanted.snapshot_id, targets)
 
 

@@ -47,8 +47,17 @@ class QualityResult(Document):
     @property
     def key(self) -> str:
         """Where it lies."""
-        digest = self.manifest_digest.partition(":")[2][:32]
-        return f"{FOLDER}/{self.dataset}/{digest}-{self.suite_sha256[:16]}.json"
+        return key_of(self.dataset, self.manifest_digest, self.suite_sha256)
+
+
+def key_of(dataset: str, manifest_digest: str, suite_sha256: str) -> str:
+    """Where the result of a suite over some bytes lies."""
+    return f"{prefix_of(dataset, manifest_digest)}-{suite_sha256[:16]}.json"
+
+
+def prefix_of(dataset: str, manifest_digest: str) -> str:
+    """How the keys of all results of these bytes begin."""
+    return f"{FOLDER}/{dataset}/{manifest_digest.partition(':')[2][:32]}"
 
 
 def keep_result(

@@ -160,10 +160,21 @@ def _ended_at(journal: Mapping[str, Any]) -> datetime | None:
 
 
 def _documents(exports: Exports) -> Iterator[Observation]:
+    """What no source brought, and the lineage that the source of Holdfast's own records gave."""
     for one, document in exports.documents():
-        path = document.file.path
-        files = _files(exports, one, document)
-        yield Observation("documents", files[0].path, Shown.SHOWN, f"{path} is there as it was sealed", files, path)
+        yield _there(exports, one, document, document.file.path)
+    for one in exports.each:
+        own = {source.name for source in one.manifest.sources if source.kind == "holdfast"} if one.manifest else set()
+        for document in one.manifest.documents if one.manifest else ():
+            inside = document.file.path.removeprefix(f"documents/{document.source}/").partition("/")[2]
+            if document.source in own and inside.startswith("lineage/"):
+                yield _there(exports, one, document, inside)
+
+
+def _there(exports: Exports, one: Verified, document: DocumentRef, subject: str) -> Observation:
+    files = _files(exports, one, document)
+    what = f"{document.file.path} is there as it was sealed"
+    return Observation("documents", files[0].path, Shown.SHOWN, what, files, subject)
 
 
 def _files(exports: Exports, one: Verified, document: DocumentRef | None) -> tuple[Named, ...]:

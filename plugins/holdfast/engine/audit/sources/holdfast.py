@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from holdfast.clock import Clock, SystemClock
 from holdfast.engine.audit.interface import Batch, Coverage, Document, Finding, Interval, SourceObject, State
+from holdfast.engine.audit.lineage import Checks, Lineage
 from holdfast.engine.audit.sources import holdfast_proofs as proofs
 from holdfast.engine.audit.sources.filling import Filling
 from holdfast.engine.audit.sources.holdfast_copies import Copy, Record, Survey, places_of, read_copies, survey
@@ -27,9 +28,14 @@ from holdfast.engine.audit.sources.holdfast_kinds import proven
 from holdfast.engine.config.audit import HoldfastSource
 from holdfast.engine.objectstore.errors import ObjectNotFound, ObjectStoreError, PermissionRefused
 from holdfast.engine.objectstore.interface import ObjectStore
+from holdfast.engine.quality.results import QualityResult, prefix_of
 from holdfast.engine.runtime import Runtime
+from holdfast.engine.snapshot.records import CommitRecord
 
 _BATCH_RECORDS = 50_000
+_FINE = State.COMPLETE
+#: Lower-case, with a moment before it or not, and too long for no file system.
+_OWN_NAME = re.compile(r"(?!\.|\d{8}t)(\d{8}T\d{6}(\.\d{6})?Z)?[a-z0-9._=-]{1,150}")
 _EVIDENCE = ("journal.json", "report.html", "evidence.dsse.json")
 
 
@@ -55,6 +61,7 @@ class _Run:
     records: int = 0
     findings: list[Finding] = field(default_factory=list)
     documents: list[Document] = field(default_factory=list)
+    commits: dict[str, CommitRecord] = field(default_factory=dict)
 
 
 class HoldfastEvents:
@@ -67,6 +74,7 @@ class HoldfastEvents:
         subjects: per group the folders whose fork records its epochs leave: ``snapshots/<dataset>``.
         clock: says whether an interval is over.
         left_out: sites of the topology that are not read: what is missing may lie there.
+        lineage: makes the events of what was published; ``None``: none are made.
         drill_keys: by id, those that may sign drills' evidence; none: any may.
     """
 
@@ -81,6 +89,7 @@ class HoldfastEvents:
         subjects: Mapping[str, Sequence[str]] | None = None,
         clock: Clock | None = None,
         left_out: Sequence[str] = (),
+        lineage: Lineage | None = None,
         drill_keys: Collection[str] = (),
     ) -> None:
         self.name = name
@@ -89,6 +98,7 @@ class HoldfastEvents:
         self._subjects = dict(subjects or {})
         self._clock = clock or SystemClock()
         self._left_out = tuple(left_out)
+        self._lineage = lineage
         self._drill_keys = frozenset(drill_keys)
         self._runs: dict[Interval, _Run] = {}
 
@@ -132,7 +142,7 @@ class HoldfastEvents:
         )
 
     def documents(self, interval: Interval) -> Iterator[Document]:
-        """Evidence of drills, and what the sites' registers hold now."""
+        """Evidence of drills, what the sites' registers hold now, and the lineage of what was published."""
         yield from self._runs[interval].documents
 
     def normalise(self, raw: pa.LargeBinaryArray) -> pa.Table:
@@ -145,11 +155,7 @@ class HoldfastEvents:
 
     def _contents(self, record: Record, run: _Run) -> Iterator[tuple[SourceObject, list[bytes]]]:
         """A record's content; each of them where its copies differ."""
-        contents, unread = read_copies(record)
-        for site, error in unread.items():
-            if site not in run.survey.unread:
-                run.survey.unread[site] = error
-                run.findings.append(_unread(site, error))
+        contents, unread = self._copies(record, run)
         if not contents and not unread:
             run.findings.append(Finding("record-gone", "it was listed, and gone when it was read", record.name))
         if len(contents) > 1:
@@ -157,11 +163,22 @@ class HoldfastEvents:
         for number, (data, copies) in enumerate(contents.items()):
             if why := proven(record.kind, record.name, data):
                 run.findings.append(Finding("record-damaged", f"it is not what was written: {why}", record.name))
+            elif record.kind.name == "commit":
+                run.commits.setdefault(record.name, CommitRecord.model_validate_json(data))
             if number == 0:
                 run.facts.note(record, data)
                 run.read += 1
             name = record.name if number == 0 else f"{record.name}@{copies[0].place.site}"
             yield _as_object(name, record, data, copies), _records(record, data)
+
+    def _copies(self, record: Record, run: _Run) -> tuple[dict[bytes, list[Copy]], Mapping[str, ObjectStoreError]]:
+        """As `read_copies`; a site that does not answer is told once."""
+        contents, unread = read_copies(record)
+        for site, error in unread.items():
+            if site not in run.survey.unread:
+                run.survey.unread[site] = error
+                run.findings.append(_unread(site, error))
+        return contents, unread
 
     # -- what is proven when all is read ----------------------------------------------------------------------
 
@@ -174,6 +191,8 @@ class HoldfastEvents:
             run.findings += proofs.vault_log(name, vault.stores, vault.witnesses)
         self._registers(run)
         self._drills(run)
+        if self._lineage is not None:
+            self._add_lineage(run, interval, self._lineage)
         if self._clock.now() < interval.end:
             run.findings.append(
                 Finding("window-open", f"the window ends at {interval.end}: more may arrive", state=State.LATE)
@@ -224,6 +243,37 @@ class HoldfastEvents:
                 if (why := self._invalid(files)) is not None:
                     run.findings.append(Finding("evidence-invalid", why, f"{folder} at {site}"))
 
+    def _add_lineage(self, run: _Run, interval: Interval, lineage: Lineage) -> None:
+        """Per dataset and model the events of all snapshots that arrived, also of a window that is read again."""
+        results = defaultdict[str, list[Record]](list)
+        for record in run.survey.records.values():
+            if record.kind.name == "quality":
+                results[record.name.rpartition("-")[0]].append(record)
+        lines = defaultdict[str, list[bytes]](list)
+        for name, commit in sorted(run.commits.items()):
+            checks = self._checks(run, results[prefix_of(commit.dataset, commit.manifest_digest)], commit)
+            suite = lineage.suite_of(commit.dataset)
+            if suite is not None and not checks.results:
+                told = f"no result of {suite} is kept of this version that can be read"
+                run.findings.append(Finding("quality-missing", told, name, _FINE))
+            lines[commit.dataset].append(lineage.line(commit, checks))
+        for dataset, found in lines.items():
+            file = _document_name(f"lineage/{dataset}/{interval.start:%Y%m%dT%H%M%S.%fZ}.jsonl")
+            run.documents.append(Document(file, "application/x-ndjson", b"".join(found)))
+
+    def _checks(self, run: _Run, records: Sequence[Record], commit: CommitRecord) -> Checks:
+        """What suites said of a version's bytes, at any time. One that is damaged is told in its own window."""
+        good, bad = list[QualityResult](), 0
+        for record in records:
+            contents, unread = self._copies(record, run)
+            bad += len(unread)
+            for data in contents:
+                if proven(record.kind, record.name, data) is None:
+                    good.append(QualityResult.model_validate_json(data))
+                else:
+                    bad += 1
+        return Checks(tuple(one for one in good if one.manifest_digest == commit.manifest_digest), bad)
+
     def _invalid(self, files: Mapping[str, bytes]) -> str | None:
         """Why the files prove nothing, as `holdfast drill verify` judges; ``None``: they do."""
         from holdfast.engine.drill.evidence import EvidenceInvalid, verify_evidence
@@ -268,11 +318,13 @@ def _as_object(name: str, record: Record, data: bytes, copies: list[Copy]) -> So
 
 def _differ(record: Record, contents: Mapping[bytes, list[Copy]]) -> Finding:
     sites = "; ".join(", ".join(copy.place.site for copy in copies) for copies in contents.values())
+    if record.kind.each_site:
+        return Finding("written-twice", f"sites have a {record.kind.name} of their own: {sites}", record.name, _FINE)
     writers = {_write_id(data) for data in contents}
     if record.kind.once or None in writers or len(writers) < len(contents):
         return Finding("copies-differ", f"what one writer wrote differs between sites: {sites}", record.name)
     what = f"two writers each wrote a {record.kind.name} of this name, as a machine that was cut off does: {sites}"
-    return Finding("written-twice", what, record.name, State.COMPLETE)
+    return Finding("written-twice", what, record.name, _FINE)
 
 
 def _write_id(data: bytes) -> str | None:
@@ -297,9 +349,16 @@ def _evidence_at(copy: Copy, folder: str) -> dict[str, bytes] | None:
 
 
 def _document_name(key: str) -> str:
-    """A key as the name of a document, which has no other characters and no ``..``."""
-    parts = [re.sub(r"[^A-Za-z0-9._=-]", "_", part) for part in key.split("/")]
-    return "/".join(re.sub(r"^\.+", "_", part) or "_" for part in parts)
+    """A key as the name of a document: of two keys never the same one, on systems that ignore case too."""
+    return "/".join(_part(part) for part in key.split("/"))
+
+
+def _part(part: str) -> str:
+    """As it is where we name things so; else in characters that a document may have, with its digest."""
+    if _OWN_NAME.fullmatch(part):
+        return part
+    digest = hashlib.sha256(part.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return f"{re.sub(r'[^a-z0-9_=-]', '_', part.lower()[:100])}.{digest}"
 
 
 def _first_content(record: Record) -> bytes | None:
@@ -350,5 +409,6 @@ def open_holdfast(runtime: Runtime, name: str, settings: HoldfastSource) -> Hold
         subjects=subjects,
         clock=runtime.clock,
         left_out=sorted(set(topology.sites) - set(sites)),
+        lineage=Lineage(topology),
         drill_keys=drill_keys(runtime),
     )

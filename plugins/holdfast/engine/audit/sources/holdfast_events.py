@@ -302,6 +302,17 @@ def _journal(found: _Record) -> _Event:
     )  # fmt: skip
 
 
+def _quality(found: _Record) -> _Event:
+    """What a suite said of a dataset's bytes."""
+    ok = found["ok"] is True
+    what = f"{found['suite']} was checked over {found['rows']} rows of {found['dataset']}: {'met' if ok else 'not met'}"
+    return _lifecycle(
+        found, _OTHER, "checked_at", what, "great_expectations", correlation=found["manifest_digest"],
+        uid=f"{found['manifest_digest']}/{found['suite_sha256']}", status_id=_SUCCESS if ok else _FAILURE,
+        status_code="met" if ok else "not met", severity_id=1 if ok else 3,
+    )  # fmt: skip
+
+
 def _attempt(found: _Record) -> _Event:
     what = f"attempt {found['attempt']} of {found['run']} in epoch {found['epoch']}: {found['reason']}"
     return _lifecycle(found, 3, "written_at", what, found["run"], correlation=found["run"])
@@ -352,6 +363,7 @@ _MAKERS: Mapping[str, Callable[[_Record], _Event]] = {
     "holdfast.drill-journal": _journal,
     "holdfast.restore-drill": _journal,
     "holdfast.airflow-drill": _journal,
+    "holdfast.quality": _quality,
     "holdfast.cost-report": _cost,
     "holdfast.attempt": _attempt,
     "holdfast.attempt-submitted": _submitted,

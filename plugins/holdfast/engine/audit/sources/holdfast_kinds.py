@@ -27,6 +27,7 @@ class Kind:
         once: written by one writer with the same bytes at every site, so that copies that differ show a change. Of the
             others two writers may each have written their own, each with its ``write_id``, e.g. a machine that was
             cut off and went on.
+        each_site: every site may have one of its own under the same key.
         lines: each line of the object is a record.
         check: how a record proves itself.
     """
@@ -36,6 +37,7 @@ class Kind:
     once: bool
     check: Check
     lines: bool = False
+    each_site: bool = False
 
 
 def kind_of(key: str) -> Kind | None:
@@ -93,6 +95,15 @@ def _tombstone(key: str, data: bytes) -> None:
     _equal(key, document.key)
     if not isinstance(document, Expired) and document.content_id() != document.id:
         raise ValueError("its content gives another id")
+
+
+def _quality(key: str, data: bytes) -> None:
+    from holdfast.engine.quality.results import QualityResult
+
+    result = QualityResult.model_validate_json(data)
+    _equal(key, result.key)
+    if result.to_json() != data:
+        raise ValueError("it is not in its one spelling")
 
 
 def _json(_key: str, data: bytes) -> None:
@@ -153,9 +164,11 @@ def proven(kind: Kind, key: str, data: bytes) -> str | None:
     return None
 
 
-def _kind(name: str, pattern: str, check: Check, *, once: bool = True, lines: bool = False) -> Kind:
+def _kind(
+    name: str, pattern: str, check: Check, *, once: bool = True, lines: bool = False, each_site: bool = False
+) -> Kind:
     # Nothing of ours has control characters in its name, and nothing that has them is to be printed.
-    return Kind(name, re.compile(pattern.replace("[^/]", r"[^/\x00-\x1f\x7f]")), once, check, lines)
+    return Kind(name, re.compile(pattern.replace("[^/]", r"[^/\x00-\x1f\x7f]")), once, check, lines, each_site)
 
 
 KINDS = (
@@ -171,6 +184,7 @@ KINDS = (
     _kind("phase", r"evidence/[^/]+/phases/(attempts/)?[^/]+\.json", _json, once=False),
     _kind("drill", r"evidence/[^/]+/journal\.json", _json),
     _kind("decision", r"decisions/\d{4}/\d\d/\d\d/\d\d/[^/]+-\d{8,}\.jsonl", _decisions, lines=True),
+    _kind("quality", r"quality/[^/]+/[^/]+\.json", _quality, once=False, each_site=True),
     _kind("cost", r"costs/\d{4}-\d\d/\d{8}T\d{6}\.\d{6}Z-[0-9a-f]{64}\.json", _cost),
     _kind("vault", r"vaults/[^/]+/log/\d{12}\.json", _entry),
 )  # fmt: skip
@@ -184,5 +198,6 @@ ROOTS: Mapping[str, re.Pattern[str] | None] = {
     "approvals/": None,
     "evidence/": None,
     "decisions/": None,
+    "quality/": None,
     "costs/": None,
 }

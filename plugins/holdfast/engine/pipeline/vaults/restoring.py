@@ -12,6 +12,7 @@ from typing import Any
 from holdfast.engine.config import Connection
 from holdfast.engine.config.references import TAKEN
 from holdfast.engine.objectstore.connect import access_from_connection
+from holdfast.engine.pipeline.checking import check_version
 from holdfast.engine.pipeline.vaults.opening import opened, places_of, prefix_of, require_own
 from holdfast.engine.pipeline.vaults.residency import data_of
 from holdfast.engine.policy import RESTORE, check_hop, residency_for
@@ -137,7 +138,8 @@ def restored_live(
 ) -> PublishedRestore:
     """Restore a dataset or model at the group's active site, and publish it there as the newest snapshot.
 
-    Readers through snapshots see it at once; history is not rewritten. The other sites get it with the next sync.
+    Readers through snapshots see it at once; history is not rewritten. The other sites get it with the next sync. Its
+    suite is run over it afterwards, where it has one, and the result kept: met or not, it stays published.
 
     Args:
         reason: why; it goes into the snapshot's labels.
@@ -167,10 +169,11 @@ def restored_live(
     moves = Moves()
     if dataset is not None and dataset.sync.table == "iceberg":
         moves = plan_moves(found, wanted, location_of(runtime, state.active_site, keys.data_folder(path)))
+    store = runtime.store(state.active_site, flow=group)
     done = restore_as_snapshot(
         found,
         wanted,
-        runtime.store(state.active_site, flow=group),
+        store,
         site=state.active_site,
         epoch=state.epoch,
         clock=runtime.clock,
@@ -186,6 +189,7 @@ def restored_live(
         around=moves.around,
     )
     done.restored.rewritten, done.restored.tables = moves.done(), moves.tables()
+    check_version(runtime, store, done.record)
     return done
 
 
