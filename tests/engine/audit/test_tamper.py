@@ -129,6 +129,12 @@ def test_no_change_of_a_file_is_missed_at_length(exports: Exports, copy: Path, d
     assert_a_change_is_found(exports, copy, data)
 
 
+def test_a_manifest_of_another_log_is_told_as_the_manifest_or_the_checkpoint(exports: Exports, copy: Path) -> None:
+    row = json.loads((copy / MANIFEST).read_bytes())
+    (copy / MANIFEST).write_bytes(canonical(row | {"origin": "example.com/another"}))
+    assert_tampered(exports.verify(copy), where=MANIFEST)
+
+
 @pytest.mark.parametrize("write", [str.upper, lambda digits: f"{digits[:2]} {digits[2:]}"])
 def test_a_range_whose_hashes_are_written_otherwise_is_refused(
     exports: Exports, copy: Path, write: Callable[[str], str]

@@ -87,7 +87,7 @@ class Verified:
                 f"the export is not what was sealed, so nothing of it {purpose}",
                 where=self.answer.where,
                 found=str(self.answer.worst),
-                fix="Fetch it again from one of the ledger's sites",
+                fix="Fetch it again: `holdfast audit fetch`, at each of the ledger's sites",
             )
         if self.manifest is None or self.opened is None:
             raise NotKnown(
@@ -197,7 +197,7 @@ def _head(
     folder: Path, answer: Answer, trusted: Sequence[VerifierKey], needed: int | None
 ) -> tuple[Manifest, CompactRange, tuple[bytes, ...]] | None:
     """What all else hangs on; ``None``: it does not hold."""
-    where, at = str(folder / CHECKPOINT), str(folder)
+    both, at = f"{folder / CHECKPOINT} or {MANIFEST}", str(folder)  # which of the two was changed, nobody can tell
     try:
         note = _read(folder / CHECKPOINT, _LARGEST_NOTE_BYTES)
         encoded = _read(folder / MANIFEST, _LARGEST_HEAD_BYTES)
@@ -205,7 +205,7 @@ def _head(
         at = str(folder / MANIFEST)
         manifest = parse_manifest(encoded, at)
         sealers = Policy.of(*(VerifierKey.parse(text) for text in manifest.signers))
-        at = where
+        at = both
         checkpoint, _ = verify_checkpoint(note, manifest.origin, sealers)
     except HoldfastError as error:
         answer.add(of_error(error, "head", at))
@@ -217,7 +217,7 @@ def _head(
             tampered(
                 "checkpoint-differs",
                 "the checkpoint is of another size than the manifest",
-                where,
+                both,
                 f"{manifest.size} leaves",
                 f"{checkpoint.size} leaves",
             )
