@@ -354,6 +354,8 @@ def _check_files(folder: Path, manifest: Manifest, answer: Answer, progress: Pro
         progress("files", number, len(files))
         if name in there:
             answer.add(_check_file(folder / name, file))
+        elif (folder / name).is_dir() and not (folder / name).is_symlink():
+            answer.add(tampered("not-a-file", "a folder stands in the place of a file", name))
         elif _is_missing(folder / name):  # else it was told that it cannot be read, or is no file
             answer.add(tampered("file-missing", "a file is missing", name, f"{file.size_bytes} bytes", "nothing"))
     return len(answer.problems) == before
