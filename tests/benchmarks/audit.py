@@ -23,7 +23,7 @@ from harness import Case, Cost, run_measured, write_results
 
 HERE = Path(__file__).resolve().parent
 WORKER = HERE / "audit_worker.py"
-KINDS = ("cloudtrail", "cloud-logging", "azure-monitor", "kubernetes")
+KINDS = ("cloudtrail", "cloud-logging", "azure-monitor", "kubernetes", "airflow", "holdfast")
 NAIVE = "row by row"
 _PACKAGES = ("pyarrow", "cryptography", "rfc8785")
 #: Events for each CPU-second, seconds, bytes an event, bytes.

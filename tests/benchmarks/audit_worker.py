@@ -23,6 +23,7 @@ from typing import Any
 
 import cloud_events
 import cloudtrail_events
+import own_events
 import pyarrow as pa
 import pyarrow.parquet as pq
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -48,16 +49,27 @@ KINDS: dict[str, Callable[[int], Iterator[bytes]]] = {
     "cloud-logging": cloud_events.gcp,
     "azure-monitor": cloud_events.azure,
     "kubernetes": cloud_events.kubernetes,
+    "airflow": own_events.airflow,
+    "holdfast": own_events.holdfast,
 }
 SIGNER = LocalSigner.of("example.com/bench", Ed25519PrivateKey.from_private_bytes(b"b" * 32))
 
 
 def normaliser(kind: str) -> Callable[[pa.LargeBinaryArray], pa.Table]:
     """The leaf's own."""
-    from holdfast.engine.audit.sources import azure_monitor, cloud_logging, cloudtrail_events, kubernetes
+    from holdfast.engine.audit.sources import (
+        airflow_events,
+        azure_monitor,
+        cloud_logging,
+        cloudtrail_events,
+        holdfast_events,
+        kubernetes,
+    )
 
-    if kind == "cloudtrail":
-        return cloudtrail_events.normalise
+    if kind in ("cloudtrail", "airflow", "holdfast"):
+        module: Any = {"cloudtrail": cloudtrail_events, "airflow": airflow_events, "holdfast": holdfast_events}[kind]
+        found: Callable[[pa.LargeBinaryArray], pa.Table] = module.normalise
+        return found
     store, clock = memory_store(kind), SystemClock()
     place = {"site": "bench", "bucket": "bench"}
     if kind == "cloud-logging":
@@ -197,7 +209,15 @@ def _row(kind: str, event: dict[str, Any], raw: bytes) -> dict[str, Any]:
     payload = event.get("protoPayload") or {}
     who = identity.get("arn") or identity.get("username") or event.get("caller")
     operation = event.get("eventName") or payload.get("methodName") or event.get("operationName") or event.get("verb")
-    when = str(event.get("eventTime") or event.get("timestamp") or event.get("time") or event.get("stageTimestamp"))
+    operation = operation or event.get("event") or event.get("action")
+    when = str(
+        event.get("eventTime")
+        or event.get("timestamp")
+        or event.get("time")
+        or event.get("stageTimestamp")
+        or event.get("when")
+        or event.get("at")
+    )
     return {
         "class_uid": 6003,
         "category_uid": 6,

@@ -21,7 +21,7 @@ _AGENTS = [
 ]
 
 
-class _Draw:
+class Draw:
     """Skewed draws and growing times, cheap."""
 
     def __init__(self, seed: int, count: int) -> None:
@@ -41,7 +41,7 @@ _SECONDS = [(START + timedelta(seconds=second)).strftime("%Y-%m-%dT%H:%M:%S") fo
 
 def gcp(count: int, seed: int = 1) -> Iterator[bytes]:
     """Cloud Audit Logs: admin activity, data access, policy changes, refusals."""
-    draw = _Draw(seed, count)
+    draw = Draw(seed, count)
     kinds = _GCP_KINDS
     for row in range(count):
         a, b = draw.low[row % 8191], draw.index[row % 8192]
@@ -155,7 +155,7 @@ _AZURE_KINDS = [
 
 def azure(count: int, seed: int = 1) -> Iterator[bytes]:
     """The Activity Log as a diagnostic setting writes it."""
-    draw = _Draw(seed, count)
+    draw = Draw(seed, count)
     for row in range(count):
         a, b = draw.low[row % 8191], draw.index[row % 8192]
         operation, resource, category = _AZURE_KINDS[(b + a) % len(_AZURE_KINDS)]
@@ -208,7 +208,7 @@ _STAGES = ("RequestReceived", "ResponseComplete")
 
 def kubernetes(count: int, seed: int = 1) -> Iterator[bytes]:
     """`audit.k8s.io/v1` events: two stages of each request."""
-    draw = _Draw(seed, count)
+    draw = Draw(seed, count)
     for row in range(count):
         request, stage = divmod(row, 2)
         a, b = draw.low[request % 8191], draw.index[request % 8192]
