@@ -40,6 +40,9 @@ class Source:
         self.store, self.folder = store, folder
         self._lock = threading.Lock()
         self._live: dict[str, bytes] = {}
+        #: What a rollback brought back that had no key of its own. A writer who writes such an object and removes it
+        #: again between two looks leaves no trace of either, so nobody can say that it is gone.
+        self._brought_back: set[str] = set()
         self.states: list[dict[str, bytes]] = [{}]
 
     @property
@@ -63,13 +66,27 @@ class Source:
         """The dataset is an earlier state again; what lies at the objects' own keys stays and does not count."""
         with self._lock:
             self._live = dict(state)
+            self._brought_back = set(state) - self._at_own_keys()
             self.states.append(dict(self._live))
+
+    def removable(self) -> list[str]:
+        """The objects whose removal a sync can notice, also when they were written since the last one."""
+        return sorted(self._at_own_keys() - self._brought_back)
+
+    def seen(self) -> None:
+        """A sync looked, and nobody wrote meanwhile."""
+        self._brought_back -= self._at_own_keys()
+
+    def _at_own_keys(self) -> set[str]:
+        folder = f"data/{self.folder}/"
+        names = (info.key.removeprefix(folder) for info in self.store.list(folder))
+        return {name for name in names if not name.startswith(".versions/")}
 
     def mutate(self, rng: random.Random, names: Sequence[str]) -> None:
         """One change by a writer: an object added, overwritten (often in its own size) or deleted."""
         live = self.live
         name = rng.choice(list(names))
-        if name in live and len(live) > 1 and rng.random() < 0.3:
+        if name in live and len(live) > 1 and rng.random() < 0.3 and name in self.removable():
             self.delete(name)
             return
         size = len(live[name]) if name in live and rng.random() < 0.5 else rng.choice((0, 1, 10, 1000, 70_000))

@@ -44,15 +44,10 @@ class Histories(RuleBasedStateMachine):
     def write(self, name, data):
         self.world.source.put(name, data)
 
-    def at_their_own_keys(self):
-        folder = f"data/{FOLDER}/"
-        names = (info.key.removeprefix(folder) for info in self.world.stores["aws"].list(folder))
-        return [name for name in names if not name.startswith(".versions/")]
-
-    @precondition(lambda self: self.at_their_own_keys())
+    @precondition(lambda self: self.world.source.removable())
     @rule(choice=st.randoms(use_true_random=False))
     def remove_an_object(self, choice):
-        self.world.source.delete(choice.choice(self.at_their_own_keys()))
+        self.world.source.delete(choice.choice(self.world.source.removable()))
 
     @precondition(lambda self: self.first_seen)
     @rule(choice=st.randoms(use_true_random=False))
@@ -100,6 +95,7 @@ class Histories(RuleBasedStateMachine):
         assert [target.error or target.refused for target in report.targets] == [None, None]
         for site in self.world.targets:
             assert self.world.shows(site) == self.world.source.live
+        self.world.source.seen()
         newest = self.world.latest("aws")
         assert newest is not None
         assert [self.world.latest(site) for site in self.world.targets] == [newest, newest]
