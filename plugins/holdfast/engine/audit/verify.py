@@ -344,9 +344,12 @@ def _check_files(folder: Path, manifest: Manifest, answer: Answer, progress: Pro
     """Whether every file is there and is the one that was sealed."""
     before = len(answer.problems)
     files = {file.path: file for file in manifest.files()}
-    there = set()
-    for path in _walk(folder, answer):
+    there, folders = set(), set()
+    for path, is_folder in _walk(folder, answer):
         name = path.relative_to(folder).as_posix()
+        if is_folder:
+            folders.add(name)
+            continue
         there.add(name)
         if name not in files and name not in UNLISTED:
             answer.add(tampered("file-added", "nobody sealed this file", name))
@@ -354,14 +357,16 @@ def _check_files(folder: Path, manifest: Manifest, answer: Answer, progress: Pro
         progress("files", number, len(files))
         if name in there:
             answer.add(_check_file(folder / name, file))
-        elif (folder / name).is_dir() and not (folder / name).is_symlink():
+        elif name in folders:
             answer.add(tampered("not-a-file", "a folder stands in the place of a file", name))
         elif _is_missing(folder / name):  # else it was told that it cannot be read, or is no file
             answer.add(tampered("file-missing", "a file is missing", name, f"{file.size_bytes} bytes", "nothing"))
     return len(answer.problems) == before
 
 
-def _walk(folder: Path, answer: Answer) -> Iterator[Path]:
+def _walk(folder: Path, answer: Answer) -> Iterator[tuple[Path, bool]]:
+    """Every file and folder, and which it is; what is neither is told."""
+
     def unread(error: OSError) -> None:
         answer.add(_unreadable(os.path.relpath(error.filename, folder), error))
 
@@ -373,9 +378,9 @@ def _walk(folder: Path, answer: Answer) -> Iterator[Path]:
             except OSError as error:
                 unread(error)
                 continue
-            if stat.S_ISREG(mode):
-                yield path
-            elif not stat.S_ISDIR(mode):
+            if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+                yield path, stat.S_ISDIR(mode)
+            else:
                 answer.add(tampered("not-a-file", "neither a file nor a folder", str(path.relative_to(folder))))
 
 
