@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from audit_world import add_audit
 from folders import make_folders
 from holdfast.cli.main import app
+from holdfast.engine.audit.chain import exports_below
 
 
 class Desk:
@@ -53,12 +54,14 @@ def test_what_was_fetched_from_any_site_verifies(desk: Desk) -> None:
 def test_a_run_that_was_cut_off_is_gone_on_with(desk: Desk) -> None:
     (folder,) = desk.fetched("1").values()
     whole = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    draft = folder.with_name(f".{folder.name}.draft")
-    folder.rename(draft)
-    (draft / "manifest.json").unlink()
+    half = folder.with_name(f".{folder.name}.0.part")
+    folder.rename(half)
+    (half / "manifest.json").unlink()
     assert list(desk.fetched("1").values()) == [folder]
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == whole
-    assert not draft.exists()
+    notes: list[str] = []
+    assert exports_below(folder.parent, note=notes.append) == [folder]
+    assert [half.name in note for note in notes] == [True]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """While packs or batches go by, the memory of large blocks is used again instead of going back to the system each time.
 
 What is freed to the system comes back page by page, emptied, each with a fault: for packs and what they are read into,
-that takes more processor time than to encrypt them, and for audit events two thirds of what hashing them does.
+that takes more processor time than to encrypt them, and for audit events two thirds of what all else of verifying
+them takes.
 Elsewhere memory does go back (`objectstore._arrow`).
 """
 

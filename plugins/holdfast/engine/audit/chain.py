@@ -39,7 +39,8 @@ def exports_below(*paths: Path, note: Callable[[str], object] = lambda _text: No
     found: dict[Path, Path] = {}
     for path in paths:
         inside = [path] if is_export(path) else sorted(path.iterdir()) if path.is_dir() else []
-        exports = [one for one in inside if is_export(one)]
+        # What begins with a dot is being written, or a run that was killed left it (`folders`).
+        exports = [one for one in inside if is_export(one) and (one == path or not one.name.startswith("."))]
         if not exports:
             raise no_export(path, f"a folder with {MANIFEST} and {CHECKPOINT}, or a folder of such folders")
         for one in exports:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from holdfast.engine.audit.folders import new_folder
 from holdfast.engine.audit.ledger import Ledger
-from holdfast.errors import ConfigError, UnknownName
+from holdfast.errors import UnknownName
 
 
 def fetch_exports(
@@ -38,18 +38,8 @@ def fetch_exports(
         raise UnknownName("nothing was sealed yet", where=ledger.stores[at].name, expected="a seal", found="none")
     for number in numbers:
         record = ledger.record(number, at)
-        folder, draft = output / record.folder, output / f".{record.folder}.draft"
-        try:
-            if not folder.exists():
-                shutil.rmtree(draft, ignore_errors=True)
-                ledger.fetch(record, draft, site=at)
-                draft.rename(folder)
-        except OSError as error:
-            raise ConfigError(
-                "an export cannot be written there",
-                where=str(folder),
-                expected="a folder that can be written",
-                found=error.strerror or str(error),
-                fix="Name another folder with --output",
-            ) from None
+        folder = output / record.folder
+        if not folder.exists():
+            with new_folder(folder) as made:
+                ledger.fetch(record, made, site=at)
         yield number, folder

@@ -9,20 +9,19 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 
 from holdfast.engine.audit.before import Before
 from holdfast.engine.audit.coverage import parse_coverage
 from holdfast.engine.audit.interface import AuditSource, Coverage, Finding, Interval, Lists, State
+from holdfast.engine.audit.manifest import CLOCKS_DIFFER
 from holdfast.engine.audit.segments import read_objects
 from holdfast.errors import HoldfastError
 
 #: An object's id without the range of it that was sealed by itself.
 _RANGE = re.compile(r"#(bytes|inflated)=[0-9]+-[0-9]+\Z")
-#: A window may end so much after the seal that has it.
-_CLOCKS_DIFFER = timedelta(minutes=5)
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,7 @@ class LookingBack:
     def _back(self) -> Iterator[Before]:
         for seal in self.before.back():
             assert seal.record is not None
-            if seal.record.sealed_at < self.since - _CLOCKS_DIFFER:
+            if seal.record.sealed_at < self.since - CLOCKS_DIFFER:
                 return
             yield seal
 

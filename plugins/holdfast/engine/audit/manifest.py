@@ -7,6 +7,7 @@ RFC 8785 canonical JSON; docs/formats/audit-export.md has every field.
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
@@ -23,6 +24,8 @@ from holdfast.engine.audit.errors import Tampered
 from holdfast.engine.audit.interface import State
 from holdfast.engine.snapshot.documents import Document, UtcTime
 
+#: How far the clocks of those who seal and those who record may be apart: a window may end so much after its seal.
+CLOCKS_DIFFER = timedelta(minutes=5)
 FORMAT = "holdfast.audit-export/1"
 #: Names in an export's folder that no manifest lists.
 MANIFEST, CHECKPOINT, RANGE, TIMESTAMP = "manifest.json", "checkpoint", "range.json", "checkpoint.tsr"

@@ -13,7 +13,7 @@ import os
 import stat
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from holdfast.engine.audit.interface import Coverage, Finding, State
 from holdfast.engine.audit.leaves import Progress, check_leaves
 from holdfast.engine.audit.manifest import (
     CHECKPOINT,
+    CLOCKS_DIFFER,
     MANIFEST,
     RANGE,
     RANGE_FORMAT,
@@ -49,7 +50,6 @@ from holdfast.errors import ConfigError, HoldfastError
 #: A manifest or checkpoint above this is none of ours.
 _LARGEST_HEAD_BYTES = 256 * 1024 * 1024
 _LARGEST_NOTE_BYTES = 1024 * 1024
-_CLOCKS_DIFFER = timedelta(minutes=5)
 
 
 @dataclass
@@ -300,7 +300,7 @@ def _check_history(manifest: Manifest, left: CompactRange, answer: Answer) -> No
                 )
             )
     for source in manifest.sources:
-        if source.window and source.window.end - manifest.sealed_at > _CLOCKS_DIFFER:
+        if source.window and source.window.end - manifest.sealed_at > CLOCKS_DIFFER:
             answer.add(
                 tampered(
                     "from-the-future",

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from holdfast.clock import Clock
 from holdfast.engine.audit.errors import ClockBehind
 from holdfast.engine.audit.ledger import SealRecord
-from holdfast.engine.audit.manifest import Manifest
+from holdfast.engine.audit.manifest import CLOCKS_DIFFER, Manifest
 from holdfast.errors import ConfigError
-
-#: How far the clocks of those who seal and those who record may be apart.
-CLOCKS_DIFFER = timedelta(minutes=5)
 
 
 def window_ends(newest: Manifest | None, sources: Container[str]) -> dict[str, datetime]:

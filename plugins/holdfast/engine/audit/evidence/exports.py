@@ -5,16 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 
 from holdfast.engine.audit.evidence.controls import Look, maximum_ages
-from holdfast.engine.audit.manifest import DocumentRef, Manifest
+from holdfast.engine.audit.manifest import CLOCKS_DIFFER, DocumentRef, Manifest
 from holdfast.engine.audit.problems import Answer
 from holdfast.engine.audit.verify import Verified
-
-_CLOCKS_DIFFER = timedelta(minutes=5)
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ class Exports:
         windows = [source.window.start for source in self.newest.sources if source.window]
         end = self.newest.sealed_at
         first = min([end - maximum_ages()[look], *windows]) if look in maximum_ages() else at
-        return first <= at <= end + _CLOCKS_DIFFER
+        return first <= at <= end + CLOCKS_DIFFER
 
     def path(self, one: Verified, name: str) -> str:
         """A file of one of them: of a single export as its manifest names it, of several from the folder of all."""

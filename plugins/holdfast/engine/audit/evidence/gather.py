@@ -14,14 +14,12 @@ from holdfast.engine.audit.coverage import worst
 from holdfast.engine.audit.evidence.controls import maximum_ages
 from holdfast.engine.audit.evidence.exports import Exports
 from holdfast.engine.audit.evidence.findings import findings
-from holdfast.engine.audit.evidence.observations import Named, Observation, Shown, worst_of
+from holdfast.engine.audit.evidence.observations import Named, Observation, Shown
 from holdfast.engine.audit.interface import State
 from holdfast.engine.audit.manifest import CHECKPOINT, MANIFEST, DocumentRef, Manifest
 from holdfast.engine.audit.segments import file_sha256
 from holdfast.engine.audit.verify import Verified
 from holdfast.engine.snapshot.documents import in_utc
-
-__all__ = ["Exports", "Named", "Observation", "Shown", "gather", "worst_of"]
 
 #: Problems of a chain that say that what lies between its exports is not here.
 _HOLES = frozenset({"export-missing", "window-missing"})
